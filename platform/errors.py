@@ -1,0 +1,61 @@
+"""Errors a user can act on, each with the exit code its command ends with.
+
+Every message says what went wrong, where, and what to do. The command line prints the message
+without a traceback and ends with `exit_code`; library callers catch the class they care about.
+
+Exit codes: 0 done; 1 finished, but over the bad-row tolerance or a self-check failed; 2 usage or
+configuration; 3 bad input data or model; 4 cluster trouble after retries; 75 stopped early, safe to
+rerun; 130 interrupted with the state saved.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MplatError(Exception):
+    """Base of every error that mplat raises on purpose."""
+
+    exit_code = 1
+
+
+class ToleranceError(MplatError):
+    """The run finished, but more rows are bad than `--fail-over` allows, or a self-check failed."""
+
+    exit_code = 1
+
+
+class UsageError(MplatError, ValueError):
+    """A wrong argument, option, configuration key or site name."""
+
+    exit_code = 2
+
+
+class InputError(MplatError, ValueError):
+    """Data or a model that cannot be used: missing, truncated, malformed, not finite."""
+
+    exit_code = 3
+
+
+class ClusterError(MplatError):
+    """Ray could not be reached, or the work could not be done on it after retries."""
+
+    exit_code = 4
+
+
+class StoppedEarly(MplatError):
+    """Work ended before its time; running the same command again continues it."""
+
+    exit_code = 75
+
+
+def suggest(name: str, valid: Iterable[str], *, limit: int = 12) -> str:
+    """A clause for the end of an error message: the nearest valid name, then what exists.
+
+    `suggest("mamba3", ["mamba", "mamba2"])` -> "did you mean 'mamba2'? valid: mamba, mamba2".
+    """
+    names = sorted({str(v) for v in valid})
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+    return (f"did you mean {near[0]!r}? " if near else "") + f"valid: {listed}"
