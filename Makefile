@@ -1,0 +1,43 @@
+# The two commands a newcomer needs are `make quickstart` and `make test`; each target makes .venv itself when it is
+# missing or older than what defines it.  PYTHON=... picks the interpreter, ARGS=... is passed to the tool.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check format bench
+
+help: ## what each target does
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+quickstart: $(STAMP) ## the whole pipeline on the shipped tiny models; writes runs/quickstart/report.html
+	$(BIN)/mplat quickstart $(ARGS)
+
+test: $(STAMP) ## the whole test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: $(STAMP) ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP) ## rewrite the sources in the project's formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## every benchmark, side by side with its peers; prints and writes JSON
+	@set -e; for script in benchmarks/bench_*.py; do \
+		[ -e "$$script" ] || { echo "there is no benchmarks/bench_*.py yet"; exit 1; }; \
+		echo "$$script"; $(BIN)/python "$$script" $(ARGS); done
+
+# setuptools comes first because the project itself is then built with that version instead of a downloaded one.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "error: mplat needs Python 3.11 or newer; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
+	$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install -q -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	mkdir -p .venv/typing && ln -sfn ../../platform .venv/typing/mplat
+	touch $@
