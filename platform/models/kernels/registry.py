@@ -1,0 +1,98 @@
+"""Which kernels exist, and which one a call gets.
+
+One operation (`scan`, `ssd`, `conv`) has several backends; the backend `b` of the operation `o` is the file `o_b.py` in this folder,
+holding one function decorated with `@kernel(o, b)`. A new backend is one new file: nothing else lists it.
+
+Promises: a backend's file is imported when it is first called, never before, so importing this package imports no compiler; `auto` is
+a pure function of the operation, the tensor's device and what is installed, and `resolve` tells the caller which name it stands for, so
+that results can record it. It does not fall back: a backend that was asked for by name and cannot run is an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ...errors import UsageError, suggest
+
+Backend = Callable[..., Any]
+_Function = TypeVar("_Function", bound=Backend)
+
+# The package each backend needs besides torch. A backend that is not named here is always available.
+REQUIRES = {"numba": "numba"}
+# The order in which `auto` tries the backends, by device type; "torch" runs everywhere and ends every list.
+PREFERENCE = {"cpu": ("numba", "torch")}
+
+_registered: dict[tuple[str, str], Backend] = {}
+
+
+def kernel(operation: str, backend: str) -> Callable[[_Function], _Function]:
+    """Register the decorated function as `backend` of `operation`; the file must be named `{operation}_{backend}.py`."""
+
+    def register(function: _Function) -> _Function:
+        _registered[operation, backend] = function
+        return function
+
+    return register
+
+
+@cache
+def _files() -> dict[str, tuple[str, ...]]:
+    """Every operation with its backends, read from the file names of this folder (nothing is imported)."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(Path(__file__).parent.glob("*_*.py")):
+        operation, _, backend = path.stem.rpartition("_")
+        if operation and not path.stem.startswith("_"):
+            found.setdefault(operation, []).append(backend)
+    # The reference marks an operation; it keeps other files with an underscore in their name out.
+    return {operation: tuple(names) for operation, names in found.items() if "reference" in names}
+
+
+@cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _known(operation: str) -> tuple[str, ...]:
+    if operation not in _files():
+        raise UsageError(f"no kernel operation {operation!r}; {suggest(operation, _files())}")
+    return _files()[operation]
+
+
+def operations() -> list[str]:
+    """The operations that have kernels, sorted."""
+    return sorted(_files())
+
+
+def backends(operation: str) -> list[str]:
+    """The backends of `operation` that can run here, sorted; UsageError for an operation that does not exist."""
+    return [name for name in _known(operation) if name not in REQUIRES or _installed(REQUIRES[name])]
+
+
+def resolve(operation: str, tensor: torch.Tensor, backend: str = "auto") -> str:
+    """The name of the backend that a call on `tensor` uses. Raises UsageError for a name that does not exist or cannot run here."""
+    usable = backends(operation)
+    if backend == "auto":
+        order = PREFERENCE.get(tensor.device.type, ("torch",))
+        return next(name for name in order if name in usable)
+    if backend in usable:
+        if backend == "numba" and tensor.device.type != "cpu":
+            raise UsageError(f"{operation}: the numba backend runs on the CPU only, the tensor is on {tensor.device}; use backend='torch'")
+        return backend
+    if backend in _known(operation):
+        raise UsageError(f"{operation}: backend {backend!r} needs the package {REQUIRES[backend]!r}, which is not installed; install it or use backend='torch'")
+    raise UsageError(f"{operation}: no backend {backend!r}; {suggest(backend, ['auto', *usable])}")
+
+
+def select(operation: str, tensor: torch.Tensor, backend: str) -> Backend:
+    """The function of the backend that `resolve` names, importing its file on first use."""
+    name = resolve(operation, tensor, backend)
+    if (operation, name) not in _registered:
+        importlib.import_module(f".{operation}_{name}", __package__)
+    return _registered[operation, name]
