@@ -1,0 +1,129 @@
+"""Generated prompts: six levels of in-context questions, 100 each, whose answer is one of the stated words.
+
+    level 1 simple_recall   1 hop,  1-4 facts        level 4 long_context   1 hop,  5-7 facts
+    level 2 two_hop         2 hops, 2-4 facts        level 5 combined       2 hops, 5-7 facts
+    level 3 three_hop       3 hops, 3-4 facts        level 6 stress_test    1 or 2 hops in turn, 10-16 facts
+
+Promises: names and sentence shapes of the split "eval" occur in no training text; each item is a pure function of seed,
+level and number; within a call no two items of a level ask the same question; facts come in random order.
+What it does not do: it does not divide the items into development and test sets.
+
+A prompt opens with a blank, so that the first name has the same tokens as the others, and ends with "A:"; the answer
+that a trained model gives is " <answer>\\n". Everything an analysis may condition on is in the record: hops, n_facts,
+distractors (in `reason`), evidence and its distance to the question.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+from ...errors import UsageError
+from ..records import CATEGORIES, Paragraph, Question, Support
+from .names import Entities, entities
+from .relations import PATHS, RELATIONS, Path, questions, statements
+from .world import sample_facts
+
+
+class Level(NamedTuple):
+    """What a level asks for; item number i has `hops[i % len(hops)]` hops."""
+
+    hops: tuple[int, ...]
+    min_facts: int
+    max_facts: int
+
+
+LEVELS: dict[int, Level] = {
+    1: Level((1,), 1, 4),
+    2: Level((2,), 2, 4),
+    3: Level((3,), 3, 4),
+    4: Level((1,), 5, 7),
+    5: Level((2,), 5, 7),
+    6: Level((1, 2), 10, 16),
+}
+
+PATIENCE = 2000  # draws in a row that repeat a question before a level counts as used up
+
+
+def distinct_questions(level: int, split: str = "eval") -> int:
+    """How many different questions a level can ask: head entities times question shapes, over its chains of relations."""
+    pool = entities(split)
+    total = [
+        sum(len(pool[RELATIONS[path[0]].subject]) * len(questions(path, split)) for path in PATHS[hops])
+        for hops in LEVELS[level].hops
+    ]
+    return min(total) * len(total)
+
+
+def _item(rng: Random, names: Entities, split: str, level: int, hops: int, item_id: str) -> Question:
+    spec = LEVELS[level]
+    path: Path = rng.choice(PATHS[hops])
+    n_facts = rng.randint(spec.min_facts, spec.max_facts)
+    facts = sample_facts(rng, names, [path], n_facts)
+    order = list(range(n_facts))
+    rng.shuffle(order)
+    sentences = []
+    for i in order:
+        fact = facts[i]
+        before, between, after, subject_first = rng.choice(statements(fact.relation, split))
+        first, second = (fact.subject, fact.object) if subject_first else (fact.object, fact.subject)
+        sentences.append((before + first + between + second + after).strip())
+    shape = rng.choice(questions(path, split))
+    question = (shape.before + facts[0].subject + shape.after).strip()
+
+    words = [len(sentence.split()) for sentence in sentences]
+    support = [order.index(i) for i in range(hops)]
+    distractors = n_facts - hops
+    same_relation = sum(fact.relation in path for fact in facts[hops:])
+    return Question(
+        id=item_id,
+        dataset="facts",
+        split=split,
+        question=question,
+        context=(Paragraph("", tuple(sentences)),),
+        answers=(facts[hops - 1].object.strip(),),
+        metric="squad_v1",
+        supporting_facts=tuple(Support(0, i) for i in support),
+        hops=hops,
+        licence="MIT",
+        category=CATEGORIES[level - 1],
+        level=level,
+        rule_set="generated",
+        reason=f"path={'>'.join(path)} hops={hops} facts={n_facts} distractors={distractors} same_relation={same_relation}",
+        n_facts=n_facts,
+        context_words=sum(words),
+        evidence_distance=tuple(sum(words[i + 1 :]) for i in support),
+        prompt=f" {' '.join(sentences)}\nQ: {question}\nA:",
+    )
+
+
+def prompts(per_level: int = 100, seed: int = 0, split: str = "eval") -> list[Question]:
+    """`per_level` questions for each of levels 1-6, in order of level.
+
+    `split="train"` makes them of training names and shapes, to tell what was learned from what generalises.
+    Raises UsageError where `per_level` is not positive or more than a level has distinct questions, or for another split.
+    """
+    names = entities(split)
+    if per_level <= 0:
+        raise UsageError(f"prompts: per_level must be at least 1, not {per_level}")
+    made: list[Question] = []
+    for level, spec in LEVELS.items():
+        limit = distinct_questions(level, split)
+        too_many = UsageError(
+            f"prompts: level {level} ({CATEGORIES[level - 1]}) has no {per_level} distinct questions, "
+            f"only about {limit}; ask for fewer per level"
+        )
+        if per_level > limit:
+            raise too_many
+        asked: set[str] = set()
+        rng = Random(f"facts-{split}-{seed}-L{level}")
+        for i in range(per_level):
+            for _ in range(PATIENCE):
+                item = _item(rng, names, split, level, spec.hops[i % len(spec.hops)], f"facts-{split}-L{level}-{i:04d}")
+                if item.question not in asked:
+                    break
+            else:
+                raise too_many
+            asked.add(item.question)
+            made.append(item)
+    return made
