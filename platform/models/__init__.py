@@ -1,0 +1,25 @@
+"""State-space language models whose every internal quantity has a name that can be read and edited.
+
+    model = load("tiny-mamba2")
+    with model.capture("blocks.*.mixer.delta") as acts:
+        model(tokens)
+    with model.edit(Scale("blocks.2.mixer_out", 5.0, channels=[4, 38])):
+        model.generate(["..."])
+"""
+
+from __future__ import annotations
+
+from .capture import Activations
+from .config import ModelConfig
+from .edit_files import load_edits, save_edits
+from .edits import Add, Clamp, Edit, Interpolate, ProjectOut, Replace, Scale
+from .generation import Generation, generate
+from .loading import load
+from .model import LanguageModel, build
+from .sites import Selection, Site
+from .state import ModelState
+
+__all__ = [
+    "Activations", "Add", "Clamp", "Edit", "Generation", "Interpolate", "LanguageModel", "ModelConfig", "ModelState",
+    "ProjectOut", "Replace", "Scale", "Selection", "Site", "build", "generate", "load", "load_edits", "save_edits",
+]  # fmt: skip

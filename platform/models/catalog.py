@@ -1,0 +1,75 @@
+"""The models mplat knows by name: those it ships, and public checkpoints with their shape, licence and size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UsageError, suggest
+from .config import ModelConfig
+
+_SHIPPED_FOLDER = Path(__file__).parent / "tiny"
+
+
+class Entry(NamedTuple):
+    """A known model. n_bytes: size of the weight file; needs_network: unless it is already in the local cache."""
+
+    name: str
+    arch: str
+    n_parameters: int
+    n_bytes: int
+    licence: str
+    needs_network: bool
+
+
+def _mamba(d_model: int, n_layers: int) -> ModelConfig:
+    return ModelConfig("mamba", vocab_size=50280, d_model=d_model, n_layers=n_layers, state_size=16)
+
+
+def _mamba2(d_model: int, n_layers: int) -> ModelConfig:
+    return ModelConfig("mamba2", vocab_size=50288, d_model=d_model, n_layers=n_layers, state_size=128, head_dim=64)
+
+
+#: shape of each public checkpoint, by hub id
+HUB: dict[str, ModelConfig] = {
+    "state-spaces/mamba-130m-hf": _mamba(768, 24),
+    "state-spaces/mamba-370m-hf": _mamba(1024, 48),
+    "state-spaces/mamba-790m-hf": _mamba(1536, 48),
+    "state-spaces/mamba-1.4b-hf": _mamba(2048, 48),
+    "state-spaces/mamba2-130m": _mamba2(768, 24),
+    "state-spaces/mamba2-370m": _mamba2(1024, 48),
+    "state-spaces/mamba2-1.3b": _mamba2(2048, 48),
+}
+
+
+def shipped() -> dict[str, Path]:
+    """Folders of the models that come with the package, by name."""
+    return {p.parent.name: p.parent for p in sorted(_SHIPPED_FOLDER.glob("*/model.safetensors"))}
+
+
+def shape(name: str) -> ModelConfig:
+    """The configuration of a known model, read or constructed without its weights."""
+    folders = shipped()
+    if name in folders:
+        content = json.loads((folders[name] / "config.json").read_text(encoding="utf-8"))
+        return ModelConfig.from_hf(content, source=f"{name}/config.json")
+    short = {hub.split("/")[1].removesuffix("-hf"): config for hub, config in HUB.items()}
+    if name in HUB or name in short:
+        return HUB.get(name) or short[name]
+    raise UsageError(f"unknown model {name!r}; {suggest(name, [*folders, *HUB, *short])}")
+
+
+def entries() -> list[Entry]:
+    """All known models, the shipped ones first."""
+    from .model import build
+
+    result = []
+    for name, folder in shipped().items():
+        config = shape(name)
+        size = (folder / "model.safetensors").stat().st_size
+        result.append(Entry(name, config.arch, build(config, device="meta").n_parameters, size, "MIT", False))
+    for name, config in HUB.items():
+        count = build(config, device="meta").n_parameters
+        result.append(Entry(name, config.arch, count, count * 4, "Apache-2.0", True))
+    return result

@@ -1,0 +1,146 @@
+"""Generating text: one prefill of the whole batch, then one token at a time from the carried state.
+
+Prompts of any lengths share a batch; results equal those of batches of one. Greedy by default; sampling draws from a
+generator of its own per row, so that a row's result depends neither on its neighbours nor on their number.
+Negative positions of edits and captures count from the end of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from .model import LanguageModel
+    from .state import ModelState
+
+StopReason = Literal["stop", "eos", "length", "nonfinite"]
+
+
+class Generation(NamedTuple):
+    """One continuation. text: without the stop string ("" for a model without tokenizer). tokens: all new ids except
+    end-of-text. stop_reason: what ended it; "nonfinite" means that the model's scores were NaN or infinite."""
+
+    text: str
+    tokens: tuple[int, ...]
+    stop_reason: StopReason
+
+
+def encode(model: LanguageModel, prompts: Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:
+    """Token ids of prompts. Raises InputError for an empty prompt or a text where there is no tokenizer."""
+    ids: list[list[int]] = []
+    for i, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            if model.tokenizer is None:
+                raise InputError(f"model {model.name} has no tokenizer: give token ids instead of text")
+            one = model.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        else:
+            one = [int(t) for t in prompt]
+        if not one:
+            raise InputError(f"prompt {i} is empty")
+        ids.append(list(one))  # type: ignore[arg-type]
+    return ids
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as (B, T) tokens, right-padded with `fill`, and their mask."""
+    width = max(len(r) for r in rows)
+    tokens = torch.full((len(rows), width), fill, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.as_tensor(row)
+        mask[i, : len(row)] = True
+    return tokens, mask
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = 32,
+    stop: Sequence[str] = ("\n",),
+    temperature: float = 0.0,
+    seed: int = 0,
+    state: ModelState | None = None,
+) -> list[Generation]:
+    """Continue every prompt until a stop string, end-of-text or `max_new_tokens`.
+
+    temperature 0 is greedy; above it, tokens are drawn from softmax(logits / temperature) with `seed`.
+    state: what the model has already read before these prompts (one row per prompt).
+    Raises UsageError for bad arguments and InputError for an empty prompt.
+    """
+    if max_new_tokens < 1 or temperature < 0:
+        raise UsageError(f"max_new_tokens must be >= 1 and temperature >= 0, not {max_new_tokens} and {temperature}")
+    if isinstance(prompts, str) or isinstance(stop, str):
+        raise UsageError("prompts and stop are lists; put a single text into one")
+    if any(not s for s in stop):
+        raise UsageError("a stop string is empty: it would end every text at once")
+    if not prompts:
+        return []
+    rows = encode(model, prompts)
+    tokens, mask = pad(rows)
+    tokens, mask = tokens.to(model.device), mask.to(model.device)
+    logits, state = model(tokens, mask, state=state, return_state=True, phase="prefill")
+    anchor = state.position
+    last = mask.sum(1) - 1
+    scores = logits[torch.arange(len(rows), device=model.device), last]
+    generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
+    new: list[list[int]] = [[] for _ in rows]
+    reasons: list[StopReason | None] = [None] * len(rows)
+    texts = [""] * len(rows)
+    alive = list(range(len(rows)))  # batch rows still running, in the order of `scores`
+    for step in range(max_new_tokens):
+        chosen = _choose(scores, temperature, [generators[i] for i in alive] if temperature else [])
+        still: list[int] = []
+        for j, i in enumerate(alive):
+            token = chosen[j]
+            if token is None:
+                reasons[i] = "nonfinite"
+            elif token == model.config.eos_token_id and model.config.eos_token_id is not None:
+                reasons[i] = "eos"
+            else:
+                new[i].append(token)
+                texts[i], hit = _text(model, new[i], stop)
+                if hit:
+                    reasons[i] = "stop"
+                elif step + 1 == max_new_tokens:
+                    reasons[i] = "length"
+                else:
+                    still.append(j)
+        if not still:
+            break
+        if len(still) < len(alive):  # finished rows leave the batch
+            state, anchor = state.rows(still), anchor[still]
+            alive = [alive[j] for j in still]
+        step_tokens = torch.as_tensor([[new[i][-1]] for i in alive], device=model.device)
+        logits, state = model(step_tokens, state=state, return_state=True, phase="decode", anchor=anchor)
+        scores = logits[:, 0]
+    return [Generation(texts[i], tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
+
+
+def _choose(scores: Tensor, temperature: float, generators: list[torch.Generator]) -> list[int | None]:
+    """The next token of each row, None where the row's scores are not finite."""
+    finite = torch.isfinite(scores).all(-1).tolist()
+    if not temperature:
+        best = scores.argmax(-1).tolist()
+        return [t if ok else None for t, ok in zip(best, finite, strict=True)]
+    chosen: list[int | None] = []
+    for row, ok, generator in zip(scores, finite, generators, strict=True):
+        weights = torch.softmax(row.double().cpu() / temperature, -1) if ok else row
+        chosen.append(int(torch.multinomial(weights, 1, generator=generator)) if ok else None)
+    return chosen
+
+
+def _text(model: LanguageModel, tokens: list[int], stop: Sequence[str]) -> tuple[str, bool]:
+    """The text of new tokens up to the first stop string, and whether one occurred."""
+    if model.tokenizer is None:
+        return "", False
+    text = str(model.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    ends = [at for s in stop if (at := text.find(s)) >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)

@@ -1,0 +1,122 @@
+"""Mamba (S6), the selective state-space mixer of Gu and Dao (arXiv 2312.00752), with parameter names of transformers.
+
+    x, z = in_proj(u);  x = silu(conv(x));  dt, B, C = x_proj(x);  Delta = softplus(dt_proj(dt))
+    h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t;  y_t = C_t . h_t + D x_t;  out = out_proj(y * silu(z))
+
+The write uses Euler's rule for B, as the reference code does. The scan runs in float32 (float64 for float64 models).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..kernels import selective_scan
+from ..norms import wide
+from ..run import Run
+from ..states import Scanned
+from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, state_sites
+from .registry import LayerState, Mixer, SiteInfo, mixer
+
+
+@mixer("mamba")
+class MambaMixer(Mixer):
+    """S6 mixer. Shapes: u (B, T, d); x, gate, delta, y (B, T, E); B, C (B, T, N); h (B, E, N)."""
+
+    no_decay: ClassVar[frozenset[str]] = frozenset({"A_log", "D"})
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        d, E, N, R, k = config.d_model, config.inner_size, config.state_size, int(config.dt_rank), config.conv_kernel
+        self.in_proj = nn.Linear(d, 2 * E, bias=config.use_bias)
+        self.conv1d = nn.Conv1d(E, E, k, groups=E, padding=k - 1, bias=config.use_conv_bias)
+        self.x_proj = nn.Linear(E, R + 2 * N, bias=False)
+        self.dt_proj = nn.Linear(R, E, bias=True)
+        self.A_log = nn.Parameter(torch.empty(E, N))
+        self.D = nn.Parameter(torch.empty(E))
+        self.out_proj = nn.Linear(E, d, bias=config.use_bias)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Reference initialisation: A = -(1..N) per channel, D = 1, Delta log-uniform, out_proj scaled by 1/sqrt(L)."""
+        c = self.config
+        reset_linear(self.in_proj.weight, self.in_proj.bias, c.d_model, generator)
+        reset_linear(self.conv1d.weight, self.conv1d.bias, c.conv_kernel, generator)
+        reset_linear(self.x_proj.weight, None, c.inner_size, generator)
+        reset_linear(self.dt_proj.weight, None, int(c.dt_rank), generator)
+        self.dt_proj.bias.copy_(draw_dt_bias(c.inner_size, c.dt_min, c.dt_max, c.dt_floor, generator))
+        self.A_log.copy_(torch.arange(1, c.state_size + 1).log().expand(c.inner_size, -1))
+        self.D.fill_(1.0)
+        reset_linear(self.out_proj.weight, None, c.inner_size, generator)
+        self.out_proj.weight /= c.n_layers**0.5
+        if self.out_proj.bias is not None:
+            self.out_proj.bias.zero_()
+
+    def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
+        c = self.config
+        return {
+            "conv": torch.zeros(batch, c.inner_size, c.conv_kernel - 1, dtype=dtype, device=device),
+            "h": torch.zeros(batch, c.inner_size, c.state_size, dtype=wide(dtype), device=device),
+        }
+
+    @classmethod
+    def site_table(cls, config: ModelConfig) -> list[SiteInfo]:
+        E, N = config.inner_size, config.state_size
+        return [
+            SiteInfo("x_in", (E,), "SSM branch before the convolution"),
+            SiteInfo("gate", (E,), "gate branch z, before silu"),
+            SiteInfo("x", (E,), "SSM branch after convolution and silu"),
+            SiteInfo("delta", (E,), "step size Delta, after softplus; sets decay and write together"),
+            SiteInfo("B", (N,), "write vector, shared by all channels"),
+            SiteInfo("C", (N,), "read vector, shared by all channels"),
+            *state_sites(E, N, E, config.conv_kernel),
+            SiteInfo("y", (E,), "scan output with D skip"),
+            SiteInfo("gated", (E,), "y * silu(z), the input of out_proj"),
+        ]
+
+    def forward(
+        self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
+    ) -> tuple[Tensor, LayerState | None]:
+        c = self.config
+        x, gate = self.in_proj(u).chunk(2, dim=-1)
+        x = run.site(prefix + "x_in", x)
+        gate = run.site(prefix + "gate", gate)
+        conv_weight = self.conv1d.weight[:, 0]
+        history = None if state is None else state["conv"]
+        x, window = convolve(run, prefix + "conv_state", x, conv_weight, self.conv1d.bias, history, need_state)
+        x = run.site(prefix + "x", F.silu(x))
+        dt, B, C = self.x_proj(x).split([int(c.dt_rank), c.state_size, c.state_size], dim=-1)
+        delta = run.site(prefix + "delta", F.softplus(self.dt_proj(dt)))
+        B = run.site(prefix + "B", B)
+        C = run.site(prefix + "C", C)
+        if run.keep is not None:  # Delta = 0 at padding leaves the state as it is
+            delta = delta * run.keep[..., None]
+        A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))
+        D = self.D.to(A.dtype)
+
+        def scan(start: int, stop: int, driven: bool, h: Tensor | None, states_at: list[int] | None) -> Scanned:
+            part = slice(start, stop)
+            inputs = x[:, part] if driven else torch.zeros_like(x[:, part])
+            y, final, *states = selective_scan(
+                inputs, delta[:, part], A, B[:, part], C[:, part], D if driven else None,
+                initial_state=h, reset=None if run.reset is None else run.reset[:, part],
+                return_state=True, states_at=states_at or None,
+            )  # fmt: skip
+            return Scanned(y, final, states[0] if states else final[:, None])
+
+        def read(t: int, h: Tensor) -> Tensor:
+            return torch.einsum("ben,bn->be", h, C[:, t].to(h.dtype))
+
+        h0 = None if state is None else state["h"]
+        y, h = scan_with_sites(run, prefix, x.shape[1], h0, need_state, scan, read)
+        y = run.site(prefix + "y", y)
+        gated = run.site(prefix + "gated", y * F.silu(gate))
+        out = self.out_proj(gated)
+        if not need_state:
+            return out, None
+        assert window is not None and h is not None
+        return out, {"conv": window, "h": h}

@@ -1,0 +1,134 @@
+"""Mamba-2 (SSD), the state-space-duality mixer of Dao and Gu (arXiv 2405.21060), with parameter names of transformers.
+
+    z, (x, B, C), dt = in_proj(u);  x, B, C = silu(conv(x, B, C));  Delta = softplus(dt + dt_bias), one per head
+    S_t = exp(Delta_t A) S_{t-1} + Delta_t x_t (outer) B_t;  y_t = S_t C_t + D x_t;  out = out_proj(RMSNorm(y * silu(z)))
+
+One decay per head; B and C are shared by the heads of a group. The gate comes before the norm, which is taken per
+group. The state (B, H, P, N) is shown to captures and edits as (B, E, N) with E = H * P.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..kernels import ssd
+from ..norms import RMSNorm, wide
+from ..run import Run
+from ..states import Scanned
+from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, state_sites
+from .registry import LayerState, Mixer, SiteInfo, mixer
+
+
+@mixer("mamba2")
+class Mamba2Mixer(Mixer):
+    """SSD mixer. Shapes: u (B, T, d); x, gate, y (B, T, E); delta (B, T, H); B, C (B, T, G N); h (B, E, N)."""
+
+    no_decay: ClassVar[frozenset[str]] = frozenset({"A_log", "D", "dt_bias"})
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        d, E, H, k = config.d_model, config.inner_size, config.n_heads, config.conv_kernel
+        self.conv_width = E + 2 * config.n_groups * config.state_size
+        self.in_proj = nn.Linear(d, E + self.conv_width + H, bias=config.use_bias)
+        self.conv1d = nn.Conv1d(
+            self.conv_width, self.conv_width, k, groups=self.conv_width, padding=k - 1, bias=config.use_conv_bias
+        )
+        self.dt_bias = nn.Parameter(torch.empty(H))
+        self.A_log = nn.Parameter(torch.empty(H))
+        self.D = nn.Parameter(torch.empty(H))
+        self.norm = RMSNorm(E, config.norm_eps, config.n_groups)
+        self.out_proj = nn.Linear(E, d, bias=config.use_bias)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Reference initialisation: A = -U(1, 16) per head, D = 1, Delta log-uniform, out_proj scaled by 1/sqrt(L)."""
+        c = self.config
+        reset_linear(self.in_proj.weight, self.in_proj.bias, c.d_model, generator)
+        reset_linear(self.conv1d.weight, self.conv1d.bias, c.conv_kernel, generator)
+        self.dt_bias.copy_(draw_dt_bias(c.n_heads, c.dt_min, c.dt_max, c.dt_floor, generator))
+        self.A_log.copy_((1.0 + 15.0 * torch.rand(c.n_heads, generator=generator)).log())
+        self.D.fill_(1.0)
+        self.norm.weight.fill_(1.0)
+        reset_linear(self.out_proj.weight, None, c.inner_size, generator)
+        self.out_proj.weight /= c.n_layers**0.5
+        if self.out_proj.bias is not None:
+            self.out_proj.bias.zero_()
+
+    def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
+        c = self.config
+        return {
+            "conv": torch.zeros(batch, self.conv_width, c.conv_kernel - 1, dtype=dtype, device=device),
+            "h": torch.zeros(batch, c.n_heads, c.head_dim, c.state_size, dtype=wide(dtype), device=device),
+        }
+
+    @classmethod
+    def site_table(cls, config: ModelConfig) -> list[SiteInfo]:
+        E, N, GN = config.inner_size, config.state_size, config.n_groups * config.state_size
+        return [
+            SiteInfo("gate", (E,), "gate branch z, before silu"),
+            SiteInfo("x_in", (E,), "SSM branch before the convolution"),
+            SiteInfo("x", (E,), "SSM branch after convolution and silu, channel e = head * P + p"),
+            SiteInfo("delta", (config.n_heads,), "step size Delta of each head, after softplus"),
+            SiteInfo("B", (GN,), "write vectors, N per group"),
+            SiteInfo("C", (GN,), "read vectors, N per group"),
+            *state_sites(E, N, E + 2 * GN, config.conv_kernel),
+            SiteInfo("y", (E,), "scan output with D skip"),
+            SiteInfo("gated", (E,), "RMSNorm(y * silu(z)), the input of out_proj"),
+        ]
+
+    def forward(
+        self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
+    ) -> tuple[Tensor, LayerState | None]:
+        c = self.config
+        E, H, P, G, N = c.inner_size, c.n_heads, c.head_dim, c.n_groups, c.state_size
+        rows, width = u.shape[:2]
+        gate, xBC, dt = self.in_proj(u).split([E, self.conv_width, H], dim=-1)
+        gate = run.site(prefix + "gate", gate)
+        if run.active(prefix + "x_in"):
+            xBC = torch.cat([run.site(prefix + "x_in", xBC[..., :E]), xBC[..., E:]], -1)
+        conv_weight = self.conv1d.weight[:, 0]
+        history = None if state is None else state["conv"]
+        xBC, window = convolve(run, prefix + "conv_state", xBC, conv_weight, self.conv1d.bias, history, need_state)
+        x, B, C = F.silu(xBC).split([E, G * N, G * N], dim=-1)
+        x = run.site(prefix + "x", x)
+        delta = F.softplus(dt + self.dt_bias)
+        if c.dt_limit != (0.0, float("inf")):
+            delta = delta.clamp(*c.dt_limit)
+        delta = run.site(prefix + "delta", delta)
+        B = run.site(prefix + "B", B)
+        C = run.site(prefix + "C", C)
+        if run.keep is not None:  # Delta = 0 at padding leaves the state as it is
+            delta = delta * run.keep[..., None]
+        A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))
+        D = self.D.to(A.dtype)
+        x_heads, B_groups, C_groups = x.unflatten(-1, (H, P)), B.unflatten(-1, (G, N)), C.unflatten(-1, (G, N))
+
+        def scan(start: int, stop: int, driven: bool, h: Tensor | None, states_at: list[int] | None) -> Scanned:
+            part = slice(start, stop)
+            inputs = x_heads[:, part] if driven else torch.zeros_like(x_heads[:, part])
+            y, final, *states = ssd(
+                inputs, delta[:, part], A, B_groups[:, part], C_groups[:, part], D if driven else None,
+                initial_state=None if h is None else h.unflatten(1, (H, P)),
+                reset=None if run.reset is None else run.reset[:, part],
+                return_state=True, states_at=states_at or None,
+            )  # fmt: skip
+            return Scanned(y.flatten(2), final.flatten(1, 2), states[0].flatten(2, 3) if states else final.flatten(1, 2)[:, None])
+
+        def read(t: int, h: Tensor) -> Tensor:
+            by_group = h.view(rows, G, E // G, N)
+            return torch.einsum("bgen,bgn->bge", by_group, C_groups[:, t].to(h.dtype)).flatten(1)
+
+        h0 = None if state is None else state["h"].flatten(1, 2)
+        y, h = scan_with_sites(run, prefix, width, h0, need_state, scan, read)
+        y = run.site(prefix + "y", y)
+        gated = run.site(prefix + "gated", self.norm(y * F.silu(gate)))
+        out = self.out_proj(gated)
+        if not need_state:
+            return out, None
+        assert window is not None and h is not None
+        return out, {"conv": window, "h": h.unflatten(1, (H, P))}

@@ -1,0 +1,335 @@
+"""`LanguageModel`: embeddings, blocks of norm and mixer, final norm, head; with captures, edits and a carried state.
+
+    residual = embed(tokens);  per block: residual += mixer(RMSNorm(residual));  logits = head(RMSNorm(residual))
+
+The residual stream is float32 (float64 in a float64 model). Module and parameter names are those of transformers'
+Mamba classes. Not here: reading and writing files (`loading`), text generation (`generation`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InputError, UsageError
+from . import mixers
+from .capture import STATE_SITES, Activations, Recorder
+from .config import ModelConfig
+from .edits import Edit
+from .mixers.registry import LayerState
+from .norms import RMSNorm, wide
+from .run import Applied, Phase, Run, pack
+from .sites import Site, expand
+from .state import ModelState
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class Block(nn.Module):
+    """residual -> residual + mixer(norm(residual))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.mixer = mixers.get(config.arch)(config)
+
+    def forward(
+        self, residual: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
+    ) -> tuple[Tensor, LayerState | None]:
+        residual = run.site(prefix + "resid_pre", residual)
+        u = self.norm(residual.to(self.norm.weight.dtype))
+        u = run.site(prefix + "mixer_in", u)
+        out, new_state = self.mixer(u, run, prefix + "mixer.", state, need_state)
+        out = run.site(prefix + "mixer_out", out)
+        return run.site(prefix + "resid_post", residual + out), new_state
+
+
+class Backbone(nn.Module):
+    """Everything but the head; exists so that parameter names match the hub's checkpoints."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+
+
+class LanguageModel(nn.Module):
+    """A state-space language model whose every internal quantity can be read and edited.
+
+    `model(tokens)` -> logits (B, T, V); see `forward`. `model.tokenizer` is None for a model without one; only text
+    functions need it. `model.name` is what it was loaded as.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.name = name or config.arch
+        self.backbone = Backbone(config)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self._edits: list[Applied] = []
+        self._recorders: list[Recorder] = []
+        self._digest: tuple[object, str] | None = None
+
+    # -- the forward pass ---------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        state: ModelState | None = None,
+        return_state: bool = False,
+        reset: Tensor | None = None,
+        phase: Phase | None = None,
+        anchor: Tensor | None = None,
+    ) -> Any:
+        """Logits (B, T, V) of tokens (B, T); with `return_state` also the state after each row's last real token.
+
+        mask (B, T) bool: False at padding, on either side (any layout is right); logits at padding mean nothing.
+        state: continue from it. reset (B, T) bool: True where a new packed document starts.
+        phase: which edits act; default "decode" for one token after a state, else "prefill".
+        anchor (B,): length from which negative positions count; default the length after this call.
+
+        Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
+        """
+        tokens, mask, reset = self._checked(tokens, mask, reset, state)
+        rows, width = tokens.shape
+        order, keep, lengths = pack(mask, width, rows, tokens.device)
+        offset = state.position if state is not None else torch.zeros(rows, dtype=torch.long, device=tokens.device)
+        run = Run(
+            phase=phase or ("decode" if state is not None and width == 1 else "prefill"),
+            offset=offset,
+            lengths=lengths,
+            anchor=offset + lengths if anchor is None else anchor,
+            width=width,
+            continues=state is not None,
+            order=order,
+            keep=keep,
+            edits=self._edits,
+            captures=self._recorders,
+        )
+        run.reset = None if reset is None else run.to_packed(reset)
+        logits, layers = self._run(run.to_packed(tokens), run, state, return_state)
+        logits = run.to_caller(logits)
+        if not return_state:
+            return logits
+        return logits, ModelState(tuple(cast(list[LayerState], layers)), offset + lengths)
+
+    def _run(
+        self, tokens: Tensor, run: Run, state: ModelState | None, need_state: bool
+    ) -> tuple[Tensor, list[LayerState | None]]:
+        x = run.site("embed", self.backbone.embeddings(tokens))
+        if self.config.residual_in_fp32:
+            x = x.to(wide(x.dtype))
+        new_layers: list[LayerState | None] = []
+        for i, block in enumerate(self.backbone.layers):
+            layer_state = None if state is None else state.layers[i]
+            x, new = block(x, run, f"blocks.{i}.", layer_state, need_state)
+            new_layers.append(new)
+        head = self.backbone.embeddings.weight if self.lm_head is None else self.lm_head.weight
+        x = run.site("final_norm", self.backbone.norm_f(x.to(self.backbone.norm_f.weight.dtype)))
+        logits = F.linear(x, head)
+        return run.site("logits", logits.to(wide(logits.dtype))), new_layers
+
+    def _checked(
+        self, tokens: Tensor, mask: Tensor | None, reset: Tensor | None, state: ModelState | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        tokens = torch.as_tensor(tokens, device=self.device)
+        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] == 0:
+            raise UsageError(f"tokens must be integers of shape (batch, time >= 1), not {tokens.dtype} {tuple(tokens.shape)}")
+        if tokens.numel():
+            low, high = int(tokens.min()), int(tokens.max())
+            if low < 0 or high >= self.config.vocab_size:
+                raise InputError(
+                    f"token id {low if low < 0 else high} is outside the vocabulary of {self.config.vocab_size}: "
+                    "the text was encoded with another model's tokenizer"
+                )
+        for name, value in (("mask", mask), ("reset", reset)):
+            if value is not None and tuple(value.shape) != tuple(tokens.shape):
+                raise UsageError(f"{name} has shape {tuple(value.shape)}, tokens {tuple(tokens.shape)}; they must agree")
+        if state is not None and (len(state.layers) != self.n_layers or len(state.position) != len(tokens)):
+            raise UsageError(
+                f"state of {len(state.layers)} layers and {len(state.position)} rows does not fit a model of "
+                f"{self.n_layers} layers and {len(tokens)} rows of tokens"
+            )
+        as_bool = [None if v is None else v.to(device=tokens.device, dtype=torch.bool) for v in (mask, reset)]
+        return tokens.long(), as_bool[0], as_bool[1]
+
+    def zero_state(self, rows: int) -> ModelState:
+        """The state before the first token, for `rows` sequences."""
+        blocks = cast(list[Block], list(self.backbone.layers))
+        layers = tuple(b.mixer.zero_state(rows, self.dtype, self.device) for b in blocks)
+        return ModelState(layers, torch.zeros(rows, dtype=torch.long, device=self.device))
+
+    # -- sites --------------------------------------------------------------------------------------------------
+
+    def sites(self) -> list[Site]:
+        """All sites in the order of a forward pass, with shape, dtype and meaning."""
+        d, wide_name = self.config.d_model, str(wide(self.dtype)).removeprefix("torch.")
+        own = str(self.dtype).removeprefix("torch.")
+        residual = wide_name if self.config.residual_in_fp32 else own
+
+        def site(name: str, shape: Sequence[int], dtype: str, meaning: str) -> Site:
+            return Site(name, ("B", "T", *shape), dtype, True, True, meaning)
+
+        result = [site("embed", (d,), own, "token embeddings")]
+        inner = mixers.get(self.config.arch).site_table(self.config)
+        for i in range(self.n_layers):
+            at = f"blocks.{i}."
+            result.append(site(at + "resid_pre", (d,), residual, "residual stream before the block"))
+            result.append(site(at + "mixer_in", (d,), own, "normed residual, the mixer's input"))
+            for name, shape, meaning in inner:
+                dtype = wide_name if name in STATE_SITES and name != "conv_state" else own
+                result.append(site(f"{at}mixer.{name}", shape, dtype, meaning))
+            result.append(site(at + "mixer_out", (d,), own, "what the mixer adds to the residual stream"))
+            result.append(site(at + "resid_post", (d,), residual, "residual stream after the block"))
+        result.append(site("final_norm", (d,), own, "normed residual after the last block"))
+        result.append(site("logits", (self.config.vocab_size,), wide_name, "next-token scores"))
+        return result
+
+    @contextmanager
+    def capture(self, *specs: str) -> Iterator[Activations]:
+        """Record the named sites of every forward pass inside the block; see `sites` for the form of a name.
+
+        Raises UsageError for a name that fits no site, and at the end for one that never fired.
+        """
+        recorder = Recorder(specs, self.sites())
+        self._recorders.append(recorder)
+        try:
+            yield recorder.activations
+        finally:
+            self._recorders.remove(recorder)
+        recorder.check()
+
+    @contextmanager
+    def edit(self, *edits: Edit) -> Iterator[None]:
+        """Apply edits, in the order given, to every forward pass inside the block.
+
+        Raises UsageError for an edit that fits no site, and at the end for one that never acted.
+        """
+        sites = self.sites()
+        for e in edits:
+            if not isinstance(e, Edit):
+                raise UsageError(f"model.edit takes edits such as Scale(...), not {type(e).__name__}")
+        applied = [Applied(e, frozenset(s.name for s in expand(e.selection, sites))) for e in edits]
+        before = self._edits
+        self._edits = [*before, *applied]
+        try:
+            yield
+        finally:
+            self._edits = before
+        idle = [str(a.edit) for a in applied if not a.fired]
+        if idle:
+            raise UsageError(
+                f"edit {', '.join(idle)} never fired: no forward pass ran in its phase, or none had its positions"
+            )
+
+    # -- text ---------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        max_new_tokens: int = 32,
+        stop: Sequence[str] = ("\n",),
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Any]:
+        """Continue each prompt; texts for texts, token ids for token ids. See `generation.generate`."""
+        from .generation import generate
+
+        out = generate(self, prompts, max_new_tokens=max_new_tokens, stop=stop, temperature=temperature, seed=seed)
+        bad = [i for i, g in enumerate(out) if g.stop_reason == "nonfinite"]
+        if bad:
+            raise InputError(f"model {self.name}: logits are not finite for prompt {bad[0]} (and {len(bad) - 1} more)")
+        as_text = bool(prompts) and isinstance(prompts[0], str)
+        return [g.text if as_text else list(g.tokens) for g in out]
+
+    # -- facts about the model ----------------------------------------------------------------------------------
+
+    @property
+    def n_layers(self) -> int:
+        return self.config.n_layers
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.embeddings.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.backbone.embeddings.weight.dtype
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters; a tied head counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def digest(self) -> str:
+        """sha256 over weights, configuration and tokenizer: equal digests mean equal functions of text."""
+        version = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        if self._digest is None or self._digest[0] != version:
+            h = hashlib.sha256(json.dumps(self.config.to_hf(), sort_keys=True, allow_nan=False).encode())
+            for name, tensor in sorted(self.state_dict().items()):
+                flat = tensor.detach().to("cpu").contiguous()
+                h.update(f"{name} {flat.dtype} {tuple(flat.shape)}".encode())
+                h.update(flat.view(torch.uint8).numpy().tobytes() if flat.ndim else flat.numpy().tobytes())
+            if self.tokenizer is not None:
+                h.update(self.tokenizer.backend_tokenizer.to_str().encode())
+            self._digest = (version, h.hexdigest())
+        return self._digest[1]
+
+    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """AdamW groups: no decay on A_log, D, Delta's biases, other biases and norms; decay on everything else."""
+        decay: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        exempt = mixers.get(self.config.arch).no_decay
+        for name, parameter in self.named_parameters():
+            free = parameter.ndim < 2 or name.rpartition(".")[2] in exempt
+            (plain if free else decay).append(parameter)
+        return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
+        """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or "original" (state-spaces)."""
+        from .loading import save
+
+        return save(self, folder, dtype=dtype, layout=layout)
+
+
+def build(
+    config: ModelConfig,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> LanguageModel:
+    """A model with the reference initialisation drawn from `seed` (on device "meta": shapes only).
+
+    Embeddings N(0, 0.02); linear and convolution layers as PyTorch's default; out_proj scaled by 1/sqrt(L); see the
+    mixers for A, D and Delta. The same seed gives the same weights whatever the dtype and device.
+    """
+    with torch.device("meta"):
+        model = LanguageModel(config, tokenizer)
+    if str(device) == "meta":
+        return model.to(dtype)
+    model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in (model.backbone.embeddings.weight, None if model.lm_head is None else model.lm_head.weight):
+            if weight is not None:
+                weight.copy_(torch.empty_like(weight).normal_(0.0, 0.02, generator=generator))
+        for block in cast(list[Block], list(model.backbone.layers)):
+            block.norm.weight.fill_(1.0)
+            block.mixer.reset_parameters(generator)
+        model.backbone.norm_f.weight.fill_(1.0)
+    return model.to(device=device, dtype=dtype)

@@ -1,0 +1,28 @@
+"""Root-mean-square norms, computed in float32 (float64 for float64 input)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums and recurrences over `dtype` values are kept: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class RMSNorm(nn.Module):
+    """y = weight * x / sqrt(mean(x^2) + eps) over the last axis, or over `groups` equal parts of it."""
+
+    def __init__(self, width: int, eps: float, groups: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide_x = x.to(wide(x.dtype))
+        parts = wide_x.unflatten(-1, (self.groups, -1)) if self.groups > 1 else wide_x
+        parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + self.eps)
+        normed = parts.flatten(-2) if self.groups > 1 else parts
+        return self.weight * normed.to(self.weight.dtype)

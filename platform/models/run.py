@@ -1,0 +1,166 @@
+"""One forward pass: where each column stands in its sequence, and which edits and captures act on it.
+
+The backbone makes a `Run` for each call and hands it to every block. Blocks pass their tensors through `run.site`;
+recurrent mixers ask `run.columns` at which time steps a state is wanted, because a state is never materialised for
+all steps unless somebody asks for it.
+
+Layout. The caller may pad on either side. Inside, every row is right-padded ("packed"): real tokens first, padding
+after. A causal model then needs no mask for its outputs, a carried state always meets the first real token, and a
+position is the same number whatever the padding. `order` maps packed columns to the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .sites import Selection
+
+if TYPE_CHECKING:
+    from .edits import Edit
+
+Phase = Literal["prefill", "decode"]
+
+
+class Capture(Protocol):
+    """Something that wants to see a site's tensor (see `capture.Recorder`)."""
+
+    def wants(self, site: str) -> list[Selection]: ...
+
+    def record(self, run: Run, site: str, selection: Selection, value: Tensor) -> None: ...
+
+
+@dataclass
+class Applied:
+    """An edit in force, resolved to the sites it names, with the number of times it has acted."""
+
+    edit: Edit
+    sites: frozenset[str]
+    fired: int = 0
+
+
+@dataclass
+class Run:
+    """State of one forward pass over tokens (B, T).
+
+    offset (B,): real tokens of each row that came before this call. lengths (B,): real tokens in this call.
+    anchor (B,): the sequence length from which negative positions count. order (B, T) or None: packed column j holds
+    the caller's column order[:, j]. keep (B, T) or None: True at real tokens, in packed layout.
+    """
+
+    phase: Phase
+    offset: Tensor
+    lengths: Tensor
+    anchor: Tensor
+    width: int
+    continues: bool
+    order: Tensor | None = None
+    keep: Tensor | None = None
+    reset: Tensor | None = None
+    edits: Sequence[Applied] = ()
+    captures: Sequence[Capture] = ()
+    _busy: dict[str, bool] = field(default_factory=dict)
+
+    def to_packed(self, value: Tensor) -> Tensor:
+        """Reorder axis 1 of (B, T, ...) from the caller's columns to packed ones."""
+        return value if self.order is None else _take(value, self.order)
+
+    def to_caller(self, value: Tensor) -> Tensor:
+        """Inverse of `to_packed`."""
+        return value if self.order is None else _take(value, self.order.argsort(1))
+
+    def positions(self, wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Packed columns (B, P) of sequence positions, and which of them (B, P) are real tokens of this call."""
+        index = torch.as_tensor(wanted, device=self.offset.device).expand(len(self.offset), -1)
+        absolute = torch.where(index < 0, index + self.anchor[:, None], index)
+        column = absolute - self.offset[:, None]
+        return column, (absolute >= 0) & (column >= 0) & (column < self.lengths[:, None])
+
+    def active(self, site: str) -> bool:
+        """Whether any edit or capture acts on `site` in this call (cheap; most sites are idle)."""
+        if not self.edits and not self.captures:
+            return False
+        if site not in self._busy:
+            self._busy[site] = bool(self._edits(site)) or any(c.wants(site) for c in self.captures)
+        return self._busy[site]
+
+    def _edits(self, site: str) -> list[Applied]:
+        return [a for a in self.edits if site in a.sites and a.edit.phase in ("both", self.phase)]
+
+    def edited(self, site: str) -> bool:
+        """Whether an edit acts on `site` in this call's phase."""
+        return bool(self.edits) and bool(self._edits(site))
+
+    def site(self, name: str, value: Tensor) -> Tensor:
+        """Apply the edits of site `name` to `value` (B, T, ...), let captures see the result, and return it."""
+        if not self.active(name):
+            return value
+        for applied in self._edits(name):
+            value, hit = applied.edit.apply(self, value)
+            applied.fired += hit
+        self.show(name, value)
+        return value
+
+    def show(self, name: str, value: Tensor) -> None:
+        """Let captures of `name` record `value` (B, T, ...) in packed layout."""
+        for capture in self.captures:
+            for selection in capture.wants(name):
+                capture.record(self, name, selection, value)
+
+    def columns(self, *names: str) -> list[int]:
+        """Packed columns at which an edit or capture of any of these state sites acts, ascending."""
+        wanted: set[int] = set()
+        for name in names:
+            selections = [a.edit.selection for a in self._edits(name)]
+            selections += [s for c in self.captures for s in c.wants(name)]
+            for selection in selections:
+                if selection.positions is None:
+                    return list(range(self.width))
+                column, valid = self.positions(selection.positions)
+                wanted.update(column[valid].tolist())
+        return sorted(wanted)
+
+    def site_at(self, name: str, column: int, value: Tensor) -> Tensor:
+        """Apply the edits of state site `name` to `value` (B, ...), the state at one packed column."""
+        for applied in self._edits(name):
+            value, hit = applied.edit.apply_at(self, column, value)
+            applied.fired += hit
+        return value
+
+    def show_at(self, name: str, columns: Sequence[int], value: Tensor) -> None:
+        """Let captures of `name` see states (B, P, ...) that were computed at packed `columns` (same for all rows)."""
+        for capture in self.captures:
+            for selection in capture.wants(name):
+                if selection.positions is None:  # then `columns` is every column
+                    capture.record(self, name, selection, value)
+                    continue
+                lookup = torch.full((self.width,), 0, device=value.device)
+                lookup[torch.as_tensor(columns, device=value.device)] = torch.arange(len(columns), device=value.device)
+                column, valid = self.positions(selection.positions)
+                if valid.any():
+                    picked = _take(value, lookup[column.clamp(0, self.width - 1)])
+                    capture.record(self, name, selection, picked)
+
+
+def _take(value: Tensor, index: Tensor) -> Tensor:
+    """value (B, T, ...) at index (B, P) -> (B, P, ...)."""
+    return value[torch.arange(len(value), device=value.device)[:, None], index]
+
+
+def take(value: Tensor, index: Tensor) -> Tensor:
+    """Public form of the row-wise gather: value (B, T, ...) at columns index (B, P) -> (B, P, ...)."""
+    return _take(value, index)
+
+
+def pack(mask: Tensor | None, width: int, rows: int, device: torch.device) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Order, keep-mask and lengths that right-pad the rows of `mask` (B, T); (None, None, lengths) if nothing is padded."""
+    if mask is None or bool(mask.all()):
+        return None, None, torch.full((rows,), width, device=device)
+    lengths = mask.sum(1)
+    keep = torch.arange(width, device=device)[None, :] < lengths[:, None]
+    order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
+    return order, keep, lengths

@@ -1,0 +1,42 @@
+"""The state a model carries from one call to the next: a per-layer tree of tensors and the number of tokens seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .mixers.registry import LayerState
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What a recurrent model remembers of the tokens so far.
+
+    layers: one dict of tensors per layer, batch first; for `mamba` and `mamba2` "conv" (B, width, k-1), the last
+    inputs of the convolution, oldest first, and "h", the recurrent state (B, E, N) or (B, H, P, N), always float32 or
+    wider. position (B,): how many real tokens each row has seen.
+    """
+
+    layers: tuple[LayerState, ...]
+    position: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> ModelState:
+        """A state with `change` applied to every tensor, `position` included."""
+        return ModelState(tuple({k: change(v) for k, v in s.items()} for s in self.layers), change(self.position))
+
+    def rows(self, index: Sequence[int] | Tensor) -> ModelState:
+        """The given rows of the batch, in that order; a row may be taken several times (forking a shared prefix)."""
+        rows = torch.as_tensor(index, device=self.position.device)
+        return self.map(lambda t: t.index_select(0, rows))
+
+    def detach(self) -> ModelState:
+        """The same state without autograd history."""
+        return self.map(Tensor.detach)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all layers' tensors."""
+        return sum(t.numel() * t.element_size() for s in self.layers for t in s.values())
