@@ -1,0 +1,59 @@
+"""The base normaliser N and token overlap, shared by SQuAD, HotpotQA and the metrics built on them.
+
+N: lower-case, delete ASCII punctuation (neighbours join), blank out whole-word articles, fold Unicode whitespace.
+It does nothing else on purpose: no Unicode normalisation, no accent folding, no typographic quotes or dashes, no
+number words. `str.lower` rather than casefold, and the word boundary of the article rule is the Unicode one.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+
+
+def blank_articles(text: str) -> str:
+    """Every whole word a, an, the (lower case only) replaced by one blank."""
+    return _ARTICLE.sub(" ", text)
+
+
+def fold_whitespace(text: str) -> str:
+    """Words joined by single blanks; words are what Unicode whitespace separates."""
+    return " ".join(text.split())
+
+
+def normalise(text: str) -> str:
+    """The base normaliser N."""
+    return fold_whitespace(blank_articles(text.lower().translate(_DELETE_PUNCTUATION)))
+
+
+class Overlap(NamedTuple):
+    """Token F1 with its two parts."""
+
+    f1: float
+    prec: float
+    recall: float
+
+
+NO_OVERLAP = Overlap(0.0, 0.0, 0.0)
+
+
+def token_overlap(prediction: Sequence[str], gold: Sequence[str]) -> Overlap:
+    """Overlap of two token lists as multisets; zero where nothing is shared, two empty lists included."""
+    shared = sum((Counter(prediction) & Counter(gold)).values())
+    if shared == 0:
+        return NO_OVERLAP
+    prec, recall = shared / len(prediction), shared / len(gold)
+    return Overlap(2 * prec * recall / (prec + recall), prec, recall)
+
+
+def best_over_golds(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
+    """(max of EM, max of F1) of normalised texts, the two maxima taken independently of each other."""
+    tokens = prediction.split()
+    em = float(prediction in golds)
+    return em, max(token_overlap(tokens, gold.split()).f1 for gold in golds)

@@ -1,0 +1,95 @@
+"""Where answer metrics register, and the one type they return.
+
+A metric is one file in this folder with one class under `@metric("name")`: `score` judges one prediction, `evaluate`
+gives the official script's result for a whole file. The files are found by import, there is no list to edit.
+Nothing in this package does I/O.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from ...errors import InputError, UsageError, suggest
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The judgement of one prediction, every value a fraction in [0, 1]; None where a metric has no such value.
+
+    `em` exact match, `f1`/`prec`/`recall` token overlap, `sp_*` supporting facts, `joint_*` answer and supporting
+    facts together. Percentages exist only in corpus results whose official script prints percentages.
+    """
+
+    em: float | None = None
+    f1: float | None = None
+    prec: float | None = None
+    recall: float | None = None
+    sp_em: float | None = None
+    sp_f1: float | None = None
+    sp_prec: float | None = None
+    sp_recall: float | None = None
+    joint_em: float | None = None
+    joint_f1: float | None = None
+    joint_prec: float | None = None
+    joint_recall: float | None = None
+
+
+class Metric(Protocol):
+    """What a registered class offers; `score` may take further keyword arguments."""
+
+    def score(self, prediction: str, gold: Any) -> Score:
+        """The judgement of one prediction against what the data set holds as its answer."""
+        ...
+
+    def evaluate(self, predictions: Mapping[str, Any], references: Any) -> dict[str, float]:
+        """The official corpus result: official schema in, official keys and units out."""
+        ...
+
+
+_METRICS: dict[str, Any] = {}
+_T = TypeVar("_T")
+
+
+def metric(name: str) -> Callable[[type[_T]], type[_T]]:
+    """Register one instance of the decorated class under `name`."""
+
+    def register(cls: type[_T]) -> type[_T]:
+        if name in _METRICS and type(_METRICS[name]).__qualname__ != cls.__qualname__:
+            taken = type(_METRICS[name]).__qualname__
+            raise UsageError(f"the metric name {name!r} is taken by {taken}; choose another")
+        _METRICS[name] = cls()
+        return cls
+
+    return register
+
+
+def _import_all() -> None:
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+def names() -> list[str]:
+    """Every registered metric, sorted."""
+    _import_all()
+    return sorted(_METRICS)
+
+
+def find(name: str) -> Any:
+    """The metric registered under `name`; UsageError with the nearest name otherwise."""
+    if name not in _METRICS:
+        _import_all()
+    if name not in _METRICS:
+        raise UsageError(f"there is no answer metric {name!r}; {suggest(name, _METRICS)}")
+    return _METRICS[name]
+
+
+def text_of(value: Any, what: str) -> str:
+    """`value` if it is a text: a missing or non-text prediction is never scored as if it were an empty one."""
+    if not isinstance(value, str):
+        raise InputError(f"{what} must be a text, not {type(value).__name__}; leave a missing prediction out")
+    return value
