@@ -117,7 +117,9 @@ def ssd(
     if D is not None:
         expect_shape(call, "D", D, (heads,), "(heads,)")
     if initial_state is not None:
-        expect_shape(call, "initial_state", initial_state, (batch, heads, width, size), "(batch, heads, head width, states)")
+        expect_shape(
+            call, "initial_state", initial_state, (batch, heads, width, size), "(batch, heads, head width, states)"
+        )
     expect_reset(call, reset, batch, time)
     if chunk is None:
         chunk = SSD_CHUNK_CPU if x.device.type == "cpu" else SSD_CHUNK_GPU
@@ -165,7 +167,9 @@ def causal_conv(
     expect_reset(call, reset, batch, time)
     run = select("conv", u, backend)
     with _full_precision(u):
-        u_, weight_, bias_, past = floating(call, {"u": u, "weight": weight, "bias": bias, "initial_state": initial_state})
+        u_, weight_, bias_, past = floating(
+            call, {"u": u, "weight": weight, "bias": bias, "initial_state": initial_state}
+        )
         assert u_ is not None
         y = run(u_, weight_, bias_, past, reset).to(u.dtype)
         return (y, _conv_state(u_, past, reset, taps - 1)) if return_state else y

@@ -43,9 +43,13 @@ def floating(call: str, tensors: dict[str, Tensor | None]) -> list[Tensor | None
         if not tensor.is_floating_point():
             raise UsageError(f"{call}: {name} has dtype {tensor.dtype}, expected a floating type")
         if (tensor.dtype == torch.float64) != double:
-            raise UsageError(f"{call}: {name} has dtype {tensor.dtype} but {first_name} has {first.dtype}; use float64 for all or for none")
+            raise UsageError(
+                f"{call}: {name} has dtype {tensor.dtype} but {first_name} has {first.dtype}; use float64 for all or for none"
+            )
         if tensor.device != first.device:
-            raise UsageError(f"{call}: {name} is on {tensor.device} but {first_name} is on {first.device}; move them to one device")
+            raise UsageError(
+                f"{call}: {name} is on {tensor.device} but {first_name} is on {first.device}; move them to one device"
+            )
     dtype = torch.float64 if double else torch.float32
     return [None if tensor is None else tensor.to(dtype) for tensor in tensors.values()]
 
@@ -90,13 +94,18 @@ def readout(call: str, states_at: Tensor | Sequence[int] | None, return_state: b
     wanted: list[int] | None = None
     if isinstance(states_at, Tensor):
         if states_at.ndim != 1 or states_at.is_floating_point() or states_at.dtype == torch.bool:
-            raise UsageError(f"{call}: states_at has shape {tuple(states_at.shape)} and dtype {states_at.dtype}, expected a 1-D integer tensor")
+            raise UsageError(
+                f"{call}: states_at has shape {tuple(states_at.shape)} and dtype {states_at.dtype}, expected a 1-D integer tensor"
+            )
         wanted = [int(index) for index in states_at.tolist()]
     elif states_at is not None:
         wanted = [int(index) for index in states_at]
     outside = [index for index in wanted or [] if not 0 <= index < time]
     if outside:
-        raise UsageError(f"{call}: states_at holds {outside[0]}, outside of 0..{time - 1} (the sequence has {time} steps)")
-    distinct = sorted(set(wanted or []) | ({time - 1} if return_state else set()))
+        raise UsageError(
+            f"{call}: states_at holds {outside[0]}, outside of 0..{time - 1} (the sequence has {time} steps)"
+        )
+    # An empty request still needs one state, to give the empty answer its shape.
+    distinct = sorted(set(wanted or []) | ({time - 1} if return_state or wanted == [] else set()))
     order = None if wanted is None else tuple(distinct.index(index) for index in wanted)
     return Readout(tuple(distinct), return_state, order)

@@ -13,7 +13,9 @@ from .registry import kernel
 
 
 @kernel("conv", "reference")
-def conv_reference(u: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reset: Tensor | None) -> Tensor:
+def conv_reference(
+    u: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reset: Tensor | None
+) -> Tensor:
     """y (B,T,E); arguments as in `causal_conv`."""
     batch, time, channels = u.shape
     window = weight.shape[1] - 1

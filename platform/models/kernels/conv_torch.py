@@ -61,7 +61,9 @@ class _Conv(torch.autograd.Function):
 
 
 @kernel("conv", "torch")
-def conv_torch(u: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reset: Tensor | None) -> Tensor:
+def conv_torch(
+    u: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reset: Tensor | None
+) -> Tensor:
     """y (B,T,E); arguments as in `causal_conv`."""
     batch, _, channels = u.shape
     if initial_state is None:

@@ -83,10 +83,14 @@ def resolve(operation: str, tensor: torch.Tensor, backend: str = "auto") -> str:
         return next(name for name in order if name in usable)
     if backend in usable:
         if backend == "numba" and tensor.device.type != "cpu":
-            raise UsageError(f"{operation}: the numba backend runs on the CPU only, the tensor is on {tensor.device}; use backend='torch'")
+            raise UsageError(
+                f"{operation}: the numba backend runs on the CPU only, the tensor is on {tensor.device}; use backend='torch'"
+            )
         return backend
     if backend in _known(operation):
-        raise UsageError(f"{operation}: backend {backend!r} needs the package {REQUIRES[backend]!r}, which is not installed; install it or use backend='torch'")
+        raise UsageError(
+            f"{operation}: backend {backend!r} needs the package {REQUIRES[backend]!r}, which is not installed; install it or use backend='torch'"
+        )
     raise UsageError(f"{operation}: no backend {backend!r}; {suggest(backend, ['auto', *usable])}")
 
 

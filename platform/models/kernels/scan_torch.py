@@ -106,7 +106,9 @@ class _Scan(torch.autograd.Function):
             adjoint = grad_y_t[part, ..., None] * C_t[part, :, None, :]
             for i in range(adjoint.shape[0] - 1, -1, -1):
                 if carried is not None:
-                    adjoint[i].add_(carried) if i == adjoint.shape[0] - 1 else adjoint[i].addcmul_(decay[i + 1], carried)
+                    adjoint[i].add_(carried) if i == adjoint.shape[0] - 1 else adjoint[i].addcmul_(
+                        decay[i + 1], carried
+                    )
                 if begin + i in read_at:
                     adjoint[i].add_(read_at[begin + i])
                 # What step i hands to step i-1: nothing, where step i starts a document.

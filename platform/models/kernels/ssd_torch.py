@@ -29,7 +29,9 @@ def segment_sums(steps: Tensor) -> Tensor:
     return terms.cumsum(-1).masked_fill(ones.tril(-1), float("-inf"))
 
 
-def _step(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+def _step(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """One token: y (B,1,H,P) without the D term, and the state (B,H,P,N)."""
     batch, _, heads, width = x.shape
     groups, size = B.shape[2:]
@@ -89,7 +91,11 @@ def ssd_torch(
     chunk_writes = torch.matmul((written * decay[..., -1:]).transpose(-1, -2), B[:, :, :, None])  # b k g r p n
     entering = _carry(chunk_writes, from_start[..., -1], initial_state)
     read = torch.matmul(C[:, :, :, None], entering.transpose(-1, -2))
-    y = y + read * from_start[..., None]
+    read = read * from_start[..., None]
+    if reset is not None:
+        # Where a document started in this chunk the factor is 0, and 0 * inf would carry an old overflow over.
+        read = read.masked_fill((from_start == 0)[..., None], 0.0)
+    y = y + read
     y = y.permute(0, 1, 4, 2, 3, 5).reshape(batch, count * chunk, heads, width)[:, :time]
     if D is not None:
         y = y + D[:, None] * x
