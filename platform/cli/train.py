@@ -1,0 +1,171 @@
+"""`mplat train`: train a model from scratch, or continue; parses, builds the configuration, calls the loop, says what happened."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .options import ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose
+from .output import Output
+from .registry import command
+
+if TYPE_CHECKING:
+    from ..train.observe import StepReport
+    from .output import Progress
+
+
+@command("train", order=30)
+def train(
+    settings_file: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file with settings; configs/train has examples.")
+    ] = None,
+    arch: Annotated[str | None, typer.Option("--arch", help="Architecture, such as mamba or mamba2.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="Size, such as nano, tiny or 130m.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="facts|FILE", help="The facts world, or a .jsonl, .jsonl.zst or .txt file."),
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", metavar="10M", help="Tokens to train on: 250k, 10M, 1B.")
+    ] = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            "--resume",
+            metavar="auto|never|FOLDER",
+            help="Continue the run in --out, refuse to, or continue from FOLDER.",
+        ),
+    ] = "auto",
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    out: Out = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Everything random follows from it.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+) -> None:
+    """Train a model: resumable, with evaluation, a metrics log and a Hugging Face folder at the end."""
+    from ..config import load_config
+    from ..train.config import TrainConfig
+
+    if config is not None and settings_file is not None:
+        raise UsageError(f"two configuration files, {settings_file} and --config {config}; give one")
+    chosen = _as_overrides(arch, size, data, tokens, seed)
+    settings = load_config(TrainConfig, config or settings_file, chosen + list(overrides))
+    folder = out or Path("runs") / f"train-{settings.model.arch}-{settings.model.size}"
+    output = Output(json=as_json, quiet=quiet, verbose=verbose)
+    if dry_run:
+        _plan(settings, folder, output)
+        return
+
+    from ..train.loop import train as run_training
+
+    with ExitStack() as stack:
+        result = run_training(settings, folder, resume=resume, fresh=fresh, observer=_Console(output, stack))
+    values = {
+        "out": str(result.out),
+        "model": str(result.model_folder),
+        "model_digest": result.model_digest,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "skipped_steps": result.skipped_steps,
+        "loss": result.final_loss,
+        "metrics": result.metrics,
+        "best_step": result.best_step,
+        "best_score": result.best_score,
+    }
+    output.result(values, f"trained {result.steps:,} steps, {result.tokens:,} tokens: {_metrics(result.metrics)}\n"
+                          f"model: {result.model_folder} (digest {result.model_digest[:12]})\n"
+                          f"log and loss curve: {result.out}")  # fmt: skip
+
+
+def _as_overrides(
+    arch: str | None, size: str | None, data: str | None, tokens: str | None, seed: int | None
+) -> list[str]:
+    """The command's own options as configuration overrides."""
+    import json
+
+    chosen: list[str] = []
+    if arch is not None:
+        chosen.append(f"model.arch={json.dumps(arch)}")
+    if size is not None:
+        chosen.append(f"model.size={json.dumps(size)}")
+    if data is not None:
+        from ..train.data import source_names
+
+        if data in source_names():
+            chosen.append(f"data.source={data}")
+        else:
+            chosen += ["data.source=text", f"data.text.paths={json.dumps([data])}"]
+    if tokens is not None:
+        chosen += ["steps=null", f"tokens={json.dumps(tokens)}"]
+    if seed is not None:
+        chosen.append(f"seed={seed}")
+    return chosen
+
+
+def _plan(settings: Any, folder: Path, output: Output) -> None:
+    """What the command would do, found out without writing anything."""
+    from ..train import checkpoint
+    from ..train.run_folder import RunFolder
+    from ..train.setup import prepare
+
+    run = RunFolder(folder)
+    setup = prepare(settings, run, dry_run=True)
+    found = checkpoint.latest(run.checkpoints, output.warn)
+    parameters = setup.count_parameters()
+    lines = [
+        *setup.lines(),
+        f"parameters: {parameters:,}",
+        f"out: {folder}" + (f", continuing from {found.name}" if found else ""),
+    ]
+    values = {
+        "out": str(folder),
+        "parameters": parameters,
+        "steps": settings.total_steps,
+        "tokens": settings.total_steps * settings.tokens_per_step,
+        "resume_from": str(found) if found else None,
+        "config": settings.resolved().model_dump(mode="json"),
+    }
+    output.result(values, "\n".join(lines))
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+
+
+class _Console:
+    """Shows a run on the terminal through the command's output."""
+
+    def __init__(self, output: Output, stack: ExitStack) -> None:
+        self._output, self._stack = output, stack
+        self._progress: Progress | None = None
+
+    def begin(self, first_step: int, total_steps: int, lines: list[str]) -> None:
+        for line in lines:
+            self._output.say(line)
+        # Counted from where this process begins: the time left is then that of the steps it really does.
+        title = f"train from step {first_step}" if first_step else "train"
+        self._progress = self._stack.enter_context(self._output.progress(title, total_steps - first_step, "steps"))
+
+    def step(self, report: StepReport) -> None:
+        loss = "not finite, step skipped" if report.loss is None else f"{report.loss:.4f}"
+        answer = "" if report.answer_loss is None else f" (answers {report.answer_loss:.4f})"
+        assert self._progress is not None
+        self._progress.advance(1, f"loss {loss}{answer}, lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s")
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        self._output.say(f"step {step}: {_metrics(metrics)}")
+
+    def note(self, text: str) -> None:
+        self._output.say(text)
+
+    def warn(self, text: str) -> None:
+        self._output.warn(text)
+

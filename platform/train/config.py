@@ -1,0 +1,217 @@
+"""The configuration of a training run: every knob, its default and its meaning.
+
+Promises: frozen, unknown keys refused, values checked here once, so that the loop need not check again.
+Does not read files (`mplat.config.load_config` does), does not import torch.
+Defaults train a tiny Mamba-2 on the facts world on a laptop.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ..config import Config
+from ..errors import UsageError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+
+
+def parse_tokens(text: str | int) -> int:
+    """A count of tokens: 10M, 250k, 1.5B or a plain integer. Raises UsageError for anything else or below 1."""
+    match = re.fullmatch(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?)\s*([kKmMbBtT]?)\s*", str(text))
+    count = float(match[1].replace("_", "")) * _UNITS[match[2].lower()] if match else 0.0
+    if count < 1 or count != int(count):
+        raise UsageError(f"tokens: {text!r} is not a count of tokens; write it as 10M, 250k, 1B or a whole number")
+    return int(count)
+
+
+class ModelSection(Config):
+    """Which model to build. A size sets the shape; every other field, when given, overrides the size's value."""
+
+    arch: str = Field("mamba2", description="architecture: a registered mixer")
+    size: str = Field("tiny", description="row of the size table (mplat.train.sizes)")
+    d_model: int | None = Field(None, ge=1)
+    n_layers: int | None = Field(None, ge=1)
+    vocab_size: int | None = Field(None, ge=1, description="default: the tokenizer's size, rounded up to a multiple of 8 (mamba2: 16)")
+    options: dict[str, Any] = Field(default_factory=dict, description="further fields of mplat.models.ModelConfig")
+
+
+class FactsSection(Config):
+    """The facts world: questions about invented people, places and things, made while training."""
+
+    answer_weight: float = Field(1.0, gt=0, description="weight of an answer token in the loss")
+    context_weight: float = Field(0.1, ge=0, description="weight of every other token")
+    curriculum: float = Field(
+        1.0, ge=0, le=1, description="fraction of the steps after which the curriculum (Difficulty.at) is through; 0: full difficulty at once"
+    )
+
+
+class TextSection(Config):
+    """Documents from .jsonl, .jsonl.zst (an object with a text field per line) or .txt (one document per file)."""
+
+    paths: tuple[str, ...] = Field((), description="files, read in this order")
+    field: str = Field("text", description="JSON field that holds the document")
+    bad_line_limit: int = Field(0, ge=0, description="broken lines to skip, counted, before the run is refused")
+    holdout_every: int = Field(50, ge=2, description="every k-th document is held out for evaluation")
+    holdout_tokens: int = Field(65_536, ge=1, description="held-out tokens to evaluate on, at most")
+    cache: str | None = Field(None, description="folder of tokenised data, may be shared by runs; default: <out>/data")
+
+
+class DataSection(Config):
+    """Where tokens come from."""
+
+    source: str = Field("facts", description="a registered data source: facts, text")
+    tokenizer: str | None = Field(None, description="folder with tokenizer.json; default: the shipped tiny tokenizer")
+    facts: FactsSection = FactsSection()
+    text: TextSection = TextSection()
+    options: dict[str, Any] = Field(default_factory=dict, description="for sources registered elsewhere")
+
+
+class OptimizerSection(Config):
+    """AdamW. Weight decay applies to the decay group of `model.param_groups` only."""
+
+    learning_rate: float = Field(2e-3, gt=0, description="peak")
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm above which gradients are scaled; null: never")
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_in_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("betas must lie in [0, 1)")
+        return value
+
+
+class ScheduleSection(Config):
+    """Learning rate over the run: linear warm-up to the peak, then one of three shapes down to the floor."""
+
+    shape: Literal["cosine", "wsd", "linear"] = "cosine"
+    warmup_steps: int | None = Field(None, ge=0, description="default: warmup_fraction of all steps")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    floor: float = Field(1e-5, ge=0, description="learning rate of the last step")
+    decay_fraction: float = Field(0.2, ge=0, le=1, description="wsd: last part of the run, over which the rate falls")
+
+
+class EvaluationSection(Config):
+    """Evaluation on a fixed held-out set while training."""
+
+    every: int = Field(250, ge=0, description="steps between evaluations; 0: only after the last step")
+    prompts_per_level: int = Field(50, ge=1, description="facts: evaluation prompts per level")
+    batch_size: int = Field(32, ge=1, description="rows per forward pass")
+    seed: int = Field(0, ge=0, description="facts: seed of the evaluation prompts")
+
+
+class CheckpointSection(Config):
+    """What is saved to continue from. The best checkpoint is kept besides the latest ones."""
+
+    every: int = Field(250, ge=0, description="steps between checkpoints; 0: only after the last step and when stopped")
+    keep_latest_k: int = Field(2, ge=1)
+
+
+class ExportSection(Config):
+    """The Hugging Face folder written at the end."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    weights: Literal["last", "best"] = Field("last", description="weights of the last step, or of the best evaluation")
+
+
+class TrainConfig(Config):
+    """A training run. `steps` or `tokens` sets its length; tokens are rounded up to whole steps."""
+
+    seed: int = Field(1, ge=0, lt=2**63)
+    steps: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, description="tokens to train on: 10M, 250k, 1B or a number")
+    batch_size: int = Field(32, ge=1, description="rows per optimizer step")
+    sequence_length: int = Field(256, ge=2, description="tokens per row")
+    micro_batch_size: int | None = Field(None, ge=1, description="rows per forward pass; default: batch_size (no accumulation)")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("float32", description="arithmetic of the matrix products; weights stay float32")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    threads: int | Literal["auto"] = Field("auto", description="CPU threads of torch; auto: torch's own choice")
+    log_every: int = Field(1, ge=1, description="steps between lines of log.jsonl")
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    export: ExportSection = ExportSection()
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _tokens_with_unit(cls, value: Any) -> Any:
+        return parse_tokens(value) if isinstance(value, str) else value
+
+    @field_validator("tokens")
+    @classmethod
+    def _tokens_positive(cls, value: int | None) -> int | None:
+        return None if value is None else parse_tokens(value)
+
+    @field_validator("threads")
+    @classmethod
+    def _threads_positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 4096:
+            raise ValueError("threads must be 'auto' or at least 1")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.steps is not None and self.tokens is not None:
+            raise ValueError("give steps or tokens, not both")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+        if self.schedule.floor > self.optimizer.learning_rate:
+            raise ValueError("schedule.floor is above optimizer.learning_rate")
+        if self.schedule.warmup_steps is not None and self.schedule.warmup_steps > self.total_steps:
+            raise ValueError(f"schedule.warmup_steps {self.schedule.warmup_steps} is more than the run's {self.total_steps} steps")
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step reads."""
+        return self.batch_size * self.sequence_length
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run; 3000 where neither steps nor tokens is given."""
+        if self.tokens is not None:
+            return math.ceil(self.tokens / self.tokens_per_step)
+        return 3000 if self.steps is None else self.steps
+
+    def resolved(self) -> TrainConfig:
+        """The same run with its length in steps and its warm-up in steps, so that equal runs compare equal."""
+        schedule = self.schedule.model_copy(update={"warmup_steps": self.warmup_steps})
+        return self.model_copy(update={"steps": self.total_steps, "tokens": None, "schedule": schedule})
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of linear warm-up."""
+        given = self.schedule.warmup_steps
+        return int(self.schedule.warmup_fraction * self.total_steps) if given is None else given
+
+
+#: what may differ between a run and its continuation, because no trained number depends on it
+NOT_SEMANTIC = frozenset(
+    {"threads", "log_every", "checkpoint.every", "checkpoint.keep_latest_k", "export.dtype", "export.weights", "data.text.cache"}
+)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def differing_fields(ours: TrainConfig, theirs: dict[str, Any]) -> list[str]:
+    """Dotted names, sorted, of the fields in which a stored config differs in a way that changes the training."""
+    a, b = flatten(ours.model_dump(mode="json")), flatten(theirs)
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name) and name not in NOT_SEMANTIC)

@@ -1,0 +1,123 @@
+"""What a source of training data is, the registry of sources, and the thread that prepares batches ahead.
+
+A source is one class with `@data_source("name")`. Its promise: `batch(step)` is a pure function of the step and of the
+source's configuration. That is why a resumed run sees exactly the batches it would have seen, the only sampler state is
+the step, and preparing batches in a background thread changes no number.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+
+from ..errors import UsageError, suggest
+from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+
+
+class Batch(NamedTuple):
+    """Rows of one optimizer step; B rows of T targets.
+
+    tokens (B, T+1) int64: inputs are [:, :-1], targets [:, 1:]. weights (B, T): weight of each target in the loss.
+    reset (B, T+1) bool: True where a new packed document starts. answers (B, T) bool or None: targets that belong to an
+    answer, whose loss is reported apart.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    reset: Tensor
+    answers: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out metrics by name, and the one number by which checkpoints compete."""
+
+    metrics: dict[str, float]
+    score: float
+    higher_is_better: bool
+
+    def better_than(self, best: float | None) -> bool:
+        """Whether this evaluation beats the best score so far."""
+        return best is None or (self.score > best if self.higher_is_better else self.score < best)
+
+
+class TokenizerFacts(NamedTuple):
+    """What the loop needs to know of a tokenizer."""
+
+    folder: Path
+    size: int
+    eos_id: int
+    digest: str
+
+
+class DataSource(Protocol):
+    """What the training loop asks of a source."""
+
+    tokenizer: TokenizerFacts
+    digest: str  # changes with anything that could change a batch, other than seed and step
+    description: str  # one line for the console
+
+    def __init__(self, config: TrainConfig, out: Path, *, dry_run: bool) -> None:
+        """Open the data. With `dry_run` check what can be checked quickly and write nothing."""
+
+    def batch(self, step: int) -> Batch:
+        """The rows of optimizer step `step`, counted from 0."""
+        ...
+
+    def evaluate(self, model: LanguageModel) -> Evaluation:
+        """Held-out metrics of the model as it is now; leaves model and random generators untouched."""
+        ...
+
+
+_SOURCES: dict[str, type[DataSource]] = {}
+S = TypeVar("S", bound=type[DataSource])
+
+
+def data_source(name: str) -> Callable[[S], S]:
+    """Class decorator: make a source known as `data.source: name`."""
+
+    def register(cls: S) -> S:
+        _SOURCES[name] = cls
+        return cls
+
+    return register
+
+
+def source_names() -> list[str]:
+    """Names of all registered sources, sorted; importing the `sources` folder registers them."""
+    package = importlib.import_module(".sources", __package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return sorted(_SOURCES)
+
+
+def open_source(config: TrainConfig, out: Path, *, dry_run: bool = False) -> DataSource:
+    """The configured source, opened. Raises UsageError for an unknown name."""
+    names = source_names()
+    if config.data.source not in names:
+        raise UsageError(f"data.source {config.data.source!r} is not a data source; {suggest(config.data.source, names)}")
+    return _SOURCES[config.data.source](config, out, dry_run=dry_run)
+
+
+def batches(source: DataSource, first: int, end: int) -> Iterator[Batch]:
+    """The batches of steps first..end-1 in order, each prepared by one thread while the previous one is trained on.
+
+    An error in the source is raised here, at the step it belongs to. Closing the iterator ends the thread.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as executor:
+        pending: Future[Batch] | None = None
+        for step in range(first, end):
+            current = pending or executor.submit(source.batch, step)
+            batch = current.result()
+            pending = executor.submit(source.batch, step + 1) if step + 1 < end else None
+            yield batch

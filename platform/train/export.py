@@ -1,0 +1,34 @@
+"""The trained model as a Hugging Face folder: config.json, model.safetensors, tokenizer files.
+
+Written beside its place and renamed, so that a folder called `model` is always whole. The tokenizer's files are copied
+unchanged: the exported model reads text exactly as the training did.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .tokenizer import FILES
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+
+
+def export(model: LanguageModel, dtype: str, tokenizer_folder: Path, folder: Path) -> str:
+    """Save `model` in `dtype` to `folder`, replacing an older export, and return the digest under which it loads."""
+    from ..models import load
+
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+    model.save(part, dtype=getattr(torch, dtype))
+    for name in FILES:
+        if (tokenizer_folder / name).is_file():
+            shutil.copyfile(tokenizer_folder / name, part / name)
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.rename(folder)
+    return load(str(folder)).digest

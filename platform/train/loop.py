@@ -1,0 +1,272 @@
+"""The training loop: a plain function of a configuration and a folder. Knows no Ray, prints nothing.
+
+Promises: N steps in one go, and N/2 steps, a stop, and N/2 more, give the same weights bit for bit (same machine, threads
+and versions); a run that is killed at any moment continues from its last whole checkpoint; a step whose loss or gradient
+is not finite changes nothing and is counted. Does not distribute over processes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import InputError, UsageError
+from . import checkpoint
+from .config import TrainConfig, differing_fields
+from .curve import draw_loss_curve
+from .data import Batch, DataSource, Evaluation, batches
+from .export import export
+from .log import MetricsLog
+from .loss import accumulate_gradients
+from .observe import Observer, Silent, StepReport
+from .optimizer import build_optimizer, learning_rate, set_learning_rate
+from .precision import Precision
+from .run_folder import RunFolder
+from .setup import Setup, prepare, run_record
+from .stop import StopFlag, stop_on_signals
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass
+class Progress:
+    """What changes from step to step besides weights and moments; stored in every checkpoint."""
+
+    step: int = 0  # finished steps; also the whole state of the sampler
+    tokens: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    out: Path
+    model_folder: Path
+    model_digest: str
+    steps: int
+    tokens: int
+    skipped_steps: int
+    final_loss: float | None
+    metrics: dict[str, float]
+    best_step: int | None
+    best_score: float | None
+
+
+class Run:
+    """A run in progress: the pieces that every part of the loop needs."""
+
+    def __init__(self, setup: Setup, folder: RunFolder, observer: Observer, stop: StopFlag) -> None:
+        self.setup, self.folder, self.observer, self.stop = setup, folder, observer, stop
+        self.config: TrainConfig = setup.config
+        self.source: DataSource = setup.source
+        self.model: LanguageModel = setup.build_model()
+        self.optimizer = build_optimizer(self.model, self.config)
+        self.precision: Precision = setup.precision
+        self.progress = Progress()
+        self.last_loss: float | None = None
+        self.last_evaluation: Evaluation | None = None
+        self.saved_step: int | None = None
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment unless there is one, then drop the oldest."""
+        if self.saved_step != self.progress.step:
+            trainer: dict[str, Any] = asdict(self.progress) | {
+                "config": self.config.model_dump(mode="json"),
+                "data_digest": self.source.digest,
+                "tokenizer_digest": self.source.tokenizer.digest,
+            }
+            checkpoint.save(self.folder.checkpoints, self.model, self.optimizer, trainer)
+            self.saved_step = self.progress.step
+        keep = set() if self.progress.best_step is None else {self.progress.best_step}
+        checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep_latest_k, keep)
+
+    def restore(self, path: Path, *, same_run: bool) -> None:
+        """Continue from a checkpoint; one of this very run must agree in data and configuration."""
+        trainer = checkpoint.restore(path, self.model, self.optimizer)
+        for name, ours in (("data", self.source.digest), ("tokenizer", self.source.tokenizer.digest)):
+            if trainer[f"{name}_digest"] != ours:
+                text = f"checkpoint {path} was trained with other {name} (digest {trainer[f'{name}_digest'][:12]}, now {ours[:12]})"
+                if same_run:
+                    raise UsageError(f"{text}; restore the former {name}, or start anew with --fresh")
+                self.observer.warn(text)
+        differing = differing_fields(self.config, trainer["config"])
+        if differing:
+            self.observer.warn(f"checkpoint {path} was made with another configuration: {', '.join(differing)} differ")
+        self.progress = Progress(**{name: trainer[name] for name in asdict(Progress())})
+        if not same_run:  # its best checkpoint lies in another folder
+            self.progress.best_step = self.progress.best_score = None
+        self.saved_step = self.progress.step if same_run else None
+        self.observer.note(f"continuing after step {self.progress.step} from {path}")
+
+    def train_step(self, batch: Batch) -> StepReport:
+        """One optimizer step on `batch`."""
+        started = time.perf_counter()
+        progress, config = self.progress, self.config
+        rate = learning_rate(config, progress.step)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = accumulate_gradients(self.model, batch, config.micro_batch_size or config.batch_size, self.precision)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm or math.inf).item()
+        skipped = not (loss.finite and math.isfinite(norm))
+        if skipped:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+        else:
+            self.optimizer.step()
+            progress.skipped_in_a_row = 0
+        progress.step += 1
+        progress.tokens += batch.weights.numel()
+        self.last_loss = loss.loss if loss.finite else None
+        return StepReport(
+            progress.step,
+            self.last_loss,
+            loss.answer_loss if loss.answer_loss is not None and math.isfinite(loss.answer_loss) else None,
+            norm if math.isfinite(norm) else None,
+            rate,
+            progress.tokens,
+            round(batch.weights.numel() / (time.perf_counter() - started), 1),
+            skipped,
+        )
+
+    def evaluate(self, log: MetricsLog | None) -> None:
+        """Evaluate, log, and save a checkpoint where it is the best so far."""
+        self.model.eval()
+        with torch.no_grad():
+            evaluation = self.source.evaluate(self.model)
+        self.model.train()
+        progress = self.progress
+        finite = {name: value if math.isfinite(value) else None for name, value in evaluation.metrics.items()}
+        if log is not None:
+            log.write("eval", progress.step, finite)
+        self.observer.evaluation(progress.step, evaluation.metrics)
+        self.last_evaluation = evaluation
+        if math.isfinite(evaluation.score) and evaluation.better_than(progress.best_score):
+            progress.best_step, progress.best_score = progress.step, evaluation.score
+            self.save()
+
+    def steps(self, log: MetricsLog) -> None:
+        """All remaining steps."""
+        config, progress, total = self.config, self.progress, self.config.total_steps
+        self.model.train()
+        with closing(batches(self.source, progress.step, total)) as stream:
+            for batch in stream:
+                report = self.train_step(batch)
+                if report.step % config.log_every == 0 or report.step == total or report.skipped:
+                    values = asdict(report)
+                    log.write("train", values.pop("step"), values)
+                self.observer.step(report)
+                self._check_skipped()
+                if _due(config.evaluation.every, report.step, total):
+                    self.evaluate(log)
+                if _due(config.checkpoint.every, report.step, total):
+                    self.save()
+                if self.stop.signal is not None and report.step < total:
+                    self.save()
+                    raise self.stop.error(
+                        f"stopped by {self.stop.signal.name} after step {report.step} of {total}; the state is saved",
+                        self.folder.continue_command,
+                    )
+
+    def _check_skipped(self) -> None:
+        if self.progress.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"loss or gradient was not finite in {self.progress.skipped_in_a_row} steps in a row, up to step "
+                f"{self.progress.step}; lower optimizer.learning_rate ({self.config.optimizer.learning_rate:g}), lengthen "
+                "schedule.warmup_steps, or use dtype float32. The checkpoints before it are whole"
+            )
+
+
+def train(
+    config: TrainConfig, out: Path, *, resume: str = "auto", fresh: bool = False, observer: Observer | None = None
+) -> TrainResult:
+    """Train a model as `config` says, in folder `out`, and export it to `out/model`.
+
+    resume: "auto" continues the run in `out` where there is one; "never" refuses a folder that holds one; a path is a
+    checkpoint or run folder to continue from, whose configuration may differ. fresh: delete the run in `out` first.
+    Raises StoppedEarly (75; 130 after Ctrl-C) when stopped by a signal, with the state saved.
+    """
+    observer = observer or Silent()
+    folder = RunFolder(out)
+    prepare(config, folder, dry_run=True)  # mistakes show before anything is written
+    with torch.random.fork_rng(), folder.locked(), stop_on_signals() as stop:
+        checkpoint.sweep(folder.checkpoints)
+        if fresh:
+            folder.clear()
+        config = config.resolved()
+        folder.check_same_run(config)
+        start = _starting_checkpoint(folder, resume, observer.warn)
+        folder.write_config(config)
+        setup = prepare(config, folder, dry_run=False)
+        torch.manual_seed(config.seed)
+        run = Run(setup, folder, observer, stop)
+        if start is not None:
+            run.restore(start, same_run=start.parent == folder.checkpoints)
+        record = run_record(setup, run.model)
+        folder.write_run(record | {"status": "started"})
+        observer.begin(run.progress.step, config.total_steps, setup.lines())
+        with closing(MetricsLog(folder.log, run.progress.step)) as log:
+            run.steps(log)
+            if run.last_evaluation is None:  # continued after the last step, whose evaluation is in the log
+                run.evaluate(None)
+            run.save()
+        return _finish(run, record)
+
+
+def _due(every: int, step: int, total: int) -> bool:
+    return step == total or (every > 0 and step % every == 0)
+
+
+def _starting_checkpoint(folder: RunFolder, resume: str, warn: Callable[[str], None]) -> Path | None:
+    """The checkpoint that `resume` asks for, or None to start at step 0."""
+    if resume in ("auto", "never"):
+        found = checkpoint.latest(folder.checkpoints, warn)
+        if found is not None and resume == "never":
+            raise UsageError(f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
+                             "or start anew with --fresh, which deletes that run")
+        return found
+    path = Path(resume)
+    if (path / "checkpoints").is_dir():
+        path = path / "checkpoints"
+    found = path if (path / "manifest.json").is_file() else checkpoint.latest(path, warn)
+    if found is None:
+        raise InputError(f"--resume {resume}: no checkpoint there; give a run folder or a step-* folder, or auto or never")
+    return found
+
+
+def _finish(run: Run, record: dict[str, Any]) -> TrainResult:
+    """Export the model, draw the curve, close the record."""
+    config, folder, progress = run.config, run.folder, run.progress
+    if config.export.weights == "best" and progress.best_step not in (None, progress.step):
+        checkpoint.restore(folder.checkpoints / f"step-{progress.best_step:08d}", run.model, run.optimizer)
+    digest = export(run.model, config.export.dtype, run.source.tokenizer.folder, folder.model)
+    draw_loss_curve(folder.log, folder.curve, f"{config.model.arch} {config.model.size}, {config.data.source}")
+    metrics = run.last_evaluation.metrics if run.last_evaluation else {}
+    result = TrainResult(
+        folder.path,
+        folder.model,
+        digest,
+        progress.step,
+        progress.tokens,
+        progress.skipped,
+        run.last_loss,
+        {name: value for name, value in metrics.items() if math.isfinite(value)},
+        progress.best_step,
+        progress.best_score,
+    )
+    outcome = {k: v for k, v in asdict(result).items() if k not in ("out", "model_folder")}
+    folder.write_run(record | {"status": "finished", "result": outcome})
+    return result

@@ -1,0 +1,60 @@
+"""The training loss and its gradient: weighted cross-entropy over one optimizer step.
+
+loss = sum(w * nll) / sum(w), both sums over the whole step. Micro-batches are divided by the step's weight, not their own,
+so that accumulating over them gives the gradient of one big batch whatever their weights are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .data import Batch
+from .precision import Precision
+
+
+class StepLoss(NamedTuple):
+    """Loss of a step; `answer_loss` is the plain mean over answer tokens, None where a source marks none."""
+
+    loss: float
+    answer_loss: float | None
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood (B, T) of targets (B, T) under logits (B, T, V); at least float32."""
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    flat = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return flat.view(targets.shape)
+
+
+def accumulate_gradients(model: nn.Module, batch: Batch, micro_batch_size: int, precision: Precision) -> StepLoss:
+    """Add the gradient of the step's loss to the model's `.grad`s and return the loss."""
+    device = next(model.parameters()).device
+    total_weight = float(batch.weights.sum(dtype=torch.float64))
+    if total_weight <= 0:
+        raise InputError("a batch has no token with a weight in the loss; raise data.facts.context_weight or sequence_length")
+    loss = answer_loss = 0.0
+    for start in range(0, len(batch.tokens), micro_batch_size):
+        tokens, weights, reset, answers = (
+            None if x is None else x[start : start + micro_batch_size].to(device, non_blocking=True) for x in batch
+        )
+        assert tokens is not None and weights is not None and reset is not None
+        with precision.context():
+            logits = model(tokens[:, :-1], reset=reset[:, :-1])
+        nll = token_losses(logits, tokens[:, 1:])
+        part = (nll * weights).sum() / total_weight
+        part.backward()
+        loss += part.item()
+        if answers is not None:
+            answer_loss += nll.detach()[answers].sum().item()
+    n_answers = 0 if batch.answers is None else int(batch.answers.sum())
+    return StepLoss(loss, answer_loss / n_answers if n_answers else None)

@@ -1,0 +1,97 @@
+"""From a configuration to the pieces of a run: data, model shape, device, arithmetic; and the record of all that.
+
+`prepare` finds every mistake it can before anything is written; `Setup.lines` says what was chosen and why.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .config import TrainConfig
+from .data import DataSource, open_source
+from .precision import Precision, choose_device, choose_precision, set_threads
+from .run_folder import RunFolder
+from .sizes import model_config
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel, ModelConfig
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything decided before the first step."""
+
+    config: TrainConfig
+    source: DataSource
+    shape: ModelConfig
+    device: torch.device
+    precision: Precision
+    threads: int
+
+    def build_model(self) -> LanguageModel:
+        """A model with the reference initialisation drawn from the run's seed, float32, on the run's device."""
+        from ..models import build
+
+        return build(self.shape, seed=self.config.seed, device=self.device)
+
+    def count_parameters(self) -> int:
+        """Parameters of the model, found without building it."""
+        from ..models import build
+
+        return build(self.shape, seed=0, device="meta").n_parameters
+
+    def lines(self) -> list[str]:
+        """What the run consists of, for a reader."""
+        c, s = self.config, self.shape
+        micro = c.micro_batch_size or c.batch_size
+        return [
+            f"model: {s.arch}, {s.n_layers} layers, d_model {s.d_model}, state {s.state_size}, vocabulary {s.vocab_size}",
+            f"data: {self.source.description}",
+            f"steps: {c.total_steps:,} of {c.tokens_per_step:,} tokens ({c.total_steps * c.tokens_per_step:,} in all), "
+            f"{c.batch_size // micro} forward passes each",
+            f"arithmetic: {self.precision.name} ({self.precision.reason}) on {self.device}, {self.threads} threads",
+        ]
+
+
+def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
+    """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written."""
+    device = choose_device(config.device)
+    source = open_source(config, folder.path, dry_run=dry_run)
+    known = source.tokenizer
+    shape = model_config(config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id)
+    return Setup(config, source, shape, device, choose_precision(config.dtype, device, shape.d_model), set_threads(config.threads))
+
+
+def run_record(setup: Setup, model: LanguageModel) -> dict[str, Any]:
+    """What run.json says of a run: everything needed to do it again, nothing that depends on the clock."""
+    from ..models import kernels
+
+    weight = next(model.parameters())
+    packages = ("mplat", "torch", "numpy", "safetensors", "tokenizers", "transformers", "numba")
+    return {
+        "command": "train",
+        "config": setup.config.model_dump(mode="json"),
+        "seed": setup.config.seed,
+        "digests": {"data": setup.source.digest, "tokenizer": setup.source.tokenizer.digest},
+        "model": {"parameters": model.n_parameters, "vocab_size": setup.shape.vocab_size},
+        "machine": {
+            "device": str(setup.device),
+            "threads": setup.threads,
+            "arithmetic": setup.precision.name,
+            "arithmetic_reason": setup.precision.reason,
+            "kernels": {op: kernels.resolve(op, weight) for op in ("scan", "ssd", "conv")},
+        },
+        "versions": {"python": sys.version.split()[0]} | {name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
