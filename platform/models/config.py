@@ -48,6 +48,11 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def _number(value: Any) -> float:
+    """A float from config.json; transformers writes infinity as {"__float__": "Infinity"}."""
+    return float(value["__float__"] if isinstance(value, Mapping) else value)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape and constants of a state-space language model.
@@ -144,8 +149,8 @@ class ModelConfig:
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = values["eos_token_id"][0]
         if arch == "mamba2":
-            limit = content.get("time_step_limit") or (0.0, math.inf)
-            values["dt_limit"] = (float(limit[0]), float(limit[1]))
+            low, high = content.get("time_step_limit") or (0.0, math.inf)
+            values["dt_limit"] = (_number(low), _number(high))
         try:
             config = cls(**values)
         except (UsageError, TypeError) as error:
