@@ -1,0 +1,89 @@
+"""The options that commands share, each written down once.
+
+    def evaluate(config: ConfigFile = None, overrides: Overrides = [], out: Out = None, seed: Seed = 0,
+                 address: Address = "auto", as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
+                 dry_run: DryRun = False, fresh: Fresh = False) -> None: ...
+
+A command takes those that mean something to it. Values are checked here as far as that needs no data.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+
+MAX_SEED = 2**63 - 1  # the largest seed that torch, numpy and Python all take
+
+
+def _check_address(value: str) -> str:
+    if value in ("none", "local", "auto"):
+        return value
+    host, _, port = value.removeprefix("ray://").rpartition(":")
+    if re.fullmatch(r"[^\s:/]+|\[[0-9a-fA-F:]+\]", host) and port.isdecimal() and 0 < int(port) < 65536:
+        return value
+    raise UsageError(f"--address {value!r}: use none (this process), local (a private Ray), auto (the cluster of "
+                     "RAY_ADDRESS, else a private Ray) or HOST:PORT")  # fmt: skip
+
+
+def _check_seed(value: int) -> int:
+    if not 0 <= value <= MAX_SEED:
+        raise UsageError(f"--seed {value}: a seed is a whole number from 0 to {MAX_SEED}")
+    return value
+
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings of this command.")
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key of the configuration (a.b=c); may be repeated."),
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", callback=_check_seed, help="Everything random follows from it.")
+]
+Address = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        metavar="WHERE",
+        callback=_check_address,
+        help="Where the work is done: none (this process), local (a private Ray), auto (the cluster of RAY_ADDRESS, "
+        "else a private Ray) or HOST:PORT.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings and the result.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="More detail; errors come with their traceback.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it would cost; do nothing.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an earlier run: start over.")]
+
+
+def writable_folder(path: Path, *, option: str = "--out") -> Path:
+    """`path` as an existing folder in which a file can be made; UsageError says what is in the way.
+
+    Called before any work is done, so that a run does not fail at its first write.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe.{uuid.uuid4().hex}.part"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        blocking = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
+        raise UsageError(f"{option} {path}: {blocking} is a file, not a folder; choose another folder") from error
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise UsageError(
+            f"{option} {str(path)[:200]!r}: cannot write there ({reason}); choose another folder"
+        ) from error
+    return path

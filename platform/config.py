@@ -1,0 +1,145 @@
+"""Configuration: a YAML file plus `--set a.b=c` overrides -> one frozen pydantic model.
+
+Promises
+- Safe: plain data of YAML 1.2 only (`mplat.yaml_source` says what is refused).
+- Strict: an unknown key, a key given twice, a wrong type, an infinity or a NaN is a UsageError that names file and line
+  (or the override) and the nearest valid key. Nothing is converted: `3` is no string and `"3"` is no number.
+- What `dump_config` writes, `load_config` reads back as an equal model.
+
+It reads no environment variables and looks in no other place than the path it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import UsageError, suggest
+from .yaml_source import Dumper, KeyPath, Source, dotted, kind, parse, read
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Config(BaseModel):
+    """Base of configuration models: frozen, and every unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def load_config(model: type[ModelT], path: Path | None, overrides: Sequence[str]) -> ModelT:
+    """The configuration in `path` (None: all defaults) with `overrides` (`a.b=c`, the last one wins) as a `model`.
+
+    Raises UsageError for everything that can be wrong with either.
+    """
+    assert model.model_config.get("frozen") and model.model_config.get("extra") == "forbid", model
+    source = read(path) if path is not None else Source("configuration", {})
+    for override in overrides:
+        _apply(source, override)
+    _refuse_non_finite(source)
+    try:
+        # Strict validation of JSON is what YAML means: lists may fill tuples and strings paths, but "3" is no number.
+        return model.model_validate_json(json.dumps(source.data, allow_nan=False), strict=True)
+    except ValidationError as error:
+        lines = [_sentence(model, source, e) for e in error.errors(include_url=False)]
+        more = [f"(and {len(lines) - 5} more)"] if len(lines) > 5 else []
+        raise UsageError("\n".join(lines[:5] + more)) from None
+
+
+def dump_config(config: BaseModel) -> str:
+    """The resolved configuration as YAML, every key written out, in the order of the model."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _apply(source: Source, override: str) -> None:
+    """Set one key from `a.b=c` in place; list items are named by their number (`a.0.b=c`)."""
+    place = f"--set {override}"
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"{place}: write KEY=VALUE, with dots between nested keys, such as optim.lr=1e-3")
+    value = parse(text, place)
+    container: Any = source.data
+    path: KeyPath = ()
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        step: Any = key
+        if isinstance(container, list):
+            if not key.isdecimal() or int(key) >= len(container):
+                raise UsageError(f"{place}: {dotted(path)!r} is a list of {len(container)} items, so {key!r} must be "
+                                 "the number of one of them, from 0")  # fmt: skip
+            step = int(key)
+        elif not isinstance(container, dict):
+            raise UsageError(f"{place}: {dotted(path)!r} is a {kind(container)}, it has no key {key!r}")
+        path = (*path, step)
+        if last:
+            container[step] = value
+        elif isinstance(container, dict) and container.get(key) is None:
+            container[key] = {}
+            source.places[path] = place
+        container = container[step]
+    for known in [known for known in source.places if known[: len(path)] == path]:
+        del source.places[known]
+    source.places[path] = place
+
+
+def _refuse_non_finite(source: Source) -> None:
+    def check(value: Any, path: KeyPath) -> None:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{source.place(path)}: {dotted(path)!r} must be a finite number, not {value}")
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in items:
+            check(item, (*path, key))
+
+    check(source.data, ())
+
+
+def _sentence(model: type[BaseModel], source: Source, error: Any) -> str:
+    """One of pydantic's errors as a sentence with its place."""
+    path: KeyPath = tuple(error["loc"])
+    # A union puts the names of its members into the path; only what was really written is of use to the reader.
+    written = tuple(_written(source.data, path))
+    place = source.place(written if error["type"] != "missing" else written[:-1])
+    if error["type"] == "extra_forbidden":
+        parent = dotted(written[:-1])
+        inside = f" in {parent!r}" if parent else ""
+        return f"{place}: unknown key {str(path[-1])!r}{inside}; {suggest(str(path[-1]), _fields(model, path[:-1]))}"
+    if error["type"] == "missing":
+        return f"{place}: the key {dotted(path)!r} is missing; it has no default"
+    shown = json.dumps(error.get("input"), default=str, ensure_ascii=False)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message.replace("a valid array", "a list").replace("an object", "a mapping")
+    return f"{place}: {dotted(written)}={shown}: {message[:1].lower()}{message[1:]}"
+
+
+def _written(data: Any, path: KeyPath) -> Iterator[str | int]:
+    for position, step in enumerate(path):
+        if isinstance(data, dict) and step in data:
+            data = data[step]
+            yield step
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+            yield step
+        elif position == len(path) - 1:
+            yield step
+
+
+def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """The valid keys of the model that sits at `path` inside `model`."""
+    current: list[type[BaseModel]] = [model]
+    for step in path:
+        inner = [m.model_fields[str(step)].annotation for m in current if str(step) in m.model_fields]
+        current = [found for annotation in inner for found in _models_in(annotation)] or current
+    return [name for m in current for name in m.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]

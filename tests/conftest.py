@@ -1,0 +1,63 @@
+"""What every test can rely on: one thread a process, no network, fixed randomness, and the real records.
+
+Real records are used where they are present and skipped, saying so, where they are not: `MPLAT_SHARED_DATA`, or
+`../shared/data` beside the repository.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# torch, transformers and Ray read these when they are imported, which no test file has done yet.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# The same examples in every run: a failure here is a failure on the next machine too.
+settings.register_profile("mplat", deadline=None, derandomize=True, database=None)
+settings.load_profile("mplat")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under pytest-xdist a file stays in one process, and everything that starts Ray runs one after another."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            uses_ray = item.get_closest_marker("ray") or item.get_closest_marker("multinode")
+            item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.name))
+
+
+@pytest.fixture(autouse=True)
+def _same_randomness() -> None:
+    """Seeds are arguments everywhere; this covers what a test draws without one. It imports nothing for that."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real records; the test is skipped, visibly, where it does not exist."""
+    folder = Path(os.environ.get("MPLAT_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("real records not present: set MPLAT_SHARED_DATA to their folder")
+    return folder
