@@ -1,0 +1,141 @@
+"""The selective scan compiled by numba for the CPU: fused, vectorised over channels, parallel over sequences and channel blocks.
+
+Promises: bit-identical results for every number of threads, with and without read-outs and gradients; memory for training is
+one state per `CHECKPOINT_STEPS` tokens (the backward pass recomputes between them); the gradient of an output with respect to
+later inputs is exactly zero; first derivatives only. Loops: `compiled_scan`. The first call compiles (seconds), later processes
+load the result from numba's cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .registry import kernel
+from .compiled_scan import backward, forward
+from .simd import VECTOR_BYTES
+from .threads import run_tasks
+
+# Measured: states and decays of so many steps of a block stay in the second-level cache.
+CHECKPOINT_STEPS = 16
+BLOCK_VECTORS = 4
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy().reshape(-1)
+
+
+def _widened(tensor: Tensor, width: int) -> Tensor:
+    """`tensor` with zero channels appended on the last axis up to `width`."""
+    missing = width - tensor.shape[-1]
+    return torch.nn.functional.pad(tensor, (0, missing)) if missing else tensor
+
+
+def _ordered_sum(partials: Tensor) -> Tensor:
+    """The sum over the first axis, one after the other, so that no number of threads changes it."""
+    found = partials[0].clone()
+    for partial in partials[1:]:
+        found += partial
+    return found
+
+
+class _Plan:
+    """Sizes of one call: padded width, vectors, blocks, and where the read-outs go."""
+
+    def __init__(self, x: Tensor, states: int, positions: tuple[int, ...]) -> None:
+        self.batch, self.time, self.channels = x.shape
+        self.lanes = VECTOR_BYTES // x.element_size()
+        self.width = -(-self.channels // self.lanes) * self.lanes
+        self.block = BLOCK_VECTORS * self.lanes
+        self.blocks = -(-self.width // self.block)
+        self.tasks = self.batch * self.blocks
+        self.states, self.reads = states, len(positions)
+        self.chunks = -(-self.time // CHECKPOINT_STEPS)
+        self.slot = np.full(self.time, -1, np.int64)
+        self.slot[list(positions)] = np.arange(len(positions))
+        self.shape = (self.time, self.width, states, self.reads, self.lanes, self.block)
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x, delta, A, B, C, D, initial_state, reset, positions):
+        plan = _Plan(x, A.shape[1], positions)
+        batch, time, states, width = plan.batch, plan.time, plan.states, plan.width
+        # From here on state-major, (..., states, channels), with the channels padded to whole vectors.
+        wide_x, wide_delta, wide_A = (_widened(tensor, width).contiguous() for tensor in (x, delta, A.t()))
+        B, C = B.contiguous(), C.contiguous()
+        wide_D = x.new_zeros(width) if D is None else _widened(D, width).contiguous()
+        if initial_state is None:
+            start = x.new_zeros(batch, states, width)
+        else:
+            start = _widened(initial_state.transpose(1, 2), width).contiguous()
+        flags = np.empty(0, np.bool_) if reset is None else _flat(reset)
+        y = torch.empty_like(wide_x)
+        read = x.new_empty(batch, plan.reads, states, width)
+        saved = x.new_empty(batch, plan.chunks, states, width) if any(ctx.needs_input_grad) else x.new_empty(0)
+        inputs = [_flat(tensor) for tensor in (wide_x, wide_delta, wide_A, B, C, wide_D, start)]
+        outputs = [_flat(tensor) for tensor in (y, read, saved)]
+
+        def run(first: int, last: int) -> None:
+            forward(first, last, plan.shape, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *outputs)
+
+        run_tasks(run, plan.tasks)
+        ctx.save_for_backward(wide_x, wide_delta, wide_A, B, C, wide_D, reset, saved)
+        ctx.plan, ctx.has_D, ctx.has_start = plan, D is not None, initial_state is not None
+        ctx.set_materialize_grads(False)
+        return y[..., : plan.channels].contiguous(), read[..., : plan.channels].transpose(2, 3).contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor | None, grad_read: Tensor | None):
+        x, delta, A, B, C, D, reset, saved = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        batch, time, states, width = plan.batch, plan.time, plan.states, plan.width
+        flags = np.empty(0, np.bool_) if reset is None else _flat(reset)
+        wide_grad_y = torch.zeros_like(x) if grad_y is None else _widened(grad_y, width)
+        wide_grad_read = x.new_empty(0) if grad_read is None else _widened(grad_read.transpose(2, 3), width)
+        grad_x, grad_delta = torch.empty_like(x), torch.empty_like(delta)
+        grad_A, grad_D = x.new_zeros(batch, states, width), x.new_zeros(batch, width)
+        grad_B, grad_C = (x.new_empty(plan.blocks, batch, time, states) for _ in range(2))
+        grad_start = x.new_empty(batch, states, width)
+        inputs = [_flat(tensor) for tensor in (x, delta, A, B, C, D)]
+        gradients_in = [_flat(tensor) for tensor in (saved, wide_grad_y, wide_grad_read)]
+        outputs = [_flat(tensor) for tensor in (grad_x, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_start)]
+
+        def run(first: int, last: int) -> None:
+            backward(first, last, plan.shape, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *gradients_in, *outputs)
+
+        run_tasks(run, plan.tasks)
+        real = slice(0, plan.channels)
+        return (
+            grad_x[..., real],
+            grad_delta[..., real],
+            _ordered_sum(grad_A)[:, real].t(),
+            _ordered_sum(grad_B),
+            _ordered_sum(grad_C),
+            _ordered_sum(grad_D)[real] if ctx.has_D else None,
+            grad_start[..., real].transpose(1, 2) if ctx.has_start else None,
+            None,
+            None,
+        )
+
+
+@kernel("scan", "numba")
+def scan_numba(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    positions: tuple[int, ...],
+) -> tuple[Tensor, Tensor | None]:
+    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in `selective_scan`."""
+    y, read = _Scan.apply(x, delta, A, B, C, D, initial_state, reset, positions)
+    return y, read if positions else None
