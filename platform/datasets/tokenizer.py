@@ -1,8 +1,8 @@
 """The small tokenizer of the shipped models: byte-level BPE, 1024 tokens, made for the facts world and plain English.
 
 Merges come in this order: the syllables of invented names, the words of the facts world, then the pieces that the
-`tokenizers` library's BPE trainer finds most useful in a passage of plain English, until the vocabulary is full. A name of
-two syllables is therefore always two tokens. Every text round-trips, because all 256 bytes are tokens.
+`tokenizers` library's BPE trainer finds most useful in a passage of plain English, until the vocabulary is full. A name
+of two syllables is therefore always two tokens. Every text round-trips, because all 256 bytes are tokens.
 Id 0 is `<|endoftext|>` (beginning, end and padding); nothing is added automatically.
 
 `train(seed)` is a pure function: the same seed gives the same files, byte for byte. No network is used.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -79,10 +80,10 @@ class _Merges:
     def split(self, word: str) -> list[str]:
         parts = list(word)
         while True:
-            ranked = [(self._rank[pair], i) for i, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair in self._rank]
-            if not ranked:
+            ranks = [self._rank[pair] for pair in pairwise(parts) if pair in self._rank]
+            if not ranks:
                 return parts
-            pair = self.merges[min(ranked)[0]]
+            pair = self.merges[min(ranks)]
             merged, i = [], 0
             while i < len(parts):
                 if i + 1 < len(parts) and (parts[i], parts[i + 1]) == pair:
@@ -142,14 +143,17 @@ def train(seed: int = 0) -> Tokenizer:
     blank = _pretokens(tokenizer, " a")[0][0]
 
     merges = _Merges(alphabet)
-    _add_syllables(merges, (*names.PERSON_FIRST, *names.PLACE_FIRST), (*names.PERSON_SECOND, *names.PLACE_SECOND), blank)
+    firsts, seconds = (*names.PERSON_FIRST, *names.PLACE_FIRST), (*names.PERSON_SECOND, *names.PLACE_SECOND)
+    _add_syllables(merges, firsts, seconds, blank)
     words = dict.fromkeys(word for s in _world_strings() for word in _pretokens(tokenizer, s))
     for word in words:
         merges.add_word(word)
 
     counted = Tokenizer(models.BPE())
     counted.pre_tokenizer = tokenizer.pre_tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    )
     invented = {part for kind in names.entities("train").values() for name in kind for part in (name, name[1:])}
     sentences = [training_text(seed, i, Difficulty()).text for i in range(4)]
     ordinary = [word for text in (*[ENGLISH] * 4, *sentences) for word in _words(text) if word not in invented]
@@ -158,7 +162,9 @@ def train(seed: int = 0) -> Tokenizer:
     for piece in sorted(vocabulary, key=lambda p: vocabulary[p])[len(alphabet) + 1 :]:
         merges.add_word(piece)
     if len(merges.tokens) != VOCABULARY:
-        raise UsageError(f"tokenizer: {len(merges.tokens)} tokens instead of {VOCABULARY}; the English passage is too short")
+        raise UsageError(
+            f"tokenizer: {len(merges.tokens)} tokens instead of {VOCABULARY}; add text to the English passage"
+        )
 
     tokenizer.model = models.BPE(vocab=merges.tokens, merges=merges.merges)
     tokenizer.add_special_tokens([END_OF_TEXT])

@@ -1,4 +1,4 @@
-"""The words of the facts world: invented names of people and places, and everyday things, split for training and evaluation.
+"""The words of the facts world, split for training and evaluation: invented people and places, and everyday things.
 
 A person or place is two invented syllables, a thing is an adjective and a noun. Every syllable and word occurs in both
 splits, but a *pair* belongs to exactly one of them, by a fixed rule that knows no seed; so every evaluation name is new
@@ -25,12 +25,19 @@ PERSON_SECOND = tuple(
     "dok dos dor fas fal fam gad gat gan gid gis gir gom gol gon lok lol lor mek mel mem mok mon mot nal nan nar "
     "ned nel nen rel rer ret rol rom ros tul tuk tut vid vil vin zek zes zet zin zir zis".split()
 )
-PLACE_FIRST = tuple("Fid Fir Fis Kan Kar Kas Kim Kil Kis Lud Lur Lum Nok Non Nor Ril Rir Rit Sud Sul Sut Zon Zos Zot".split())
-PLACE_SECOND = tuple("bak bal bas bil bim bir fem fen fes kom kon kor nik nim nin num nul nur tik til tis vun vur vus".split())
-ADJECTIVES = tuple(
-    "red blue green white black old new small big long round heavy cold soft dark plain broken silver wooden golden".split()
+PLACE_FIRST = tuple(
+    "Fid Fir Fis Kan Kar Kas Kim Kil Kis Lud Lur Lum Nok Non Nor Ril Rir Rit Sud Sul Sut Zon Zos Zot".split()
 )
-NOUNS = tuple("lamp coin book cup key box hat ring map bell chair knife rope drum stone clock boat brush mirror ladder".split())
+PLACE_SECOND = tuple(
+    "bak bal bas bil bim bir fem fen fes kom kon kor nik nim nin num nul nur tik til tis vun vur vus".split()
+)
+ADJECTIVES = tuple(
+    "red blue green white black old new small big long round heavy cold soft dark plain broken silver wooden "
+    "golden".split()
+)
+NOUNS = tuple(
+    "lamp coin book cup key box hat ring map bell chair knife rope drum stone clock boat brush mirror ladder".split()
+)
 
 SPLITS = ("eval", "train")
 

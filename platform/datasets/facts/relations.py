@@ -1,8 +1,9 @@
 """The relation kinds of the facts world, and the sentence shapes that state them and ask about them.
 
 A relation maps a subject to one object. For each relation there are shapes for training and others, held out, for
-evaluation; a held-out shape is new as a whole but uses words that training shapes use in the same role. A question about
-a chain of relations ("Where does the boss of the friend of X live?") nests noun phrases, one per inner relation.
+evaluation; a held-out shape is new as a whole but uses words that training shapes use in the same role. A question
+about a chain of relations ("Where does the boss of the friend of X live?") nests noun phrases, one per inner relation;
+"the boss of X's friend" always means the boss of (X's friend).
 
 Everything is compiled once into plain strings around the slots. A string never ends within a token of the byte-level
 tokenizer, so tokens of a text can be put together from the tokens of its strings (`mplat.datasets.facts.training`).
@@ -10,7 +11,7 @@ tokenizer, so tokens of a text can be put together from the tokens of its string
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 
@@ -31,6 +32,7 @@ class Relation(NamedTuple):
     phrases: tuple[str, ...]  # noun phrases that stand for the object, for chains
 
 
+# fmt: off
 RELATIONS: dict[str, Relation] = {
     r.name: r
     for r in (
@@ -50,7 +52,8 @@ RELATIONS: dict[str, Relation] = {
              "{b} is the person that {a} works for."),
             ("{a}'s boss is {b}.", "The person that {a} works for is {b}."),
             ("Who is the boss of {a}?", "Who does {a} work for?", "Which person is the boss of {a}?",
-             "For which person does {a} work?", "Who does {a} have as a boss?", "Which person does {a} have as a boss?"),
+             "For which person does {a} work?", "Who does {a} have as a boss?",
+             "Which person does {a} have as a boss?"),
             ("Which person does {a} work for?", "The boss of {a} is which person?"),
             ("the boss of {a}", "{a}'s boss"),
         ),
@@ -96,6 +99,7 @@ RELATIONS: dict[str, Relation] = {
         ),
     )
 }
+# fmt: on
 
 Path = tuple[str, ...]  # relation names, the one nearest to the stated head entity first
 
@@ -140,7 +144,7 @@ def _sentence_start(text: str) -> str:
     return " " + text if text else ""
 
 
-@lru_cache(maxsize=None)
+@cache
 def statements(relation: str, split: str) -> tuple[Statement, ...]:
     """The compiled statement shapes of a relation for the split "train" or "eval"."""
     kind = RELATIONS[relation]
@@ -154,7 +158,7 @@ def statements(relation: str, split: str) -> tuple[Statement, ...]:
     return tuple(compiled)
 
 
-@lru_cache(maxsize=None)
+@cache
 def questions(path: Path, split: str) -> tuple[QuestionShape, ...]:
     """The compiled question shapes for a chain of relations: each outer question with each nesting of noun phrases."""
     first = RELATIONS[path[0]]

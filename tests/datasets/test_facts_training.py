@@ -1,0 +1,167 @@
+"""Training texts are answerable and seeded; a packed batch is exactly their tokenization."""
+
+import hashlib
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mplat.datasets.facts import Difficulty, training_batch, training_text
+from mplat.datasets.tokenizer import SHIPPED
+from mplat.errors import InputError, UsageError
+from tokenizers import Tokenizer
+
+TOKENIZER = Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
+
+
+def documents(batch, row):
+    """(start, tokens) of each document of a row, the cut one last."""
+    starts = [*np.flatnonzero(batch.reset[row]), batch.tokens.shape[1]]
+    return [(int(a), batch.tokens[row, a:b].tolist()) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def test_format_and_answer_spans():
+    for i in range(300):
+        text, spans = training_text(1, i, Difficulty.at((i % 5) / 4))
+        facts, rest = text.split("\n", 1)
+        assert facts.endswith(".") and text.endswith("\n")
+        pairs = re.findall(r"Q: ([^\n]+\?)\nA:( [^\n]+\n)", rest)
+        assert "".join(f"Q: {q}\nA:{a}" for q, a in pairs) == rest
+        assert [text[a:b] for a, b in spans] == [answer for _, answer in pairs]
+        assert all(answer.strip() in facts for _, answer in pairs)
+        assert len(set(pairs)) == len(pairs) >= 1
+
+
+def test_most_texts_open_with_a_blank_and_some_without():
+    bare = sum(not training_text(2, i, Difficulty()).text.startswith(" ") for i in range(2000)) / 2000
+    assert 0.09 < bare < 0.16
+
+
+def test_numbers_of_facts_and_questions_stay_in_their_limits():
+    difficulty = Difficulty(min_facts=3, max_facts=7, n_questions=4)
+    counts = [training_text(0, i, difficulty).text for i in range(400)]
+    assert {text.split("\n")[0].count(".") for text in counts} == {3, 4, 5, 6, 7}
+    assert max(text.count("Q:") for text in counts) == 4
+
+
+def hops_asked(difficulty, count=600):
+    """Shares of 1-, 2- and 3-hop questions, read off the nouns and verbs of each question."""
+    words = r"home|live|boss|work|friend|own(?:s|ed)?\b|'s thing|kept|place of|north"
+    found = np.zeros(4)
+    for i in range(count):
+        for question in re.findall(r"Q: ([^\n]+)", training_text(9, i, difficulty).text):
+            found[len(re.findall(words, question))] += 1
+    assert found[0] == 0
+    return found[1:] / found.sum()
+
+
+def test_hop_weights_zero_means_never():
+    assert hops_asked(Difficulty(1, 16, 6, (1, 0, 0))).tolist() == [1, 0, 0]
+    assert hops_asked(Difficulty(2, 16, 6, (1, 1, 0)))[2] == 0
+
+
+def test_default_mix_has_many_chains():
+    one, two, three = hops_asked(Difficulty())
+    assert 0.45 < one < 0.62 and 0.28 < two < 0.4 and 0.08 < three < 0.2
+
+
+def test_a_block_too_small_for_the_hops_wanted_still_asks():
+    assert training_text(0, 0, Difficulty(1, 1, 6, (0, 0, 1))).text.count("Q:") == 1
+
+
+def test_texts_are_pure_functions_of_seed_and_index():
+    difficulty = Difficulty()
+    assert training_text(3, 8, difficulty) == training_text(3, 8, difficulty)
+    texts = {training_text(seed, i, difficulty).text for seed in range(3) for i in range(200)}
+    assert len(texts) == 600
+
+
+def test_text_distribution_is_the_one_that_the_shipped_models_saw():
+    digest = hashlib.sha256()
+    for i in range(2000):
+        text = training_text(0, i, Difficulty.at((i % 11) / 10))
+        digest.update(repr((text.text, text.answer_spans)).encode())
+    assert digest.hexdigest() == "60b15e8e06693c1f6a60ecb8cfd190439b8ed076352f97988ed5fb4f31b132cb"
+
+
+def test_curriculum_rises_from_easy_to_full_by_half_time():
+    first, last = Difficulty.at(0.0), Difficulty.at(0.5)
+    assert (first.min_facts, first.max_facts, first.hop_weights) == (1, 3, (1.0, 0.0, 0.0))
+    assert (last.min_facts, last.max_facts) == (2, 16)
+    assert last.hop_weights == pytest.approx((0.45, 0.35, 0.2))
+    assert Difficulty.at(1.0) == last
+    steps = [Difficulty.at(p / 100).max_facts for p in range(51)]
+    assert steps == sorted(steps) and max(np.diff(steps)) <= 1
+
+
+def test_easy_blocks_stay_in_the_mix_at_the_end():
+    facts = [training_text(0, i, Difficulty.at(1.0)).text.split("\n")[0].count(".") for i in range(1000)]
+    assert np.mean(np.array(facts) <= 4) > 0.25
+    assert np.mean(np.array(facts) >= 10) > 0.25
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [dict(min_facts=0), dict(min_facts=5, max_facts=4), dict(max_facts=17), dict(n_questions=0),
+     dict(hop_weights=(0, 0, 0)), dict(hop_weights=(1, -1, 1)), dict(hop_weights=(1, 1)),
+     dict(hop_weights=(float("nan"), 1, 1))],
+)  # fmt: skip
+def test_impossible_difficulties_are_refused(arguments):
+    with pytest.raises(UsageError):
+        Difficulty(**arguments)
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
+def test_progress_lies_between_0_and_1(progress):
+    with pytest.raises(UsageError, match="progress"):
+        Difficulty.at(progress)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**40), st.integers(0, 10**6), st.sampled_from([1, 7, 64, 300]), st.floats(0, 1))
+def test_batch_is_the_tokenization_of_texts(seed, step, length, progress):
+    batch = training_batch(seed, step, 3, length, Difficulty.at(progress), SHIPPED)
+    assert batch.tokens.shape == batch.reset.shape == (3, length + 1) and batch.weights.shape == (3, length)
+    assert (batch.tokens.dtype, batch.weights.dtype, batch.reset.dtype) == (np.int64, np.float32, np.bool_)
+    for row in range(3):
+        assert batch.reset[row, 0]
+        found = documents(batch, row)
+        for _, ids in found[:-1]:
+            assert ids[-1] == 0 and 0 not in ids[:-1]
+            text = TOKENIZER.decode(ids[:-1], skip_special_tokens=False)
+            assert re.fullmatch(r"[^\n]+\.\n(Q: [^\n]+\?\nA: [^\n]+\n)+", text)
+            assert TOKENIZER.encode(text).ids == ids[:-1]
+
+
+def test_only_answers_have_full_weight():
+    batch = training_batch(5, 2, 8, 256, Difficulty(), SHIPPED, answer_weight=2.0, context_weight=0.25)
+    for row in range(8):
+        for start, ids in documents(batch, row)[:-1]:
+            encoding = TOKENIZER.encode(TOKENIZER.decode(ids[:-1]))
+            text = TOKENIZER.decode(ids[:-1])
+            spans = [match.span(1) for match in re.finditer(r"A:( [^\n]+\n)", text)]
+            expected = [2.0 if any(a <= s and e <= b for a, b in spans) else 0.25 for s, e in encoding.offsets]
+            expected[0] = 0.0  # nothing announces the first token of a document
+            actual = np.concatenate([[0.0], batch.weights[row]])[start : start + len(ids)]
+            assert actual.tolist() == [*expected, 0.25]
+
+
+def test_batches_are_seeded_by_row():
+    one = training_batch(1, 2, 4, 128, Difficulty(), SHIPPED)
+    same = training_batch(1, 2, 6, 128, Difficulty(), str(SHIPPED))
+    assert (one.tokens == same.tokens[:4]).all() and (one.weights == same.weights[:4]).all()
+    rows = {training_batch(s, t, 4, 128, Difficulty(), SHIPPED).tokens[r].tobytes()
+            for s in (1, 2) for t in (0, 1) for r in range(4)}  # fmt: skip
+    assert len(rows) == 16
+
+
+def test_missing_tokenizer_is_named(tmp_path):
+    with pytest.raises(InputError, match="tokenizer.json"):
+        training_batch(0, 0, 1, 8, Difficulty(), tmp_path)
+
+
+@pytest.mark.parametrize(("rows", "length"), [(0, 8), (1, 0)])
+def test_empty_batches_are_refused(rows, length):
+    with pytest.raises(UsageError):
+        training_batch(0, 0, rows, length, Difficulty(), SHIPPED)
