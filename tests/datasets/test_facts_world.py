@@ -40,7 +40,8 @@ def test_splits_share_no_name_but_every_syllable():
         assert not evaluation & training
         assert len(evaluation) >= 64
         assert 4.8 <= len(training) / len(evaluation) <= 5.2
-        halves = [[n.split() if kind == "thing" else (n[1:4], n[4:]) for n in split] for split in (evaluation, training)]
+        parts = (lambda n: n.split()) if kind == "thing" else (lambda n: [n[1:4], n[4:]])
+        halves = [[parts(name) for name in group] for group in (evaluation, training)]
         for side in (0, 1):
             assert {half[side] for half in halves[0]} == {half[side] for half in halves[1]}
 
