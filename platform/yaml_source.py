@@ -2,7 +2,7 @@
 
 Promises
 - Plain data only. Tags that build Python objects, anchors and aliases (a small file that means a huge one), merge keys,
-  several documents, keys given twice, `${VARIABLES}` and files over 256 KiB or 32 levels are refused with file and line.
+  several documents, keys given twice, `${VARIABLES}`, files over 256 KiB and over 32 levels are refused, with the line.
 - Values are those of YAML 1.2: `true`/`false`, `null`, numbers (`1e-3` too); `no`, `on`, `1:30` and dates are strings.
 - `Dumper` quotes every string that this reader, or a YAML 1.1 reader, would take for something else.
 
