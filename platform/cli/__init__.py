@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -30,7 +31,7 @@ from ..errors import InputError, MplatError, StoppedEarly, UsageError, suggest
 from .output import INVOCATION, Invocation, clean, write_json
 from .registry import register_all
 
-__all__ = ["main"]
+__all__ = ["build_app", "main"]
 
 _RESUMABLE = {4, 75, 130}
 
@@ -48,13 +49,10 @@ class CommandGroup(TyperGroup):
             if len(args) >= words and name in self.commands:
                 return name, self.commands[name], args[words:]
         below = sorted(name for name in self.commands if name.startswith(f"{args[0]} "))
+        if below and (len(args) < 2 or args[1].startswith("-")):
+            raise UsageError(f"`mplat {args[0]}` needs one more word; valid: {', '.join(below)}")
         if below:
-            got = (
-                f"`mplat {' '.join(args[:2])}` is no command"
-                if len(args) > 1
-                else f"`mplat {args[0]}` needs one more word"
-            )
-            raise UsageError(f"{got}; {suggest(' '.join(args[:2]), below)}")
+            raise UsageError(f"`mplat {args[0]} {args[1]}` is no command; {suggest(' '.join(args[:2]), below)}")
         visible = [name for name, entry in self.commands.items() if not entry.hidden]
         raise UsageError(f"unknown command {args[0]!r}; {suggest(args[0], visible, limit=30)}")
 
@@ -234,13 +232,17 @@ def _raise_on_sigterm() -> Any:
 
 
 def _stdout_is_gone() -> bool:
-    """Whether stdout is the pipe that broke; if so it is replaced, so that the interpreter ends without a complaint."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    """Whether stdout is the pipe that broke (and not, say, a connection); if so it is replaced.
+
+    Replaced, because the interpreter would complain when it flushes the lost rest at its end.
+    """
+    descriptor = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
 
 
 def _write_traceback(error: BaseException) -> str:
