@@ -1,4 +1,5 @@
-"""`mplat train`: train a model from scratch, or continue; parses, builds the configuration, calls the loop, says what happened."""
+"""`mplat train`: train a model from scratch, or continue; parses, builds the configuration, calls the loop, says what
+happened."""
 
 from __future__ import annotations
 
@@ -168,4 +169,3 @@ class _Console:
 
     def warn(self, text: str) -> None:
         self._output.warn(text)
-

@@ -61,11 +61,16 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> d
     except (OSError, SafetensorError) as error:
         raise InputError(f"checkpoint {path}: cannot be read ({error}); use an older one") from error
     ours = _model_tensors(model)
-    wrong = sorted(n for n in ours.keys() | weights.keys()
-                   if n not in ours or n not in weights or ours[n].shape != weights[n].shape)
+    wrong = sorted(
+        n
+        for n in ours.keys() | weights.keys()
+        if n not in ours or n not in weights or ours[n].shape != weights[n].shape
+    )
     if wrong:
-        raise InputError(f"checkpoint {path} belongs to another model: {wrong[0]} and {len(wrong) - 1} other tensors differ; "
-                         "use the model settings it was trained with")
+        raise InputError(
+            f"checkpoint {path} belongs to another model: {wrong[0]} and {len(wrong) - 1} other tensors differ; "
+            "use the model settings it was trained with"
+        )
     with torch.no_grad():
         for name, tensor in ours.items():
             tensor.copy_(weights[name])
@@ -124,7 +129,7 @@ def read_trainer(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} cannot be used: {fault}; use another one, or --resume auto")
     trainer = json.loads((path / _TRAINER).read_text(encoding="utf-8"))
     if trainer.get("format") != FORMAT:
-        raise InputError(f"checkpoint {path} has format {trainer.get('format')}, this program reads {FORMAT}; start anew with --fresh")
+        raise InputError(f"checkpoint {path} has format {trainer.get('format')}, not {FORMAT}; start anew with --fresh")
     return trainer
 
 

@@ -31,40 +31,49 @@ def parse_tokens(text: str | int) -> int:
 class ModelSection(Config):
     """Which model to build. A size sets the shape; every other field, when given, overrides the size's value."""
 
-    arch: str = Field("mamba2", description="architecture: a registered mixer")
-    size: str = Field("tiny", description="row of the size table (mplat.train.sizes)")
-    d_model: int | None = Field(None, ge=1)
-    n_layers: int | None = Field(None, ge=1)
-    vocab_size: int | None = Field(None, ge=1, description="default: the tokenizer's size, rounded up to a multiple of 8 (mamba2: 16)")
+    arch: str = Field(default="mamba2", description="architecture: a registered mixer")
+    size: str = Field(default="tiny", description="row of the size table (mplat.train.sizes)")
+    d_model: int | None = Field(default=None, ge=1)
+    n_layers: int | None = Field(default=None, ge=1)
+    vocab_size: int | None = Field(
+        default=None, ge=1, description="default: the tokenizer's size, rounded up to a multiple of 8 (mamba2: 16)"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="further fields of mplat.models.ModelConfig")
 
 
 class FactsSection(Config):
     """The facts world: questions about invented people, places and things, made while training."""
 
-    answer_weight: float = Field(1.0, gt=0, description="weight of an answer token in the loss")
-    context_weight: float = Field(0.1, ge=0, description="weight of every other token")
+    answer_weight: float = Field(default=1.0, gt=0, description="weight of an answer token in the loss")
+    context_weight: float = Field(default=0.1, ge=0, description="weight of every other token")
     curriculum: float = Field(
-        1.0, ge=0, le=1, description="fraction of the steps after which the curriculum (Difficulty.at) is through; 0: full difficulty at once"
+        default=1.0,
+        ge=0,
+        le=1,
+        description="fraction of the steps in which Difficulty.at goes from 0 to 1; 0: at 1 from the start",
     )
 
 
 class TextSection(Config):
-    """Documents from .jsonl, .jsonl.zst (an object with a text field per line) or .txt (one document per file)."""
+    """Documents from .jsonl (objects with a text field, one a line) or .txt (one document a file), also .gz or .zst."""
 
-    paths: tuple[str, ...] = Field((), description="files, read in this order")
-    field: str = Field("text", description="JSON field that holds the document")
-    bad_line_limit: int = Field(0, ge=0, description="broken lines to skip, counted, before the run is refused")
-    holdout_every: int = Field(50, ge=2, description="every k-th document is held out for evaluation")
-    holdout_tokens: int = Field(65_536, ge=1, description="held-out tokens to evaluate on, at most")
-    cache: str | None = Field(None, description="folder of tokenised data, may be shared by runs; default: <out>/data")
+    paths: tuple[str, ...] = Field(default=(), description="files, read in this order")
+    field: str = Field(default="text", description="JSON field that holds the document")
+    bad_line_limit: int = Field(default=0, ge=0, description="broken lines to skip, counted, before the run is refused")
+    holdout_every: int = Field(default=50, ge=2, description="every k-th document is held out for evaluation")
+    holdout_tokens: int = Field(default=65_536, ge=1, description="tokens after which no more documents are held out")
+    cache: str | None = Field(
+        default=None, description="folder of tokenised data, may be shared by runs; default: <out>/data"
+    )
 
 
 class DataSection(Config):
     """Where tokens come from."""
 
-    source: str = Field("facts", description="a registered data source: facts, text")
-    tokenizer: str | None = Field(None, description="folder with tokenizer.json; default: the shipped tiny tokenizer")
+    source: str = Field(default="facts", description="a registered data source: facts, text")
+    tokenizer: str | None = Field(
+        default=None, description="folder with tokenizer.json; default: the shipped tiny tokenizer"
+    )
     facts: FactsSection = FactsSection()
     text: TextSection = TextSection()
     options: dict[str, Any] = Field(default_factory=dict, description="for sources registered elsewhere")
@@ -73,11 +82,13 @@ class DataSection(Config):
 class OptimizerSection(Config):
     """AdamW. Weight decay applies to the decay group of `model.param_groups` only."""
 
-    learning_rate: float = Field(2e-3, gt=0, description="peak")
+    learning_rate: float = Field(default=2e-3, gt=0, description="peak")
     betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm above which gradients are scaled; null: never")
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip_norm: float | None = Field(
+        default=1.0, gt=0, description="global gradient norm above which gradients are scaled; null: never"
+    )
 
     @field_validator("betas")
     @classmethod
@@ -91,48 +102,58 @@ class ScheduleSection(Config):
     """Learning rate over the run: linear warm-up to the peak, then one of three shapes down to the floor."""
 
     shape: Literal["cosine", "wsd", "linear"] = "cosine"
-    warmup_steps: int | None = Field(None, ge=0, description="default: warmup_fraction of all steps")
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    floor: float = Field(1e-5, ge=0, description="learning rate of the last step")
-    decay_fraction: float = Field(0.2, ge=0, le=1, description="wsd: last part of the run, over which the rate falls")
+    warmup_steps: int | None = Field(default=None, ge=0, description="default: warmup_fraction of all steps")
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    floor: float = Field(default=1e-5, ge=0, description="learning rate of the last step")
+    decay_fraction: float = Field(
+        default=0.2, ge=0, le=1, description="wsd: last part of the run, over which the rate falls"
+    )
 
 
 class EvaluationSection(Config):
     """Evaluation on a fixed held-out set while training."""
 
-    every: int = Field(250, ge=0, description="steps between evaluations; 0: only after the last step")
-    prompts_per_level: int = Field(50, ge=1, description="facts: evaluation prompts per level")
-    batch_size: int = Field(32, ge=1, description="rows per forward pass")
-    seed: int = Field(0, ge=0, description="facts: seed of the evaluation prompts")
+    every: int = Field(default=250, ge=0, description="steps between evaluations; 0: only after the last step")
+    prompts_per_level: int = Field(default=50, ge=1, description="facts: evaluation prompts per level")
+    batch_size: int = Field(default=32, ge=1, description="rows per forward pass")
+    seed: int = Field(default=0, ge=0, description="facts: seed of the evaluation prompts")
 
 
 class CheckpointSection(Config):
     """What is saved to continue from. The best checkpoint is kept besides the latest ones."""
 
-    every: int = Field(250, ge=0, description="steps between checkpoints; 0: only after the last step and when stopped")
-    keep_latest_k: int = Field(2, ge=1)
+    every: int = Field(
+        default=250, ge=0, description="steps between checkpoints; 0: only after the last step and when stopped"
+    )
+    keep_latest_k: int = Field(default=2, ge=1)
 
 
 class ExportSection(Config):
     """The Hugging Face folder written at the end."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    weights: Literal["last", "best"] = Field("last", description="weights of the last step, or of the best evaluation")
+    weights: Literal["last", "best"] = Field(
+        default="last", description="weights of the last step, or of the best evaluation"
+    )
 
 
 class TrainConfig(Config):
     """A training run. `steps` or `tokens` sets its length; tokens are rounded up to whole steps."""
 
-    seed: int = Field(1, ge=0, lt=2**63)
-    steps: int | None = Field(None, ge=1)
-    tokens: int | None = Field(None, description="tokens to train on: 10M, 250k, 1B or a number")
-    batch_size: int = Field(32, ge=1, description="rows per optimizer step")
-    sequence_length: int = Field(256, ge=2, description="tokens per row")
-    micro_batch_size: int | None = Field(None, ge=1, description="rows per forward pass; default: batch_size (no accumulation)")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("float32", description="arithmetic of the matrix products; weights stay float32")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
-    threads: int | Literal["auto"] = Field("auto", description="CPU threads of torch; auto: torch's own choice")
-    log_every: int = Field(1, ge=1, description="steps between lines of log.jsonl")
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    steps: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, description="tokens to train on: 10M, 250k, 1B or a number")
+    batch_size: int = Field(default=32, ge=1, description="rows per optimizer step")
+    sequence_length: int = Field(default=256, ge=2, description="tokens per row")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="rows per forward pass; default: batch_size (no accumulation)"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="float32", description="arithmetic of the matrix products; weights stay float32"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1")
+    threads: int | Literal["auto"] = Field(default="auto", description="CPU threads of torch; auto: torch's own choice")
+    log_every: int = Field(default=1, ge=1, description="steps between lines of log.jsonl")
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -163,11 +184,15 @@ class TrainConfig(Config):
         if self.steps is not None and self.tokens is not None:
             raise ValueError("give steps or tokens, not both")
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         if self.schedule.floor > self.optimizer.learning_rate:
             raise ValueError("schedule.floor is above optimizer.learning_rate")
         if self.schedule.warmup_steps is not None and self.schedule.warmup_steps > self.total_steps:
-            raise ValueError(f"schedule.warmup_steps {self.schedule.warmup_steps} is more than the run's {self.total_steps} steps")
+            raise ValueError(
+                f"schedule.warmup_steps {self.schedule.warmup_steps} is more than the run's {self.total_steps} steps"
+            )
         return self
 
     @property
@@ -196,7 +221,15 @@ class TrainConfig(Config):
 
 #: what may differ between a run and its continuation, because no trained number depends on it
 NOT_SEMANTIC = frozenset(
-    {"threads", "log_every", "checkpoint.every", "checkpoint.keep_latest_k", "export.dtype", "export.weights", "data.text.cache"}
+    {
+        "threads",
+        "log_every",
+        "checkpoint.every",
+        "checkpoint.keep_latest_k",
+        "export.dtype",
+        "export.weights",
+        "data.text.cache",
+    }
 )
 
 

@@ -1,7 +1,7 @@
 """The loss curve of a run as a PNG, drawn from its metrics log.
 
-Loss and answer loss against the step on the left axis, evaluation scores on the right one. Lines show a running mean over
-1 % of the run, the values themselves lie behind them. Draws what the log holds and computes nothing else.
+Loss and answer loss against the step on the left axis, evaluation scores on the right one. Lines show a running mean
+over 1 % of the run, the values themselves lie behind them. Draws what the log holds and computes nothing else.
 """
 
 from __future__ import annotations

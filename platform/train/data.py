@@ -1,15 +1,15 @@
 """What a source of training data is, the registry of sources, and the thread that prepares batches ahead.
 
 A source is one class with `@data_source("name")`. Its promise: `batch(step)` is a pure function of the step and of the
-source's configuration. That is why a resumed run sees exactly the batches it would have seen, the only sampler state is
-the step, and preparing batches in a background thread changes no number.
+source's configuration. That is why a resumed run sees exactly the batches it would have seen, the only sampler state
+is the step, and preparing batches in a background thread changes no number.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,11 +105,13 @@ def open_source(config: TrainConfig, out: Path, *, dry_run: bool = False) -> Dat
     """The configured source, opened. Raises UsageError for an unknown name."""
     names = source_names()
     if config.data.source not in names:
-        raise UsageError(f"data.source {config.data.source!r} is not a data source; {suggest(config.data.source, names)}")
+        raise UsageError(
+            f"data.source {config.data.source!r} is not a data source; {suggest(config.data.source, names)}"
+        )
     return _SOURCES[config.data.source](config, out, dry_run=dry_run)
 
 
-def batches(source: DataSource, first: int, end: int) -> Iterator[Batch]:
+def batches(source: DataSource, first: int, end: int) -> Generator[Batch, None, None]:
     """The batches of steps first..end-1 in order, each prepared by one thread while the previous one is trained on.
 
     An error in the source is raised here, at the step it belongs to. Closing the iterator ends the thread.

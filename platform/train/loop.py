@@ -1,8 +1,8 @@
 """The training loop: a plain function of a configuration and a folder. Knows no Ray, prints nothing.
 
-Promises: N steps in one go, and N/2 steps, a stop, and N/2 more, give the same weights bit for bit (same machine, threads
-and versions); a run that is killed at any moment continues from its last whole checkpoint; a step whose loss or gradient
-is not finite changes nothing and is counted. Does not distribute over processes.
+Promises: N steps in one go, and N/2 steps, a stop, and N/2 more, give the same weights bit for bit (same machine,
+threads and versions); a run that is killed at any moment continues from its last whole checkpoint; a step whose loss
+or gradient is not finite changes nothing and is counted. Does not distribute over processes.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Run:
         trainer = checkpoint.restore(path, self.model, self.optimizer)
         for name, ours in (("data", self.source.digest), ("tokenizer", self.source.tokenizer.digest)):
             if trainer[f"{name}_digest"] != ours:
-                text = f"checkpoint {path} was trained with other {name} (digest {trainer[f'{name}_digest'][:12]}, now {ours[:12]})"
+                text = f"checkpoint {path} was trained with other {name}"
                 if same_run:
                     raise UsageError(f"{text}; restore the former {name}, or start anew with --fresh")
                 self.observer.warn(text)
@@ -185,8 +185,8 @@ class Run:
         if self.progress.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
             raise InputError(
                 f"loss or gradient was not finite in {self.progress.skipped_in_a_row} steps in a row, up to step "
-                f"{self.progress.step}; lower optimizer.learning_rate ({self.config.optimizer.learning_rate:g}), lengthen "
-                "schedule.warmup_steps, or use dtype float32. The checkpoints before it are whole"
+                f"{self.progress.step}; lower optimizer.learning_rate ({self.config.optimizer.learning_rate:g}), "
+                "lengthen schedule.warmup_steps, or use dtype float32. The checkpoints before it are whole"
             )
 
 
@@ -235,15 +235,19 @@ def _starting_checkpoint(folder: RunFolder, resume: str, warn: Callable[[str], N
     if resume in ("auto", "never"):
         found = checkpoint.latest(folder.checkpoints, warn)
         if found is not None and resume == "never":
-            raise UsageError(f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
-                             "or start anew with --fresh, which deletes that run")
+            raise UsageError(
+                f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
+                "or start anew with --fresh, which deletes that run"
+            )
         return found
     path = Path(resume)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     found = path if (path / "manifest.json").is_file() else checkpoint.latest(path, warn)
     if found is None:
-        raise InputError(f"--resume {resume}: no checkpoint there; give a run folder or a step-* folder, or auto or never")
+        raise InputError(
+            f"--resume {resume}: no checkpoint there; give a run folder or a step-* folder, or auto or never"
+        )
     return found
 
 

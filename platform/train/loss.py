@@ -1,7 +1,7 @@
 """The training loss and its gradient: weighted cross-entropy over one optimizer step.
 
-loss = sum(w * nll) / sum(w), both sums over the whole step. Micro-batches are divided by the step's weight, not their own,
-so that accumulating over them gives the gradient of one big batch whatever their weights are.
+loss = sum(w * nll) / sum(w), both sums over the whole step. Micro-batches are divided by the step's weight, not their
+own, so that accumulating over them gives the gradient of one big batch whatever their weights are.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def accumulate_gradients(model: nn.Module, batch: Batch, micro_batch_size: int, 
     device = next(model.parameters()).device
     total_weight = float(batch.weights.sum(dtype=torch.float64))
     if total_weight <= 0:
-        raise InputError("a batch has no token with a weight in the loss; raise data.facts.context_weight or sequence_length")
+        raise InputError(
+            "a batch has no token with a weight in the loss; raise data.facts.context_weight or sequence_length"
+        )
     loss = answer_loss = 0.0
     for start in range(0, len(batch.tokens), micro_batch_size):
         tokens, weights, reset, answers = (

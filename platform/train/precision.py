@@ -1,7 +1,8 @@
 """Choice of device, threads and arithmetic, with the reason in words.
 
-bfloat16 autocast pays where matrix units exist and the model is wide enough for matrix products to dominate; in a narrow
-model the casts cost more than the products save. Weights, gradients and the recurrent scan stay float32 either way.
+bfloat16 autocast pays where matrix units exist and the model is wide enough for matrix products to dominate; in a
+narrow model the casts cost more than the products save. Weights, gradients and the recurrent scan stay float32 either
+way.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def _bfloat16_units(device: torch.device) -> str | None:
     if device.type != "cpu":
         return None
     capabilities = torch.cpu.get_capabilities()
-    return next((label for key, label in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")) if capabilities.get(key)), None)
+    return next(
+        (label for key, label in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")) if capabilities.get(key)), None
+    )
 
 
 def choose_precision(dtype: str, device: torch.device, d_model: int) -> Precision:
@@ -51,7 +54,9 @@ def choose_precision(dtype: str, device: torch.device, d_model: int) -> Precisio
     if units is None:
         return Precision(False, device.type, "no bfloat16 units here")
     if d_model < WIDE_ENOUGH:
-        return Precision(False, device.type, f"d_model {d_model} is below {WIDE_ENOUGH}, where casts cost more than they save")
+        return Precision(
+            False, device.type, f"d_model {d_model} is below {WIDE_ENOUGH}, where casts cost more than they save"
+        )
     return Precision(True, device.type, f"{units} multiplies bfloat16 and d_model {d_model} is at least {WIDE_ENOUGH}")
 
 
@@ -64,7 +69,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"device {name!r} is not a torch device; valid: auto, cpu, cuda, cuda:1") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} GPUs; use device=cpu or auto")
+        raise UsageError(
+            f"device {name!r} is not here: torch sees {torch.cuda.device_count()} GPUs; use device=cpu or auto"
+        )
     return device
 
 

@@ -52,14 +52,18 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"--out {self.path}: cannot be used as a folder ({error.strerror}); choose another one") from error
+            raise UsageError(
+                f"--out {self.path}: cannot be used as a folder ({error.strerror}); choose another one"
+            ) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                raise UsageError(f"--out {self.path} is locked by {file.read().strip() or 'another process'}; "
-                                 "wait for it, or choose another folder") from error
+                raise UsageError(
+                    f"--out {self.path} is locked by {file.read().strip() or 'another process'}; "
+                    "wait for it, or choose another folder"
+                ) from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
@@ -72,12 +76,16 @@ class RunFolder:
         try:
             stored = json.loads(self.run.read_text(encoding="utf-8"))["config"]
         except (ValueError, KeyError) as error:
-            raise InputError(f"{self.run} is damaged ({error}); start anew with --fresh, or choose another --out") from error
+            raise InputError(
+                f"{self.run} is damaged ({error}); start anew with --fresh, or choose another --out"
+            ) from error
         differing = differing_fields(config, stored)
         if differing:
             names = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
-            raise UsageError(f"--out {self.path} holds a run with another configuration (differs in {names}); "
-                             "choose another --out, or start anew with --fresh, which deletes that run")
+            raise UsageError(
+                f"--out {self.path} holds a run with another configuration (differs in {names}); "
+                "choose another --out, or start anew with --fresh, which deletes that run"
+            )
 
     def clear(self) -> None:
         """Delete what a former run wrote; files of others, and tokenised data, stay."""
@@ -101,4 +109,6 @@ class RunFolder:
             part.write_text(text, encoding="utf-8")
             os.replace(part, path)
         except OSError as error:
-            raise StoppedEarly(f"{path} cannot be written ({error.strerror}); make room or change its permissions, then run again") from error
+            raise StoppedEarly(
+                f"{path} cannot be written ({error.strerror}); make room or change its permissions, then run again"
+            ) from error

@@ -50,7 +50,8 @@ class Setup:
         c, s = self.config, self.shape
         micro = c.micro_batch_size or c.batch_size
         return [
-            f"model: {s.arch}, {s.n_layers} layers, d_model {s.d_model}, state {s.state_size}, vocabulary {s.vocab_size}",
+            f"model: {s.arch}, {s.n_layers} layers, d_model {s.d_model}, state {s.state_size}, "
+            f"vocabulary {s.vocab_size}",
             f"data: {self.source.description}",
             f"steps: {c.total_steps:,} of {c.tokens_per_step:,} tokens ({c.total_steps * c.tokens_per_step:,} in all), "
             f"{c.batch_size // micro} forward passes each",
@@ -64,7 +65,14 @@ def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
     source = open_source(config, folder.path, dry_run=dry_run)
     known = source.tokenizer
     shape = model_config(config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id)
-    return Setup(config, source, shape, device, choose_precision(config.dtype, device, shape.d_model), set_threads(config.threads))
+    return Setup(
+        config,
+        source,
+        shape,
+        device,
+        choose_precision(config.dtype, device, shape.d_model),
+        set_threads(config.threads),
+    )
 
 
 def run_record(setup: Setup, model: LanguageModel) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The size table: a name such as `tiny` or `130m` as the shape of a model.
 
-Promises: the published sizes have the published shapes; `tiny` trains on two CPU cores in under an hour and `nano` in seconds.
-The vocabulary is not part of a size: it follows the tokenizer, rounded up as in the published models.
+Promises: the published sizes have the published shapes; `tiny` trains on two CPU cores in under an hour and `nano` in
+seconds. The vocabulary is not part of a size: it follows the tokenizer, rounded up as in the published models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stopping a run from outside without losing it.
 
-While the context is open, SIGINT (Ctrl-C) and SIGTERM only set a flag that the loop reads between steps; the loop saves a
-checkpoint and raises. A second Ctrl-C stops at once, without saving. The former handlers come back on exit.
+While the context is open, SIGINT (Ctrl-C) and SIGTERM only set a flag that the loop reads between steps; the loop
+saves a checkpoint and raises. A second Ctrl-C stops at once, without saving. The former handlers come back on exit.
 Outside the main thread, where Python allows no handlers, the flag is never set.
 """
 

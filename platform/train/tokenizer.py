@@ -1,7 +1,7 @@
 """The tokenizer a run trains with: found, identified by a digest, and ready to encode.
 
-Reads tokenizer.json directly (the `tokenizers` library, no transformers import, which costs seconds) and the name of the
-end-of-text token from tokenizer_config.json. Adds no special tokens when encoding.
+Reads tokenizer.json directly (the `tokenizers` library, no transformers import, which costs seconds) and the name of
+the end-of-text token from tokenizer_config.json. Adds no special tokens when encoding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts]:
-    """The tokenizer in `folder` (default: the shipped tiny one). Raises InputError naming the file that is missing or broken."""
+    """The tokenizer in `folder` (default: the shipped tiny one). InputError names the file that is wrong."""
     from tokenizers import Tokenizer
 
     path = SHIPPED if folder is None else Path(folder)
@@ -30,21 +30,27 @@ def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts
         text = (path / "tokenizer.json").read_text(encoding="utf-8")
         config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"tokenizer {path}: {error.filename or path} cannot be read ({error.strerror}); "
-                         "data.tokenizer must be a folder with tokenizer.json and tokenizer_config.json") from error
+        raise InputError(
+            f"tokenizer {path}: {error.filename or path} cannot be read ({error.strerror}); "
+            "data.tokenizer must be a folder with tokenizer.json and tokenizer_config.json"
+        ) from error
     except ValueError as error:
-        raise InputError(f"tokenizer {path}/tokenizer_config.json is not JSON ({error}); save the tokenizer again") from error
+        raise InputError(
+            f"tokenizer {path}/tokenizer_config.json is not JSON ({error}); save the tokenizer again"
+        ) from error
     try:
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception for every malformed file
+    except Exception as error:  # the library raises bare Exception for every malformed file
         raise InputError(f"tokenizer {path}/tokenizer.json is not a tokenizer ({error}); save it again") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     eos = _token_text(config.get("eos_token"))
     eos_id = tokenizer.token_to_id(eos) if eos else None
     if eos_id is None:
-        raise InputError(f"tokenizer {path}: no eos_token in tokenizer_config.json, or it is not in the vocabulary; "
-                         "documents cannot be separated without one")
+        raise InputError(
+            f"tokenizer {path}: no eos_token in tokenizer_config.json, or it is not in the vocabulary; "
+            "documents cannot be separated without one"
+        )
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     return tokenizer, TokenizerFacts(path, size, eos_id, digest(path))
 
