@@ -1,7 +1,7 @@
 """Which kernels exist, and which one a call gets.
 
-One operation (`scan`, `ssd`, `conv`) has several backends; the backend `b` of the operation `o` is the file `o_b.py` in this folder,
-holding one function decorated with `@kernel(o, b)`. A new backend is one new file: nothing else lists it.
+One operation (`scan`, `ssd`, `conv`) has several backends. A backend is a function decorated with `@kernel("scan", "torch")`
+in a file of this folder: adding one is adding a file, nothing else lists it.
 
 Promises: a backend's file is imported when it is first called, never before, so importing this package imports no compiler; `auto` is
 a pure function of the operation, the tensor's device and what is installed, and `resolve` tells the caller which name it stands for, so
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -33,7 +34,7 @@ _registered: dict[tuple[str, str], Backend] = {}
 
 
 def kernel(operation: str, backend: str) -> Callable[[_Function], _Function]:
-    """Register the decorated function as `backend` of `operation`; the file must be named `{operation}_{backend}.py`."""
+    """Register the decorated function as `backend` of `operation`. Both must be literals on one line: the file is found by it."""
 
     def register(function: _Function) -> _Function:
         _registered[operation, backend] = function
@@ -43,15 +44,13 @@ def kernel(operation: str, backend: str) -> Callable[[_Function], _Function]:
 
 
 @cache
-def _files() -> dict[str, tuple[str, ...]]:
-    """Every operation with its backends, read from the file names of this folder (nothing is imported)."""
-    found: dict[str, list[str]] = {}
-    for path in sorted(Path(__file__).parent.glob("*_*.py")):
-        operation, _, backend = path.stem.rpartition("_")
-        if operation and not path.stem.startswith("_"):
-            found.setdefault(operation, []).append(backend)
-    # The reference marks an operation; it keeps other files with an underscore in their name out.
-    return {operation: tuple(names) for operation, names in found.items() if "reference" in names}
+def _files() -> dict[str, dict[str, str]]:
+    """operation -> backend -> name of its file, from the decorator lines in this folder (nothing is imported)."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for operation, backend in re.findall(r'^@kernel\("(\w+)", "(\w+)"\)$', path.read_text("utf-8"), re.MULTILINE):
+            found.setdefault(operation, {})[backend] = path.stem
+    return found
 
 
 @cache
@@ -59,7 +58,7 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _known(operation: str) -> tuple[str, ...]:
+def _known(operation: str) -> dict[str, str]:
     if operation not in _files():
         raise UsageError(f"no kernel operation {operation!r}; {suggest(operation, _files())}")
     return _files()[operation]
@@ -72,7 +71,7 @@ def operations() -> list[str]:
 
 def backends(operation: str) -> list[str]:
     """The backends of `operation` that can run here, sorted; UsageError for an operation that does not exist."""
-    return [name for name in _known(operation) if name not in REQUIRES or _installed(REQUIRES[name])]
+    return [name for name in sorted(_known(operation)) if name not in REQUIRES or _installed(REQUIRES[name])]
 
 
 def resolve(operation: str, tensor: torch.Tensor, backend: str = "auto") -> str:
@@ -98,5 +97,5 @@ def select(operation: str, tensor: torch.Tensor, backend: str) -> Backend:
     """The function of the backend that `resolve` names, importing its file on first use."""
     name = resolve(operation, tensor, backend)
     if (operation, name) not in _registered:
-        importlib.import_module(f".{operation}_{name}", __package__)
+        importlib.import_module(f".{_files()[operation][name]}", __package__)
     return _registered[operation, name]

@@ -154,7 +154,16 @@ def total(typing_context, a):
 # exp(x) = 2^n exp(r) with n = round(x / ln 2) and r = x - n ln 2, |r| <= ln(2) / 2. ln 2 is subtracted in two parts, the
 # first with so few bits that n times it is exact. Coefficients of exp(r), highest power first: Cephes' expf for float32,
 # the Taylor series for float64 (its remainder, (ln(2)/2)^14 / 14!, is below 5e-18).
-_SINGLE = [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1.0, 1.0]
+_SINGLE = [
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    5.0000001201e-1,
+    1.0,
+    1.0,
+]
 _DOUBLE = [1.0 / factorial(power) for power in range(13, -1, -1)]
 # bits: (coefficients, both parts of ln 2, 1.5 * 2^mantissa bits, mantissa bits, normal range of the argument)
 _EXP = {
@@ -183,7 +192,8 @@ def exp(typing_context, a):
         for coefficient in coefficients[1:]:
             p = _fma(builder, p, r, constant(coefficient))
         exponent = builder.shl(
-            builder.bitcast(shifted, integers), ir.Constant(integers, [ir.IntType(a.element.bitwidth)(mantissa)] * a.lanes)
+            builder.bitcast(shifted, integers),
+            ir.Constant(integers, [ir.IntType(a.element.bitwidth)(mantissa)] * a.lanes),
         )
         scaled = builder.bitcast(builder.add(builder.bitcast(p, integers), exponent), kind)
         # Ordered comparisons: NaN is neither, so it passes with the polynomial's NaN.
