@@ -2,7 +2,8 @@
 
 `Activations` is what `model.capture(...)` yields: a mapping from site name to tensor, in the caller's layout. A call
 that continues from a state appends along time, so that generation yields one tensor for prompt and new tokens; a call
-that starts anew replaces what was there. Tensors keep their autograd history and are not copied.
+that starts anew replaces what was there. Tensors keep their autograd history and are not copied;
+for gradients with respect to a state site see `states`.
 """
 
 from __future__ import annotations

@@ -47,6 +47,9 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# fields that only some architectures use; a mixer lists those it does in `config_fields`
+_OPTIONAL = frozenset({"dt_rank", "head_dim", "n_groups", "chunk_size", "dt_limit"})
+
 
 def _number(value: Any) -> float:
     """A float from config.json; transformers writes infinity as {"__float__": "Infinity"}."""
@@ -90,10 +93,12 @@ class ModelConfig:
     pad_token_id: int | None = 0
 
     def __post_init__(self) -> None:
-        from .mixers import names
+        from .mixers import get
 
-        if self.arch not in names():
-            raise UsageError(f"unknown architecture {self.arch!r}: {suggest(self.arch, names())}")
+        used = get(self.arch).config_fields
+        for field in fields(self):  # what the architecture does not use keeps its default: equal models, equal configs
+            if field.name in _OPTIONAL and field.name not in used:
+                object.__setattr__(self, field.name, field.default)
         for name in ("vocab_size", "d_model", "n_layers", "state_size", "expand", "conv_kernel", "head_dim", "n_groups"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -127,7 +132,8 @@ class ModelConfig:
         content: dict[str, Any] = {"architectures": [_HF_CLASS[self.arch]], "model_type": self.arch}
         for ours, theirs in (_HF_NAMES | _HF_NAMES_OF_ARCH[self.arch]).items():
             content[theirs] = getattr(self, ours)
-        content |= {"hidden_act": "silu", "rescale_prenorm_residual": True, "intermediate_size": self.inner_size}
+        # rescale_prenorm_residual stays false: with true, transformers 5.23 divides the out_proj it has just loaded
+        content |= {"hidden_act": "silu", "rescale_prenorm_residual": False, "intermediate_size": self.inner_size}
         if self.arch == "mamba2":
             content["num_heads"] = self.n_heads
             if self.dt_limit != (0.0, math.inf):  # the default contains infinity, which JSON cannot hold

@@ -138,7 +138,7 @@ class Edit:
 def _tensor(value: Value, what: str) -> Tensor:
     # numbers are kept as float64 and cast to the site's dtype when applied, so that 0.1 stays 0.1 in a float64 model
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    tensor = tensor.detach() if tensor.is_floating_point() else tensor.to(torch.float64)
+    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.float64)
     if not bool(torch.isfinite(tensor).all()):
         raise UsageError(f"{what} contains values that are not finite")
     return tensor

@@ -6,6 +6,9 @@ so an edit costs one scan of the *deviation* (h* - h_t) with zero input over the
 never repeated, and an edit that changes nothing adds exact zeros. Edits at several steps are taken in order of time:
 each sees the state as the earlier ones left it and replaces their deviation from there on.
 
+A captured state is a by-product of the scan: the output does not depend on it in the autograd graph. For the gradient
+with respect to a state, edit it with `Add` of a zero tensor that requires a gradient.
+
 `h` is edited before the read-out of its own step, `h_post` after it. `conv_state` after step t is the window of the
 last k-1 inputs as later convolutions see them; an edit of it reaches the outputs of the next k-1 steps directly.
 """

@@ -28,6 +28,7 @@ class MambaMixer(Mixer):
     """S6 mixer. Shapes: u (B, T, d); x, gate, delta, y (B, T, E); B, C (B, T, N); h (B, E, N)."""
 
     no_decay: ClassVar[frozenset[str]] = frozenset({"A_log", "D"})
+    config_fields: ClassVar[frozenset[str]] = frozenset({"dt_rank"})
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -29,6 +29,7 @@ class Mamba2Mixer(Mixer):
     """SSD mixer. Shapes: u (B, T, d); x, gate, y (B, T, E); delta (B, T, H); B, C (B, T, G N); h (B, E, N)."""
 
     no_decay: ClassVar[frozenset[str]] = frozenset({"A_log", "D", "dt_bias"})
+    config_fields: ClassVar[frozenset[str]] = frozenset({"head_dim", "n_groups", "chunk_size", "dt_limit"})
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -37,6 +37,8 @@ class Mixer(nn.Module):
 
     #: parameters (by last name) that weight decay must not touch, besides biases and norms
     no_decay: ClassVar[frozenset[str]] = frozenset()
+    #: fields of ModelConfig that only some architectures use and this one does
+    config_fields: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

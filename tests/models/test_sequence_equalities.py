@@ -1,0 +1,142 @@
+"""However a sequence is fed, the numbers are the same: chunked, token by token, padded on either side, packed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mplat.errors import InputError, UsageError
+from mplat.models.run import pack
+
+from model_zoo import ARCHITECTURES, nano, tokens
+
+close = {"rtol": 0.0, "atol": 1e-11}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest):
+    return nano(request.param)
+
+
+@torch.no_grad()
+def test_prefill_equals_decode_equals_chunked_prefill(model) -> None:
+    text = tokens(3, 23)
+    whole, end = model(text, return_state=True)
+    for cuts in ([1] * 23, [5, 1, 17], [22, 1], [2, 2, 19]):
+        state, parts, at = None, [], 0
+        for n in cuts:
+            logits, state = model(text[:, at : at + n], state=state, return_state=True)
+            parts.append(logits)
+            at += n
+        torch.testing.assert_close(torch.cat(parts, 1), whole, **close)
+        assert state is not None and state.position.tolist() == [23] * 3
+        for layer, expected in zip(state.layers, end.layers, strict=True):
+            for name in expected:
+                torch.testing.assert_close(layer[name], expected[name], **close)
+
+
+@torch.no_grad()
+def test_zero_state_is_no_state(model) -> None:
+    text = tokens(2, 9)
+    torch.testing.assert_close(model(text, state=model.zero_state(2)), model(text), **close)
+
+
+@pytest.mark.parametrize("layout", ["left", "right", "both", "holes"])
+@torch.no_grad()
+def test_padding_changes_neither_logits_nor_state(model, layout: str) -> None:
+    lengths, width = [4, 11, 1, 7], 11
+    mask = torch.zeros(4, width, dtype=torch.bool)
+    for i, n in enumerate(lengths):
+        gap = width - n
+        start = {"left": gap, "right": 0, "both": gap // 2, "holes": 0}[layout]
+        mask[i, start : start + n] = True
+        if layout == "holes":
+            mask[i] = False
+            mask[i, torch.randperm(width, generator=torch.Generator().manual_seed(i))[:n]] = True
+    padded = tokens(4, width, seed=9)
+    logits, state = model(padded, mask, return_state=True)
+    next_token = tokens(4, 2, seed=3)
+    onward = model(next_token, state=state)
+    for i in range(4):
+        alone = padded[i][mask[i]][None]
+        expected, end = model(alone, return_state=True)
+        torch.testing.assert_close(logits[i][mask[i]][None], expected, **close)
+        torch.testing.assert_close(onward[i : i + 1], model(next_token[i : i + 1], state=end), **close)
+        assert int(state.position[i]) == lengths[i]
+
+
+@torch.no_grad()
+def test_a_padded_call_can_continue_a_state(model) -> None:
+    first, second = tokens(2, 6), tokens(2, 5, seed=4)
+    _, state = model(first, return_state=True)
+    mask = torch.tensor([[False, False, True, True, True], [True, True, True, True, True]])
+    logits, end = model(second, mask, state=state, return_state=True)
+    expected, alone = model(torch.cat([first[:1], second[:1, 2:]], 1), return_state=True)
+    torch.testing.assert_close(logits[:1, 2:], expected[:, 6:], **close)
+    for name, value in alone.layers[1].items():
+        torch.testing.assert_close(end.layers[1][name][:1], value, **close)
+
+
+@torch.no_grad()
+def test_packed_documents_with_reset_equal_separate_documents(model) -> None:
+    lengths = [5, 1, 2, 9, 3]
+    text = tokens(2, sum(lengths))
+    reset = torch.zeros_like(text, dtype=torch.bool)
+    at = 0
+    starts = []
+    for n in lengths:
+        starts.append(at)
+        reset[:, at] = True
+        at += n
+    packed, end = model(text, reset=reset, return_state=True)
+    for start, n in zip(starts, lengths, strict=True):
+        separate, last = model(text[:, start : start + n], return_state=True)
+        torch.testing.assert_close(packed[:, start : start + n], separate, **close)
+    for layer, expected in zip(end.layers, last.layers, strict=True):
+        for name in expected:
+            torch.testing.assert_close(layer[name], expected[name], **close)
+    # without the mask the documents do leak: the test above can fail
+    assert not torch.allclose(model(text), packed, **close)
+
+
+def test_gradient_to_the_future_is_exactly_zero(model) -> None:
+    text = tokens(1, 12)
+    for t in (0, 5, 10):
+        embedded: list[torch.Tensor] = []
+
+        with model.capture("embed") as acts:
+            logits = model(text)
+        embedded.append(acts["embed"])
+        (gradient,) = torch.autograd.grad(logits[0, t].sum(), embedded)
+        assert torch.count_nonzero(gradient[0, t + 1 :]) == 0
+        assert torch.count_nonzero(gradient[0, : t + 1]) > 0
+
+
+@torch.no_grad()
+def test_float64_is_float64_everywhere(model) -> None:
+    logits, state = model(tokens(1, 8), return_state=True)
+    assert logits.dtype == torch.float64
+    assert all(t.dtype == torch.float64 for layer in state.layers for t in layer.values())
+    # a float32 step anywhere inside would leave an error near 1e-8; against float32 the distance must be seen
+    rough = model.to(torch.float32)(tokens(1, 8))
+    assert rough.dtype == torch.float32
+    assert 1e-9 < float((rough - logits).abs().max()) < 1e-3
+
+
+def test_pack_moves_padding_to_the_right_and_keeps_order() -> None:
+    mask = torch.tensor([[False, True, False, True], [True, True, True, True]])
+    order, keep, lengths = pack(mask, 4, 2, torch.device("cpu"))
+    assert order is not None and keep is not None
+    assert order[0].tolist()[:2] == [1, 3] and order[1].tolist() == [0, 1, 2, 3]
+    assert lengths.tolist() == [2, 4] and keep[0].tolist() == [True, True, False, False]
+
+
+def test_wrong_calls_say_what_is_wrong(model) -> None:
+    with pytest.raises(InputError, match="token id 40 is outside the vocabulary of 40"):
+        model(torch.tensor([[1, 40]]))
+    with pytest.raises(UsageError, match="shape"):
+        model(torch.tensor([1, 2]))
+    with pytest.raises(UsageError, match="mask has shape"):
+        model(tokens(1, 3), torch.ones(1, 4, dtype=torch.bool))
+    _, state = model(tokens(2, 3), return_state=True)
+    with pytest.raises(UsageError, match="does not fit"):
+        model(tokens(3, 1), state=state)
