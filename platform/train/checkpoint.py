@@ -35,8 +35,8 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, train
     final = folder / f"step-{trainer['step']:08d}"
     part = folder / f".{final.name}.{uuid.uuid4().hex}.part"
     part.mkdir(parents=True)
-    save_file(_model_tensors(model), part / _MODEL)
-    save_file(_optimizer_tensors(model, optimizer) | _rng_tensors(), part / _OPTIMIZER)
+    _write_tensors(part / _MODEL, _model_tensors(model))
+    _write_tensors(part / _OPTIMIZER, _optimizer_tensors(model, optimizer) | _rng_tensors())
     _write_json(part / _TRAINER, {"format": FORMAT} | trainer)
     files = {name: _fingerprint(part / name) for name in (_MODEL, _OPTIMIZER, _TRAINER)}
     _write_json(part / _MANIFEST, {"format": FORMAT, "files": files})
@@ -170,6 +170,16 @@ def _rng_tensors() -> dict[str, Tensor]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states["rng/cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # the library hides a full disk in its message
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -229,6 +229,9 @@ NOT_SEMANTIC = frozenset(
         "export.dtype",
         "export.weights",
         "data.text.cache",
+        # checkpoints hold digests of what these name
+        "data.text.paths",
+        "data.tokenizer",
     }
 )
 

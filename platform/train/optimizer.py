@@ -31,7 +31,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         progress = (step + 1 - warmup) / (total - warmup)
     progress = min(progress, 1.0)
     remaining = (1 + math.cos(math.pi * progress)) / 2 if config.schedule.shape == "cosine" else 1 - progress
-    return floor + (peak - floor) * remaining
+    return peak * remaining + floor * (1 - remaining)  # exact at both ends
 
 
 def build_optimizer(model: LanguageModel, config: TrainConfig) -> torch.optim.AdamW:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import dump_config
-from ..errors import InputError, StoppedEarly, UsageError
+from ..errors import InputError, UsageError
 from .config import TrainConfig, differing_fields
 
 
@@ -84,7 +84,8 @@ class RunFolder:
             names = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
             raise UsageError(
                 f"--out {self.path} holds a run with another configuration (differs in {names}); "
-                "choose another --out, or start anew with --fresh, which deletes that run"
+                f"choose another --out (with --resume {shlex.quote(str(self.path))} to go on from its weights), "
+                "or start anew with --fresh, which deletes this run"
             )
 
     def clear(self) -> None:
@@ -105,10 +106,5 @@ class RunFolder:
     @staticmethod
     def _replace(path: Path, text: str) -> None:
         part = path.with_name(f".{path.name}.part")
-        try:
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, path)
-        except OSError as error:
-            raise StoppedEarly(
-                f"{path} cannot be written ({error.strerror}); make room or change its permissions, then run again"
-            ) from error
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
