@@ -38,6 +38,6 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "error: mplat needs Python 3.11 or newer; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
 	$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -q -c constraints.txt pip setuptools
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	mkdir -p .venv/typing && ln -sfn ../../platform .venv/typing/mplat
 	touch $@
