@@ -1,0 +1,53 @@
+"""Where work runs and how its results are kept: sessions, pools, the shard scheduler, the ledger, whole files.
+
+The only package that imports Ray, in `ray_pool` and `ray_connection`, which are imported inside functions alone:
+`import mplat.runtime` needs neither Ray nor torch.
+Stages call `open_session` and `run_table`; the rest is for those who build on it.
+"""
+
+from .ledger import Entry, Ledger, read_ledger
+from .plan import PlanDigest, Shard, canonical_json, digest_of, plan_digest, plan_shards
+from .pool import Pool, Worker, WorkerError, WorkerFactory
+from .scheduler import Job, Limits, Made, run_shards
+from .session import Session, open_session
+from .storage import (
+    NonDeterministicError,
+    Published,
+    publish_bytes,
+    publish_json,
+    publish_table,
+    read_table,
+    replace_table,
+)
+from .table_job import Progress, run_table
+
+__all__ = [
+    "Entry",
+    "Job",
+    "Ledger",
+    "Limits",
+    "Made",
+    "NonDeterministicError",
+    "PlanDigest",
+    "Pool",
+    "Progress",
+    "Published",
+    "Session",
+    "Shard",
+    "Worker",
+    "WorkerError",
+    "WorkerFactory",
+    "canonical_json",
+    "digest_of",
+    "open_session",
+    "plan_digest",
+    "plan_shards",
+    "publish_bytes",
+    "publish_json",
+    "publish_table",
+    "read_ledger",
+    "read_table",
+    "replace_table",
+    "run_shards",
+    "run_table",
+]

@@ -1,0 +1,215 @@
+"""Connecting this process to Ray and leaving no trace of it: a private local Ray, or a cluster that is there.
+
+One setting, RAY_AUTH_MODE, must be the same in all processes of a cluster, and Ray changes its default by version and
+by whether a token lies in the home folder. Here it is decided once, exported before Ray looks at it, and restored on
+`close`. A private Ray gets a token of its own, so that nobody else on the network can use it and nothing is written
+to the home folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ClusterError, UsageError
+
+OBJECT_STORE_BYTES = 256 << 20  # Ray would take 30 % of the memory
+_LONGEST_TEMP = 40  # sockets must have paths below 107 bytes, and Ray adds about 65
+_PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+
+
+class RayConnection:
+    """Ray is connected in this process until `close`."""
+
+    def __init__(self, on_close: Callable[[], None]) -> None:
+        self._on_close: Callable[[], None] | None = on_close
+
+    def nodes(self) -> list[Mapping[str, float]]:
+        """The resources of every living node."""
+        import ray
+
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def close(self) -> None:
+        """Disconnect, end a private Ray, restore the environment. A second call does nothing."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+def start_local(auth: str | None) -> RayConnection:
+    """A private Ray on this machine, without dashboard."""
+    _refuse_if_connected()
+    mode = auth or os.environ.get("RAY_AUTH_MODE") or "token"
+    variables = {"RAY_AUTH_MODE": mode, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+    if mode == "token" and not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        variables["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    folder = _short_folder()
+    restore = _export(variables)
+
+    def close() -> None:
+        _shut_down()
+        restore()
+        shutil.rmtree(folder, ignore_errors=True)  # Ray's last process may still be writing its log
+
+    try:
+        _initialise(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+        )
+    except Exception as error:
+        close()
+        raise ClusterError(f"a local Ray could not be started with RAY_AUTH_MODE={mode}: {_first_line(error)}; use "
+                           "--address none to run in this process") from error
+    except BaseException:
+        close()
+        raise
+    return RayConnection(close)
+
+
+def attach(address: str, auth: str | None, timeout_s: float) -> RayConnection:
+    """The cluster at `address` (HOST:PORT, or auto for one that runs on this machine)."""
+    _refuse_if_connected()
+    mode = auth or os.environ.get("RAY_AUTH_MODE") or ("token" if _has_token() else "disabled")
+    restore = _export({"RAY_AUTH_MODE": mode})
+
+    def close() -> None:
+        _shut_down()
+        restore()
+
+    try:
+        reason = _why_unreachable(address, timeout_s)
+        if reason:
+            raise ClusterError(
+                f"cannot connect to Ray at {address} within {timeout_s:.0f} s: {reason}; RAY_AUTH_MODE is {mode} "
+                "here and must be what the cluster was started with (token or disabled); --address none or local runs "
+                "without it")
+        try:
+            _initialise(address=address)
+        except Exception as error:
+            raise ClusterError(f"cannot connect to Ray at {address} with RAY_AUTH_MODE={mode}: {_first_line(error)}"
+                               ) from error
+    except BaseException:
+        close()
+        raise
+    return RayConnection(close)
+
+
+def adopt() -> RayConnection:
+    """The Ray this process is connected to already; it stays when the session closes."""
+    return RayConnection(lambda: None)
+
+
+def _why_unreachable(address: str, timeout_s: float) -> str:
+    """Empty where a Ray of this version answers at `address` and accepts us; else the reason, in time."""
+    end = time.monotonic() + timeout_s
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=min(5.0, timeout_s / 3)).close()
+        except OSError as error:
+            return f"nothing answers there ({error.strerror or error})"
+    child = subprocess.Popen(
+        [sys.executable, "-c", _PROBE, address],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )
+    try:
+        # One second is kept for ending the child.
+        _, said = child.communicate(timeout=max(1.0, end - time.monotonic() - 1.0))
+    except subprocess.TimeoutExpired:
+        child.kill()
+        _, said = child.communicate()
+        text = said.decode("utf-8", "replace")
+        if "InvalidAuthToken" in text or "Unauthenticated" in text:
+            return "it refused our token, or its lack"
+        return "something answers there, but not as a Ray of this version"
+    if child.returncode == 0:
+        return ""
+    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"the attempt ended with exit code {child.returncode}"
+
+
+def _refuse_if_connected() -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise UsageError("this process is connected to a Ray already; use --address auto to run there, or call "
+                         "ray.shutdown() first")
+
+
+def _initialise(**options: Any) -> None:
+    """`ray.init`, and nothing of Ray's on standard output, where a command's result belongs."""
+    import ray
+
+    ray.init(
+        log_to_driver=False, logging_level=logging.ERROR, namespace=f"mplat-{secrets.token_hex(4)}", **options
+    )
+    _let_print(False)
+
+
+def _shut_down() -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None:
+        ray.shutdown()
+        _let_print(True)
+
+
+def _let_print(allowed: bool) -> None:
+    """Ray prints deaths of workers to standard output even with `log_to_driver=False`; this switch is all there is."""
+    worker = sys.modules.get("ray._private.worker")
+    if worker is not None:
+        vars(worker)["_worker_logs_enabled"] = allowed
+
+
+def _has_token() -> bool:
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _export(variables: Mapping[str, str]) -> Callable[[], None]:
+    """Set environment variables; the result puts them back."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    _reread_settings()
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _reread_settings()
+
+    return restore
+
+
+def _reread_settings() -> None:
+    """An imported Ray has read its environment once; without this its children would use another mode than it does."""
+    raylet = sys.modules.get("ray._raylet")
+    if raylet is not None:
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _short_folder() -> Path:
+    """A new folder for sockets and logs, whatever TMPDIR says."""
+    base = tempfile.gettempdir()
+    if len(os.fsencode(base)) > _LONGEST_TEMP - len("/mplat-12345678"):
+        base = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="mplat-", dir=base))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

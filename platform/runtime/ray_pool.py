@@ -1,0 +1,199 @@
+"""A pool of Ray actors: starts them, gives them payloads, and tells results, raised errors and deaths apart.
+
+Ray retries nothing here (`max_restarts=0`, `max_task_retries=0`): one owner of the retry policy, the scheduler.
+Actors come up in the background and appear in `actors` once their worker is built; a worker that cannot be built is
+one error for the whole pool. What is wrong with the cluster itself (no object store, no disk, no authentication) is
+ClusterError.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray import exceptions as ray_errors
+
+from ..errors import ClusterError
+from .pool import Failed, Finished, Lost, Outcome, WorkerFactory, error_from
+from .ray_actor import ShardActor, installed_version
+
+# The process, its machine or its answer is gone: the work can be done elsewhere.
+_GONE = (
+    ray_errors.RayActorError,
+    ray_errors.WorkerCrashedError,
+    ray_errors.NodeDiedError,
+    ray_errors.ObjectLostError,
+    ray_errors.OutOfMemoryError,
+)
+_START_ATTEMPTS = 3  # a worker whose process dies while it is built
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    node: str = ""
+    up: bool = False
+
+
+class RayPool:
+    """Up to `size` actors with the same worker."""
+
+    depth = 2
+
+    def __init__(self, factory: WorkerFactory, *, size: int, threads: int = 1, gpus: float = 0) -> None:
+        self._factory, self._threads, self._gpus = factory, threads, gpus
+        self._numbers = itertools.count()
+        self._tickets = itertools.count()
+        self._actors: dict[int, _Actor] = {}
+        self._starts: dict[Any, int] = {}  # reference of `describe` -> actor
+        self._work: dict[Any, tuple[int, int]] = {}  # reference of `run` -> (ticket, actor), in the order submitted
+        self._deaths_at_start = 0
+        self.descriptions: dict[int, dict[str, Any]] = {}  # of the actors that came up, for the record of the run
+        for _ in range(size):
+            self._start()
+
+    def actors(self) -> Sequence[int]:
+        """Those that are up."""
+        return [number for number, actor in self._actors.items() if actor.up]
+
+    def submit(self, actor: int, payload: dict[str, Any]) -> int:
+        """Queue `payload` on `actor`."""
+        ticket = next(self._tickets)
+        self._work[self._actors[actor].handle.run.remote(payload)] = (ticket, actor)
+        return ticket
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """See `Pool.wait`."""
+        pending = [*self._starts, *self._work]
+        if not pending:
+            time.sleep(timeout_s)
+            return []
+        ray.wait(pending, num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+        outcomes: list[Outcome] = []
+        dead: dict[int, str] = {}
+        for reference in sorted(ready, key=pending.index):
+            if reference in self._starts:
+                self._started(reference)
+                continue
+            ticket, actor = self._work[reference]
+            if actor in dead:
+                continue
+            try:
+                outcomes.append(self._outcome(ticket, self._fetch(reference)))
+                del self._work[reference]
+            except _GONE as error:
+                dead[actor] = _reason(error)
+        for actor, reason in dead.items():
+            outcomes.extend(self._bury(actor, reason))
+        return outcomes
+
+    def replace(self, actor: int) -> None:
+        """End `actor` and start another."""
+        self._end(actor)
+        self._start()
+
+    def close(self) -> None:
+        """End all actors."""
+        for actor in list(self._actors):
+            self._end(actor)
+        self._starts.clear()
+        self._work.clear()
+
+    def _start(self) -> None:
+        actor_class = ray.remote(ShardActor).options(
+            num_cpus=self._threads,
+            num_gpus=self._gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )
+        handle = actor_class.remote(
+            self._factory.target, dict(self._factory.kwargs), self._threads, installed_version()
+        )
+        number = next(self._numbers)
+        self._actors[number] = _Actor(handle)
+        self._starts[handle.describe.remote()] = number
+
+    def _started(self, reference: Any) -> None:
+        number = self._starts.pop(reference)
+        if number not in self._actors:
+            return
+        try:
+            description = self._fetch(reference)
+        except _GONE as error:
+            if getattr(error, "actor_init_failed", False):  # raised before our own constructor: mplat is not there
+                raise ClusterError(f"a worker could not be made ({_reason(error)}); install the same mplat and Python "
+                                   "on every node") from error
+            self._end(number)
+            self._deaths_at_start += 1
+            if self._deaths_at_start >= _START_ATTEMPTS:
+                raise ClusterError(f"{self._deaths_at_start} workers died while they were being set up, the last with: "
+                                   f"{_reason(error)}; try fewer --actors or a smaller model") from error
+            self._start()
+            return
+        failure = description if "kind" in description else description.pop("failure")
+        if failure is not None:
+            raise error_from(Failed(-1, **failure), where=f"{self._factory.target} could not be set up")
+        self._actors[number].node = description["node"]
+        self._actors[number].up = True
+        self.descriptions[number] = description
+
+    def _bury(self, actor: int, reason: str) -> list[Outcome]:
+        """All that the dead `actor` still had: what it finished before, then what was lost, the oldest first."""
+        node_lost = self._node_is_gone(self._actors[actor].node)
+        finished: list[Outcome] = []
+        lost: deque[Outcome] = deque()
+        for reference, (ticket, owner) in list(self._work.items()):
+            if owner != actor:
+                continue
+            del self._work[reference]
+            try:
+                finished.append(self._outcome(ticket, self._fetch(reference, timeout_s=1.0)))
+            except (*_GONE, ray_errors.GetTimeoutError):
+                lost.append(Lost(ticket, actor, reason, node_lost))
+        self._end(actor)
+        return [*finished, *lost]
+
+    def _end(self, actor: int) -> None:
+        gone = self._actors.pop(actor, None)
+        if gone is not None:
+            ray.kill(gone.handle, no_restart=True)
+
+    def _fetch(self, reference: Any, timeout_s: float | None = None) -> Any:
+        try:
+            return ray.get(reference, timeout=timeout_s)
+        except ray_errors.RayTaskError as error:  # an answer that could not be sent or unpacked: our bug or a bad node
+            cause = error.cause or error
+            return {"kind": type(cause).__name__, "message": str(cause), "trace": str(error)}
+        except (*_GONE, ray_errors.GetTimeoutError):
+            raise
+        except ray_errors.RayError as error:
+            raise ClusterError(f"Ray is in trouble: {type(error).__name__}: {_reason(error)}; what was finished is "
+                               "saved, run the same command again to continue") from error
+
+    def _outcome(self, ticket: int, answer: Any) -> Outcome:
+        if isinstance(answer, pa.Table):
+            return Finished(ticket, answer)
+        if isinstance(answer, dict) and set(answer) == {"kind", "message", "trace"}:
+            return Failed(ticket, **answer)
+        return Failed(ticket, "TypeError", f"the worker returned {type(answer).__name__}, not an Arrow table", "")
+
+    def _node_is_gone(self, node: str) -> bool:
+        return any(n["NodeID"] == node and not n["Alive"] for n in ray.nodes())
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray's text says, on one line and without its identifiers."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("class_name:", "actor_id:", "namespace:", "name:"))]
+    text = " ".join(lines).partition(" Some common causes")[0][:400] or type(error).__name__
+    if isinstance(error, ray_errors.OutOfMemoryError):
+        text += " (memory ran out: try fewer --actors)"
+    return text

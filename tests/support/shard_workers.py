@@ -1,0 +1,110 @@
+"""Workers for tests of the runtime, importable by name in this process and in Ray actors.
+
+The faults are real: `dies_on` kills its own process with SIGKILL, once or every time. Executions are counted by lines
+in a file, which survive everything, rather than in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),
+    ]
+)
+
+
+def items(count: int) -> list[dict[str, Any]]:
+    """Items in an order that is not the sorted one."""
+    return [{"id": f"q{(7 * i) % count:03d}", "x": float(i), "length": 1 + (5 * i) % 11} for i in range(count)]
+
+
+class BatchWorker:
+    """A value that depends on the whole batch, in the last bits, as a padded matrix product does."""
+
+    def __init__(self, log: str | None, dies_on: str | None, every_time: bool, raises_on: str | None, sleep_s: float):
+        self.log, self.dies_on, self.every_time = log, dies_on, every_time
+        self.raises_on, self.sleep_s = raises_on, sleep_s
+
+    def run(self, payload: dict[str, Any]) -> pa.Table:
+        given = payload["items"]
+        ids = [item["id"] for item in given]
+        if self.log is not None:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(payload["shard"] + "\n")
+        time.sleep(self.sleep_s)
+        if self.dies_on in ids and (self.every_time or first_time(f"{self.log}.died")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.raises_on in ids:
+            raise KeyError(f"no such thing for {self.raises_on}")
+        total = 0.0
+        for item in given:
+            total += item["x"] / 3.0
+        values = [item["x"] / 7.0 + total * 1e-3 for item in given]
+        return pa.Table.from_pydict({"id": ids, "value": values, "status": ["ok"] * len(ids)}, schema=SCHEMA)
+
+
+def make(
+    log: str | None = None,
+    dies_on: str | None = None,
+    every_time: bool = False,
+    raises_on: str | None = None,
+    sleep_s: float = 0.0,
+) -> BatchWorker:
+    """The factory's function."""
+    return BatchWorker(log, dies_on, every_time, raises_on, sleep_s)
+
+
+def make_unmakable() -> BatchWorker:
+    """A worker that cannot be built."""
+    from mplat.errors import InputError
+
+    raise InputError("model folder /nowhere: no config.json")
+
+
+class TorchWorker:
+    """A float32 product over the batch, and the number of threads torch used for it."""
+
+    def run(self, payload: dict[str, Any]) -> pa.Table:
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.randn(64, 64, generator=generator)
+        x = torch.tensor([item["x"] for item in payload["items"]])
+        y = (torch.tanh(x[:, None] * torch.linspace(0, 1, 64)) @ weights).sum(dim=1)
+        return pa.Table.from_pydict(
+            {
+                "id": [item["id"] for item in payload["items"]],
+                "value": y.double().tolist(),
+                "status": [f"{torch.get_num_threads()} threads"] * len(x),
+            },
+            schema=SCHEMA,
+        )
+
+
+def make_torch() -> TorchWorker:
+    """The factory's function."""
+    return TorchWorker()
+
+
+def first_time(path: str) -> bool:
+    """True for the first caller on this machine, whichever process it is."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def executions(log: Path) -> list[str]:
+    """The shards that were begun, in order."""
+    return log.read_text(encoding="utf-8").split() if log.exists() else []
