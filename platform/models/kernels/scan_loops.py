@@ -17,7 +17,7 @@ import numpy as np
 from .simd import add, exp, fma, load, mul, splat, store, total, zero
 
 
-def _compiled(function):
+def compiled(function):
     """njit with its cache beside the source or in the user's cache folder, without one where neither can be written."""
     try:
         return numba.njit(function, cache=True, nogil=True, error_model="numpy")
@@ -25,7 +25,7 @@ def _compiled(function):
         return numba.njit(function, nogil=True, error_model="numpy")
 
 
-@_compiled
+@compiled
 def forward(first, last, shape, x, delta, A, B, C, D, start, reset, slot, every, y, read, saved):
     """Tasks first..last-1 of the scan.
 
@@ -72,7 +72,7 @@ def forward(first, last, shape, x, delta, A, B, C, D, start, reset, slot, every,
                         store(read, to + n * width + c, load(h, n * block + c))
 
 
-@_compiled
+@compiled
 def backward(
     first, last, shape, x, delta, A, B, C, D, reset, slot, every, saved, grad_y, grad_read,
     grad_x, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_start,

@@ -28,11 +28,11 @@ BLOCK_VECTORS = (16, 8, 4)
 ENOUGH_TASKS = 8
 
 
-def _flat(tensor: Tensor) -> np.ndarray:
+def flat(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy().reshape(-1)
 
 
-def _widened(tensor: Tensor, width: int) -> Tensor:
+def widened(tensor: Tensor, width: int) -> Tensor:
     """`tensor` with zero channels appended on the last axis up to `width`."""
     missing = width - tensor.shape[-1]
     return torch.nn.functional.pad(tensor, (0, missing)) if missing else tensor
@@ -72,19 +72,19 @@ class _Scan(torch.autograd.Function):
         plan = _Plan(x, A.shape[1], positions)
         batch, time, states, width = plan.batch, plan.time, plan.states, plan.width
         # From here on state-major, (..., states, channels), with the channels padded to whole vectors.
-        wide_x, wide_delta, wide_A = (_widened(tensor, width).contiguous() for tensor in (x, delta, A.t()))
+        wide_x, wide_delta, wide_A = (widened(tensor, width).contiguous() for tensor in (x, delta, A.t()))
         B, C = B.contiguous(), C.contiguous()
-        wide_D = x.new_zeros(width) if D is None else _widened(D, width).contiguous()
+        wide_D = x.new_zeros(width) if D is None else widened(D, width).contiguous()
         if initial_state is None:
             start = x.new_zeros(batch, states, width)
         else:
-            start = _widened(initial_state.transpose(1, 2), width).contiguous()
-        flags = np.empty(0, np.bool_) if reset is None else _flat(reset)
+            start = widened(initial_state.transpose(1, 2), width).contiguous()
+        flags = np.empty(0, np.bool_) if reset is None else flat(reset)
         y = torch.empty_like(wide_x)
         read = x.new_empty(batch, plan.reads, states, width)
         saved = x.new_empty(batch, plan.chunks, states, width) if any(ctx.needs_input_grad) else x.new_empty(0)
-        inputs = [_flat(tensor) for tensor in (wide_x, wide_delta, wide_A, B, C, wide_D, start)]
-        outputs = [_flat(tensor) for tensor in (y, read, saved)]
+        inputs = [flat(tensor) for tensor in (wide_x, wide_delta, wide_A, B, C, wide_D, start)]
+        outputs = [flat(tensor) for tensor in (y, read, saved)]
 
         def run(first: int, last: int) -> None:
             forward(first, last, plan.shape, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *outputs)
@@ -101,16 +101,16 @@ class _Scan(torch.autograd.Function):
         x, delta, A, B, C, D, reset, saved = ctx.saved_tensors
         plan: _Plan = ctx.plan
         batch, time, states, width = plan.batch, plan.time, plan.states, plan.width
-        flags = np.empty(0, np.bool_) if reset is None else _flat(reset)
-        wide_grad_y = torch.zeros_like(x) if grad_y is None else _widened(grad_y, width)
-        wide_grad_read = x.new_empty(0) if grad_read is None else _widened(grad_read.transpose(2, 3), width)
+        flags = np.empty(0, np.bool_) if reset is None else flat(reset)
+        wide_grad_y = torch.zeros_like(x) if grad_y is None else widened(grad_y, width)
+        wide_grad_read = x.new_empty(0) if grad_read is None else widened(grad_read.transpose(2, 3), width)
         grad_x, grad_delta = torch.empty_like(x), torch.empty_like(delta)
         grad_A, grad_D = x.new_zeros(batch, states, width), x.new_zeros(batch, width)
         grad_B, grad_C = (x.new_empty(plan.blocks, batch, time, states) for _ in range(2))
         grad_start = x.new_empty(batch, states, width)
-        inputs = [_flat(tensor) for tensor in (x, delta, A, B, C, D)]
-        gradients_in = [_flat(tensor) for tensor in (saved, wide_grad_y, wide_grad_read)]
-        outputs = [_flat(tensor) for tensor in (grad_x, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_start)]
+        inputs = [flat(tensor) for tensor in (x, delta, A, B, C, D)]
+        gradients_in = [flat(tensor) for tensor in (saved, wide_grad_y, wide_grad_read)]
+        outputs = [flat(tensor) for tensor in (grad_x, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_start)]
 
         def run(first: int, last: int) -> None:
             backward(first, last, plan.shape, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *gradients_in, *outputs)

@@ -34,7 +34,7 @@ def _element(element: types.Float) -> ir.Type:
     return ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
 
 
-def _vector(vector: Vector) -> ir.VectorType:
+def vector_type(vector: Vector) -> ir.VectorType:
     return ir.VectorType(_element(vector.element), vector.lanes)
 
 
@@ -43,19 +43,19 @@ class VectorModel(models.PrimitiveModel):
     """A vector is passed and kept as one LLVM vector value."""
 
     def __init__(self, dmm: Any, fe_type: Vector) -> None:
-        super().__init__(dmm, fe_type, _vector(fe_type))
+        super().__init__(dmm, fe_type, vector_type(fe_type))
 
 
-def _constant(kind: ir.VectorType, value: float) -> ir.Constant:
+def constant_vector(kind: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(kind, [ir.Constant(kind.element, value)] * kind.count)
 
 
-def _pointer(context: Any, builder: Any, array: types.Array, value: Any, index: Any, kind: ir.VectorType) -> Any:
+def vector_pointer(context: Any, builder: Any, array: types.Array, value: Any, index: Any, kind: ir.VectorType) -> Any:
     data = context.make_array(array)(context, builder, value).data
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
 
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, fused where the processor does that at full speed."""
     kind = a.type
     name = f"llvm.fmuladd.v{kind.count}f{32 if kind.element == ir.FloatType() else 64}"
@@ -65,13 +65,20 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(function, [a, b, c])
 
 
+def broadcast(builder: Any, number: Any, kind: ir.VectorType) -> Any:
+    """The vector with one number in every lane."""
+    undefined = ir.Constant(kind, ir.Undefined)
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+    return builder.shuffle_vector(builder.insert_element(undefined, number, ir.IntType(32)(0)), undefined, mask)
+
+
 @intrinsic
 def load(typing_context, array, index):
     """The vector at array[index : index + lanes] of a flat array."""
     vector = Vector(array.dtype)
 
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(context, builder, array, *arguments, _vector(vector))
+        pointer = vector_pointer(context, builder, array, *arguments, vector_type(vector))
         value = builder.load(pointer)
         value.align = array.dtype.bitwidth // 8
         return value
@@ -84,7 +91,7 @@ def store(typing_context, array, index, vector):
     """array[index : index + lanes] = vector, for a flat array."""
 
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(context, builder, array, *arguments[:2], _vector(vector))
+        pointer = vector_pointer(context, builder, array, *arguments[:2], vector_type(vector))
         builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -98,12 +105,7 @@ def splat(typing_context, array, index):
 
     def generate(context, builder, signature, arguments):
         data = context.make_array(array)(context, builder, arguments[0]).data
-        kind = _vector(vector)
-        single = builder.insert_element(
-            ir.Constant(kind, ir.Undefined), builder.load(builder.gep(data, [arguments[1]])), ir.IntType(32)(0)
-        )
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
-        return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), mask)
+        return broadcast(builder, builder.load(builder.gep(data, [arguments[1]])), vector_type(vector))
 
     return vector(array, types.intp), generate
 
@@ -112,7 +114,7 @@ def splat(typing_context, array, index):
 def zero(typing_context, array):
     """The vector of zeros that fits `array`."""
     vector = Vector(array.dtype)
-    return vector(array), lambda context, builder, signature, arguments: _constant(_vector(vector), 0.0)
+    return vector(array), lambda context, builder, signature, arguments: constant_vector(vector_type(vector), 0.0)
 
 
 @intrinsic
@@ -130,7 +132,7 @@ def add(typing_context, a, b):
 @intrinsic
 def fma(typing_context, a, b, c):
     """a * b + c"""
-    return a(a, b, c), lambda context, builder, signature, arguments: _fma(builder, *arguments)
+    return a(a, b, c), lambda context, builder, signature, arguments: multiply_add(builder, *arguments)
 
 
 @intrinsic
@@ -176,21 +178,21 @@ _EXP = {
 def exp(typing_context, a):
     """exp of every lane."""
     coefficients, high, low, magic, mantissa, smallest, largest = _EXP[a.element.bitwidth]
-    kind = _vector(a)
+    kind = vector_type(a)
     integers = ir.VectorType(ir.IntType(a.element.bitwidth), a.lanes)
 
     def constant(value: float) -> ir.Constant:
-        return _constant(kind, value)
+        return constant_vector(kind, value)
 
     def generate(context, builder, signature, arguments):
         (x,) = arguments
         # Adding 1.5 * 2^mantissa rounds to an integer and leaves that integer in the low bits of the sum.
-        shifted = _fma(builder, x, constant(1.0 / log(2.0)), constant(magic))
+        shifted = multiply_add(builder, x, constant(1.0 / log(2.0)), constant(magic))
         n = builder.fsub(shifted, constant(magic))
-        r = _fma(builder, n, constant(-low), _fma(builder, n, constant(-high), x))
+        r = multiply_add(builder, n, constant(-low), multiply_add(builder, n, constant(-high), x))
         p = constant(coefficients[0])
         for coefficient in coefficients[1:]:
-            p = _fma(builder, p, r, constant(coefficient))
+            p = multiply_add(builder, p, r, constant(coefficient))
         exponent = builder.shl(
             builder.bitcast(shifted, integers),
             ir.Constant(integers, [ir.IntType(a.element.bitwidth)(mantissa)] * a.lanes),

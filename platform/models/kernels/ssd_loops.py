@@ -1,0 +1,113 @@
+"""The loops of the numba SSD, forward and backward, over a range of tasks.
+
+Everything is the recurrence H_t = a_t H_{t-1} + u_t (outer) k_t with the read-out H_t q_t, forward or backward in time. A task
+keeps ROWS keys times one vector of u in registers and walks the whole sequence with them, then takes the next rows; nothing but
+inputs and outputs touches memory, and there is no chunk.
+
+All arrays are flat and C-ordered; `width` is the head width P and `size` the number of states N, each padded to whole vectors,
+`lanes` the numbers in a vector. Promises: a task writes only places of its own, so any split of the tasks over threads gives
+the same bits. A decay of exactly 0 starts from zeros, whatever the state was. Importing this file imports numba.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .scan_loops import compiled
+from .simd import load, splat, store, total, zero
+from .simd_rows import ROWS, add_rows, decay_and_write, dot_rows, load_rows, read_rows, store_rows, zero_rows
+
+
+@compiled
+def recur(first, last, shape, u, k, q, a, start, slot, backward, out, read, end):
+    """Tasks first..last-1 (a task is a sequence and a head) of out_t = H_t q_t.
+
+    u, out (B,T,H,width); k, q (B,T,G,size); a (B,H,T+1), a[T] = 0; read (B,S,H,size,width); slot (T): the place of step t in
+    read, or -1. out must come in as zeros. Forward: H starts from start (B,H,size,width), zero if empty, and is stored into read.
+    Backward: time runs down with H_t = a_{t+1} H_{t+1} + u_t (outer) k_t + read at t if read is not empty; a_0 H_0 goes to end
+    (B,H,size,width) if that is not empty.
+    """
+    time, heads, per_group, width, size, real_size, reads, lanes = shape
+    groups = heads // per_group
+    for task in range(first, last):
+        b = task // heads
+        head = task % heads
+        state = task * size * width
+        for n in range(0, real_size, ROWS):
+            for c in range(0, width, lanes):
+                H = zero_rows(u)
+                if not backward and start.size > 0:
+                    H = load_rows(start, state + n * width + c, width)
+                for i in range(time):
+                    t = time - 1 - i if backward else i
+                    row = ((b * time + t) * heads + head) * width + c
+                    key = ((b * time + t) * groups + head // per_group) * size + n
+                    decay = task * (time + 1) + t + (1 if backward else 0)
+                    if a[decay] == 0:
+                        H = zero_rows(u)
+                    H = decay_and_write(H, splat(a, decay), load(u, row), k, key)
+                    if slot[t] >= 0 and read.size > 0:
+                        place = (((b * reads + slot[t]) * heads + head) * size + n) * width + c
+                        if backward:
+                            H = add_rows(H, load_rows(read, place, width))
+                        else:
+                            store_rows(read, place, width, H)
+                    store(out, row, read_rows(H, q, key, load(out, row)))
+                if backward and end.size > 0:
+                    if a[task * (time + 1)] == 0:
+                        H = zero_rows(u)
+                    nothing = zero(u)
+                    H = decay_and_write(H, splat(a, task * (time + 1)), nothing, k, 0)
+                    store_rows(end, state + n * width + c, width, H)
+
+
+@compiled
+def key_gradients(first, last, shape, w, B, C, a, start, slot, grad_y, grad_read, grad_B, grad_C, grad_exponent):
+    """Tasks first..last-1 (a task is a sequence, a group and a vector of states) of the gradients of B, C and Delta A.
+
+    w, grad_y (B,T,H,width); B, C, grad_B, grad_C (B,T,G,size); start (B,H,width,size), zero if empty; grad_read
+    (B,S,H,width,size) or empty; grad_exponent (size / lanes,B,T,H) holds a_t <L_t, S_{t-1}>, one partial sum per vector.
+    grad_B, grad_C and grad_exponent must come in as zeros.
+    """
+    time, heads, per_group, width, size, real_width, reads, lanes = shape
+    groups = heads // per_group
+    vectors = size // lanes
+    sequences = grad_exponent.size // (vectors * time * heads)
+    # The states after each step, for one tile; entry 0 is the state before the first.
+    tile = ROWS * lanes
+    states = np.empty((time + 1) * tile, w.dtype)
+    for task in range(first, last):
+        vector = task % vectors
+        group = (task // vectors) % groups
+        b = task // vectors // groups
+        c = vector * lanes
+        for head in range(group * per_group, (group + 1) * per_group):
+            decays = (b * heads + head) * (time + 1)
+            for p in range(0, real_width, ROWS):
+                S = zero_rows(w)
+                if start.size > 0:
+                    S = load_rows(start, ((b * heads + head) * width + p) * size + c, size)
+                store_rows(states, 0, lanes, S)
+                for t in range(time):
+                    row = ((b * time + t) * heads + head) * width + p
+                    key = ((b * time + t) * groups + group) * size + c
+                    if a[decays + t] == 0:
+                        S = zero_rows(w)
+                    S = decay_and_write(S, splat(a, decays + t), load(B, key), w, row)
+                    store_rows(states, (t + 1) * tile, lanes, S)
+                    store(grad_C, key, read_rows(S, grad_y, row, load(grad_C, key)))
+                L = zero_rows(w)
+                for t in range(time - 1, -1, -1):
+                    row = ((b * time + t) * heads + head) * width + p
+                    key = ((b * time + t) * groups + group) * size + c
+                    if a[decays + t + 1] == 0:
+                        L = zero_rows(w)
+                    L = decay_and_write(L, splat(a, decays + t + 1), load(C, key), grad_y, row)
+                    if slot[t] >= 0 and grad_read.size > 0:
+                        place = (((b * reads + slot[t]) * heads + head) * width + p) * size + c
+                        L = add_rows(L, load_rows(grad_read, place, size))
+                    store(grad_B, key, read_rows(L, w, row, load(grad_B, key)))
+                    if a[decays + t] != 0:
+                        at = ((vector * sequences + b) * time + t) * heads + head
+                        overlap = total(dot_rows(L, load_rows(states, t * tile, lanes)))
+                        grad_exponent[at] += a[decays + t] * overlap

@@ -1,0 +1,156 @@
+"""The SSD of Mamba-2 compiled by numba for the CPU: the recurrence itself, with the state in registers.
+
+Promises: bit-identical results for every number of threads and every chunk size (there is no chunk), with and without
+read-outs and gradients; training keeps nothing but the inputs; the gradient with respect to later inputs is exactly zero; first
+derivatives only. One token, the decode step, goes to the torch backend, where compiled loops would gain nothing. Loops:
+`ssd_loops`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .registry import kernel
+from .scan_numba import flat, widened
+from .simd import VECTOR_BYTES
+from .ssd_loops import key_gradients, recur
+from .ssd_torch import ssd_torch
+from .threads import run_tasks
+
+
+def _padded(count: int, lanes: int) -> int:
+    return -(-count // lanes) * lanes
+
+
+class _Plan:
+    """Sizes of one call: width and states padded to whole vectors, and where the read-outs go."""
+
+    def __init__(self, x: Tensor, B: Tensor, positions: tuple[int, ...]) -> None:
+        self.batch, self.time, self.heads, self.real_width = x.shape
+        self.groups, self.real_size = B.shape[2:]
+        self.lanes = VECTOR_BYTES // x.element_size()
+        self.width, self.size = _padded(self.real_width, self.lanes), _padded(self.real_size, self.lanes)
+        self.reads = len(positions)
+        self.slot = np.full(self.time, -1, np.int64)
+        self.slot[list(positions)] = np.arange(len(positions))
+        sizes = (self.time, self.heads, self.heads // self.groups, self.width, self.size)
+        self.recur_shape = (*sizes, self.real_size, self.reads, self.lanes)
+        self.keys_shape = (*sizes, self.real_width, self.reads, self.lanes)
+
+    def states(self, state: Tensor) -> Tensor:
+        """(..., P, N) padded on both axes."""
+        missing = (0, self.size - self.real_size, 0, self.width - self.real_width)
+        return torch.nn.functional.pad(state, missing) if any(missing) else state.contiguous()
+
+
+class _Ssd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x, delta, A, B, C, D, initial_state, reset, positions):
+        plan = _Plan(x, B, positions)
+        batch, time, heads = delta.shape
+        decay = torch.exp(delta * A)
+        if reset is not None:
+            decay.masked_fill_(reset[..., None], 0.0)
+        decay = torch.nn.functional.pad(decay.transpose(1, 2), (0, 1)).contiguous()
+        written = widened(x * delta[..., None], plan.width).contiguous()
+        B, C = widened(B, plan.size).contiguous(), widened(C, plan.size).contiguous()
+        start = x.new_empty(0) if initial_state is None else plan.states(initial_state)
+        y = torch.zeros_like(written)
+        read = x.new_empty(batch, plan.reads, heads, plan.size, plan.width)
+        by_key = start.transpose(2, 3) if initial_state is not None else start
+        arrays = [flat(tensor) for tensor in (written, B, C, decay, by_key)]
+        outputs = [flat(y), flat(read), np.empty(0, y.numpy().dtype)]
+
+        def run(first: int, last: int) -> None:
+            recur(first, last, plan.recur_shape, *arrays, plan.slot, False, *outputs)
+
+        run_tasks(run, batch * heads)
+        y = y[..., : plan.real_width]
+        y = y.contiguous() if D is None else torch.addcmul(y, x, D[:, None])
+        ctx.save_for_backward(x, delta, A, B, C, D, decay, start)
+        ctx.plan, ctx.has_start = plan, initial_state is not None
+        ctx.set_materialize_grads(False)
+        # States beyond real_size are never computed.
+        return y, read[:, :, :, : plan.real_size, : plan.real_width].transpose(3, 4).contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor | None, grad_read: Tensor | None):
+        x, delta, A, B, C, D, decay, start = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        batch, time, heads = delta.shape
+        written = widened(x * delta[..., None], plan.width).contiguous()
+        grad_y = torch.zeros_like(x) if grad_y is None else grad_y
+        grad = widened(grad_y, plan.width).contiguous()
+        wide_read = x.new_empty(0) if grad_read is None else plan.states(grad_read)
+        grad_written = torch.zeros_like(written)
+        grad_B, grad_C = torch.zeros_like(B), torch.zeros_like(C)
+        partial = x.new_zeros(plan.size // plan.lanes, batch, time, heads)
+        grad_start = x.new_empty(batch, heads, plan.size, plan.width) if ctx.has_start else x.new_empty(0)
+
+        inputs = [flat(tensor) for tensor in (grad, C, B, decay)]
+        by_key = flat(wide_read if grad_read is None else wide_read.transpose(3, 4))
+        empty = np.empty(0, inputs[0].dtype)
+
+        def run_written(first: int, last: int) -> None:
+            outputs = (flat(grad_written), by_key, flat(grad_start))
+            recur(first, last, plan.recur_shape, *inputs, empty, plan.slot, True, *outputs)
+
+        run_tasks(run_written, batch * heads)
+        arrays = [flat(tensor) for tensor in (written, B, C, decay, start)]
+        gradients_in = [flat(grad), flat(wide_read)]
+        outputs = [flat(tensor) for tensor in (grad_B, grad_C, partial)]
+
+        def run_keys(first: int, last: int) -> None:
+            key_gradients(first, last, plan.keys_shape, *arrays, plan.slot, *gradients_in, *outputs)
+
+        run_tasks(run_keys, batch * plan.groups * (plan.size // plan.lanes))
+
+        grad_exponent = partial[0]
+        for other in partial[1:]:
+            grad_exponent += other
+        grad_written = grad_written[..., : plan.real_width]
+        grad_A = _over_time(grad_exponent * delta)
+        grad_delta = (grad_written * x).sum(-1).addcmul_(grad_exponent, A)
+        grad_x = grad_written * delta[..., None]
+        grad_D = None
+        if D is not None:
+            grad_x.addcmul_(grad_y, D[:, None])
+            grad_D = _over_time((grad_y * x).sum(-1))
+        keys = slice(0, plan.real_size)
+        if ctx.has_start:
+            grad_start = grad_start[:, :, keys, : plan.real_width].transpose(2, 3)
+        return (
+            grad_x, grad_delta, grad_A, grad_B[..., keys], grad_C[..., keys], grad_D,
+            grad_start if ctx.has_start else None, None, None,
+        )  # fmt: skip
+
+
+def _over_time(tensor: Tensor) -> Tensor:
+    """(B,T,H) -> (H), each head a sum of its own contiguous row."""
+    return tensor.permute(2, 0, 1).contiguous().view(tensor.shape[2], -1).sum(1)
+
+
+@kernel("ssd", "numba")
+def ssd_numba(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    chunk: int,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    positions: tuple[int, ...],
+) -> tuple[Tensor, Tensor | None]:
+    """y (B,T,H,P) and the states (B, len(positions), H, P, N) after the steps in `positions`; arguments as in `ssd`."""
+    if x.shape[1] == 1:
+        return ssd_torch(x, delta, A, B, C, D, chunk, initial_state, reset, positions)
+    y, read = _Ssd.apply(x, delta, A, B, C, D, initial_state, reset, positions)
+    return y, read if positions else None
