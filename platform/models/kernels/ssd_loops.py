@@ -29,10 +29,17 @@ def recur(first, last, shape, u, k, q, a, start, slot, backward, out, read, end)
     """
     time, heads, per_group, width, size, real_size, reads, lanes = shape
     groups = heads // per_group
+    ahead = 1 if backward else 0
+    next_token = heads * width
+    next_key = groups * size
     for task in range(first, last):
         b = task // heads
         head = task % heads
         state = task * size * width
+        decays = task * (time + 1)
+        first_row = b * time * next_token + head * width
+        first_key = b * time * next_key + head // per_group * size
+        reading = b * reads * heads + head
         for n in range(0, real_size, ROWS):
             for c in range(0, width, lanes):
                 H = zero_rows(u)
@@ -40,24 +47,22 @@ def recur(first, last, shape, u, k, q, a, start, slot, backward, out, read, end)
                     H = load_rows(start, state + n * width + c, width)
                 for i in range(time):
                     t = time - 1 - i if backward else i
-                    row = ((b * time + t) * heads + head) * width + c
-                    key = ((b * time + t) * groups + head // per_group) * size + n
-                    decay = task * (time + 1) + t + (1 if backward else 0)
-                    if a[decay] == 0:
+                    row = first_row + t * next_token + c
+                    key = first_key + t * next_key + n
+                    if a[decays + t + ahead] == 0:
                         H = zero_rows(u)
-                    H = decay_and_write(H, splat(a, decay), load(u, row), k, key)
-                    if slot[t] >= 0 and read.size > 0:
-                        place = (((b * reads + slot[t]) * heads + head) * size + n) * width + c
-                        if backward:
-                            H = add_rows(H, load_rows(read, place, width))
-                        else:
+                    H = decay_and_write(H, splat(a, decays + t + ahead), load(u, row), k, key)
+                    if slot[t] >= 0:
+                        place = ((reading + slot[t] * heads) * size + n) * width + c
+                        if not backward:
                             store_rows(read, place, width, H)
+                        elif read.size > 0:
+                            H = add_rows(H, load_rows(read, place, width))
                     store(out, row, read_rows(H, q, key, load(out, row)))
                 if backward and end.size > 0:
-                    if a[task * (time + 1)] == 0:
+                    if a[decays] == 0:
                         H = zero_rows(u)
-                    nothing = zero(u)
-                    H = decay_and_write(H, splat(a, task * (time + 1)), nothing, k, 0)
+                    H = decay_and_write(H, splat(a, decays), zero(u), k, 0)
                     store_rows(end, state + n * width + c, width, H)
 
 
@@ -73,6 +78,8 @@ def key_gradients(first, last, shape, w, B, C, a, start, slot, grad_y, grad_read
     groups = heads // per_group
     vectors = size // lanes
     sequences = grad_exponent.size // (vectors * time * heads)
+    next_token = heads * width
+    next_key = groups * size
     # The states after each step, for one tile; entry 0 is the state before the first.
     tile = ROWS * lanes
     states = np.empty((time + 1) * tile, w.dtype)
@@ -81,16 +88,19 @@ def key_gradients(first, last, shape, w, B, C, a, start, slot, grad_y, grad_read
         group = (task // vectors) % groups
         b = task // vectors // groups
         c = vector * lanes
+        first_key = b * time * next_key + group * size + c
         for head in range(group * per_group, (group + 1) * per_group):
             decays = (b * heads + head) * (time + 1)
+            first_overlap = (vector * sequences + b) * time * heads + head
             for p in range(0, real_width, ROWS):
+                first_row = b * time * next_token + head * width + p
                 S = zero_rows(w)
                 if start.size > 0:
                     S = load_rows(start, ((b * heads + head) * width + p) * size + c, size)
                 store_rows(states, 0, lanes, S)
                 for t in range(time):
-                    row = ((b * time + t) * heads + head) * width + p
-                    key = ((b * time + t) * groups + group) * size + c
+                    row = first_row + t * next_token
+                    key = first_key + t * next_key
                     if a[decays + t] == 0:
                         S = zero_rows(w)
                     S = decay_and_write(S, splat(a, decays + t), load(B, key), w, row)
@@ -98,8 +108,8 @@ def key_gradients(first, last, shape, w, B, C, a, start, slot, grad_y, grad_read
                     store(grad_C, key, read_rows(S, grad_y, row, load(grad_C, key)))
                 L = zero_rows(w)
                 for t in range(time - 1, -1, -1):
-                    row = ((b * time + t) * heads + head) * width + p
-                    key = ((b * time + t) * groups + group) * size + c
+                    row = first_row + t * next_token
+                    key = first_key + t * next_key
                     if a[decays + t + 1] == 0:
                         L = zero_rows(w)
                     L = decay_and_write(L, splat(a, decays + t + 1), load(C, key), grad_y, row)
@@ -108,6 +118,5 @@ def key_gradients(first, last, shape, w, B, C, a, start, slot, grad_y, grad_read
                         L = add_rows(L, load_rows(grad_read, place, size))
                     store(grad_B, key, read_rows(L, w, row, load(grad_B, key)))
                     if a[decays + t] != 0:
-                        at = ((vector * sequences + b) * time + t) * heads + head
                         overlap = total(dot_rows(L, load_rows(states, t * tile, lanes)))
-                        grad_exponent[at] += a[decays + t] * overlap
+                        grad_exponent[first_overlap + t * heads] += a[decays + t] * overlap
