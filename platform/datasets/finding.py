@@ -1,0 +1,94 @@
+"""Which files of a folder belong to which data set, told from their content.
+
+`find(names, folder)` looks at the first values of every data file below the folder, once for all data sets asked for.
+A file that is a close relative (SQuAD v2 for v1.1) is left out with a note. A file too damaged to look into is an
+error if its path names one of the data sets, since its questions would go missing, and a note otherwise. Symbolic
+links that leave the folder are refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from ..errors import InputError
+from .files import bare_suffix, head
+from .registry import LookAlike, get
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of one data set, in the order of their paths, and what was left out and why."""
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def find(names: Iterable[str], folder: Path | str) -> dict[str, Found]:
+    """The files of each data set in `names` below `folder`; InputError where one has none.
+
+    `folder` may also be a file: it is then looked at as the only one.
+    """
+    data_sets = [get(name) for name in names]
+    root = Path(folder)
+    if not root.exists():
+        raise InputError(f"{root}: there is no such folder; give the folder of the data files with --data-dir")
+    candidates = [root] if root.is_file() else data_files(root)
+    files: dict[str, list[Path]] = {data_set.name: [] for data_set in data_sets}
+    notes: dict[str, list[str]] = {data_set.name: [] for data_set in data_sets}
+    for path in candidates:
+        relative = PurePath(path.name) if root.is_file() else path.relative_to(root)
+        try:
+            sample = head(path)
+        except InputError as error:
+            if root.is_file() or any(data_set.path_hint.search(relative.as_posix()) for data_set in data_sets):
+                raise
+            for name in notes:
+                notes[name].append(f"cannot be looked into: {error}")
+            continue
+        for data_set in data_sets:
+            try:
+                if data_set.recognise(sample, relative) is not None:
+                    files[data_set.name].append(path)
+            except LookAlike as look_alike:
+                notes[data_set.name].append(f"{relative}: {look_alike}")
+    for data_set in data_sets:
+        if not files[data_set.name]:
+            left_out = "".join(f"; left out: {note}" for note in notes[data_set.name][:3])
+            raise InputError(
+                f"{root}: no {data_set.title} file among {len(candidates)} data files{left_out}; "
+                f"expected {data_set.expects}"
+            )
+    return {name: Found(tuple(files[name]), tuple(notes[name])) for name in files}
+
+
+def data_files(root: Path) -> list[Path]:
+    """Every file below `root` with the name of a data file, by path; links inside the folder are taken once."""
+    inside = root.resolve()
+    found: dict[Path, Path] = {}
+    for current, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(current)
+        for name in folders:
+            _refuse_leaving(here / name, inside)
+        for name in sorted(names):
+            path = here / name
+            if bare_suffix(path) and not name.startswith("."):
+                _refuse_leaving(path, inside)
+                if path.is_file():
+                    resolved = path.resolve()
+                    if resolved not in found or found[resolved].is_symlink():
+                        found[resolved] = path
+    return sorted(found.values(), key=lambda path: path.relative_to(root).as_posix())
+
+
+def _refuse_leaving(path: Path, inside: Path) -> None:
+    if not path.is_symlink():
+        return
+    target = path.resolve()
+    if not target.is_relative_to(inside):
+        raise InputError(f"{path}: is a symbolic link that leaves {inside.name or inside}/; put the file itself there")
+    if not target.exists():
+        raise InputError(f"{path}: is a symbolic link to nothing; remove it, or put the file there")

@@ -1,0 +1,172 @@
+"""Finding a data set's files by what is in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mplat.datasets.finding import data_files, find
+from mplat.datasets.registry import get, names
+from mplat.errors import InputError, UsageError
+
+SQUAD_ROW = {
+    "id": "s1",
+    "title": "T",
+    "context": "Rome is old.",
+    "question": "What is old?",
+    "answers": {"text": ["Rome"], "answer_start": [0]},
+}
+SQUAD_NESTED = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "T",
+            "paragraphs": [
+                {
+                    "context": "Rome is old.",
+                    "qas": [{"id": "n1", "question": "What?", "answers": [{"text": "Rome", "answer_start": 0}]}],
+                }
+            ],
+        }
+    ],
+}
+HOTPOT = {
+    "_id": "h1",
+    "question": "?",
+    "answer": "Rome",
+    "supporting_facts": [["A", 0]],
+    "context": [["A", ["Rome."]]],
+}
+TRIVIA = {"Data": [{"QuestionId": "t1", "Question": "?", "Answer": {"NormalizedAliases": ["rome"]}}], "Split": "dev"}
+OPEN = {"id": "test_1", "question": "?", "golden_answers": ["Rome"]}
+
+
+def store(path: Path, value: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three data sets under names that say nothing, and other files around them."""
+    store(tmp_path / "b" / "one.jsonl", SQUAD_ROW)
+    store(tmp_path / "a" / "deep" / "er" / "two.json", SQUAD_NESTED)
+    store(tmp_path / "c" / "three.jsonl", HOTPOT)
+    store(tmp_path / "four.json", TRIVIA)
+    store(tmp_path / "five.jsonl", OPEN)
+    store(tmp_path / "evidence.jsonl", {"Filename": "a.txt", "text": "Rome"})
+    store(tmp_path / "musique.jsonl", {"id": "2hop__1", "paragraphs": [], "question": "?", "answer": "x"})
+    store(tmp_path / ".hidden" / "six.jsonl", SQUAD_ROW)
+    (tmp_path / "README.md").write_text("not data")
+    return tmp_path
+
+
+def found(folder: Path, name: str) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in find([name], folder)[name].files]
+
+
+def test_files_are_told_by_their_content_and_come_in_the_order_of_their_paths(folder: Path) -> None:
+    assert found(folder, "squad") == ["a/deep/er/two.json", "b/one.jsonl"]
+    assert found(folder, "hotpotqa") == ["c/three.jsonl"]
+    assert found(folder, "triviaqa") == ["five.jsonl", "four.json"]
+
+
+def test_all_data_sets_are_found_in_one_look(folder: Path) -> None:
+    together = find(["squad", "hotpotqa", "triviaqa"], folder)
+    assert {name: len(entry.files) for name, entry in together.items()} == {"squad": 2, "hotpotqa": 1, "triviaqa": 2}
+
+
+def test_version_two_of_squad_is_left_out_with_a_note(folder: Path) -> None:
+    store(folder / "v2.json", {**SQUAD_NESTED, "version": "v2.0"})
+    store(folder / "squad_v2" / "all_answerable.jsonl", SQUAD_ROW)
+    store(folder / "flat.jsonl", {**SQUAD_ROW, "is_impossible": True, "answers": {"text": [], "answer_start": []}})
+    entry = find(["squad"], folder)["squad"]
+    assert len(entry.files) == 2
+    assert [note.split(":")[0] for note in entry.notes] == ["flat.jsonl", "squad_v2/all_answerable.jsonl", "v2.json"]
+    assert all("SQuAD v2" in note for note in entry.notes)
+
+
+def test_open_domain_files_under_another_data_sets_name_are_left_out(folder: Path) -> None:
+    store(folder / "nq" / "test.jsonl", OPEN)
+    store(folder / "natural-questions.jsonl", OPEN)
+    store(folder / "nq_and_triviaqa" / "test.jsonl", OPEN)
+    entry = find(["triviaqa"], folder)["triviaqa"]
+    assert [path.name for path in entry.files] == ["five.jsonl", "four.json", "test.jsonl"]
+    assert len(entry.notes) == 2
+
+
+def test_a_damaged_file_is_an_error_only_where_its_name_claims_the_data_set(folder: Path) -> None:
+    (folder / "broken.json.gz").write_bytes(b"not gzip")
+    entry = find(["squad"], folder)["squad"]
+    assert len(entry.files) == 2 and "not gzip data" in entry.notes[0]
+    (folder / "squad_v1").mkdir()
+    (folder / "squad_v1" / "train.json").write_bytes(b"")
+    with pytest.raises(InputError, match=r"squad_v1/train\.json: the file is empty"):
+        find(["squad"], folder)
+    assert find(["hotpotqa"], folder)["hotpotqa"].files
+
+
+def test_a_data_set_without_files_is_an_error_that_says_what_was_looked_for(folder: Path) -> None:
+    (folder / "c" / "three.jsonl").unlink()
+    with pytest.raises(InputError, match="no HotpotQA file among 6 data files; expected records of _id"):
+        find(["squad", "hotpotqa"], folder)
+    with pytest.raises(InputError, match="there is no such folder"):
+        find(["squad"], folder / "nowhere")
+    (folder / "void").mkdir()
+    with pytest.raises(InputError, match="among 0 data files"):
+        find(["squad"], folder / "void")
+
+
+def test_a_file_may_stand_for_the_folder(folder: Path) -> None:
+    assert find(["squad"], folder / "b" / "one.jsonl")["squad"].files == (folder / "b" / "one.jsonl",)
+    (folder / "empty.json").write_bytes(b"")
+    with pytest.raises(InputError, match="the file is empty"):
+        find(["squad"], folder / "empty.json")
+
+
+def test_links_that_leave_the_folder_are_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = store(tmp_path_factory.mktemp("outside") / "secret.jsonl", SQUAD_ROW)
+    (folder / "link.jsonl").symlink_to(outside)
+    with pytest.raises(InputError, match=r"link\.jsonl: is a symbolic link that leaves"):
+        find(["squad"], folder)
+    (folder / "link.jsonl").unlink()
+    (folder / "linked_folder").symlink_to(outside.parent)
+    with pytest.raises(InputError, match="linked_folder: is a symbolic link that leaves"):
+        find(["squad"], folder)
+    (folder / "linked_folder").unlink()
+    (folder / "dangling.json").symlink_to(folder / "nothing.json")
+    with pytest.raises(InputError, match="symbolic link to nothing"):
+        find(["squad"], folder)
+
+
+def test_links_inside_the_folder_and_a_linked_folder_itself_are_fine(folder: Path, tmp_path: Path) -> None:
+    (folder / "again.jsonl").symlink_to(folder / "b" / "one.jsonl")
+    assert [path.name for path in data_files(folder)].count("again.jsonl") == 0
+    assert len(find(["squad"], folder)["squad"].files) == 2
+    alias = tmp_path.parent / f"{tmp_path.name}_alias"
+    alias.symlink_to(folder)
+    assert len(find(["squad"], alias)["squad"].files) == 2
+
+
+def test_data_sets_are_found_by_import_and_unknown_ones_are_suggested() -> None:
+    assert {"squad", "hotpotqa", "triviaqa"} <= set(names())
+    assert get("squad").metric == "squad_v1"
+    with pytest.raises(UsageError, match="did you mean 'hotpotqa'"):
+        get("hotpot_qa")
+
+
+def test_the_real_files_are_found_and_nothing_else(shared_data: Path) -> None:
+    entry = find(["squad", "hotpotqa", "triviaqa"], shared_data)
+    relative = {name: [p.relative_to(shared_data).as_posix() for p in e.files] for name, e in entry.items()}
+    assert relative == {
+        "squad": ["squad_v1/dev_part_a.json.gz", "squad_v1/train_part.json.gz"],
+        "hotpotqa": ["hotpotqa/hotpot_distractor.jsonl.zst"],
+        "triviaqa": [
+            "triviaqa/official_rc_wikipedia-dev.json",
+            "triviaqa/official_rc_wikipedia-train.json",
+            "triviaqa/triviaqa_open.jsonl.zst",
+        ],
+    }
+    assert all(note.startswith("squad_v2/") for note in entry["squad"].notes) and len(entry["squad"].notes) == 2
