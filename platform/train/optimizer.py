@@ -22,7 +22,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     peak, floor = config.optimizer.learning_rate, config.schedule.floor
     warmup, total = config.warmup_steps, config.total_steps
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * ((step + 1) / warmup)
     if config.schedule.shape == "wsd":
         # at most what warm-up leaves: a long decay must not begin inside the warm-up
         decay = min(round(config.schedule.decay_fraction * total), total - warmup)

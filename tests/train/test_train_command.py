@@ -1,0 +1,109 @@
+"""`mplat train` from the outside: one JSON object, exit codes, and signals that lose nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from mplat.cli import main
+from mplat.train import checkpoint
+
+FAST = [
+    "--arch", "mamba2", "--size", "nano", "--set", "batch_size=2", "--set", "sequence_length=32",
+    "--set", "evaluation.prompts_per_level=1", "--set", "schedule.warmup_steps=1",
+]  # fmt: skip
+
+
+def run(capsys, *words):
+    code = main(["train", *words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_run_prints_one_json_object_and_progress_elsewhere(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    code, stdout, stderr = run(capsys, *FAST, "--data", "facts", "--set", "steps=5", "--out", out, "--json")
+    assert code == 0, stderr
+    result = json.loads(stdout)
+    assert (result["steps"], result["tokens"], result["skipped_steps"]) == (5, 5 * 2 * 32, 0)
+    assert "step 5: exact match level 1" in stderr and "mamba2, 2 layers, d_model 64" in stderr
+    # the same command again continues, which here means: has nothing left to do
+    code, stdout, stderr = run(capsys, *FAST, "--data", "facts", "--set", "steps=5", "--out", out, "--json")
+    assert code == 0 and json.loads(stdout)["model_digest"] == result["model_digest"], stderr
+    assert "continuing after step 5" in stderr
+
+
+def test_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, capsys):
+    out = tmp_path / "run"
+    code, stdout, _ = run(capsys, *FAST, "--tokens", "10k", "--seed", "9", "--out", str(out), "--dry-run", "--json")
+    plan = json.loads(stdout)
+    assert code == 0 and not out.exists()
+    assert (plan["steps"], plan["tokens"]) == (157, 157 * 64) and plan["config"]["seed"] == 9
+    assert plan["parameters"] > 64 * 1024 and plan["resume_from"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--arch", "mamba3"], 2, "did you mean 'mamba"),
+        (["--size", "tinny"], 2, "did you mean 'tiny'"),
+        (["--set", "optimizer.learningrate=1"], 2, "learning_rate"),
+        (["--tokens", "10X"], 2, "10M, 250k"),
+        (["--data", "nowhere.jsonl.zst"], 3, "nowhere.jsonl.zst: cannot be read"),
+        (["--resume", "nowhere"], 3, "no checkpoint there"),
+        (["nowhere.yaml"], 2, "nowhere.yaml"),
+    ],
+)
+def test_mistakes_end_with_their_exit_code(tmp_path, capsys, words, code, message):
+    got, stdout, stderr = run(capsys, *words, "--out", str(tmp_path / "run"), "--json")
+    assert got == code and message in stderr, stderr
+    assert json.loads(stdout)["error"]["exit_code"] == code
+
+
+def test_a_truncated_file_ends_with_3(tmp_path, capsys):
+    import zstandard
+
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstandard.compress(b'{"text": "abc"}\n' * 1000)[:-6])
+    code, _, stderr = run(capsys, *FAST, "--data", str(path), "--out", str(tmp_path / "run"))
+    assert code == 3 and f"{path}: cut off at byte {path.stat().st_size}" in stderr
+
+
+@pytest.mark.parametrize("name", ["tiny-mamba", "tiny-mamba2"])
+def test_shipped_configurations_are_valid(root, tmp_path, capsys, name):
+    words = [str(root / "configs" / "train" / f"{name}.yaml"), "--out", str(tmp_path), "--dry-run", "--json"]
+    code, stdout, stderr = run(capsys, *words)
+    assert code == 0, stderr
+    plan = json.loads(stdout)
+    assert plan["config"]["model"]["arch"] == name.removeprefix("tiny-") and plan["parameters"] < 1_000_000
+
+
+@pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_saves_the_state_and_names_the_command_that_continues(tmp_path, root, signal_sent, code):
+    out = tmp_path / "run"
+    words = [*FAST, "--set", "steps=100000", "--set", "checkpoint.every=0", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mplat", "train", *words], cwd=root, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        log = out / "log.jsonl"
+        while not (log.exists() and log.read_text().count("\n") >= 3):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+            time.sleep(0.05)
+        process.send_signal(signal_sent)
+        stderr = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == code, stderr
+    assert f"stopped by {signal_sent.name} after step" in stderr and "the state is saved" in stderr
+    assert f"continue with: mplat train {out}/config.yaml --out {out}" in stderr
+    found = checkpoint.latest(out / "checkpoints", pytest.fail)
+    assert found is not None
+    stopped_at = checkpoint.step_of(found)
+    assert f"after step {stopped_at} of 100000" in stderr
+    assert checkpoint.read_trainer(found)["step"] == stopped_at >= 3

@@ -1,0 +1,222 @@
+"""A run continues exactly, skips what is not finite, and leaves everything that a reader needs."""
+
+import json
+import signal
+
+import pytest
+import torch
+from mplat.errors import InputError, StoppedEarly, UsageError
+from mplat.models import load
+from mplat.train import checkpoint, loop, train
+from mplat.train.data import batches
+from mplat.train.log import MetricsLog, read_log
+from mplat.train.loss import StepLoss
+from mplat.train.run_folder import RunFolder
+from mplat.train.setup import prepare
+from safetensors.torch import load_file
+from train_runs import Recorder, config, files
+
+
+def stop_after(step, monkeypatch):
+    """Make the loop see a SIGTERM after `step`."""
+    real = loop.Run.train_step
+
+    def train_step(self, batch):
+        report = real(self, batch)
+        if report.step == step:
+            self.stop.signal = signal.SIGTERM
+        return report
+
+    monkeypatch.setattr(loop.Run, "train_step", train_step)
+
+
+@pytest.mark.parametrize("arch", ["mamba", "mamba2"])
+def test_stopping_and_continuing_changes_no_bit(tmp_path, monkeypatch, arch):
+    run = config(model={"arch": arch}, evaluation={"every": 2})
+    train(run, tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(StoppedEarly) as stopped:
+        stop_after(3, patch)
+        train(run, tmp_path / "halves")
+    assert "after step 3 of 6" in str(stopped.value)
+    assert stopped.value.resume_command == (f"mplat train {tmp_path}/halves/config.yaml --out {tmp_path}/halves")
+    recorder = Recorder()
+    train(run, tmp_path / "halves", observer=recorder)
+    assert [r.step for r in recorder.reports] == [4, 5, 6]
+    straight, halves = files(tmp_path / "straight"), files(tmp_path / "halves")
+    assert straight.keys() == {name for name in halves if "step-00000003" not in name}
+    for name in straight:
+        if name.startswith("checkpoints/step-00000006/") or name in ("config.yaml", "run.json") or "model" in name:
+            assert straight[name].replace(b"straight", b"halves") == halves[name], name
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("straight", "halves")]
+    for line in logs[0] + logs[1]:
+        line.pop("tokens_per_second", None)
+    assert logs[0] == logs[1]
+
+
+def test_micro_batches_and_log_settings_do_not_make_another_run(tmp_path):
+    """What no number depends on may change between a run and its continuation; what matters may not."""
+    train(config(steps=2), tmp_path)
+    result = train(config(steps=2, log_every=2, checkpoint={"keep_latest_k": 1}), tmp_path)
+    assert result.steps == 2
+    with pytest.raises(UsageError, match=r"another configuration \(differs in batch_size, optimizer.learning_rate\)"):
+        train(config(steps=2, batch_size=2, optimizer={"learning_rate": 0.1}), tmp_path)
+
+
+def test_steps_and_tokens_are_two_spellings_of_one_run(tmp_path):
+    train(config(steps=2), tmp_path)
+    recorder = Recorder()
+    train(config(steps=None, tokens=2 * 4 * 48), tmp_path, observer=recorder)
+    assert recorder.reports == []
+
+
+def test_resume_never_and_fresh(tmp_path):
+    run = config(steps=1)
+    first = train(run, tmp_path)
+    with pytest.raises(UsageError, match="--resume never"):
+        train(run, tmp_path, resume="never")
+    recorder = Recorder()
+    other = train(config(steps=2), tmp_path, fresh=True, observer=recorder)
+    assert [r.step for r in recorder.reports] == [1, 2]
+    assert other.model_digest != first.model_digest
+
+
+def test_continuing_in_another_folder_with_other_settings(tmp_path):
+    run = config(steps=2)
+    train(run, tmp_path / "a")
+    recorder = Recorder()
+    longer = config(steps=4)
+    result = train(longer, tmp_path / "b", resume=str(tmp_path / "a"), observer=recorder)
+    assert [r.step for r in recorder.reports] == [3, 4]
+    assert any("another configuration" in w and "steps" in w for w in recorder.warnings)
+    assert result.best_step == 4
+    with pytest.raises(InputError, match="no checkpoint there"):
+        train(run, tmp_path / "c", resume=str(tmp_path / "nowhere"))
+
+
+def test_a_damaged_last_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path):
+    run = config(steps=4, checkpoint={"every": 2, "keep_latest_k": 3})
+    straight = train(run, tmp_path)
+    (tmp_path / "checkpoints" / "step-00000004" / "model.safetensors").write_bytes(b"")
+    recorder = Recorder()
+    again = train(run, tmp_path, observer=recorder)
+    assert [r.step for r in recorder.reports] == [3, 4]
+    assert len(recorder.warnings) == 1 and "step-00000004 is ignored" in recorder.warnings[0]
+    assert again.model_digest == straight.model_digest
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl") if line["kind"] == "train"] == [1, 2, 3, 4]
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
+    real = loop.accumulate_gradients
+
+    def broken_second_step(model, batch, *rest):
+        loss = real(model, batch, *rest)
+        if torch.equal(batch.tokens, source.batch(1).tokens):
+            next(model.parameters()).grad[0, 0] = float("nan")
+            return StepLoss(float("nan"), None)
+        return loss
+
+    run = config(steps=3)
+    source = prepare(run, RunFolder(tmp_path), dry_run=True).source
+    monkeypatch.setattr(loop, "accumulate_gradients", broken_second_step)
+    recorder = Recorder()
+    result = train(run, tmp_path, observer=recorder)
+    assert [r.skipped for r in recorder.reports] == [False, True, False]
+    assert result.skipped_steps == 1 and recorder.reports[1].loss is None
+    weights = load_file(tmp_path / "checkpoints" / "step-00000003" / "model.safetensors")
+    assert all(w.isfinite().all() for w in weights.values())
+    moments = load_file(tmp_path / "checkpoints" / "step-00000003" / "optimizer.safetensors")
+    assert {int(v) for k, v in moments.items() if k.endswith("/step")} == {2}
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_twenty_steps_in_a_row_may_be_skipped_but_not_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "accumulate_gradients", lambda *_: StepLoss(float("inf"), None))
+    recorder = Recorder()
+    with pytest.raises(InputError, match=r"not finite in 21 steps in a row.*lower optimizer\.learning_rate"):
+        train(config(steps=40), tmp_path, observer=recorder)
+    assert len(recorder.reports) == 21
+
+
+def test_the_best_checkpoint_is_kept_and_can_be_exported(tmp_path, monkeypatch):
+    scores = iter([0.1, 0.9, 0.5, 0.2])
+    from mplat.train.data import Evaluation
+    from mplat.train.sources.facts import FactsSource
+
+    monkeypatch.setattr(FactsSource, "evaluate", lambda self, model: Evaluation({"s": 1.0}, next(scores), True))
+    run = config(steps=4, evaluation={"every": 1}, checkpoint={"keep_latest_k": 1}, export={"weights": "best"})
+    result = train(run, tmp_path)
+    assert (result.best_step, result.best_score) == (2, 0.9)
+    kept = checkpoint.steps(tmp_path / "checkpoints")
+    assert [checkpoint.step_of(p) for p in kept] == [2, 4]
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    best, last = (load_file(p / "model.safetensors")["backbone.norm_f.weight"] for p in kept)
+    assert torch.equal(exported["backbone.norm_f.weight"], best) and not torch.equal(best, last)
+
+
+def test_what_a_run_leaves(tmp_path):
+    run = config(steps=2, export={"dtype": "float16"})
+    result = train(run, tmp_path)
+    assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} == {
+        "checkpoints", "config.yaml", "log.jsonl", "loss_curve.png", "model", "run.json"
+    }  # fmt: skip
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["status"] == "finished" and record["result"]["model_digest"] == result.model_digest
+    assert set(record["digests"]) == {"data", "tokenizer"} and record["seed"] == 3
+    assert record["machine"]["kernels"].keys() == {"scan", "ssd", "conv"}
+    assert (tmp_path / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+    model = load(str(result.model_folder))
+    assert model.digest == result.model_digest and model.tokenizer is not None
+    assert {w.dtype for w in load_file(result.model_folder / "model.safetensors").values()} == {torch.float16}
+    assert len(model.generate(["Q: Who?\nA:"], max_new_tokens=2)) == 1
+
+
+def test_two_runs_of_one_configuration_give_the_same_files(tmp_path):
+    results = [train(config(steps=2), tmp_path / name) for name in "ab"]
+    a, b = (files(tmp_path / name / "model") for name in "ab")
+    assert a == b and results[0].model_digest == results[1].model_digest
+    assert (tmp_path / "a" / "run.json").read_bytes() == (tmp_path / "b" / "run.json").read_bytes()
+
+
+def test_training_leaves_the_callers_generator_alone(tmp_path):
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    train(config(steps=1), tmp_path)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_folder_in_use_is_locked(tmp_path):
+    with RunFolder(tmp_path).locked(), pytest.raises(UsageError, match=r"locked by process \d+ on"):
+        train(config(steps=1), tmp_path)
+
+
+def test_batches_come_in_order_and_an_error_comes_at_its_step():
+    class Source:
+        def batch(self, step):
+            if step == 3:
+                raise InputError("row 3 is bad")
+            return step
+
+    seen = []
+    with pytest.raises(InputError, match="row 3"):
+        for batch in batches(Source(), 1, 9):  # type: ignore[arg-type]
+            seen.append(batch)
+    assert seen == [1, 2]
+
+
+def test_log_drops_what_came_after_the_resumed_step_and_a_torn_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = MetricsLog(path)
+    for step in (1, 2, 3):
+        log.write("train", step, {"loss": float("nan") if step == 1 else 1.5})
+    log.close()
+    with path.open("a") as file:
+        file.write('{"kind": "tr')
+    log = MetricsLog(path, resume_step=2)
+    log.write("eval", 2, {"exact_match": 1.0})
+    log.close()
+    assert read_log(path) == [
+        {"kind": "train", "step": 1, "loss": None},
+        {"kind": "train", "step": 2, "loss": 1.5},
+        {"kind": "eval", "step": 2, "exact_match": 1.0},
+    ]
