@@ -70,7 +70,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, delta, A, B, C, D, initial_state, reset, positions):
         plan = _Plan(x, A.shape[1], positions)
-        batch, time, states, width = plan.batch, plan.time, plan.states, plan.width
+        batch, states, width = plan.batch, plan.states, plan.width
         # From here on state-major, (..., states, channels), with the channels padded to whole vectors.
         wide_x, wide_delta, wide_A = (widened(tensor, width).contiguous() for tensor in (x, delta, A.t()))
         B, C = B.contiguous(), C.contiguous()
@@ -85,11 +85,7 @@ class _Scan(torch.autograd.Function):
         saved = x.new_empty(batch, plan.chunks, states, width) if any(ctx.needs_input_grad) else x.new_empty(0)
         inputs = [flat(tensor) for tensor in (wide_x, wide_delta, wide_A, B, C, wide_D, start)]
         outputs = [flat(tensor) for tensor in (y, read, saved)]
-
-        def run(first: int, last: int) -> None:
-            forward(first, last, plan.shape, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *outputs)
-
-        run_tasks(run, plan.tasks)
+        run_tasks(forward, plan.tasks, plan.shape, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *outputs)
         ctx.save_for_backward(wide_x, wide_delta, wide_A, B, C, wide_D, reset, saved)
         ctx.plan, ctx.has_D, ctx.has_start = plan, D is not None, initial_state is not None
         ctx.set_materialize_grads(False)
@@ -108,14 +104,10 @@ class _Scan(torch.autograd.Function):
         grad_A, grad_D = x.new_zeros(batch, states, width), x.new_zeros(batch, width)
         grad_B, grad_C = (x.new_empty(plan.blocks, batch, time, states) for _ in range(2))
         grad_start = x.new_empty(batch, states, width)
-        inputs = [flat(tensor) for tensor in (x, delta, A, B, C, D)]
-        gradients_in = [flat(tensor) for tensor in (saved, wide_grad_y, wide_grad_read)]
+        inputs = [flat(tensor) for tensor in (x, delta, A, B, C, D)] + [flags, plan.slot, CHECKPOINT_STEPS]
+        inputs += [flat(tensor) for tensor in (saved, wide_grad_y, wide_grad_read)]
         outputs = [flat(tensor) for tensor in (grad_x, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_start)]
-
-        def run(first: int, last: int) -> None:
-            backward(first, last, plan.shape, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *gradients_in, *outputs)
-
-        run_tasks(run, plan.tasks)
+        run_tasks(backward, plan.tasks, plan.shape, *inputs, *outputs)
         real = slice(0, plan.channels)
         return (
             grad_x[..., real],

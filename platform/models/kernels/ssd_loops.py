@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from .scan_loops import compiled
-from .simd import load, splat, store, total, zero
+from .simd import fma, load, mul, splat, store, total, zero
 from .simd_rows import ROWS, add_rows, decay_and_write, dot_rows, load_rows, read_rows, store_rows, zero_rows
 
 
@@ -23,9 +23,9 @@ def recur(first, last, shape, u, k, q, a, start, slot, backward, out, read, end)
     """Tasks first..last-1 (a task is a sequence and a head) of out_t = H_t q_t.
 
     u, out (B,T,H,width); k, q (B,T,G,size); a (B,H,T+1), a[T] = 0; read (B,S,H,size,width); slot (T): the place of step t in
-    read, or -1. out must come in as zeros. Forward: H starts from start (B,H,size,width), zero if empty, and is stored into read.
-    Backward: time runs down with H_t = a_{t+1} H_{t+1} + u_t (outer) k_t + read at t if read is not empty; a_0 H_0 goes to end
-    (B,H,size,width) if that is not empty.
+    read, or -1. The result is added to out. Forward: H starts from start (B,H,size,width), zero if empty, and is stored into
+    read. Backward: time runs down with H_t = a_{t+1} H_{t+1} + u_t (outer) k_t + read at t if read is not empty; a_0 H_0 goes
+    to end (B,H,size,width) if that is not empty.
     """
     time, heads, per_group, width, size, real_size, reads, lanes = shape
     groups = heads // per_group
@@ -120,3 +120,29 @@ def key_gradients(first, last, shape, w, B, C, a, start, slot, grad_y, grad_read
                     if a[decays + t] != 0:
                         overlap = total(dot_rows(L, load_rows(states, t * tile, lanes)))
                         grad_exponent[first_overlap + t * heads] += a[decays + t] * overlap
+
+
+@compiled
+def input_gradients(
+    first, last, lanes, width, x, delta, D, grad_written, grad_y, grad_x, through_written, through_skip
+):
+    """Heads of tokens first..last-1 of what follows from w = delta x and the skip D x, in one pass over memory.
+
+    x, grad_written, grad_y, grad_x (B,T,H,width); delta (B,T,H); D (H). Each head of a token gets the sums over its width
+    through_written = grad_written . x and through_skip = grad_y . x (B,T,H).
+    """
+    heads = D.size
+    for row in range(first, last):
+        written = zero(x)
+        skipped = zero(x)
+        scale = splat(delta, row)
+        skip = splat(D, row % heads)
+        for i in range(row * width, (row + 1) * width, lanes):
+            x_i = load(x, i)
+            grad_w = load(grad_written, i)
+            grad = load(grad_y, i)
+            written = fma(grad_w, x_i, written)
+            skipped = fma(grad, x_i, skipped)
+            store(grad_x, i, fma(grad, skip, mul(grad_w, scale)))
+        through_written[row] = total(written)
+        through_skip[row] = total(skipped)

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from .registry import kernel
 from .scan_numba import flat, widened
 from .simd import VECTOR_BYTES
-from .ssd_loops import key_gradients, recur
+from .ssd_loops import input_gradients, key_gradients, recur
 from .ssd_torch import ssd_torch
 from .threads import run_tasks
 
@@ -57,21 +57,17 @@ class _Ssd(torch.autograd.Function):
         if reset is not None:
             decay.masked_fill_(reset[..., None], 0.0)
         decay = torch.nn.functional.pad(decay.transpose(1, 2), (0, 1)).contiguous()
-        written = widened(x * delta[..., None], plan.width).contiguous()
+        x = widened(x, plan.width).contiguous()
+        written = x * delta[..., None]
         B, C = widened(B, plan.size).contiguous(), widened(C, plan.size).contiguous()
         start = x.new_empty(0) if initial_state is None else plan.states(initial_state)
-        y = torch.zeros_like(written)
+        y = torch.zeros_like(x) if D is None else x * D[:, None]
         read = x.new_empty(batch, plan.reads, heads, plan.size, plan.width)
         by_key = start.transpose(2, 3) if initial_state is not None else start
         arrays = [flat(tensor) for tensor in (written, B, C, decay, by_key)]
-        outputs = [flat(y), flat(read), np.empty(0, y.numpy().dtype)]
-
-        def run(first: int, last: int) -> None:
-            recur(first, last, plan.recur_shape, *arrays, plan.slot, False, *outputs)
-
-        run_tasks(run, batch * heads)
-        y = y[..., : plan.real_width]
-        y = y.contiguous() if D is None else torch.addcmul(y, x, D[:, None])
+        outputs = [flat(y), flat(read), flat(x.new_empty(0))]
+        run_tasks(recur, batch * heads, plan.recur_shape, *arrays, plan.slot, False, *outputs)
+        y = y[..., : plan.real_width].contiguous()
         ctx.save_for_backward(x, delta, A, B, C, D, decay, start)
         ctx.plan, ctx.has_start = plan, initial_state is not None
         ctx.set_materialize_grads(False)
@@ -84,56 +80,48 @@ class _Ssd(torch.autograd.Function):
         x, delta, A, B, C, D, decay, start = ctx.saved_tensors
         plan: _Plan = ctx.plan
         batch, time, heads = delta.shape
-        written = widened(x * delta[..., None], plan.width).contiguous()
-        grad_y = torch.zeros_like(x) if grad_y is None else grad_y
-        grad = widened(grad_y, plan.width).contiguous()
+        written = x * delta[..., None]
+        grad = torch.zeros_like(x) if grad_y is None else widened(grad_y, plan.width).contiguous()
         wide_read = x.new_empty(0) if grad_read is None else plan.states(grad_read)
         grad_written = torch.zeros_like(written)
         grad_B, grad_C = torch.zeros_like(B), torch.zeros_like(C)
         partial = x.new_zeros(plan.size // plan.lanes, batch, time, heads)
         grad_start = x.new_empty(batch, heads, plan.size, plan.width) if ctx.has_start else x.new_empty(0)
 
-        inputs = [flat(tensor) for tensor in (grad, C, B, decay)]
-        by_key = flat(wide_read if grad_read is None else wide_read.transpose(3, 4))
-        empty = np.empty(0, inputs[0].dtype)
+        read_by_key = wide_read if grad_read is None else wide_read.transpose(3, 4)
+        arrays = [flat(tensor) for tensor in (grad, C, B, decay, x.new_empty(0))]
+        outputs = [flat(tensor) for tensor in (grad_written, read_by_key, grad_start)]
+        run_tasks(recur, batch * heads, plan.recur_shape, *arrays, plan.slot, True, *outputs)
 
-        def run_written(first: int, last: int) -> None:
-            outputs = (flat(grad_written), by_key, flat(grad_start))
-            recur(first, last, plan.recur_shape, *inputs, empty, plan.slot, True, *outputs)
-
-        run_tasks(run_written, batch * heads)
         arrays = [flat(tensor) for tensor in (written, B, C, decay, start)]
-        gradients_in = [flat(grad), flat(wide_read)]
-        outputs = [flat(tensor) for tensor in (grad_B, grad_C, partial)]
-
-        def run_keys(first: int, last: int) -> None:
-            key_gradients(first, last, plan.keys_shape, *arrays, plan.slot, *gradients_in, *outputs)
-
-        run_tasks(run_keys, batch * plan.groups * (plan.size // plan.lanes))
+        outputs = [flat(tensor) for tensor in (grad, wide_read, grad_B, grad_C, partial)]
+        tasks = batch * plan.groups * (plan.size // plan.lanes)
+        run_tasks(key_gradients, tasks, plan.keys_shape, *arrays, plan.slot, *outputs)
 
         grad_exponent = partial[0]
         for other in partial[1:]:
             grad_exponent += other
-        grad_written = grad_written[..., : plan.real_width]
+        grad_x = torch.empty_like(x)
+        through_written, grad_skip = (delta.new_empty(batch, time, heads) for _ in range(2))
+        skip = x.new_zeros(heads) if D is None else D
+        arrays = [flat(tensor) for tensor in (x, delta, skip, grad_written, grad)]
+        outputs = [flat(tensor) for tensor in (grad_x, through_written, grad_skip)]
+        run_tasks(input_gradients, batch * time * heads, plan.lanes, plan.width, *arrays, *outputs)
+
         grad_A = _over_time(grad_exponent * delta)
-        grad_delta = (grad_written * x).sum(-1).addcmul_(grad_exponent, A)
-        grad_x = grad_written * delta[..., None]
-        grad_D = None
-        if D is not None:
-            grad_x.addcmul_(grad_y, D[:, None])
-            grad_D = _over_time((grad_y * x).sum(-1))
+        grad_delta = through_written.addcmul_(grad_exponent, A)
         keys = slice(0, plan.real_size)
         if ctx.has_start:
             grad_start = grad_start[:, :, keys, : plan.real_width].transpose(2, 3)
         return (
-            grad_x, grad_delta, grad_A, grad_B[..., keys], grad_C[..., keys], grad_D,
-            grad_start if ctx.has_start else None, None, None,
+            grad_x[..., : plan.real_width], grad_delta, grad_A, grad_B[..., keys], grad_C[..., keys],
+            None if D is None else _over_time(grad_skip), grad_start if ctx.has_start else None, None, None,
         )  # fmt: skip
 
 
 def _over_time(tensor: Tensor) -> Tensor:
-    """(B,T,H) -> (H), each head a sum of its own contiguous row."""
-    return tensor.permute(2, 0, 1).contiguous().view(tensor.shape[2], -1).sum(1)
+    """(B,T,H) -> (H), summed pairwise by numpy, which uses one thread: torch's order may depend on how many it has."""
+    return torch.from_numpy(tensor.permute(2, 0, 1).reshape(tensor.shape[2], -1).numpy().sum(1))
 
 
 @kernel("ssd", "numba")

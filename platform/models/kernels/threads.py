@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import torch
@@ -21,19 +21,19 @@ def _pool(process: int, workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="mplat-kernel")
 
 
-def run_tasks(run: Callable[[int, int], object], tasks: int) -> None:
-    """Call run(first, last) for consecutive ranges that cover 0..tasks-1, one range per thread, and wait for all of them."""
+def run_tasks(loop: Callable[..., object], tasks: int, *arguments: object) -> None:
+    """Call loop(first, last, *arguments) for ranges that cover 0..tasks-1, one range per thread, and wait for all of them."""
     threads = min(torch.get_num_threads(), tasks)
     if threads == 1:
-        run(0, tasks)
+        loop(0, tasks, *arguments)
         return
     edges = [tasks * i // threads for i in range(threads + 1)]
-    pending = [_pool(os.getpid(), threads - 1).submit(run, *edges[i : i + 2]) for i in range(1, threads)]
+    pool = _pool(os.getpid(), threads - 1)
+    pending = [pool.submit(loop, *edges[i : i + 2], *arguments) for i in range(1, threads)]
     try:
-        run(edges[0], edges[1])
+        loop(edges[0], edges[1], *arguments)
     finally:
         # Also when the first range failed: the others write into memory that must stay alive until they are done.
-        for future in pending:
-            future.exception()
+        wait(pending)
     for future in pending:
         future.result()
