@@ -69,7 +69,14 @@ def _difference(wanted: pa.Schema, found: pa.Schema) -> str:
     """The first columns that differ, as wanted -> found."""
     texts = []
     for name in dict.fromkeys([*wanted.names, *found.names]):
-        pair = [str(s.field(name)) if name in s.names else "absent" for s in (wanted, found)]
+        pair = [_type(s, name) for s in (wanted, found)]
         if pair[0] != pair[1]:
             texts.append(f"{name} ({pair[0]} -> {pair[1]})")
     return "; ".join(texts[:3]) or "they are in another order"
+
+
+def _type(schema: pa.Schema, name: str) -> str:
+    if name not in schema.names:
+        return "absent"
+    field = schema.field(name)
+    return f"{field.type}" if field.nullable else f"{field.type} not null"

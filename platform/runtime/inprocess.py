@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UsageError
-from .pool import Failed, Finished, Outcome, Worker, WorkerFactory
+from .pool import Failed, Outcome, Worker, WorkerFactory, answered
 from .threads import ThreadLimit
 
 _ACTOR = 0
@@ -55,7 +55,7 @@ class InProcessPool:
             return []
         ticket, payload = self._waiting.popleft()
         try:
-            return [Finished(ticket, self._worker.run(payload))]
+            return [answered(ticket, self._worker.run(payload))]
         except Exception as error:  # whatever a worker raises is the scheduler's to judge
             return [Failed(ticket, type(error).__name__, str(error), traceback.format_exc(), error)]
 

@@ -119,6 +119,13 @@ class Pool(Protocol):
         ...
 
 
+def answered(ticket: int, answer: Any) -> Finished | Failed:
+    """What a worker returned, as an outcome: anything but an Arrow table is its failure."""
+    if isinstance(answer, pa.Table):
+        return Finished(ticket, answer)
+    return Failed(ticket, "TypeError", f"the worker returned {type(answer).__name__}, not an Arrow table", "")
+
+
 def error_from(failure: Failed, *, where: str) -> MplatError:
     """The error to raise in the driver for what a worker raised: mplat's own errors keep their class and exit code."""
     own = getattr(errors, failure.kind, None)

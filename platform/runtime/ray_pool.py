@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray import exceptions as ray_errors
 
 from ..errors import ClusterError
-from .pool import Failed, Finished, Lost, Outcome, WorkerFactory, error_from
+from .pool import Failed, Lost, Outcome, WorkerFactory, answered, error_from
 from .ray_actor import ShardActor, installed_version
 
 # The process, its machine or its answer is gone: the work can be done elsewhere.
@@ -179,11 +178,9 @@ class RayPool:
                                "saved, run the same command again to continue") from error
 
     def _outcome(self, ticket: int, answer: Any) -> Outcome:
-        if isinstance(answer, pa.Table):
-            return Finished(ticket, answer)
         if isinstance(answer, dict) and set(answer) == {"kind", "message", "trace"}:
             return Failed(ticket, **answer)
-        return Failed(ticket, "TypeError", f"the worker returned {type(answer).__name__}, not an Arrow table", "")
+        return answered(ticket, answer)
 
     def _node_is_gone(self, node: str) -> bool:
         return any(n["NodeID"] == node and not n["Alive"] for n in ray.nodes())

@@ -172,15 +172,15 @@ class _Run:
         """In rounds: one shard for every actor before a second one for any."""
         for depth in range(1, self.pool.depth + 1):
             for actor in self.pool.actors():
-                if self.queue and self._load(actor) < depth:
-                    self._submit(self._next_for(actor), actor)
+                unit = self._next_for(actor) if self._load(actor) < depth else None
+                if unit is not None:
+                    self.queue.remove(unit)
+                    self._submit(unit, actor)
 
-    def _next_for(self, actor: int) -> _Unit:
-        for unit in self.queue if len(self.pool.actors()) > 1 else ():
-            if unit.avoid != actor:
-                self.queue.remove(unit)
-                return unit
-        return self.queue.popleft()
+    def _next_for(self, actor: int) -> _Unit | None:
+        """The first that did not fail on this actor; what did waits for another, where there is one."""
+        alone = len(self.pool.actors()) == 1
+        return next((unit for unit in self.queue if alone or unit.avoid != actor), None)
 
     def _submit(self, unit: _Unit, actor: int) -> None:
         ticket = self.pool.submit(actor, self.job.payload(unit.shard, unit.items))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,42 @@ def first_time(path: str) -> bool:
 def executions(log: Path) -> list[str]:
     """The shards that were begun, in order."""
     return log.read_text(encoding="utf-8").split() if log.exists() else []
+
+
+class FaultyWorker(BatchWorker):
+    """A right answer, spoilt by a function."""
+
+    def __init__(self, spoil: Callable[[pa.Table], Any]) -> None:
+        super().__init__(None, None, False, None, 0.0)
+        self.spoil = spoil
+
+    def run(self, payload: dict[str, Any]) -> Any:
+        return self.spoil(super().run(payload))
+
+
+def make_random(log: str) -> FaultyWorker:
+    """Other numbers in every process, as from an unseeded generator."""
+    return FaultyWorker(lambda t: t.set_column(1, "value", pa.array([time.time()] * t.num_rows, pa.float64())))
+
+
+def make_other_columns() -> FaultyWorker:
+    """float32 where the schema says float64."""
+    return FaultyWorker(lambda t: t.set_column(1, "value", t.column("value").cast(pa.float32())))
+
+
+def make_fewer_rows() -> FaultyWorker:
+    """An item is left out."""
+    return FaultyWorker(lambda t: t.slice(1))
+
+
+def make_other_ids() -> FaultyWorker:
+    """A row of an item that was not asked for."""
+    def rename(table: pa.Table) -> pa.Table:
+        return table.set_column(0, SCHEMA.field("id"), pa.array(["nobody", *table.column("id").to_pylist()[1:]]))
+
+    return FaultyWorker(rename)
+
+
+def make_no_table() -> FaultyWorker:
+    """Rows as dictionaries."""
+    return FaultyWorker(lambda t: t.to_pylist())
