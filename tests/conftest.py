@@ -1,4 +1,4 @@
-"""What every test can rely on: one thread a process, no network, fixed randomness, and the real records.
+"""What every test can rely on: one thread a process, no network, an empty cache, fixed randomness, real records.
 
 Real records are used where they are present and skipped, saying so, where they are not: `MPLAT_SHARED_DATA`, or
 `../shared/data` beside the repository.
@@ -46,6 +46,12 @@ def _same_randomness() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither read nor fill the user's cache; processes that they start inherit this."""
+    os.environ["MPLAT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,10 @@ Address = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings and the result.")]
 Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="More detail; errors come with their traceback.")
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, show_default=False, help="More detail; errors come with their traceback."
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it would cost; do nothing.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an earlier run: start over.")]

@@ -1,0 +1,143 @@
+"""The examples in the documents run, and what the documents name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mplat import errors
+from mplat.cli import build_app, main, registry
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+
+
+def _text(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def _blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", _text(document), re.S)
+
+
+def _load(block: str, name: str, tmp_path: Path):
+    """An example as the module `name`, so that its relative imports mean what they mean in the package."""
+    path = tmp_path / f"{name.rpartition('.')[2]}.py"
+    path.write_text(block, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def examples() -> dict[str, str]:
+    """The examples of docs/extending.md by the file they are for."""
+    headings = re.findall(r"^`(platform/\S+)\.py`", _text("docs/extending.md"), re.M)
+    blocks = _blocks("docs/extending.md")
+    assert len(headings) == len(blocks) >= 3
+    return dict(zip(headings, blocks, strict=True))
+
+
+def test_the_examples_are_short(examples):
+    assert {name: block.count("\n") for name, block in examples.items() if block.count("\n") >= 40} == {}
+
+
+def test_the_new_command_works(examples, tmp_path, monkeypatch, capfd):
+    build_app()
+    monkeypatch.setattr(registry, "_COMMANDS", dict(registry._COMMANDS))
+    _load(examples["platform/cli/count"], "mplat.cli.count", tmp_path)
+    file = tmp_path / "a.txt"
+    file.write_text("one two\nthree\n")
+    assert main(["count", str(file), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"file": str(file), "words": 3}
+    assert main(["count", str(tmp_path / "absent")]) == 3
+
+
+def test_the_new_metric_works(examples, tmp_path, monkeypatch):
+    from mplat.eval import metrics
+    from mplat.eval.metrics import registry as metric_registry
+
+    names = metrics.names()
+    monkeypatch.setattr(metric_registry, "_METRICS", dict(metric_registry._METRICS))
+    _load(examples["platform/eval/metrics/first_word"], "mplat.eval.metrics.first_word", tmp_path)
+    assert metrics.names() == sorted([*names, "first_word"])
+    assert metrics.score("first_word", "The Paris of old", ["Paris"]).em == 1.0
+    assert metrics.evaluate("first_word", {"a": "x"}, {"a": ["x"], "b": ["y"]}) == {"first_word": 0.5}
+
+
+def test_the_new_data_set_works(examples, tmp_path, monkeypatch):
+    from mplat.datasets import reading
+    from mplat.datasets import registry as dataset_registry
+
+    dataset_registry.names()
+    monkeypatch.setattr(dataset_registry, "_DATA_SETS", dict(dataset_registry._DATA_SETS))
+    _load(examples["platform/datasets/qa_lines"], "mplat.datasets.qa_lines", tmp_path)
+    file = tmp_path / "dev.jsonl"
+    file.write_text('{"id": "1", "q": "Who?", "a": ["Mira"]}\n{"id": "2", "q": "Where?", "a": ["Oslo", "oslo"]}\n')
+    found = reading.read("qa_lines", [file])
+    assert [(q.id, q.split, q.question, q.answers) for q in found.questions] == [
+        ("1", "dev", "Who?", ("Mira",)),
+        ("2", "dev", "Where?", ("Oslo", "oslo")),
+    ]
+    assert found.report.records == 2 and not found.report.bad
+
+
+def test_the_readmes_example_runs(tmp_path):
+    from mplat.models import catalog
+
+    (block,) = _blocks("README.md")
+    assert block.count("\n") <= 15
+    if "tiny-mamba2" not in catalog.shipped():
+        pytest.skip("tiny-mamba2 is not shipped in this checkout")
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "blocks.0.mixer.delta" in done.stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_and_options_that_documents_show_exist(document, capfd):
+    build_app()
+    in_blocks = "\n".join(re.findall(r"```sh\n(.*?)```", _text(document), re.S))
+    shown = re.findall(r"^mplat ([^\n#]+)", in_blocks, re.M) + re.findall(r"`mplat ([^`]+)`", _text(document))
+    for line in shown:
+        words = line.split()
+        if words[0] in ("COMMAND", "--help", "count", "--version"):
+            continue
+        name = " ".join(words[:2]) if " ".join(words[:2]) in registry._COMMANDS else words[0]
+        assert name in registry._COMMANDS, f"{document}: mplat {line}"
+        assert main([*name.split(), "--help"]) == 0
+        known = capfd.readouterr().out
+        for option in (w.split("=")[0] for w in words if w.startswith("--")):
+            assert re.search(rf"{option}\b", known), f"{document}: {name} has no {option}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_documents_point_to_exist(document):
+    base = (ROOT / document).parent
+    for target in re.findall(r"\]\(([^)#:]+)\)", _text(document)):
+        assert (base / target).exists(), f"{document} points to {target}"
+    for target in re.findall(r"\b(?:tests|configs)/[\w/-]+\.(?:py|yaml)\b", _text(document)):
+        if target != "configs/a.yaml":  # the example file of the error texts
+            assert (ROOT / target).exists(), f"{document} names {target}"
+
+
+def test_every_exit_code_is_explained():
+    documented = {int(code) for code in re.findall(r"^\*\*(\d+):", _text("docs/errors.md"), re.M)}
+    used = {
+        cls.exit_code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.MplatError)
+    }
+    assert documented == used | {0, 130}
+
+
+def test_the_architecture_names_every_part():
+    text = _text("ARCHITECTURE.md")
+    parts = [p for p in (ROOT / "platform").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()]
+    unnamed = [p.name for p in parts if f"`{p.name}{'' if p.suffix else '/'}`" not in text and p.name != "__main__.py"]
+    assert not unnamed
