@@ -8,6 +8,7 @@ usable question are InputErrors whatever the tolerance. The order of questions i
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -200,5 +201,5 @@ def _check(data_set: DataSet, report: ReadReport, fail_over: float) -> None:
     remarks = "".join(f"; {data_set.remarks[reason]}" for reason in report.bad if reason in data_set.remarks)
     message = f"{where}: {bad} of {report.records} {data_set.title} records cannot be used ({reasons}{remarks})"
     first = f"; the first: {report.examples[0]}"
-    advice = f"; mend the file, or allow them with --fail-over {min(1.0, report.bad_share * 1.01):.2g}"
+    advice = f"; mend the file, or allow them with --fail-over {math.ceil(report.bad_share * 1000) / 1000:g}"
     raise InputError(message + first + (advice if report.questions else "; no question is left"))

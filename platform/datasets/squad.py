@@ -52,7 +52,8 @@ class Squad(DataSet):
             return None
         nested = _first_paragraph(first)
         if nested is not None:
-            qas = [qa for qa in nested.get("qas") or () if isinstance(qa, Mapping)]
+            qas = nested.get("qas")
+            qas = [qa for qa in qas if isinstance(qa, Mapping)] if isinstance(qas, list) else []
             if str(first.get("version", "")).lower().startswith(("v2", "2")):
                 raise LookAlike(_V2_SENTENCE.format(f"version {first['version']!r}"))
             if any("is_impossible" in qa for qa in qas):
