@@ -1,12 +1,14 @@
 """The sequence kernels of the models: selective scan (Mamba), SSD (Mamba-2) and the causal depthwise convolution.
 
-Each is a pure function of tensors with several backends (see `registry`): `reference`, the definition token by token; `torch`, fast and
-always there; `numba`, compiled on first use, the default on a CPU where numba is installed. All take and return the recurrent state,
-take a reset mask for packed documents, and are differentiable in every floating argument.
+Each is a pure function of tensors with several backends (see `registry`): `reference`, the definition token by token;
+`torch`, fast and always there; `numba`, compiled on first use, the default on a CPU where numba is installed. All take
+and return the recurrent state, take a reset mask for packed documents, and are differentiable in every floating
+argument.
 
-Shapes: B batch, T time, E channels, N states per channel, H heads, P head width, G groups, K taps.
-Promises: float64 in, float64 throughout; any other floating type is computed in float32 and y returned in the type of x, states in
-float32, autocast or not; asking for states does not change one bit of y; results do not depend on the number of threads.
+Shapes: B batch, T time, E channels, N states per channel, H heads, P head width, G groups, K taps. Promises: float64
+in, float64 throughout; any other floating type is computed in float32 and y returned in the type of x, states in
+float32, autocast or not; asking for states does not change one bit of y; the numba backends give the same
+bits for every number of threads.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from .registry import backends, kernel, operations, resolve, select
 
 __all__ = ["backends", "causal_conv", "kernel", "operations", "resolve", "selective_scan", "ssd"]
 
-# Measured on two cores: smaller chunks spend the time in the recurrence between them, larger ones in the quadratic part.
+# Measured on two cores: smaller chunks spend their time in the recurrence between them, larger ones in the pairs.
 SSD_CHUNK_CPU = 32
 SSD_CHUNK_GPU = 128
 
@@ -48,17 +50,19 @@ def selective_scan(
     states_at: Tensor | Sequence[int] | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, ...]:
-    """The selective scan of Mamba (Gu and Dao, arXiv 2312.00752, section 3.2; Euler write, as in its reference implementation).
+    """The selective scan of Mamba (Gu and Dao, arXiv 2312.00752, section 3.2; Euler write, as in its reference
+    implementation).
 
         h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t        y_t = C_t . h_t + D x_t
 
-    x, delta (B,T,E), delta after the softplus; A (E,N), negative; B, C (B,T,N); D (E) or None.
-    initial_state (B,E,N): h before the first step, zero if None. reset (B,T) bool: True where a new document starts, h is zeroed before
-    that step. states_at: time indices (list or 1-D integer tensor, the same for all rows) at which h is also returned, after the step's
-    update. Returns y (B,T,E), or a tuple (y[, state (B,E,N)][, states (B, len(states_at), E, N)]) of what was asked for.
+    x, delta (B,T,E), delta after the softplus; A (E,N), negative; B, C (B,T,N); D (E) or None. initial_state (B,E,N): h
+    before the first step, zero if None. reset (B,T) bool: True where a new document starts, h is zeroed before that
+    step. states_at: time indices (list or 1-D integer tensor, the same for all rows) at which h is also returned, after
+    the step's update. Returns y (B,T,E), or a tuple (y[, state (B,E,N)][, states (B, len(states_at), E, N)]) of what
+    was asked for.
 
-    Raises UsageError for shapes, dtypes or devices that do not fit together, an empty sequence, an index outside of the sequence, and a
-    backend that does not exist or is not installed.
+    Raises UsageError for shapes, dtypes or devices that do not fit together, an empty sequence, an index outside of the
+    sequence, and a backend that does not exist or is not installed.
     """
     call = "selective_scan"
     batch, time, channels = expect_rank(call, "x", x, "(batch, time, channels)")
@@ -99,11 +103,13 @@ def ssd(
 
         S_t = exp(delta_t A) S_{t-1} + delta_t x_t (outer) B_t        y_t = S_t C_t + D x_t
 
-    x (B,T,H,P); delta (B,T,H), after the softplus; A (H), negative; B, C (B,T,G,N), each group shared by H/G consecutive heads; D (H) or
-    None. chunk: steps handled as one matrix, 32 on a CPU if None; it changes speed and rounding only. initial_state (B,H,P,N).
-    reset, states_at: as in `selective_scan`. Returns y (B,T,H,P), or a tuple (y[, state (B,H,P,N)][, states (B, len(states_at), H,P,N)]).
+    x (B,T,H,P); delta (B,T,H), after the softplus; A (H), negative; B, C (B,T,G,N), each group shared by H/G
+    consecutive heads; D (H) or None. chunk: steps handled as one matrix, 32 on a CPU if None; it changes speed and
+    rounding only. initial_state (B,H,P,N). reset, states_at: as in `selective_scan`. Returns y (B,T,H,P), or a tuple
+    (y[, state (B,H,P,N)][, states (B, len(states_at), H,P,N)]).
 
-    Raises UsageError for the reasons listed in `selective_scan`, for heads that do not divide into the groups, and for chunk < 1.
+    Raises UsageError for the reasons listed in `selective_scan`, for heads that do not divide into the groups, and for
+    chunk < 1.
     """
     call = "ssd"
     batch, time, heads, width = expect_rank(call, "x", x, "(batch, time, heads, head width)")
@@ -148,9 +154,10 @@ def causal_conv(
 
         y_t = bias + sum_{i<K} weight[:, i] u_{t-K+1+i}        (the last tap weighs the current token)
 
-    u (B,T,E); weight (E,K); bias (E) or None. initial_state (B,E,K-1): the K-1 inputs before the first, oldest first, zero if None.
-    reset (B,T) bool: True where a new document starts, inputs before it do not reach outputs from it on. Returns y (B,T,E), or
-    (y, state (B,E,K-1)) with the last K-1 inputs, zero where they lie before the last document start.
+    u (B,T,E); weight (E,K); bias (E) or None. initial_state (B,E,K-1): the K-1 inputs before the first, oldest first,
+    zero if None. reset (B,T) bool: True where a new document starts, inputs before it do not reach outputs from it on.
+    Returns y (B,T,E), or (y, state (B,E,K-1)) with the last K-1 inputs, zero where they lie before the last document
+    start.
 
     Raises UsageError for the reasons listed in `selective_scan`.
     """
@@ -176,7 +183,8 @@ def causal_conv(
 
 
 def _conv_state(u: Tensor, past: Tensor | None, reset: Tensor | None, window: int) -> Tensor:
-    """The last `window` inputs (B,E,window), oldest first, zero where they belong to an earlier document than the last input."""
+    """The last `window` inputs (B,E,window), oldest first, zero where they belong to an earlier document than the last
+    input."""
     kept = u[:, max(0, u.shape[1] - window) :].transpose(1, 2)
     missing = window - kept.shape[2]
     if missing:

@@ -1,8 +1,9 @@
 """Checks and conversions that every kernel call goes through once, whatever the backend.
 
-Promises: a wrong shape, dtype, device or position is a UsageError that names the argument and both values; after `floating` all tensors
-share one dtype, float64 for a float64 input and float32 for every other floating type; `Readout` gives the backends one simple request
-(sorted distinct positions) and puts the answers back into the order that the caller asked for. No arithmetic happens here.
+Promises: a wrong shape, dtype, device or position is a UsageError that names the argument and both values; after
+`floating` all tensors share one dtype, float64 for a float64 input and float32 for every other floating type; `Readout`
+gives the backends one simple request (sorted distinct positions) and puts the answers back into the order that the
+caller asked for. No arithmetic happens here.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from ...errors import UsageError
 
 
 def expect_shape(call: str, name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
-    """UsageError unless `tensor` has exactly the shape `expected`; `meaning` spells the axes, e.g. "(batch, time, channels)"."""
+    """UsageError unless `tensor` has exactly the shape `expected`; `meaning` spells the axes, e.g. "(batch, time,
+    channels)"."""
     if tuple(tensor.shape) != expected:
         raise UsageError(f"{call}: {name} has shape {tuple(tensor.shape)}, expected {expected} = {meaning}")
 
 
 def expect_rank(call: str, name: str, tensor: Tensor, meaning: str) -> tuple[int, ...]:
-    """The shape of `tensor`, or UsageError when it has not as many axes as `meaning` spells or its time axis (1) is empty."""
+    """The shape of `tensor`, or UsageError when it has not as many axes as `meaning` spells or its time axis (1) is
+    empty."""
     rank = meaning.count(",") + 1
     if tensor.ndim != rank:
         raise UsageError(f"{call}: {name} has shape {tuple(tensor.shape)}, expected {rank} axes {meaning}")
@@ -33,7 +36,8 @@ def expect_rank(call: str, name: str, tensor: Tensor, meaning: str) -> tuple[int
 
 
 def floating(call: str, tensors: dict[str, Tensor | None]) -> list[Tensor | None]:
-    """The tensors in the dtype of the computation. The first one sets it: float64 stays float64, everything else becomes float32."""
+    """The tensors in the dtype of the computation. The first one sets it: float64 stays float64, everything else
+    becomes float32."""
     first_name, first = next(iter(tensors.items()))
     assert first is not None
     double = first.dtype == torch.float64
@@ -44,7 +48,8 @@ def floating(call: str, tensors: dict[str, Tensor | None]) -> list[Tensor | None
             raise UsageError(f"{call}: {name} has dtype {tensor.dtype}, expected a floating type")
         if (tensor.dtype == torch.float64) != double:
             raise UsageError(
-                f"{call}: {name} has dtype {tensor.dtype} but {first_name} has {first.dtype}; use float64 for all or for none"
+                f"{call}: {name} has dtype {tensor.dtype} but {first_name} has {first.dtype}; "
+                "use float64 for all or for none"
             )
         if tensor.device != first.device:
             raise UsageError(
@@ -95,7 +100,8 @@ def readout(call: str, states_at: Tensor | Sequence[int] | None, return_state: b
     if isinstance(states_at, Tensor):
         if states_at.ndim != 1 or states_at.is_floating_point() or states_at.dtype == torch.bool:
             raise UsageError(
-                f"{call}: states_at has shape {tuple(states_at.shape)} and dtype {states_at.dtype}, expected a 1-D integer tensor"
+                f"{call}: states_at has shape {tuple(states_at.shape)} and dtype {states_at.dtype}, "
+                "expected a 1-D integer tensor"
             )
         wanted = [int(index) for index in states_at.tolist()]
     elif states_at is not None:

@@ -1,7 +1,7 @@
 """The causal depthwise convolution, tap by tap: the oracle that the other backends are tested against.
 
-c_t = b + sum_i w[:, i] u_{t-K+1+i}, the last tap weighing the current token. Promises: the definition as it is written, one token and
-one tap at a time, differentiable by ordinary autograd in any floating dtype. It is slow.
+c_t = b + sum_i w[:, i] u_{t-K+1+i}, the last tap weighing the current token. Promises: the definition as it is written,
+one token and one tap at a time, differentiable by ordinary autograd in any floating dtype. It is slow.
 """
 
 from __future__ import annotations

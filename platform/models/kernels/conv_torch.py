@@ -1,7 +1,8 @@
 """The causal depthwise convolution in plain torch, on any device: one shifted multiply-add per tap.
 
-Promises: first derivatives only; the gradient with respect to later inputs is exactly zero. The hand-written backward is the reason
-for this file: it is two shifted multiply-adds per tap, where the depthwise backward of `conv1d` is several times slower on a CPU.
+Promises: first derivatives only; the gradient with respect to later inputs is exactly zero. The hand-written backward
+is the reason for this file: it is two shifted multiply-adds per tap, where the depthwise backward of `conv1d` is
+several times slower on a CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from .registry import kernel
 
 
 def crossing(reset: Tensor, window: int) -> list[Tensor | None]:
-    """For each tap, oldest first, the (B,T,1) mask of outputs whose tap reaches over a document boundary; None for the current token."""
+    """For each tap, oldest first, the (B,T,1) mask of outputs whose tap reaches over a document boundary; None for the
+    current token."""
     document = reset.cumsum(1)
     padded = torch.nn.functional.pad(document, (window, 0))
     time = reset.shape[1]

@@ -1,11 +1,12 @@
 """Which kernels exist, and which one a call gets.
 
-One operation (`scan`, `ssd`, `conv`) has several backends. A backend is a function decorated with `@kernel("scan", "torch")`
-in a file of this folder: adding one is adding a file, nothing else lists it.
+One operation (`scan`, `ssd`, `conv`) has several backends. A backend is a function decorated with `@kernel("scan",
+"torch")` in a file of this folder: adding one is adding a file, nothing else lists it.
 
-Promises: a backend's file is imported when it is first called, never before, so importing this package imports no compiler; `auto` is
-a pure function of the operation, the tensor's device and what is installed, and `resolve` tells the caller which name it stands for, so
-that results can record it. It does not fall back: a backend that was asked for by name and cannot run is an error.
+Promises: a backend's file is imported when it is first called, never before, so importing this package imports no
+compiler; `auto` is a pure function of the operation, the tensor's device and what is installed, and `resolve` tells the
+caller which name it stands for, so that results can record it. It does not fall back: a backend that was asked for by
+name and cannot run is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _registered: dict[tuple[str, str], Backend] = {}
 
 
 def kernel(operation: str, backend: str) -> Callable[[_Function], _Function]:
-    """Register the decorated function as `backend` of `operation`. Both must be literals on one line: the file is found by it."""
+    """Register the decorated function as `backend` of `operation`. Both must be literals on one line: the file is found
+    by it."""
 
     def register(function: _Function) -> _Function:
         _registered[operation, backend] = function
@@ -75,7 +77,8 @@ def backends(operation: str) -> list[str]:
 
 
 def resolve(operation: str, tensor: torch.Tensor, backend: str = "auto") -> str:
-    """The name of the backend that a call on `tensor` uses. Raises UsageError for a name that does not exist or cannot run here."""
+    """The name of the backend that a call on `tensor` uses. Raises UsageError for a name that does not exist or cannot
+    run here."""
     usable = backends(operation)
     if backend == "auto":
         order = PREFERENCE.get(tensor.device.type, ("torch",))
@@ -83,12 +86,14 @@ def resolve(operation: str, tensor: torch.Tensor, backend: str = "auto") -> str:
     if backend in usable:
         if backend == "numba" and tensor.device.type != "cpu":
             raise UsageError(
-                f"{operation}: the numba backend runs on the CPU only, the tensor is on {tensor.device}; use backend='torch'"
+                f"{operation}: the numba backend runs on the CPU only, the tensor is on {tensor.device}; "
+                "use backend='torch'"
             )
         return backend
     if backend in _known(operation):
         raise UsageError(
-            f"{operation}: backend {backend!r} needs the package {REQUIRES[backend]!r}, which is not installed; install it or use backend='torch'"
+            f"{operation}: backend {backend!r} needs the package {REQUIRES[backend]!r}, which is not installed; "
+            "install it or use backend='torch'"
         )
     raise UsageError(f"{operation}: no backend {backend!r}; {suggest(backend, ['auto', *usable])}")
 

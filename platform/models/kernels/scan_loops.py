@@ -1,12 +1,13 @@
-"""The loops of the numba scan: forward and backward over a range of tasks, one task being a sequence times a block of channels.
+"""The loops of the numba scan: forward and backward over a range of tasks, one task being a sequence times a block of
+channels.
 
-Vectors run over channels, so the states of a block, (states, channels), stay in the cache while time goes by, and a read-out
-is a sum of vectors. All arrays are flat and C-ordered; `width` is the number of channels padded to whole vectors, `lanes` the
-channels of a vector, `block` those of a task (a multiple of `lanes`).
+Vectors run over channels, so the states of a block, (states, channels), stay in the cache while time goes by, and a
+read-out is a sum of vectors. All arrays are flat and C-ordered; `width` is the number of channels padded to whole
+vectors, `lanes` the channels of a vector, `block` those of a task (a multiple of `lanes`).
 
-Promises: a task writes only places of its own, so any split of the tasks over threads gives the same bits; the values of y do
-not depend on which states are saved. Sums over channels and sequences are left to the caller as one partial per task.
-Importing this file imports numba.
+Promises: a task writes only places of its own, so any split of the tasks over threads gives the same bits; the values
+of y do not depend on which states are saved. Sums over channels and sequences are left to the caller as one partial per
+task. Importing this file imports numba.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def compiled(function):
 def forward(first, last, shape, x, delta, A, B, C, D, start, reset, slot, every, y, read, saved):
     """Tasks first..last-1 of the scan.
 
-    x, delta, y (B,T,width); A (N,width); B, C (B,T,N); D (width); start (B,N,width); reset (B,T) or empty; slot (T): the place of
-    h_t in read (B,P,N,width), or -1; saved (B, ceil(T / every), N, width): h before each `every`-th step, not written if empty.
+    x, delta, y (B,T,width); A (N,width); B, C (B,T,N); D (width); start (B,N,width); reset (B,T) or empty; slot (T):
+    the place of h_t in read (B,P,N,width), or -1; saved (B, ceil(T / every), N, width): h before each `every`-th step,
+    not written if empty.
     """
     time, width, states, reads, lanes, block = shape
     blocks = (width + block - 1) // block
@@ -79,8 +81,8 @@ def backward(
 ):  # fmt: skip
     """Tasks first..last-1 of the adjoint; arrays as in `forward`, with these partial sums:
 
-    grad_A (B,N,width) and grad_D (B,width) per sequence; grad_B, grad_C (blocks,B,T,N) per block of channels. grad_read is
-    empty if no state was read. grad_A, grad_D must come in as zeros.
+    grad_A (B,N,width) and grad_D (B,width) per sequence; grad_B, grad_C (blocks,B,T,N) per block of channels. grad_read
+    is empty if no state was read. grad_A, grad_D must come in as zeros.
     """
     time, width, states, reads, lanes, block = shape
     blocks = (width + block - 1) // block

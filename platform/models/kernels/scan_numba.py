@@ -1,9 +1,10 @@
-"""The selective scan compiled by numba for the CPU: fused, vectorised over channels, parallel over sequences and channel blocks.
+"""The selective scan compiled by numba for the CPU: fused, vectorised over channels, parallel over sequences and
+channel blocks.
 
-Promises: bit-identical results for every number of threads, with and without read-outs and gradients; memory for training is
-one state per `CHECKPOINT_STEPS` tokens (the backward pass recomputes between them); the gradient of an output with respect to
-later inputs is exactly zero; first derivatives only. Loops: `scan_loops`. The first call compiles (seconds), later processes
-load the result from numba's cache.
+Promises: bit-identical results for every number of threads, with and without read-outs and gradients; memory for
+training is one state per `CHECKPOINT_STEPS` tokens (the backward pass recomputes between them); the gradient of an
+output with respect to later inputs is exactly zero; first derivatives only. Loops: `scan_loops`. The first call
+compiles (seconds), later processes load the result from numba's cache.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from .threads import run_tasks
 
 # Measured: with 8 to 64 steps between two saved states the times differ by a tenth.
 CHECKPOINT_STEPS = 32
-# Measured: wide blocks read memory in longer runs, 16 vectors are a third faster than 4. Narrower ones only where a small
-# batch would leave threads without work; the choice depends on the shapes alone, never on the number of threads.
+# Measured: wide blocks read memory in longer runs, 16 vectors are a third faster than 4. Narrower ones only where a
+# small batch would leave threads without work; the choice depends on the shapes alone, never on the number of threads.
 BLOCK_VECTORS = (16, 8, 4)
 ENOUGH_TASKS = 8
 
@@ -134,6 +135,7 @@ def scan_numba(
     reset: Tensor | None,
     positions: tuple[int, ...],
 ) -> tuple[Tensor, Tensor | None]:
-    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in `selective_scan`."""
+    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
+    `selective_scan`."""
     y, read = _Scan.apply(x, delta, A, B, C, D, initial_state, reset, positions)
     return y, read if positions else None

@@ -1,8 +1,9 @@
 """The selective scan, one token at a time: the oracle that the other backends are tested against.
 
-h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t,  y_t = C_t . h_t + D x_t  (Gu and Dao, "Mamba", arXiv 2312.00752, equations 2a, 2b with
-the Euler write of the reference implementation). Promises: the recurrence as it is written, differentiable by ordinary autograd, twice
-if need be, in any floating dtype. It is slow and keeps every state in memory when gradients are on.
+h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t,  y_t = C_t . h_t + D x_t  (Gu and Dao, "Mamba", arXiv 2312.00752,
+equations 2a, 2b with the Euler write of the reference implementation). Promises: the recurrence as it is written,
+differentiable by ordinary autograd, twice if need be, in any floating dtype. It is slow and keeps every state in memory
+when gradients are on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def scan_reference(
     reset: Tensor | None,
     positions: tuple[int, ...],
 ) -> tuple[Tensor, Tensor | None]:
-    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in `selective_scan`."""
+    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
+    `selective_scan`."""
     batch, time, channels = x.shape
     h = x.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state
     outputs: list[Tensor] = []

@@ -1,11 +1,12 @@
 """The selective scan in plain torch, on any device: chunks over time, a hand-written backward that recomputes.
 
-Promises: memory for training is one state per chunk, not one per token; y does not depend on which states are read out; the gradient of
-an output with respect to later inputs is exactly zero; first derivatives only.
+Promises: memory for training is one state per chunk, not one per token; y does not depend on which states are read out;
+the gradient of an output with respect to later inputs is exactly zero; first derivatives only.
 
-How: inside a chunk the decays exp(Delta_t A) and the writes Delta_t B_t x_t are laid out time-major, (time, batch, channels, states), so
-that one step of the recurrence is one fused multiply-add over contiguous memory. The backward pass walks the chunks from the end,
-recomputes the states of one chunk from the state saved at its start, and runs the adjoint recurrence
+How: inside a chunk the decays exp(Delta_t A) and the writes Delta_t B_t x_t are laid out time-major, (time, batch,
+channels, states), so that one step of the recurrence is one fused multiply-add over contiguous memory. The backward
+pass walks the chunks from the end, recomputes the states of one chunk from the state saved at its start, and runs the
+adjoint recurrence
   l_t = C_t dy_t + (gradient of a read-out at t) + exp(Delta_{t+1} A) l_{t+1},
 from which every gradient is a contraction.
 """
@@ -20,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from .registry import kernel
 
-# Elements of one (time, batch, channels, states) tensor of a chunk: a few of them should fit into the cache of a core (measured).
+# Elements of one (time, batch, channels, states) tensor of a chunk: a few of them fit into a core's cache (measured).
 CHUNK_ELEMENTS = 1 << 19
 # Longer chunks save no more memory, and a decode step should not pay for a large one.
 CHUNK_STEPS = 64
@@ -41,7 +42,7 @@ def _reset_steps(reset: Tensor | None) -> dict[int, Tensor]:
 def _chunk_states(
     delta: Tensor, written: Tensor, A: Tensor, B: Tensor, start: Tensor | None, resets: dict[int, Tensor], begin: int
 ) -> tuple[Tensor, Tensor]:
-    """Decays and states of one chunk, both (c,B,E,N), from time-major delta, written = delta * x (c,B,E) and B (c,B,N)."""
+    """Decays and states of one chunk, both (c,B,E,N); time-major delta, written = delta * x (c,B,E) and B (c,B,N)."""
     decay = torch.exp(delta[..., None] * A)
     states = written[..., None] * B[:, :, None, :]
     previous = start
@@ -151,6 +152,7 @@ def scan_torch(
     reset: Tensor | None,
     positions: tuple[int, ...],
 ) -> tuple[Tensor, Tensor | None]:
-    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in `selective_scan`."""
+    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
+    `selective_scan`."""
     y, read = _Scan.apply(x, delta, A, B, C, D, initial_state, reset, positions)
     return y, read if positions else None

@@ -1,24 +1,31 @@
 """Vectors of 64 bytes for numba functions: 16 float32 or 8 float64 that are loaded, combined and stored together.
 
-Why it exists: numba compiles `exp` in a loop to one library call per number, and its loops over several arrays are seldom
-vectorised because the arrays might overlap. With a vector as a value of the language both questions disappear: what is
-written is what runs, in this order, on every machine (LLVM splits the vectors where the registers are shorter).
+Why it exists: numba compiles `exp` in a loop to one library call per number, and its loops over several arrays are
+seldom vectorised because the arrays might overlap. With a vector as a value of the language both questions disappear:
+what is written is what runs, in this order, on every machine (LLVM splits the vectors where the registers are shorter).
 
-Promises: no operation reorders a sum, except `total`, which adds the lanes pairwise, always in the same way; `exp` is within
-2 units in the last place, 0 below the normal range, infinite above it, and keeps NaN. Indices are not checked.
+Promises: no operation reorders a sum, except `total`, which adds the lanes pairwise, always in the same way; `exp` is
+within 2 units in the last place, 0 below the normal range, infinite above it, and keeps NaN. Indices are not checked.
 Importing this file imports numba; only the numba backends do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import factorial, inf, log
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, register_model
 
 VECTOR_BYTES = 64
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """numba's decorator, typed loosely: a type checker would take the typing context for an argument of the call."""
+    return _intrinsic(function)
 
 
 class Vector(types.Type):
@@ -78,7 +85,8 @@ def load(typing_context, array, index):
     vector = Vector(array.dtype)
 
     def generate(context, builder, signature, arguments):
-        pointer = vector_pointer(context, builder, array, *arguments, vector_type(vector))
+        values, at = arguments
+        pointer = vector_pointer(context, builder, array, values, at, vector_type(vector))
         value = builder.load(pointer)
         value.align = array.dtype.bitwidth // 8
         return value
@@ -91,8 +99,9 @@ def store(typing_context, array, index, vector):
     """array[index : index + lanes] = vector, for a flat array."""
 
     def generate(context, builder, signature, arguments):
-        pointer = vector_pointer(context, builder, array, *arguments[:2], vector_type(vector))
-        builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
+        values, at, written = arguments
+        pointer = vector_pointer(context, builder, array, values, at, vector_type(vector))
+        builder.store(written, pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), generate
@@ -153,9 +162,9 @@ def total(typing_context, a):
     return a.element(a), generate
 
 
-# exp(x) = 2^n exp(r) with n = round(x / ln 2) and r = x - n ln 2, |r| <= ln(2) / 2. ln 2 is subtracted in two parts, the
-# first with so few bits that n times it is exact. Coefficients of exp(r), highest power first: Cephes' expf for float32,
-# the Taylor series for float64 (its remainder, (ln(2)/2)^14 / 14!, is below 5e-18).
+# exp(x) = 2^n exp(r) with n = round(x / ln 2) and r = x - n ln 2, |r| <= ln(2) / 2. ln 2 is subtracted in two parts,
+# the first with so few bits that n times it is exact. Coefficients of exp(r), highest power first: Cephes' expf for
+# float32, the Taylor series for float64 (its remainder, (ln(2)/2)^14 / 14!, is below 5e-18).
 _SINGLE = [
     1.9875691500e-4,
     1.3981999507e-3,

@@ -1,7 +1,9 @@
-"""Eight vectors as one value inside numba functions: the part of a matrix state that stays in registers while time goes by.
+"""Eight vectors as one value inside numba functions: the part of a matrix state that stays in registers while time goes
+by.
 
-A `Rows` value holds ROWS vectors; row r usually belongs to element r of a short run of numbers in a flat array, such as eight
-entries of a key. What is promised in `simd` holds here too: what is written is what runs, sums in the order of the rows.
+A `Rows` value holds ROWS vectors; row r usually belongs to element r of a short run of numbers in a flat array, such as
+eight entries of a key. What is promised in `simd` holds here too: what is written is what runs, sums in the order of
+the rows.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from .simd import Vector, broadcast, constant_vector, multiply_add, vector_pointer, vector_type
+from .simd import Vector, broadcast, constant_vector, intrinsic, multiply_add, vector_pointer, vector_type
 
 ROWS = 8
 
@@ -60,8 +61,10 @@ def load_rows(typing_context, array, index, stride):
     kind = _rows(array)
 
     def generate(context, builder, signature, arguments):
+        values, at, apart = arguments
+
         def row(r: int) -> Any:
-            value = builder.load(_address(context, builder, array, *arguments, r))
+            value = builder.load(_address(context, builder, array, values, at, apart, r))
             value.align = array.dtype.bitwidth // 8
             return value
 
@@ -75,9 +78,10 @@ def store_rows(typing_context, array, index, stride, rows):
     """array[index + r * stride] onwards = row r."""
 
     def generate(context, builder, signature, arguments):
+        values, at, apart, written = arguments
         for r in range(ROWS):
-            pointer = _address(context, builder, array, *arguments[:3], r)
-            builder.store(builder.extract_value(arguments[3], r), pointer, align=array.dtype.bitwidth // 8)
+            pointer = _address(context, builder, array, values, at, apart, r)
+            builder.store(builder.extract_value(written, r), pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, rows), generate

@@ -1,14 +1,15 @@
 """The chunk rule of the SSD with a hand-written backward: what `ssd_torch` runs for more than one token.
 
 With a(i, j) = exp(A sum_{s=j+1..i} Delta_s) inside one chunk, S the state entering it and w_j = Delta_j x_j:
-  y_i = sum_{j<=i} a(i, j) (C_i . B_j) w_j + a(i, -1) S C_i          S' = a(last, -1) S + sum_j a(last, j) w_j (outer) B_j
-(Dao and Gu, "Transformers are SSMs", arXiv 2405.21060, section 6.) Promises: only sums of Delta A built up from zero for each
-pair (i, j) are exponentiated, never differences of running sums, and the backward adds up exactly the terms of each gradient;
-so strong decay costs no precision and underflow gives 0. A reset is a step of -inf: every a(i, j) across it is 0.
+  y_i = sum_{j<=i} a(i, j) (C_i . B_j) w_j + a(i, -1) S C_i        S' = a(last, -1) S + sum_j a(last, j) w_j (outer) B_j
+(Dao and Gu, "Transformers are SSMs", arXiv 2405.21060, section 6.) Promises: only sums of Delta A built up from zero
+for each pair (i, j) are exponentiated, never differences of running sums, and the backward adds up exactly the terms of
+each gradient; so strong decay costs no precision and underflow gives 0. A reset is a step of -inf: every a(i, j) across
+it is 0.
 
-Why by hand: ordinary autograd spends four fifths of its time in copies, zero fills and the backward of the cumulative sum.
-Axes: m = sequence, chunk and group; r head of the group; q, i, j step of the chunk; p, n. States are kept as (n, r p), so that
-the heads of a group, which share B and C, are one matrix product.
+Why by hand: ordinary autograd spends four fifths of its time in copies, zero fills and the backward of the cumulative
+sum. Axes: m = sequence, chunk and group; r head of the group; q, i, j step of the chunk; p, n. States are kept as
+(n, r p), so that the heads of a group, which share B and C, are one matrix product.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Layout(NamedTuple):
         return cls(batch, time, -(-time // chunk), chunk, groups, heads // groups)
 
     def split(self, tensor: Tensor) -> Tensor:
-        """(B,T,...) with all heads or groups in the next axes -> (m,q,rest); missing steps become zeros, which change no state."""
+        """(B,T,...) with all heads or groups in the next axes -> (m,q,rest); missing steps become zeros, which change
+        no state."""
         tensor = tensor.reshape(self.batch, self.time, -1)
         missing = self.count * self.chunk - self.time
         if missing:
@@ -76,7 +78,8 @@ def pair_decay(steps: Tensor) -> Tensor:
 
 
 def gradient_of_steps(grad_exponent: Tensor) -> Tensor:
-    """The gradient (..., Q) of steps from the one of the exponents (..., Q, Q): step s is in the exponent (i, j) iff j < s <= i."""
+    """The gradient (..., Q) of steps from the one of the exponents (..., Q, Q): step s is in the exponent (i, j) iff j
+    < s <= i."""
     length = grad_exponent.shape[-1]
     ones = grad_exponent.new_ones(length, length)
     return torch.matmul(grad_exponent, ones.triu(1)).mul_(ones.tril()).sum(-2)

@@ -1,12 +1,13 @@
 """The loops of the numba SSD, forward and backward, over a range of tasks.
 
-Everything is the recurrence H_t = a_t H_{t-1} + u_t (outer) k_t with the read-out H_t q_t, forward or backward in time. A task
-keeps ROWS keys times one vector of u in registers and walks the whole sequence with them, then takes the next rows; nothing but
-inputs and outputs touches memory, and there is no chunk.
+Everything is the recurrence H_t = a_t H_{t-1} + u_t (outer) k_t with the read-out H_t q_t, forward or backward in time.
+A task keeps ROWS keys times one vector of u in registers and walks the whole sequence with them, then takes the next
+rows; nothing but inputs and outputs touches memory, and there is no chunk.
 
-All arrays are flat and C-ordered; `width` is the head width P and `size` the number of states N, each padded to whole vectors,
-`lanes` the numbers in a vector. Promises: a task writes only places of its own, so any split of the tasks over threads gives
-the same bits. A decay of exactly 0 starts from zeros, whatever the state was. Importing this file imports numba.
+All arrays are flat and C-ordered; `width` is the head width P and `size` the number of states N, each padded to whole
+vectors, `lanes` the numbers in a vector. Promises: a task writes only places of its own, so any split of the tasks over
+threads gives the same bits. A decay of exactly 0 starts from zeros, whatever the state was. Importing this file imports
+numba.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from .simd_rows import ROWS, add_rows, decay_and_write, dot_rows, load_rows, rea
 def recur(first, last, shape, u, k, q, a, start, slot, backward, out, read, end):
     """Tasks first..last-1 (a task is a sequence and a head) of out_t = H_t q_t.
 
-    u, out (B,T,H,width); k, q (B,T,G,size); a (B,H,T+1), a[T] = 0; read (B,S,H,size,width); slot (T): the place of step t in
-    read, or -1. The result is added to out. Forward: H starts from start (B,H,size,width), zero if empty, and is stored into
-    read. Backward: time runs down with H_t = a_{t+1} H_{t+1} + u_t (outer) k_t + read at t if read is not empty; a_0 H_0 goes
-    to end (B,H,size,width) if that is not empty.
+    u, out (B,T,H,width); k, q (B,T,G,size); a (B,H,T+1), a[T] = 0; read (B,S,H,size,width); slot (T): the place of step
+    t in read, or -1. The result is added to out. Forward: H starts from start (B,H,size,width), zero if empty, and is
+    stored into read. Backward: time runs down with H_t = a_{t+1} H_{t+1} + u_t (outer) k_t + read at t if read is not
+    empty; a_0 H_0 goes to end (B,H,size,width) if that is not empty.
     """
     time, heads, per_group, width, size, real_size, reads, lanes = shape
     groups = heads // per_group
@@ -71,8 +72,8 @@ def key_gradients(first, last, shape, w, B, C, a, start, slot, grad_y, grad_read
     """Tasks first..last-1 (a task is a sequence, a group and a vector of states) of the gradients of B, C and Delta A.
 
     w, grad_y (B,T,H,width); B, C, grad_B, grad_C (B,T,G,size); start (B,H,width,size), zero if empty; grad_read
-    (B,S,H,width,size) or empty; grad_exponent (size / lanes,B,T,H) holds a_t <L_t, S_{t-1}>, one partial sum per vector.
-    grad_B, grad_C and grad_exponent must come in as zeros.
+    (B,S,H,width,size) or empty; grad_exponent (size / lanes,B,T,H) holds a_t <L_t, S_{t-1}>, one partial sum per
+    vector. grad_B, grad_C and grad_exponent must come in as zeros.
     """
     time, heads, per_group, width, size, real_width, reads, lanes = shape
     groups = heads // per_group
@@ -128,8 +129,8 @@ def input_gradients(
 ):
     """Heads of tokens first..last-1 of what follows from w = delta x and the skip D x, in one pass over memory.
 
-    x, grad_written, grad_y, grad_x (B,T,H,width); delta (B,T,H); D (H). Each head of a token gets the sums over its width
-    through_written = grad_written . x and through_skip = grad_y . x (B,T,H).
+    x, grad_written, grad_y, grad_x (B,T,H,width); delta (B,T,H); D (H). Each head of a token gets the sums over its
+    width through_written = grad_written . x and through_skip = grad_y . x (B,T,H).
     """
     heads = D.size
     for row in range(first, last):

@@ -1,9 +1,9 @@
 """The SSD of Mamba-2 compiled by numba for the CPU: the recurrence itself, with the state in registers.
 
 Promises: bit-identical results for every number of threads and every chunk size (there is no chunk), with and without
-read-outs and gradients; training keeps nothing but the inputs; the gradient with respect to later inputs is exactly zero; first
-derivatives only. One token, the decode step, goes to the torch backend, where compiled loops would gain nothing. Loops:
-`ssd_loops`.
+read-outs and gradients; training keeps nothing but the inputs; the gradient with respect to later inputs is exactly
+zero; first derivatives only. One token, the decode step, goes to the torch backend, where compiled loops would gain
+nothing. Loops: `ssd_loops`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The SSD recurrence of Mamba-2, one token at a time: the oracle that the other backends are tested against.
 
-S_t = exp(Delta_t A) S_{t-1} + Delta_t x_t (outer) B_t,  y_t = S_t C_t + D x_t  (Dao and Gu, "Transformers are SSMs", arXiv 2405.21060,
-section 7). Promises: the recurrence as it is written, differentiable by ordinary autograd in any floating dtype. It ignores the chunk
-size, and it is slow.
+S_t = exp(Delta_t A) S_{t-1} + Delta_t x_t (outer) B_t,  y_t = S_t C_t + D x_t  (Dao and Gu, "Transformers are SSMs",
+arXiv 2405.21060, section 7). Promises: the recurrence as it is written, differentiable by ordinary autograd in any
+floating dtype. It ignores the chunk size, and it is slow.
 """
 
 from __future__ import annotations

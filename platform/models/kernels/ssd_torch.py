@@ -1,8 +1,8 @@
 """The SSD of Mamba-2 in plain torch, on any device: matrix products inside chunks, a recurrence between them.
 
-Promises: every chunk size gives the same y and states up to rounding; y does not depend on which states are read out; the
-gradient with respect to later inputs is exactly zero; first derivatives only; one token, the decode step, costs a few small
-operations and no chunk. The chunk rule and its backward are in `ssd_chunks`.
+Promises: every chunk size gives the same y and states up to rounding; y does not depend on which states are read out;
+the gradient with respect to later inputs is exactly zero; first derivatives only; one token, the decode step, costs a
+few small operations and no chunk. The chunk rule and its backward are in `ssd_chunks`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _inside(
     entering: Tensor,
     reset: Tensor | None,
 ) -> Tensor:
-    """The states (B, len(steps), H, P, N) after some steps of chunk `k`, which the state `entering` (B,G,N,r P) enters."""
+    """The states (B, len(steps), H, P, N) after some steps of chunk `k`; `entering` (B,G,N,r P) is the one before it."""
     batch, _, heads, width = x.shape
     groups, size = B.shape[2:]
     # Letters: b sequence, g group, r head of the group, j step, i step asked for, p, n.

@@ -1,8 +1,9 @@
 """Running a compiled loop over a range of tasks on as many threads as torch uses.
 
-The loops release the interpreter lock, so plain Python threads run them side by side. Unlike numba's own threads these may
-be used from several threads at once and after a fork. Promises: every task runs exactly once, an exception reaches the
-caller, and with one thread nothing is started. What a task computes must not depend on the split; that is up to the loop.
+The loops release the interpreter lock, so plain Python threads run them side by side. Unlike numba's own threads these
+may be used from several threads at once and after a fork. Promises: every task runs exactly once, an exception reaches
+the caller, and with one thread nothing is started. What a task computes must not depend on the split; that is up to the
+loop.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def _pool(process: int, workers: int) -> ThreadPoolExecutor:
 
 
 def run_tasks(loop: Callable[..., object], tasks: int, *arguments: object) -> None:
-    """Call loop(first, last, *arguments) for ranges that cover 0..tasks-1, one range per thread, and wait for all of them."""
+    """Call loop(first, last, *arguments) for ranges that cover 0..tasks-1, one range per thread, and wait for all of
+    them."""
     threads = min(torch.get_num_threads(), tasks)
     if threads == 1:
         loop(0, tasks, *arguments)

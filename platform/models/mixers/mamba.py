@@ -19,7 +19,7 @@ from ..kernels import selective_scan
 from ..norms import wide
 from ..run import Run
 from ..states import Scanned
-from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, state_sites
+from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, split_linear, state_sites
 from .registry import LayerState, Mixer, SiteInfo, mixer
 
 
@@ -83,7 +83,7 @@ class MambaMixer(Mixer):
         self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
     ) -> tuple[Tensor, LayerState | None]:
         c = self.config
-        x, gate = self.in_proj(u).chunk(2, dim=-1)
+        x, gate = split_linear(u, self.in_proj, [c.inner_size, c.inner_size])
         x = run.site(prefix + "x_in", x)
         gate = run.site(prefix + "gate", gate)
         conv_weight = self.conv1d.weight[:, 0]
@@ -92,8 +92,8 @@ class MambaMixer(Mixer):
         x = run.site(prefix + "x", F.silu(x))
         dt, B, C = self.x_proj(x).split([int(c.dt_rank), c.state_size, c.state_size], dim=-1)
         delta = run.site(prefix + "delta", F.softplus(self.dt_proj(dt)))
-        B = run.site(prefix + "B", B)
-        C = run.site(prefix + "C", C)
+        B = run.site(prefix + "B", B.contiguous())
+        C = run.site(prefix + "C", C.contiguous())
         if run.keep is not None:  # Delta = 0 at padding leaves the state as it is
             delta = delta * run.keep[..., None]
         A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))

@@ -20,7 +20,7 @@ from ..kernels import ssd
 from ..norms import RMSNorm, wide
 from ..run import Run
 from ..states import Scanned
-from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, state_sites
+from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, split_linear, state_sites
 from .registry import LayerState, Mixer, SiteInfo, mixer
 
 
@@ -88,7 +88,7 @@ class Mamba2Mixer(Mixer):
         c = self.config
         E, H, P, G, N = c.inner_size, c.n_heads, c.head_dim, c.n_groups, c.state_size
         rows, width = u.shape[:2]
-        gate, xBC, dt = self.in_proj(u).split([E, self.conv_width, H], dim=-1)
+        gate, xBC, dt = split_linear(u, self.in_proj, [E, self.conv_width, H])
         gate = run.site(prefix + "gate", gate)
         if run.active(prefix + "x_in"):
             xBC = torch.cat([run.site(prefix + "x_in", xBC[..., :E]), xBC[..., E:]], -1)
@@ -96,13 +96,13 @@ class Mamba2Mixer(Mixer):
         history = None if state is None else state["conv"]
         xBC, window = convolve(run, prefix + "conv_state", xBC, conv_weight, self.conv1d.bias, history, need_state)
         x, B, C = F.silu(xBC).split([E, G * N, G * N], dim=-1)
-        x = run.site(prefix + "x", x)
+        x = run.site(prefix + "x", x.contiguous())
         delta = F.softplus(dt + self.dt_bias)
         if c.dt_limit != (0.0, float("inf")):
             delta = delta.clamp(*c.dt_limit)
         delta = run.site(prefix + "delta", delta)
-        B = run.site(prefix + "B", B)
-        C = run.site(prefix + "C", C)
+        B = run.site(prefix + "B", B.contiguous())
+        C = run.site(prefix + "C", C.contiguous())
         if run.keep is not None:  # Delta = 0 at padding leaves the state as it is
             delta = delta * run.keep[..., None]
         A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..kernels import causal_conv
 from ..run import Run
@@ -64,6 +65,17 @@ def state_sites(E: int, N: int, conv_width: int, kernel: int) -> list[SiteInfo]:
         SiteInfo("h_post", (E, N), "recurrent state after step t; an edit acts from step t + 1 on"),
         SiteInfo("conv_state", (conv_width, kernel - 1), "inputs that convolutions after step t still see, oldest first"),
     ]
+
+
+def split_linear(u: Tensor, layer: nn.Linear, sizes: list[int]) -> list[Tensor]:
+    """The parts of layer(u) along its last axis, each contiguous.
+
+    An elementwise edit returns contiguous memory, and vectorised silu rounds differently on strided memory: without
+    this, an edit that changes nothing would change the last bits.
+    """
+    weights = layer.weight.split(sizes)
+    biases = [None] * len(sizes) if layer.bias is None else layer.bias.split(sizes)
+    return [F.linear(u, w, b) for w, b in zip(weights, biases, strict=True)]
 
 
 def draw_dt_bias(n: int, low: float, high: float, floor: float, generator: torch.Generator) -> Tensor:

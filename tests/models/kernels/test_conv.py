@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from mplat.models.kernels import backends, causal_conv
@@ -52,7 +54,7 @@ def test_values_state_and_gradients_equal_the_definition(shape, backend, packed,
         loss = (y * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(kind).view(y.shape)).sum() + state.sum()
         results.append((y, state, *torch.autograd.grad(loss, list(tensors.values()), materialize_grads=True)))
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    for expected, found in zip(*results):
+    for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(
             found.double(),
             expected,
@@ -66,8 +68,8 @@ def test_gradients_equal_finite_differences(backend):
     tensors, reset = problem(5, 3, 2)
     tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
 
-    def run(*values: Tensor) -> tuple[Tensor, Tensor]:
-        return causal_conv(**dict(zip(tensors, values)), reset=reset, return_state=True, backend=backend)
+    def run(*values: Tensor) -> Any:
+        return causal_conv(**dict(zip(tensors, values, strict=True)), reset=reset, return_state=True, backend=backend)
 
     assert torch.autograd.gradcheck(run, tuple(tensors.values()))
 
@@ -104,7 +106,7 @@ def test_packed_documents_equal_separate_documents(backend):
     reset = torch.zeros(1, 30, dtype=torch.bool)
     reset[0, starts] = True
     packed, state = causal_conv(u, **tensors, reset=reset, return_state=True, backend=backend)
-    for begin, end in zip(starts, [*starts[1:], 30]):
+    for begin, end in zip(starts, [*starts[1:], 30], strict=True):
         alone, last = causal_conv(u[:, begin:end], **tensors, return_state=True, backend=backend)
         torch.testing.assert_close(packed[:, begin:end], alone, rtol=1e-12, atol=1e-12)
     assert torch.equal(state, last) and torch.equal(state[..., 0], torch.zeros(1, 5, dtype=torch.float64))

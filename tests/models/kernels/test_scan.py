@@ -1,8 +1,10 @@
-"""The selective scan: every backend agrees with the token-by-token recurrence in float64, in values, states and gradients."""
+"""The selective scan: every backend agrees with the token-by-token recurrence in float64, in values, states and
+gradients."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +77,9 @@ def scan_with_gradients(case: Case, dtype: torch.dtype, backend: str, reset: Ten
     g = torch.Generator().manual_seed(1)
     loss = sum((out * torch.randn(out.shape, generator=g, dtype=torch.float64).to(dtype)).sum() for out in outputs)
     gradients = torch.autograd.grad(loss, list(arguments.values()))
-    return dict(zip(("y", "state", "states"), outputs)) | {f"d{name}": grad for name, grad in zip(arguments, gradients)}
+    return dict(zip(("y", "state", "states"), outputs, strict=True)) | {
+        f"d{name}": grad for name, grad in zip(arguments, gradients, strict=True)
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -105,8 +109,8 @@ def test_gradients_equal_finite_differences(backend):
     case = Case(6, 3, 2, delta=(0.1, 1.0))
     arguments = case.arguments(torch.float64, grad=True)
 
-    def run(*values: Tensor) -> tuple[Tensor, ...]:
-        named = dict(zip(arguments, values))
+    def run(*values: Tensor) -> Any:
+        named = dict(zip(arguments, values, strict=True))
         return selective_scan(**named, reset=case.reset, return_state=True, states_at=[4, 1, 1], backend=backend)
 
     assert torch.autograd.gradcheck(run, tuple(arguments.values()))
@@ -128,7 +132,7 @@ def test_gradient_of_a_state_alone(backend):
         _, states = selective_scan(**arguments, states_at=[20], backend=name)
         wanted = [arguments[key] for key in ("x", "delta", "A", "B", "initial_state")]
         gradients.append(torch.autograd.grad(states.sum(), wanted))
-    for expected, found in zip(*gradients):
+    for expected, found in zip(*gradients, strict=True):
         assert relative(found, expected) <= 1e-11
 
 
@@ -183,7 +187,7 @@ def test_packed_documents_equal_separate_documents(backend):
     reset = torch.zeros(1, 75, dtype=torch.bool)
     reset[0, starts] = True
     packed = selective_scan(**arguments, reset=reset, backend=backend)
-    for begin, end in zip(starts, [*starts[1:], 75]):
+    for begin, end in zip(starts, [*starts[1:], 75], strict=True):
         document = {name: arguments[name][:, begin:end] for name in ("x", "delta", "B", "C")}
         alone = selective_scan(**document, A=arguments["A"], D=arguments["D"], backend=backend)
         torch.testing.assert_close(packed[:, begin:end], alone, rtol=1e-11, atol=1e-11)
@@ -242,6 +246,6 @@ def test_strided_inputs_and_thread_counts_give_the_same_bits(backend):
     finally:
         torch.set_num_threads(threads)
     if backend == "numba":
-        assert all(torch.equal(one, three) for one, three in zip(*results))
+        assert all(torch.equal(one, three) for one, three in zip(*results, strict=True))
     else:
-        assert all(relative(three, one.double()) <= 1e-5 for one, three in zip(*results))
+        assert all(relative(three, one.double()) <= 1e-5 for one, three in zip(*results, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from mplat.errors import UsageError
@@ -53,7 +55,9 @@ def ssd_with_gradients(tensors: dict[str, Tensor], dtype: torch.dtype, backend: 
     g = torch.Generator().manual_seed(1)
     loss = sum((out * torch.randn(out.shape, generator=g, dtype=torch.float64).to(dtype)).sum() for out in outputs)
     gradients = torch.autograd.grad(loss, list(arguments.values()))
-    return dict(zip(("y", "state", "states"), outputs)) | {f"d{name}": grad for name, grad in zip(arguments, gradients)}
+    return dict(zip(("y", "state", "states"), outputs, strict=True)) | {
+        f"d{name}": grad for name, grad in zip(arguments, gradients, strict=True)
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -121,8 +125,8 @@ def test_gradients_equal_finite_differences(time, backend):
     reset = torch.zeros(2, time, dtype=torch.bool)
     reset[1, time // 2] = True
 
-    def run(*values: Tensor) -> tuple[Tensor, ...]:
-        named = dict(zip(tensors, values))
+    def run(*values: Tensor) -> Any:
+        named = dict(zip(tensors, values, strict=True))
         return ssd(**named, reset=reset, chunk=2, return_state=True, states_at=[time - 1, 0, 0], backend=backend)
 
     assert torch.autograd.gradcheck(run, tuple(tensors.values()))
@@ -170,7 +174,7 @@ def test_packed_documents_equal_separate_documents(backend):
     reset = torch.zeros(1, 75, dtype=torch.bool)
     reset[0, starts] = True
     packed = ssd(**tensors, reset=reset, backend=backend)
-    for begin, end in zip(starts, [*starts[1:], 75]):
+    for begin, end in zip(starts, [*starts[1:], 75], strict=True):
         document = {name: tensors[name][:, begin:end] for name in ("x", "delta", "B", "C")}
         alone = ssd(**document, A=tensors["A"], D=tensors["D"], backend=backend)
         torch.testing.assert_close(packed[:, begin:end], alone, rtol=1e-11, atol=1e-11)
@@ -215,8 +219,8 @@ def test_one_state_per_channel_is_the_selective_scan():
     tensors = problem(40, 6, 1, 1, 5)
     y = ssd(**tensors, backend="torch")
     scanned = selective_scan(
-        tensors["x"][..., 0], tensors["delta"], tensors["A"][:, None].repeat(1, 5), tensors["B"][:, :, 0], tensors["C"][:, :, 0],
-        tensors["D"], initial_state=tensors["initial_state"][:, :, 0], backend="reference",
+        tensors["x"][..., 0], tensors["delta"], tensors["A"][:, None].repeat(1, 5), tensors["B"][:, :, 0],
+        tensors["C"][:, :, 0], tensors["D"], initial_state=tensors["initial_state"][:, :, 0], backend="reference",
     )  # fmt: skip
     torch.testing.assert_close(y[..., 0], scanned, rtol=1e-11, atol=1e-11)
 

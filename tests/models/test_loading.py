@@ -1,0 +1,181 @@
+"""Loading and saving: both layouts, both ways; bad folders are refused with the file and the reason."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from mplat.errors import InputError, UsageError
+from mplat.models import LanguageModel, ModelConfig, build, load
+from safetensors.torch import load_file, save_file
+
+from model_zoo import ARCHITECTURES, nano, tokens
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return nano(request.param, dtype=torch.float32).save(tmp_path / "model")
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@torch.no_grad()
+def test_original_layout_both_ways(arch: str, tmp_path: Path) -> None:
+    model = nano(arch, dtype=torch.float32, expand=3, conv_kernel=3, n_groups=1)
+    model.save(tmp_path, layout="original")
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert "model_type" not in content and content["n_layer"] == 2
+    stored = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    assert "backbone.embedding.weight" in stored and "lm_head.weight" in stored
+    again = load(tmp_path)
+    assert again.config == model.config and again.digest == model.digest
+    assert torch.equal(again(tokens(1, 7)), model(tokens(1, 7)))
+
+
+@torch.no_grad()
+def test_an_original_checkpoint_as_it_is_published(tmp_path: Path) -> None:
+    """The real files' config: 199 bytes, an unpadded vocabulary, an empty ssm_cfg."""
+    for ssm, arch, multiple, padded, state in (({}, "mamba", 8, 56, 16), ({"layer": "Mamba2"}, "mamba2", 16, 64, 128)):
+        (tmp_path / "config.json").write_text(
+            json.dumps({
+                "d_model": 64, "n_layer": 1, "vocab_size": 53, "ssm_cfg": ssm, "rms_norm": True,
+                "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": multiple,
+            })
+        )  # fmt: skip
+        model = build(ModelConfig(arch, vocab_size=padded, d_model=64, n_layers=1, state_size=state), seed=3)
+        weights = {n.replace("embeddings", "embedding"): t for n, t in model.state_dict().items()}
+        weights["lm_head.weight"] = weights["backbone.embedding.weight"]
+        torch.save(weights, tmp_path / "pytorch_model.bin")
+        assert torch.equal(load(tmp_path)(tokens(1, 5)), model(tokens(1, 5)))
+
+
+def test_dtype_and_untied_head(tmp_path: Path) -> None:
+    model = nano("mamba2", dtype=torch.float32, tie_embeddings=False)
+    model.save(tmp_path, dtype=torch.float16)
+    assert load_file(tmp_path / "model.safetensors")["lm_head.weight"].dtype == torch.float16
+    assert load(tmp_path).dtype == torch.float32
+    assert load(tmp_path, dtype="float64").dtype == torch.float64
+    with pytest.raises(UsageError, match="did you mean 'float32'"):
+        load(tmp_path, dtype="float23")
+
+
+def test_digest_follows_weights_config_and_nothing_else(folder: Path) -> None:
+    model, same = load(folder), load(folder)
+    assert model.digest == same.digest
+    with torch.no_grad():
+        same.backbone.norm_f.weight[3] += 1e-3
+    assert model.digest != same.digest
+    assert load(folder, dtype=torch.float64).digest != model.digest
+
+
+def test_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model 'tiny-mumba'"):
+        load("tiny-mumba")
+    with pytest.raises(InputError, match="no config.json"):
+        load(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="no weights"):
+        load(folder)
+    with pytest.raises(InputError, match="is a file"):
+        load(folder / "config.json")
+
+
+def test_bad_configs(folder: Path) -> None:
+    path = folder / "config.json"
+    good = path.read_text()
+    for changes, text in [
+        ({"model_type": "llama"}, "model_type 'llama' is not supported"),
+        ({"hidden_act": "gelu"}, "only silu"),
+        ({"hidden_size": -3}, "positive integer"),
+        ({"hidden_size": 32}, "shape|head"),
+        ({"num_hidden_layers": 3}, "missing"),
+        ({"num_hidden_layers": 1}, "unexpected"),
+    ]:
+        path.write_text(good)
+        edit_json(path, **changes)
+        with pytest.raises(InputError, match=text):
+            load(folder)
+    path.write_text(good[: len(good) // 2])
+    with pytest.raises(InputError, match="not valid JSON"):
+        load(folder)
+    path.write_text("[]")
+    with pytest.raises(InputError, match="no JSON object"):
+        load(folder)
+
+
+def test_damaged_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    good = path.read_bytes()
+    for damaged in (good[: len(good) // 2], good[:4], b"", b"\xff" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"model\.safetensors.*(damaged|truncated)"):
+            load(folder)
+    path.write_bytes(good)
+    weights = load_file(path)
+    for value in (float("nan"), float("inf")):
+        bad = {n: t.clone() for n, t in weights.items()}
+        bad["backbone.norm_f.weight"][0] = value
+        save_file(bad, path)
+        with pytest.raises(InputError, match="norm_f.weight contains NaN or infinite"):
+            load(folder)
+    bad = weights | {"backbone.norm_f.weight": torch.ones(24, dtype=torch.int32)}
+    save_file(bad, path)
+    with pytest.raises(InputError, match="must be floating point"):
+        load(folder)
+
+
+class Malicious:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("/nonexistent/never"),))
+
+
+def test_pickles_with_code_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    torch.save({"backbone.embedding.weight": Malicious()}, path)
+    with pytest.raises(InputError, match="could run code"):
+        load(folder)
+    path.write_bytes(pickle.dumps({"x": Malicious()}))
+    with pytest.raises(InputError, match="pytorch_model.bin"):
+        load(folder)
+    path.write_bytes(b"PK\x03\x04 truncated")
+    with pytest.raises(InputError, match="damaged or truncated|could run code"):
+        load(folder)
+    torch.save([1, 2], path)
+    with pytest.raises(InputError, match="no dictionary of tensors"):
+        load(folder)
+
+
+def test_original_layout_with_parts_we_do_not_compute(tmp_path: Path) -> None:
+    base = {"d_model": 16, "n_layer": 1, "vocab_size": 32, "ssm_cfg": {}}
+    for changes, text in [
+        ({"attn_layer_idx": [0]}, "attention"),
+        ({"rms_norm": False}, "rms_norm"),
+        ({"ssm_cfg": {"layer": "Mamba3"}}, "did you mean"),
+        ({"ssm_cfg": {"headdimm": 3}}, "headdimm"),
+        ({"vocab_size": "many"}, "not a usable"),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps(base | changes))
+        torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+        with pytest.raises(InputError, match=text):
+            load(tmp_path)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    from mplat.datasets.tokenizer import SHIPPED
+
+    model: LanguageModel = nano("mamba", dtype=torch.float32)
+    model.save(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((Path(SHIPPED) / name).read_bytes())
+    with pytest.raises(InputError, match="1024 tokens but the embedding only 40"):
+        load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="tokenizer.json"):
+        load(tmp_path)
