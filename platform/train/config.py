@@ -224,6 +224,8 @@ NOT_SEMANTIC = frozenset(
     {
         "threads",
         "log_every",
+        "evaluation.every",
+        "evaluation.batch_size",
         "checkpoint.every",
         "checkpoint.keep_latest_k",
         "export.dtype",
@@ -240,7 +242,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):  # an empty one says nothing
             flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
@@ -249,5 +251,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differing_fields(ours: TrainConfig, theirs: dict[str, Any]) -> list[str]:
     """Dotted names, sorted, of the fields in which a stored config differs in a way that changes the training."""
-    a, b = flatten(ours.model_dump(mode="json")), flatten(theirs)
+    a = flatten(ours.model_dump(mode="json"))
+    b = flatten(TrainConfig().model_dump(mode="json")) | flatten(theirs)  # a field newer than the run had its default
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name) and name not in NOT_SEMANTIC)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,13 +207,13 @@ def train(
             folder.clear()
         config = config.resolved()
         folder.check_same_run(config)
-        start = _starting_checkpoint(folder, resume, observer.warn)
+        start = _starting_checkpoint(folder, resume, observer)
         folder.write_config(config)
         setup = prepare(config, folder, dry_run=False)
         torch.manual_seed(config.seed)
         run = Run(setup, folder, observer, stop)
         if start is not None:
-            run.restore(start, same_run=start.parent == folder.checkpoints)
+            run.restore(start, same_run=start.parent.resolve() == folder.checkpoints.resolve())
         record = run_record(setup, run.model)
         folder.write_run(record | {"status": "started"})
         observer.begin(run.progress.step, config.total_steps, setup.lines())
@@ -230,10 +229,13 @@ def _due(every: int, step: int, total: int) -> bool:
     return step == total or (every > 0 and step % every == 0)
 
 
-def _starting_checkpoint(folder: RunFolder, resume: str, warn: Callable[[str], None]) -> Path | None:
-    """The checkpoint that `resume` asks for, or None to start at step 0."""
+def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> Path | None:
+    """The checkpoint that `resume` asks for, or None to start at step 0.
+
+    Another run's folder says where a new run starts. If this run has begun, the same command continues it.
+    """
     if resume in ("auto", "never"):
-        found = checkpoint.latest(folder.checkpoints, warn)
+        found = checkpoint.latest(folder.checkpoints, observer.warn)
         if found is not None and resume == "never":
             raise UsageError(
                 f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
@@ -243,7 +245,12 @@ def _starting_checkpoint(folder: RunFolder, resume: str, warn: Callable[[str], N
     path = Path(resume)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
-    found = path if (path / "manifest.json").is_file() else checkpoint.latest(path, warn)
+    if folder.checkpoints.resolve() not in (path.resolve(), path.resolve().parent):
+        own = checkpoint.latest(folder.checkpoints, observer.warn)
+        if own is not None:
+            observer.note(f"{folder.path} has begun already, so it is continued, and --resume {resume} is passed over")
+            return own
+    found = path if (path / "manifest.json").is_file() else checkpoint.latest(path, observer.warn)
     if found is None:
         raise InputError(
             f"--resume {resume}: no checkpoint there; give a run folder or a step-* folder, or auto or never"

@@ -89,6 +89,12 @@ def test_continuing_in_another_folder_with_other_settings(tmp_path):
     assert [r.step for r in recorder.reports] == [3, 4]
     assert any("another configuration" in w and "steps" in w for w in recorder.warnings)
     assert result.best_step == 4
+    again = Recorder()  # the same command once more continues the new run
+    train(longer, tmp_path / "b", resume=str(tmp_path / "a"), observer=again)
+    assert again.reports == [] and "has begun already" in again.notes[0]
+    back = Recorder()  # but a checkpoint of the run itself may be chosen
+    train(longer, tmp_path / "b", resume=str(tmp_path / "b" / "checkpoints" / "step-00000004"), observer=back)
+    assert back.notes == [f"continuing after step 4 from {tmp_path}/b/checkpoints/step-00000004"]
     with pytest.raises(InputError, match="no checkpoint there"):
         train(run, tmp_path / "c", resume=str(tmp_path / "nowhere"))
 
