@@ -1,0 +1,68 @@
+"""A batch of questions as tensors: prompts alone, or prompts followed by their answers for teacher forcing.
+
+Rows are padded on the right and come with their mask. Batches are planned elsewhere, from the data alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..models.generation import pad
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question as token ids; `answer` is the first accepted answer, preceded by a blank."""
+
+    id: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a worker receives it."""
+        return {"id": self.id, "prompt": list(self.prompt), "answer": list(self.answer)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Item:
+        """The inverse of `to_json`."""
+        return cls(value["id"], tuple(value["prompt"]), tuple(value["answer"]))
+
+
+class AnsweredBatch(NamedTuple):
+    """Prompts followed by all but the last token of their answers.
+
+    tokens, mask (B, T). columns (B, A): where the model predicts answer token a. targets (B, A): that token.
+    counts (B, A) bool: False behind the end of a shorter answer, where column and target mean nothing.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    columns: Tensor
+    targets: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Questions that go through the model together."""
+
+    items: Sequence[Item]
+    device: torch.device
+
+    def prompts(self) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T) and mask (B, T) of the prompts."""
+        tokens, mask = pad([item.prompt for item in self.items])
+        return tokens.to(self.device), mask.to(self.device)
+
+    def answered(self) -> AnsweredBatch:
+        """The prompts with their answers."""
+        tokens, mask = pad([item.prompt + item.answer[:-1] for item in self.items])
+        targets, counts = pad([item.answer for item in self.items])
+        first = torch.tensor([len(item.prompt) - 1 for item in self.items])
+        columns = (first[:, None] + torch.arange(targets.shape[1])).clamp(max=tokens.shape[1] - 1)
+        return AnsweredBatch(*(t.to(self.device) for t in (tokens, mask, columns, targets, counts)))

@@ -1,0 +1,80 @@
+"""The channels that carry the answer at one site of one layer: what steering asks the analyses for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from ..errors import InputError, UsageError
+from ..runtime.table_job import Progress
+from .cache import Cache
+from .config import config_model
+from .places import check_layers, places, relative_name
+from .run import Observer, run_steps
+
+if TYPE_CHECKING:
+    from ..datasets.records import Question
+    from ..models import LanguageModel
+
+#: (what is being done, batches done, batches in all)
+Tell = Callable[[str, int, int], None]
+
+
+def bottleneck_channels(
+    model: LanguageModel,
+    questions: Sequence[Question],
+    *,
+    layer: int,
+    site: str,
+    k: int,
+    cache_dir: Path | None = None,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> list[int]:
+    """The `k` channels of `site` ("mixer_out", "delta", ...) at `layer` with the largest |attribution|, largest first.
+
+    Reads the cached result of the step `attribution` for these questions, and computes and caches it (all layers at
+    once, it costs the same) where it is missing; `progress` is told what is computed. cache_dir: default as for
+    `mplat interp`. Attribution draws nothing at random; `seed` is passed on all the same.
+
+    Raises UsageError for a layer, site or k that the model does not have, InputError where no question gave a finite result.
+    """
+    check_layers([layer], model.n_layers)
+    name = relative_name(model, site)
+    (place,) = places(model, [layer], [name])
+    if not 1 <= k <= place.channels:
+        raise UsageError(f"k is {k}; site {name!r} has {place.channels} channels, so it can be 1 to {place.channels}")
+    config = config_model()(steps=("attribution",), seed=seed)
+    sites = getattr(config, "attribution").sites
+    if name not in [relative_name(model, s) for s in sites]:
+        settings = type(getattr(config, "attribution"))(sites=(name,))
+        config = config.model_copy(update={"attribution": settings})
+    observer = _Teller(model.name, progress)
+    cache = Cache(cache_dir, warn=observer.warn)
+    table = run_steps(model, questions, config, cache=cache, observer=observer)["attribution"].table
+    here = table.filter((pc.field("layer") == layer) & (pc.field("site") == name) & (pc.field("rank") <= k))
+    if here.num_rows < k:
+        raise InputError(f"model {model.name}: no question gave a finite attribution at block {layer}, site {name!r}; "
+                         "its activations overflow or are NaN")
+    return [int(channel) for channel in here.sort_by("rank")["channel"].to_pylist()]
+
+
+class _Teller(Observer):
+    """Passes on what is computed, in words."""
+
+    def __init__(self, model: str, tell: Tell | None) -> None:
+        self._model, self._tell, self._prompts = model, tell or (lambda what, done, total: None), 0
+
+    def begin(self, step: str, prompts: int) -> None:
+        self._prompts = prompts
+
+    def progress(self, progress: Progress) -> None:
+        note = f"; {progress.note}" if progress.note else ""
+        self._tell(f"interp {progress.name} of {self._model} on {self._prompts} prompts{note}", progress.shards_done, progress.shards)
+
+    def warn(self, text: str) -> None:
+        """Damage in the cache: told like progress, with nothing to count."""
+        self._tell(text, 0, 0)

@@ -1,0 +1,31 @@
+"""The configuration of an analysis run: what every step shares, and one section for each registered step."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from pydantic import Field, create_model
+
+from ..config import Config
+from .graph import all_steps
+
+
+class InterpConfig(Config):
+    """What all steps share. `config_model()` adds a section named like the step for each step's settings."""
+
+    model: str | None = Field(None, description="shipped name, folder or hub id")
+    questions: str | None = Field(None, description="Parquet file of questions; default: prompts of the facts world")
+    per_level: int = Field(20, ge=1, description="facts world: prompts for each of the six levels")
+    steps: tuple[str, ...] | None = Field(None, description="steps to run, with those they need; default: all")
+    layers: tuple[int, ...] | None = Field(None, description="blocks to look at; default: all")
+    seed: int = Field(0, ge=0, lt=2**63)
+    batch_size: int = Field(16, ge=1, description="questions that go through the model together")
+    max_tokens: int = Field(2048, ge=1, description="longest prompt; what evaluation does with longer ones happens here too")
+
+
+@cache
+def config_model() -> type[InterpConfig]:
+    """The configuration with a section for every step there is."""
+    sections: dict[str, Any] = {name: (step.settings, step.settings()) for name, step in all_steps().items()}
+    return create_model("InterpConfig", __base__=InterpConfig, **sections)

@@ -1,0 +1,108 @@
+"""The content key: a digest of everything that could change a step's result, kept as named components.
+
+Two results with the same key are the same result; where keys differ, `differences` says in what, in the order of
+COMPONENTS. Worker count, node names, log level and the time are in no component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..runtime.plan import canonical_json, digest_of
+from .registry import Step
+from .sources import source_digests
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+    from .registry import StepSettings
+
+#: most telling first: `why` names the first one that differs
+COMPONENTS = (
+    "step", "model", "data", "settings", "layers", "seeds", "batches", "dtype", "backend", "sources", "versions",
+    "upstream",
+)  # fmt: skip
+#: what the forward pass consists of, whatever the step itself imports
+_FORWARD_PASS = "mplat.models.model"
+_PACKAGES = ("torch", "transformers", "tokenizers")
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Key:
+    """`digest` is the sha256 of the canonical JSON of `components`."""
+
+    digest: str
+    components: Mapping[str, Any]
+
+
+class Difference(NamedTuple):
+    """`name` (dotted, from its component on) is `now` here and `then` there."""
+
+    name: str
+    now: Any
+    then: Any
+
+    def __str__(self) -> str:
+        if isinstance(self.now, str) and isinstance(self.then, str) and len(self.now) == len(self.then) == 64:
+            return f"{self.name} ({self.then[:12]} -> {self.now[:12]})"  # digests: the head tells them apart
+        if max(len(str(self.now)), len(str(self.then))) > 60:
+            return self.name
+        return f"{self.name} ({self.then} -> {self.now})"
+
+
+def step_key(
+    step: Step,
+    model: LanguageModel,
+    *,
+    settings: StepSettings,
+    layers: Sequence[int],
+    seed: int,
+    data_digest: str,
+    batches_digest: str,
+    upstream: Mapping[str, str],
+) -> Key:
+    """The key of a step's result for a model and planned questions; `upstream` are the keys of the steps it needs."""
+    components = {
+        "step": {"name": step.name, "version": step.version},
+        "model": model.digest,
+        "data": data_digest,
+        "settings": settings.model_dump(mode="json"),
+        "layers": list(layers),
+        "seeds": {"seed": seed} if step.seeded else {},
+        "batches": batches_digest,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "backend": _backend(model),
+        "sources": source_digests([step.module, _FORWARD_PASS]),
+        "versions": {package: metadata.version(package) for package in _PACKAGES},
+        "upstream": dict(upstream),
+    }
+    assert set(components) == set(COMPONENTS)
+    canonical_json(components)  # raises here, where the step is known, if a setting is not plain finite JSON
+    return Key(digest_of(components), components)
+
+
+def _backend(model: LanguageModel) -> dict[str, str]:
+    from ..models import kernels
+
+    weight = model.backbone.embeddings.weight
+    return {"device": weight.device.type} | {name: kernels.resolve(name, weight) for name in kernels.operations()}
+
+
+def differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[Difference]:
+    """In what two keys' components differ, in the order of COMPONENTS; inside a component every entry by itself."""
+    found: list[Difference] = []
+    for name in dict.fromkeys([*COMPONENTS, *sorted({*now, *then})]):
+        found += _differences(name, now.get(name, _ABSENT), then.get(name, _ABSENT))
+    return found
+
+
+def _differences(name: str, now: Any, then: Any) -> list[Difference]:
+    if now == then:
+        return []
+    if isinstance(now, Mapping) and isinstance(then, Mapping):
+        keys = sorted({*now, *then})
+        return [d for key in keys for d in _differences(f"{name}.{key}", now.get(key, _ABSENT), then.get(key, _ABSENT))]
+    return [Difference(name, now, then)]

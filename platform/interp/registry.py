@@ -1,0 +1,120 @@
+"""What an analysis step is, and the decorator that makes one. An analysis is one file in `steps/`:
+
+    class Settings(StepSettings):
+        sites: tuple[str, ...] = ("mixer_out",)
+
+    @step("my_step", version=1, needs=("attribution",), settings=Settings)
+    def my_step(job: Job) -> Tables:
+        "One sentence for `mplat interp ls`."
+        rows = job.map(one_batch, BATCH_SCHEMA, {"sites": list(job.settings.sites)})
+        ...
+        return {"": table}
+
+    def one_batch(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table: ...
+
+Forward passes belong into a batch function at the top level of the module: it may run in another process, on a batch planned
+from the data alone, and must be a pure function of its arguments. The step's function puts the batches' rows, which come
+in the order of the plan, together. Raise `version` when the same sources give other results.
+
+This file knows no steps; `graph` finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from ..config import Config
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+    from .batches import Batch, Item
+
+#: name of a part -> its rows; a step with a single table calls its part ""
+Tables = Mapping[str, pa.Table]
+BatchFunction = Callable[["LanguageModel", "Batch", Mapping[str, Any]], pa.Table]
+
+
+class StepSettings(Config):
+    """Base of a step's settings. Every field can change the result and is part of the key."""
+
+
+class MapBatches(Protocol):
+    """Runs a batch function over all planned batches and returns its rows in the order of the plan.
+
+    `arguments` are plain JSON. Rows of one batch keep their order; columns are those of `schema`.
+    """
+
+    def __call__(self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any]) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A question that does not go through the model, with the status that its rows get, and why."""
+
+    id: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step works with."""
+
+    model: LanguageModel
+    items: Sequence[Item]  # in the order of the questions
+    excluded: Sequence[Excluded]
+    layers: Sequence[int]  # ascending
+    settings: Any
+    seed: int
+    upstream: Mapping[str, Tables]  # results of the steps that this one needs
+    map: MapBatches
+
+
+@dataclass(frozen=True)
+class Step:
+    """A registered analysis."""
+
+    name: str
+    version: int
+    needs: tuple[str, ...]
+    settings: type[StepSettings]
+    seeded: bool  # whether it draws random numbers: only then is the seed part of its key
+    function: Callable[[Job], Tables]
+
+    @property
+    def module(self) -> str:
+        """Where it is defined; its sources are part of its key."""
+        return self.function.__module__
+
+    @property
+    def meaning(self) -> str:
+        """The first line of its docstring."""
+        return (self.function.__doc__ or "").strip().split("\n")[0]
+
+
+STEPS: dict[str, Step] = {}
+Function = TypeVar("Function", bound=Callable[[Job], Tables])
+
+
+def step(
+    name: str,
+    *,
+    version: int = 1,
+    needs: Sequence[str] = (),
+    settings: type[StepSettings] = StepSettings,
+    seeded: bool = False,
+) -> Callable[[Function], Function]:
+    """Register the decorated function as the step `name`, which gets the results of the steps it `needs`."""
+
+    def register(function: Function) -> Function:
+        known = STEPS.get(name)
+        assert known is None or known.module == function.__module__, f"step {name!r} exists twice"
+        assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
+        STEPS[name] = Step(name, version, tuple(needs), settings, seeded, function)
+        return function
+
+    return register

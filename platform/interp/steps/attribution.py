@@ -1,0 +1,111 @@
+"""How much each channel contributes to the right answer, to first order: gradient times activation.
+
+    attribution[c] = mean over prompts of  sum over tokens t of  a[t, c] * d log p(answer) / d a[t, c]
+
+that is, the derivative of the answer's log-probability by a common factor on the channel. One backward pass per batch
+gives it for all layers and sites. It is the slope at the model as it is, not the effect of taking the channel away:
+`bottlenecks` measures that.
+
+A prompt whose answer or gradient is not finite is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ..answers import score_answers
+from ..batches import Batch
+from ..columns import column, ranks
+from ..moments import Moments, merge_all, moments_of
+from ..places import places
+from ..registry import Job, StepSettings, Tables, step
+from ..taps import Gain
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+
+class Settings(StepSettings):
+    sites: tuple[str, ...] = ("mixer_out", "mixer.delta")
+    """sites of each block with one value per token and channel"""
+
+
+SCHEMA = pa.schema([
+    column("layer", pa.int32(), "block"),
+    column("site", pa.string(), "site, relative to the block"),
+    column("channel", pa.int32(), "channel of the site"),
+    column("attribution", pa.float64(), "mean over prompts of sum over tokens of activation times gradient; nats"),
+    column("standard_error", pa.float64(), "of that mean, over prompts; null for fewer than two"),
+    column("rank", pa.int32(), "1 is the channel of largest |attribution| at this layer and site; ties by channel"),
+    column("n_prompts", pa.int32(), "prompts counted"),
+    column("n_nonfinite", pa.int32(), "prompts left out here because their answer or gradient was not finite"),
+    column("status", pa.string(), "ok, or model_nonfinite where no prompt was left"),
+])  # fmt: skip
+
+BATCH_SCHEMA = pa.schema(
+    [("layer", pa.int32()), ("site", pa.string()), ("n_prompts", pa.int32()), ("n_nonfinite", pa.int32()),
+     ("mean", pa.list_(pa.float64())), ("m2", pa.list_(pa.float64()))]
+)  # fmt: skip
+
+
+@step("attribution", version=1, settings=Settings)
+def attribution(job: Job) -> Tables:
+    """Gradient times activation of the answer's log-probability per channel."""
+    found = places(job.model, job.layers, job.settings.sites)
+    arguments = {"layers": list(job.layers), "sites": list(job.settings.sites)}
+    rows = job.map(batch_attribution, BATCH_SCHEMA, arguments).to_pylist()
+    result: list[dict[str, Any]] = []
+    for place in found:
+        parts = [row for row in rows if (row["layer"], row["site"]) == (place.layer, place.site)]
+        total = merge_all((Moments(r["n_prompts"], np.array(r["mean"]), np.array(r["m2"])) for r in parts), place.channels)
+        common = {"layer": place.layer, "site": place.site, "n_prompts": total.n,
+                  "n_nonfinite": sum(r["n_nonfinite"] for r in parts)}  # fmt: skip
+        result += _channel_rows(common, total)
+    return {"": pa.Table.from_pylist(result, schema=SCHEMA)}
+
+
+def _channel_rows(common: dict[str, Any], total: Moments) -> list[dict[str, Any]]:
+    if total.n == 0:
+        return [common | {"channel": c, "status": "model_nonfinite"} for c in range(len(total.mean))]
+    error = np.sqrt(total.m2 / (total.n - 1) / total.n) if total.n > 1 else None
+    rank = ranks(np.abs(total.mean))
+    return [
+        common
+        | {
+            "channel": c,
+            "attribution": float(total.mean[c]),
+            "standard_error": None if error is None else float(error[c]),
+            "rank": int(rank[c]),
+            "status": "ok",
+        }
+        for c in range(len(total.mean))
+    ]
+
+
+@torch.enable_grad()
+def batch_attribution(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    """Moments over one batch's prompts of their attributions: a row for each layer and site."""
+    found = places(model, arguments["layers"], arguments["sites"])
+    answered = batch.answered()
+    gains = [
+        torch.ones(len(batch.items), p.channels, dtype=model.dtype, device=model.device, requires_grad=True) for p in found
+    ]
+    with model.edit(*[Gain(p.name, gain) for p, gain in zip(found, gains, strict=True)]):
+        logits = model(answered.tokens, answered.mask)
+    scores = score_answers(logits, answered)
+    # Rows of a batch do not meet, so the gradient of the sum is every row's own; rows that are not finite stay apart too.
+    gradients = torch.autograd.grad(scores.logprob.sum(), gains)
+    rows = []
+    for place, gradient in zip(found, gradients, strict=True):
+        finite = scores.finite & torch.isfinite(gradient).all(1)
+        moments = moments_of(gradient[finite].double().cpu().numpy())
+        rows.append({
+            "layer": place.layer, "site": place.site, "n_prompts": moments.n,
+            "n_nonfinite": int((~finite).sum()), "mean": moments.mean, "m2": moments.m2,
+        })  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)

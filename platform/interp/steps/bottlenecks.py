@@ -1,0 +1,241 @@
+"""Which channels the right answer passes through: measured by taking them away, beside random channels.
+
+A group of channels is *mean-ablated*: at every token its values are replaced by their means over the tokens of all
+prompts (from `delta_sensitivity`). Groups, for each layer and site: all channels; the share of channels with the
+largest |attribution|; and, as controls, as many channels drawn at random. The effect is the paired change of the
+answer's log-probability and of teacher-forced accuracy, with a percentile bootstrap interval over prompts.
+
+Attribution chose the groups on the same prompts on which their effect is measured: an effect here says where to look; what steering
+gains from it has to be shown on other prompts.
+
+One table: rows of kind "channel" hold the attribution of each channel (they repeat the step `attribution`), rows of kind
+"group" the ablations. A failure is a row with a status and nulls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+
+from ...errors import UsageError
+from ...eval.statistics import bootstrap_mean
+from ...models.edits import Replace
+from ...runtime.plan import digest_of
+from ..answers import score_answers
+from ..batches import Batch
+from ..columns import column, ranks
+from ..places import Place, places
+from ..registry import Job, StepSettings, Tables, step
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+#: the source work calls a channel group a bottleneck when its ablation costs more than 2 %; kept as its convention, by name
+CONVENTION_COST = 0.02
+
+
+class Settings(StepSettings):
+    sites: tuple[str, ...] = ("mixer_out", "mixer.delta")
+    """sites to ablate; attribution and delta_sensitivity must cover them"""
+    top_shares: tuple[float, ...] = Field((0.05,), min_length=1)
+    """shares of a site's channels to ablate together, those of largest |attribution|; at least one channel"""
+    random_draws: int = Field(3, ge=1)
+    """random channel sets of equal size for every top group"""
+    resamples: int = Field(2000, ge=100)
+    """of the bootstrap"""
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+
+SCHEMA = pa.schema([
+    column("kind", pa.string(), "channel: attribution of one channel; group: ablation of a set of channels"),
+    column("layer", pa.int32(), "block"),
+    column("site", pa.string(), "site, relative to the block"),
+    column("channel", pa.int32(), "the channel; null for groups"),
+    column("channels", pa.list_(pa.int32()), "the group's channels, ascending; null for single channels"),
+    column("n_channels", pa.int32(), "how many"),
+    column("group", pa.string(), "all, top (largest |attribution|) or random; null for single channels"),
+    column("draw", pa.int32(), "number of the random draw; null otherwise"),
+    column("control", pa.bool_(), "whether the row is a control: a random set"),
+    column("attribution", pa.float64(), "nats; of a group: the sum over its channels"),
+    column("clean_logprob", pa.float64(), "groups: mean log-probability of the answer without ablation, nats"),
+    column("clean_accuracy", pa.float64(), "groups: teacher-forced accuracy without ablation"),
+    column("effect_logprob", pa.float64(), "groups: mean change of the answer's log-probability by the ablation, nats"),
+    column("effect_low", pa.float64(), "lower bound of its paired bootstrap interval; null for fewer than two prompts"),
+    column("effect_high", pa.float64(), "upper bound"),
+    column("accuracy_change", pa.float64(), "groups: mean change of teacher-forced accuracy"),
+    column("accuracy_low", pa.float64(), "lower bound of its paired bootstrap interval"),
+    column("accuracy_high", pa.float64(), "upper bound"),
+    column("is_bottleneck", pa.bool_(), "the source work's convention, not a test: ablation costs more than 0.02 of accuracy"),
+    column("rank", pa.int32(), "channels: by |attribution| at this layer and site; groups: by loss of log-probability among "
+           "the layers, for the same site, group and size; null for controls"),
+    column("n_prompts", pa.int32(), "prompts counted"),
+    column("n_nonfinite", pa.int32(), "prompts left out because the model's scores were not finite"),
+    column("status", pa.string(), "ok, or model_nonfinite where nothing could be measured"),
+])  # fmt: skip
+
+BATCH_SCHEMA = pa.schema(
+    [("id", pa.string()), ("group", pa.int32()), ("logprob", pa.float64()), ("correct", pa.bool_())]
+)
+
+
+class Group(NamedTuple):
+    """Channels to ablate together. channels is None where they cannot be chosen, mean where they cannot be replaced."""
+
+    place: Place
+    kind: str
+    draw: int | None
+    size: int
+    channels: list[int] | None
+    mean: list[float] | None
+    attribution: float | None
+
+    @property
+    def usable(self) -> bool:
+        return self.channels is not None and self.mean is not None
+
+
+@step("bottlenecks", version=1, needs=("attribution", "delta_sensitivity"), settings=Settings, seeded=True)
+def bottlenecks(job: Job) -> Tables:
+    """What mean-ablating the most attributed channels costs, beside random channels."""
+    if not all(0 < share < 1 for share in job.settings.top_shares):
+        raise UsageError(f"bottlenecks.top_shares {list(job.settings.top_shares)}: a share lies between 0 and 1")
+    found = places(job.model, job.layers, job.settings.sites)
+    attributed = {name: table.to_pylist() for name, table in job.upstream["attribution"].items()}[""]
+    moments = {name: table.to_pylist() for name, table in job.upstream["delta_sensitivity"].items()}[""]
+    rows: list[dict[str, Any]] = []
+    groups: list[Group] = []
+    for place in found:
+        here = _rows_of(attributed, place, "attribution")
+        means = [row["mean"] for row in _rows_of(moments, place, "delta_sensitivity")]
+        rows += [_channel_row(row) for row in here]
+        groups += _groups(place, here, means, job.settings, job.seed)
+    usable = [group for group in groups if group.usable]
+    arguments = {"groups": [{"site": g.place.name, "channels": g.channels, "mean": g.mean} for g in usable]}
+    answers = _Answers(job.map(batch_ablations, BATCH_SCHEMA, arguments), [item.id for item in job.items], len(usable))
+    numbers = iter(range(len(usable)))
+    group_rows = [_group_row(g, answers, next(numbers) if g.usable else None, job) for g in groups]
+    _rank(group_rows)
+    return {"": pa.Table.from_pylist(rows + group_rows, schema=SCHEMA)}
+
+
+def _rows_of(rows: Sequence[dict[str, Any]], place: Place, upstream: str) -> list[dict[str, Any]]:
+    found = [row for row in rows if (row["layer"], row["site"]) == (place.layer, place.site)]
+    if len(found) != place.channels:
+        raise UsageError(f"bottlenecks.sites names {place.site!r}, which {upstream}.sites does not; add it there")
+    return found
+
+
+def _groups(place: Place, here: list[dict[str, Any]], means: list[float | None], settings: Settings, seed: int) -> list[Group]:
+    """All channels, then for every share the top ones and their random controls."""
+    scores = [row["attribution"] for row in here]
+    ranked = [row["rank"] for row in here]
+
+    def group(kind: str, size: int, channels: list[int] | None, draw: int | None = None) -> Group:
+        chosen = None if channels is None else sorted(channels)
+        mean = None if chosen is None else [means[c] for c in chosen]
+        known = None if chosen is None or any(scores[c] is None for c in chosen) else float(sum(scores[c] for c in chosen))
+        return Group(place, kind, draw, size, chosen, None if mean is None or None in mean else mean, known)  # type: ignore[arg-type]
+
+    result = [group("all", place.channels, list(range(place.channels)))]
+    for share in settings.top_shares:
+        k = max(1, round(share * place.channels))
+        if k >= place.channels:
+            continue  # the group of all channels says it
+        top = None if None in ranked else [c for c in range(place.channels) if ranked[c] <= k]
+        result.append(group("top", k, top))
+        for draw in range(settings.random_draws):
+            own_seed = int(digest_of([seed, place.name, k, draw])[:16], 16)  # its own stream: sets do not depend on other groups
+            picked = np.random.default_rng(own_seed).choice(place.channels, k, replace=False)
+            result.append(group("random", k, [int(c) for c in picked], draw))
+    return result
+
+
+@torch.no_grad()
+def batch_ablations(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    """Answer scores of one batch: group -1 as the model is, group g with the channels of group g at their means."""
+    answered = batch.answered()
+    rows: list[dict[str, Any]] = []
+
+    def score(group: int) -> None:
+        scores = score_answers(model(answered.tokens, answered.mask), answered)
+        values = zip(batch.items, scores.logprob.tolist(), scores.correct.tolist(), scores.finite.tolist(), strict=True)
+        rows.extend(
+            {"id": item.id, "group": group, "logprob": logprob if finite else None, "correct": correct if finite else None}
+            for item, logprob, correct, finite in values
+        )
+
+    score(-1)
+    for number, group in enumerate(arguments["groups"]):
+        with model.edit(Replace(group["site"], group["mean"], channels=group["channels"])):
+            score(number)
+    return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
+
+
+class _Answers:
+    """Answer scores by prompt and group, in the order of the questions; NaN where the model's scores were not finite."""
+
+    def __init__(self, table: pa.Table, ids: list[str], n_groups: int) -> None:
+        place = {id_: i for i, id_ in enumerate(ids)}
+        self.logprob = np.full((n_groups + 1, len(ids)), np.nan)
+        self.correct = np.full((n_groups + 1, len(ids)), np.nan)
+        for row in table.to_pylist():
+            if row["logprob"] is not None:
+                self.logprob[row["group"] + 1, place[row["id"]]] = row["logprob"]
+                self.correct[row["group"] + 1, place[row["id"]]] = row["correct"]
+
+
+def _channel_row(row: dict[str, Any]) -> dict[str, Any]:
+    kept = ("layer", "site", "channel", "attribution", "rank", "n_prompts", "n_nonfinite", "status")
+    return {name: row.get(name) for name in kept} | {"kind": "channel", "n_channels": 1, "control": False}
+
+
+def _group_row(group: Group, answers: _Answers, number: int | None, job: Job) -> dict[str, Any]:
+    row = {
+        "kind": "group", "layer": group.place.layer, "site": group.place.site, "channels": group.channels,
+        "n_channels": group.size, "group": group.kind, "draw": group.draw, "control": group.kind == "random",
+        "attribution": group.attribution,
+    }  # fmt: skip
+    n = answers.logprob.shape[1]
+    finite = np.zeros(n, bool) if number is None else np.isfinite(answers.logprob[[0, number + 1]]).all(0)
+    row |= {"n_prompts": int(finite.sum()), "n_nonfinite": int(n - finite.sum())}
+    if number is None or not finite.any():
+        return row | {"status": "model_nonfinite"}
+    change = {
+        name: bootstrap_mean(
+            (values[number + 1] - values[0])[finite],
+            seed=job.seed,
+            confidence=job.settings.confidence,
+            n_resamples=job.settings.resamples,
+        )
+        for name, values in (("logprob", answers.logprob), ("correct", answers.correct))
+    }
+    accuracy = change["correct"]
+    assert accuracy.mean is not None
+    return row | {
+        "clean_logprob": float(answers.logprob[0][finite].mean()),
+        "clean_accuracy": float(answers.correct[0][finite].mean()),
+        "effect_logprob": change["logprob"].mean,
+        "effect_low": change["logprob"].low,
+        "effect_high": change["logprob"].high,
+        "accuracy_change": accuracy.mean,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        "is_bottleneck": -accuracy.mean > CONVENTION_COST,
+        "status": "ok",
+    }
+
+
+def _rank(rows: list[dict[str, Any]]) -> None:
+    """Set `rank` in group rows that are no controls and have an effect: 1 is the most harmful ablation of its family."""
+    families: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        if not row["control"] and row["status"] == "ok":
+            families.setdefault((row["site"], row["group"], row["n_channels"]), []).append(row)
+    for family in families.values():
+        for row, rank in zip(family, ranks([-row["effect_logprob"] for row in family]), strict=True):
+            row["rank"] = int(rank)

@@ -1,0 +1,145 @@
+"""Forward passes of a step, batch by batch, wherever the session says: in this process or on Ray actors.
+
+The rows are the same either way: batches come from the plan, a worker computes with one thread, and rows are put in the
+order of the plan. Finished batches are kept, so that an interrupted step continues where it was.
+
+Workers load the model by name and check its digest; in this process the caller's model is used as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..errors import InputError, ToleranceError, UsageError
+from ..runtime.plan import digest_of
+from ..runtime.pool import WorkerFactory
+from ..runtime.session import Session
+from ..runtime.table_job import Progress, run_table
+from .batches import Batch, Item
+from .registry import BatchFunction
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+    from .questions import Encoded
+
+_LENT: dict[str, LanguageModel] = {}
+_ORDER = (pa.field("batch", pa.string()), pa.field("row", pa.int32()))
+
+
+@contextmanager
+def lent(model: LanguageModel) -> Iterator[None]:
+    """Workers of this process use `model` itself instead of loading it."""
+    handle = _handle(model.digest, str(model.device))
+    before = _LENT.get(handle)
+    _LENT[handle] = model
+    try:
+        yield
+    finally:
+        if before is None:
+            del _LENT[handle]
+        else:
+            _LENT[handle] = before
+
+
+@dataclass(frozen=True)
+class BatchRunner:
+    """A `registry.MapBatches` for one step: each call is a phase with a folder of its own below `folder`."""
+
+    step: str
+    key: str
+    model: LanguageModel
+    data: Encoded
+    batch_size: int
+    session: Session
+    folder: Path
+    progress: Callable[[Progress], None]
+
+    def __call__(self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any]) -> pa.Table:
+        """See `registry.MapBatches`."""
+        name = f"{self.step}: {function.__name__}"
+        kwargs = {
+            "function": f"{function.__module__}:{function.__qualname__}",
+            "arguments": dict(arguments),
+            "model": _loadable_name(self.model),
+            "digest": self.model.digest,
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+        table = run_table(
+            name,
+            [item.to_json() for item in self.data.items],
+            WorkerFactory(f"{__name__}:build_worker", kwargs),
+            out_dir=self.folder / function.__name__,
+            session=self.session,
+            batch_size=self.batch_size,
+            lengths=self.data.lengths,
+            sort_by=[field.name for field in _ORDER],
+            schema=pa.schema([*_ORDER, *schema]),
+            semantic_key={"key": self.key, "arguments": digest_of(dict(arguments))},
+            progress=self.progress,
+            id_column=None,
+            rows_per_item=None,
+            lost_row=_refuse_lost_item,
+        )
+        return table.drop_columns([field.name for field in _ORDER])
+
+
+class BatchWorker:
+    """Runs one batch function on the model."""
+
+    def __init__(self, model: LanguageModel, function: BatchFunction, arguments: Mapping[str, Any]) -> None:
+        self._model, self._function, self._arguments = model, function, arguments
+
+    def run(self, payload: dict[str, Any]) -> pa.Table:
+        """The rows of one batch, marked with their batch and place."""
+        items = [Item.from_json(item) for item in payload["items"]]
+        table = self._function(self._model, Batch(items, self._model.device), self._arguments)
+        n = table.num_rows
+        columns = [pa.array([payload["shard"]] * n, pa.string()), pa.array(range(n), pa.int32()), *table.columns]
+        return pa.table(columns, schema=pa.schema([*_ORDER, *table.schema]))
+
+
+def build_worker(
+    function: str, arguments: dict[str, Any], model: str, digest: str, device: str, dtype: str
+) -> BatchWorker:
+    """What a `WorkerFactory` calls, in this process or an actor's."""
+    module, _, name = function.partition(":")
+    return BatchWorker(_model(model, digest, device, dtype), getattr(importlib.import_module(module), name), arguments)
+
+
+def _model(name: str, digest: str, device: str, dtype: str) -> LanguageModel:
+    handle = _handle(digest, device)
+    if handle in _LENT:
+        return _LENT[handle]
+    from ..models import load
+
+    where = "save it to a folder, load it from there, or use --address none"
+    try:
+        model = load(name, device=device, dtype=dtype)
+    except InputError as error:
+        raise UsageError(f"a worker cannot load the model of this run by its name: {error}; {where}") from error
+    if model.digest != digest:
+        raise UsageError(f"a worker loaded {name} with digest {model.digest[:12]}, this run's model has {digest[:12]}; {where}")
+    _LENT[handle] = model  # the next phase of this process needs it again
+    return model
+
+
+def _loadable_name(model: LanguageModel) -> str:
+    """The model's name; a folder's in full, because a worker may have another working directory."""
+    return str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
+
+
+def _handle(digest: str, device: str) -> str:
+    return f"{digest}@{device}"
+
+
+def _refuse_lost_item(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
+    raise ToleranceError(f"question {item['id']!r} ends every worker that computes it ({reason}); "
+                         "take it out of the questions, or use a smaller batch size")
