@@ -10,11 +10,12 @@ category needs no rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .evidence import Evidence
 from .records import LEVEL_OF_CATEGORY, Question
+from .registry import DataSet
 
 _HOP_WORDS = re.compile(r"\b(?:how many|which|why|how)\b", re.IGNORECASE)
 _LONG_WORDS, _STRESS_WORDS = 150, 300
@@ -44,24 +45,32 @@ class _Ruling(NamedTuple):
     doubts: tuple[tuple[str, str], ...] = ()  # kind, in words
 
 
-Rule = Callable[[Question, Evidence, bool], _Ruling]
+Rule = Callable[[Question, Evidence, DataSet], _Ruling]
 
 
-def judge(
-    question: Question, counts: Evidence, rule_set: str, categories: Sequence[str], annotated_supports: bool
-) -> Verdict:
-    """The verdict of `rule_set` (a key of `RULE_SETS`) on a question of a data set that maps to `categories`."""
-    hops = question.hops if question.hops is not None else counts.support_paragraphs or None
+def judge(question: Question, counts: Evidence, rule_set: str, data_set: DataSet) -> Verdict:
+    """The verdict of `rule_set` (a key of `RULE_SETS`) on a question of `data_set`.
+
+    `hops` is the annotated count, else the number of paragraphs with evidence, else None; only the former is a rule's
+    business, so that judging a judged question changes nothing.
+    """
+    categories = data_set.categories
+    hops = _known_hops(question, data_set)
+    hops = hops if hops is not None else counts.support_paragraphs or None
     if len(categories) == 1:
-        n_facts = counts.supports if annotated_supports else counts.sentences
+        n_facts = counts.supports if data_set.annotated_supports else counts.sentences
         return Verdict(categories[0], f"{question.dataset} maps to {categories[0]} only", n_facts, hops, ())
-    ruling = RULE_SETS[rule_set](question, counts, annotated_supports)
+    ruling = RULE_SETS[rule_set](question, counts, data_set)
     category, doubts = ruling.category, list(ruling.doubts)
     if category not in categories:
         category = min(categories, key=lambda name: (abs(_level(name) - _level(ruling.category)), _level(name)))
         doubts.append((OUTSIDE_MAPPING, f"by the rule {ruling.category}, which {question.dataset} does not map to"))
     reason = ruling.because + "".join(f"; ambiguous: {words}" for _, words in doubts)
     return Verdict(category, reason, ruling.n_facts, hops, tuple(kind for kind, _ in doubts))
+
+
+def _known_hops(question: Question, data_set: DataSet) -> int | None:
+    return question.hops if data_set.annotated_hops else None
 
 
 def _level(category: str) -> int:
@@ -78,10 +87,10 @@ def _by_supports(facts: int) -> str:
     return _by_hops(facts) if facts <= 4 else "long_context"
 
 
-def _source(question: Question, counts: Evidence, annotated_supports: bool) -> _Ruling:
-    if question.hops is not None:
-        return _Ruling(_by_hops(question.hops), f"{question.hops} hops", counts.supports)
-    if annotated_supports:
+def _source(question: Question, counts: Evidence, data_set: DataSet) -> _Ruling:
+    if (hops := _known_hops(question, data_set)) is not None:
+        return _Ruling(_by_hops(hops), f"{hops} hops", counts.supports)
+    if data_set.annotated_supports:
         return _Ruling(_by_supports(counts.supports), f"{counts.supports} supporting facts", counts.supports)
     facts, words = counts.naive_sentences, counts.words
     found = _HOP_WORDS.search(question.question)
@@ -98,11 +107,11 @@ def _source(question: Question, counts: Evidence, annotated_supports: bool) -> _
     return _Ruling(category, f"{facts} facts, {words} words: {rule}", facts)
 
 
-def _evidence(question: Question, counts: Evidence, annotated_supports: bool) -> _Ruling:
-    if question.hops is not None:
-        return _Ruling(_by_hops(question.hops), f"{question.hops} hops in the decomposition", counts.supports)
+def _evidence(question: Question, counts: Evidence, data_set: DataSet) -> _Ruling:
+    if (hops := _known_hops(question, data_set)) is not None:
+        return _Ruling(_by_hops(hops), f"{hops} hops in the decomposition", counts.supports)
     doubts: list[tuple[str, str]] = []
-    if annotated_supports:
+    if data_set.annotated_supports:
         facts, paragraphs = counts.supports, counts.support_paragraphs
         if facts > paragraphs:
             doubts.append((FEWER_PARAGRAPHS, f"they lie in {paragraphs} paragraphs, so {paragraphs} hops may do"))

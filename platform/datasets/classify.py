@@ -41,7 +41,7 @@ class Classification(NamedTuple):
 def classify(question: Question, data_set: DataSet, rule_set: str = "evidence") -> Classified:
     """One question with category, level, reason, hops, number of facts, words and distances filled."""
     counts = evidence_of(question)
-    verdict = judge(question, counts, rule_set, data_set.categories, data_set.annotated_supports)
+    verdict = judge(question, counts, rule_set, data_set)
     return Classified(
         dataclasses.replace(
             question,

@@ -20,7 +20,7 @@ from .compressed import chunks, opened
 from .json_text import CutOff, Unusable, parse, parse_start
 
 MAX_LINE_BYTES = 1 << 25
-HEAD_BYTES = 1 << 20
+HEAD_BYTES = 1 << 18
 HEAD_VALUES = 2_000
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
 _BOM = b"\xef\xbb\xbf"
@@ -55,8 +55,8 @@ def values(path: Path) -> Iterator[Value]:
             yield from _document(path, content)
 
 
-def head(path: Path) -> list[Any]:
-    """The first values of a file, as far as they lie within its first unpacked MiB; broken ones are left out.
+def head(path: Path, limit: int = HEAD_BYTES) -> list[Any]:
+    """The first values of a file, as far as they lie within its first `limit` unpacked bytes, without broken ones.
 
     Of a document that is larger, the last container is cut after its last complete element.
     """
@@ -66,10 +66,10 @@ def head(path: Path) -> list[Any]:
     source = chunks(path)
     for chunk in source:
         start += chunk
-        if len(start) >= HEAD_BYTES:
+        if len(start) >= limit:
             break
     source.close()
-    whole = len(start) < HEAD_BYTES
+    whole = len(start) < limit
     _check_encoding(path, start)
     is_lines = bare_suffix(path) in (".jsonl", ".ndjson") or _looks_like_lines(start)
     if is_lines and (b"\n" in start or whole):

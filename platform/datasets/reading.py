@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, UsageError
-from .files import bare_suffix, head, values
+from .files import MAX_LINE_BYTES, bare_suffix, head, values
 from .records import Question
 from .registry import BadRecord, DataSet, LookAlike, get
 
@@ -164,6 +164,9 @@ def recognised(data_set: DataSet, path: Path) -> str:
     sample = head(path)
     try:
         schema = data_set.recognise(sample, Path(path.name))
+        if schema is None:  # the first record may be longer than what is looked at to find files
+            sample = head(path, MAX_LINE_BYTES)
+            schema = data_set.recognise(sample, Path(path.name))
     except LookAlike as look_alike:
         raise InputError(f"{path}: {look_alike}") from look_alike
     if schema is None:

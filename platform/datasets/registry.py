@@ -43,6 +43,7 @@ class DataSet(ABC):
     licence: ClassVar[str]
     categories: ClassVar[tuple[str, ...]]  # those its questions are sorted into
     annotated_supports: ClassVar[bool]  # whether people marked the supporting sentences
+    annotated_hops: ClassVar[bool] = False  # whether `Question.hops` comes with the data, such as from decompositions
     expects: ClassVar[str]  # the schemas in a few words, for the error about a file that has neither
     path_hint: ClassVar[re.Pattern[str]]  # a path that names this data set, for files too damaged to look into
     remarks: ClassVar[Mapping[str, str]] = {}  # what a reason for bad records probably means here

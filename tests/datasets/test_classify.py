@@ -126,11 +126,20 @@ def test_hotpotqa_goes_by_its_marked_sentences(supports: tuple, expected: str, k
     assert category(asked, "source") == expected
 
 
-def test_a_known_hop_count_comes_first_in_both_rule_sets() -> None:
+def test_a_hop_count_that_comes_with_the_data_is_first_in_both_rule_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = question("hotpotqa", ["a.", "b.", "c."], ["d."], supports=((0, 0), (0, 1), (1, 0)), hops=2)
+    assert category(asked) == category(asked, "source") == "three_hop"
+    monkeypatch.setattr(type(get("hotpotqa")), "annotated_hops", True)
     assert category(asked) == category(asked, "source") == "two_hop"
     assert category(dataclasses.replace(asked, hops=4)) == "three_hop"
-    assert classify(asked, get("hotpotqa")).question.hops == 2
+    assert classify(dataclasses.replace(asked, hops=4), get("hotpotqa")).question.hops == 4
+
+
+@pytest.mark.parametrize("asked", [squad(6), squad(12), question("hotpotqa", ["a.", "b."], ["c."], supports=((0, 1),))])
+def test_classifying_a_classified_question_changes_nothing(asked: Question) -> None:
+    for rule_set in ("evidence", "source"):
+        once = classify(asked, get(asked.dataset), rule_set)
+        assert classify(once.question, get(asked.dataset), rule_set) == once
 
 
 @pytest.mark.parametrize(
@@ -323,12 +332,9 @@ def test_wrong_arguments_are_usage_errors(tmp_path: Path) -> None:
         classify_folder(["squad"], folder_of(tmp_path), fail_over=1.5)
 
 
-@pytest.mark.parametrize("rule_set", ["evidence", "source"])
-def test_all_real_questions_are_classified_in_time(shared_data: Path, rule_set: str) -> None:
+def test_all_real_questions_are_classified_in_time_by_both_rule_sets(shared_data: Path) -> None:
     start = time.process_time()
-    result = classify_folder(
-        ["squad", "hotpotqa", "triviaqa"], shared_data, rule_set=rule_set, per_dataset=0, per_category=0
-    )
+    result = classify_folder(["squad", "hotpotqa", "triviaqa"], shared_data, per_dataset=0, per_category=0)
     assert time.process_time() - start < 30
     found = {name: account["categories"] for name, account in result.summary["datasets"].items()}
     assert {name: sum(counts.values()) for name, counts in found.items()} == {
@@ -343,3 +349,6 @@ def test_all_real_questions_are_classified_in_time(shared_data: Path, rule_set: 
     for asked in result.questions[::97]:
         assert asked.context_words == len(asked.context_text().split())
         assert len(asked.evidence_distance) == len(asked.supporting_facts)
+    source = Counter(category(asked, "source") for asked in result.questions if asked.dataset == "squad")
+    assert sum(source.values()) == 16_838 and set(source) == set(found["squad"])
+    assert source["stress_test"] > found["squad"]["stress_test"]  # plain cuts and 300 words reach it more often

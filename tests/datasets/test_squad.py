@@ -295,7 +295,8 @@ def test_every_real_record_is_read_in_both_schemas(
     split = "train" if "train" in name else "dev"
     flat = lines(tmp_path / f"{split}.jsonl", rows)
     assert read("squad", flat).questions == reading.questions
-    assert read("squad", store(tmp_path / f"{split}.json", to_original(rows))).questions == reading.questions
+    if split == "dev":  # and back again; once is enough
+        assert read("squad", store(tmp_path / "dev.json", to_original(rows))).questions == reading.questions
 
 
 def test_the_real_second_version_is_refused(shared_data: Path) -> None:
