@@ -76,7 +76,7 @@ def _inside(
     entering: Tensor,
     reset: Tensor | None,
 ) -> Tensor:
-    """The states (B, len(steps), H, P, N) after some steps of chunk `k`; `entering` (B,G,N,r P) is the one before it."""
+    """The states (B, len(steps), H, P, N) after some steps of chunk `k`; `entering` (B,G,N,r P) is what enters it."""
     batch, _, heads, width = x.shape
     groups, size = B.shape[2:]
     # Letters: b sequence, g group, r head of the group, j step, i step asked for, p, n.
