@@ -1,0 +1,302 @@
+"""`mplat eval`: does steering help, on questions it was not tuned on, against its controls, and at what price?
+
+Parses, makes the plan, runs it, prints the table per level and the verdict. The work is in `mplat.eval`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ToleranceError, UsageError
+from .options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    Fresh,
+    Json,
+    Out,
+    Overrides,
+    Quiet,
+    Verbose,
+    writable_folder,
+)
+from .output import Output, Progress, table
+from .registry import command
+from .values import parse_layers, parse_names, parse_numbers
+
+if TYPE_CHECKING:
+    from ..eval.planning import Plan
+    from ..eval.runner import EvalResult
+    from ..runtime import Progress as JobProgress
+    from ..steering.discovery import FindChannels
+
+
+@command("eval", order=44)
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="M", help="A shipped model, a folder, or a hub id; default: the variant's."),
+    ] = None,
+    steering: Annotated[
+        str | None, typer.Option("--steering", metavar="NAME", help="Steering variant, such as mamba or mamba2.")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option("--questions", metavar="FILE", help="Questions as Parquet, from `mplat classify`.")
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            metavar="prompts|dataset|both",
+            help="Ask generated prompts of six levels, the rows of --questions (the default where given), or both.",
+        ),
+    ] = None,
+    per_level: Annotated[
+        int | None, typer.Option("--per-level", metavar="N", help="Generated prompts per level.")
+    ] = None,
+    strength: Annotated[
+        str | None, typer.Option("--strength", metavar="0.5,1,2", help="Candidate strengths; 1 changes nothing.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option("--layers", metavar="0,6,12", help="Candidate layers.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="Judge this stored recipe; search for none.")
+    ] = None,
+    controls: Annotated[
+        str | None, typer.Option("--controls", metavar="all|none|NAMES", help="What steering is compared with: random.")
+    ] = None,
+    draws: Annotated[int | None, typer.Option("--draws", metavar="N", help="Random draws of each control.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", metavar="N", help="Longest answer in tokens.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", help="Prompts answered together.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="At most this many questions.")] = None,
+    fail_over: Annotated[
+        float | None,
+        typer.Option(
+            "--fail-over", metavar="SHARE", help="Share of test rows without a score above which the exit is 1."
+        ),
+    ] = None,
+    actors: Annotated[int | None, typer.Option("--actors", metavar="N", help="Ray workers.")] = None,
+    address: Address = "auto",
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    out: Out = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Everything random follows from it.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+) -> None:
+    """Evaluate steering: search on development questions, judge on test questions, with controls and price."""
+    from ..config import load_config
+    from ..eval.config import EvalConfig
+
+    output = Output(json=as_json, quiet=quiet, verbose=verbose)
+    given = {
+        "model": model,
+        "questions": None if questions is None else str(questions),
+        "mode": mode,
+        "per_level": per_level,
+        "limit": limit,
+        "seed": seed,
+        "steering.variant": steering,
+        "steering.recipe": None if recipe is None else str(recipe),
+        "steering.strengths": None if strength is None else _strengths(strength),
+        "controls": None if controls is None else _controls(controls),
+        "draws": draws,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "fail_over": fail_over,
+    }
+    own = [f"{key}={json.dumps(value, allow_nan=False)}" for key, value in given.items() if value is not None]
+    settings = load_config(EvalConfig, config, [*own, *overrides])
+    if settings.steering.recipe is not None and (layers or strength):
+        raise UsageError("--recipe judges a stored recipe; leave out --layers and --strength, which search for one")
+
+    from ..eval.planning import prepare, read_questions, variant_and_model
+
+    read_questions(settings)  # a wrong file is found before a large model is loaded
+    variant, opened = variant_and_model(settings)
+    if layers is not None:
+        chosen = f"steering.layers={json.dumps(parse_layers(layers, opened.n_layers))}"
+        settings = load_config(EvalConfig, config, [*own, *overrides, chosen])
+    plan = prepare(settings, opened)
+    folder = out or Path("runs") / f"eval-{variant.name}"
+    for line in _plan_lines(plan):
+        output.say(line)
+    if dry_run:
+        values = {"out": str(folder), "plan": _plan_values(plan), "config": settings.model_dump(mode="json")}
+        output.result(values, "\n".join([*_plan_lines(plan), f"out: {folder}"]) if quiet else f"out: {folder}")
+        return
+    writable_folder(folder)
+
+    from ..eval.runner import Observer
+    from ..eval.runner import evaluate as run
+    from ..folders import cache_folder
+    from ..runtime import open_session
+
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session(address, actors=actors))
+        shown = stack.enter_context(ExitStack())
+        observer = Observer(say=output.say, progress=_Counter(output, shown))
+        find = bottlenecks(plan, cache_folder(), output.say)
+        result = run(plan, out=folder, session=session, find_channels=find, fresh=fresh, observer=observer)
+    summary = result.summary.to_dict()
+    output.result(
+        {"out": str(folder), "recipe": result.recipe.to_dict(), "bad_share": result.bad_share, "summary": summary},
+        _report(result),
+    )
+    if result.bad_share > settings.fail_over:
+        raise ToleranceError(
+            f"{result.summary.bad_test_rows} of {result.summary.test_rows} test rows have no score, more than the "
+            f"--fail-over {settings.fail_over:g} allows; their status and reason are in {folder / 'items.parquet'}"
+        )
+
+
+def bottlenecks(plan: Plan, cache_dir: Path, say: Callable[[str], None]) -> FindChannels:
+    """Channels by the analysis stage, from the development questions; `say` is told what is not cached yet."""
+    from ..interp import bottleneck_channels
+
+    questions = [question for question in plan.development if question.id not in plan.refused]
+    told: set[str] = set()
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what not in told:
+            told.add(what)
+            say(f"not in the cache {cache_dir}, computed now: {what}")
+
+    def find(site: str, layer: int, k: int) -> list[int]:
+        return bottleneck_channels(
+            plan.model,
+            questions,
+            layer=layer,
+            site=site,
+            k=k,
+            cache_dir=cache_dir,
+            seed=plan.config.seed,
+            progress=tell,
+        )
+
+    return find
+
+
+def _strengths(text: str) -> list[float]:
+    from ..steering.operators import MAX_STRENGTH
+
+    return parse_numbers(text, low=0, high=MAX_STRENGTH, low_included=False, option="--strength")
+
+
+def _controls(text: str) -> list[str]:
+    from ..steering.controls import control_names
+
+    return [] if text.strip() == "none" else parse_names(text, control_names(), option="--controls")
+
+
+def _plan_values(plan: Plan) -> dict[str, Any]:
+    return {
+        "model": plan.model.name,
+        "variant": plan.variant.name,
+        "mode": plan.mode,
+        "development": len(plan.development),
+        "test": len(plan.test),
+        "unused": len(plan.unused),
+        "refused": len(plan.refused),
+        "candidates": plan.grid_size,
+        "layers": list(plan.layers),
+        "strengths": {name: list(values) for name, values in plan.strengths.items()},
+        "controls": {name: plan.config.draws for name in plan.controls},
+    }
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    grid = ", ".join(f"{name} by {'/'.join(f'{v:g}' for v in values)}" for name, values in plan.strengths.items())
+    controls = ", ".join(f"{name} x {plan.config.draws}" for name in plan.controls) or "none"
+    lines = [
+        f"model: {plan.model.name}, variant {plan.variant.name}",
+        f"questions: {len(plan.development)} development, {len(plan.test)} test"
+        + (f", {len(plan.unused)} of the development side unused" if plan.unused else "")
+        + (f", {len(plan.refused)} cannot be asked or scored" if plan.refused else ""),
+        f"recipe: {plan.config.steering.recipe}"
+        if plan.recipe is not None
+        else f"search: {plan.grid_size} candidates, {grid}, layers {', '.join(map(str, plan.layers))}",
+        f"controls: {controls}",
+    ]
+    return lines
+
+
+def _report(result: EvalResult) -> str:
+    """The table per level, with data sets where there are several, and the verdict."""
+    summary = result.summary
+    families = list(summary.overall.em.conditions)
+    compared = [name for name in summary.overall.em.differences if name.startswith("steered-")]
+    groups = [*summary.levels, *(summary.datasets if len(summary.datasets) > 1 else []), summary.overall]
+    rows = []
+    for group in groups:
+        row: list[object] = [group.level, group.name, group.n]
+        row += [_cell(group.em.conditions[family]) for family in families]
+        row += [_cell(group.em.differences[name], signed=True) for name in compared]
+        differences = [group.em.differences[name] for name in compared]
+        rows.append([*row, *(d.p if d.p_holm is None else d.p_holm for d in differences)])
+    names = [family.removeprefix("control_") for family in families]
+    columns = ["level", "group", "n", *names, *(c.replace("control_", "").replace("-", " - ") for c in compared)]
+    columns += [f"p({c.split('-')[1].removeprefix('control_')})" for c in compared]
+    bad = summary.bad_test_rows
+    lines = [
+        f"exact match on test questions, {summary.method['confidence']:.0%} intervals; p corrected across levels",
+        table(columns, rows),
+        "",
+        summary.verdict.sentence,
+    ]
+    if bad:
+        counted = ", ".join(
+            f"{family} {status} {count}"
+            for family, statuses in summary.status.items()
+            for status, count in statuses.items()
+            if status != "ok"
+        )
+        lines.append(f"{bad} of {summary.test_rows} test rows have no score ({counted}).")
+    return "\n".join([*lines, f"results: {result.out}"])
+
+
+def _cell(value: Any, *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    if value.mean is None:
+        return "-"
+    interval = "" if value.low is None else f" [{value.low:{sign}.2f}, {value.high:{sign}.2f}]"
+    return f"{value.mean:{sign}.3f}{interval}"
+
+
+class _Counter:
+    """Shows the jobs of the runtime, one after the other, as progress of the command."""
+
+    def __init__(self, output: Output, stack: ExitStack) -> None:
+        self._output, self._stack = output, stack
+        self._shown: tuple[str, int, Progress] | None = None  # job, answers shown, where
+
+    def __call__(self, job: JobProgress) -> None:
+        if job.note:
+            self._output.warn(job.note)
+        if self._shown is None or self._shown[0] != job.name:
+            self._stack.close()
+            self._shown = None
+            if job.rows_done < job.rows:
+                there = f" ({job.rows_done} are there from an earlier run)" if job.rows_done else ""
+                progress = self._output.progress(f"{job.name}{there}", job.rows - job.rows_done, "answers")
+                self._shown = (job.name, job.rows_done, self._stack.enter_context(progress))
+            elif job.resumed_shards:
+                self._output.say(f"{job.name}: all {job.rows} answers are there from an earlier run")
+            return
+        name, done, progress = self._shown
+        progress.advance(job.rows_done - done)
+        self._shown = (name, job.rows_done, progress)
+        if job.shards_done == job.shards:
+            self._stack.close()

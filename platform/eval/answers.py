@@ -1,0 +1,107 @@
+"""The worker that answers: one model, batches of prompts under given edits, one row for every item.
+
+Promises: a row depends on its item and on the batch it was planned into, on nothing else; whatever goes wrong with
+one item becomes that item's status, and its neighbours are answered. When a whole batch fails, its items are tried
+one by one to find the culprit. What is wrong with all items alike (an edit that fits no site, a lost model file, too
+little memory) is an error of the run.
+
+An item carries its tokens and its condition's name; the conditions themselves are the worker's, built from JSON.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+
+from ..errors import InputError, UsageError
+from ..models import Generation, generate
+from .conditions import Condition
+from .lending import open_model
+from .metrics import score
+from .schema import ITEM_SCHEMA
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+
+Item = dict[str, Any]
+#: item fields that are columns of its row as they are
+CARRIED = (
+    "question_id", "dataset", "category", "level", "split", "model", "variant", "metric", "answers", "n_cut_tokens",
+)  # fmt: skip
+
+
+def make_worker(
+    model: str, model_digest: str, conditions: list[dict[str, Any]], max_new_tokens: int, stop: list[str]
+) -> AnswerWorker:
+    """A worker from plain JSON, in whatever process it is to live."""
+    opened = open_model(model, model_digest)
+    return AnswerWorker(opened, [Condition.from_dict(c) for c in conditions], max_new_tokens, stop)
+
+
+class AnswerWorker:
+    """Answers items with one model."""
+
+    def __init__(self, model: LanguageModel, conditions: list[Condition], max_new_tokens: int, stop: list[str]) -> None:
+        self._model, self._max_new_tokens, self._stop = model, max_new_tokens, stop
+        self._conditions = {condition.name: condition for condition in conditions}
+        for condition in conditions:
+            if condition.recipe is not None:
+                condition.recipe.check(model)
+
+    def run(self, payload: dict[str, Any]) -> pa.Table:
+        """The rows of `payload["items"]`, in their order. Items of one condition stand together and form a batch."""
+        rows: list[dict[str, Any]] = []
+        for name, group in groupby(payload["items"], key=lambda item: item["condition"]):
+            rows += self._rows(self._conditions[name], list(group))
+        return pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
+
+    def _rows(self, condition: Condition, items: list[Item]) -> list[dict[str, Any]]:
+        answers = self._answers(condition, [item["tokens"] for item in items])
+        return [
+            {key: item[key] for key in CARRIED}
+            | condition.fields()
+            | {"n_prompt_tokens": len(item["tokens"])}
+            | judge(answer, item["metric"], item["answers"])
+            for item, answer in zip(items, answers, strict=True)
+        ]
+
+    def _answers(self, condition: Condition, prompts: list[list[int]]) -> list[Generation | Exception]:
+        try:
+            return list(self._generate(condition, prompts))
+        except (UsageError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            if len(prompts) == 1:
+                return [error]
+            return [self._answers(condition, [prompt])[0] for prompt in prompts]
+
+    def _generate(self, condition: Condition, prompts: list[list[int]]) -> list[Generation]:
+        steered = nullcontext() if condition.recipe is None else self._model.edit(*condition.recipe.edits())
+        with steered:
+            return generate(self._model, prompts, max_new_tokens=self._max_new_tokens, stop=self._stop)
+
+
+def judge(answer: Generation | Exception, metric: str, golds: list[str]) -> dict[str, Any]:
+    """The columns that say what came out: prediction, scores, status. Whatever is not known is null."""
+    row: dict[str, Any] = dict.fromkeys(("prediction", "em", "f1", "stop_reason", "n_new_tokens", "reason"))
+    if isinstance(answer, InputError):
+        return row | {"status": "bad_input", "reason": str(answer)}
+    if isinstance(answer, Exception):
+        return row | {"status": "scorer_error", "reason": f"the model raised {type(answer).__name__}: {answer}"}
+    if answer.stop_reason == "nonfinite":
+        reason = f"the model's scores were not finite after {len(answer.tokens)} new tokens"
+        return row | {"status": "model_nonfinite", "reason": reason}
+    row |= {
+        "prediction": answer.text.strip(),
+        "stop_reason": answer.stop_reason,
+        "n_new_tokens": len(answer.tokens),
+    }
+    try:
+        scored = score(metric, row["prediction"], golds)
+    except Exception as error:  # one question that cannot be scored is one row, not the end of the run
+        return row | {"status": "scorer_error", "reason": f"{type(error).__name__}: {error}"}
+    return row | {"status": "ok", "em": scored.em, "f1": scored.f1}

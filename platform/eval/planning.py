@@ -1,0 +1,211 @@
+"""From settings to a plan: the model opened, the questions read, split and tokenised, and everything wrong found early.
+
+Nothing is computed with the model here. What can be refused is refused now, before a worker starts: unknown
+names, a variant for another architecture, layers that do not exist, files that are no questions. Questions that
+cannot be asked (too long, without an answer) are kept with the reason; they become rows with that status.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..datasets.records import Question, from_table
+from ..errors import InputError, UsageError, suggest
+from ..steering import Recipe, Variant, control_names, find_operator, find_variant, variant_names
+from .conditions import Condition
+from .config import EvalConfig
+from .lending import label
+from .metrics import names as metric_names
+from .prompting import Prompt, render, unusable
+from .schema import question_fields
+from .split import DEVELOPMENT, TEST, choose, split
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation will do. development: the questions that choose a recipe; test: those that judge it;
+    unused: development questions that are not needed. refused: question id -> why it cannot be asked or scored."""
+
+    config: EvalConfig
+    model: LanguageModel
+    variant: Variant
+    recipe: Recipe | None
+    strengths: Mapping[str, tuple[float, ...]]
+    layers: tuple[int, ...]
+    channel_share: float
+    controls: tuple[str, ...]
+    mode: str
+    development: tuple[Question, ...]
+    test: tuple[Question, ...]
+    unused: tuple[Question, ...]
+    prompts: Mapping[str, Prompt]
+    refused: Mapping[str, tuple[str, str]]
+
+    @property
+    def grid_size(self) -> int:
+        """Number of candidates."""
+        return 0 if self.recipe is not None else len(self.layers) * sum(map(len, self.strengths.values()))
+
+    def items(self, questions: Sequence[Question], side: str, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        """Work for the answering worker: condition by condition, the longest prompts first, so that batches are
+        even."""
+        order = [q for q in questions if q.id not in self.refused]
+        order.sort(key=lambda q: (-len(self.prompts[q.id].tokens), q.id))
+        return [
+            question_fields(q)
+            | {"split": side, "model": label(self.model), "variant": self.variant.name, "condition": condition.name}
+            | {"tokens": self.prompts[q.id].tokens, "n_cut_tokens": self.prompts[q.id].cut_tokens}
+            for condition in conditions
+            for q in order
+        ]
+
+    def refused_rows(
+        self, questions: Sequence[Question], side: str, conditions: Sequence[Condition]
+    ) -> list[dict[str, Any]]:
+        """Rows of the questions that cannot be asked, one for every condition."""
+        return [
+            question_fields(q)
+            | {"split": side, "model": label(self.model), "variant": self.variant.name}
+            | condition.fields()
+            | dict(zip(("status", "reason"), self.refused[q.id], strict=True))
+            for condition in conditions
+            for q in questions
+            if q.id in self.refused
+        ]
+
+
+def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
+    """Check `config` against everything it names. `model`: opened already, else it is loaded."""
+    questions = read_questions(config)
+    variant, model = variant_and_model(config, model)
+    steering = config.steering
+    layers = tuple(variant.layers(model.n_layers) if steering.layers is None else sorted(steering.layers))
+    if wrong := [layer for layer in layers if not 0 <= layer < model.n_layers]:
+        raise UsageError(f"layer {wrong[0]} does not exist; {model.name} has layers 0 to {model.n_layers - 1}")
+    operators = list(variant.strengths) if steering.operators is None else steering.operators
+    for name in operators:
+        find_operator(name)
+    fallback = next(iter(variant.strengths.values()))
+    strengths = {name: tuple(steering.strengths or variant.strengths.get(name, fallback)) for name in operators}
+    controls = tuple(control_names() if config.controls is None else config.controls)
+    for name in controls:
+        if name not in control_names():
+            raise UsageError(f"there is no control {name!r}; {suggest(name, control_names())}")
+    recipe = None if steering.recipe is None else Recipe.load(steering.recipe, model)
+
+    if model.tokenizer is None:
+        raise InputError(
+            f"model {model.name} has no tokenizer, so it cannot be asked questions; add its tokenizer files"
+        )
+    prompts, refused = tokenize(questions, model, config.max_prompt_tokens)
+    development, test = split(questions, seed=config.seed, share=config.development_share)
+    usable = [q for q in development if q.id not in refused]
+    chosen = [] if recipe is not None else choose(usable, config.development_limit, seed=config.seed)
+    chosen_ids = {q.id for q in chosen} | ({q.id for q in development} - {q.id for q in usable})
+    for side, there in ((DEVELOPMENT, chosen or recipe), (TEST, [q for q in test if q.id not in refused])):
+        if not there:
+            raise InputError(
+                f"none of the {len(questions)} questions that can be asked fell on the {side} side of the split; "
+                "give more questions, another --seed, or a stored recipe"
+            )
+    return Plan(
+        config=config, model=model, variant=variant, recipe=recipe, strengths=strengths, layers=layers,
+        channel_share=steering.channel_share or variant.channel_share, controls=controls, mode=mode_of(config),
+        development=tuple(q for q in development if q.id in chosen_ids), test=tuple(test),
+        unused=tuple(q for q in development if q.id not in chosen_ids), prompts=prompts, refused=refused,
+    )  # fmt: skip
+
+
+def mode_of(config: EvalConfig) -> str:
+    """prompts, dataset or both; UsageError where it does not fit the other settings."""
+    mode = config.mode or ("prompts" if config.questions is None else "dataset")
+    if mode != "prompts" and config.questions is None:
+        raise UsageError(f"mode {mode} asks the rows of a file; name it with --questions FILE.parquet")
+    if mode == "prompts" and config.questions is not None:
+        raise UsageError("mode prompts asks generated questions and would ignore --questions; use --mode both")
+    return mode
+
+
+def read_questions(config: EvalConfig) -> list[Question]:
+    """The questions of the mode, at most `limit` of them. Raises InputError for a file that holds none, or an id
+    twice."""
+    mode = mode_of(config)
+    found: list[Question] = []
+    if mode != "dataset":
+        from ..datasets import facts
+
+        found += facts.prompts(per_level=config.per_level, seed=config.seed, split="eval")
+    if mode != "prompts" and config.questions is not None:
+        found += _from_file(config.questions)
+    twice = [name for name, count in Counter(q.id for q in found).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{len(twice)} question ids occur more than once, the first is {twice[0]!r}; ids must be unique"
+        )
+    return found if config.limit is None else choose(found, config.limit, seed=config.seed)
+
+
+def _from_file(path: Path) -> list[Question]:
+    from ..runtime.storage import read_table
+
+    questions = from_table(read_table(path), source=str(path))
+    if not questions:
+        raise InputError(f"{path}: holds no question; make some with `mplat classify` or `mplat prompts`")
+    return questions
+
+
+def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) -> tuple[Variant, LanguageModel]:
+    """The steering variant and the model, each from the other where only one is named."""
+    from ..models import load
+
+    name = config.steering.variant
+    variant = None if name is None else find_variant(name)
+    if model is None:
+        if variant is None and config.model is None:
+            raise UsageError(f"say what to evaluate with --steering or --model; {suggest('', variant_names())}")
+        assert config.model is not None or variant is not None
+        model = load(config.model if config.model is not None else variant.default_model)  # type: ignore[union-attr]
+    if variant is None:
+        if model.config.arch not in variant_names():
+            raise UsageError(
+                f"no steering variant for {model.config.arch} models; {suggest(model.config.arch, variant_names())}"
+            )
+        variant = find_variant(model.config.arch)
+    if variant.arch != model.config.arch:
+        raise UsageError(
+            f"variant {variant.name} steers {variant.arch} models and {model.name} is a {model.config.arch} model; "
+            f"{suggest(model.config.arch, variant_names())}"
+        )
+    return variant, model
+
+
+def tokenize(
+    questions: Sequence[Question], model: LanguageModel, max_tokens: int
+) -> tuple[dict[str, Prompt], dict[str, tuple[str, str]]]:
+    """Question id -> prompt, and question id -> (status, reason) for those that cannot be asked or scored."""
+    from ..models.generation import encode
+
+    prompts: dict[str, Prompt] = {}
+    refused: dict[str, tuple[str, str]] = {}
+    metrics = set(metric_names())
+    one = partial(_encode_one, encode, model)
+    for question in questions:
+        prompt = prompts[question.id] = render(question, one, max_tokens)
+        reason = unusable(question, metrics)
+        if prompt.status != "ok":
+            refused[question.id] = (prompt.status, prompt.reason)
+        elif reason:
+            refused[question.id] = ("bad_input", reason)
+    return prompts, refused
+
+
+def _encode_one(encode: Any, model: LanguageModel, text: str) -> list[int]:
+    return encode(model, [text])[0]

@@ -1,0 +1,283 @@
+"""An evaluation from plan to files: find a recipe on the development questions, judge it on the test questions.
+
+    plan = prepare(EvalConfig(model="tiny-mamba2"))
+    with open_session("none") as session:
+        result = evaluate(plan, out=Path("runs/eval"), session=session, find_channels=find_channels)
+
+Writes into `out`: run.json (settings, versions, digests, seeds, where it ran), recipe.json, discovery.parquet (every
+candidate), items.parquet (every answer), price.parquet, summary.json; and below work/ the ledgers and parts by which
+an interrupted run continues. Each job's folder there is named by everything that decides its rows, so that a changed
+setting repeats what it affects and nothing else, and the same command repeats nothing.
+
+The tables are the same, byte for byte, wherever and on however many workers they are made. Too many rows without a
+score do not stop the run; `EvalResult.over_tolerance` says so at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
+from ..steering import Recipe, Scored, choose, control_recipes, grid
+from ..steering.discovery import discovery_table
+from ..steering.recipe import site_width
+from . import answers, side_effects
+from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, computed, judged
+from .lending import label, lent, loadable_name
+from .planning import Plan
+from .prompting import TEMPLATE_DIGEST
+from .provenance import computation_key, kernels, versions
+from .schema import ITEM_ORDER, ITEM_SCHEMA, PRICE_ORDER, PRICE_SCHEMA
+from .split import DEVELOPMENT, TEST, counts
+from .summary import Resampling, Summary, mean_of, summarise
+
+if TYPE_CHECKING:
+    from ..steering.discovery import FindChannels
+
+_PRICE_BATCH = 8  # logits of whole texts are large where the vocabulary is
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation found and where it lies."""
+
+    out: Path
+    recipe: Recipe
+    summary: Summary
+
+    @property
+    def bad_share(self) -> float:
+        """Share of test rows without a score."""
+        return self.summary.bad_test_rows / self.summary.test_rows if self.summary.test_rows else 0.0
+
+
+@dataclass(frozen=True)
+class Observer:
+    """How an evaluation tells what it does: say for sentences, progress for counts."""
+
+    say: Callable[[str], None] = lambda text: None
+    progress: Callable[[Progress], None] = lambda progress: None
+
+
+def evaluate(
+    plan: Plan,
+    *,
+    out: Path,
+    session: Session,
+    find_channels: FindChannels,
+    fresh: bool = False,
+    observer: Observer | None = None,
+) -> EvalResult:
+    """Run `plan`.
+
+    `find_channels(site, layer, k)` names the channels that candidates steer; it may look at the development questions
+    alone (`mplat eval` asks `mplat.interp.bottleneck_channels`). It is not called where the plan has a recipe.
+    """
+    run = _Run(plan, out, session, fresh, observer or Observer())
+    with lent(plan.model):
+        recipe, development = run.find(find_channels)
+        conditions = judged(recipe, run.controls(recipe))
+        tested = run.answer("test", plan.test, TEST, conditions)
+        prices = run.price(conditions)
+    items = pa.concat_tables([development, tested])
+    items = items.sort_by([(column, "ascending") for column in ITEM_ORDER]).combine_chunks()
+    config = plan.config
+    how = Resampling(config.seed, config.confidence, config.resamples)
+    summary = summarise(items, prices, how)
+    replace_table(items, out / "items.parquet")
+    replace_table(prices, out / "price.parquet")
+    publish_json(_summary_file(plan, recipe, summary), out / "summary.json")
+    publish_json(_record(plan, recipe, session), out / "run.json")
+    return EvalResult(out, recipe, summary)
+
+
+class _Run:
+    """One evaluation under way."""
+
+    def __init__(self, plan: Plan, out: Path, session: Session, fresh: bool, observer: Observer) -> None:
+        self.plan, self.out, self.session, self.fresh, self.observer = plan, out, session, fresh, observer
+
+    def find(self, find_channels: FindChannels) -> tuple[Recipe, pa.Table]:
+        """The recipe and the development rows; a stored recipe needs no search."""
+        plan = self.plan
+        if plan.recipe is not None:
+            self.observer.say(f"recipe: {plan.config.steering.recipe}, no search")
+            plan.recipe.save(self.out / "recipe.json")
+            (self.out / "discovery.parquet").unlink(missing_ok=True)  # of an earlier run, not of this one
+            return plan.recipe, self._rows([], plan.refused_rows(plan.development, DEVELOPMENT, [PLAIN]))
+        recipes = grid(
+            plan.model, variant=plan.variant.name, strengths=plan.strengths, layers=plan.layers,
+            channel_share=plan.channel_share, find_channels=find_channels, seed=plan.config.seed,
+        )  # fmt: skip
+        conditions = candidates(recipes)
+        table = self.answer("development", plan.development, DEVELOPMENT, conditions, refused_under=[PLAIN])
+        scored, unsteered = score_candidates(table, conditions)
+        chosen = choose(scored).recipe
+        replace_table(discovery_table(scored, [c.name for c in conditions], unsteered), self.out / "discovery.parquet")
+        chosen.save(self.out / "recipe.json")
+        self.observer.say(
+            f"recipe: {chosen.operator} of layer {chosen.layer} by {chosen.strength:g} on {len(chosen.channels)} "
+            f"channels, chosen among {len(recipes)} on {len(plan.development)} development questions"
+        )
+        return chosen, table
+
+    def controls(self, recipe: Recipe) -> dict[str, list[Recipe]]:
+        """The controls of the plan for `recipe`."""
+        width = site_width(self.plan.model, recipe.full_site)
+        assert width is not None, recipe.full_site
+        config = self.plan.config
+        return control_recipes(self.plan.controls, recipe, width, draws=config.draws, seed=config.seed)
+
+    def answer(
+        self,
+        name: str,
+        questions: Sequence[Any],
+        side: str,
+        conditions: Sequence[Condition],
+        refused_under: Sequence[Condition] | None = None,
+    ) -> pa.Table:
+        """The rows of `questions` unsteered and under `conditions`; what is the same under two names is computed
+        once."""
+        plan, config = self.plan, self.plan.config
+        distinct = computed(conditions)
+        arguments = {
+            "conditions": [c.to_dict() for c in distinct],
+            "max_new_tokens": config.max_new_tokens,
+            "stop": list(config.stop),
+        }
+        by_name = {c.name: c for c in distinct}
+        table = self._table(
+            name, answers.__name__, plan.items(questions, side, distinct), arguments, ITEM_SCHEMA, ITEM_ORDER,
+            config.batch_size, "question_id", lambda item: by_name[item["condition"]].fields(),
+        )  # fmt: skip
+        everywhere = [PLAIN, *conditions] if refused_under is None else refused_under
+        return self._rows([table, aliases(table, conditions)], plan.refused_rows(questions, side, everywhere))
+
+    def price(self, conditions: Sequence[Condition]) -> pa.Table:
+        """The held-out texts under the conditions of the test."""
+        from ..models.generation import encode
+
+        plan, distinct = self.plan, computed(conditions)
+        texts = side_effects.held_out_texts(plan.config.price_texts_per_level)
+        rows = sorted(zip(texts, encode(plan.model, [t.text for t in texts]), strict=True), key=lambda r: -len(r[1]))
+        items = [
+            {"text_id": text.id, "tokens": tokens, "condition": c.name}
+            | {"model": label(plan.model), "variant": plan.variant.name}
+            for c in distinct
+            for text, tokens in rows
+        ]
+        by_name = {c.name: c for c in distinct}
+        table = self._table(
+            "price", side_effects.__name__, items, {"conditions": [c.to_dict() for c in distinct]}, PRICE_SCHEMA,
+            PRICE_ORDER, _PRICE_BATCH, "text_id", lambda item: by_name[item["condition"]].fields(),
+        )  # fmt: skip
+        both = pa.concat_tables([table, aliases(table, conditions)])
+        return both.sort_by([(column, "ascending") for column in PRICE_ORDER]).combine_chunks()
+
+    def _table(
+        self,
+        name: str,
+        module: str,
+        items: list[dict[str, Any]],
+        arguments: Mapping[str, Any],
+        schema: pa.Schema,
+        order: Sequence[str],
+        batch_size: int,
+        id_column: str,
+        lost_fields: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    ) -> pa.Table:
+        """One job of the runtime in a folder of its own."""
+        model = self.plan.model
+        key = {"arguments": digest_of(dict(arguments)), **computation_key(model)}
+        folder = digest_of({"key": key, "items": digest_of(items), "batch": batch_size})[:12]
+
+        def lost(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
+            known = {k: v for k, v in item.items() if k in schema.names}
+            return {**known, **lost_fields(item), "status": "worker_lost", "reason": reason}
+
+        return run_table(
+            name,
+            items,
+            WorkerFactory(
+                f"{module}:make_worker",
+                {"model": loadable_name(model), "model_digest": model.digest, **arguments},
+            ),
+            out_dir=self.out / "work" / f"{name}-{folder}",
+            session=self.session,
+            batch_size=batch_size,
+            sort_by=list(order),
+            schema=schema,
+            semantic_key=key,
+            fresh=self.fresh,
+            progress=self.observer.progress,
+            id_column=id_column,
+            lost_row=lost,
+        )
+
+    @staticmethod
+    def _rows(tables: list[pa.Table], more: list[dict[str, Any]]) -> pa.Table:
+        return pa.concat_tables([*tables, pa.Table.from_pylist(more, schema=ITEM_SCHEMA)])
+
+
+def score_candidates(
+    table: pa.Table, conditions: Sequence[Condition]
+) -> tuple[list[Scored], tuple[float | None, float | None]]:
+    """What the development rows say about each candidate, and mean (EM, F1) of the unsteered model on them."""
+    by_condition: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        by_condition.setdefault(row["condition"], []).append(row)
+
+    def means(name: str) -> tuple[int, int, float | None, float | None]:
+        rows = by_condition.get(name, [])
+        ok = [row for row in rows if row["status"] == "ok"]
+        failed = sum(row["status"] == "model_nonfinite" for row in rows)
+        return len(ok), failed, mean_of(r["em"] for r in ok), mean_of(r["f1"] for r in ok)
+
+    return [Scored(c.recipe, *means(c.name)) for c in conditions if c.recipe is not None], means(UNSTEERED)[2:]
+
+
+def _summary_file(plan: Plan, recipe: Recipe, summary: Summary) -> dict[str, Any]:
+    return {
+        "format": "mplat-eval-1",
+        "model": {"name": label(plan.model), "digest": plan.model.digest},
+        "variant": plan.variant.name,
+        "mode": plan.mode,
+        "recipe": recipe.to_dict(),
+        "split": {
+            DEVELOPMENT: counts(plan.development),
+            TEST: counts(plan.test),
+            "unused": counts(plan.unused),
+        },
+        **summary.to_dict(),
+    }
+
+
+def _record(plan: Plan, recipe: Recipe, session: Session) -> dict[str, Any]:
+    """run.json: what is needed to make the run again, and where it was made."""
+    return {
+        "command": "eval",
+        "config": plan.config.model_dump(mode="json"),
+        "model": {
+            "name": plan.model.name,
+            "digest": plan.model.digest,
+            "arch": plan.model.config.arch,
+            "n_parameters": plan.model.n_parameters,
+            "dtype": str(plan.model.dtype).removeprefix("torch."),
+        },
+        "variant": plan.variant.name,
+        "operators": list(plan.strengths),
+        "layers": list(plan.layers),
+        "controls": list(plan.controls),
+        "seeds": {"seed": plan.config.seed, "held_out_texts": side_effects.TEXT_SEED},
+        "template": TEMPLATE_DIGEST,
+        "split_rule": {"share": plan.config.development_share, "seed": plan.config.seed, "key": "seed, category, id"},
+        "kernels": kernels(plan.model),
+        "versions": versions(),
+        "session": session.describe(),
+        "recipe": recipe.to_dict(),
+    }

@@ -1,0 +1,97 @@
+"""The tables of an evaluation, written down once: one row per question and condition, one per held-out text and
+condition.
+
+A row says for itself where it belongs (question, split, condition) and what was done to the model (operator, site,
+layer, channels, strength, draw), so that a table can be read without the run's other files. `status` is `ok` or the
+reason why there is no score; scores, and whatever was not reached, are null then, never zero and never NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from ..datasets.records import Question
+from ..steering.recipe import Recipe
+
+#: what a row's status may be; `refused` and `timeout` are for models that are asked over a network
+STATUSES = (
+    "ok", "refused", "too_long", "bad_input", "model_nonfinite", "worker_lost", "timeout", "scorer_error",
+)  # fmt: skip
+
+_CONDITION = [
+    pa.field("condition", pa.string(), nullable=False),  # unsteered, candidate_007, steered, control_random_0
+    pa.field("family", pa.string(), nullable=False),  # the condition without its number
+    pa.field("draw", pa.int32()),  # number of a control's draw
+    pa.field("operator", pa.string()),
+    pa.field("site", pa.string()),
+    pa.field("layer", pa.int32()),
+    pa.field("channels_digest", pa.string()),
+    pa.field("strength", pa.float64()),
+]
+
+ITEM_SCHEMA = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("level", pa.int32()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        *_CONDITION,
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("answers", pa.list_(pa.string())),
+        pa.field("prediction", pa.string()),
+        pa.field("em", pa.float64()),
+        pa.field("f1", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),  # why the status is not ok
+        pa.field("stop_reason", pa.string()),  # stop, eos, length
+        pa.field("n_prompt_tokens", pa.int32()),
+        pa.field("n_cut_tokens", pa.int32()),  # context tokens that did not fit
+        pa.field("n_new_tokens", pa.int32()),
+    ]
+)
+ITEM_ORDER = ("split", "question_id", "condition")
+
+PRICE_SCHEMA = pa.schema(
+    [
+        pa.field("text_id", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        *_CONDITION,
+        pa.field("n_tokens", pa.int32()),  # tokens predicted: all but the first
+        pa.field("nll", pa.float64()),  # mean negative log-likelihood of a token, nats
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+PRICE_ORDER = ("text_id", "condition")
+
+
+def condition_fields(name: str, family: str, draw: int | None, recipe: Recipe | None) -> dict[str, Any]:
+    """The columns that say what was done to the model."""
+    return {
+        "condition": name,
+        "family": family,
+        "draw": draw,
+        "operator": None if recipe is None else recipe.operator,
+        "site": None if recipe is None else recipe.site,
+        "layer": None if recipe is None else recipe.layer,
+        "channels_digest": None if recipe is None else recipe.channels_digest,
+        "strength": None if recipe is None else recipe.strength,
+    }
+
+
+def question_fields(question: Question) -> dict[str, Any]:
+    """The columns that say what was asked."""
+    return {
+        "question_id": question.id,
+        "dataset": question.dataset,
+        "category": question.category or "unclassified",
+        "level": question.level,
+        "metric": question.metric,
+        "answers": list(question.answers),
+    }

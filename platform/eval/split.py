@@ -1,0 +1,66 @@
+"""Which questions may be looked at while steering is tuned (development) and which only judge it (test).
+
+The side of a question is a pure function of seed, category and question id: a hash below the development share is
+development. So the two sides are disjoint, adding questions or reordering them moves none, and every category is
+divided by a stream of its own. The price is that the shares are right only on average; `counts` says what they are.
+
+The questions that discovery really uses are a fixed-size choice from the development side, equal numbers from every
+category. That choice may change when questions are added; the sides do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from ..datasets.records import Question
+from ..errors import UsageError
+
+Side = Literal["development", "test"]
+DEVELOPMENT: Side = "development"
+TEST: Side = "test"
+
+
+def position(seed: int, category: str, question_id: str) -> float:
+    """A number in [0, 1) that only these three decide. Parts are length-prefixed: no two triples share a text."""
+    parts = [str(seed), category, question_id]
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
+def side(question: Question, *, seed: int, share: float) -> Side:
+    """The side of one question; `share` is the expected share of development questions."""
+    if not 0 < share < 1:
+        raise UsageError(f"the development share must lie strictly between 0 and 1, not {share}")
+    return DEVELOPMENT if position(seed, question.category, question.id) < share else TEST
+
+
+def split(questions: Iterable[Question], *, seed: int, share: float) -> tuple[list[Question], list[Question]]:
+    """(development, test), each in the order given."""
+    sides: dict[Side, list[Question]] = {DEVELOPMENT: [], TEST: []}
+    for question in questions:
+        sides[side(question, seed=seed, share=share)].append(question)
+    return sides[DEVELOPMENT], sides[TEST]
+
+
+def choose(questions: Sequence[Question], limit: int, *, seed: int) -> list[Question]:
+    """At most `limit` questions, as equal numbers per category as there are, in the order given.
+
+    Within a category those with the smallest hash are taken, so that a larger limit only adds.
+    """
+    queues: dict[str, list[Question]] = defaultdict(list)
+    for question in sorted(questions, key=lambda q: position(seed, q.category, q.id)):
+        queues[question.category].append(question)
+    chosen: set[str] = set()
+    for rank in range(max(map(len, queues.values()), default=0)):
+        for category in sorted(queues):
+            if rank < len(queues[category]) and len(chosen) < limit:
+                chosen.add(queues[category][rank].id)
+    return [q for q in questions if q.id in chosen]
+
+
+def counts(questions: Iterable[Question]) -> dict[str, int]:
+    """Number of questions per category, sorted by name."""
+    return dict(sorted(Counter(q.category or "unclassified" for q in questions).items()))

@@ -1,0 +1,262 @@
+"""What the rows say: means per group and condition, paired differences, counts of statuses, the price, the verdict.
+
+Promises
+- Only test rows with status ok enter a mean; how many did not is counted beside it. A difference is taken over
+  questions that both sides answered.
+- A control with several draws is averaged per question first, so that draws do not pass for questions.
+- p-values of a comparison are Holm-corrected across the groups of one list (the levels; the data sets), EM and F1 each.
+- Intervals of shares (every value 0 or 1) are Wilson's, all others percentile bootstrap over questions.
+
+Pure functions of tables; they read and write no file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ..datasets.records import CATEGORIES, LEVEL_OF_CATEGORY
+from .conditions import STEERED, UNSTEERED
+from .split import TEST
+from .statistics import Difference, Estimate, holm, mean_interval, paired_difference
+from .verdict import Verdict, judge
+
+Row = Mapping[str, Any]
+#: family of conditions -> question (or text) id -> value
+Values = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals and p-values are made."""
+
+    seed: int
+    confidence: float
+    resamples: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric in one group. conditions: family -> estimate; differences: "a-b" -> paired difference."""
+
+    conditions: dict[str, Estimate]
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Questions that are summarised together. n: test questions; scored: those with a score in every condition."""
+
+    name: str
+    level: int | None
+    n: int
+    scored: int
+    em: Measure
+    f1: Measure
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of a control, over all test questions it answered."""
+
+    condition: str
+    channels_digest: str | None
+    n: int
+    em: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Price:
+    """Mean negative log-likelihood of a token of held-out text, in nats; positive differences are a cost."""
+
+    texts: int
+    nll: Measure
+    failed: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of an evaluation."""
+
+    verdict: Verdict
+    overall: Group
+    levels: list[Group]
+    datasets: list[Group]
+    draws: dict[str, list[Draw]]
+    status: dict[str, dict[str, int]]
+    test_rows: int
+    bad_test_rows: int
+    price: Price
+    method: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; estimates and differences are objects with named numbers."""
+        return _plain(self)
+
+
+def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
+    """The summary of the per-item table and the price table of one evaluation."""
+    rows = [row for row in items.to_pylist() if row["split"] == TEST]
+    families = [f for f in dict.fromkeys([UNSTEERED, STEERED, *sorted({r["family"] for r in rows})])]
+    compared = pairs(families)
+    overall = group("overall", None, rows, families, compared, how)
+    levels = _groups(rows, lambda r: r["category"], families, compared, how)
+    datasets = _groups(rows, lambda r: r["dataset"], families, compared, how)
+    draws = _draws(rows)
+    price = _price(prices.to_pylist(), families, compared, how)
+    status: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in items.to_pylist():
+        status[row["family"]][row["status"]] += 1
+    return Summary(
+        verdict=judge(
+            overall.em.conditions,
+            overall.em.differences,
+            {name: [d.em for d in found] for name, found in draws.items()},
+            price.nll.differences.get(f"{STEERED}-{UNSTEERED}"),
+            alpha=1 - how.confidence,
+        ),
+        overall=overall,
+        levels=levels,
+        datasets=datasets,
+        draws=draws,
+        status={family: dict(sorted(counted.items())) for family, counted in sorted(status.items())},
+        test_rows=len(rows),
+        bad_test_rows=sum(row["status"] != "ok" for row in rows),
+        price=price,
+        method={
+            "confidence": how.confidence,
+            "resamples": how.resamples,
+            "seed": how.seed,
+            "interval": "Wilson for shares, percentile bootstrap over questions otherwise",
+            "p": "two-sided sign flips of paired differences, Holm-corrected across the groups of a list",
+        },
+    )
+
+
+def pairs(families: Sequence[str]) -> list[tuple[str, str]]:
+    """What is compared: steered with unsteered, and, for every control, steered with it and it with unsteered."""
+    controls = [f for f in families if f not in (UNSTEERED, STEERED)]
+    return [(STEERED, UNSTEERED), *((STEERED, c) for c in controls), *((c, UNSTEERED) for c in controls)]
+
+
+def values_of(rows: Iterable[Row], key: str, metric: str) -> Values:
+    """Family -> id -> value, averaged over draws; an id that any draw failed on, or that has no value, is left out."""
+    found: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[row["family"]][row[key]].append(row[metric] if row["status"] == "ok" else None)
+    return {
+        family: {
+            name: sum(v for v in values if v is not None) / len(values)
+            for name, values in sorted(of_family.items())
+            if all(v is not None for v in values)
+        }
+        for family, of_family in found.items()
+    }
+
+
+def measure(values: Values, families: Sequence[str], compared: Sequence[tuple[str, str]], how: Resampling) -> Measure:
+    """Estimates and paired differences of one metric."""
+    conditions = {
+        family: mean_interval(
+            list(values.get(family, {}).values()),
+            seed=how.seed,
+            confidence=how.confidence,
+            n_resamples=how.resamples,
+        )
+        for family in families
+    }
+    differences = {}
+    for a, b in compared:
+        both = sorted(values.get(a, {}).keys() & values.get(b, {}).keys())
+        differences[f"{a}-{b}"] = paired_difference(
+            [values[a][name] for name in both],
+            [values[b][name] for name in both],
+            seed=how.seed,
+            confidence=how.confidence,
+            n_resamples=how.resamples,
+        )
+    return Measure(conditions, differences)
+
+
+def group(
+    name: str,
+    level: int | None,
+    rows: Sequence[Row],
+    families: Sequence[str],
+    compared: Sequence[tuple[str, str]],
+    how: Resampling,
+) -> Group:
+    """One group of test rows."""
+    em = values_of(rows, "question_id", "em")
+    everywhere = set.intersection(*(set(em.get(family, {})) for family in families))
+    f1 = measure(values_of(rows, "question_id", "f1"), families, compared, how)
+    ids = {row["question_id"] for row in rows}
+    return Group(name, level, len(ids), len(everywhere), measure(em, families, compared, how), f1)
+
+
+def _groups(
+    rows: Sequence[Row],
+    name_of: Callable[[Row], str],
+    families: Sequence[str],
+    compared: Sequence[tuple[str, str]],
+    how: Resampling,
+) -> list[Group]:
+    """Groups by a column, categories in their own order, with p-values corrected across them."""
+    by_name: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_name[name_of(row)].append(row)
+    order = sorted(by_name, key=lambda n: (CATEGORIES.index(n) if n in CATEGORIES else len(CATEGORIES), n))
+    groups = [group(n, LEVEL_OF_CATEGORY.get(n), by_name[n], families, compared, how) for n in order]
+    em, f1 = _holm([g.em for g in groups]), _holm([g.f1 for g in groups])
+    return [dataclasses.replace(g, em=em[i], f1=f1[i]) for i, g in enumerate(groups)]
+
+
+def _holm(measures: Sequence[Measure]) -> list[Measure]:
+    """The same measures with p-values corrected across them, comparison by comparison."""
+    names = list(measures[0].differences) if measures else []
+    corrected = {name: holm([m.differences[name].p for m in measures]) for name in names}
+    return [
+        Measure(m.conditions, {name: m.differences[name]._replace(p_holm=corrected[name][i]) for name in names})
+        for i, m in enumerate(measures)
+    ]
+
+
+def _draws(rows: Sequence[Row]) -> dict[str, list[Draw]]:
+    """Control family -> its draws, each over the questions it answered."""
+    by_condition: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["draw"] is not None:
+            by_condition[row["family"], row["draw"], row["condition"]].append(row)
+    found: dict[str, list[Draw]] = defaultdict(list)
+    for (family, _, condition), of_draw in sorted(by_condition.items()):
+        ok = [row for row in of_draw if row["status"] == "ok"]
+        em, f1 = mean_of(row["em"] for row in ok), mean_of(row["f1"] for row in ok)
+        found[family].append(Draw(condition, of_draw[0]["channels_digest"], len(ok), em, f1))
+    return dict(found)
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are there; None where there is none."""
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _price(rows: Sequence[Row], families: Sequence[str], compared: Sequence[tuple[str, str]], how: Resampling) -> Price:
+    nll = measure(values_of(rows, "text_id", "nll"), families, compared, how)
+    return Price(len({row["text_id"] for row in rows}), nll, sum(row["status"] != "ok" for row in rows))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {k: _plain(v) for k, v in value._asdict().items()}  # type: ignore[attr-defined]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,21 @@
+"""Steering: recipes, the operators they are made of, where they are looked for, and what they are compared with.
+
+    recipe = Recipe.load("runs/eval/recipe.json", model)
+    with model.edit(*recipe.edits()):
+        model.generate(["..."])
+
+Whether a recipe helps is for `mplat.eval` to say, on questions that were not used to find it.
+"""
+
+from __future__ import annotations
+
+from .controls import control, control_names, control_recipes
+from .discovery import Scored, choose, grid
+from .operators import find_operator, operator, operator_names
+from .recipe import Recipe
+from .variants import Variant, find_variant, variant, variant_names
+
+__all__ = [
+    "Recipe", "Scored", "Variant", "choose", "control", "control_names", "control_recipes", "find_operator",
+    "find_variant", "grid", "operator", "operator_names", "variant", "variant_names",
+]  # fmt: skip

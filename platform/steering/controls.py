@@ -1,0 +1,92 @@
+"""Controls: recipes that differ from the found one in the single thing that is claimed to matter.
+
+    @control("random")
+    def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> list[Recipe]: ...
+
+A control gets the found recipe and the number of channels of its site and gives one recipe for each draw. They are
+run in the same evaluation, on the same questions. "random" asks whether these channels matter: as many others, at the
+same site, layer and strength. Other controls are added by registering another function.
+
+Equal arguments give equal controls; draws are distinct, and more draws only add.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..errors import UsageError, suggest
+from .recipe import Recipe
+
+Control = Callable[..., list[Recipe]]
+_CONTROLS: dict[str, Control] = {}
+
+
+def control(name: str) -> Callable[[Control], Control]:
+    """Register a control under `name`."""
+
+    def register(function: Control) -> Control:
+        taken = _CONTROLS.get(name)
+        if taken is not None and taken.__qualname__ != function.__qualname__:
+            raise UsageError(f"the control name {name!r} is taken by {taken.__qualname__}; choose another")
+        _CONTROLS[name] = function
+        return function
+
+    return register
+
+
+def control_names() -> list[str]:
+    """Every registered control, sorted."""
+    return sorted(_CONTROLS)
+
+
+def control_recipes(
+    names: Sequence[str], recipe: Recipe, width: int, *, draws: int, seed: int
+) -> dict[str, list[Recipe]]:
+    """Control name -> its draws, in the order of `names`."""
+    if draws < 1 and names:
+        raise UsageError(f"a control needs at least 1 draw, not {draws}; to run none say --controls none")
+    for name in names:
+        if name not in _CONTROLS:
+            raise UsageError(f"there is no control {name!r}; {suggest(name, _CONTROLS)}")
+    return {name: _CONTROLS[name](recipe, width, draws=draws, seed=seed) for name in names}
+
+
+@control("random")
+def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> list[Recipe]:
+    """As many random channels; none of the recipe's own where the site has enough others, else as few as possible."""
+    own = set(recipe.channels)
+    others = [c for c in range(width) if c not in own]
+    k = len(own)
+    if not others:
+        raise UsageError(
+            f"the recipe steers all {width} channels of {recipe.full_site}, so no random channels are left to compare "
+            "with; steer fewer channels, or say --controls none and claim nothing"
+        )
+    borrowed = sorted(own) if len(others) < k else []
+    possible = math.comb(len(others), k) if not borrowed else math.comb(k, k - len(others))
+    if draws > possible:
+        raise UsageError(f"{recipe.full_site} allows only {possible} distinct random controls; use --draws {possible}")
+    found: list[tuple[int, ...]] = []
+    attempt = 0
+    while len(found) < draws:
+        rng = np.random.default_rng(_seed_of(recipe, seed, attempt))
+        attempt += 1
+        if borrowed:
+            drawn = [*others, *rng.choice(borrowed, size=k - len(others), replace=False).tolist()]
+        else:
+            drawn = rng.choice(others, size=k, replace=False).tolist()
+        channels = tuple(sorted(int(c) for c in drawn))
+        if channels not in found:
+            found.append(channels)
+    return [dataclasses.replace(recipe, channels=channels) for channels in found]
+
+
+def _seed_of(recipe: Recipe, seed: int, attempt: int) -> int:
+    """Independent streams for every seed, site, layer and attempt."""
+    text = f"random channels {seed} {recipe.full_site} {attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

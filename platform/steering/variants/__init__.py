@@ -1,0 +1,65 @@
+"""Steering variants: one file each, found by import.
+
+    @variant("mamba2")
+    def mamba2() -> Variant: ...
+
+A variant says where to look when a model of its kind is steered: which operators, at which depths, with which strengths
+and on how many channels. It is a search space, small enough for a laptop by default, and claims nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...errors import UsageError, suggest
+
+
+@dataclass(frozen=True)
+class Variant:
+    """arch: of the models it steers. default_model: what `mplat eval` loads without --model.
+    strengths: operator -> strengths tried. depths: candidate layers as fractions of the number of layers.
+    channel_share: part of a site's channels that is steered."""
+
+    name: str
+    arch: str
+    default_model: str
+    strengths: dict[str, tuple[float, ...]]
+    depths: tuple[float, ...]
+    channel_share: float
+
+    def layers(self, n_layers: int) -> list[int]:
+        """The candidate layers of a model with `n_layers` blocks, ascending."""
+        return sorted({min(n_layers - 1, int(depth * n_layers + 1e-9)) for depth in self.depths})
+
+
+_VARIANTS: dict[str, Variant] = {}
+_Maker = Callable[[], Variant]
+
+
+def variant(name: str) -> Callable[[_Maker], _Maker]:
+    """Register what the decorated function returns under `name`."""
+
+    def register(make: _Maker) -> _Maker:
+        made = make()
+        assert made.name == name, f"variant {name!r} calls itself {made.name!r}"
+        _VARIANTS[name] = made
+        return make
+
+    return register
+
+
+def variant_names() -> list[str]:
+    """Every registered variant, sorted."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return sorted(_VARIANTS)
+
+
+def find_variant(name: str) -> Variant:
+    """The variant registered under `name`; UsageError with the nearest name otherwise."""
+    if name not in variant_names():
+        raise UsageError(f"there is no steering variant {name!r}; {suggest(name, _VARIANTS)}")
+    return _VARIANTS[name]
