@@ -19,13 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import ClusterError, UsageError
 
 OBJECT_STORE_BYTES = 256 << 20  # Ray would take 30 % of the memory
 _LONGEST_TEMP = 40  # sockets must have paths below 107 bytes, and Ray adds about 65
 _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+_REFUSED = ("InvalidAuthToken", "Unauthenticated")  # Ray repeats these for a minute before it gives up
 
 
 class RayConnection:
@@ -121,24 +122,30 @@ def _why_unreachable(address: str, timeout_s: float) -> str:
             socket.create_connection((host.strip("[]"), int(port)), timeout=min(5.0, timeout_s / 3)).close()
         except OSError as error:
             return f"nothing answers there ({error.strerror or error})"
-    child = subprocess.Popen(
-        [sys.executable, "-c", _PROBE, address],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    )
-    try:
-        # One second is kept for ending the child.
-        _, said = child.communicate(timeout=max(1.0, end - time.monotonic() - 1.0))
-    except subprocess.TimeoutExpired:
-        child.kill()
-        _, said = child.communicate()
-        text = said.decode("utf-8", "replace")
-        if "InvalidAuthToken" in text or "Unauthenticated" in text:
-            return "it refused our token, or its lack"
-        return "something answers there, but not as a Ray of this version"
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _PROBE, address],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
+        )
+        try:
+            while child.poll() is None:
+                if any(word in _text(said) for word in _REFUSED):
+                    return "it refused our token, or our having none"
+                if time.monotonic() > end - 1.0:  # a second is kept for ending the child
+                    return "something answers there, but not as a Ray of this version"
+                time.sleep(0.05)
+        finally:
+            child.kill()
+            child.wait()
+        lines = [line.strip() for line in _text(said).splitlines() if line.strip()]
     if child.returncode == 0:
         return ""
-    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else f"the attempt ended with exit code {child.returncode}"
+    return lines[-1] if lines else f"the attempt ended with exit code {child.returncode}"
+
+
+def _text(file: IO[bytes]) -> str:
+    """What another process has written to `file` so far."""
+    return os.pread(file.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
 
 def _refuse_if_connected() -> None:
