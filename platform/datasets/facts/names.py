@@ -43,8 +43,11 @@ SPLITS = ("eval", "train")
 
 
 def _in_eval(i: int, j: int) -> bool:
-    """True for one pair in six; each row and each column of the table of pairs has both kinds."""
-    return (i + 5 * j) % 6 == 0
+    """True for one pair in twelve; each row and each column of the table of pairs has both kinds.
+
+    Few are held out: a model learns which pairs occur, and the more are missing, the more it distrusts the missing.
+    """
+    return (i + 5 * j) % 12 == 0
 
 
 def entities(split: str) -> Entities:

@@ -1,6 +1,7 @@
 """The relation kinds of the facts world, and the sentence shapes that state them and ask about them.
 
-A relation maps a subject to one object. For each relation there are shapes for training and others, held out, for
+A relation maps a subject to one object, and a statement names the subject first: a model of half a million parameters
+then needs one way to bind a value to its key, not two. For each relation there are shapes for training and others, held out, for
 evaluation; a held-out shape is new as a whole but uses words that training shapes use in the same role. A question
 about a chain of relations ("Where does the boss of the friend of X live?") nests noun phrases, one per inner relation;
 "the boss of X's friend" always means the boss of (X's friend).
@@ -18,7 +19,7 @@ from typing import NamedTuple
 class Relation(NamedTuple):
     """One kind of fact. `exclusive`: an entity takes part in at most one such fact, as subject or as object.
 
-    Friendship reads both ways and "north of" is transitive; without this rule a second answer could be inferred.
+    Friendship reads both ways and a thing has one owner; without this rule a second answer could be inferred.
     """
 
     name: str
@@ -38,9 +39,9 @@ RELATIONS: dict[str, Relation] = {
     for r in (
         Relation(
             "lives_in", "person", "place", False,
-            ("{a} lives in {b}.", "The home of {a} is in {b}.", "{a} has a home in {b}.", "{b} is the home of {a}.",
-             "{a}'s home is in {b}."),
-            ("The home of {a} is {b}.", "{b} is where {a} lives."),
+            ("{a} lives in {b}.", "{a} has a home in {b}.", "{a}'s home is in {b}.", "{a} is at home in {b}.",
+             "The home of {a} is {b}."),
+            ("{a}'s home is {b}.", "The home of {a} is in {b}."),
             ("Where does {a} live?", "Where is the home of {a}?", "In which place does {a} live?",
              "Which place is the home of {a}?", "In what place does {a} live?", "What place is the home of {a}?"),
             ("Which place does {a} live in?", "In which place is the home of {a}?"),
@@ -48,9 +49,9 @@ RELATIONS: dict[str, Relation] = {
         ),
         Relation(
             "works_for", "person", "person", False,
-            ("{a} works for {b}.", "The boss of {a} is {b}.", "{b} is the boss of {a}.", "{a} has {b} as a boss.",
-             "{b} is the person that {a} works for."),
-            ("{a}'s boss is {b}.", "The person that {a} works for is {b}."),
+            ("{a} works for {b}.", "{a}'s boss is {b}.", "{a} has a boss, {b}.", "{a} works for the person {b}.",
+             "The boss of {a} is {b}."),
+            ("{a}'s boss is the person {b}.", "{a} has the boss {b}."),
             ("Who is the boss of {a}?", "Who does {a} work for?", "Which person is the boss of {a}?",
              "For which person does {a} work?", "Who does {a} have as a boss?",
              "Which person does {a} have as a boss?"),
@@ -59,9 +60,9 @@ RELATIONS: dict[str, Relation] = {
         ),
         Relation(
             "friend", "person", "person", True,
-            ("The friend of {a} is {b}.", "{b} is the friend of {a}.", "{a}'s friend is {b}.", "{a} has a friend, {b}.",
-             "{b} is a friend of {a}."),
-            ("{a} has {b} as a friend.", "A friend of {a} is {b}."),
+            ("{a} is a friend of {b}.", "{a}'s friend is {b}.", "{a} has a friend, {b}.",
+             "{a} is the friend of {b}.", "The friend of {a} is {b}."),
+            ("{a}'s friend is the person {b}.", "{a} has the friend {b}."),
             ("Who is the friend of {a}?", "Which person is the friend of {a}?", "The friend of {a} is which person?",
              "Who is a friend of {a}?", "Which person does {a} have as a friend?"),
             ("Who does {a} have as a friend?", "Which person is a friend of {a}?"),
@@ -69,9 +70,9 @@ RELATIONS: dict[str, Relation] = {
         ),
         Relation(
             "owns", "person", "thing", True,
-            ("{a} owns the {b}.", "The {b} is owned by {a}.", "The thing that {a} owns is the {b}.", "{a} has the {b}.",
-             "A thing that {a} owns is the {b}."),
-            ("{a}'s thing is the {b}.", "The {b} is the thing that {a} owns."),
+            ("{a} owns the {b}.", "{a} has the {b}.", "{a}'s thing is the {b}.", "{a} has a thing, the {b}.",
+             "The thing of {a} is the {b}."),
+            ("{a} owns a thing, the {b}.", "{a}'s own thing is the {b}."),
             ("What does {a} own?", "Which thing does {a} own?", "What is the thing that {a} owns?",
              "Which thing is owned by {a}?"),
             ("What thing does {a} own?", "What is owned by {a}?"),
@@ -79,23 +80,13 @@ RELATIONS: dict[str, Relation] = {
         ),
         Relation(
             "kept_in", "thing", "place", False,
-            ("The {a} is kept in {b}.", "In {b} the {a} is kept.", "{b} is where the {a} is kept.",
-             "The place of the {a} is {b}.", "The place where the {a} is kept is {b}."),
-            ("{b} is the place where the {a} is kept.", "{b} is the place of the {a}."),
+            ("The {a} is kept in {b}.", "The {a} is in {b}.", "The {a}'s place is {b}.", "The {a} has a place in {b}.",
+             "The place of the {a} is {b}."),
+            ("The {a}'s place is in {b}.", "The place of the {a} is in {b}."),
             ("Where is {a} kept?", "In which place is {a} kept?", "Which place is {a} kept in?",
              "What is the place where {a} is kept?"),
             ("What place is {a} kept in?", "In what place is {a} kept?"),
             ("the place where {a} is kept", "the place of {a}"),
-        ),
-        Relation(
-            "north_of", "place", "place", True,
-            ("{b} lies north of {a}.", "North of {a} lies {b}.", "The place north of {a} is {b}.",
-             "{b} lies to the north of {a}.", "{a} has {b} to the north."),
-            ("{b} is north of {a}.", "North of {a} is {b}."),
-            ("Which place lies north of {a}?", "Which place is north of {a}?", "What lies to the north of {a}?",
-             "What is the place north of {a}?"),
-            ("Which place lies to the north of {a}?", "What is north of {a}?"),
-            ("the place north of {a}",),
         ),
     )
 }

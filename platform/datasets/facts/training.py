@@ -32,6 +32,7 @@ from .world import chains, sample_facts
 MAX_FACTS = 16
 BARE_START = 0.125  # share of texts without the leading blank
 SKEW = 1.5  # > 1 draws small numbers of facts more often, so that easy blocks stay in the mix at every difficulty
+REPEAT = 0.6  # chance that the next planted chain repeats the relations of the last: only the name tells them apart
 UNPLANTED = 0.25  # share of a block's facts that are distractors rather than parts of planted chains
 _TRAIN = entities("train")
 
@@ -42,7 +43,7 @@ class Difficulty:
 
     min_facts: int = 2
     max_facts: int = MAX_FACTS
-    n_questions: int = 6  # at most; a small block has fewer distinct questions
+    n_questions: int = 8  # at most; a small block has fewer distinct questions
     # relative frequency of 1-, 2- and 3-hop questions among those a block can still answer; measured shares at the
     # defaults are 0.55, 0.33 and 0.11, because short blocks have few chains
     hop_weights: tuple[float, float, float] = (0.45, 0.35, 0.2)
@@ -60,15 +61,20 @@ class Difficulty:
 
     @staticmethod
     def at(progress: float) -> Difficulty:
-        """The curriculum: 1-3 facts and one hop at 0, rising smoothly to 2-16 facts and up to three hops at 0.5."""
+        """The curriculum: 2-6 facts and one hop at first, rising smoothly to 1-16 facts and up to three hops at 0.6.
+
+        Not fewer than that at first: with one or two facts of a kind a guess is often right, and nothing pushes the
+        model to bind each value to its own key.
+        """
         if not 0.0 <= progress <= 1.0:
             raise UsageError(f"progress must lie in [0, 1], not {progress}")
-        t = min(1.0, 2.0 * progress)
+        t = min(1.0, progress / 0.6)
         rise = t * t * (3.0 - 2.0 * t)
+        chained = max(0.0, (t - 0.25) / 0.75)
         return Difficulty(
-            min_facts=1 if t < 0.5 else 2,
-            max_facts=round(3 + (MAX_FACTS - 3) * rise),
-            hop_weights=(1.0 - 0.55 * rise, 0.35 * rise, 0.2 * rise),
+            min_facts=2 if t < 0.5 else 1,
+            max_facts=round(6 + (MAX_FACTS - 6) * rise),
+            hop_weights=(1.0 - 0.55 * chained, 0.35 * chained, 0.2 * chained),
         )
 
 
@@ -114,8 +120,9 @@ def _strings(rng: Random, difficulty: Difficulty) -> tuple[list[str], list[int]]
         fits = (True, room >= 2, room >= 3)
         hops = 1 + max(_draw(rng, difficulty.hop_weights, fits), _draw(rng, difficulty.hop_weights, fits), 0)
         paths = PATHS[hops]
-        planted.append(paths[int(rand() * len(paths))])
-        room -= hops
+        repeat = bool(planted) and len(planted[-1]) <= room and rand() < REPEAT
+        planted.append(planted[-1] if repeat else paths[int(rand() * len(paths))])
+        room -= len(planted[-1])
     facts = sample_facts(rng, _TRAIN, planted, n_facts)
     rng.shuffle(facts)
 
