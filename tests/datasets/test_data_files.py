@@ -176,6 +176,11 @@ def test_a_wrong_last_line_is_broken_not_cut_off(tmp_path: Path) -> None:
     assert problems(write(tmp_path / "a.jsonl", b'{"id": 1}\nnot json at all')) == [("line 2", "broken_json")]
 
 
+def test_a_carriage_return_alone_does_not_end_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b'{"id": 1}\r{"id": 2}\n{"id": 3}\r\n')
+    assert problems(path) == [("line 1", "broken_json")]
+
+
 @pytest.mark.parametrize("tail", [b"\n" + LINES, b""])
 def test_a_line_that_is_too_long_is_counted_without_being_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: bytes
