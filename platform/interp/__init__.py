@@ -1,19 +1,19 @@
 """Analyses of a model: a graph of steps whose results are kept in a cache keyed by everything that could change them.
 
-    results = run_steps(load("tiny-mamba"), facts.prompts(20), config_model()(steps=("delta_sensitivity",)))
-    channels = bottleneck_channels(model, questions, layer=3, site="mixer_out", k=8)
+results = run_steps(load("tiny-mamba"), facts.prompts(20))  # every step; a result has .table or .tables
+channels = bottleneck_channels(model, questions, layer=3, site="mixer_out", k=8)
 """
 
 from __future__ import annotations
 
 from .cache import Cache
 from .channels import bottleneck_channels
-from .config import InterpConfig, config_model
+from .config import InterpConfig, config_model, default_config
 from .graph import all_steps
 from .registry import Job, Step, StepSettings, step
 from .run import Observer, Plan, StepResult, plan_steps, run_plan, run_steps
 
 __all__ = [
     "Cache", "InterpConfig", "Job", "Observer", "Plan", "Step", "StepResult", "StepSettings", "all_steps",
-    "bottleneck_channels", "config_model", "plan_steps", "run_plan", "run_steps", "step",
+    "bottleneck_channels", "config_model", "default_config", "plan_steps", "run_plan", "run_steps", "step",
 ]  # fmt: skip

@@ -16,8 +16,8 @@ from .batches import AnsweredBatch
 
 
 class AnswerScores(NamedTuple):
-    """logprob (B,): natural logarithm, in the logits' dtype, differentiable. correct (B,) bool. finite (B,) bool: whether
-    all scores the two are computed from are finite; where it is False they mean nothing."""
+    """logprob (B,): natural logarithm, in the logits' dtype, differentiable. correct (B,) bool. finite (B,) bool:
+    whether all scores the two are computed from are finite; where it is False they mean nothing."""
 
     logprob: Tensor
     correct: Tensor

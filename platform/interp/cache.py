@@ -1,9 +1,11 @@
 """The cache of step results: `<folder>/<step>/<key>/part-*.parquet` and a manifest that makes them an entry.
 
 Promises
-- An entry is whole or not there: parts are published by the commit protocol of `mplat.runtime.storage`, the manifest last.
+- An entry is whole or not there: parts are published by the commit protocol of `mplat.runtime.storage`, and the
+  manifest last.
 - What is read is what was written: every read checks the digest of the whole file and every page's checksum. A damaged
-  part is moved to `<folder>/.quarantine/`, a message names it, and the entry counts as absent, so that it is computed again.
+  part is moved to `<folder>/.quarantine/`, a message names it, and the entry counts as absent, so that it is computed
+  again.
 - Each part says in its own footer which step, key and inputs it belongs to, beside its Arrow schema.
 - Computing an entry again gives the same bytes, or an error that names both digests.
 

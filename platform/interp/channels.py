@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from ..errors import InputError, UsageError
 from ..runtime.table_job import Progress
 from .cache import Cache
-from .config import config_model
+from .config import default_config, settings_of
+from .graph import all_steps
 from .places import check_layers, places, relative_name
 from .run import Observer, run_steps
 
@@ -40,25 +41,27 @@ def bottleneck_channels(
     once, it costs the same) where it is missing; `progress` is told what is computed. cache_dir: default as for
     `mplat interp`. Attribution draws nothing at random; `seed` is passed on all the same.
 
-    Raises UsageError for a layer, site or k that the model does not have, InputError where no question gave a finite result.
+    Raises UsageError for a layer, site or k that the model does not have, InputError where no question gave a finite
+    result.
     """
     check_layers([layer], model.n_layers)
     name = relative_name(model, site)
     (place,) = places(model, [layer], [name])
     if not 1 <= k <= place.channels:
         raise UsageError(f"k is {k}; site {name!r} has {place.channels} channels, so it can be 1 to {place.channels}")
-    config = config_model()(steps=("attribution",), seed=seed)
-    sites = getattr(config, "attribution").sites
-    if name not in [relative_name(model, s) for s in sites]:
-        settings = type(getattr(config, "attribution"))(sites=(name,))
-        config = config.model_copy(update={"attribution": settings})
+    config = default_config().model_copy(update={"steps": ("attribution",), "seed": seed})
+    settings = settings_of(config, all_steps()["attribution"])
+    if name not in [relative_name(model, s) for s in settings.model_dump()["sites"]]:
+        config = config.model_copy(update={"attribution": type(settings).model_validate({"sites": (name,)})})
     observer = _Teller(model.name, progress)
     cache = Cache(cache_dir, warn=observer.warn)
     table = run_steps(model, questions, config, cache=cache, observer=observer)["attribution"].table
     here = table.filter((pc.field("layer") == layer) & (pc.field("site") == name) & (pc.field("rank") <= k))
     if here.num_rows < k:
-        raise InputError(f"model {model.name}: no question gave a finite attribution at block {layer}, site {name!r}; "
-                         "its activations overflow or are NaN")
+        raise InputError(
+            f"model {model.name}: no question gave a finite attribution at block {layer}, site {name!r}; "
+            "its activations overflow or are NaN"
+        )
     return [int(channel) for channel in here.sort_by("rank")["channel"].to_pylist()]
 
 
@@ -72,8 +75,8 @@ class _Teller(Observer):
         self._prompts = prompts
 
     def progress(self, progress: Progress) -> None:
-        note = f"; {progress.note}" if progress.note else ""
-        self._tell(f"interp {progress.name} of {self._model} on {self._prompts} prompts{note}", progress.shards_done, progress.shards)
+        what = progress.note or f"{progress.name} of {self._model} on {self._prompts} prompts"
+        self._tell(what, progress.shards_done, progress.shards)
 
     def warn(self, text: str) -> None:
         """Damage in the cache: told like progress, with nothing to count."""

@@ -9,6 +9,7 @@ from pydantic import Field, create_model
 
 from ..config import Config
 from .graph import all_steps
+from .registry import Step, StepSettings
 
 
 class InterpConfig(Config):
@@ -21,7 +22,7 @@ class InterpConfig(Config):
     layers: tuple[int, ...] | None = Field(None, description="blocks to look at; default: all")
     seed: int = Field(0, ge=0, lt=2**63)
     batch_size: int = Field(16, ge=1, description="questions that go through the model together")
-    max_tokens: int = Field(2048, ge=1, description="longest prompt; what evaluation does with longer ones happens here too")
+    max_tokens: int = Field(2048, ge=1, description="longest prompt; longer ones are cut or left out as in eval")
 
 
 @cache
@@ -29,3 +30,13 @@ def config_model() -> type[InterpConfig]:
     """The configuration with a section for every step there is."""
     sections: dict[str, Any] = {name: (step.settings, step.settings()) for name, step in all_steps().items()}
     return create_model("InterpConfig", __base__=InterpConfig, **sections)
+
+
+def default_config() -> InterpConfig:
+    """Every setting at its default."""
+    return config_model().model_validate({})
+
+
+def settings_of(config: InterpConfig, step: Step) -> StepSettings:
+    """The section of `step`; its defaults where it was registered after the configuration was made."""
+    return getattr(config, step.name, None) or step.settings()

@@ -106,3 +106,9 @@ def _differences(name: str, now: Any, then: Any) -> list[Difference]:
         keys = sorted({*now, *then})
         return [d for key in keys for d in _differences(f"{name}.{key}", now.get(key, _ABSENT), then.get(key, _ABSENT))]
     return [Difference(name, now, then)]
+
+
+def nearest(key: Key, others: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[Difference]] | None:
+    """The digest of the entry whose components differ from `key` in the fewest places, and in what; None of none."""
+    compared = [(other, differences(key.components, components)) for other, components in sorted(others.items())]
+    return min(compared, key=lambda pair: len(pair[1]), default=None)

@@ -2,9 +2,9 @@
 
     mean_ab = mean_a + d n_b / n,   M2_ab = M2_a + M2_b + d^2 n_a n_b / n,   d = mean_b - mean_a
 
-(Chan, Golub and LeVeque 1979). Within a batch the deviations are taken from the batch's own mean, so nothing cancels; everything
-is float64. The result does not depend on how the stream was cut up, except for the last bits, and merging in one fixed
-order fixes those too.
+(Chan, Golub and LeVeque 1979). Within a batch the deviations are taken from the batch's own mean, so nothing cancels;
+everything is float64. The result does not depend on how the stream was cut up, except for the last bits, and merging in
+one fixed order fixes those too.
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def places(model: LanguageModel, layers: Sequence[int], sites: Sequence[str], *,
             full = f"blocks.{layer}.{name}"
             shape = tuple(int(axis) for axis in shapes[full])
             if one_axis and len(shape) != 1:
-                raise UsageError(f"site {name!r} has {shape} values per token; this step is for sites with one axis of channels")
+                raise UsageError(
+                    f"site {name!r} has {shape} values per token; this step is for sites with one axis of channels"
+                )
             found.append(Place(layer, name, full, shape))
     return found
 

@@ -1,7 +1,7 @@
 """Questions as token ids, and the plan of batches: what goes through the model together, decided by the data alone.
 
-Prompts are rendered as the evaluation renders them. A question that cannot be used (no prompt, no answer, too long) is left out
-with a status and a reason, never silently. Batches hold questions of like length, the longest first.
+Prompts are rendered as the evaluation renders them. A question that cannot be used (no prompt, no answer, too long) is
+left out with a status and a reason, never silently. Batches hold questions of like length, the longest first.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def encode(model: LanguageModel, questions: Sequence[Question], *, max_tokens: i
     if twice:
         raise InputError(f"{len(twice)} question ids occur more than once, {twice[0]!r} for one; ids must be unique")
     if model.tokenizer is None:
-        raise InputError(f"model {model.name} has no tokenizer, so questions cannot be encoded; add tokenizer files to its folder")
+        raise InputError(f"model {model.name} has no tokenizer for the questions; add tokenizer files to its folder")
     tokenizer = model.tokenizer
 
     def ids(text: str) -> list[int]:

@@ -12,9 +12,9 @@
 
     def one_batch(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table: ...
 
-Forward passes belong into a batch function at the top level of the module: it may run in another process, on a batch planned
-from the data alone, and must be a pure function of its arguments. The step's function puts the batches' rows, which come
-in the order of the plan, together. Raise `version` when the same sources give other results.
+Forward passes belong into a batch function at the top level of the module: it may run in another process, on a batch
+planned from the data alone, and must be a pure function of its arguments. The step's function puts the batches' rows
+together, which come in the order of the plan. Raise `version` when the same sources give other results.
 
 This file knows no steps; `graph` finds them.
 """

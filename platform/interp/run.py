@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..runtime.session import Session, open_session
 from ..runtime.table_job import Progress
 from .cache import Cache
-from .config import InterpConfig, config_model
+from .config import InterpConfig, default_config, settings_of
 from .graph import in_order
 from .key import Key, step_key
 from .places import check_layers
@@ -97,17 +97,17 @@ def plan_steps(
 ) -> Plan:
     """Which steps `config` asks for, with their keys; nothing is computed and no cache is read.
 
-    known: the steps to choose from, default all. Raises UsageError for unknown steps and layers out of range, InputError
-    for questions that cannot be used.
+    known: the steps to choose from, default all. Raises UsageError for unknown steps and layers out of range,
+    InputError for questions that cannot be used.
     """
-    config = config_model()() if config is None else config
+    config = default_config() if config is None else config
     ordered = in_order(config.steps, known)
     layers = check_layers(config.layers, model.n_layers)
     data = encode(model, questions, max_tokens=config.max_tokens)
     batches = plan_digest(data.plan(config.batch_size))
     planned: dict[str, Planned] = {}
     for step in ordered:
-        settings = getattr(config, step.name, None) or step.settings()
+        settings = settings_of(config, step)
         key = step_key(
             step, model, settings=settings, layers=layers, seed=config.seed, data_digest=data.digest,
             batches_digest=batches, upstream={need: planned[need].key.digest for need in step.needs},

@@ -1,8 +1,8 @@
 """Which code can change a result, found by reading it: a digest of each module that others import, transitively.
 
-Sources are parsed and docstrings, comments and layout dropped before they are hashed, so that only code counts. Imports are
-followed wherever they stand in a file, also inside functions, but not under `if TYPE_CHECKING`. A module that imports
-by computed names (import_module, pkgutil) may import anything beside it: then every module of its folder counts.
+Sources are parsed and docstrings, comments and layout dropped before they are hashed, so that only code counts. Imports
+are followed wherever they stand in a file, also inside functions, but not under `if TYPE_CHECKING`. A module that
+imports by computed names (import_module, pkgutil) may import anything beside it: every module of its folder counts.
 
 What it does not see: code that is not Python, other packages (their versions are part of the key apart), and what is
 patched at run time.
@@ -99,7 +99,7 @@ def _beside(place: Path, folder: Path, package: str) -> list[tuple[str, Path]]:
 def _imported_file(name: str) -> Path:
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None:
-        raise InputError(f"module {name} has no source file, so results that depend on it cannot be keyed; put the step in a file")
+        raise InputError(f"module {name} has no source file that could be part of a key; put the step in a file")
     return Path(file)
 
 

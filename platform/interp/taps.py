@@ -1,4 +1,4 @@
-"""Two edits with which an analysis reaches into a forward pass: `Watch` looks at a site, `Gain` makes it differentiable.
+"""Two edits by which an analysis reaches into a forward pass: `Watch` looks at a site, `Gain` makes it differentiable.
 
 Both leave every bit of the pass as it was. A capture would keep the tensors of all sites until the pass is over; a
 `Watch` hands each one over where it arises, so that memory is that of one site.

@@ -126,7 +126,8 @@ def _model(name: str, digest: str, device: str, dtype: str) -> LanguageModel:
     except InputError as error:
         raise UsageError(f"a worker cannot load the model of this run by its name: {error}; {where}") from error
     if model.digest != digest:
-        raise UsageError(f"a worker loaded {name} with digest {model.digest[:12]}, this run's model has {digest[:12]}; {where}")
+        found = model.digest[:12]
+        raise UsageError(f"a worker loaded {name} with digest {found}, this run's model has {digest[:12]}; {where}")
     _LENT[handle] = model  # the next phase of this process needs it again
     return model
 
@@ -141,5 +142,7 @@ def _handle(digest: str, device: str) -> str:
 
 
 def _refuse_lost_item(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
-    raise ToleranceError(f"question {item['id']!r} ends every worker that computes it ({reason}); "
-                         "take it out of the questions, or use a smaller batch size")
+    raise ToleranceError(
+        f"question {item['id']!r} ends every worker that computes it ({reason}); "
+        "take it out of the questions, or use a smaller batch size"
+    )

@@ -1,7 +1,7 @@
 """What the model holds at chosen tokens of each prompt: one row for each question, layer, site and position.
 
-A vector is little-endian float32 (or float16) in a column of fixed-size binary; the part's schema metadata says dtype and
-shape, and `vectors` reads them back. Each site has a part of its own, because sites differ in width.
+A vector is little-endian float32 (or float16) in a column of fixed-size binary; the part's schema metadata says dtype
+and shape, and `vectors` reads them back. Each site has a part of its own, because sites differ in width.
 A question that could not be used, or whose prompt is too short for a position, has rows with a status and no vector.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -51,12 +52,13 @@ BATCH_SCHEMA = pa.schema([
 def activations(job: Job) -> Tables:
     """Vectors of the residual stream, the mixer's output and Delta at the last token of each prompt."""
     settings = job.settings
-    if settings.positions == () or (settings.positions != "all" and len(set(settings.positions)) < len(settings.positions)):
-        raise UsageError(f"activations.positions {list(settings.positions)}: name at least one, and each of them once")
+    positions = settings.positions
+    if positions == () or (positions != "all" and len(set(positions)) < len(positions)):
+        raise UsageError(f"activations.positions {list(positions)}: name at least one, and each of them once")
     found = places(job.model, job.layers, settings.sites, one_axis=False)
     states = {p.site for p in found if len(p.shape) > 1}
-    if states and settings.positions == "all":
-        raise UsageError(f"activations of {', '.join(sorted(states))} at all positions would be far too much; list positions")
+    if states and positions == "all":
+        raise UsageError(f"activations of {', '.join(sorted(states))} at all positions are too many; list positions")
     arguments = {"layers": list(job.layers)} | settings.model_dump(mode="json")
     table = job.map(batch_activations, BATCH_SCHEMA, arguments)
     left_out = [
@@ -73,14 +75,14 @@ def vectors(part: pa.Table) -> NDArray[np.floating[Any]]:
     try:
         shape, kind = json.loads(metadata[b"shape"]), _KINDS[metadata[b"dtype"].decode()]
     except (KeyError, ValueError) as error:
-        raise InputError(f"not a part of the step activations: its schema does not say dtype and shape ({error})") from error
+        raise InputError(f"not activations: the table's schema does not say dtype and shape ({error})") from error
     values = part["vector"].drop_null().to_pylist()
     return np.frombuffer(b"".join(values), kind).reshape(len(values), *shape)
 
 
 def _part(table: pa.Table, site: str, shape: tuple[int, ...], dtype: str) -> pa.Table:
     width = prod(shape) * np.dtype(_KINDS[dtype]).itemsize
-    chosen = table.filter(pa.compute.field("site") == site)
+    chosen = table.filter(pc.field("site") == site)
     chosen = chosen.sort_by([(name, "ascending") for name in ("question_id", "layer", "position")])
     index = chosen.schema.get_field_index("vector")
     field = chosen.schema.field(index).with_type(pa.binary(width))
@@ -128,8 +130,10 @@ def _rows(
             with np.errstate(over="ignore"):
                 stored = vector.astype(_KINDS[dtype])
             if finite and not np.isfinite(stored).all():
-                raise InputError(f"{place.name}: a value of {np.abs(vector).max():.3g} is too large for {dtype}; "
-                                 "set activations.dtype=float32")
+                raise InputError(
+                    f"{place.name}: a value of {np.abs(vector).max():.3g} is too large for {dtype}; "
+                    "set activations.dtype=float32"
+                )
             rows.append({
                 "question_id": item.id, "layer": place.layer, "site": place.site, "position": position,
                 "status": "ok" if finite else "model_nonfinite", "vector": stored.tobytes() if finite else None,

@@ -62,7 +62,8 @@ def attribution(job: Job) -> Tables:
     result: list[dict[str, Any]] = []
     for place in found:
         parts = [row for row in rows if (row["layer"], row["site"]) == (place.layer, place.site)]
-        total = merge_all((Moments(r["n_prompts"], np.array(r["mean"]), np.array(r["m2"])) for r in parts), place.channels)
+        streams = (Moments(r["n_prompts"], np.array(r["mean"]), np.array(r["m2"])) for r in parts)
+        total = merge_all(streams, place.channels)
         common = {"layer": place.layer, "site": place.site, "n_prompts": total.n,
                   "n_nonfinite": sum(r["n_nonfinite"] for r in parts)}  # fmt: skip
         result += _channel_rows(common, total)
@@ -92,13 +93,12 @@ def batch_attribution(model: LanguageModel, batch: Batch, arguments: Mapping[str
     """Moments over one batch's prompts of their attributions: a row for each layer and site."""
     found = places(model, arguments["layers"], arguments["sites"])
     answered = batch.answered()
-    gains = [
-        torch.ones(len(batch.items), p.channels, dtype=model.dtype, device=model.device, requires_grad=True) for p in found
-    ]
+    size, options = len(batch.items), {"dtype": model.dtype, "device": model.device, "requires_grad": True}
+    gains = [torch.ones(size, p.channels, **options) for p in found]
     with model.edit(*[Gain(p.name, gain) for p, gain in zip(found, gains, strict=True)]):
         logits = model(answered.tokens, answered.mask)
     scores = score_answers(logits, answered)
-    # Rows of a batch do not meet, so the gradient of the sum is every row's own; rows that are not finite stay apart too.
+    # Rows of a batch do not meet, so the gradient of the sum is every row's own, one that is not finite stays alone.
     gradients = torch.autograd.grad(scores.logprob.sum(), gains)
     rows = []
     for place, gradient in zip(found, gradients, strict=True):

@@ -5,11 +5,11 @@ prompts (from `delta_sensitivity`). Groups, for each layer and site: all channel
 largest |attribution|; and, as controls, as many channels drawn at random. The effect is the paired change of the
 answer's log-probability and of teacher-forced accuracy, with a percentile bootstrap interval over prompts.
 
-Attribution chose the groups on the same prompts on which their effect is measured: an effect here says where to look; what steering
-gains from it has to be shown on other prompts.
+Attribution chose the groups on the same prompts on which their effect is measured: an effect here says where to look;
+what steering gains from it has to be shown on other prompts.
 
-One table: rows of kind "channel" hold the attribution of each channel (they repeat the step `attribution`), rows of kind
-"group" the ablations. A failure is a row with a status and nulls.
+One table: rows of kind "channel" hold the attribution of each channel (they repeat the step `attribution`), rows of
+kind "group" the ablations. A failure is a row with a status and nulls.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..registry import Job, StepSettings, Tables, step
 if TYPE_CHECKING:
     from ...models import LanguageModel
 
-#: the source work calls a channel group a bottleneck when its ablation costs more than 2 %; kept as its convention, by name
+#: the source work calls channels a bottleneck when their ablation costs more than 2 %; kept as its convention, by name
 CONVENTION_COST = 0.02
 
 
@@ -70,9 +70,9 @@ SCHEMA = pa.schema([
     column("accuracy_change", pa.float64(), "groups: mean change of teacher-forced accuracy"),
     column("accuracy_low", pa.float64(), "lower bound of its paired bootstrap interval"),
     column("accuracy_high", pa.float64(), "upper bound"),
-    column("is_bottleneck", pa.bool_(), "the source work's convention, not a test: ablation costs more than 0.02 of accuracy"),
-    column("rank", pa.int32(), "channels: by |attribution| at this layer and site; groups: by loss of log-probability among "
-           "the layers, for the same site, group and size; null for controls"),
+    column("is_bottleneck", pa.bool_(), "the source work's convention, not a test: accuracy falls by more than 0.02"),
+    column("rank", pa.int32(), "channels: by |attribution| at this layer and site; groups: by loss of log-probability "
+           "among the layers, for the same site, group and size; null for controls"),
     column("n_prompts", pa.int32(), "prompts counted"),
     column("n_nonfinite", pa.int32(), "prompts left out because the model's scores were not finite"),
     column("status", pa.string(), "ok, or model_nonfinite where nothing could be measured"),
@@ -105,8 +105,8 @@ def bottlenecks(job: Job) -> Tables:
     if not all(0 < share < 1 for share in job.settings.top_shares):
         raise UsageError(f"bottlenecks.top_shares {list(job.settings.top_shares)}: a share lies between 0 and 1")
     found = places(job.model, job.layers, job.settings.sites)
-    attributed = {name: table.to_pylist() for name, table in job.upstream["attribution"].items()}[""]
-    moments = {name: table.to_pylist() for name, table in job.upstream["delta_sensitivity"].items()}[""]
+    attributed = job.upstream["attribution"][""].to_pylist()
+    moments = job.upstream["delta_sensitivity"][""].to_pylist()
     rows: list[dict[str, Any]] = []
     groups: list[Group] = []
     for place in found:
@@ -130,16 +130,20 @@ def _rows_of(rows: Sequence[dict[str, Any]], place: Place, upstream: str) -> lis
     return found
 
 
-def _groups(place: Place, here: list[dict[str, Any]], means: list[float | None], settings: Settings, seed: int) -> list[Group]:
+def _groups(
+    place: Place, here: list[dict[str, Any]], means: list[float | None], settings: Settings, seed: int
+) -> list[Group]:
     """All channels, then for every share the top ones and their random controls."""
     scores = [row["attribution"] for row in here]
     ranked = [row["rank"] for row in here]
 
     def group(kind: str, size: int, channels: list[int] | None, draw: int | None = None) -> Group:
-        chosen = None if channels is None else sorted(channels)
-        mean = None if chosen is None else [means[c] for c in chosen]
-        known = None if chosen is None or any(scores[c] is None for c in chosen) else float(sum(scores[c] for c in chosen))
-        return Group(place, kind, draw, size, chosen, None if mean is None or None in mean else mean, known)  # type: ignore[arg-type]
+        if channels is None:
+            return Group(place, kind, draw, size, None, None, None)
+        chosen = sorted(channels)
+        attributions = _complete([scores[c] for c in chosen])
+        total = None if attributions is None else sum(attributions)
+        return Group(place, kind, draw, size, chosen, _complete([means[c] for c in chosen]), total)
 
     result = [group("all", place.channels, list(range(place.channels)))]
     for share in settings.top_shares:
@@ -149,10 +153,16 @@ def _groups(place: Place, here: list[dict[str, Any]], means: list[float | None],
         top = None if None in ranked else [c for c in range(place.channels) if ranked[c] <= k]
         result.append(group("top", k, top))
         for draw in range(settings.random_draws):
-            own_seed = int(digest_of([seed, place.name, k, draw])[:16], 16)  # its own stream: sets do not depend on other groups
-            picked = np.random.default_rng(own_seed).choice(place.channels, k, replace=False)
+            stream = int(digest_of([seed, place.name, k, draw])[:16], 16)  # so that no set depends on the other groups
+            picked = np.random.default_rng(stream).choice(place.channels, k, replace=False)
             result.append(group("random", k, [int(c) for c in picked], draw))
     return result
+
+
+def _complete(values: list[float | None]) -> list[float] | None:
+    """The values, or None where one of them is missing."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None
 
 
 @torch.no_grad()
@@ -164,10 +174,9 @@ def batch_ablations(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
     def score(group: int) -> None:
         scores = score_answers(model(answered.tokens, answered.mask), answered)
         values = zip(batch.items, scores.logprob.tolist(), scores.correct.tolist(), scores.finite.tolist(), strict=True)
-        rows.extend(
-            {"id": item.id, "group": group, "logprob": logprob if finite else None, "correct": correct if finite else None}
-            for item, logprob, correct, finite in values
-        )
+        for item, logprob, correct, finite in values:
+            row = {"logprob": logprob, "correct": correct} if finite else {}
+            rows.append({"id": item.id, "group": group} | row)
 
     score(-1)
     for number, group in enumerate(arguments["groups"]):
@@ -177,7 +186,7 @@ def batch_ablations(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
 
 
 class _Answers:
-    """Answer scores by prompt and group, in the order of the questions; NaN where the model's scores were not finite."""
+    """Answer scores by group and prompt, in the order of the questions; NaN where the model's were not finite."""
 
     def __init__(self, table: pa.Table, ids: list[str], n_groups: int) -> None:
         place = {id_: i for i, id_ in enumerate(ids)}
@@ -231,7 +240,7 @@ def _group_row(group: Group, answers: _Answers, number: int | None, job: Job) ->
 
 
 def _rank(rows: list[dict[str, Any]]) -> None:
-    """Set `rank` in group rows that are no controls and have an effect: 1 is the most harmful ablation of its family."""
+    """Set `rank` in group rows that are no controls and have an effect: 1 is the most harmful of its family."""
     families: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for row in rows:
         if not row["control"] and row["status"] == "ok":

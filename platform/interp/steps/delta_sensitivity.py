@@ -1,4 +1,4 @@
-"""Which channels vary over text: moments of the step size Delta and of the mixer's output, over all tokens of the prompts.
+"""Which channels vary over text: moments of the step size Delta and of the mixer's output, over the prompts' tokens.
 
 A channel whose Delta hardly varies forgets and writes at a fixed rate; one whose Delta varies much chooses. This is
 one of the detectors of bottlenecks and no proof of one: variance says nothing about effect (see `bottlenecks`).
@@ -40,7 +40,7 @@ SCHEMA = pa.schema([
     column("n", pa.int64(), "real tokens counted"),
     column("mean", pa.float64(), "mean over tokens; null where n is 0"),
     column("variance", pa.float64(), "population variance over tokens; null where n is 0"),
-    column("cv", pa.float64(), "standard deviation / |mean|; null where the mean is 0, and meaningful where values are positive"),
+    column("cv", pa.float64(), "standard deviation / |mean|, for sites of positive values; null where the mean is 0"),
     column("rank", pa.int32(), "1 is the channel of largest variance at this layer and site; ties by channel"),
     column("n_prompts", pa.int32(), "prompts counted"),
     column("n_nonfinite", pa.int32(), "prompts left out here because a value was not finite"),

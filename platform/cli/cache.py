@@ -1,0 +1,110 @@
+"""`mplat cache`: what the analyses have cached, whether it is whole, and why a result is not found in it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..errors import ToleranceError, UsageError, suggest
+from .interp import CacheFolder, Layers, ModelName, OwnSeed, PerLevel, Questions, make_plan
+from .options import ConfigFile, Json, Overrides
+from .output import Output, table
+from .registry import command
+
+StepFilter = Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only the results of this step.")]
+
+
+@command("cache ls", order=70)
+def cache_ls(step: StepFilter = None, cache: CacheFolder = None, as_json: Json = False) -> None:
+    """List cached results."""
+    from ..interp import Cache
+
+    output = Output(json=as_json)
+    store = Cache(cache, warn=output.warn)
+    entries = store.entries(_known(step))
+    rows = [
+        [e.step, e.key[:12], str(e.components["model"])[:12], sum(p.rows for p in e.parts), e.bytes] for e in entries
+    ]
+    text = (
+        table(["step", "key", "model digest", "rows", "bytes"], rows)
+        if rows
+        else f"nothing is cached in {store.folder}"
+    )
+    values = [
+        {"step": e.step, "key": e.key, "model_digest": e.components["model"], "rows": sum(p.rows for p in e.parts),
+         "bytes": e.bytes, "folder": str(e.folder)}
+        for e in entries
+    ]  # fmt: skip
+    output.result({"cache": str(store.folder), "entries": values}, text)
+
+
+@command("cache verify", order=70)
+def cache_verify(step: StepFilter = None, cache: CacheFolder = None, as_json: Json = False) -> None:
+    """Read every cached result and check its digests; exit 1 where one is damaged."""
+    from ..interp import Cache
+
+    output = Output(json=as_json)
+    store = Cache(cache, warn=output.warn)
+    entries = store.entries(_known(step))
+    problems = [problem for entry in entries for problem in store.verify(entry)]
+    text = "\n".join([*problems, f"{len(entries)} results in {store.folder}, {len(problems)} damaged files"])
+    output.result({"cache": str(store.folder), "entries": len(entries), "problems": problems}, text)
+    if problems:
+        raise ToleranceError(f"{len(problems)} cached files are damaged; what needs them will compute them again")
+
+
+@command("cache why", order=70)
+def cache_why(
+    step: Annotated[str, typer.Argument(help="The step whose cached result is in question.")],
+    model: ModelName = None,
+    layers: Layers = None,
+    questions: Questions = None,
+    per_level: PerLevel = None,
+    cache: CacheFolder = None,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    seed: OwnSeed = None,
+    as_json: Json = False,
+) -> None:
+    """Say why `mplat interp` with these options finds a result in the cache, or what first differs from the nearest."""
+    from ..interp import Cache
+    from ..interp.key import nearest
+
+    output = Output(json=as_json)
+    own = {"model": model, "questions": questions, "per_level": per_level, "seed": seed}
+    name = _known(step)
+    assert name is not None
+    plan = make_plan({**own, "steps": name}, layers, config, overrides)
+    store = Cache(cache, warn=output.warn)
+    key = plan.steps[name].key
+    entries = store.entries(name)
+    values = {
+        "step": name,
+        "key": key.digest,
+        "cached": any(e.key == key.digest for e in entries),
+        "entries": len(entries),
+    }
+    if values["cached"]:
+        output.result(values | {"differences": []}, f"{name} is cached under {key.digest[:12]}: nothing differs")
+        return
+    found = nearest(key, {entry.key: entry.components for entry in entries})
+    if found is None:
+        output.result(
+            values | {"differences": []}, f"{name} is not cached: {store.folder} holds no result of this step"
+        )
+        return
+    other, differing = found
+    more = f"\nalso different: {', '.join(map(str, differing[1:]))}" if len(differing) > 1 else ""
+    output.result(
+        values | {"nearest": other, "differences": [d._asdict() for d in differing]},
+        f"{name} is not cached: compared with the nearest result, {other[:12]}, first differs {differing[0]}{more}",
+    )
+
+
+def _known(step: str | None) -> str | None:
+    from ..interp import all_steps
+
+    if step is not None and step not in all_steps():
+        raise UsageError(f"unknown interp step {step!r}; {suggest(step, all_steps())}")
+    return step

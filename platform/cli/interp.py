@@ -1,0 +1,283 @@
+"""`mplat interp`: analyses of a model on questions, each computed once and cached; and `mplat interp ls`.
+
+Parses, makes the plan, runs it, shows what was found. The work is in `mplat.interp`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .options import Address, ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose, writable_folder
+from .output import Output, Progress, duration, table
+from .registry import command
+from .values import parse_layers, parse_names
+
+if TYPE_CHECKING:
+    from ..interp import Plan, StepResult
+    from ..runtime import Progress as JobProgress
+
+ModelName = Annotated[str | None, typer.Option("--model", metavar="M", help="A shipped model, a folder, or a hub id.")]
+Layers = Annotated[str | None, typer.Option("--layers", metavar="0,2-4|all", help="Blocks to look at; default all.")]
+Questions = Annotated[
+    Path | None,
+    typer.Option("--questions", metavar="FILE", help="Questions as Parquet; default: prompts of the facts world."),
+]
+PerLevel = Annotated[
+    int | None, typer.Option("--per-level", metavar="N", help="Generated prompts for each of the six levels.")
+]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Cache folder; default: MPLAT_CACHE, else ~/.cache/mplat."),
+]
+OwnSeed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Everything random follows from it.")]
+
+
+@command("interp", order=40)
+def interp(
+    model: ModelName = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", metavar="all|A,B", help="Analyses to run; `mplat interp ls` lists them.")
+    ] = None,
+    layers: Layers = None,
+    questions: Questions = None,
+    per_level: PerLevel = None,
+    actors: Annotated[int | None, typer.Option("--actors", metavar="N", help="Ray workers.")] = None,
+    address: Address = "auto",
+    cache: CacheFolder = None,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    out: Out = None,
+    seed: OwnSeed = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+) -> None:
+    """Analyse a model: activations, sensitivity, attribution, bottlenecks. What is cached is not computed again."""
+    output = Output(json=as_json, quiet=quiet, verbose=verbose)
+    own = {"model": model, "steps": steps, "questions": questions, "per_level": per_level, "seed": seed}
+    plan = make_plan(own, layers, config, overrides)
+
+    from ..interp import Cache, run_plan
+    from ..interp.run_record import write_run
+    from ..runtime import open_session
+
+    store = Cache(cache, warn=output.warn)
+    missing = [name for name in plan.steps if fresh or store.find(name, plan.steps[name].key.digest) is None]
+    for excluded in plan.data.excluded:
+        output.warn(f"question {excluded.id!r} is left out, {excluded.status}: {excluded.reason}")
+    if dry_run:
+        output.result(_plan_values(plan, missing, store.folder), _plan_text(plan, missing, store.folder))
+        return
+    writable_folder(store.folder, option="--cache")
+    if out is not None:
+        writable_folder(out)
+    with ExitStack() as stack:
+        where = address if missing else "none"  # Ray is not started for what only has to be read
+        session = stack.enter_context(open_session(where, actors=actors if missing else None))
+        observer = _console(output, stack)
+        results = run_plan(plan, cache=store, session=session, fresh=fresh, observer=observer)
+    files = [] if out is None else write_run(out, plan, results, session)
+    output.result(
+        _values(plan, results, store.folder) | {"out": None if out is None else str(out)},
+        _text(plan, results, [f"tables: {', '.join(path.name for path in files)} in {out}"] if files else []),
+    )
+
+
+@command("interp ls", order=41)
+def interp_ls(as_json: Json = False) -> None:
+    """List the analyses: what each finds, what it needs, its settings."""
+    from ..interp import all_steps
+
+    steps = list(all_steps().values())
+    rows = [[s.name, s.version, ", ".join(s.needs) or None, s.meaning] for s in steps]
+    defaults = {s.name: s.settings().model_dump(mode="json") for s in steps}
+    lines = [
+        f"{name}.{key} = {json.dumps(value)}" for name, values in defaults.items() for key, value in values.items()
+    ]
+    text = (
+        table(["step", "version", "needs", "finds"], rows) + "\n\nsettings, for --set KEY=VALUE:\n" + "\n".join(lines)
+    )
+    values = [
+        {"step": s.name, "version": s.version, "needs": s.needs, "meaning": s.meaning, "settings": defaults[s.name]}
+        for s in steps
+    ]
+    Output(json=as_json).result({"steps": values}, text)
+
+
+def make_plan(own: Mapping[str, Any], layers: str | None, config: Path | None, overrides: list[str]) -> Plan:
+    """The plan of a run: configuration, then steps, then the model, its layers, and the questions."""
+    from ..config import load_config
+    from ..interp import all_steps, config_model, plan_steps
+
+    given = dict(own)
+    if given.get("steps") is not None:
+        given["steps"] = parse_names(given["steps"], all_steps(), option="--steps")
+    if given.get("questions") is not None:
+        given["questions"] = str(given["questions"])
+    chosen = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    settings = load_config(config_model(), config, [*chosen, *overrides])
+    if settings.model is None:
+        raise UsageError("no model is named; give --model M (`mplat models` lists those that ship)")
+    asked = _questions(settings)  # a wrong file is found before a large model is loaded
+
+    from ..models import load
+
+    opened = load(settings.model)
+    if layers is not None:
+        settings = settings.model_copy(update={"layers": tuple(parse_layers(layers, opened.n_layers))})
+    return plan_steps(opened, asked, settings)
+
+
+def _questions(settings: Any) -> list[Any]:
+    if settings.questions is None:
+        from ..datasets import facts
+
+        return facts.prompts(per_level=settings.per_level, seed=settings.seed)
+    from ..datasets.records import from_table
+    from ..runtime.storage import read_table
+
+    return from_table(read_table(Path(settings.questions)), source=settings.questions)
+
+
+def _plan_values(plan: Plan, missing: list[str], cache: Path) -> dict[str, Any]:
+    return {
+        "model": plan.model.name,
+        "model_digest": plan.model.digest,
+        "questions": len(plan.data.items),
+        "layers": list(plan.layers),
+        "cache": str(cache),
+        "steps": [
+            {"step": name, "key": planned.key.digest, "cached": name not in missing}
+            for name, planned in plan.steps.items()
+        ],
+        "config": plan.config.model_dump(mode="json"),
+    }
+
+
+def _plan_text(plan: Plan, missing: list[str], cache: Path) -> str:
+    batches = len(plan.data.plan(plan.config.batch_size))
+    rows = [
+        [name, "missing" if name in missing else "cached", planned.key.digest[:12], name in plan.wanted]
+        for name, planned in plan.steps.items()
+    ]
+    return (
+        f"model {plan.model.name}, {len(plan.data.items)} prompts of {sum(plan.data.lengths):,} tokens in {batches} batches, "
+        f"layers {', '.join(map(str, plan.layers))}\ncache {cache}\n"
+        + table(["step", "state", "key", "asked for"], rows)
+    )
+
+
+def _values(plan: Plan, results: Mapping[str, StepResult], cache: Path) -> dict[str, Any]:
+    return {
+        "model": plan.model.name,
+        "model_digest": plan.model.digest,
+        "questions": len(plan.data.items),
+        "left_out": {e.id: e.status for e in plan.data.excluded},
+        "layers": list(plan.layers),
+        "cache": str(cache),
+        "steps": [
+            {
+                "step": name,
+                "key": result.key,
+                "cached": result.seconds is None,
+                "rows": result.rows,
+                "folder": str(cache / name / result.key),
+            }
+            for name, result in results.items()
+        ],
+    }
+
+
+def _text(plan: Plan, results: Mapping[str, StepResult], more: list[str]) -> str:
+    rows = [
+        [name, result.rows, "cached" if result.seconds is None else duration(result.seconds), result.key[:12]]
+        for name, result in results.items()
+    ]
+    parts = [
+        f"{len(plan.data.items)} prompts, model {plan.model.name} (digest {plan.model.digest[:12]})",
+        table(["step", "rows", "time", "key"], rows),
+    ]
+    if "bottlenecks" in results and "bottlenecks" in plan.wanted:
+        parts.append(_bottlenecks(results["bottlenecks"]))
+    return "\n\n".join(parts + more)
+
+
+def _bottlenecks(result: StepResult) -> str:
+    """Every ablation beside the mean of its random controls."""
+    rows = [row for row in result.table.to_pylist() if row["kind"] == "group"]
+    shown = []
+    for row in rows:
+        if row["control"]:
+            continue
+        family = ("layer", "site", "n_channels")
+        controls = [
+            r["effect_logprob"]
+            for r in rows
+            if r["control"] and all(r[key] == row[key] for key in family) and r["effect_logprob"] is not None
+        ]
+        random = sum(controls) / len(controls) if controls else None
+        shown.append(
+            [row["layer"], row["site"], row["group"], row["n_channels"], row["effect_logprob"], row["effect_low"],
+             row["effect_high"], random, row["accuracy_change"], row["status"]]
+        )  # fmt: skip
+    columns = [
+        "layer",
+        "site",
+        "ablated",
+        "channels",
+        "log p change",
+        "low",
+        "high",
+        "random",
+        "accuracy change",
+        "status",
+    ]
+    return "mean ablation, change of the right answer's log-probability (nats):\n" + table(columns, shown)
+
+
+def _console(output: Output, stack: ExitStack) -> Any:
+    """An observer that shows a run through the command's output."""
+    from ..interp import Observer
+
+    class Console(Observer):
+        def __init__(self) -> None:
+            self._shown = stack.enter_context(ExitStack())
+            self._progress: Progress | None = None
+            self._name, self._done = "", 0
+
+        def found(self, step: str) -> None:
+            self._close()
+            output.say(f"{step}: cached")
+
+        def begin(self, step: str, prompts: int) -> None:
+            self._close()
+            output.say(f"{step}: not in the cache, computed now on {prompts} prompts")
+
+        def progress(self, progress: JobProgress) -> None:
+            if self._progress is None or progress.name != self._name:
+                self._close()
+                title, total = progress.name, progress.shards
+                self._progress = self._shown.enter_context(output.progress(title, total, "batches"))
+                self._name, self._done = progress.name, 0
+            if progress.note:
+                output.warn(progress.note)
+            self._progress.advance(progress.shards_done - self._done)
+            self._done = progress.shards_done
+
+        def done(self, step: str, rows: int, seconds: float) -> None:
+            self._close()
+
+        def _close(self) -> None:
+            self._shown.close()
+            self._progress = None
+
+    return Console()
