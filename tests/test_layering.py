@@ -1,6 +1,6 @@
 """Imports point downward only, and each layer keeps to what it promises not to touch.
 
-    cli -> train, datasets, interp, steering, eval, report -> models -> kernels
+    cli -> quickstart -> train, datasets, interp, steering, eval, report -> models -> kernels
     eval.metrics and eval.statistics lie below all stages; runtime is used by the stages through plain functions;
     errors, config and folders are used by all
 
@@ -24,7 +24,8 @@ STAGES = {"train", "datasets", "interp", "steering", "eval", "report"}
 BELOW_STAGES = {"eval.metrics", "eval.statistics"}
 EVERYONE_MAY_USE = {"errors", "config", "yaml_source", "folders"}
 MAY_USE = {
-    "cli": STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime", "diagnosis", "cli"},
+    "cli": STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime", "diagnosis", "quickstart", "cli"},
+    "quickstart": STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime", "quickstart"},
     "__main__": {"cli"},
     "diagnosis": EVERYONE_MAY_USE | {"models", "runtime"},
     **{stage: STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime"} for stage in STAGES},
