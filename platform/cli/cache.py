@@ -23,19 +23,20 @@ def cache_ls(step: StepFilter = None, cache: CacheFolder = None, as_json: Json =
     output = Output(json=as_json)
     store = Cache(cache, warn=output.warn)
     entries = store.entries(_known(step))
-    rows = [
-        [e.step, e.key[:12], str(e.components["model"])[:12], sum(p.rows for p in e.parts), e.bytes] for e in entries
-    ]
-    text = (
-        table(["step", "key", "model digest", "rows", "bytes"], rows)
-        if rows
-        else f"nothing is cached in {store.folder}"
-    )
     values = [
-        {"step": e.step, "key": e.key, "model_digest": e.components["model"], "rows": sum(p.rows for p in e.parts),
-         "bytes": e.bytes, "folder": str(e.folder)}
-        for e in entries
-    ]  # fmt: skip
+        {
+            "step": entry.step,
+            "key": entry.key,
+            "model_digest": str(entry.components["model"]),
+            "rows": sum(part.rows for part in entry.parts),
+            "bytes": entry.bytes,
+            "folder": str(entry.folder),
+        }
+        for entry in entries
+    ]
+    rows = [[v["step"], v["key"][:12], v["model_digest"][:12], v["rows"], v["bytes"]] for v in values]
+    text = table(["step", "key", "model digest", "rows", "bytes"], rows)
+    text = text if rows else f"nothing is cached in {store.folder}"
     output.result({"cache": str(store.folder), "entries": values}, text)
 
 
@@ -79,20 +80,15 @@ def cache_why(
     store = Cache(cache, warn=output.warn)
     key = plan.steps[name].key
     entries = store.entries(name)
-    values = {
-        "step": name,
-        "key": key.digest,
-        "cached": any(e.key == key.digest for e in entries),
-        "entries": len(entries),
-    }
-    if values["cached"]:
+    cached = any(entry.key == key.digest for entry in entries)
+    values = {"step": name, "key": key.digest, "cached": cached, "entries": len(entries)}
+    if cached:
         output.result(values | {"differences": []}, f"{name} is cached under {key.digest[:12]}: nothing differs")
         return
     found = nearest(key, {entry.key: entry.components for entry in entries})
     if found is None:
-        output.result(
-            values | {"differences": []}, f"{name} is not cached: {store.folder} holds no result of this step"
-        )
+        text = f"{name} is not cached: {store.folder} holds no result of this step"
+        output.result(values | {"differences": []}, text)
         return
     other, differing = found
     more = f"\nalso different: {', '.join(map(str, differing[1:]))}" if len(differing) > 1 else ""

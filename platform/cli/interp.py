@@ -100,12 +100,9 @@ def interp_ls(as_json: Json = False) -> None:
     steps = list(all_steps().values())
     rows = [[s.name, s.version, ", ".join(s.needs) or None, s.meaning] for s in steps]
     defaults = {s.name: s.settings().model_dump(mode="json") for s in steps}
-    lines = [
-        f"{name}.{key} = {json.dumps(value)}" for name, values in defaults.items() for key, value in values.items()
-    ]
-    text = (
-        table(["step", "version", "needs", "finds"], rows) + "\n\nsettings, for --set KEY=VALUE:\n" + "\n".join(lines)
-    )
+    lines = ["", "settings, for --set KEY=VALUE:"]
+    lines += [f"{name}.{key}={json.dumps(value)}" for name in defaults for key, value in defaults[name].items()]
+    text = "\n".join([table(["step", "version", "needs", "finds"], rows), *lines])
     values = [
         {"step": s.name, "version": s.version, "needs": s.needs, "meaning": s.meaning, "settings": defaults[s.name]}
         for s in steps
@@ -169,11 +166,13 @@ def _plan_text(plan: Plan, missing: list[str], cache: Path) -> str:
         [name, "missing" if name in missing else "cached", planned.key.digest[:12], name in plan.wanted]
         for name, planned in plan.steps.items()
     ]
-    return (
-        f"model {plan.model.name}, {len(plan.data.items)} prompts of {sum(plan.data.lengths):,} tokens in {batches} batches, "
-        f"layers {', '.join(map(str, plan.layers))}\ncache {cache}\n"
-        + table(["step", "state", "key", "asked for"], rows)
-    )
+    lines = [
+        f"model: {plan.model.name}, layers {', '.join(map(str, plan.layers))}",
+        f"prompts: {len(plan.data.items)} in {batches} batches, {sum(plan.data.lengths):,} tokens",
+        f"cache: {cache}",
+        table(["step", "state", "key", "asked for"], rows),
+    ]
+    return "\n".join(lines)
 
 
 def _values(plan: Plan, results: Mapping[str, StepResult], cache: Path) -> dict[str, Any]:
@@ -229,19 +228,8 @@ def _bottlenecks(result: StepResult) -> str:
             [row["layer"], row["site"], row["group"], row["n_channels"], row["effect_logprob"], row["effect_low"],
              row["effect_high"], random, row["accuracy_change"], row["status"]]
         )  # fmt: skip
-    columns = [
-        "layer",
-        "site",
-        "ablated",
-        "channels",
-        "log p change",
-        "low",
-        "high",
-        "random",
-        "accuracy change",
-        "status",
-    ]
-    return "mean ablation, change of the right answer's log-probability (nats):\n" + table(columns, shown)
+    columns = ["layer", "site", "ablated", "channels", "log p", "low", "high", "random", "accuracy", "status"]
+    return "mean ablation, change of the right answer's log-probability (nats) and accuracy:\n" + table(columns, shown)
 
 
 def _console(output: Output, stack: ExitStack) -> Any:

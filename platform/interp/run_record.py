@@ -13,24 +13,31 @@ from .run import Plan, StepResult
 
 def write_run(folder: Path, plan: Plan, results: Mapping[str, StepResult], session: Session) -> list[Path]:
     """Write `<step>.parquet` (or `<step>-<part>.parquet`) for the wanted steps and `run.json`; the tables' paths."""
-    files: dict[str, Path] = {}
+    files: dict[str, dict[str, Path]] = {}
     for name in plan.wanted:
+        files[name] = {}
         for part, table in results[name].tables.items():
             path = folder / (f"{name}-{part}.parquet" if part else f"{name}.parquet")
             replace_table(table, path)
-            files[path.name] = path
-    publish_json(_record(plan, results, session) | {"tables": sorted(files)}, folder / "run.json")
-    return [files[name] for name in sorted(files)]
+            files[name][part] = path
+    publish_json(_record(plan, results, session, files), folder / "run.json")
+    return [path for parts in files.values() for path in parts.values()]
 
 
-def _record(plan: Plan, results: Mapping[str, StepResult], session: Session) -> dict[str, Any]:
-    """Resolved configuration, versions, digests, seeds and backend; nothing in it depends on where the run was made
-    but `session`."""
+def _record(
+    plan: Plan, results: Mapping[str, StepResult], session: Session, files: Mapping[str, Mapping[str, Path]]
+) -> dict[str, Any]:
+    """Resolved configuration, versions, digests, seeds, backend; only `session` depends on where the run was made."""
     first = next(iter(plan.steps.values())).key.components
     return {
         "command": "interp",
         "config": plan.config.model_dump(mode="json"),
-        "model": {"name": plan.model.name, "digest": plan.model.digest, "parameters": plan.model.n_parameters},
+        "model": {
+            "name": plan.model.name,
+            "digest": plan.model.digest,
+            "arch": plan.model.config.arch,
+            "parameters": plan.model.n_parameters,
+        },
         "layers": list(plan.layers),
         "seed": plan.config.seed,
         "questions": {
@@ -41,6 +48,13 @@ def _record(plan: Plan, results: Mapping[str, StepResult], session: Session) -> 
         "dtype": first["dtype"],
         "backend": first["backend"],
         "versions": first["versions"],
-        "steps": {name: {"key": r.key, "rows": r.rows} for name, r in results.items()},
+        "steps": {name: {"key": r.key, "rows": r.rows, **_kept(files.get(name, {}))} for name, r in results.items()},
         "session": session.describe(),
     }
+
+
+def _kept(files: Mapping[str, Path]) -> dict[str, Any]:
+    """Under `file` a step's only table, under `parts` several; nothing for a step that was not asked for."""
+    if "" in files:
+        return {"file": files[""].name}
+    return {"parts": {part: path.name for part, path in files.items()}} if files else {}
