@@ -32,7 +32,6 @@ from .world import chains, sample_facts
 MAX_FACTS = 16
 BARE_START = 0.125  # share of texts without the leading blank
 SKEW = 1.5  # > 1 draws small numbers of facts more often, so that easy blocks stay in the mix at every difficulty
-REPEAT = 0.6  # chance that the next planted chain repeats the relations of the last: only the name tells them apart
 UNPLANTED = 0.25  # share of a block's facts that are distractors rather than parts of planted chains
 _TRAIN = entities("train")
 
@@ -47,6 +46,8 @@ class Difficulty:
     # relative frequency of 1-, 2- and 3-hop questions among those a block can still answer; measured shares at the
     # defaults are 0.55, 0.33 and 0.11, because short blocks have few chains
     hop_weights: tuple[float, float, float] = (0.45, 0.35, 0.2)
+    # chance that the next planted chain repeats the relations of the last, so that only the name tells them apart
+    repeat: float = 0.6
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_facts <= self.max_facts <= MAX_FACTS:
@@ -56,6 +57,8 @@ class Difficulty:
             )
         if self.n_questions < 1:
             raise UsageError(f"n_questions must be at least 1, not {self.n_questions}")
+        if not 0.0 <= self.repeat <= 1.0:
+            raise UsageError(f"repeat must lie in [0, 1], not {self.repeat}")
         if len(self.hop_weights) != 3 or min(self.hop_weights) < 0 or not 0 < sum(self.hop_weights) < float("inf"):
             raise UsageError(f"hop_weights must be three numbers >= 0 with a positive sum, not {self.hop_weights}")
 
@@ -64,7 +67,8 @@ class Difficulty:
         """The curriculum, in three phases that overlap; from 0.6 on it is at full difficulty.
 
         Up to 0.08: 1-3 facts, one hop; the model learns to copy a name from the context. Then the largest block grows
-        evenly to 16 facts; with several facts of one kind, guessing no longer pays and values are bound to their keys.
+        evenly to 16 facts, and more and more facts repeat a relation: guessing no longer pays, and the model binds values
+        to their keys. (Repeats from the start hide the reward of copying, and training stays on its first plateau.)
         From 0.25: two and three hops. Small blocks stay in the mix throughout (`SKEW`).
         """
         if not 0.0 <= progress <= 1.0:
@@ -75,6 +79,7 @@ class Difficulty:
             min_facts=1,
             max_facts=round(3 + (MAX_FACTS - 3) * grown),
             hop_weights=(1.0 - 0.55 * chained, 0.35 * chained, 0.2 * chained),
+            repeat=0.6 * min(1.0, grown / 0.3),
         )
 
 
@@ -120,7 +125,7 @@ def _strings(rng: Random, difficulty: Difficulty) -> tuple[list[str], list[int]]
         fits = (True, room >= 2, room >= 3)
         hops = 1 + max(_draw(rng, difficulty.hop_weights, fits), _draw(rng, difficulty.hop_weights, fits), 0)
         paths = PATHS[hops]
-        repeat = bool(planted) and len(planted[-1]) <= room and rand() < REPEAT
+        repeat = bool(planted) and len(planted[-1]) <= room and rand() < difficulty.repeat
         planted.append(planted[-1] if repeat else paths[int(rand() * len(paths))])
         room -= len(planted[-1])
     facts = sample_facts(rng, _TRAIN, planted, n_facts)
