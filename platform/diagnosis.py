@@ -25,7 +25,6 @@ PACKAGES = (
     "safetensors",
     "numba",
     "numpy",
-    "scipy",
     "pyarrow",
     "pydantic",
     "ray",

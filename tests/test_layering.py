@@ -10,10 +10,12 @@ The sources are read, not imported, so an import inside a function counts too.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -214,6 +216,20 @@ def test_nothing_prints_unpickles_or_runs_text():
             if name in banned or (name == "torch.load" and not safe):
                 wrong.append(f"{_id(path)}:{node.lineno}: {name}()")
     assert not wrong
+
+
+def test_every_imported_package_is_a_declared_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[><=\[]", entry)[0].lower().replace("_", "-") for entry in project["dependencies"]}
+    installed_by = packages_distributions()
+    tops = {module.split(".")[0] for path in FILES for module, _ in _imports(path)} - {
+        "mplat",
+        *sys.stdlib_module_names,
+    }
+    undeclared = {
+        top for top in tops if not declared & {name.lower().replace("_", "-") for name in installed_by.get(top, [top])}
+    }
+    assert not undeclared - {"mamba_ssm", "causal_conv1d", "triton"}  # the extra for CUDA; triton comes with its torch
 
 
 def test_every_dependency_is_pinned():
