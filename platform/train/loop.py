@@ -47,6 +47,7 @@ class Progress:
     skipped_in_a_row: int = 0
     best_step: int | None = None
     best_score: float | None = None
+    last_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,6 @@ class Run:
         self.optimizer = build_optimizer(self.model, self.config)
         self.precision: Precision = setup.precision
         self.progress = Progress()
-        self.last_loss: float | None = None
         self.last_evaluation: Evaluation | None = None
         self.saved_step: int | None = None
 
@@ -105,7 +105,7 @@ class Run:
         differing = differing_fields(self.config, trainer["config"])
         if differing:
             self.observer.warn(f"checkpoint {path} was made with another configuration: {', '.join(differing)} differ")
-        self.progress = Progress(**{name: trainer[name] for name in asdict(Progress())})
+        self.progress = Progress(**{name: trainer[name] for name in asdict(Progress()) if name in trainer})
         if not same_run:  # its best checkpoint lies in another folder
             self.progress.best_step = self.progress.best_score = None
         self.saved_step = self.progress.step if same_run else None
@@ -129,10 +129,10 @@ class Run:
             progress.skipped_in_a_row = 0
         progress.step += 1
         progress.tokens += batch.weights.numel()
-        self.last_loss = loss.loss if loss.finite else None
+        progress.last_loss = loss.loss if loss.finite else None
         return StepReport(
             progress.step,
-            self.last_loss,
+            progress.last_loss,
             loss.answer_loss if loss.answer_loss is not None and math.isfinite(loss.answer_loss) else None,
             norm if math.isfinite(norm) else None,
             rate,
@@ -273,7 +273,7 @@ def _finish(run: Run, record: dict[str, Any]) -> TrainResult:
         progress.step,
         progress.tokens,
         progress.skipped,
-        run.last_loss,
+        progress.last_loss,
         {name: value for name, value in metrics.items() if math.isfinite(value)},
         progress.best_step,
         progress.best_score,

@@ -1,8 +1,9 @@
 """Choice of device, threads and arithmetic, with the reason in words.
 
-bfloat16 autocast pays where matrix units exist and the model is wide enough for matrix products to dominate; in a
-narrow model the casts cost more than the products save. Weights, gradients and the recurrent scan stay float32 either
-way.
+bfloat16 autocast pays where matrix units exist and the model is wide. Forward and backward of one layer on one AMX core
+(256 tokens, 2 rows, processor seconds float32 / bfloat16): d_model 128 0.022 / 0.017 (Mamba), 0.022 / 0.021 (Mamba-2);
+512 0.101 / 0.058, 0.098 / 0.071; 768 0.161 / 0.103, 0.181 / 0.118. Below 512 the gain is not worth the rounding.
+Weights, gradients and the recurrent scan stay float32 either way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from ..errors import UsageError
 
-WIDE_ENOUGH = 512  # d_model from which bfloat16 products outweigh their casts
+WIDE_ENOUGH = 512  # d_model from which `auto` takes bfloat16
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ def choose_precision(dtype: str, device: torch.device, d_model: int) -> Precisio
     if units is None:
         return Precision(False, device.type, "no bfloat16 units here")
     if d_model < WIDE_ENOUGH:
-        return Precision(
-            False, device.type, f"d_model {d_model} is below {WIDE_ENOUGH}, where casts cost more than they save"
-        )
+        return Precision(False, device.type, f"d_model {d_model} is below {WIDE_ENOUGH}, where the gain is small")
     return Precision(True, device.type, f"{units} multiplies bfloat16 and d_model {d_model} is at least {WIDE_ENOUGH}")
 
 

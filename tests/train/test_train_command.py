@@ -90,13 +90,13 @@ def test_a_signal_saves_the_state_and_names_the_command_that_continues(tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 90
         log = out / "log.jsonl"
         while not (log.exists() and log.read_text().count("\n") >= 3):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
             time.sleep(0.05)
         process.send_signal(signal_sent)
-        stderr = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=90)[1]
     finally:
         process.kill()
     assert process.returncode == code, stderr
