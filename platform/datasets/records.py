@@ -65,7 +65,7 @@ class Question:
     reason: str = ""
     n_facts: int | None = None
     context_words: int | None = None
-    evidence_distance: tuple[int, ...] = field(default=())  # words from the end of each piece of evidence to the question
+    evidence_distance: tuple[int, ...] = field(default=())  # words from each piece of evidence to the question
     prompt: str | None = None  # full text given to the model; None: rendered by the evaluation's template
 
     def context_text(self) -> str:

@@ -1,10 +1,10 @@
 """State-space language models whose every internal quantity has a name that can be read and edited.
 
-    model = load("tiny-mamba2")
-    with model.capture("blocks.*.mixer.delta") as acts:
-        model(tokens)
-    with model.edit(Scale("blocks.2.mixer_out", 5.0, channels=[4, 38])):
-        model.generate(["..."])
+model = load("tiny-mamba2")
+with model.capture("blocks.*.mixer.delta") as acts:
+    model(tokens)
+with model.edit(Scale("blocks.2.mixer_out", 5.0, channels=[4, 38])):
+    model.generate(["..."])
 """
 
 from __future__ import annotations

@@ -99,7 +99,16 @@ class ModelConfig:
         for field in fields(self):  # what the architecture does not use keeps its default: equal models, equal configs
             if field.name in _OPTIONAL and field.name not in used:
                 object.__setattr__(self, field.name, field.default)
-        for name in ("vocab_size", "d_model", "n_layers", "state_size", "expand", "conv_kernel", "head_dim", "n_groups"):
+        for name in (
+            "vocab_size",
+            "d_model",
+            "n_layers",
+            "state_size",
+            "expand",
+            "conv_kernel",
+            "head_dim",
+            "n_groups",
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"model config: {name} must be a positive integer, not {value!r}")
@@ -112,7 +121,7 @@ class ModelConfig:
         if self.arch == "mamba2":
             if self.inner_size % self.head_dim:
                 raise UsageError(
-                    f"model config: expand * d_model = {self.inner_size} is not a multiple of head_dim = {self.head_dim}"
+                    f"model config: expand * d_model = {self.inner_size} is not a multiple of head_dim {self.head_dim}"
                 )
             if self.n_heads % self.n_groups:
                 raise UsageError(f"model config: {self.n_heads} heads do not divide into {self.n_groups} groups")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -48,8 +48,7 @@ class Edit:
     @cached_property
     def selection(self) -> Selection:
         """The parsed site with positions and channels from either place."""
-        return merge(parse(getattr(self, "site")), self.positions, self.channels)
-
+        return merge(parse(cast(Any, self).site), self.positions, self.channels)
 
     def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
         """The new content of `x` (B, P, C, ...); `value` is the edit's tensor, aligned with it."""
@@ -116,7 +115,9 @@ class Edit:
         value = value.to(device=x.device, dtype=x.dtype if x.dtype.is_floating_point else None)
         missing = x.ndim - value.ndim
         if missing < 0:
-            raise UsageError(f"{self}: a value of shape {tuple(value.shape)} has more axes than the site {tuple(x.shape)}")
+            raise UsageError(
+                f"{self}: a value of shape {tuple(value.shape)} has more axes than the site {tuple(x.shape)}"
+            )
         value = value.reshape((1,) * missing + tuple(value.shape))
         if value.shape[1] > 1 and self.selection.positions is None:  # a whole run: pick the time steps of this call
             if run.order is not None and value.shape[0] == len(x) and value.shape[1] == run.width:
@@ -167,6 +168,7 @@ class Scale(Edit):
         return self.factor  # type: ignore[return-value]
 
     def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
+        assert value is not None
         return x * value
 
 
@@ -186,6 +188,7 @@ class Add(Edit):
         return self.value  # type: ignore[return-value]
 
     def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
+        assert value is not None
         return x + value
 
 
@@ -274,6 +277,7 @@ class Interpolate(Edit):
         return self.mean  # type: ignore[return-value]
 
     def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
+        assert value is not None
         return x + self.weight * (value - x)
 
 

@@ -86,8 +86,9 @@ def generate(
     rows = encode(model, prompts)
     tokens, mask = pad(rows)
     tokens, mask = tokens.to(model.device), mask.to(model.device)
-    logits, state = model(tokens, mask, state=state, return_state=True, phase="prefill")
-    anchor = state.position
+    logits, after = model(tokens, mask, state=state, return_state=True, phase="prefill")
+    carried: ModelState = after
+    anchor = carried.position
     last = mask.sum(1) - 1
     scores = logits[torch.arange(len(rows), device=model.device), last]
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
@@ -116,10 +117,10 @@ def generate(
         if not still:
             break
         if len(still) < len(alive):  # finished rows leave the batch
-            state, anchor = state.rows(still), anchor[still]
+            carried, anchor = carried.rows(still), anchor[still]
             alive = [alive[j] for j in still]
         step_tokens = torch.as_tensor([[new[i][-1]] for i in alive], device=model.device)
-        logits, state = model(step_tokens, state=state, return_state=True, phase="decode", anchor=anchor)
+        logits, carried = model(step_tokens, state=carried, return_state=True, phase="decode", anchor=anchor)
         scores = logits[:, 0]
     return [Generation(texts[i], tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
 

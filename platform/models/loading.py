@@ -67,7 +67,8 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _from_hub(text)
     raise InputError(
-        f"no model {text!r}: not a folder, and not shipped; {suggest(text, [*shipped, *catalog.HUB])}; see `mplat models`"
+        f"no model {text!r}: not a folder, and not shipped; {suggest(text, [*shipped, *catalog.HUB])}; "
+        "see `mplat models`"
     )
 
 
@@ -147,7 +148,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _weights_only(path: Path) -> dict[str, Tensor]:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - tensors only
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, this pickle holds more than tensors and could run code; "
@@ -181,11 +182,14 @@ def _fit(model: LanguageModel, weights: dict[str, Tensor], folder: Path) -> None
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or extra:
         raise InputError(
-            f"{folder}: weights do not fit config.json; missing {missing[:3] or 'nothing'}, unexpected {extra[:3] or 'nothing'}"
+            f"{folder}: weights do not fit config.json; missing {missing[:3] or 'nothing'}, "
+            f"unexpected {extra[:3] or 'nothing'}"
         )
     for name, shape in expected.items():
         if tuple(weights[name].shape) != shape:
-            raise InputError(f"{folder}: tensor {name} has shape {tuple(weights[name].shape)}, config.json says {shape}")
+            raise InputError(
+                f"{folder}: tensor {name} has shape {tuple(weights[name].shape)}, config.json says {shape}"
+            )
 
 
 def read_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerFast | None:
@@ -205,9 +209,7 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerFast
     return tokenizer
 
 
-def save(
-    model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf"
-) -> Path:
+def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
     """Write `model` into `folder` (made if missing); files there are replaced one by one, weights last.
 
     layout "hf": config.json, model.safetensors. layout "original": the state-spaces config and pytorch_model.bin.

@@ -147,7 +147,9 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         tokens = torch.as_tensor(tokens, device=self.device)
         if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] == 0:
-            raise UsageError(f"tokens must be integers of shape (batch, time >= 1), not {tokens.dtype} {tuple(tokens.shape)}")
+            raise UsageError(
+                f"tokens must be integers of shape (batch, time >= 1), not {tokens.dtype} {tuple(tokens.shape)}"
+            )
         if tokens.numel():
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or high >= self.config.vocab_size:
@@ -157,7 +159,9 @@ class LanguageModel(nn.Module):
                 )
         for name, value in (("mask", mask), ("reset", reset)):
             if value is not None and tuple(value.shape) != tuple(tokens.shape):
-                raise UsageError(f"{name} has shape {tuple(value.shape)}, tokens {tuple(tokens.shape)}; they must agree")
+                raise UsageError(
+                    f"{name} has shape {tuple(value.shape)}, tokens {tuple(tokens.shape)}; they must agree"
+                )
         if state is not None and (len(state.layers) != self.n_layers or len(state.position) != len(tokens)):
             raise UsageError(
                 f"state of {len(state.layers)} layers and {len(state.position)} rows does not fit a model of "
@@ -300,7 +304,7 @@ class LanguageModel(nn.Module):
         return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
-        """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or "original" (state-spaces)."""
+        """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or "original"."""
         from .loading import save
 
         return save(self, folder, dtype=dtype, layout=layout)

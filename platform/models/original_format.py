@@ -15,8 +15,16 @@ from ..errors import InputError, UsageError, suggest
 from .config import ModelConfig
 
 _LAYERS = {"Mamba1": "mamba", "Mamba2": "mamba2"}
-_COMMON = {"d_state": "state_size", "d_conv": "conv_kernel", "expand": "expand", "conv_bias": "use_conv_bias", "bias": "use_bias",
-           "dt_min": "dt_min", "dt_max": "dt_max", "dt_init_floor": "dt_floor"}  # fmt: skip
+_COMMON = {
+    "d_state": "state_size",
+    "d_conv": "conv_kernel",
+    "expand": "expand",
+    "conv_bias": "use_conv_bias",
+    "bias": "use_bias",
+    "dt_min": "dt_min",
+    "dt_max": "dt_max",
+    "dt_init_floor": "dt_floor",
+}
 _OF_LAYER = {
     "mamba": {"dt_rank": "dt_rank"},
     "mamba2": {"headdim": "head_dim", "ngroups": "n_groups", "chunk_size": "chunk_size", "dt_limit": "dt_limit"},
@@ -67,8 +75,15 @@ def read_config(content: Mapping[str, Any], *, source: str = "config.json") -> M
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """The original layout's config.json; inverse of `read_config`."""
-    defaults = ModelConfig(arch=config.arch, vocab_size=1, d_model=config.d_model, n_layers=1,
-                           state_size=16 if config.arch == "mamba" else 128, head_dim=64 if config.arch == "mamba" else config.head_dim)  # fmt: skip
+    mamba = config.arch == "mamba"
+    defaults = ModelConfig(
+        arch=config.arch,
+        vocab_size=1,
+        d_model=config.d_model,
+        n_layers=1,
+        state_size=16 if mamba else 128,
+        head_dim=config.head_dim,
+    )
     ssm: dict[str, Any] = {"layer": "Mamba2", "headdim": config.head_dim} if config.arch == "mamba2" else {}
     for theirs, ours in (_COMMON | _OF_LAYER[config.arch]).items():
         if getattr(config, ours) != getattr(defaults, ours):

@@ -156,8 +156,10 @@ def take(value: Tensor, index: Tensor) -> Tensor:
     return _take(value, index)
 
 
-def pack(mask: Tensor | None, width: int, rows: int, device: torch.device) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Order, keep-mask and lengths that right-pad the rows of `mask` (B, T); (None, None, lengths) if nothing is padded."""
+def pack(
+    mask: Tensor | None, width: int, rows: int, device: torch.device
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Order, keep-mask and lengths that right-pad the rows of `mask` (B, T); no order or mask if nothing is padded."""
     if mask is None or bool(mask.all()):
         return None, None, torch.full((rows,), width, device=device)
     lengths = mask.sum(1)

@@ -97,7 +97,10 @@ def parse(text: str) -> Selection:
 
 def merge(selection: Selection, positions: Sequence[int] | None, channels: Sequence[int] | None) -> Selection:
     """`selection` with positions and channels given as arguments; giving either in both places raises."""
-    for label, inline, given in (("positions", selection.positions, positions), ("channels", selection.channels, channels)):
+    for label, inline, given in (
+        ("positions", selection.positions, positions),
+        ("channels", selection.channels, channels),
+    ):
         if inline is not None and given is not None:
             raise UsageError(f"site {str(selection)!r}: {label} are given both in the name and as an argument")
     return Selection(

@@ -37,7 +37,12 @@ Propagate = Callable[[int, int, Tensor], tuple[Tensor, Tensor]]
 
 
 def edit_states(
-    run: Run, prefix: str, columns: list[int], base: Scanned, C_read: Callable[[int, Tensor], Tensor], propagate: Propagate
+    run: Run,
+    prefix: str,
+    columns: list[int],
+    base: Scanned,
+    C_read: Callable[[int, Tensor], Tensor],
+    propagate: Propagate,
 ) -> tuple[Tensor, Tensor]:
     """Apply the edits of `h` and `h_post` at `columns` and let captures see the states.
 
@@ -130,9 +135,7 @@ def edit_windows(
     return conv, deviation
 
 
-def _advance(
-    run: Run, weight: Tensor, deviation: Tensor, start: int, stop: int, changes: dict[int, Tensor]
-) -> Tensor:
+def _advance(run: Run, weight: Tensor, deviation: Tensor, start: int, stop: int, changes: dict[int, Tensor]) -> Tensor:
     """Move a window deviation from after step `start` to after `stop`, noting what it adds to each convolution output.
 
     Where padding follows the real tokens, a row's window stays as it is after its last real token.

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.errors import InputError, UsageError
 from mplat.models import (
-    Add, Clamp, Edit, Interpolate, LanguageModel, ProjectOut, Replace, Scale, load_edits, save_edits,
+    Add,
+    Clamp,
+    Edit,
+    Interpolate,
+    LanguageModel,
+    ProjectOut,
+    Replace,
+    Scale,
+    load_edits,
+    save_edits,
 )  # fmt: skip
 from torch import Tensor
-
-from model_zoo import ARCHITECTURES, nano, tokens
 
 STATE = ("mixer.h", "mixer.h_post", "mixer.conv_state")
 
@@ -35,7 +43,11 @@ def test_identity_edits_are_bit_identical_at_every_site(model: LanguageModel, dt
     plain = model(text)
     for name in names(model):
         width = next(s.shape[2] for s in model.sites() if s.name == name)
-        for edit in (Scale(name, 1.0), Add(name, 0.0, positions=[2, -1]), Interpolate(name, 3.0, weight=0.0, channels=[0, int(width) - 1])):
+        for edit in (
+            Scale(name, 1.0),
+            Add(name, 0.0, positions=[2, -1]),
+            Interpolate(name, 3.0, weight=0.0, channels=[0, int(width) - 1]),
+        ):
             with model.edit(edit):
                 assert torch.equal(model(text), plain), edit
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.datasets.tokenizer import SHIPPED
 from mplat.errors import InputError, UsageError
 from mplat.models import Add, LanguageModel, Scale, generate
 from transformers import PreTrainedTokenizerFast
-
-from model_zoo import ARCHITECTURES, nano, tokens
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -19,7 +19,9 @@ def test_reference_initialisation(arch: str) -> None:
     E = config.inner_size
     assert model.backbone.embeddings.weight.std() == pytest.approx(0.02, rel=0.02)
     bound = 1 / math.sqrt(256)
-    assert mixer.in_proj.weight.abs().max() <= bound and mixer.in_proj.weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert mixer.in_proj.weight.abs().max() <= bound and mixer.in_proj.weight.std() == pytest.approx(
+        bound / 3**0.5, rel=0.02
+    )
     assert mixer.out_proj.weight.std() == pytest.approx(1 / math.sqrt(3 * E * 4), rel=0.02)
     assert mixer.conv1d.bias.std() == pytest.approx(1 / math.sqrt(3 * 4), rel=0.1)  # kept, unlike transformers
     assert torch.equal(mixer.D, torch.ones_like(mixer.D))
@@ -43,7 +45,9 @@ def test_seed_decides_the_weights(arch: str) -> None:
     config = ModelConfig(arch, vocab_size=32, d_model=16, n_layers=1, head_dim=8)
     assert build(config, 1).digest == build(config, 1).digest != build(config, 2).digest
     wide = build(config, 1, dtype=torch.float64)
-    assert all(torch.equal(a.double(), b) for a, b in zip(build(config, 1).parameters(), wide.parameters(), strict=True))
+    assert all(
+        torch.equal(a.double(), b) for a, b in zip(build(config, 1).parameters(), wide.parameters(), strict=True)
+    )
 
 
 def test_groups_without_decay() -> None:

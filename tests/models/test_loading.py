@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import pickle
+import pickle  # noqa: TID251 - to make the files that must be refused
 from pathlib import Path
 
 import pytest
 import torch
+from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.errors import InputError, UsageError
 from mplat.models import LanguageModel, ModelConfig, build, load
 from safetensors.torch import load_file, save_file
-
-from model_zoo import ARCHITECTURES, nano, tokens
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -31,7 +30,7 @@ def test_original_layout_both_ways(arch: str, tmp_path: Path) -> None:
     model.save(tmp_path, layout="original")
     content = json.loads((tmp_path / "config.json").read_text())
     assert "model_type" not in content and content["n_layer"] == 2
-    stored = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    stored = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)  # noqa: TID251
     assert "backbone.embedding.weight" in stored and "lm_head.weight" in stored
     again = load(tmp_path)
     assert again.config == model.config and again.digest == model.digest

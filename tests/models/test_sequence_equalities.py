@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.errors import InputError, UsageError
 from mplat.models.run import pack
-
-from model_zoo import ARCHITECTURES, nano, tokens
 
 close = {"rtol": 0.0, "atol": 1e-11}
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.models import Add, LanguageModel, ModelState, Replace, Scale
 from torch import Tensor
-
-from model_zoo import ARCHITECTURES, nano, tokens
 
 close = {"rtol": 0.0, "atol": 1e-10}
 T = 13
@@ -22,7 +21,7 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
 
 
 def replay(model: LanguageModel, text: Tensor, after: dict[int, Callable[[ModelState], None]]) -> Tensor:
-    """Feed one token at a time and change the carried state by hand after given steps: the oracle for post-step edits."""
+    """Feed single tokens and change the carried state by hand after given steps: the oracle for post-step edits."""
     state, parts = None, []
     for t in range(text.shape[1]):
         logits, state = model(text[:, t : t + 1], state=state, return_state=True)
@@ -120,7 +119,9 @@ def test_state_edits_respect_padding_reset_and_continuation(model) -> None:
     # an edit before a reset does not reach the next document
     reset = torch.zeros(3, T, dtype=torch.bool)
     reset[:, 6] = True
-    with model.edit(Scale("blocks.0.mixer.h_post", 3.0, positions=[5]), Add("blocks.0.mixer.conv_state", 1.0, positions=[5])):
+    with model.edit(
+        Scale("blocks.0.mixer.h_post", 3.0, positions=[5]), Add("blocks.0.mixer.conv_state", 1.0, positions=[5])
+    ):
         edited = model(text, reset=reset)
     assert torch.equal(edited, model(text, reset=reset))
 
@@ -147,7 +148,9 @@ def runs(model):
     clean = tokens(1, T)
     corrupted = clean.clone()
     corrupted[0, CHANGED] = (corrupted[0, CHANGED] + 7) % 40
-    sites = [f"blocks.{i}.{s}" for i in range(3) for s in ("resid_post", "mixer_out", "mixer.h_post", "mixer.conv_state")]
+    sites = [
+        f"blocks.{i}.{s}" for i in range(3) for s in ("resid_post", "mixer_out", "mixer.h_post", "mixer.conv_state")
+    ]
     with torch.no_grad(), model.capture(*sites) as acts:
         logits = model(clean)
     return model, logits, corrupted, acts
@@ -190,7 +193,9 @@ def test_restoring_before_the_corruption_changes_nothing(runs) -> None:
 @torch.no_grad()
 def test_a_post_step_edit_at_the_last_token_changes_nothing(runs) -> None:
     model, _, corrupted, _ = runs
-    with model.edit(Scale("blocks.*.mixer.h_post", 9.0, positions=[-1]), Add("blocks.*.mixer.conv_state", 9.0, positions=[-1])):
+    with model.edit(
+        Scale("blocks.*.mixer.h_post", 9.0, positions=[-1]), Add("blocks.*.mixer.conv_state", 9.0, positions=[-1])
+    ):
         assert torch.equal(model(corrupted), model(corrupted[:, :]))
 
 

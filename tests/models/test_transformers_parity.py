@@ -90,9 +90,8 @@ def test_logits_equal_transformers(arch: str, case: tuple, tmp_path: Path) -> No
 @pytest.mark.parametrize("arch", ["mamba", "mamba2"])
 @torch.no_grad()
 def test_a_folder_we_write_is_read_by_transformers(arch: str, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
     from model_zoo import nano, tokens
+    from transformers import AutoModelForCausalLM
 
     ours = nano(arch, dtype=torch.float32)
     ours.save(tmp_path)

@@ -9,7 +9,7 @@ ARCHITECTURES = ("mamba", "mamba2")
 
 
 def nano(arch: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: object) -> LanguageModel:
-    """Two layers, width 24, vocabulary 40. Weights are stirred so that no part is near zero, as some are at the start."""
+    """Two layers, width 24, vocabulary 40; stirred, so that no part is near zero as some are at the start."""
     values: dict[str, object] = {"vocab_size": 40, "d_model": 24, "n_layers": 2, "state_size": 5, "head_dim": 8}
     values |= {"n_groups": 2 if arch == "mamba2" else 1} | changes
     model = build(ModelConfig(arch, **values), seed, dtype=torch.float64)  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
 """The relation kinds of the facts world, and the sentence shapes that state them and ask about them.
 
-A relation maps a subject to one object, and a statement names the subject first: a model of half a million parameters
-then needs one way to bind a value to its key, not two. For each relation there are shapes for training and others, held out, for
-evaluation; a held-out shape is new as a whole but uses words that training shapes use in the same role. A question
-about a chain of relations ("Where does the boss of the friend of X live?") nests noun phrases, one per inner relation;
-"the boss of X's friend" always means the boss of (X's friend).
+A relation maps a subject to one object, and a statement names the subject first: a model of half a million
+parameters then needs one way to bind a value to its key, not two. For each relation there are shapes for training and
+others, held out, for evaluation; a held-out shape is new as a whole but uses words that training shapes use in the same
+role. A question about a chain of relations ("Where does the boss of the friend of X live?") nests noun phrases, one per
+inner relation; "the boss of X's friend" always means the boss of (X's friend).
 
 Everything is compiled once into plain strings around the slots. A string never ends within a token of the byte-level
 tokenizer, so tokens of a text can be put together from the tokens of its strings (`mplat.datasets.facts.training`).

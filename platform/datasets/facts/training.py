@@ -67,8 +67,8 @@ class Difficulty:
         """The curriculum, in three phases that overlap; from 0.6 on it is at full difficulty.
 
         Up to 0.08: 1-3 facts, one hop; the model learns to copy a name from the context. Then the largest block grows
-        evenly to 16 facts, and more and more facts repeat a relation: guessing no longer pays, and the model binds values
-        to their keys. (Repeats from the start hide the reward of copying, and training stays on its first plateau.)
+        evenly to 16 facts, and more and more facts repeat a relation: guessing no longer pays, and the model binds
+        values to their keys. (Repeats from the start hide the reward of copying: training stays on its first plateau.)
         From 0.25: two and three hops. Small blocks stay in the mix throughout (`SKEW`).
         """
         if not 0.0 <= progress <= 1.0:

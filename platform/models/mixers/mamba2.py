@@ -1,7 +1,8 @@
 """Mamba-2 (SSD), the state-space-duality mixer of Dao and Gu (arXiv 2405.21060), with parameter names of transformers.
 
     z, (x, B, C), dt = in_proj(u);  x, B, C = silu(conv(x, B, C));  Delta = softplus(dt + dt_bias), one per head
-    S_t = exp(Delta_t A) S_{t-1} + Delta_t x_t (outer) B_t;  y_t = S_t C_t + D x_t;  out = out_proj(RMSNorm(y * silu(z)))
+    S_t = exp(Delta_t A) S_{t-1} + Delta_t x_t (outer) B_t;  y_t = S_t C_t + D x_t
+    out = out_proj(RMSNorm(y * silu(z)))
 
 One decay per head; B and C are shared by the heads of a group. The gate comes before the norm, which is taken per
 group. The state (B, H, P, N) is shown to captures and edits as (B, E, N) with E = H * P.
@@ -118,7 +119,9 @@ class Mamba2Mixer(Mixer):
                 reset=None if run.reset is None else run.reset[:, part],
                 return_state=True, states_at=states_at or None,
             )  # fmt: skip
-            return Scanned(y.flatten(2), final.flatten(1, 2), states[0].flatten(2, 3) if states else final.flatten(1, 2)[:, None])
+            return Scanned(
+                y.flatten(2), final.flatten(1, 2), states[0].flatten(2, 3) if states else final.flatten(1, 2)[:, None]
+            )
 
         def read(t: int, h: Tensor) -> Tensor:
             by_group = h.view(rows, G, E // G, N)

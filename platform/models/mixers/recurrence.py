@@ -38,7 +38,13 @@ def convolve(
 
 
 def scan_with_sites(
-    run: Run, prefix: str, width: int, h0: Tensor | None, need_state: bool, scan: SegmentScan, C_read: Callable[[int, Tensor], Tensor]
+    run: Run,
+    prefix: str,
+    width: int,
+    h0: Tensor | None,
+    need_state: bool,
+    scan: SegmentScan,
+    C_read: Callable[[int, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor | None]:
     """Run a mixer's scan; where `h` or `h_post` is captured or edited, also do that (see `states`).
 
@@ -63,7 +69,9 @@ def state_sites(E: int, N: int, conv_width: int, kernel: int) -> list[SiteInfo]:
     return [
         SiteInfo("h", (E, N), "recurrent state after step t; an edit acts before the read-out of step t"),
         SiteInfo("h_post", (E, N), "recurrent state after step t; an edit acts from step t + 1 on"),
-        SiteInfo("conv_state", (conv_width, kernel - 1), "inputs that convolutions after step t still see, oldest first"),
+        SiteInfo(
+            "conv_state", (conv_width, kernel - 1), "inputs that convolutions after step t still see, oldest first"
+        ),
     ]
 
 
