@@ -1,0 +1,12 @@
+"""The whole pipeline in one go: prompts, classification, analyses, steering with controls, report.
+
+with open_session("none") as session:
+    result = run_quickstart(QuickstartConfig(), Path("runs/quickstart"), session=session, cache_dir=cache_folder())
+"""
+
+from __future__ import annotations
+
+from .config import QuickstartConfig
+from .pipeline import QuickstartResult, Watcher, plan_lines, run_quickstart
+
+__all__ = ["QuickstartConfig", "QuickstartResult", "Watcher", "plan_lines", "run_quickstart"]

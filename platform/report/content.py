@@ -1,0 +1,221 @@
+"""What a report says, as plain frozen values: read by `load`, drawn by `figures`, laid out by `page`.
+
+Numbers are those of the stages' tables, not computed again here. None means "not measured" or "not possible" (an
+interval of fewer than two items), never zero; `missing` lists in words what a page has to do without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..eval.statistics import Difference, Estimate
+
+Role = Literal["unsteered", "steered", "control"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A way of running the model. draws: how many random draws its numbers are the mean of, 0 where none is made."""
+
+    name: str
+    role: Role
+    title: str
+    draws: int = 0
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """One level, or everything (`total`): exact match and F1 in the order of the conditions.
+
+    n: test questions; scored: those that have a score under every condition.
+    """
+
+    title: str
+    short: str  # as it stands below a figure
+    total: bool
+    n: int
+    scored: int
+    em: tuple[Estimate, ...]
+    f1: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired differences of exact match, in the order of the level rows; `baseline` is what is subtracted."""
+
+    title: str
+    baseline: Role
+    rows: tuple[Difference | None, ...]
+
+
+@dataclass(frozen=True)
+class StatusRow:
+    """How many answers of a condition have which status, in the order of `Evaluation.statuses`."""
+
+    condition: str
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PriceRow:
+    """Held-out texts under one condition: mean negative log-likelihood of a token in nats, and its change."""
+
+    condition: str
+    nll: Estimate
+    change: Difference | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of the development grid."""
+
+    operator: str
+    site: str
+    layer: int
+    strength: float
+    n_channels: int
+    n: int
+    n_failed: int
+    em: float | None
+    f1: float | None
+    rank: int | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question of the test side with the answers of the unsteered and the steered model."""
+
+    kind: str  # what became of it: "right both times", "right only when steered", ...
+    id: str
+    level: int | None
+    prompt: str  # empty where the questions are not at hand
+    gold: tuple[str, ...]
+    unsteered: str
+    steered: str
+    unsteered_right: bool
+    steered_right: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the steered condition does, and where it is written."""
+
+    operator: str
+    site: str
+    layer: int
+    channels: tuple[int, ...]
+    strength: float
+    model_digest: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of provenance."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation run of one model."""
+
+    folder: str
+    model: str
+    variant: str
+    verdict: str
+    conditions: tuple[Condition, ...]
+    levels: tuple[LevelRow, ...]
+    comparisons: tuple[Comparison, ...]
+    statuses: tuple[str, ...]
+    status_rows: tuple[StatusRow, ...]
+    price: tuple[PriceRow, ...]
+    recipe: Recipe | None
+    candidates: tuple[Candidate, ...]
+    development_em: float | None  # of the unsteered model, beside the candidates
+    answers: tuple[Answer, ...]
+    provenance: tuple[Fact, ...]
+    reproduce: str
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """A number for every layer and channel, what it means, and the scale of its colours."""
+
+    title: str
+    label: str
+    scale: Literal["linear", "log", "signed"]
+    layers: tuple[int, ...]
+    note: str
+    values: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Numbers per layer with the names of their columns."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[float | int | str | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """The interp steps of one model."""
+
+    folder: str
+    model: str
+    maps: tuple[LayerMap, ...]
+    tables: tuple[LayerTable, ...]
+    provenance: tuple[Fact, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CategoryRow:
+    """How many questions fall into a category, by data set, and how many were drawn."""
+
+    category: str
+    level: int | None
+    by_dataset: tuple[int, ...]
+    ambiguous: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A classification of data sets into categories."""
+
+    source: str
+    rule_set: str
+    datasets: tuple[str, ...]
+    rows: tuple[CategoryRow, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The log of a training run."""
+
+    source: str
+    model: str
+    loss: tuple[tuple[float, float], ...]
+    held_out: tuple[tuple[float, float], ...]
+    exact_match: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on one page."""
+
+    title: str
+    reproduce: str  # the command that makes everything on it; empty where there is not one
+    evaluations: tuple[Evaluation, ...]
+    interpretations: tuple[Interpretation, ...]
+    classifications: tuple[Classification, ...]
+    trainings: tuple[Training, ...]
+    missing: tuple[str, ...]

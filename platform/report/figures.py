@@ -1,0 +1,160 @@
+"""The figures of a report, each a function from numbers to an `<svg>` element.
+
+Marks differ in shape as well as in colour, and the colours (Okabe and Ito's) stay apart for the colour-blind. A value
+that was not measured leaves a gap. Intervals are drawn as bars; a mean without an interval (fewer than two items)
+stands alone. Nothing is computed here: the figures show the numbers that the tables beside them show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .svg import SERIES, SURFACE, TEXT, style, to_svg
+
+
+class Bar(NamedTuple):
+    """A mean with its interval; mean None: nothing was measured, bounds None: no interval is possible."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class Series(NamedTuple):
+    """One condition (or comparison) over all rows of a figure; `mark` is its place in the order of marks."""
+
+    title: str
+    mark: int
+    bars: Sequence[Bar]
+
+
+_MARKERS = ("o", "s", "^", "D", "v")
+_LEGEND_CHARACTERS = 70  # what fits below a figure in one row
+
+
+def accuracy(name: str, title: str, rows: Sequence[str], series: Sequence[Series]) -> str:
+    """Exact match in percent per row (level) for each series, with intervals, on a scale from 0 to 100."""
+    with style(name):
+        figure, axis = _canvas(4.6, 3.3)
+        _points(axis, rows, series)
+        axis.set_ylim(-2, 102)
+        axis.set_ylabel("exact match, %")
+        axis.yaxis.grid(True)
+        axis.set_title(title, loc="left")
+        _legend(figure, [entry.title for entry in series])
+        return to_svg(figure, name, f"{title}: exact match with 95 % intervals; the table below holds the numbers")
+
+
+def differences(name: str, title: str, rows: Sequence[str], series: Sequence[Series]) -> str:
+    """Paired differences in percentage points per row, with intervals, around a line at zero."""
+    with style(name):
+        figure, axis = _canvas(4.6, 3.3)
+        axis.axhline(0.0, color=TEXT, linewidth=1.0)
+        _points(axis, rows, series)
+        reach = max([abs(v) for s in series for bar in s.bars for v in bar if v is not None], default=0.0)
+        limit = 100 * max(0.05, 1.1 * reach)
+        axis.set_ylim(-limit, limit)
+        axis.set_ylabel("difference, percentage points")
+        axis.yaxis.grid(True)
+        axis.set_title(title, loc="left")
+        _legend(figure, [entry.title for entry in series])
+        return to_svg(figure, name, f"{title}: differences with 95 % intervals; the tables below hold the numbers")
+
+
+def strip(
+    name: str, title: str, layers: Sequence[int], values: Sequence[Sequence[float | None]], label: str, scale: str
+) -> str:
+    """A layer x channel map: one row per layer, the first at the top; None is left blank.
+
+    scale: linear; log, where values that are not positive are left blank; signed, around zero.
+    """
+    grid = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)
+    if grid.ndim != 2 or not grid.size:
+        raise ValueError(f"a strip needs layers of equally many channels, not shape {grid.shape}")
+    with style(name):
+        figure, axis = _canvas(4.6, 0.9 + 0.26 * len(grid))
+        norm, colours = _norm(grid, scale)
+        image = axis.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
+        axis.set_yticks(range(len(grid)), [str(layer) for layer in layers])
+        axis.set_xlabel("channel")
+        axis.set_ylabel("layer")
+        axis.set_title(title, loc="left")
+        bar = figure.colorbar(image, ax=axis, pad=0.02)
+        bar.set_label(label)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        return to_svg(figure, name, f"{title}: {label} by layer and channel")
+
+
+def curve(name: str, title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, label: str) -> str:
+    """Values against training steps, one line per entry."""
+    with style(name):
+        figure, axis = _canvas(4.6, 2.8)
+        for number, (entry, points) in enumerate(lines.items()):
+            xs, ys = zip(*points, strict=True) if points else ((), ())
+            axis.plot(xs, ys, color=SERIES[(number + 1) % len(SERIES)], label=entry)
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.yaxis.grid(True)
+        axis.set_title(title, loc="left")
+        _legend(figure, list(lines))
+        return to_svg(figure, name, f"{title}: {label} against training steps")
+
+
+def _canvas(width: float, height: float) -> tuple[Any, Any]:
+    """A figure that belongs to no window system and no global state."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.subplots()
+
+
+def _norm(grid: Any, scale: str) -> tuple[Any, str]:
+    """How values become colours; a grid without a value that can be shown gets a plain scale."""
+    from matplotlib.colors import CenteredNorm, LogNorm, Normalize
+
+    known = grid[np.isfinite(grid)]
+    positive = known[known > 0]
+    if scale == "log" and len(positive) and positive.min() < positive.max():
+        grid[~(grid > 0)] = np.nan
+        return LogNorm(positive.min(), positive.max()), "viridis"
+    if scale == "signed" and len(known):
+        return CenteredNorm(0.0, float(np.abs(known).max()) or 1.0), "PuOr"
+    return Normalize(*((known.min(), known.max()) if len(known) else (0.0, 1.0))), "viridis"
+
+
+def _points(axis: Any, rows: Sequence[str], series: Sequence[Series]) -> None:
+    positions = np.arange(len(rows), dtype=float)
+    step = 0.62 / max(len(series), 1)
+    for number, entry in enumerate(series):
+        at = positions + (number - (len(series) - 1) / 2) * step
+        shown = [(x, bar) for x, bar in zip(at, entry.bars, strict=True) if bar.mean is not None]
+        colour = SERIES[entry.mark % len(SERIES)]
+        for x, bar in shown:
+            if bar.low is not None and bar.high is not None:
+                axis.plot([x, x], [100 * bar.low, 100 * bar.high], color=colour, linewidth=2.0, solid_capstyle="butt")
+        axis.plot(
+            [x for x, _ in shown],
+            [100 * bar.mean for _, bar in shown if bar.mean is not None],
+            linestyle="none",
+            marker=_MARKERS[entry.mark % len(_MARKERS)],
+            markersize=6.5,
+            markerfacecolor=colour,
+            markeredgecolor=SURFACE,
+            markeredgewidth=0.8,
+            label=entry.title,
+        )
+    axis.set_xticks(positions, rows)
+    axis.set_xlim(-0.55, len(rows) - 0.45)
+    axis.tick_params(axis="x", length=0)
+    axis.set_xlabel("level")
+
+
+def _legend(figure: Any, titles: Sequence[str]) -> None:
+    if titles:
+        columns = len(titles) if sum(len(title) + 6 for title in titles) <= _LEGEND_CHARACTERS else 1
+        figure.legend(loc="outside lower left", ncols=columns, handletextpad=0.4, columnspacing=1.2)

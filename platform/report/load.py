@@ -1,0 +1,106 @@
+"""Run folders -> `Report`: what kind of run a folder holds, and everything that can be shown of it.
+
+A path may be the folder of one run (it has a run.json), a folder with runs somewhere below it, or a classification's
+summary file. The order of the page is that of the paths, and within a folder that of the names.
+
+Promises: a path that does not exist or holds no run is an InputError that says which command makes one; a damaged file
+is an InputError that names it; a run that was not finished gives a page that says what is missing. Nothing is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .content import Classification, Evaluation, Interpretation, Report, Training
+from .documents import read_json
+from .evaluation import read_evaluation
+from .interpretation import read_interpretation
+from .other_runs import SUMMARY_SUFFIX, read_classification, read_training
+
+RUN_FILE = "run.json"
+_HOW = "make one with `mplat quickstart`, `mplat eval`, `mplat interp --out`, `mplat classify --out` or `mplat train`"
+_DEPTH = 4  # how far below a folder runs are looked for
+
+
+def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = "") -> Report:
+    """Everything that the runs at `paths` have to show. `reproduce`: the command that makes all of it, if one does."""
+    evaluations: list[Evaluation] = []
+    interpretations: list[Interpretation] = []
+    classifications: list[Classification] = []
+    trainings: list[Training] = []
+    missing: list[str] = []
+    for path in dict.fromkeys(paths):
+        if not path.exists():
+            raise InputError(f"{path}: there is no such run; {_HOW}")
+        sources = list(_sources(path))
+        if not sources:
+            raise InputError(f"{path}: holds no run (no {RUN_FILE} here or below); {_HOW}")
+        for source in sources:
+            if source.name.endswith(SUMMARY_SUFFIX):
+                classifications.append(read_classification(source))
+                continue
+            run = read_json(source, "run its command again")
+            command, folder = run.at("command").text(), source.parent
+            if command == "eval":
+                evaluations.append(read_evaluation(folder, run))
+            elif command == "interp":
+                interpretations.append(read_interpretation(folder, run))
+            elif command == "train":
+                trainings.append(read_training(folder / "log.jsonl", folder.name))
+            elif command != "quickstart":  # the folder of a quickstart is the runs below it
+                missing.append(f"{folder}: a run of `mplat {command}`, which this report cannot show")
+    trainings += _of_shipped_models({run.model for run in evaluations} - {run.model for run in trainings})
+    shown = [*evaluations, *interpretations, *classifications, *trainings]
+    if not shown:
+        raise InputError(f"{paths[0]}: nothing to show: {'; '.join(missing) or 'no run'}; {_HOW}")
+    return Report(
+        title=title or _title(evaluations, interpretations),
+        reproduce=reproduce,
+        evaluations=tuple(evaluations),
+        interpretations=tuple(interpretations),
+        classifications=tuple(classifications),
+        trainings=tuple(trainings),
+        missing=tuple(missing),
+    )
+
+
+def _sources(path: Path) -> Iterator[Path]:
+    """The files that say what there is: run.json of every run, and summaries of classifications."""
+    if path.is_file():
+        if not path.name.endswith(SUMMARY_SUFFIX) and path.name != RUN_FILE:
+            raise InputError(f"{path}: a report is made of run folders, or of the summary that `mplat classify` writes")
+        yield path
+        return
+    yield from _below(path, _DEPTH)
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be looked into ({error.strerror}); change its permissions") from error
+    yield from (entry for entry in entries if entry.name == RUN_FILE)
+    yield from (entry for entry in entries if entry.name.endswith(SUMMARY_SUFFIX) and not entry.name.startswith("."))
+    if depth:
+        for entry in entries:
+            if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
+                yield from _below(entry, depth - 1)
+
+
+def _of_shipped_models(names: set[str]) -> list[Training]:
+    """Training logs that came with shipped models; a model without one is not an error."""
+    if not names:
+        return []
+    from ..models.catalog import shipped
+
+    folders = shipped()
+    logs = {name: folders[name] / "log.jsonl" for name in sorted(names) if name in folders}
+    return [read_training(log, name) for name, log in logs.items() if log.is_file()]
+
+
+def _title(evaluations: Sequence[Evaluation], interpretations: Sequence[Interpretation]) -> str:
+    names = list(dict.fromkeys([run.model for run in evaluations] or [run.model for run in interpretations]))
+    what = "Steering" if evaluations else "Inside" if interpretations else "Runs"
+    return f"{what} {', '.join(names)}".strip()

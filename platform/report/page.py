@@ -1,0 +1,183 @@
+"""The report as one HTML file: tables and figures of a `Report`, laid out by templates/report.html.j2.
+
+Promises
+- The file stands alone: styles and figures are inside it, nothing is requested from anywhere, it has no script.
+- Every text that comes from data is escaped by the template engine (autoescape), after `text.visible` took out what is
+  not to be seen. Only figures and the style sheet, both made here, are trusted markup.
+- The same content and versions give the same bytes: there is no time stamp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..eval.statistics import Difference, Estimate
+from . import figures
+from .content import Evaluation, Interpretation, LayerMap, Report, Role, Training
+from .text import p_value, percent, plain_number, points, shown, signed, visible
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_MARKS: dict[Role, int] = {"unsteered": 0, "steered": 1, "control": 2}
+_NOTHING = Estimate(0, None, None, None)
+
+
+@dataclass(frozen=True)
+class _RunView:
+    """One evaluation with what the template needs beside its numbers."""
+
+    run: Evaluation
+    anchor: str
+    accuracy_figure: Markup | None
+    difference_figure: Markup | None
+    overall: dict[Role, Estimate]
+    overall_n: int | None
+    overall_difference: Difference | None
+    has_f1: bool
+
+
+@dataclass(frozen=True)
+class _MapView:
+    title: str
+    note: str
+    figure: Markup
+
+
+@dataclass(frozen=True)
+class _InsideView:
+    run: Interpretation
+    anchor: str
+    maps: tuple[_MapView, ...]
+
+
+@dataclass(frozen=True)
+class _TrainingView:
+    run: Training
+    figures: tuple[Markup, ...]
+
+
+def render(report: Report) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        keep_trailing_newline=True,
+    )
+    for function in (p_value, percent, plain_number, points, shown, signed):
+        environment.filters[function.__name__] = function
+    sources = [r.folder for r in (*report.evaluations, *report.interpretations)]
+    sources += [c.source for c in report.classifications] + [t.source for t in report.trainings]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        views=[_run_view(run, number) for number, run in enumerate(report.evaluations, 1)],
+        inside=[_inside_view(run, number) for number, run in enumerate(report.interpretations, 1)],
+        trainings=[_training_view(run, number) for number, run in enumerate(report.trainings, 1)],
+        sources=list(dict.fromkeys(sources)),
+    )
+
+
+def _finalize(value: Any) -> Any:
+    """What the template engine does to every value before it escapes it: a number must have been given its form."""
+    from markupsafe import Markup
+
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _run_view(run: Evaluation, number: int) -> _RunView:
+    from markupsafe import Markup
+
+    anchor, model = f"model-{number}", visible(run.model)
+    names = [row.short for row in run.levels]
+    accuracy = [
+        figures.Series(condition.title, _MARKS[condition.role], [_bar(row.em[i]) for row in run.levels])
+        for i, condition in enumerate(run.conditions)
+    ]
+    compared = [
+        # the mark of what is subtracted, so that a colour means the same in both figures
+        figures.Series(comparison.title, _MARKS[comparison.baseline], [_bar(d) for d in comparison.rows])
+        for comparison in run.comparisons
+    ]
+    overall_row = next((row for row in run.levels if row.total), None)
+    overall: dict[Role, Estimate] = dict.fromkeys(_MARKS, _NOTHING)
+    if overall_row is not None:
+        for i, condition in enumerate(run.conditions):
+            if overall[condition.role] is _NOTHING:
+                overall[condition.role] = overall_row.em[i]
+    return _RunView(
+        run=run,
+        anchor=anchor,
+        accuracy_figure=Markup(figures.accuracy(f"{anchor}-accuracy", f"{model}: accuracy per level", names, accuracy))
+        if run.levels
+        else None,
+        difference_figure=Markup(figures.differences(f"{anchor}-change", f"{model}: effect", names, compared))
+        if compared
+        else None,
+        overall=overall,
+        overall_n=overall_row.n if overall_row is not None else None,
+        overall_difference=_overall_difference(run),
+        has_f1=any(cell.mean is not None for row in run.levels for cell in row.f1),
+    )
+
+
+def _overall_difference(run: Evaluation) -> Difference | None:
+    for comparison in run.comparisons:
+        if comparison.baseline == "control":
+            for row, difference in zip(run.levels, comparison.rows, strict=True):
+                if row.total:
+                    return difference
+    return None
+
+
+def _bar(estimate: Estimate | Difference | None) -> figures.Bar:
+    return (
+        figures.Bar(None, None, None) if estimate is None else figures.Bar(estimate.mean, estimate.low, estimate.high)
+    )
+
+
+def _inside_view(run: Interpretation, number: int) -> _InsideView:
+    anchor = f"inside-{number}"
+    maps = [_map_view(entry, f"{anchor}-map-{i}") for i, entry in enumerate(run.maps, 1)]
+    return _InsideView(run, anchor, tuple(maps))
+
+
+def _map_view(entry: LayerMap, name: str) -> _MapView:
+    from markupsafe import Markup
+
+    return _MapView(
+        entry.title,
+        entry.note,
+        Markup(figures.strip(name, entry.title, entry.layers, entry.values, entry.label, entry.scale)),
+    )
+
+
+def _training_view(run: Training, number: int) -> _TrainingView:
+    from markupsafe import Markup
+
+    model = visible(run.model)
+    drawn: list[str] = []
+    if run.loss:
+        losses: dict[str, Sequence[tuple[float, float]]] = {"training": run.loss}
+        losses |= {"held out": run.held_out} if run.held_out else {}
+        drawn.append(figures.curve(f"training-{number}-loss", f"{model}: loss", losses, label="nats per token"))
+    if run.exact_match:
+        scores = {"held-out questions": [(step, 100 * share) for step, share in run.exact_match]}
+        drawn.append(figures.curve(f"training-{number}-score", f"{model}: accuracy", scores, label="exact match, %"))
+    return _TrainingView(run, tuple(Markup(svg) for svg in drawn))
+
+
+def write(report: Report, path: Path) -> str:
+    """Write the page in place of what may be there; returns the sha256 of the file."""
+    from ..runtime.storage import publish_bytes
+
+    return publish_bytes(render(report).encode("utf-8"), path).sha256
