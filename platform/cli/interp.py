@@ -238,26 +238,23 @@ def _console(output: Output, stack: ExitStack) -> Any:
 
     class Console(Observer):
         def __init__(self) -> None:
-            self._shown = stack.enter_context(ExitStack())
+            self._open: ExitStack | None = None
             self._progress: Progress | None = None
-            self._name, self._done = "", 0
+            self._done = 0
 
         def found(self, step: str) -> None:
-            self._close()
             output.say(f"{step}: cached")
 
         def begin(self, step: str, prompts: int) -> None:
-            self._close()
             output.say(f"{step}: not in the cache, computed now on {prompts} prompts")
 
         def progress(self, progress: JobProgress) -> None:
-            if self._progress is None or progress.name != self._name:
-                self._close()
-                title, total = progress.name, progress.shards
-                self._progress = self._shown.enter_context(output.progress(title, total, "batches"))
-                self._name, self._done = progress.name, 0
             if progress.note:
                 output.warn(progress.note)
+            if self._progress is None or progress.shards_done < self._done:  # the step's next phase counts from 0
+                self._close()
+                self._open = stack.enter_context(ExitStack())
+                self._progress = self._open.enter_context(output.progress(progress.name, progress.shards, "batches"))
             self._progress.advance(progress.shards_done - self._done)
             self._done = progress.shards_done
 
@@ -265,7 +262,8 @@ def _console(output: Output, stack: ExitStack) -> Any:
             self._close()
 
         def _close(self) -> None:
-            self._shown.close()
-            self._progress = None
+            if self._open is not None:
+                self._open.close()
+            self._open, self._progress, self._done = None, None, 0
 
     return Console()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,13 +76,19 @@ def step_key(
         "batches": batches_digest,
         "dtype": str(model.dtype).removeprefix("torch."),
         "backend": _backend(model),
-        "sources": source_digests([step.module, _FORWARD_PASS]),
+        "sources": _sources(step.module),
         "versions": {package: metadata.version(package) for package in _PACKAGES},
         "upstream": dict(upstream),
     }
     assert set(components) == set(COMPONENTS)
     canonical_json(components)  # raises here, where the step is known, if a setting is not plain finite JSON
     return Key(digest_of(components), components)
+
+
+@cache
+def _sources(module: str) -> dict[str, str]:
+    """Read once: a running process computes with the sources it was started with, whatever happens to the files."""
+    return source_digests([module, _FORWARD_PASS])
 
 
 def _backend(model: LanguageModel) -> dict[str, str]:

@@ -63,7 +63,6 @@ class BatchRunner:
 
     def __call__(self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any]) -> pa.Table:
         """See `registry.MapBatches`."""
-        name = f"{self.step}: {function.__name__}"
         kwargs = {
             "function": f"{function.__module__}:{function.__qualname__}",
             "arguments": dict(arguments),
@@ -73,7 +72,7 @@ class BatchRunner:
             "dtype": str(self.model.dtype).removeprefix("torch."),
         }
         table = run_table(
-            name,
+            self.step,
             [item.to_json() for item in self.data.items],
             WorkerFactory(f"{__name__}:build_worker", kwargs),
             out_dir=self.folder / function.__name__,
@@ -82,7 +81,7 @@ class BatchRunner:
             lengths=self.data.lengths,
             sort_by=[field.name for field in _ORDER],
             schema=pa.schema([*_ORDER, *schema]),
-            semantic_key={"key": self.key, "arguments": digest_of(dict(arguments))},
+            semantic_key={"key": self.key, "function": kwargs["function"], "arguments": digest_of(dict(arguments))},
             progress=self.progress,
             id_column=None,
             rows_per_item=None,

@@ -1,0 +1,253 @@
+"""Nothing is computed twice, everything that can change a result changes its key, and `why` can name it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from interp_jobs import asked, reader
+from mplat.datasets.records import Question
+from mplat.errors import InputError, UsageError
+from mplat.interp import (
+    Cache,
+    InterpConfig,
+    Observer,
+    bottleneck_channels,
+    config_model,
+    plan_steps,
+    run_plan,
+    run_steps,
+)
+from mplat.interp.key import differences, nearest
+from mplat.models import LanguageModel, load
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return reader()
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    return asked()
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each forward pass: its number of rows."""
+    seen: list[int] = []
+    forward = LanguageModel.forward
+
+    def counted(self, tokens, *args, **kwargs):
+        seen.append(len(tokens))
+        return forward(self, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(LanguageModel, "forward", counted)
+    return seen
+
+
+def config(**values: object) -> InterpConfig:
+    return config_model().model_validate({"batch_size": 4, "bottlenecks": {"resamples": 100}} | values)
+
+
+def test_a_second_run_computes_nothing_and_gives_the_same_tables(model, questions, tmp_path, passes) -> None:
+    cache = Cache(tmp_path)
+    first = run_steps(model, questions, config(), cache=cache)
+    assert list(first) == ["activations", "attribution", "delta_sensitivity", "bottlenecks"] and passes
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    passes.clear()
+    second = run_steps(model, questions, config(), cache=cache)
+    assert passes == [] and {result.seconds for result in second.values()} == {None}
+    for name, result in first.items():
+        assert all(result.tables[part].equals(second[name].tables[part]) for part in result.tables)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    assert not (tmp_path / ".work").exists() or not list((tmp_path / ".work").iterdir())
+
+
+def test_only_what_is_needed_is_computed(model, questions, tmp_path, passes) -> None:
+    cache = Cache(tmp_path)
+    assert list(run_steps(model, questions, config(steps=("attribution",)), cache=cache)) == ["attribution"]
+    assert passes == [4, 2]  # six prompts in batches of four: one pass each
+    passes.clear()
+    run_steps(model, questions, config(steps=("bottlenecks",)), cache=cache)
+    groups = 2 * 2 * (1 + 1 + 3)  # layers, sites; all, top, three random sets
+    assert len(passes) == 2 + 2 * (1 + groups)  # delta_sensitivity, then clean and ablated; attribution is there
+    # a cached result needs nothing, so what it was made from may be gone
+    for step in ("attribution", "delta_sensitivity"):
+        for entry in cache.entries(step):
+            cache.remove(step, entry.key)
+    passes.clear()
+    assert list(run_steps(model, questions, config(steps=("bottlenecks",)), cache=cache)) == ["bottlenecks"]
+    assert passes == []
+
+
+def test_fresh_computes_again_what_was_there(model, questions, tmp_path, passes) -> None:
+    first = run_steps(model, questions, config(steps=("attribution",)), cache=Cache(tmp_path))
+    passes.clear()
+    second = run_steps(model, questions, config(steps=("attribution",)), cache=Cache(tmp_path), fresh=True)
+    assert passes == [4, 2]
+    assert first["attribution"].table.equals(second["attribution"].table)
+
+
+def test_a_flipped_bit_is_found_and_the_step_computed_again(model, questions, tmp_path, passes) -> None:
+    first = run_steps(model, questions, config(steps=("attribution",)), cache=Cache(tmp_path))["attribution"]
+    path = tmp_path / "attribution" / first.key / "part-00000.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 4]) + whole[1001:])
+    passes.clear()
+    warnings: list[str] = []
+    cache = Cache(tmp_path, warn=warnings.append)
+    second = run_steps(model, questions, config(steps=("attribution",)), cache=cache)["attribution"]
+    assert passes == [4, 2] and second.table.equals(first.table) and path.read_bytes() == whole
+    assert len(warnings) == 1 and str(path) in warnings[0]
+    assert len(list((tmp_path / ".quarantine").iterdir())) == 1
+
+
+def test_an_interrupted_step_continues_where_it_was(model, questions, tmp_path, passes) -> None:
+    class Impatient(Observer):
+        def progress(self, progress) -> None:
+            if progress.shards_done == 2:
+                raise KeyboardInterrupt
+
+    chosen = config(steps=("attribution",), batch_size=1)
+    whole = run_steps(model, questions, chosen, cache=Cache(tmp_path / "a"))["attribution"]
+    passes.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run_steps(model, questions, chosen, cache=Cache(tmp_path / "b"), observer=Impatient())
+    assert passes == [1, 1]
+    again = run_steps(model, questions, chosen, cache=Cache(tmp_path / "b"))["attribution"]
+    assert len(passes) == 6 and again.table.equals(whole.table)
+
+
+def keys(model: LanguageModel, questions: list[Question], **values: object) -> dict[str, tuple[str, dict]]:
+    plan = plan_steps(model, questions, config(**values))
+    return {name: (planned.key.digest, dict(planned.key.components)) for name, planned in plan.steps.items()}
+
+
+def test_everything_that_can_change_a_result_changes_its_key(model, questions) -> None:
+    base = keys(model, questions)
+    changes: list[tuple[str, dict[str, tuple[str, dict]]]] = [
+        ("settings.sites", keys(model, questions, attribution={"sites": ("mixer_out",)})),
+        ("layers", keys(model, questions, layers=(1,))),
+        ("batches", keys(model, questions, batch_size=3)),
+        ("data", keys(model, questions[:-1])),
+        ("data", keys(model, [questions[0], *questions[:0:-1]])),
+        ("model", keys(reader(seed=1), questions)),
+        ("model", keys(reader(dtype=torch.float64), questions)),
+        ("model", keys(reader("mamba2"), questions)),
+    ]
+    for component, other in changes:
+        assert other["attribution"][0] != base["attribution"][0], component
+        first = differences(other["attribution"][1], base["attribution"][1])[0]
+        assert first.name.startswith(component), (component, first)
+
+
+def test_keys_follow_what_a_step_uses(model, questions) -> None:
+    base = keys(model, questions)
+    seeded = keys(model, questions, seed=5)
+    changed = {name for name in base if seeded[name][0] != base[name][0]}
+    assert changed == {"bottlenecks"}  # the only step that draws
+    upstream = keys(model, questions, delta_sensitivity={"sites": ("mixer_out", "mixer.delta", "mixer.x")})
+    changed = {name for name in base if upstream[name][0] != base[name][0]}
+    assert changed == {"delta_sensitivity", "bottlenecks"}
+    assert [d.name for d in differences(upstream["bottlenecks"][1], base["bottlenecks"][1])] == [
+        "upstream.delta_sensitivity"
+    ]
+    # the same model from a folder, under another name, is the same model
+    assert keys(model, questions) == base
+
+
+def test_a_changed_weight_changes_the_key(questions) -> None:
+    model = reader()
+    before = keys(model, questions)
+    with torch.no_grad():
+        model.backbone.norm_f.weight[0] += 1e-3
+    after = keys(model, questions)
+    assert all(before[name][0] != after[name][0] for name in before)
+
+
+def test_why_names_the_first_difference_to_the_nearest_result(model, questions, tmp_path) -> None:
+    cache = Cache(tmp_path)
+    for values in ({"seed": 1, "layers": (0,)}, {}):
+        run_steps(model, questions, config(**values), cache=cache)
+    plan = plan_steps(model, questions, config(bottlenecks={"resamples": 101}))
+    others = {entry.key: entry.components for entry in cache.entries("bottlenecks")}
+    found = nearest(plan.steps["bottlenecks"].key, others)
+    assert found is not None and str(found[1][0]) == "settings.resamples (100 -> 101)" and len(found[1]) == 1
+    assert nearest(plan.steps["bottlenecks"].key, {}) is None
+
+
+def test_questions_that_cannot_be_used_are_left_out_with_a_status(model, questions, tmp_path) -> None:
+    odd = [
+        dataclasses.replace(questions[0], id="no answer", answers=()),
+        dataclasses.replace(questions[0], id="no prompt", prompt="  "),
+        dataclasses.replace(questions[0], id="long", prompt=" word" * 3000),
+    ]
+    result = run_steps(model, [*questions, *odd], config(steps=("activations",)), cache=Cache(tmp_path))["activations"]
+    for part in result.tables.values():
+        statuses = {r["question_id"]: (r["status"], r["vector"] is None) for r in part.to_pylist()}
+        assert [statuses[q.id] for q in odd] == [("bad_input", True), ("bad_input", True), ("too_long", True)]
+        assert {statuses[q.id] for q in questions} == {("ok", False)}
+    with pytest.raises(InputError, match="none of the 3 questions"):
+        plan_steps(model, odd)
+    with pytest.raises(InputError, match="there are no questions"):
+        plan_steps(model, [])
+    with pytest.raises(InputError, match="more than once"):
+        plan_steps(model, [questions[0], questions[0]])
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"), [((2,), "blocks 0 to 1"), ((-1,), "no block -1"), ((0, 0), "once"), ((), "at least one")]
+)
+def test_layers_out_of_range_are_usage_errors(model, questions, layers, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan_steps(model, questions, config(layers=layers))
+
+
+def test_bottleneck_channels_are_those_of_largest_attribution(model, questions, tmp_path, passes) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def find(**values: object) -> list[int]:
+        place = {"layer": 1, "site": "delta", "k": 3} | values
+        return bottleneck_channels(
+            model, questions, cache_dir=tmp_path, progress=lambda *told_: told.append(told_), **place
+        )
+
+    found = find()
+    assert passes == [6]
+    assert told[-1] == ("attribution of mamba on 6 prompts", 1, 1) and told[0][1:] == (0, 1)
+    rows = run_steps(
+        model, questions, config_model().model_validate({"steps": ("attribution",)}), cache=Cache(tmp_path)
+    )
+    here = [r for r in rows["attribution"].table.to_pylist() if (r["layer"], r["site"]) == (1, "mixer.delta")]
+    assert found == [r["channel"] for r in sorted(here, key=lambda r: -abs(r["attribution"]))][:3]
+    assert find(k=1) == found[:1] and len(find(layer=0, site="mixer_out", k=24)) == 24
+    assert passes == [6]  # one pass answered all of them
+    find(site="mixer.gate")
+    assert passes == [6, 6]
+    for values, message in (({"layer": 2}, "blocks 0 to 1"), ({"site": "dleta"}, "no site"), ({"k": 0}, "1 to 48")):
+        with pytest.raises(UsageError, match=message):
+            find(**values)
+
+
+@pytest.fixture
+def saved(model: LanguageModel, tmp_path: Path) -> Iterator[LanguageModel]:
+    model.save(tmp_path / "model")
+    yield load(tmp_path / "model")
+
+
+@pytest.mark.ray
+def test_workers_elsewhere_give_the_same_tables(saved, questions, tmp_path) -> None:
+    from mplat.runtime import open_session
+
+    chosen = config(steps=("bottlenecks",), batch_size=2)
+    here = run_steps(saved, questions, chosen, cache=Cache(tmp_path / "a"))
+    with open_session("local", actors=2) as session:
+        there = run_plan(plan_steps(saved, questions, chosen), cache=Cache(tmp_path / "b"), session=session)
+    for name in ("attribution", "delta_sensitivity", "bottlenecks"):
+        assert there[name].table.equals(here[name].table) and there[name].key == here[name].key
+        files = [tmp_path / side / name / here[name].key / "part-00000.parquet" for side in ("a", "b")]
+        assert files[0].read_bytes() == files[1].read_bytes()
