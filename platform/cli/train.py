@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @command("train", order=30)
 def train(
     settings_file: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file with settings; configs/train has examples.")
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file with settings; configs/train has examples.")
     ] = None,
     arch: Annotated[str | None, typer.Option("--arch", help="Architecture, such as mamba or mamba2.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="Size, such as nano, tiny or 130m.")] = None,
