@@ -8,6 +8,7 @@ to the home folder.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -61,7 +62,8 @@ def start_local(auth: str | None) -> RayConnection:
     def close() -> None:
         _shut_down()
         restore()
-        shutil.rmtree(folder, ignore_errors=True)  # Ray's last process may still be writing its log
+        end_processes_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # a leftover folder of logs is no reason to fail
 
     try:
         _initialise(
@@ -73,7 +75,7 @@ def start_local(auth: str | None) -> RayConnection:
     except Exception as error:
         close()
         raise ClusterError(f"a local Ray could not be started with RAY_AUTH_MODE={mode}: {_first_line(error)}; use "
-                           "--address none to run in this process") from error
+                           "--address none to run in this process, or try again on a less busy machine") from error
     except BaseException:
         close()
         raise
@@ -170,6 +172,21 @@ def _shut_down() -> None:
     if ray is not None:
         ray.shutdown()
         _let_print(True)
+
+
+def end_processes_of(folder: Path) -> None:
+    """Kill what was started for `folder`, a name no other session has.
+
+    Ray forgets the processes of a start that failed, and its agents outlive their parent by half a minute as children
+    of nobody; so this looks at all processes.
+    """
+    import psutil  # Ray brings it
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and any(str(folder) in argument for argument in process.cmdline()):
+                process.kill()
+                process.wait(5.0)
 
 
 def _let_print(allowed: bool) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from mplat.errors import ClusterError, InputError, UsageError
 from mplat.runtime import WorkerFactory, open_session
+from mplat.runtime.ray_connection import end_processes_of
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 
@@ -118,6 +120,21 @@ def test_an_address_that_is_not_ray_fails_in_time() -> None:
         with pytest.raises(ClusterError, match="not as a Ray of this version"):
             open_session(f"127.0.0.1:{port}", connect_timeout_s=5.0)
         assert time.monotonic() - begun <= 10.0  # 5 s, and a loaded machine's share for ending the attempt
+
+
+def test_what_a_failed_start_leaves_running_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    def sleeper(argument: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", argument])
+
+    ours, other = sleeper(f"--session_dir={tmp_path}/session_1"), sleeper("--session_dir=/elsewhere")
+    try:
+        end_processes_of(tmp_path)
+        assert not psutil.pid_exists(ours.pid)
+        assert psutil.pid_exists(other.pid) and other.poll() is None
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.wait()
 
 
 def test_a_worker_is_made_by_name_and_plain_arguments() -> None:
