@@ -1,0 +1,231 @@
+"""An evaluation from questions to files, on models whose right answers are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from mplat.datasets.records import to_table
+from mplat.errors import InputError, UsageError
+from mplat.eval import answers, side_effects
+from mplat.eval.config import EvalConfig
+from mplat.eval.planning import prepare
+from mplat.eval.runner import evaluate
+from mplat.eval.schema import ITEM_SCHEMA
+from mplat.eval.split import side
+from mplat.runtime import open_session, read_table
+from mplat.steering import Recipe
+from planted_models import ANSWER_TOKENS, CHANNELS, LAYER, planted
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("planted")
+
+
+@pytest.fixture(scope="module")
+def case(place):
+    """The damaged model in place/model, its questions in place/questions.parquet."""
+    made = planted(place / "model")
+    pq.write_table(to_table(made.questions), place / "questions.parquet")
+    return made
+
+
+def settings(place, *, steering=None, **changes):
+    values = {
+        "questions": place / "questions.parquet", "max_new_tokens": ANSWER_TOKENS, "batch_size": 8,
+        "development_share": 0.4, "draws": 2, "resamples": 500, "price_texts_per_level": 1,
+        "steering": {"operators": ["scale_mixer_out"], "layers": [0, 1, 2], "strengths": [0.5, 3.0, 10.0]}
+        | (steering or {}),
+    }  # fmt: skip
+    return EvalConfig.model_validate({**values, **changes})
+
+
+def oracle(site, layer, k):
+    """The planted channels, whatever the layer: which layer and how much is for the search to find out."""
+    assert k == len(CHANNELS)
+    return list(CHANNELS)
+
+
+def run(config, model, out, find_channels=oracle, session=None, **more):
+    plan = prepare(config, model)
+    if session is not None:
+        return evaluate(plan, out=out, session=session, find_channels=find_channels, **more)
+    with open_session("none") as own:
+        return evaluate(plan, out=out, session=own, find_channels=find_channels, **more)
+
+
+@pytest.fixture(scope="module")
+def found(place, case):
+    return run(settings(place), case.damaged, place / "run")
+
+
+def items(result):
+    return read_table(result.out / "items.parquet").to_pylist()
+
+
+def test_the_search_finds_the_planted_layer_and_strength(found):
+    assert (found.recipe.layer, found.recipe.strength, found.recipe.channels) == (LAYER, 10.0, CHANNELS)
+    table = read_table(found.out / "discovery.parquet").to_pylist()
+    assert len(table) == 9 and [r["strength"] for r in table if r["chosen"]] == [10.0]
+    assert max(r["em"] for r in table if not r["chosen"]) < 1.0 == max(r["em"] for r in table)
+
+
+def test_steering_repairs_the_damage_on_test_questions_and_random_channels_do_not(found):
+    em = found.summary.overall.em.conditions
+    assert em["steered"].mean == 1.0
+    assert em["unsteered"].mean < 0.3 and em["control_random"].mean < 0.3
+    assert found.summary.verdict.supported, found.summary.verdict.sentence
+
+
+def test_the_choice_saw_development_questions_alone_and_the_verdict_test_questions_alone(found, case):
+    sides = {q.id: side(q, seed=0, share=0.4) for q in case.questions}
+    seen = {(row["split"], row["family"]) for row in items(found)}
+    assert seen == {
+        ("development", "unsteered"), ("development", "candidate"), ("test", "unsteered"), ("test", "steered"),
+        ("test", "control_random"),
+    }  # fmt: skip
+    assert all(row["split"] == sides[row["question_id"]] for row in items(found))
+    test = {name for name, where in sides.items() if where == "test"}
+    assert found.summary.overall.n == len(test) == len({r["question_id"] for r in items(found) if r["split"] == "test"})
+
+
+def test_every_question_has_one_row_in_every_condition_in_a_fixed_order(found):
+    table = read_table(found.out / "items.parquet")
+    assert table.schema.remove_metadata() == ITEM_SCHEMA
+    keys = [(r["split"], r["question_id"], r["condition"]) for r in table.to_pylist()]
+    assert keys == sorted(set(keys))
+    conditions = {c for s, _, c in keys if s == "test"}
+    assert conditions == {"unsteered", "steered", "control_random_0", "control_random_1"}
+
+
+def test_the_files_say_what_was_done(found, case):
+    record = json.loads((found.out / "run.json").read_text())
+    assert record["model"]["digest"] == case.damaged.digest
+    assert record["session"]["kind"] == "in-process" and record["kernels"]["scan"]
+    assert Recipe.load(found.out / "recipe.json", case.damaged) == found.recipe
+    summary = json.loads((found.out / "summary.json").read_text())
+    assert summary["overall"]["em"]["conditions"]["steered"]["mean"] == 1.0
+    assert summary["verdict"]["supported"] is True
+    assert sum(summary["split"]["test"].values()) == found.summary.overall.n
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("a forward pass was made")
+
+
+def test_running_again_makes_no_forward_pass_and_the_same_files(found, place, case, monkeypatch):
+    files = sorted(p for p in found.out.iterdir() if p.is_file())
+    before = {p.name: p.read_bytes() for p in files}
+    monkeypatch.setattr(answers, "generate", refuse)
+    monkeypatch.setattr(side_effects, "mean_token_nll", refuse)
+    run(settings(place), case.damaged, found.out)
+    assert {p.name: p.read_bytes() for p in files} == before
+    with pytest.raises(AssertionError, match="forward pass"):
+        answers.generate(case.damaged, [[1]])
+
+
+def test_fresh_computes_again_and_gives_the_same_tables(found, place, case):
+    again = run(settings(place), case.damaged, place / "again", fresh=True)
+    for name in ("items.parquet", "discovery.parquet", "price.parquet", "summary.json", "recipe.json"):
+        assert (again.out / name).read_bytes() == (found.out / name).read_bytes()
+
+
+def test_a_stored_recipe_is_judged_without_a_search(found, place, case):
+    config = settings(place, steering={"recipe": found.out / "recipe.json"})
+    judged = run(config, case.damaged, place / "judged", find_channels=refuse)
+    assert judged.summary.overall == found.summary.overall
+    assert not (judged.out / "discovery.parquet").exists()
+
+
+def test_strength_one_costs_nothing_and_differs_in_nothing(place, case, monkeypatch):
+    asked = []
+    real = answers.generate
+
+    def counting(model, prompts, **more):
+        asked.append(len(prompts))
+        return real(model, prompts, **more)
+
+    monkeypatch.setattr(answers, "generate", counting)
+    same = run(settings(place, steering={"strengths": [1.0]}), case.damaged, place / "identity")
+    assert sum(asked) == len(case.questions), "every question is asked once, unsteered"
+    assert same.recipe.is_identity
+    for difference in same.summary.overall.em.differences.values():
+        assert (difference.mean, difference.low, difference.high, difference.p) == (0.0, 0.0, 0.0, 1.0)
+    assert same.summary.price.nll.differences["steered-unsteered"].mean == 0.0
+    assert not same.summary.verdict.supported
+    predictions = {(r["question_id"], r["family"]): r["prediction"] for r in items(same) if r["split"] == "test"}
+    assert all(predictions[q, "steered"] == predictions[q, "unsteered"] for q, _ in predictions)
+
+
+def test_questions_that_cannot_be_asked_are_rows_with_a_status(place, case):
+    wrong = [
+        dataclasses.replace(case.questions[0], id="long", prompt="word " * 5000),
+        dataclasses.replace(case.questions[0], id="mute", answers=()),
+        dataclasses.replace(case.questions[0], id="blank", prompt="  "),
+        dataclasses.replace(case.questions[0], id="odd", metric="bleu"),
+    ]
+    path = place / "wrong.parquet"
+    pq.write_table(to_table([*case.questions, *wrong]), path)
+    config = settings(place, questions=path, steering={"layers": [1], "strengths": [10.0]}, draws=1)
+    result = run(config, case.damaged, place / "wrong")
+    rows = [r for r in items(result) if r["question_id"] in {w.id for w in wrong}]
+    expected = {"long": "too_long", "mute": "bad_input", "blank": "bad_input", "odd": "bad_input"}
+    assert {r["question_id"]: r["status"] for r in rows} == expected
+    assert all(r["em"] is None and r["prediction"] is None and r["reason"] for r in rows)
+    for row in (r for r in rows if r["split"] == "test"):
+        assert {r["condition"] for r in rows if r["question_id"] == row["question_id"]} == {
+            "unsteered", "steered", "control_random_0",
+        }  # fmt: skip
+    tested = {r["question_id"] for r in rows if r["split"] == "test"}
+    assert result.summary.bad_test_rows == 3 * len(tested) and 0 < result.bad_share < 1
+    assert result.summary.overall.em.conditions["steered"].n == result.summary.overall.n - len(tested)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"steering": {"layers": [3]}}, UsageError, "layer 3 does not exist; .* layers 0 to 2"),
+        ({"steering": {"operators": ["scale_detla"]}}, UsageError, "did you mean 'scale_delta'"),
+        ({"steering": {"variant": "mamba2"}}, UsageError, "steers mamba2 models and .* is a mamba model"),
+        ({"controls": ["rnd"]}, UsageError, "there is no control 'rnd'"),
+        ({"mode": "both", "questions": None}, UsageError, "name it with --questions"),
+        ({"mode": "prompts"}, UsageError, "would ignore --questions"),
+        ({"limit": 1}, InputError, "fell on the (development|test) side"),
+    ],
+)
+def test_a_plan_that_cannot_be_kept_is_refused_before_anything_runs(place, case, change, error, message):
+    with pytest.raises(error, match=message):
+        prepare(settings(place, **change), case.damaged)
+
+
+def test_one_id_for_two_questions_is_refused(place, case):
+    path = place / "twice.parquet"
+    pq.write_table(to_table([*case.questions, case.questions[3]]), path)
+    with pytest.raises(InputError, match=f"the first is '{case.questions[3].id}'"):
+        prepare(settings(place, questions=path), case.damaged)
+
+
+def test_both_kinds_of_questions_are_summarised_apart(place, case):
+    other = [dataclasses.replace(q, id=f"other-{q.id}", dataset="other", prompt=None) for q in case.questions[:12]]
+    path = place / "other.parquet"
+    pq.write_table(to_table(other), path)
+    config = settings(place, mode="both", per_level=2, questions=path, steering={"layers": [1], "strengths": [10.0]})
+    result = run(config, case.damaged, place / "both")
+    assert [g.name for g in result.summary.datasets] == ["facts", "other"]
+    assert sum(g.n for g in result.summary.datasets) == result.summary.overall.n
+
+
+@pytest.mark.ray
+def test_one_process_and_one_or_two_actors_give_the_same_tables(found, place, case):
+    names = ("items.parquet", "discovery.parquet", "price.parquet", "summary.json")
+    with open_session("local", actors=2) as session:
+        for actors in (1, 2):
+            out = place / f"ray{actors}"
+            result = run(settings(place), case.damaged, out, session=session.using(actors=actors))
+            assert {n: (result.out / n).read_bytes() == (found.out / n).read_bytes() for n in names} == dict.fromkeys(
+                names, True
+            )

@@ -1,0 +1,181 @@
+"""What rows say, on rows written by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA
+from mplat.eval.statistics import Difference, Estimate, paired_difference
+from mplat.eval.summary import Resampling, summarise, values_of
+from mplat.eval.verdict import judge
+
+HOW = Resampling(seed=0, confidence=0.95, resamples=500)
+CONDITIONS = [
+    ("unsteered", "unsteered", None),
+    ("steered", "steered", None),
+    ("control_random_0", "control_random", 0),
+    ("control_random_1", "control_random", 1),
+]
+
+
+def row(question, condition, em, *, f1=None, status="ok", category="two_hop", split="test", dataset="facts"):
+    name, family, draw = condition
+    return {
+        "question_id": question, "dataset": dataset, "category": category, "level": 2, "split": split, "model": "m",
+        "variant": "mamba", "condition": name, "family": family, "draw": draw, "metric": "squad_v1", "answers": ["a"],
+        "em": em if status == "ok" else None, "f1": f1 if f1 is not None and status == "ok" else None, "status": status,
+    }  # fmt: skip
+
+
+def price_rows(values):
+    """text -> nll of each condition."""
+    return [
+        {"text_id": text, "model": "m", "variant": "mamba", "condition": c[0], "family": c[1], "draw": c[2],
+         "n_tokens": 5, "nll": nll, "status": "ok" if nll is not None else "model_nonfinite"}
+        for text, of_text in values.items() for c, nll in zip(CONDITIONS, of_text, strict=True)
+    ]  # fmt: skip
+
+
+def make(rows, prices=None):
+    prices = {"t0": [1.0, 1.5, 1.0, 1.0], "t1": [2.0, 2.25, 2.0, 2.0]} if prices is None else prices
+    return summarise(
+        pa.Table.from_pylist(rows, schema=ITEM_SCHEMA),
+        pa.Table.from_pylist(price_rows(prices), schema=PRICE_SCHEMA),
+        HOW,
+    )
+
+
+def table_of(em, **more):
+    """question -> EM of each condition."""
+    return [
+        row(question, c, value, f1=value, **more)
+        for question, values in em.items()
+        for c, value in zip(CONDITIONS, values, strict=True)
+    ]
+
+
+def test_means_and_differences_are_those_of_the_rows():
+    em = {f"q{i}": v for i, v in enumerate([(0, 1, 0, 1), (0, 1, 0, 0), (1, 1, 1, 1), (1, 0, 0, 0), (0, 1, 0, 0)])}
+    overall = make(table_of(em)).overall
+    columns = np.array([list(v) for v in em.values()], dtype=float)
+    controlled = columns[:, 2:].mean(axis=1)
+    assert {k: v.mean for k, v in overall.em.conditions.items()} == pytest.approx(
+        {"unsteered": 0.4, "steered": 0.8, "control_random": controlled.mean()}
+    )
+    expected = paired_difference(columns[:, 1], controlled, seed=0, n_resamples=500)
+    assert overall.em.differences["steered-control_random"] == expected
+    assert set(overall.em.differences) == {
+        "steered-unsteered", "steered-control_random", "control_random-unsteered",
+    }  # fmt: skip
+    assert (overall.n, overall.scored) == (5, 5)
+
+
+def test_draws_of_a_control_are_averaged_per_question_and_do_not_count_as_questions():
+    rows = table_of({"a": (0, 0, 1, 0), "b": (0, 0, 1, 1)})
+    assert values_of(rows, "question_id", "em")["control_random"] == {"a": 0.5, "b": 1.0}
+    assert make(rows).overall.em.conditions["control_random"].n == 2
+    assert [(d.condition, d.em) for d in make(rows).draws["control_random"]] == [
+        ("control_random_0", 1.0), ("control_random_1", 0.5),
+    ]  # fmt: skip
+
+
+def test_a_failed_row_is_left_out_and_counted_never_zero():
+    rows = table_of({"a": (1, 1, 1, 1), "b": (1, 1, 1, 1), "c": (1, 1, 1, 1)})
+    rows[1] = row("a", CONDITIONS[1], None, status="model_nonfinite")
+    rows[7] = row("b", CONDITIONS[3], None, status="scorer_error")
+    found = make(rows)
+    assert found.overall.em.conditions["steered"] == Estimate(2, 1.0, *found.overall.em.conditions["steered"][2:])
+    assert found.overall.em.conditions["control_random"].n == 2, "a question counts where every draw answered"
+    assert found.overall.em.differences["steered-unsteered"].n == 2
+    assert (found.overall.n, found.overall.scored) == (3, 1)
+    assert (found.bad_test_rows, found.test_rows) == (2, 12)
+    assert found.status["steered"] == {"model_nonfinite": 1, "ok": 2}
+
+
+def test_a_metric_without_f1_has_no_f1():
+    rows = [row(q, c, 1.0) for q in "ab" for c in CONDITIONS]
+    assert make(rows).overall.f1.conditions["steered"] == Estimate(0, None, None, None)
+
+
+def test_development_rows_enter_no_number():
+    rows = table_of({"a": (0, 0, 0, 0), "b": (1, 0, 0, 0)})
+    with_more = [*rows, *table_of({"c": (1, 1, 1, 1)}, split="development")]
+    assert make(with_more).overall == make(rows).overall
+
+
+def test_levels_stand_in_their_order_and_p_is_corrected_across_them():
+    rows = []
+    for category in ("stress_test", "simple_recall", "two_hop", "query_dataset"):
+        rows += table_of({f"{category}{i}": (0, 1, 0, 0) for i in range(6)}, category=category)
+    found = make(rows)
+    assert [(g.name, g.level) for g in found.levels] == [
+        ("simple_recall", 1), ("two_hop", 2), ("stress_test", 6), ("query_dataset", None),
+    ]  # fmt: skip
+    for level in found.levels:
+        difference = level.em.differences["steered-unsteered"]
+        assert difference.p == 2 / 64 and difference.p_holm == pytest.approx(4 * 2 / 64)
+    assert found.overall.em.differences["steered-unsteered"].p_holm is None
+
+
+def test_one_question_has_a_mean_and_no_interval():
+    found = make(table_of({"a": (0, 1, 0, 0)}))
+    assert found.overall.em.conditions["steered"] == Estimate(1, 1.0, None, None)
+    assert found.overall.em.differences["steered-unsteered"] == Difference(1, 1.0, None, None, None)
+    assert not found.verdict.supported and "only 1 test questions" in found.verdict.sentence
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_price_is_the_paired_difference_over_texts():
+    price = make(table_of({"a": (0, 1, 0, 0)})).price
+    assert price.texts == 2 and price.failed == 0
+    assert price.nll.differences["steered-unsteered"].mean == pytest.approx((0.5 + 0.25) / 2)
+    failed = make(table_of({"a": (0, 1, 0, 0)}), {"t": [1.0, None, 1.0, 1.0], "u": [1.0, 1.0, 1.0, 1.0]}).price
+    assert failed.failed == 1 and failed.nll.differences["steered-unsteered"].n == 1
+
+
+# -- the verdict ----------------------------------------------------------------------------------------------------
+
+BETTER, SAME = Difference(50, 0.1, 0.04, 0.16, 0.001), Difference(50, 0.01, -0.03, 0.05, 0.6)
+WORSE = Difference(50, -0.1, -0.16, -0.04, 0.001)
+
+
+def verdict(gain, over_control, *, draws=(0.4, 0.42), families=("unsteered", "steered", "control_random")):
+    conditions = {f: Estimate(50, 0.5 if f == "steered" else 0.4, 0.3, 0.6) for f in families}
+    differences = {"steered-unsteered": gain, "steered-control_random": over_control}
+    return judge(
+        conditions, differences, {"control_random": list(draws)}, Difference(9, 0.02, 0.01, 0.03, 0.01), alpha=0.05
+    )
+
+
+def test_better_than_both_is_a_yes_with_its_price():
+    found = verdict(BETTER, BETTER)
+    assert found.supported and found.sentence.startswith("Steering beats the unsteered model and its controls")
+    assert "+0.020 nats per token" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((SAME, BETTER), "not better than the unsteered model"),
+        ((BETTER, SAME), "not better than random channels"),
+        ((WORSE, BETTER), "worse than the unsteered model"),
+        ((Difference(50, 0.1, 0.01, 0.2, 0.07), BETTER), "not better than the unsteered model"),
+    ],
+)
+def test_anything_less_is_no_evidence_and_says_why(arguments, reason):
+    found = verdict(*arguments)
+    assert not found.supported
+    assert found.sentence.startswith("No evidence that steering helps") and reason in found.sentence
+
+
+def test_one_draw_that_does_as_well_is_enough_to_doubt():
+    found = verdict(BETTER, BETTER, draws=(0.1, 0.5))
+    assert not found.supported and "a single draw of random channels does as well" in found.sentence
+
+
+def test_without_controls_there_is_no_yes():
+    found = verdict(BETTER, BETTER, families=("unsteered", "steered"))
+    assert not found.supported and "no control was run" in found.sentence

@@ -1,0 +1,115 @@
+"""The grid, the rule of choice, the table; and a planted bottleneck that the search must find."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from model_zoo import nano
+from mplat.errors import InputError, UsageError
+from mplat.steering import Recipe, Scored, choose, find_variant, grid, variant_names
+from mplat.steering.discovery import DISCOVERY_SCHEMA, channel_count, discovery_table, ranked
+
+RECIPE = Recipe("mamba", "scale_mixer_out", "mixer_out", 1, (0,), 2.0, 0, "d" * 64)
+
+
+def scored(em, f1=0.5, *, strength=2.0, layer=1, failed=0, n=10):
+    return Scored(dataclasses.replace(RECIPE, strength=strength, layer=layer), n, failed, em, f1)
+
+
+def make_grid(model, **changes):
+    arguments = {
+        "variant": "mamba", "strengths": {"scale_mixer_out": (0.5, 2.0), "scale_delta": (3.0,)}, "layers": [0, 1],
+        "channel_share": 0.25, "find_channels": lambda site, layer, k: list(range(k)), "seed": 0,
+    }  # fmt: skip
+    return grid(model, **{**arguments, **changes})
+
+
+def test_the_grid_is_every_combination_in_order_with_channels_found_once_for_each_place():
+    model, asked = nano("mamba"), []
+
+    def find(site, layer, k):
+        asked.append((site, layer, k))
+        return [5, 2]
+
+    found = make_grid(model, find_channels=find)
+    assert [(r.operator, r.layer, r.strength) for r in found] == [
+        ("scale_mixer_out", 0, 0.5), ("scale_mixer_out", 0, 2.0), ("scale_mixer_out", 1, 0.5),
+        ("scale_mixer_out", 1, 2.0), ("scale_delta", 0, 3.0), ("scale_delta", 1, 3.0),
+    ]  # fmt: skip
+    assert asked == [("mixer_out", 0, 6), ("mixer_out", 1, 6), ("mixer.delta", 0, 12), ("mixer.delta", 1, 12)]
+    assert all(r.channels == (2, 5) and r.model_digest == model.digest for r in found)
+
+
+def test_what_the_model_has_not_is_refused():
+    with pytest.raises(UsageError, match="its layers are 0 to 1"):
+        make_grid(nano("mamba"), layers=[2])
+    with pytest.raises(UsageError, match="grid is empty"):
+        make_grid(nano("mamba"), strengths={})
+
+
+def test_number_of_channels():
+    assert [channel_count(w, 0.125) for w in (8, 24, 128, 1)] == [1, 3, 16, 1]
+    assert channel_count(8, 1.0) == 7, "one is left to compare with"
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (scored(0.6, 0.1), scored(0.5, 0.9)),
+        (scored(0.5, 0.6), scored(0.5, 0.5)),
+        (scored(0.5, 0.5), scored(0.5, None)),
+        (scored(0.5, strength=0.5), scored(0.5, strength=5.0)),
+        (scored(0.5, strength=1.0), scored(0.5, strength=1.5)),
+        (scored(0.5, strength=2.0, layer=0), scored(0.5, strength=0.5, layer=1)),
+        (scored(0.0), scored(1.0, failed=1)),
+    ],
+    ids=["em", "f1", "f1 known", "mildest", "identity", "lowest layer", "finite"],
+)
+def test_the_rule_of_choice(better, worse):
+    assert choose([worse, better]) is choose([better, worse]) is better
+
+
+def test_equal_candidates_are_chosen_in_grid_order():
+    first, second = scored(0.5, strength=2.0), scored(0.5, strength=0.5)
+    assert math.log(2.0) == -math.log(0.5)
+    assert choose([first, second]) is first and choose([second, first]) is second
+
+
+def test_no_candidate_is_an_error_that_says_why():
+    with pytest.raises(InputError, match="not finite on some development question"):
+        choose([scored(0.5, failed=1)])
+    with pytest.raises(InputError, match="not one development question could be scored"):
+        choose([scored(None, None, n=0)])
+
+
+def test_the_table_keeps_every_candidate_with_its_rank():
+    candidates = [scored(0.2), scored(None, None, n=0, failed=10), scored(0.7)]
+    table = discovery_table(candidates, ["c0", "c1", "c2"], (0.3, 0.4))
+    assert table.schema == DISCOVERY_SCHEMA
+    rows = table.to_pylist()
+    assert [(r["candidate"], r["em"], r["rank"], r["chosen"]) for r in rows] == [
+        ("c0", 0.2, 2, False), ("c1", None, None, False), ("c2", 0.7, 1, True),
+    ]  # fmt: skip
+    assert {(r["em_unsteered"], r["f1_unsteered"]) for r in rows} == {(0.3, 0.4)}
+    assert [s.em for s in ranked(candidates)] == [0.7, 0.2]
+
+
+@pytest.mark.parametrize("name", variant_names())
+def test_every_variant_has_a_place_to_look_in_any_model(name):
+    variant = find_variant(name)
+    for n_layers in (1, 2, 4, 24, 64):
+        layers = variant.layers(n_layers)
+        assert layers == sorted(set(layers)) and 0 <= layers[0] and layers[-1] < n_layers
+    assert 20 in variant.layers(24), "83 % depth of 24 layers"
+    model = nano(variant.arch)
+    found = make_grid(model, variant=name, strengths=variant.strengths, layers=variant.layers(model.n_layers))
+    assert len(found) <= 12 and not any(r.is_identity for r in found)
+    for recipe in found:
+        recipe.check(model)
+
+
+def test_an_unknown_variant_suggests_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'mamba2'"):
+        find_variant("mamba_2")
