@@ -134,7 +134,7 @@ def _why_unreachable(address: str, timeout_s: float) -> str:
                 if any(word in _text(said) for word in _REFUSED):
                     return "it refused our token, or our having none"
                 if time.monotonic() > end - 1.0:  # a second is kept for ending the child
-                    return "something answers there, but not as a Ray of this version"
+                    return "something answers there, but not in time as a Ray of this version"
                 time.sleep(0.05)
         finally:
             child.kill()

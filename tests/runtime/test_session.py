@@ -117,7 +117,7 @@ def test_an_address_where_nothing_is_fails_in_time_and_names_the_settings(monkey
 def test_an_address_that_is_not_ray_fails_in_time() -> None:
     with silent_server() as port:
         begun = time.monotonic()
-        with pytest.raises(ClusterError, match="not as a Ray of this version"):
+        with pytest.raises(ClusterError, match="not in time as a Ray of this version"):
             open_session(f"127.0.0.1:{port}", connect_timeout_s=5.0)
         assert time.monotonic() - begun <= 10.0  # 5 s, and a loaded machine's share for ending the attempt
 
