@@ -125,8 +125,11 @@ class _Pipeline:
 
     def run(self) -> QuickstartResult:
         """All stages in order."""
+        from ..models.loading import resolve
         from ..runtime import publish_json
 
+        for model in self.config.models:
+            resolve(model)  # a name that leads nowhere is found before the models before it have taken their time
         publish_json({"command": "quickstart", "config": self.config.model_dump(mode="json")}, self.out / "run.json")
         with self._stage("prompts") as tell:
             tell(self._prompts())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..eval.conditions import STEERED, UNSTEERED
@@ -27,8 +27,15 @@ _KINDS = {
 }
 
 
-def examples(rows: Sequence[Mapping[str, Any]], prompts: Mapping[str, str]) -> tuple[Answer, ...]:
-    """At most `PER_KIND` answers of each kind from per-item `rows`; `prompts`: question id -> what the model read."""
+class Asked(NamedTuple):
+    """What the model read, and the accepted answers."""
+
+    prompt: str
+    answers: tuple[str, ...]
+
+
+def examples(rows: Sequence[Mapping[str, Any]], asked: Mapping[str, Asked]) -> tuple[Answer, ...]:
+    """At most `PER_KIND` answers of each kind from per-item `rows`; `asked`: question id -> the question."""
     by_condition: dict[str, dict[str, Mapping[str, Any]]] = {UNSTEERED: {}, STEERED: {}}
     for row in rows:
         if row["condition"] in by_condition and row["status"] == "ok" and row["em"] is not None:
@@ -45,7 +52,7 @@ def examples(rows: Sequence[Mapping[str, Any]], prompts: Mapping[str, str]) -> t
                     kind=kind,
                     id=name,
                     level=before["level"],
-                    prompt=prompts.get(name, ""),
+                    prompt=asked[name].prompt if name in asked else "",
                     gold=tuple(before["answers"]),
                     unsteered=before["prediction"] or "",
                     steered=after["prediction"] or "",
@@ -56,32 +63,44 @@ def examples(rows: Sequence[Mapping[str, Any]], prompts: Mapping[str, str]) -> t
     return tuple(shown)
 
 
-def prompts_of(run: Document) -> tuple[dict[str, str], str]:
-    """Question id -> prompt for an evaluation's questions, and what is missing in words ("" where nothing is)."""
+def questions_of(run: Document, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Asked], str]:
+    """Question id -> the question, for an evaluation's per-item `rows`; and what is missing in words, "" for nothing.
+
+    The questions are read or generated again. If their answers are not those of the rows, they are others than the ones
+    that were asked, and none is shown.
+    """
+    asked, missing = _questions(run)
+    if any(row["question_id"] in asked and tuple(row["answers"]) != asked[row["question_id"]].answers for row in rows):
+        return {}, "the prompts of the example answers: the questions are not those of this run any more"
+    return asked, missing
+
+
+def _questions(run: Document) -> tuple[dict[str, Asked], str]:
     config = run.at("config")
-    mode = run.at("mode").text() if "mode" in run else ("dataset" if "questions" in config else "prompts")
-    found: dict[str, str] = {}
+    mode = config.at("mode").text() if "mode" in config else ("dataset" if "questions" in config else "prompts")
+    found: dict[str, Asked] = {}
     if mode != "dataset":
         from ..datasets import facts
 
         questions = facts.prompts(
             per_level=config.at("per_level").whole(), seed=config.at("seed").whole(), split="eval"
         )
-        found |= {question.id: question.prompt or "" for question in questions}
+        found |= {question.id: Asked(question.prompt or "", question.answers) for question in questions}
     if mode != "prompts" and "questions" in config:
         path = Path(config.at("questions").text())
         if not path.is_file():
-            return found, f"the questions of the example answers: {path} is not there any more"
+            return found, f"the prompts of the example answers: {path} is not there any more"
         from ..datasets.records import from_table
         from ..runtime.storage import read_table
 
         try:
             questions = from_table(read_table(path), source=str(path))
         except InputError as error:
-            return found, f"the questions of the example answers: {error}"
+            return found, f"the prompts of the example answers: {error}"
         for question in questions:
             context = question.context_text()
-            found[question.id] = question.prompt or f"{context}\nQ: {question.question}\nA:".strip()
+            rendered = question.prompt or f"{context}\nQ: {question.question}\nA:".strip()
+            found[question.id] = Asked(rendered, question.answers)
     return found, ""
 
 

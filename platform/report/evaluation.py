@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..eval.conditions import STEERED, UNSTEERED
 from ..eval.split import TEST
 from ..eval.statistics import Difference, Estimate
-from .answers import EXAMPLE_COLUMNS, examples, prompts_of
+from .answers import EXAMPLE_COLUMNS, examples, questions_of
 from .content import Candidate, Comparison, Condition, Evaluation, Fact, LevelRow, PriceRow, Recipe, Role, StatusRow
 from .documents import Document, flat, read_json, read_rows
 
@@ -58,9 +58,9 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
     answers = ()
     if there("items.parquet", "examples of answers"):
         rows = read_rows(folder / "items.parquet", EXAMPLE_COLUMNS, remedy)
-        prompts, gap = prompts_of(run)
+        asked, gap = questions_of(run, rows)
         missing += [gap] if gap else []
-        answers = examples([row for row in rows if row["split"] == TEST], prompts)
+        answers = examples([row for row in rows if row["split"] == TEST], asked)
     statuses, status_rows = _statuses(summary) if summary is not None else ((), ())
     return Evaluation(
         folder=str(folder),

@@ -71,6 +71,8 @@ def strip(
 
     scale: linear; log, where values that are not positive are left blank; signed, around zero.
     """
+    from matplotlib.ticker import MaxNLocator
+
     grid = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)
     if grid.ndim != 2 or not grid.size:
         raise ValueError(f"a strip needs layers of equally many channels, not shape {grid.shape}")
@@ -81,7 +83,7 @@ def strip(
         axis.set_yticks(range(len(grid)), [str(layer) for layer in layers])
         axis.set_xlabel("channel")
         axis.set_ylabel("layer")
-        axis.set_title(title, loc="left")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         bar = figure.colorbar(image, ax=axis, pad=0.02)
         bar.set_label(label)
         bar.outline.set_visible(False)  # type: ignore[operator]

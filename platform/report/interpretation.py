@@ -12,13 +12,14 @@ from typing import Any
 
 from .content import Fact, Interpretation, LayerMap, LayerTable
 from .documents import Document, flat, read_rows
-from .text import MINUS
+from .text import signed
 
 Row = Mapping[str, Any]
 _ABLATIONS = ("kind", "layer", "site", "group", "draw", "n_channels", "effect_logprob", "effect_low", "effect_high",
               "accuracy_change", "accuracy_low", "accuracy_high", "n_prompts")  # fmt: skip
-_SHOWN_COLUMNS = ("layer", "site", "where", "channels", "change of log-probability, nats", "change of accuracy",
-                  "prompts")  # fmt: skip
+_SHOWN_COLUMNS = ("layer", "site", "ablated", "channels", "log-probability, nats", "random channels", "accuracy",
+                  "random channels", "prompts")  # fmt: skip
+_FAMILY = ("layer", "site", "n_channels")
 
 
 def read_interpretation(folder: Path, run: Document) -> Interpretation:
@@ -78,25 +79,31 @@ def attribution_maps(rows: Sequence[Row]) -> list[LayerMap]:
 
 
 def ablation_table(rows: Sequence[Row]) -> LayerTable:
-    """Effects of mean-ablating groups of channels, with their random controls."""
+    """Effects of mean-ablating groups of channels, each beside its random controls."""
     groups = [row for row in rows if row["kind"] == "group"]
-    names = {"all": "all channels", "top": "most attributed", "random": "random"}
+    names = {"all": "all channels", "top": "most attributed"}
     shown = []
     for row in groups:
-        where = names.get(row["group"], row["group"])
+        if row["draw"] is not None:
+            continue
+        family = tuple(row[key] for key in _FAMILY)
+        draws = [r for r in groups if r["draw"] is not None and tuple(r[key] for key in _FAMILY) == family]
         shown.append((
             row["layer"],
             row["site"],
-            where if row["draw"] is None else f"{where}, draw {row['draw'] + 1}",
+            names.get(row["group"], row["group"]),
             row["n_channels"],
             _effect(row, "effect_logprob", "effect_low", "effect_high"),
+            _draws(draws, "effect_logprob") if row["group"] != "all" else "",
             _effect(row, "accuracy_change", "accuracy_low", "accuracy_high"),
+            _draws(draws, "accuracy_change") if row["group"] != "all" else "",
             row["n_prompts"],
         ))  # fmt: skip
     return LayerTable(
         title="Bottlenecks: what taking channels away costs",
         note="Channels are replaced by their means at every token. The channels were chosen on the same prompts, so an "
-        "effect says where to look and is no evidence for steering; compare with the random channels.",
+        "effect says where to look and is no evidence for steering. Beside each effect: that of as many random "
+        "channels, one number for each draw.",
         columns=_SHOWN_COLUMNS,
         rows=tuple(shown),
     )
@@ -105,8 +112,14 @@ def ablation_table(rows: Sequence[Row]) -> LayerTable:
 def _effect(row: Row, mean: str, low: str, high: str) -> str | None:
     if row[mean] is None:
         return None
-    interval = "" if row[low] is None or row[high] is None else f" ({row[low]:+.3f} to {row[high]:+.3f})"
-    return f"{row[mean]:+.3f}{interval}".replace("-", MINUS)
+    if row[low] is None or row[high] is None:
+        return signed(row[mean])
+    return f"{signed(row[mean])} ({signed(row[low])} to {signed(row[high])})"
+
+
+def _draws(rows: Sequence[Row], column: str) -> str:
+    values = [row[column] for row in sorted(rows, key=lambda row: row["draw"])]
+    return ", ".join("not measured" if value is None else signed(value) for value in values)
 
 
 def _sites(rows: Sequence[Row]) -> list[str]:

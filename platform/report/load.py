@@ -36,7 +36,9 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
             raise InputError(f"{path}: there is no such run; {_HOW}")
         sources = list(_sources(path))
         if not sources:
-            raise InputError(f"{path}: holds no run (no {RUN_FILE} here or below); {_HOW}")
+            unfinished = any((path / name).exists() for name in ("work", "recipe.json", "checkpoints"))
+            why = "holds a run that is not finished; run its command again" if unfinished else f"holds no run; {_HOW}"
+            raise InputError(f"{path}: {why} (there is no {RUN_FILE} here or below)")
         for source in sources:
             if source.name.endswith(SUMMARY_SUFFIX):
                 classifications.append(read_classification(source))

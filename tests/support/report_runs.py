@@ -1,0 +1,125 @@
+"""Small run folders for the report's tests: written by hand in the stages' own formats. Not a test file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mplat.datasets import facts
+from mplat.datasets.records import Question
+from mplat.eval.config import EvalConfig
+from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA, question_fields
+from mplat.eval.summary import Resampling, summarise
+from mplat.steering.discovery import DISCOVERY_SCHEMA
+
+CONDITIONS = [
+    ("unsteered", "unsteered", None),
+    ("steered", "steered", None),
+    ("control_random_0", "control_random", 0),
+    ("control_random_1", "control_random", 1),
+]
+RECIPE = {
+    "format": "mplat-recipe-1", "variant": "mamba", "operator": "scale_mixer_out", "site": "mixer_out", "layer": 3,
+    "channels": [4, 38], "strength": 5.0, "seed": 0, "model_digest": "ab" * 32,
+}  # fmt: skip
+PER_LEVEL = 4
+
+
+def questions() -> list[Question]:
+    return facts.prompts(per_level=PER_LEVEL, seed=0)
+
+
+def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, str] | None = None) -> dict[str, Any]:
+    """A finished evaluation below `folder`; returns its summary. predictions: question id -> text when steered."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number, question in enumerate(questions()):
+        for place, (name, family, draw) in enumerate(CONDITIONS):
+            # a fixed pattern of right and wrong answers, another one under every condition
+            right = (number * 7 + place * 3 + number // 4) % 5 > 1
+            answer = question.answers[0] if right else "somebody else"
+            if name == "steered" and predictions and question.id in predictions:
+                answer, right = predictions[question.id], False
+            failed = name == "steered" and number == 5
+            rows.append(
+                question_fields(question)
+                | {
+                    "split": "test",
+                    "model": model,
+                    "variant": "mamba",
+                    "condition": name,
+                    "family": family,
+                    "draw": draw,
+                }
+                | {"prediction": None if failed else answer, "status": "model_nonfinite" if failed else "ok"}
+                | {"em": None if failed else float(right), "f1": None if failed else float(right)}
+            )
+    items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
+    prices = pa.Table.from_pylist(
+        [
+            {"text_id": f"t{t}", "model": model, "variant": "mamba", "condition": name, "family": family, "draw": draw,
+             "n_tokens": 9, "nll": 2.0 + 0.1 * t + 0.05 * place, "status": "ok"}
+            for t in range(4) for place, (name, family, draw) in enumerate(CONDITIONS)
+        ],
+        schema=PRICE_SCHEMA,
+    )  # fmt: skip
+    config = EvalConfig.model_validate({"model": model, "per_level": PER_LEVEL, "draws": 2}).model_dump(mode="json")
+    summary = {"recipe": RECIPE, **summarise(items, prices, Resampling(0, 0.95, 200)).to_dict()}
+    run = {
+        "command": "eval", "config": config, "variant": "mamba", "recipe": RECIPE,
+        "model": {"name": model, "digest": "ab" * 32, "arch": "mamba", "n_parameters": 12, "dtype": "float32"},
+        "versions": {"mplat": "0.1.0"}, "session": {"kind": "in-process", "address": "none", "actors": 1},
+    }  # fmt: skip
+    grid = [
+        {"candidate": f"candidate_{i:03d}", "operator": "scale_mixer_out", "site": "mixer_out", "layer": 3,
+         "strength": strength, "channels": [4, 38], "n": 10, "n_failed": 0, "em": em, "f1": em, "em_unsteered": 0.4,
+         "f1_unsteered": 0.4, "rank": rank, "chosen": rank == 1}
+        for i, (strength, em, rank) in enumerate([(0.5, 0.3, 2), (5.0, 0.6, 1)])
+    ]  # fmt: skip
+    pq.write_table(items, folder / "items.parquet")
+    pq.write_table(prices, folder / "price.parquet")
+    pq.write_table(pa.Table.from_pylist(grid, schema=DISCOVERY_SCHEMA), folder / "discovery.parquet")
+    for name, value in (("run.json", run), ("summary.json", summary), ("recipe.json", RECIPE)):
+        (folder / name).write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
+    return summary
+
+
+def write_interp_run(folder: Path, *, model: str = "toy") -> None:
+    """Sensitivities and ablations of two layers with three channels."""
+    folder.mkdir(parents=True)
+    places = [(layer, channel) for layer in (0, 1) for channel in range(3)]
+    sensitivity = [
+        {"layer": layer, "site": "mixer.delta", "channel": channel, "variance": 0.0 if channel == 0 else 10.0**-channel}
+        for layer, channel in places
+    ]
+    ablations = [
+        {"layer": 0, "site": "mixer_out", "n_channels": 2, "kind": "group", "n_prompts": 6, "group": group,
+         "draw": draw, "effect_logprob": effect, "effect_low": effect - 0.1, "effect_high": effect + 0.1,
+         "accuracy_change": effect / 2, "accuracy_low": None, "accuracy_high": None}
+        for group, draw, effect in [("top", None, -0.5), ("random", 0, -0.25), ("random", 1, 0.125)]
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(sensitivity), folder / "delta_sensitivity.parquet")
+    pq.write_table(pa.Table.from_pylist(ablations), folder / "bottlenecks.parquet")
+    run = {
+        "command": "interp",
+        "model": {"name": model, "digest": "ab" * 32},
+        "steps": {name: {"rows": 3, "file": f"{name}.parquet"} for name in ("bottlenecks", "delta_sensitivity")},
+    }
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+
+
+def write_classification(folder: Path) -> Path:
+    """What `mplat classify` leaves beside its table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    account = {"records": 3, "questions": 2, "bad": {"no_answer": 1}, "categories": {"two_hop": 2}}
+    summary = {
+        "rule_set": "evidence", "datasets": {"hotpotqa": account},
+        "categories": {"two_hop": {"level": 2, "available": 2, "ambiguous": 1, "taken": 2}},
+        "shortfalls": [{"category": "two_hop", "wanted": 5, "taken": 2, "why": "there are only 2"}],
+    }  # fmt: skip
+    path = folder / "questions.summary.json"
+    path.write_text(json.dumps(summary), encoding="utf-8")
+    return path
