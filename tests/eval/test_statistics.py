@@ -54,6 +54,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     for i in range(200):
         x = rng.binomial(1, 0.4, size=50) - rng.binomial(1, 0.3, size=50)
         found = bootstrap_mean(x, seed=i, n_resamples=500)
+        assert found.low is not None and found.high is not None
         hits += found.low <= 0.1 <= found.high
     assert 180 <= hits <= 199
 
@@ -134,6 +135,7 @@ def test_holm_rejects_what_the_definition_rejects(p):
     corrected = holm(p)
     assert all(c >= q for c, q in zip(corrected, p, strict=True))
     for i, value in enumerate(corrected):
+        assert value is not None
         assert value == pytest.approx(alpha) or (value < alpha) == (i in rejected)
 
 
@@ -142,6 +144,7 @@ def test_wilson_is_scipys(k, n):
     theirs = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
     found = wilson([1] * k + [0] * (n - k))
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert found.low is not None and found.mean is not None and found.high is not None
     assert found.low <= found.mean <= found.high
 
 

@@ -1,16 +1,20 @@
-"""The grid, the rule of choice, the table; and a planted bottleneck that the search must find."""
+"""The grid, the rule of choice, the table, and what the variants look through."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 from model_zoo import nano
+from mplat.config import load_config
 from mplat.errors import InputError, UsageError
-from mplat.steering import Recipe, Scored, choose, find_variant, grid, variant_names
+from mplat.eval.config import EvalConfig
+from mplat.steering import Recipe, Scored, choose, control_names, find_variant, grid, variant_names
 from mplat.steering.discovery import DISCOVERY_SCHEMA, channel_count, discovery_table, ranked
 
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Recipe("mamba", "scale_mixer_out", "mixer_out", 1, (0,), 2.0, 0, "d" * 64)
 
 
@@ -113,3 +117,16 @@ def test_every_variant_has_a_place_to_look_in_any_model(name):
 def test_an_unknown_variant_suggests_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'mamba2'"):
         find_variant("mamba_2")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("steering/*.yaml")), ids=lambda p: p.stem)
+def test_shipped_settings_are_valid_and_of_their_variant(path):
+    settings = load_config(EvalConfig, path, [])
+    assert settings.steering.variant == path.stem
+    assert settings.steering.operators == list(find_variant(path.stem).strengths)
+
+
+def test_the_default_settings_are_the_defaults():
+    settings = load_config(EvalConfig, ROOT / "configs" / "eval" / "default.yaml", [])
+    defaults = EvalConfig().model_dump() | {"controls": control_names()}
+    assert settings.model_dump() == defaults | {"steering": {**defaults["steering"], "variant": "mamba2"}}
