@@ -155,7 +155,7 @@ def train(seed: int = 0) -> Tokenizer:
         vocab_size=VOCABULARY, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
     )
     invented = {part for kind in names.entities("train").values() for name in kind for part in (name, name[1:])}
-    sentences = [training_text(seed, i, Difficulty()).text for i in range(4)]
+    sentences = [training_text(seed, i, Difficulty(min_facts=2, restate=0.0)).text for i in range(4)]
     ordinary = [word for text in (*[ENGLISH] * 4, *sentences) for word in _words(text) if word not in invented]
     counted.train_from_iterator(ordinary, trainer)
     vocabulary = counted.get_vocab()

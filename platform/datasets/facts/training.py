@@ -48,6 +48,12 @@ class Difficulty:
     hop_weights: tuple[float, float, float] = (0.45, 0.35, 0.2)
     # chance that the next planted chain repeats the relations of the last, so that only the name tells them apart
     repeat: float = 0.6
+    # chance that, instead of a question, a fact is stated again in another shape, its object weighted as an answer:
+    # key and value stand side by side there, which is the shortest way to learn to look a value up by its key
+    restate: float = 0.1
+    # share of texts that are bare pairs of names, each pair asked for once: the shortest texts in which a value must be
+    # looked up by its key. It takes thousands of small steps, which is why texts begin with them
+    bare: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_facts <= self.max_facts <= MAX_FACTS:
@@ -57,29 +63,32 @@ class Difficulty:
             )
         if self.n_questions < 1:
             raise UsageError(f"n_questions must be at least 1, not {self.n_questions}")
-        if not 0.0 <= self.repeat <= 1.0:
-            raise UsageError(f"repeat must lie in [0, 1], not {self.repeat}")
+        if not (0.0 <= self.repeat <= 1.0 and 0.0 <= self.restate < 1.0 and 0.0 <= self.bare <= 1.0):
+            raise UsageError(f"repeat, restate and bare are shares, not {self.repeat}, {self.restate}, {self.bare}")
         if len(self.hop_weights) != 3 or min(self.hop_weights) < 0 or not 0 < sum(self.hop_weights) < float("inf"):
             raise UsageError(f"hop_weights must be three numbers >= 0 with a positive sum, not {self.hop_weights}")
 
     @staticmethod
     def at(progress: float) -> Difficulty:
-        """The curriculum, in three phases that overlap; from 0.6 on it is at full difficulty.
+        """The curriculum, in phases that overlap; from 0.65 on it is at full difficulty.
 
-        Up to 0.08: 1-3 facts, one hop; the model learns to copy a name from the context. Then the largest block grows
-        evenly to 16 facts, and more and more facts repeat a relation: guessing no longer pays, and the model binds
-        values to their keys. (Repeats from the start hide the reward of copying: training stays on its first plateau.)
-        From 0.25: two and three hops. Small blocks stay in the mix throughout (`SKEW`).
+        Up to 0.12: bare pairs of names, where the model learns to copy and then to look up. To 0.3: statements take
+        their place, first mostly stated again, then asked about. From 0.3 the largest block grows from 4 to 16 facts,
+        from 0.35 there are two and three hops. Small blocks stay in the mix throughout (`SKEW`).
         """
         if not 0.0 <= progress <= 1.0:
             raise UsageError(f"progress must lie in [0, 1], not {progress}")
-        grown = min(1.0, max(0.0, (progress - 0.08) / 0.52))
-        chained = min(1.0, max(0.0, (progress - 0.25) / 0.35))
+
+        def rise(start: float, stop: float) -> float:
+            return min(1.0, max(0.0, (progress - start) / (stop - start)))
+
+        chained = rise(0.35, 0.6)
         return Difficulty(
             min_facts=1,
-            max_facts=round(3 + (MAX_FACTS - 3) * grown),
+            max_facts=round(4 + (MAX_FACTS - 4) * rise(0.3, 0.65)),
             hop_weights=(1.0 - 0.55 * chained, 0.35 * chained, 0.2 * chained),
-            repeat=0.6 * min(1.0, grown / 0.3),
+            restate=0.6 - 0.5 * rise(0.12, 0.5),
+            bare=1.0 - rise(0.12, 0.3),
         )
 
 
@@ -110,12 +119,32 @@ def _draw(rng: Random, weights: tuple[float, float, float], available: tuple[boo
     return 1 if u < live[0] + live[1] or not live[2] else 2
 
 
+def _bare_pairs(rng: Random) -> tuple[list[str], list[int]]:
+    """" A B. C D.\\n C D\\n A B\\n": two to four facts of one relation without words, then each once more in any order."""
+    paths = PATHS[1]
+    path = paths[int(rng.random() * len(paths))]
+    n_facts = 2 + int(rng.random() * 3)
+    facts = sample_facts(rng, _TRAIN, [path] * n_facts, n_facts)
+    strings: list[str] = []
+    for _, subject, target in facts:
+        strings += (subject, target, ".")
+    strings.append("\n")
+    rng.shuffle(facts)
+    answers: list[int] = []
+    for _, subject, target in facts:
+        strings += (subject, target, "\n")
+        answers.append(len(strings) - 2)
+    return strings, answers
+
+
 def _strings(rng: Random, difficulty: Difficulty) -> tuple[list[str], list[int]]:
     """A text as strings that end at token boundaries, and the indices of the answers among them.
 
     An answer's string is followed by a string of a newline alone; both belong to the answer.
     """
     rand = rng.random
+    if difficulty.bare > 0 and rand() < difficulty.bare:
+        return _bare_pairs(rng)
     low, high = difficulty.min_facts, difficulty.max_facts
     n_facts = low + int((high - low + 1) * rand() ** SKEW)
     planted: list[Path] = []
@@ -144,7 +173,17 @@ def _strings(rng: Random, difficulty: Difficulty) -> tuple[list[str], list[int]]
 
     askable = chains(facts)
     answers: list[int] = []
+    restatements = n_facts + 1
     for _ in range(difficulty.n_questions):
+        if difficulty.restate > 0 and rand() < difficulty.restate:
+            if restatements:
+                restatements -= 1
+                relation, subject, target = facts[int(rand() * n_facts)]
+                shapes = statements(relation, "train")
+                before, between, _, _ = shapes[int(rand() * len(shapes))]
+                strings += (before, subject, between, target, "\n") if before else (subject, between, target, "\n")
+                answers.append(len(strings) - 2)
+            continue
         i = _draw(rng, difficulty.hop_weights, (bool(askable[0]), bool(askable[1]), bool(askable[2])))
         if i < 0:
             if answers:
