@@ -52,6 +52,9 @@ class FactsSection(Config):
         le=1,
         description="fraction of the steps in which Difficulty.at goes from 0 to 1; 0: at 1 from the start",
     )
+    bare_until: float = Field(
+        default=0.12, ge=0, lt=0.5, description="progress of the curriculum up to which texts are bare pairs of names"
+    )
 
 
 class TextSection(Config):

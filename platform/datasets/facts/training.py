@@ -69,15 +69,15 @@ class Difficulty:
             raise UsageError(f"hop_weights must be three numbers >= 0 with a positive sum, not {self.hop_weights}")
 
     @staticmethod
-    def at(progress: float) -> Difficulty:
+    def at(progress: float, bare_until: float = 0.12) -> Difficulty:
         """The curriculum, in phases that overlap; from 0.65 on it is at full difficulty.
 
-        Up to 0.12: bare pairs of names, where the model learns to copy and then to look up. To 0.3: statements take
-        their place, first mostly stated again, then asked about. From 0.3 the largest block grows from 4 to 16 facts,
-        from 0.35 there are two and three hops. Small blocks stay in the mix throughout (`SKEW`).
+        Up to `bare_until`: bare pairs of names, where the model learns to copy and then to look up. In the next 0.18
+        statements take their place, first mostly stated again, then asked about. From 0.3 the largest block grows from
+        4 to 16 facts, from 0.35 there are two and three hops. Small blocks stay in the mix throughout (`SKEW`).
         """
-        if not 0.0 <= progress <= 1.0:
-            raise UsageError(f"progress must lie in [0, 1], not {progress}")
+        if not (0.0 <= progress <= 1.0 and 0.0 <= bare_until < 0.5):
+            raise UsageError(f"progress must lie in [0, 1] and bare_until in [0, 0.5), not {progress} and {bare_until}")
 
         def rise(start: float, stop: float) -> float:
             return min(1.0, max(0.0, (progress - start) / (stop - start)))
@@ -87,8 +87,8 @@ class Difficulty:
             min_facts=1,
             max_facts=round(4 + (MAX_FACTS - 4) * rise(0.3, 0.65)),
             hop_weights=(1.0 - 0.55 * chained, 0.35 * chained, 0.2 * chained),
-            restate=0.6 - 0.5 * rise(0.12, 0.5),
-            bare=1.0 - rise(0.12, 0.3),
+            restate=0.6 - 0.5 * rise(bare_until, 0.5),
+            bare=1.0 - rise(bare_until, bare_until + 0.18),
         )
 
 
