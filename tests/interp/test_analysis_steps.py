@@ -181,7 +181,7 @@ def planted(arch: str) -> tuple[LanguageModel, list[Item]]:
     """A model whose layer 1 speaks loudly through four channels alone, and questions whose answers are what it says."""
     model = nano(arch)
     with torch.no_grad():
-        weight = model.get_submodule(f"backbone.layers.{PLANTED_LAYER}.mixer.out_proj").weight
+        weight = dict(model.named_parameters())[f"backbone.layers.{PLANTED_LAYER}.mixer.out_proj.weight"]
         cut = [c for c in range(weight.shape[0]) if c not in KEPT]
         weight[cut] = 0.0
         weight[list(KEPT)] *= 20.0

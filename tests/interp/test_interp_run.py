@@ -22,6 +22,8 @@ from mplat.interp import (
     run_steps,
 )
 from mplat.interp.key import differences, nearest
+from mplat.interp.questions import encode
+from mplat.interp.work import build_worker, lent
 from mplat.models import LanguageModel, load
 
 
@@ -231,6 +233,26 @@ def test_bottleneck_channels_are_those_of_largest_attribution(model, questions, 
     for values, message in (({"layer": 2}, "blocks 0 to 1"), ({"site": "dleta"}, "no site"), ({"k": 0}, "1 to 48")):
         with pytest.raises(UsageError, match=message):
             find(**values)
+
+
+def test_a_worker_loads_the_model_by_name_and_checks_that_it_is_the_one(saved, questions) -> None:
+    data = encode(saved, questions[:2], max_tokens=500)
+    payload = {"shard": "00000-x", "items": [item.to_json() for item in data.items]}
+    arguments = {
+        "function": "mplat.interp.steps.attribution:batch_attribution",
+        "arguments": {"layers": [0], "sites": ["mixer_out"]},
+        "digest": saved.digest,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    elsewhere = build_worker(model=saved.name, **arguments).run(payload)
+    with lent(saved):
+        here = build_worker(model="a name that is not asked for", **arguments).run(payload)
+    assert elsewhere.equals(here) and elsewhere["batch"].to_pylist() == ["00000-x"]
+    with pytest.raises(UsageError, match="this run's model has"):
+        build_worker(model=saved.name, **arguments | {"digest": "0" * 64})
+    with pytest.raises(UsageError, match="cannot load the model of this run by its name"):
+        build_worker(model="mamba", **arguments | {"digest": "0" * 64})
 
 
 @pytest.fixture

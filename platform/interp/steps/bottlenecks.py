@@ -7,6 +7,8 @@ answer's log-probability and of teacher-forced accuracy, with a percentile boots
 
 Attribution chose the groups on the same prompts on which their effect is measured: an effect here says where to look;
 what steering gains from it has to be shown on other prompts.
+Attribution is the slope against zero and ablation a step to the mean: a channel with a large constant value can rank
+high and cost nothing.
 
 One table: rows of kind "channel" hold the attribution of each channel (they repeat the step `attribution`), rows of
 kind "group" the ablations. A failure is a row with a status and nulls.
