@@ -210,6 +210,7 @@ def _plan_values(plan: Plan) -> dict[str, Any]:
         "test": len(plan.test),
         "unused": len(plan.unused),
         "refused": len(plan.refused),
+        "cut": sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()),
         "candidates": plan.grid_size,
         "layers": list(plan.layers),
         "strengths": {name: list(values) for name, values in plan.strengths.items()},
@@ -230,6 +231,8 @@ def _plan_lines(plan: Plan) -> list[str]:
         else f"search: {plan.grid_size} candidates, {grid}, layers {', '.join(map(str, plan.layers))}",
         f"controls: {controls}",
     ]
+    if cut := sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()):
+        lines.append(f"contexts: {cut} are cut from the left to {plan.config.max_prompt_tokens} tokens a prompt")
     return lines
 
 

@@ -58,14 +58,22 @@ def operator(name: str, *, site: str) -> Callable[[Build], Build]:
 
 def operator_names() -> list[str]:
     """Every registered operator, sorted."""
+    _import_variants()
     return sorted(_OPERATORS)
 
 
 def find_operator(name: str) -> Operator:
     """The operator registered under `name`; UsageError with the nearest name otherwise."""
-    if name not in _OPERATORS:
+    if name not in _OPERATORS and name not in operator_names():
         raise UsageError(f"there is no steering operator {name!r}; {suggest(name, _OPERATORS)}")
     return _OPERATORS[name]
+
+
+def _import_variants() -> None:
+    """A variant's file may bring an operator of its own; a worker elsewhere has not imported it yet."""
+    from .variants import variant_names
+
+    variant_names()
 
 
 def check_strength(strength: float) -> float:
