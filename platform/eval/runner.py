@@ -9,13 +9,14 @@ candidate), items.parquet (every answer), price.parquet, summary.json; and below
 an interrupted run continues. Each job's folder there is named by everything that decides its rows, so that a changed
 setting repeats what it affects and nothing else, and the same command repeats nothing.
 
-The tables are the same, byte for byte, wherever and on however many workers they are made. Too many rows without a
-score do not stop the run; `EvalResult.over_tolerance` says so at the end.
+The tables are the same, byte for byte, wherever and on however many workers they are made. Rows without a score
+do not stop the run; `EvalResult.bad_share` says at the end how many there are. One driver at a time works in `out`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
+from ..runtime.lock import FolderLock
+from ..runtime.storage import write_errors
 from ..steering import Recipe, Scored, choose, control_recipes, grid
 from ..steering.discovery import discovery_table
 from ..steering.recipe import site_width
@@ -39,6 +42,7 @@ from .summary import Resampling, Summary, mean_of, summarise
 if TYPE_CHECKING:
     from ..steering.discovery import FindChannels
 
+_RESULTS = ("recipe.json", "discovery.parquet", "items.parquet", "price.parquet", "summary.json")
 _PRICE_BATCH = 8  # logits of whole texts are large where the vocabulary is
 
 
@@ -78,22 +82,37 @@ def evaluate(
     `find_channels(site, layer, k)` names the channels that candidates steer; it may look at the development questions
     alone (`mplat eval` asks `mplat.interp.bottleneck_channels`). It is not called where the plan has a recipe.
     """
-    run = _Run(plan, out, session, fresh, observer or Observer())
-    with lent(plan.model):
-        recipe, development = run.find(find_channels)
-        conditions = judged(recipe, run.controls(recipe))
-        tested = run.answer("test", plan.test, TEST, conditions)
-        prices = run.price(conditions)
-    items = pa.concat_tables([development, tested])
-    items = items.sort_by([(column, "ascending") for column in ITEM_ORDER]).combine_chunks()
-    config = plan.config
-    how = Resampling(config.seed, config.confidence, config.resamples)
-    summary = summarise(items, prices, how)
-    replace_table(items, out / "items.parquet")
-    replace_table(prices, out / "price.parquet")
-    publish_json(_summary_file(plan, recipe, summary), out / "summary.json")
-    publish_json(_record(plan, recipe, session), out / "run.json")
+    with _alone_in(out):
+        for name in _RESULTS:  # of an earlier run with other settings, perhaps: never beside this run's record
+            (out / name).unlink(missing_ok=True)
+        publish_json(_record(plan, None, session), out / "run.json")
+        run = _Run(plan, out, session, fresh, observer or Observer())
+        with lent(plan.model):
+            recipe, development = run.find(find_channels)
+            conditions = judged(recipe, run.controls(recipe))
+            tested = run.answer("test", plan.test, TEST, conditions)
+            prices = run.price(conditions)
+        items = pa.concat_tables([development, tested])
+        items = items.sort_by([(column, "ascending") for column in ITEM_ORDER]).combine_chunks()
+        how = Resampling(plan.config.seed, plan.config.confidence, plan.config.resamples)
+        summary = summarise(items, prices, how)
+        replace_table(items, out / "items.parquet")
+        replace_table(prices, out / "price.parquet")
+        publish_json(_summary_file(plan, recipe, summary), out / "summary.json")
+        publish_json(_record(plan, recipe, session), out / "run.json")
     return EvalResult(out, recipe, summary)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; UsageError says who else does."""
+    with write_errors(out):
+        (out / "work").mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out / "work" / ".lock")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Run:
@@ -108,7 +127,6 @@ class _Run:
         if plan.recipe is not None:
             self.observer.say(f"recipe: {plan.config.steering.recipe}, no search")
             plan.recipe.save(self.out / "recipe.json")
-            (self.out / "discovery.parquet").unlink(missing_ok=True)  # of an earlier run, not of this one
             return plan.recipe, self._rows([], plan.refused_rows(plan.development, DEVELOPMENT, [PLAIN]))
         recipes = grid(
             plan.model, variant=plan.variant.name, strengths=plan.strengths, layers=plan.layers,
@@ -257,9 +275,9 @@ def _summary_file(plan: Plan, recipe: Recipe, summary: Summary) -> dict[str, Any
     }
 
 
-def _record(plan: Plan, recipe: Recipe, session: Session) -> dict[str, Any]:
-    """run.json: what is needed to make the run again, and where it was made."""
-    return {
+def _record(plan: Plan, recipe: Recipe | None, session: Session) -> dict[str, Any]:
+    """run.json: what is needed to make the run again, and where it was made; without a recipe it is not finished."""
+    record = {
         "command": "eval",
         "config": plan.config.model_dump(mode="json"),
         "model": {
@@ -279,5 +297,5 @@ def _record(plan: Plan, recipe: Recipe, session: Session) -> dict[str, Any]:
         "kernels": kernels(plan.model),
         "versions": versions(),
         "session": session.describe(),
-        "recipe": recipe.to_dict(),
     }
+    return record if recipe is None else record | {"recipe": recipe.to_dict()}

@@ -17,6 +17,7 @@ from mplat.eval.runner import evaluate
 from mplat.eval.schema import ITEM_SCHEMA
 from mplat.eval.split import side
 from mplat.runtime import open_session, read_table
+from mplat.runtime.lock import FolderLock
 from mplat.steering import Recipe
 from planted_models import ANSWER_TOKENS, CHANNELS, LAYER, planted
 
@@ -132,6 +133,40 @@ def test_fresh_computes_again_and_gives_the_same_tables(found, place, case):
     again = run(settings(place), case.damaged, place / "again", fresh=True)
     for name in ("items.parquet", "discovery.parquet", "price.parquet", "summary.json", "recipe.json"):
         assert (again.out / name).read_bytes() == (found.out / name).read_bytes()
+
+
+def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(place, case, monkeypatch):
+    out = place / "interrupted"
+    run(settings(place, steering={"layers": [1], "strengths": [10.0]}), case.damaged, out)
+    asked = []
+    real = answers.generate
+
+    def twice(model, prompts, **more):
+        asked.append(len(prompts))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return real(model, prompts, **more)
+
+    monkeypatch.setattr(answers, "generate", twice)
+    changed = settings(place, steering={"layers": [1], "strengths": [3.0]})
+    with pytest.raises(KeyboardInterrupt):
+        run(changed, case.damaged, out)
+    assert sorted(p.name for p in out.iterdir()) == ["run.json", "work"]
+    assert "recipe" not in json.loads((out / "run.json").read_text())
+    monkeypatch.setattr(answers, "generate", real)
+    finished = run(changed, case.damaged, out)
+    whole = run(changed, case.damaged, place / "uninterrupted")
+    assert (out / "items.parquet").read_bytes() == (whole.out / "items.parquet").read_bytes()
+    assert finished.summary == whole.summary
+
+
+def test_a_second_driver_is_kept_out(place, case):
+    out = place / "shared"
+    (out / "work").mkdir(parents=True)
+    lock = FolderLock(out / "work" / ".lock")
+    with pytest.raises(UsageError, match="is locked by pid"):
+        run(settings(place), case.damaged, out)
+    lock.release()
 
 
 def test_a_stored_recipe_is_judged_without_a_search(found, place, case):
