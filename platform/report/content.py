@@ -42,10 +42,10 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired differences of exact match, in the order of the level rows; `baseline` is what is subtracted."""
+    """Paired differences of exact match, in the order of the level rows; `baseline` is the condition subtracted."""
 
     title: str
-    baseline: Role
+    baseline: str
     rows: tuple[Difference | None, ...]
 
 

@@ -118,7 +118,9 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A value as it is read; a text with white space that cannot be seen is quoted."""
+    plain = isinstance(value, str) and value and value == " ".join(value.split())
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _refuse(name: str) -> float:

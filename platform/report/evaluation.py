@@ -163,7 +163,7 @@ def _comparisons(summary: Document, conditions: tuple[Condition, ...]) -> Iterat
         if steered is not None and other is not steered:
             name = f"{steered.name}-{other.name}"
             rows = tuple(difference(group.at("em").at("differences").at(name)) for group in groups)
-            yield Comparison(f"{steered.title} \u2212 {_control(other.name)}", other.role, rows)
+            yield Comparison(f"{steered.title} \u2212 {_control(other.name)}", other.name, rows)
 
 
 def _statuses(summary: Document) -> tuple[tuple[str, ...], tuple[StatusRow, ...]]:

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..eval.statistics import Difference, Estimate
 from . import figures
-from .content import Evaluation, Interpretation, LayerMap, Report, Role, Training
+from .content import Evaluation, Interpretation, LayerMap, LevelRow, Report, Role, Training
 from .text import p_value, percent, plain_number, points, shown, signed, visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MARKS: dict[Role, int] = {"unsteered": 0, "steered": 1, "control": 2}
-_NOTHING = Estimate(0, None, None, None)
+_ROLES: tuple[Role, ...] = ("unsteered", "steered", "control")
 
 
 @dataclass(frozen=True)
@@ -95,44 +94,55 @@ def _finalize(value: Any) -> Any:
 
 
 def _run_view(run: Evaluation, number: int) -> _RunView:
-    from markupsafe import Markup
-
     anchor, model = f"model-{number}", visible(run.model)
     names = [row.short for row in run.levels]
+    # A mark belongs to a condition, and to what is subtracted in a comparison: it means the same in both figures.
+    marks = {condition.name: mark for mark, condition in enumerate(run.conditions)}
     accuracy = [
-        figures.Series(condition.title, _MARKS[condition.role], [_bar(row.em[i]) for row in run.levels])
+        figures.Series(condition.title, marks[condition.name], [_bar(row.em[i]) for row in run.levels])
         for i, condition in enumerate(run.conditions)
     ]
     compared = [
-        # the mark of what is subtracted, so that a colour means the same in both figures
-        figures.Series(comparison.title, _MARKS[comparison.baseline], [_bar(d) for d in comparison.rows])
+        figures.Series(comparison.title, marks[comparison.baseline], [_bar(d) for d in comparison.rows])
         for comparison in run.comparisons
     ]
-    overall_row = next((row for row in run.levels if row.total), None)
-    overall: dict[Role, Estimate] = dict.fromkeys(_MARKS, _NOTHING)
-    if overall_row is not None:
-        for i, condition in enumerate(run.conditions):
-            if overall[condition.role] is _NOTHING:
-                overall[condition.role] = overall_row.em[i]
+    total = next((row for row in run.levels if row.total), None)
     return _RunView(
         run=run,
         anchor=anchor,
-        accuracy_figure=Markup(figures.accuracy(f"{anchor}-accuracy", f"{model}: accuracy per level", names, accuracy))
-        if run.levels
-        else None,
-        difference_figure=Markup(figures.differences(f"{anchor}-change", f"{model}: effect", names, compared))
-        if compared
-        else None,
-        overall=overall,
-        overall_n=overall_row.n if overall_row is not None else None,
+        accuracy_figure=_trusted(
+            figures.accuracy(f"{anchor}-accuracy", f"{model}: accuracy per level", names, accuracy) if names else None
+        ),
+        difference_figure=_trusted(
+            figures.differences(f"{anchor}-change", f"{model}: effect of steering", names, compared)
+            if compared
+            else None
+        ),
+        overall={role: _overall(run, total, role) for role in _ROLES},
+        overall_n=total.n if total is not None else None,
         overall_difference=_overall_difference(run),
         has_f1=any(cell.mean is not None for row in run.levels for cell in row.f1),
     )
 
 
+def _trusted(figure: str | None) -> Markup | None:
+    """A figure as markup: it was made here."""
+    from markupsafe import Markup
+
+    return None if figure is None else Markup(figure)
+
+
+def _overall(run: Evaluation, total: LevelRow | None, role: Role) -> Estimate:
+    """The first condition of a role over all levels; of several controls the first."""
+    places = [i for i, condition in enumerate(run.conditions) if condition.role == role]
+    return total.em[places[0]] if total is not None and places else Estimate(0, None, None, None)
+
+
 def _overall_difference(run: Evaluation) -> Difference | None:
+    """Steered against the first control over all levels."""
+    control = next((condition.name for condition in run.conditions if condition.role == "control"), None)
     for comparison in run.comparisons:
-        if comparison.baseline == "control":
+        if comparison.baseline == control:
             for row, difference in zip(run.levels, comparison.rows, strict=True):
                 if row.total:
                     return difference

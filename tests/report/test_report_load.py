@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from mplat.errors import InputError
 from mplat.report import load
+from mplat.report.documents import flat
 from report_runs import RECIPE, questions, write_classification, write_eval_run, write_interp_run
 
 
@@ -160,6 +161,13 @@ def test_maps_hold_every_layer_and_channel_and_ablations_their_controls(tmp_path
     (tmp_path / "interp" / "bottlenecks.parquet").unlink()
     (run,) = load([tmp_path / "interp"]).interpretations
     assert run.tables == () and "bottlenecks.parquet" in run.missing[0]
+
+
+def test_settings_are_listed_one_by_one_and_blanks_can_be_seen() -> None:
+    nested = {"a": {"b": [1, 2], "stop": ["\n"]}, "c": None, "d": "text", "e": [], "f": [{"g": ""}]}
+    assert list(flat(nested)) == [
+        ("a.b", "1, 2"), ("a.stop", '"\\n"'), ("c", "null"), ("d", "text"), ("e", "(none)"), ("f.0.g", '""'),
+    ]  # fmt: skip
 
 
 def test_the_log_of_a_training_run_is_thinned_out_but_not_changed(tmp_path: Path) -> None:
