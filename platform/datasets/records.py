@@ -110,8 +110,10 @@ def from_table(table: pa.Table, *, source: str = "table") -> list[Question]:
     """
     missing = [name for name in QUESTION_SCHEMA.names if name not in table.column_names]
     if missing:
-        raise InputError(f"{source}: not a question table, missing columns {', '.join(missing)}; "
-                         "make one with `mplat classify` or `mplat prompts`")
+        raise InputError(
+            f"{source}: not a question table, missing columns {', '.join(missing)}; "
+            "make one with `mplat classify` or `mplat prompts`"
+        )
     try:
         rows = table.select(QUESTION_SCHEMA.names).cast(QUESTION_SCHEMA).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:

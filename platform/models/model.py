@@ -13,13 +13,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, UsageError
+from ..errors import InputError, UsageError, suggest
 from . import mixers
 from .capture import STATE_SITES, Activations, Recorder
 from .config import ModelConfig
@@ -316,12 +316,18 @@ def build(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     tokenizer: PreTrainedTokenizerFast | None = None,
+    init: Literal["reference", "recall"] = "reference",
 ) -> LanguageModel:
-    """A model with the reference initialisation drawn from `seed` (on device "meta": shapes only).
+    """A model with weights drawn from `seed` (on device "meta": shapes only).
 
     Embeddings N(0, 0.02); linear and convolution layers as PyTorch's default; out_proj scaled by 1/sqrt(L); see the
-    mixers for A, D and Delta. The same seed gives the same weights whatever the dtype and device.
+    mixers for A, D and Delta. The same seed gives the same weights whatever the dtype and device. With `init` "recall"
+    every layer but the first starts as `Mixer.reset_to_recall` says; the first is left to gather what was just read.
+
+    Raises UsageError for an unknown `init`, or an architecture that has no such start.
     """
+    if init not in ("reference", "recall"):
+        raise UsageError(f"unknown initialisation {init!r}; {suggest(init, ('reference', 'recall'))}")
     with torch.device("meta"):
         model = LanguageModel(config, tokenizer)
     if str(device) == "meta":
@@ -335,5 +341,8 @@ def build(
         for block in cast(list[Block], list(model.backbone.layers)):
             block.norm.weight.fill_(1.0)
             block.mixer.reset_parameters(generator)
+        if init == "recall":
+            for block in cast(list[Block], list(model.backbone.layers)[1:]):
+                block.mixer.reset_to_recall(generator)
         model.backbone.norm_f.weight.fill_(1.0)
     return model.to(device=device, dtype=dtype)

@@ -42,8 +42,11 @@ class Answers:
         if self.id_column is not None:
             wanted = Counter(self.items[i][self.id_column] for i in chosen)
             found = Counter(table.column(self.id_column).to_pylist())
-            same = set(found) <= set(wanted) if self.rows_per_item is None else (
-                found == Counter({key: count * self.rows_per_item for key, count in wanted.items()}))
+            same = (
+                set(found) <= set(wanted)
+                if self.rows_per_item is None
+                else (found == Counter({key: count * self.rows_per_item for key, count in wanted.items()}))
+            )
             if not same:
                 odd = next(iter((found - wanted) or (wanted - found)), None)
                 raise WorkerError(f"{where} rows of other items, for one {self.id_column} {odd!r}")
@@ -56,12 +59,16 @@ class Answers:
         elif "status" in self.schema.names:
             row = {key: given.get(key) for key in self.schema.names} | {"status": "worker_lost"}
         else:
-            raise ToleranceError(f"{self.name}: item {item} kills every worker ({reason}), and the table has no status "
-                                 "column to say so; remove the item")
+            raise ToleranceError(
+                f"{self.name}: item {item} kills every worker ({reason}), and the table has no status "
+                "column to say so; remove the item"
+            )
         empty = [f.name for f in self.schema if not f.nullable and row.get(f.name) is None]
         if empty:
-            raise ToleranceError(f"{self.name}: item {item} kills every worker ({reason}), and its row cannot leave "
-                                 f"{', '.join(empty)} empty; remove the item")
+            raise ToleranceError(
+                f"{self.name}: item {item} kills every worker ({reason}), and its row cannot leave "
+                f"{', '.join(empty)} empty; remove the item"
+            )
         return pa.Table.from_pylist([row], schema=self.schema)
 
 

@@ -98,14 +98,16 @@ class Ledger:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(self.folder / LOCK_NAME)
         except OSError as error:
-            raise UsageError(f"{self.folder}: cannot be used as a run folder ({error.strerror}); "
-                             "choose another with --out") from error
+            raise UsageError(
+                f"{self.folder}: cannot be used as a run folder ({error.strerror}); choose another with --out"
+            ) from error
         try:
             content = LedgerContent(None, {}, 0) if fresh else read_ledger(self.path)
             if content.header is not None and content.header["plan"] != plan.digest:
                 raise UsageError(
                     f"{self.folder} holds results of another plan: {plan.first_difference(content.header['parts'])} "
-                    f"differs; use --fresh to start over or another --out")
+                    f"differs; use --fresh to start over or another --out"
+                )
             self.entries = content.entries
             self.fresh = fresh
             self._file = open(self.path, "ab")

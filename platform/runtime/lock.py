@@ -33,8 +33,9 @@ class FolderLock:
             holder = self._holder()
             if not held_here or (holder and not self._is_gone(holder, flock_is_ours=held_here == "flock")):
                 raise UsageError(self._message(holder))
-            self._write({"pid": os.getpid(), "host": socket.gethostname(),
-                         "since": time.strftime("%Y-%m-%d %H:%M:%S %z")})
+            self._write(
+                {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+            )
         except BaseException:
             os.close(self._descriptor)
             raise

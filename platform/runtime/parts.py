@@ -100,11 +100,13 @@ class Parts:
     def _two_answers(self, shard: Shard, one: str, other: str) -> NonDeterministicError:
         return NonDeterministicError(
             f"non-deterministic step: shard {shard.key} in {self.folder} was made with sha256 {one} and also with "
-            f"{other}; look for an unseeded generator or an unordered set, then run again with --fresh")
+            f"{other}; look for an unseeded generator or an unordered set, then run again with --fresh"
+        )
 
     def _enter(self, shard: Shard, path: Path, digest: str, rows: int, made: Made) -> None:
         self.ledger.append(
-            Entry(shard.key, shard.index, path.name, digest, rows, made.attempts, made.split, made.seconds, now()))
+            Entry(shard.key, shard.index, path.name, digest, rows, made.attempts, made.split, made.seconds, now())
+        )
         self.verified.add(shard.key)
 
     def _name(self, shard: Shard, digest: str) -> str:

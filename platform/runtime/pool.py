@@ -44,8 +44,9 @@ class WorkerFactory:
         try:
             json.dumps(dict(self.kwargs), allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"worker factory {self.target}: the arguments must be plain finite JSON ({error})"
-                             ) from error
+            raise UsageError(
+                f"worker factory {self.target}: the arguments must be plain finite JSON ({error})"
+            ) from error
 
     def build(self) -> Worker:
         """Import the module and make the worker."""

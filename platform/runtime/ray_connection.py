@@ -74,8 +74,10 @@ def start_local(auth: str | None) -> RayConnection:
         )
     except Exception as error:
         close()
-        raise ClusterError(f"a local Ray could not be started with RAY_AUTH_MODE={mode}: {_first_line(error)}; use "
-                           "--address none to run in this process, or try again on a less busy machine") from error
+        raise ClusterError(
+            f"a local Ray could not be started with RAY_AUTH_MODE={mode}: {_first_line(error)}; use "
+            "--address none to run in this process, or try again on a less busy machine"
+        ) from error
     except BaseException:
         close()
         raise
@@ -98,12 +100,14 @@ def attach(address: str, auth: str | None, timeout_s: float) -> RayConnection:
             raise ClusterError(
                 f"cannot connect to Ray at {address} within {timeout_s:.0f} s: {reason}; RAY_AUTH_MODE is {mode} "
                 "here and must be what the cluster was started with (token or disabled); --address none or local runs "
-                "without it")
+                "without it"
+            )
         try:
             _initialise(address=address)
         except Exception as error:
-            raise ClusterError(f"cannot connect to Ray at {address} with RAY_AUTH_MODE={mode}: {_first_line(error)}"
-                               ) from error
+            raise ClusterError(
+                f"cannot connect to Ray at {address} with RAY_AUTH_MODE={mode}: {_first_line(error)}"
+            ) from error
     except BaseException:
         close()
         raise
@@ -127,7 +131,10 @@ def _why_unreachable(address: str, timeout_s: float) -> str:
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
             [sys.executable, "-c", _PROBE, address],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
         )
         try:
             while child.poll() is None:
@@ -153,17 +160,16 @@ def _text(file: IO[bytes]) -> str:
 def _refuse_if_connected() -> None:
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        raise UsageError("this process is connected to a Ray already; use --address auto to run there, or call "
-                         "ray.shutdown() first")
+        raise UsageError(
+            "this process is connected to a Ray already; use --address auto to run there, or call ray.shutdown() first"
+        )
 
 
 def _initialise(**options: Any) -> None:
     """`ray.init`, and nothing of Ray's on standard output, where a command's result belongs."""
     import ray
 
-    ray.init(
-        log_to_driver=False, logging_level=logging.ERROR, namespace=f"mplat-{secrets.token_hex(4)}", **options
-    )
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, namespace=f"mplat-{secrets.token_hex(4)}", **options)
     _let_print(False)
 
 

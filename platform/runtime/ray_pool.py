@@ -128,13 +128,16 @@ class RayPool:
             description = self._fetch(reference)
         except _GONE as error:
             if getattr(error, "actor_init_failed", False):  # raised before our own constructor: mplat is not there
-                raise ClusterError(f"a worker could not be made ({_reason(error)}); install the same mplat and Python "
-                                   "on every node") from error
+                raise ClusterError(
+                    f"a worker could not be made ({_reason(error)}); install the same mplat and Python on every node"
+                ) from error
             self._end(number)
             self._deaths_at_start += 1
             if self._deaths_at_start >= _START_ATTEMPTS:
-                raise ClusterError(f"{self._deaths_at_start} workers died while they were being set up, the last with: "
-                                   f"{_reason(error)}; try fewer --actors or a smaller model") from error
+                raise ClusterError(
+                    f"{self._deaths_at_start} workers died while they were being set up, the last with: "
+                    f"{_reason(error)}; try fewer --actors or a smaller model"
+                ) from error
             self._start()
             return
         failure = description if "kind" in description else description.pop("failure")
@@ -174,8 +177,10 @@ class RayPool:
         except (*_GONE, ray_errors.GetTimeoutError):
             raise
         except ray_errors.RayError as error:
-            raise ClusterError(f"Ray is in trouble: {type(error).__name__}: {_reason(error)}; what was finished is "
-                               "saved, run the same command again to continue") from error
+            raise ClusterError(
+                f"Ray is in trouble: {type(error).__name__}: {_reason(error)}; what was finished is "
+                "saved, run the same command again to continue"
+            ) from error
 
     def _outcome(self, ticket: int, answer: Any) -> Outcome:
         if isinstance(answer, dict) and set(answer) == {"kind", "message", "trace"}:

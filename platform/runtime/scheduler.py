@@ -110,7 +110,12 @@ class _Flight:
 
 class _Run:
     def __init__(
-        self, shards: Sequence[Shard], pool: Pool, job: Job, limits: Limits, clock: Callable[[], float],
+        self,
+        shards: Sequence[Shard],
+        pool: Pool,
+        job: Job,
+        limits: Limits,
+        clock: Callable[[], float],
         stop: StopRequest,
     ) -> None:
         self.pool, self.job, self.limits, self.clock, self.stop = pool, job, limits, clock, stop
@@ -163,7 +168,8 @@ class _Run:
         if self.clock() - since > self.limits.start_timeout_s:
             raise ClusterError(
                 f"no worker came up within {self.limits.start_timeout_s:.0f} s; {self._saved()}; see what is free with "
-                "`ray status`, then run the same command again to continue")
+                "`ray status`, then run the same command again to continue"
+            )
         return since
 
     # ---- giving out work
@@ -272,8 +278,10 @@ class _Run:
             self._requeue(flight.unit, first=True)
         suspect, loss = flights[0].unit, losses[0]
         self.setbacks[suspect.shard.key] += 1
-        self.job.note(f"shard {suspect.shard.key} lost its worker ({loss.reason}); attempt "
-                      f"{1 + self.setbacks[suspect.shard.key]} follows")
+        self.job.note(
+            f"shard {suspect.shard.key} lost its worker ({loss.reason}); attempt "
+            f"{1 + self.setbacks[suspect.shard.key]} follows"
+        )
         if not loss.node_lost:  # a machine that goes away says nothing about the work
             suspect.crashes += 1
             self.losses_in_a_row += 1
@@ -281,7 +289,8 @@ class _Run:
             raise ClusterError(
                 f"{self.losses_in_a_row} workers died one after the other with nothing finished in between (last: "
                 f"{loss.reason}); {self._saved()}; try fewer --actors or a smaller batch if memory ran out, then run "
-                "the same command again")
+                "the same command again"
+            )
         if suspect.crashes < self.limits.crashes_before_cut:
             self._requeue(suspect, first=False)  # last: healthy work goes first, and shows that workers can live
         elif not (suspect.done or suspect.cut):

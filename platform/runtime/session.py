@@ -76,8 +76,13 @@ class Session:
 
     def describe(self) -> dict[str, Any]:
         """For the record of a run; nothing of it changes a result."""
-        return {"kind": self.kind, "address": self.address, "actors": self.actors,
-                "threads_per_actor": self.threads_per_actor, "gpus_per_actor": self.gpus_per_actor}
+        return {
+            "kind": self.kind,
+            "address": self.address,
+            "actors": self.actors,
+            "threads_per_actor": self.threads_per_actor,
+            "gpus_per_actor": self.gpus_per_actor,
+        }
 
     def close(self) -> None:
         """End what the session started. A second call does nothing."""
@@ -111,14 +116,18 @@ def open_session(
     `connect_timeout_s`.
     """
     if threads_per_actor < 1 or gpus_per_actor < 0 or (actors is not None and actors < 1):
-        raise UsageError(f"{actors} actors with {threads_per_actor} threads and {gpus_per_actor} GPUs each: there must "
-                         "be at least one actor with one thread")
+        raise UsageError(
+            f"{actors} actors with {threads_per_actor} threads and {gpus_per_actor} GPUs each: there must "
+            "be at least one actor with one thread"
+        )
     where = _resolve(address)
     if where == "none":
         return Session("in-process", "none", _actors_without_ray(actors), threads_per_actor)
     if importlib.util.find_spec("ray") is None:
-        raise UsageError(f"--address {address} needs Ray, which is not installed; use --address none to run in this "
-                         "process, or `pip install ray`")
+        raise UsageError(
+            f"--address {address} needs Ray, which is not installed; use --address none to run in this "
+            "process, or `pip install ray`"
+        )
     from . import ray_connection
 
     if where == "local":
@@ -147,8 +156,10 @@ def _resolve(address: str) -> str:
             return "connected"
         return _resolve(named) if named not in ("", "auto") else (named or "local")
     if address.startswith("ray://"):
-        raise UsageError(f"--address {address}: the Ray client protocol is too slow for results; give the HOST:PORT of "
-                         "the cluster's head from one of its machines, or run there with `mplat cluster submit`")
+        raise UsageError(
+            f"--address {address}: the Ray client protocol is too slow for results; give the HOST:PORT of "
+            "the cluster's head from one of its machines, or run there with `mplat cluster submit`"
+        )
     match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):(\d{1,5})", address)
     if match is None or not 0 < int(match[2]) < 65536:
         hint = suggest(address, ["none", "local", "auto", "HOST:PORT"])
@@ -177,8 +188,10 @@ def _fitting(connection: Connection, actors: int | None, threads: int, gpus: flo
     if places < wanted:
         exists = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
         each = f"{threads} CPU" + (f" and {gpus:g} GPU" if gpus else "")
-        raise UsageError(f"{wanted} actors with {each} each do not fit: {places} can be placed on {len(nodes)} node(s) "
-                         f"with {exists}; lower --actors or the threads or GPUs of each")
+        raise UsageError(
+            f"{wanted} actors with {each} each do not fit: {places} can be placed on {len(nodes)} node(s) "
+            f"with {exists}; lower --actors or the threads or GPUs of each"
+        )
     if actors is not None:
         return actors
     memory = sum(node.get("memory", 0) for node in nodes)

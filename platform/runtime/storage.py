@@ -106,14 +106,17 @@ def read_table(path: Path, sha256: str | None = None) -> pa.Table:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run the step that makes it again") from error
     if sha256 is not None and (found := sha256_of(data)) != sha256:
-        raise InputError(f"{path}: damaged, its sha256 is {found[:16]} and was {sha256[:16]} when it was written; "
-                         "delete it and run the step that makes it again")
+        raise InputError(
+            f"{path}: damaged, its sha256 is {found[:16]} and was {sha256[:16]} when it was written; "
+            "delete it and run the step that makes it again"
+        )
     try:
         return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole Parquet file ({reason}); delete it and run the step that makes it again"
-                         ) from error
+        raise InputError(
+            f"{path}: not a whole Parquet file ({reason}); delete it and run the step that makes it again"
+        ) from error
 
 
 def is_unfinished(path: Path) -> bool:
@@ -130,9 +133,7 @@ def _table_check(table: pa.Table) -> Callable[[Path], None]:
     return check
 
 
-def _publish(
-    data: bytes, path: Path, *, rows: int, verify: Callable[[Path], None] | None, replace: bool
-) -> Published:
+def _publish(data: bytes, path: Path, *, rows: int, verify: Callable[[Path], None] | None, replace: bool) -> Published:
     digest = sha256_of(data)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,8 @@ def _compare(path: Path, digest: str) -> None:
         read_table(path)  # a damaged file is no second opinion: this raises the error that says so
     raise NonDeterministicError(
         f"non-deterministic step: {path} is there with sha256 {there}, and the same step now gives {digest}; "
-        "look for an unseeded generator or an unordered set, then run it again with --fresh")
+        "look for an unseeded generator or an unordered set, then run it again with --fresh"
+    )
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -201,6 +203,8 @@ def write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise ClusterError(f"{path}: cannot be written ({error.strerror}); what was finished before is safe, "
-                               "free some space and run the same command again") from error
+            raise ClusterError(
+                f"{path}: cannot be written ({error.strerror}); what was finished before is safe, "
+                "free some space and run the same command again"
+            ) from error
         raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another folder with --out") from error

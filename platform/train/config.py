@@ -38,6 +38,10 @@ class ModelSection(Config):
     vocab_size: int | None = Field(
         default=None, ge=1, description="default: the tokenizer's size, rounded up to a multiple of 8 (mamba2: 16)"
     )
+    init: Literal["reference", "recall"] = Field(
+        default="reference",
+        description="first weights; recall: every layer but the first can look a value up by its key from the start",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="further fields of mplat.models.ModelConfig")
 
 
@@ -51,9 +55,6 @@ class FactsSection(Config):
         ge=0,
         le=1,
         description="fraction of the steps in which Difficulty.at goes from 0 to 1; 0: at 1 from the start",
-    )
-    bare_until: float = Field(
-        default=0.12, ge=0, lt=0.5, description="progress of the curriculum up to which texts are bare pairs of names"
     )
 
 

@@ -34,10 +34,10 @@ class Setup:
     threads: int
 
     def build_model(self) -> LanguageModel:
-        """A model with the reference initialisation drawn from the run's seed, float32, on the run's device."""
+        """A model with the weights of `model.init` drawn from the run's seed, float32, on the run's device."""
         from ..models import build
 
-        return build(self.shape, seed=self.config.seed, device=self.device)
+        return build(self.shape, seed=self.config.seed, device=self.device, init=self.config.model.init)
 
     def count_parameters(self) -> int:
         """Parameters of the model, found without building it."""

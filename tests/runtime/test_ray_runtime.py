@@ -39,8 +39,17 @@ def ray_session() -> Iterator[Session]:
 
 
 def make_table(session: Session, folder: Path, *, function: str = "make", **arguments: Any) -> pa.Table:
-    return run_table("test", ITEMS, WorkerFactory(f"shard_workers:{function}", arguments), out_dir=folder,
-                     session=session, batch_size=7, sort_by=["id"], schema=SCHEMA, semantic_key={"strength": 1.0})
+    return run_table(
+        "test",
+        ITEMS,
+        WorkerFactory(f"shard_workers:{function}", arguments),
+        out_dir=folder,
+        session=session,
+        batch_size=7,
+        sort_by=["id"],
+        schema=SCHEMA,
+        semantic_key={"strength": 1.0},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +98,7 @@ def test_an_item_that_kills_every_worker_loses_its_own_row_only(
     assert len(same) == 33, "the other batches keep every bit; the cut one was computed in smaller batches"
 
 
-def test_a_driver_killed_without_ray_is_continued_on_it(
-    ray_session: Session, right: pa.Table, tmp_path: Path
-) -> None:
+def test_a_driver_killed_without_ray_is_continued_on_it(ray_session: Session, right: pa.Table, tmp_path: Path) -> None:
     log, folder = tmp_path / "log", tmp_path / "out"
     program = f"""
 import os, signal, sys
@@ -192,8 +199,9 @@ except StoppedEarly as error:
 
 def test_sigterm_saves_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], env=environment, stdout=subprocess.PIPE,
-                              text=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
+    )
     assert driver.stdout is not None
     for line in driver.stdout:
         if line == "3\n":

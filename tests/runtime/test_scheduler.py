@@ -239,6 +239,7 @@ def test_what_waits_behind_a_straggler_is_overtaken_too() -> None:
 
 def test_a_late_duplicate_goes_to_commit_which_compares_it() -> None:
     """The slow copy ends while other work is still running: the scheduler hands over both."""
+
     def script(actor: int, items: tuple[int, ...], before: int) -> Step:
         if items == (1,):
             return Step(seconds=1.0 if before else 30.0)

@@ -43,8 +43,10 @@ except UsageError as error:
 def test_without_ray_installed_everything_runs_in_this_process(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_RAY, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == ("--address local needs Ray, which is not installed; use --address none to run in this "
-                           "process, or `pip install ray`\n")
+    assert done.stdout == (
+        "--address local needs Ray, which is not installed; use --address none to run in this "
+        "process, or `pip install ray`\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def make_fewer_rows() -> FaultyWorker:
 
 def make_other_ids() -> FaultyWorker:
     """A row of an item that was not asked for."""
+
     def rename(table: pa.Table) -> pa.Table:
         return table.set_column(0, SCHEMA.field("id"), pa.array(["nobody", *table.column("id").to_pylist()[1:]]))
 

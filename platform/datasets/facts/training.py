@@ -15,6 +15,7 @@ about 5 ms for 32 rows of 256 tokens on one core. What it does not do: stop, sav
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path as FilePath
@@ -51,8 +52,8 @@ class Difficulty:
     # chance that, instead of a question, a fact is stated again in another shape, its object weighted as an answer:
     # key and value stand side by side there, which is the shortest way to learn to look a value up by its key
     restate: float = 0.1
-    # share of texts that are bare pairs of names, each pair asked for once: the shortest texts in which a value must be
-    # looked up by its key. It takes thousands of small steps, which is why texts begin with them
+    # chance that a statement is the bare pair of its names, and that a question is the bare name it asks about: the
+    # shortest form in which a value is looked up by its key, and the first that a model learns
     bare: float = 0.0
 
     def __post_init__(self) -> None:
@@ -69,26 +70,26 @@ class Difficulty:
             raise UsageError(f"hop_weights must be three numbers >= 0 with a positive sum, not {self.hop_weights}")
 
     @staticmethod
-    def at(progress: float, bare_until: float = 0.12) -> Difficulty:
-        """The curriculum, in phases that overlap; from 0.65 on it is at full difficulty.
+    def at(progress: float) -> Difficulty:
+        """The curriculum; from 0.5 on it is at full difficulty.
 
-        Up to `bare_until`: bare pairs of names, where the model learns to copy and then to look up. In the next 0.18
-        statements take their place, first mostly stated again, then asked about. From 0.3 the largest block grows from
-        4 to 16 facts, from 0.35 there are two and three hops. Small blocks stay in the mix throughout (`SKEW`).
+        It opens with bare pairs of names, where looking up is learned. From 0.02 to 0.15 sentences take their place,
+        one by one: next to a bare statement a whole question is one step away, and next to a bare question a whole
+        statement. Then the largest block grows from 4 to 16 facts, and two and three hops come in. Small blocks stay
+        in the mix throughout (`SKEW`).
         """
-        if not (0.0 <= progress <= 1.0 and 0.0 <= bare_until < 0.5):
-            raise UsageError(f"progress must lie in [0, 1] and bare_until in [0, 0.5), not {progress} and {bare_until}")
+        if not 0.0 <= progress <= 1.0:
+            raise UsageError(f"progress must lie in [0, 1], not {progress}")
 
         def rise(start: float, stop: float) -> float:
             return min(1.0, max(0.0, (progress - start) / (stop - start)))
 
-        chained = rise(0.35, 0.6)
+        chained = rise(0.15, 0.4)
         return Difficulty(
-            min_facts=1,
-            max_facts=round(4 + (MAX_FACTS - 4) * rise(0.3, 0.65)),
+            min_facts=2 - round(rise(0.0, 0.04)),
+            max_facts=round(4 + (MAX_FACTS - 4) * rise(0.15, 0.5)),
             hop_weights=(1.0 - 0.55 * chained, 0.35 * chained, 0.2 * chained),
-            restate=0.6 - 0.5 * rise(bare_until, 0.5),
-            bare=1.0 - rise(bare_until, bare_until + 0.18),
+            bare=1.0 - rise(0.02, 0.15),
         )
 
 
@@ -119,32 +120,12 @@ def _draw(rng: Random, weights: tuple[float, float, float], available: tuple[boo
     return 1 if u < live[0] + live[1] or not live[2] else 2
 
 
-def _bare_pairs(rng: Random) -> tuple[list[str], list[int]]:
-    """" A B. C D.\\n C D\\n A B\\n": two to four facts of one relation without words, then each once more in any order."""
-    paths = PATHS[1]
-    path = paths[int(rng.random() * len(paths))]
-    n_facts = 2 + int(rng.random() * 3)
-    facts = sample_facts(rng, _TRAIN, [path] * n_facts, n_facts)
-    strings: list[str] = []
-    for _, subject, target in facts:
-        strings += (subject, target, ".")
-    strings.append("\n")
-    rng.shuffle(facts)
-    answers: list[int] = []
-    for _, subject, target in facts:
-        strings += (subject, target, "\n")
-        answers.append(len(strings) - 2)
-    return strings, answers
-
-
 def _strings(rng: Random, difficulty: Difficulty) -> tuple[list[str], list[int]]:
     """A text as strings that end at token boundaries, and the indices of the answers among them.
 
     An answer's string is followed by a string of a newline alone; both belong to the answer.
     """
     rand = rng.random
-    if difficulty.bare > 0 and rand() < difficulty.bare:
-        return _bare_pairs(rng)
     low, high = difficulty.min_facts, difficulty.max_facts
     n_facts = low + int((high - low + 1) * rand() ** SKEW)
     planted: list[Path] = []
@@ -161,7 +142,12 @@ def _strings(rng: Random, difficulty: Difficulty) -> tuple[list[str], list[int]]
     rng.shuffle(facts)
 
     strings: list[str] = []
+    # without words a pair has one reading only where its subject has one fact
+    about = Counter(fact.subject for fact in facts) if difficulty.bare > 0 else {}
     for relation, subject, target in facts:
+        if difficulty.bare > 0 and rand() < difficulty.bare and about[subject] == 1:
+            strings += (subject, target, ".")
+            continue
         shapes = statements(relation, "train")
         before, between, after, subject_first = shapes[int(rand() * len(shapes))]
         if before:
@@ -175,10 +161,15 @@ def _strings(rng: Random, difficulty: Difficulty) -> tuple[list[str], list[int]]
     answers: list[int] = []
     restatements = n_facts + 1
     for _ in range(difficulty.n_questions):
-        if difficulty.restate > 0 and rand() < difficulty.restate:
+        bare = difficulty.bare > 0 and rand() < difficulty.bare
+        if bare or (difficulty.restate > 0 and rand() < difficulty.restate):
             if restatements:
                 restatements -= 1
                 relation, subject, target = facts[int(rand() * n_facts)]
+                if bare and about[subject] == 1:
+                    strings += (subject, target, "\n")
+                    answers.append(len(strings) - 2)
+                    continue
                 shapes = statements(relation, "train")
                 before, between, _, _ = shapes[int(rand() * len(shapes))]
                 strings += (before, subject, between, target, "\n") if before else (subject, between, target, "\n")

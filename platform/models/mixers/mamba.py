@@ -19,6 +19,7 @@ from ..kernels import selective_scan
 from ..norms import wide
 from ..run import Run
 from ..states import Scanned
+from .recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_taps
 from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, split_linear, state_sites
 from .registry import LayerState, Mixer, SiteInfo, mixer
 
@@ -56,6 +57,23 @@ class MambaMixer(Mixer):
         self.out_proj.weight /= c.n_layers**0.5
         if self.out_proj.bias is not None:
             self.out_proj.bias.zero_()
+
+    @torch.no_grad()
+    def reset_to_recall(self, generator: torch.Generator) -> None:
+        """Twin halves of the channels, the second shifted by one token: C sees the first, B the second. See `Mixer`."""
+        c = self.config
+        d, half, N, R = c.d_model, c.inner_size // 2, c.state_size, int(c.dt_rank)
+        twins = torch.randn(half, d, generator=generator) * (RECALL_GAIN / d**0.5)
+        first, second = slice(0, half), slice(half, 2 * half)
+        self.in_proj.weight[first] = self.in_proj.weight[second] = twins
+        recall_taps(self.conv1d, first, shift=0)
+        recall_taps(self.conv1d, second, shift=1)
+        key = torch.randn(N, half, generator=generator) * (1.5 / half**0.5)
+        self.x_proj.weight[R:] = 0.0
+        self.x_proj.weight[R : R + N, second] = key
+        self.x_proj.weight[R + N :, first] = key
+        self.A_log.zero_()
+        self.dt_proj.bias.fill_(inverse_softplus(RECALL_STEP))
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         c = self.config

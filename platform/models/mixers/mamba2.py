@@ -21,6 +21,7 @@ from ..kernels import ssd
 from ..norms import RMSNorm, wide
 from ..run import Run
 from ..states import Scanned
+from .recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_taps
 from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, split_linear, state_sites
 from .registry import LayerState, Mixer, SiteInfo, mixer
 
@@ -60,6 +61,20 @@ class Mamba2Mixer(Mixer):
         self.out_proj.weight /= c.n_layers**0.5
         if self.out_proj.bias is not None:
             self.out_proj.bias.zero_()
+
+    @torch.no_grad()
+    def reset_to_recall(self, generator: torch.Generator) -> None:
+        """B and C share a projection, B shifted by one token; half of the heads forget over 50 tokens. See `Mixer`."""
+        c = self.config
+        E, N, G, d = c.inner_size, c.state_size, c.n_groups, c.d_model
+        key = torch.randn(G * N, d, generator=generator) * (RECALL_GAIN / d**0.5)
+        B, C = slice(2 * E, 2 * E + G * N), slice(2 * E + G * N, 2 * E + 2 * G * N)
+        self.in_proj.weight[B] = self.in_proj.weight[C] = key
+        recall_taps(self.conv1d, slice(E, E + G * N), shift=1)
+        recall_taps(self.conv1d, slice(E + G * N, None), shift=0)
+        slow = slice(0, c.n_heads // 2)
+        self.A_log[slow] = 0.0
+        self.dt_bias[slow] = inverse_softplus(RECALL_STEP)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         c = self.config

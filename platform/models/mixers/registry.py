@@ -48,6 +48,15 @@ class Mixer(nn.Module):
         """Reference initialisation, drawn from `generator`."""
         raise UsageError(f"{type(self).__name__} defines no initialisation")
 
+    def reset_to_recall(self, generator: torch.Generator) -> None:
+        """After `reset_parameters`: change what makes the layer read, at once, what followed an earlier like token.
+
+        Writing by the two tokens before (the key) and reading by the two latest (the question) with one projection is
+        associative recall; a slow decay keeps it. After Trockman et al. (arXiv 2410.11135), who tie B and C, keep the
+        state and start the convolution as the identity; the shift between B and C is what a key before its value needs.
+        """
+        raise UsageError(f"{type(self).__name__} has no recall initialisation")
+
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         """The state before the first token."""
         raise UsageError(f"{type(self).__name__} defines no state")
