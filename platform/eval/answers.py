@@ -19,8 +19,8 @@ import torch
 
 from ..errors import InputError, UsageError
 from ..models import Generation, generate
+from ..models.lending import open_model
 from .conditions import Condition
-from .lending import open_model
 from .metrics import score
 from .schema import ITEM_SCHEMA
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..datasets.records import Question, from_table
 from ..errors import InputError, UsageError, suggest
+from ..models.lending import label
 from ..steering import Recipe, Variant, control_names, find_operator, find_variant, variant_names
 from .conditions import Condition
 from .config import EvalConfig
-from .lending import label
 from .metrics import names as metric_names
 from .prompting import Prompt, render, unusable
 from .schema import question_fields

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..models.lending import label, lent, loadable_name
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
 from ..runtime.lock import FolderLock
 from ..runtime.storage import write_errors
@@ -31,7 +32,6 @@ from ..steering.discovery import discovery_table
 from ..steering.recipe import site_width
 from . import answers, side_effects
 from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, computed, judged
-from .lending import label, lent, loadable_name
 from .planning import Plan
 from .prompting import TEMPLATE_DIGEST
 from .provenance import computation_key, kernels, versions

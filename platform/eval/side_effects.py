@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from ..models.generation import pad
+from ..models.lending import open_model
 from .conditions import Condition
-from .lending import open_model
 from .schema import PRICE_SCHEMA
 
 if TYPE_CHECKING:

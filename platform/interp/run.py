@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..models.lending import lent
 from ..runtime.session import Session, open_session
 from ..runtime.table_job import Progress
 from .cache import Cache
@@ -23,7 +24,7 @@ from .key import Key, step_key
 from .places import check_layers
 from .questions import Encoded, encode, plan_digest
 from .registry import Job, Step, StepSettings
-from .work import BatchRunner, lent
+from .work import BatchRunner
 
 if TYPE_CHECKING:
     from ..datasets.records import Question

@@ -9,15 +9,15 @@ Workers load the model by name and check its digest; in this process the caller'
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..errors import InputError, ToleranceError, UsageError
+from ..errors import ToleranceError
+from ..models.lending import loadable_name, open_model
 from ..runtime.plan import digest_of
 from ..runtime.pool import WorkerFactory
 from ..runtime.session import Session
@@ -29,23 +29,7 @@ if TYPE_CHECKING:
     from ..models import LanguageModel
     from .questions import Encoded
 
-_LENT: dict[str, LanguageModel] = {}
 _ORDER = (pa.field("batch", pa.string()), pa.field("row", pa.int32()))
-
-
-@contextmanager
-def lent(model: LanguageModel) -> Iterator[None]:
-    """Workers of this process use `model` itself instead of loading it."""
-    handle = _handle(model.digest, str(model.device))
-    before = _LENT.get(handle)
-    _LENT[handle] = model
-    try:
-        yield
-    finally:
-        if before is None:
-            del _LENT[handle]
-        else:
-            _LENT[handle] = before
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,7 @@ class BatchRunner:
         kwargs = {
             "function": f"{function.__module__}:{function.__qualname__}",
             "arguments": dict(arguments),
-            "model": _loadable_name(self.model),
+            "model": loadable_name(self.model),
             "digest": self.model.digest,
             "device": str(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -110,34 +94,9 @@ def build_worker(
 ) -> BatchWorker:
     """What a `WorkerFactory` calls, in this process or an actor's."""
     module, _, name = function.partition(":")
-    return BatchWorker(_model(model, digest, device, dtype), getattr(importlib.import_module(module), name), arguments)
-
-
-def _model(name: str, digest: str, device: str, dtype: str) -> LanguageModel:
-    handle = _handle(digest, device)
-    if handle in _LENT:
-        return _LENT[handle]
-    from ..models import load
-
-    where = "save it to a folder, load it from there, or use --address none"
-    try:
-        model = load(name, device=device, dtype=dtype)
-    except InputError as error:
-        raise UsageError(f"a worker cannot load the model of this run by its name: {error}; {where}") from error
-    if model.digest != digest:
-        found = model.digest[:12]
-        raise UsageError(f"a worker loaded {name} with digest {found}, this run's model has {digest[:12]}; {where}")
-    _LENT[handle] = model  # the next phase of this process needs it again
-    return model
-
-
-def _loadable_name(model: LanguageModel) -> str:
-    """The model's name; a folder's in full, because a worker may have another working directory."""
-    return str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
-
-
-def _handle(digest: str, device: str) -> str:
-    return f"{digest}@{device}"
+    return BatchWorker(
+        open_model(model, digest, device, dtype), getattr(importlib.import_module(module), name), arguments
+    )
 
 
 def _refuse_lost_item(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:

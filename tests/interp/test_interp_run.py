@@ -23,8 +23,9 @@ from mplat.interp import (
 )
 from mplat.interp.key import differences, nearest
 from mplat.interp.questions import encode
-from mplat.interp.work import build_worker, lent
+from mplat.interp.work import build_worker
 from mplat.models import LanguageModel, load
+from mplat.models.lending import lent
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,67 @@
+"""The model that a worker computes with: lent by the driver where both are one process, loaded by name elsewhere.
+
+Without this, evaluating in one process would hold the model twice. A worker elsewhere may find another folder under the
+same name, so the digest is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from .model import LanguageModel
+
+_LENT: dict[str, LanguageModel] = {}  # by digest
+
+
+@contextmanager
+def lent(model: LanguageModel) -> Iterator[None]:
+    """Inside the block, workers of this process use `model` itself."""
+    before = _LENT.get(model.digest)
+    _LENT[model.digest] = model
+    try:
+        yield
+    finally:
+        if before is None:
+            del _LENT[model.digest]
+        else:
+            _LENT[model.digest] = before
+
+
+def open_model(name: str, digest: str, device: str | None = None, dtype: str | None = None) -> LanguageModel:
+    """The model with `digest`, lent or loaded as `name`; what is loaded stays for the next phase of this process.
+
+    device, dtype: as in `load`; a lent model is used where it is.
+
+    Raises UsageError where the name cannot be loaded here or is another model.
+    """
+    known = _LENT.get(digest)
+    if known is not None and device in (None, str(known.device)):
+        return known
+    from .loading import load
+
+    where = "save it to a folder that every machine sees, load it from there, or use --address none"
+    try:
+        model = load(name, device=device, dtype=dtype)
+    except InputError as error:
+        raise UsageError(f"a worker cannot load the model of this run by its name: {error}; {where}") from error
+    if model.digest != digest:
+        found = model.digest[:12]
+        raise UsageError(f"a worker loaded {name} with digest {found}, this run's model has {digest[:12]}; {where}")
+    _LENT[digest] = model
+    return model
+
+
+def loadable_name(model: LanguageModel) -> str:
+    """The model's name; a folder's in full, because a worker may have another working directory."""
+    return str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
+
+
+def label(model: LanguageModel) -> str:
+    """The model's name in tables: of a folder its last part, so that tables do not depend on where it lies."""
+    return Path(model.name).absolute().name if Path(model.name).is_dir() else model.name
