@@ -6,7 +6,6 @@ Parses, makes the plan, runs it, prints the table per level and the verdict. The
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from ..eval.planning import Plan
     from ..eval.runner import EvalResult
     from ..runtime import Progress as JobProgress
-    from ..steering.discovery import FindChannels
 
 
 @command("eval", order=44)
@@ -139,6 +137,7 @@ def evaluate(
         return
     writable_folder(folder)
 
+    from ..eval.channels import bottleneck_finder
     from ..eval.runner import Observer
     from ..eval.runner import evaluate as run
     from ..folders import cache_folder
@@ -148,7 +147,7 @@ def evaluate(
         session = stack.enter_context(open_session(address, actors=actors))
         shown = stack.enter_context(ExitStack())
         observer = Observer(say=output.say, progress=_Counter(output, shown))
-        find = bottlenecks(plan, cache_folder(), output.say)
+        find = bottleneck_finder(plan, cache_folder(), output.say)
         result = run(plan, out=folder, session=session, find_channels=find, fresh=fresh, observer=observer)
     summary = result.summary.to_dict()
     output.result(
@@ -160,33 +159,6 @@ def evaluate(
             f"{result.summary.bad_test_rows} of {result.summary.test_rows} test rows have no score, more than the "
             f"--fail-over {settings.fail_over:g} allows; their status and reason are in {folder / 'items.parquet'}"
         )
-
-
-def bottlenecks(plan: Plan, cache_dir: Path, say: Callable[[str], None]) -> FindChannels:
-    """Channels by the analysis stage, from the development questions; `say` is told what is not cached yet."""
-    from ..interp import bottleneck_channels
-
-    questions = [question for question in plan.development if question.id not in plan.refused]
-    told: set[str] = set()
-
-    def tell(what: str, done: int, total: int) -> None:
-        if what not in told:
-            told.add(what)
-            say(f"not in the cache {cache_dir}, computed now: {what}")
-
-    def find(site: str, layer: int, k: int) -> list[int]:
-        return bottleneck_channels(
-            plan.model,
-            questions,
-            layer=layer,
-            site=site,
-            k=k,
-            cache_dir=cache_dir,
-            seed=plan.config.seed,
-            progress=tell,
-        )
-
-    return find
 
 
 def _strengths(text: str) -> list[float]:

@@ -317,10 +317,11 @@ def build(
     device: str | torch.device = "cpu",
     tokenizer: PreTrainedTokenizerFast | None = None,
     init: Literal["reference", "recall"] = "reference",
+    embedding_std: float = 0.02,
 ) -> LanguageModel:
     """A model with weights drawn from `seed` (on device "meta": shapes only).
 
-    Embeddings N(0, 0.02); linear and convolution layers as PyTorch's default; out_proj scaled by 1/sqrt(L); see the
+    Embeddings N(0, embedding_std); linear and convolution layers as PyTorch's default; out_proj scaled by 1/sqrt(L); see the
     mixers for A, D and Delta. The same seed gives the same weights whatever the dtype and device. With `init` "recall"
     every layer but the first starts as `Mixer.reset_to_recall` says; the first is left to gather what was just read.
 
@@ -337,7 +338,7 @@ def build(
     with torch.no_grad():
         for weight in (model.backbone.embeddings.weight, None if model.lm_head is None else model.lm_head.weight):
             if weight is not None:
-                weight.copy_(torch.empty_like(weight).normal_(0.0, 0.02, generator=generator))
+                weight.copy_(torch.empty_like(weight).normal_(0.0, embedding_std, generator=generator))
         for block in cast(list[Block], list(model.backbone.layers)):
             block.norm.weight.fill_(1.0)
             block.mixer.reset_parameters(generator)

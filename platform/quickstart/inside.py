@@ -1,7 +1,7 @@
 """The analyses of a quickstart: interp steps on the development questions of an evaluation, kept beside their record.
 
-The results come from the cache of steps or go into it. The evaluation that follows asks `channel_finder` for channels
-to steer, which reads the same cache: nothing is computed for it again.
+The results come from the cache of steps or go into it. The evaluation that follows asks for channels to steer,
+which come from the same cache: nothing is computed for it again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..datasets.records import Question
     from ..eval.planning import Plan
     from ..runtime import Progress, Session
-    from ..steering.discovery import FindChannels
     from .pipeline import Watcher
 
 
@@ -29,9 +27,12 @@ def look_inside(
     watcher: Watcher,
 ) -> str:
     """Run `steps` for the plan's model on its development questions; what came out, in words."""
+    from ..eval.channels import development_questions
     from ..interp import Cache, Observer, config_model, plan_steps, run_plan
     from ..interp.graph import in_order
     from ..interp.run_record import write_run
+
+    questions = development_questions(plan)
 
     class Telling(Observer):
         def progress(self, progress: Progress) -> None:
@@ -40,27 +41,9 @@ def look_inside(
     # What a step needs is named too: a second run, which needs nothing, then keeps the same tables as the first.
     names = tuple(step.name for step in in_order(steps))
     config = config_model().model_validate({"steps": names, "seed": plan.config.seed})
-    planned = plan_steps(plan.model, _questions(plan), config)
+    planned = plan_steps(plan.model, questions, config)
     cache = Cache(cache_dir, warn=watcher.warn)
     results = run_plan(planned, cache=cache, session=session, fresh=fresh, observer=Telling())
     write_run(out, planned, results, session)
     computed = sum(result.seconds is not None for result in results.values())
-    return f"{len(results)} steps on {len(_questions(plan))} development questions, {len(results) - computed} cached"
-
-
-def channel_finder(plan: Plan, cache_dir: Path) -> FindChannels:
-    """Channels of largest attribution on the plan's development questions."""
-    from ..interp import bottleneck_channels
-
-    questions = _questions(plan)
-
-    def find(site: str, layer: int, k: int) -> list[int]:
-        return bottleneck_channels(
-            plan.model, questions, layer=layer, site=site, k=k, cache_dir=cache_dir, seed=plan.config.seed
-        )
-
-    return find
-
-
-def _questions(plan: Plan) -> list[Question]:
-    return [question for question in plan.development if question.id not in plan.refused]
+    return f"{len(results)} steps on {len(questions)} development questions, {len(results) - computed} cached"

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..eval.channels import bottleneck_finder
 from .config import QuickstartConfig, folder_name
-from .inside import channel_finder, look_inside
+from .inside import look_inside
 from .sample import classify_sample
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class _Pipeline:
             plan,
             out=self.out / "eval" / name,
             session=self.session,
-            find_channels=channel_finder(plan, self.cache_dir),
+            find_channels=bottleneck_finder(plan, self.cache_dir),
             fresh=self.fresh,
             observer=Observer(progress=self.watcher.progress),
         )

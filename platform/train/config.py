@@ -42,6 +42,7 @@ class ModelSection(Config):
         default="reference",
         description="first weights; recall: every layer but the first can look a value up by its key from the start",
     )
+    embedding_std: float = Field(default=0.02, gt=0, description="standard deviation of the first embeddings")
     options: dict[str, Any] = Field(default_factory=dict, description="further fields of mplat.models.ModelConfig")
 
 

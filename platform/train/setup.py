@@ -37,7 +37,14 @@ class Setup:
         """A model with the weights of `model.init` drawn from the run's seed, float32, on the run's device."""
         from ..models import build
 
-        return build(self.shape, seed=self.config.seed, device=self.device, init=self.config.model.init)
+        model = self.config.model
+        return build(
+            self.shape,
+            seed=self.config.seed,
+            device=self.device,
+            init=model.init,
+            embedding_std=model.embedding_std,
+        )
 
     def count_parameters(self) -> int:
         """Parameters of the model, found without building it."""
