@@ -9,13 +9,14 @@ with model.edit(Scale("blocks.2.mixer_out", 5.0, channels=[4, 38])):
 
 from __future__ import annotations
 
+from .building import build
 from .capture import Activations
 from .config import ModelConfig
 from .edit_files import load_edits, save_edits
 from .edits import Add, Clamp, Edit, Interpolate, ProjectOut, Replace, Scale
 from .generation import Generation, generate
 from .loading import load
-from .model import LanguageModel, build
+from .model import LanguageModel
 from .sites import Selection, Site
 from .state import ModelState
 

@@ -62,7 +62,7 @@ def shape(name: str) -> ModelConfig:
 
 def entries() -> list[Entry]:
     """All known models, the shipped ones first."""
-    from .model import build
+    from .building import build
 
     result = []
     for name, folder in shipped().items():

@@ -13,13 +13,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, UsageError, suggest
+from ..errors import InputError, UsageError
 from . import mixers
 from .capture import STATE_SITES, Activations, Recorder
 from .config import ModelConfig
@@ -308,42 +308,3 @@ class LanguageModel(nn.Module):
         from .loading import save
 
         return save(self, folder, dtype=dtype, layout=layout)
-
-
-def build(
-    config: ModelConfig,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
-    tokenizer: PreTrainedTokenizerFast | None = None,
-    init: Literal["reference", "recall"] = "reference",
-    embedding_std: float = 0.02,
-) -> LanguageModel:
-    """A model with weights drawn from `seed` (on device "meta": shapes only).
-
-    Embeddings N(0, embedding_std); linear and convolution layers as PyTorch's default; out_proj scaled by 1/sqrt(L); see the
-    mixers for A, D and Delta. The same seed gives the same weights whatever the dtype and device. With `init` "recall"
-    every layer but the first starts as `Mixer.reset_to_recall` says; the first is left to gather what was just read.
-
-    Raises UsageError for an unknown `init`, or an architecture that has no such start.
-    """
-    if init not in ("reference", "recall"):
-        raise UsageError(f"unknown initialisation {init!r}; {suggest(init, ('reference', 'recall'))}")
-    with torch.device("meta"):
-        model = LanguageModel(config, tokenizer)
-    if str(device) == "meta":
-        return model.to(dtype)
-    model.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in (model.backbone.embeddings.weight, None if model.lm_head is None else model.lm_head.weight):
-            if weight is not None:
-                weight.copy_(torch.empty_like(weight).normal_(0.0, embedding_std, generator=generator))
-        for block in cast(list[Block], list(model.backbone.layers)):
-            block.norm.weight.fill_(1.0)
-            block.mixer.reset_parameters(generator)
-        if init == "recall":
-            for block in cast(list[Block], list(model.backbone.layers)[1:]):
-                block.mixer.reset_to_recall(generator)
-        model.backbone.norm_f.weight.fill_(1.0)
-    return model.to(device=device, dtype=dtype)

@@ -9,6 +9,7 @@ caller asked for. No arithmetic happens here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -66,6 +67,12 @@ def expect_reset(call: str, reset: Tensor | None, batch: int, time: int) -> None
     if reset.dtype != torch.bool:
         raise UsageError(f"{call}: reset has dtype {reset.dtype}, expected torch.bool")
     expect_shape(call, "reset", reset, (batch, time), "(batch, time)")
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
+    """Autocast off: it would run the matrix products inside a kernel in bfloat16."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class Readout(NamedTuple):
