@@ -50,6 +50,12 @@ class Edit:
         """The parsed site with positions and channels from either place."""
         return merge(parse(cast(Any, self).site), self.positions, self.channels)
 
+    @property
+    def of_rows(self) -> bool:
+        """Whether the edit's tensor may have an entry for each row of a batch."""
+        value = self._value()
+        return value is not None and value.ndim > 2 and value.shape[0] > 1
+
     def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
         """The new content of `x` (B, P, C, ...); `value` is the edit's tensor, aligned with it."""
         raise UsageError(f"{type(self).__name__} defines no transform")

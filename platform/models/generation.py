@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
+from .prefill import read
 
 if TYPE_CHECKING:
     from .model import LanguageModel
@@ -47,17 +48,6 @@ def encode(model: LanguageModel, prompts: Sequence[str] | Sequence[Sequence[int]
     return ids
 
 
-def pad(rows: Sequence[Sequence[int]], fill: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as (B, T) tokens, right-padded with `fill`, and their mask."""
-    width = max(len(r) for r in rows)
-    tokens = torch.full((len(rows), width), fill, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.as_tensor(row)
-        mask[i, : len(row)] = True
-    return tokens, mask
-
-
 @torch.no_grad()
 def generate(
     model: LanguageModel,
@@ -68,11 +58,13 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     state: ModelState | None = None,
+    share_prefix: bool = True,
 ) -> list[Generation]:
     """Continue every prompt until a stop string, end-of-text or `max_new_tokens`.
 
     temperature 0 is greedy; above it, tokens are drawn from softmax(logits / temperature) with `seed`.
-    state: what the model has already read before these prompts (one row per prompt).
+    state: what the model has already read before these prompts: one row per prompt, or a single row that all continue.
+    share_prefix: read a beginning that several prompts have in common only once (see `prefill`).
     Raises UsageError for bad arguments and InputError for an empty prompt.
     """
     if max_new_tokens < 1 or temperature < 0:
@@ -84,13 +76,8 @@ def generate(
     if not prompts:
         return []
     rows = encode(model, prompts)
-    tokens, mask = pad(rows)
-    tokens, mask = tokens.to(model.device), mask.to(model.device)
-    logits, after = model(tokens, mask, state=state, return_state=True, phase="prefill")
-    carried: ModelState = after
+    scores, carried = read(model, rows, state, share=share_prefix)
     anchor = carried.position
-    last = mask.sum(1) - 1
-    scores = logits[torch.arange(len(rows), device=model.device), last]
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
     new: list[list[int]] = [[] for _ in rows]
     reasons: list[StopReason | None] = [None] * len(rows)

@@ -93,6 +93,7 @@ class LanguageModel(nn.Module):
         reset: Tensor | None = None,
         phase: Phase | None = None,
         anchor: Tensor | None = None,
+        last_only: bool = False,
     ) -> Any:
         """Logits (B, T, V) of tokens (B, T); with `return_state` also the state after each row's last real token.
 
@@ -100,6 +101,7 @@ class LanguageModel(nn.Module):
         state: continue from it. reset (B, T) bool: True where a new packed document starts.
         phase: which edits act; default "decode" for one token after a state, else "prefill".
         anchor (B,): length from which negative positions count; default the length after this call.
+        last_only: logits (B, 1, V) of each row's last real token; the head is then not computed for the others.
 
         Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
         """
@@ -120,14 +122,15 @@ class LanguageModel(nn.Module):
             captures=self._recorders,
         )
         run.reset = None if reset is None else run.to_packed(reset)
-        logits, layers = self._run(run.to_packed(tokens), run, state, return_state)
-        logits = run.to_caller(logits)
+        logits, layers = self._run(run.to_packed(tokens), run, state, return_state, last_only)
+        if not last_only:
+            logits = run.to_caller(logits)
         if not return_state:
             return logits
         return logits, ModelState(tuple(cast(list[LayerState], layers)), offset + lengths)
 
     def _run(
-        self, tokens: Tensor, run: Run, state: ModelState | None, need_state: bool
+        self, tokens: Tensor, run: Run, state: ModelState | None, need_state: bool, last_only: bool
     ) -> tuple[Tensor, list[LayerState | None]]:
         x = run.site("embed", self.backbone.embeddings(tokens))
         if self.config.residual_in_fp32:
@@ -138,9 +141,13 @@ class LanguageModel(nn.Module):
             x, new = block(x, run, f"blocks.{i}.", layer_state, need_state)
             new_layers.append(new)
         head = self.backbone.embeddings.weight if self.lm_head is None else self.lm_head.weight
+        whole = run.active("final_norm") or run.active("logits")  # edits and captures there see every token
+        if last_only and not whole:
+            x = run.last(x)
         x = run.site("final_norm", self.backbone.norm_f(x.to(self.backbone.norm_f.weight.dtype)))
         logits = F.linear(x, head)
-        return run.site("logits", logits.to(wide(logits.dtype))), new_layers
+        logits = run.site("logits", logits.to(wide(logits.dtype)))
+        return run.last(logits) if last_only and whole else logits, new_layers
 
     def _checked(
         self, tokens: Tensor, mask: Tensor | None, reset: Tensor | None, state: ModelState | None
@@ -175,6 +182,16 @@ class LanguageModel(nn.Module):
         blocks = cast(list[Block], list(self.backbone.layers))
         layers = tuple(b.mixer.zero_state(rows, self.dtype, self.device) for b in blocks)
         return ModelState(layers, torch.zeros(rows, dtype=torch.long, device=self.device))
+
+    @property
+    def edits(self) -> Sequence[Applied]:
+        """The edits in force, in their order."""
+        return tuple(self._edits)
+
+    @property
+    def captures(self) -> Sequence[Recorder]:
+        """The captures in force."""
+        return tuple(self._recorders)
 
     # -- sites --------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,10 @@ class Run:
         """Inverse of `to_packed`."""
         return value if self.order is None else _take(value, self.order.argsort(1))
 
+    def last(self, value: Tensor) -> Tensor:
+        """Each row's last real token in `value` (B, T, ...), packed: (B, 1, ...); the first of an empty row."""
+        return _take(value, (self.lengths - 1).clamp(min=0)[:, None])
+
     def positions(self, wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Packed columns (B, P) of sequence positions, and which of them (B, P) are real tokens of this call."""
         index = torch.as_tensor(wanted, device=self.offset.device).expand(len(self.offset), -1)

@@ -32,6 +32,15 @@ class ModelState:
         rows = torch.as_tensor(index, device=self.position.device)
         return self.map(lambda t: t.index_select(0, rows))
 
+    @staticmethod
+    def concat(states: Sequence[ModelState]) -> ModelState:
+        """The rows of all states below each other."""
+        layers = tuple(
+            {k: torch.cat([s[k] for s in each]) for k in each[0]}
+            for each in zip(*(s.layers for s in states), strict=True)
+        )
+        return ModelState(layers, torch.cat([s.position for s in states]))
+
     def detach(self) -> ModelState:
         """The same state without autograd history."""
         return self.map(Tensor.detach)
