@@ -28,10 +28,10 @@ format: $(STAMP) ## rewrite the sources in the project's formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## every benchmark, side by side with its peers; prints and writes JSON
-	@set -e; for script in benchmarks/bench_*.py; do \
-		[ -e "$$script" ] || { echo "there is no benchmarks/bench_*.py yet"; exit 1; }; \
-		echo "$$script"; $(BIN)/python "$$script" $(ARGS); done
+bench: $(STAMP) ## every benchmark, side by side with its peers; prints and writes benchmarks/results/*.json
+	$(BIN)/python -m pip install -q -c constraints.txt mambapy
+	@set -e; for name in kernels forward train_step decode; do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
 # setuptools comes first because the project itself is then built with that version instead of a downloaded one.
 $(STAMP): pyproject.toml setup.py constraints.txt
