@@ -81,7 +81,7 @@ def generate(
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
     new: list[list[int]] = [[] for _ in rows]
     reasons: list[StopReason | None] = [None] * len(rows)
-    texts = [""] * len(rows)
+    watch = _Stops(model, stop)
     alive = list(range(len(rows)))  # batch rows still running, in the order of `scores`
     for step in range(max_new_tokens):
         chosen = _choose(scores, temperature, [generators[i] for i in alive] if temperature else [])
@@ -94,8 +94,7 @@ def generate(
                 reasons[i] = "eos"
             else:
                 new[i].append(token)
-                texts[i], hit = _text(model, new[i], stop)
-                if hit:
+                if watch.ended(new[i]):
                     reasons[i] = "stop"
                 elif step + 1 == max_new_tokens:
                     reasons[i] = "length"
@@ -109,7 +108,7 @@ def generate(
         step_tokens = torch.as_tensor([[new[i][-1]] for i in alive], device=model.device)
         logits, carried = model(step_tokens, state=carried, return_state=True, phase="decode", anchor=anchor)
         scores = logits[:, 0]
-    return [Generation(texts[i], tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
+    return [Generation(watch.text(new[i]), tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
 
 
 def _choose(scores: Tensor, temperature: float, generators: list[torch.Generator]) -> list[int | None]:
@@ -125,10 +124,33 @@ def _choose(scores: Tensor, temperature: float, generators: list[torch.Generator
     return chosen
 
 
-def _text(model: LanguageModel, tokens: list[int], stop: Sequence[str]) -> tuple[str, bool]:
-    """The text of new tokens up to the first stop string, and whether one occurred."""
-    if model.tokenizer is None:
-        return "", False
-    text = str(model.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    ends = [at for s in stop if (at := text.find(s)) >= 0]
-    return (text[: min(ends)], True) if ends else (text, False)
+class _Stops:
+    """Finds stop strings in growing texts; a text is decoded only after a token that may complete one."""
+
+    def __init__(self, model: LanguageModel, stop: Sequence[str]) -> None:
+        self._tokenizer, self._stop = model.tokenizer, stop
+        self._last = {s[-1] for s in stop}
+        self._may_end: dict[int, bool] = {}
+
+    def ended(self, tokens: list[int]) -> bool:
+        """Whether the text of `tokens` has a stop string; it is asked after every token."""
+        if self._tokenizer is None or not self._stop:
+            return False
+        token = tokens[-1]
+        if token not in self._may_end:
+            # A token that is not whole characters by itself may complete any character, and some tokenizers drop a
+            # leading blank of what they decode.
+            alone = self._decode([token])
+            self._may_end[token] = "\ufffd" in alone or " " in self._last or not self._last.isdisjoint(alone)
+        return self._may_end[token] and any(s in self._decode(tokens) for s in self._stop)
+
+    def text(self, tokens: list[int]) -> str:
+        """The text of `tokens` up to the first stop string; "" without a tokenizer."""
+        if self._tokenizer is None:
+            return ""
+        text = self._decode(tokens)
+        return text[: min((at for s in self._stop if (at := text.find(s)) >= 0), default=len(text))]
+
+    def _decode(self, tokens: list[int]) -> str:
+        assert self._tokenizer is not None
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))

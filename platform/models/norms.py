@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -22,6 +23,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide_x = x.to(wide(x.dtype))
+        if self.groups == 1 and self.weight.dtype == wide_x.dtype:
+            return F.rms_norm(wide_x, self.weight.shape, self.weight, self.eps)
         parts = wide_x.unflatten(-1, (self.groups, -1)) if self.groups > 1 else wide_x
         parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + self.eps)
         normed = parts.flatten(-2) if self.groups > 1 else parts

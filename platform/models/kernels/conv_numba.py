@@ -1,7 +1,8 @@
 """The causal depthwise convolution compiled by numba for the CPU: one pass over memory each way.
 
 Promises: bit-identical results for every number of threads; the gradient with respect to later inputs is exactly zero;
-first derivatives only. One token, the decode step, goes to the plain definition. Loops: `conv_loops`.
+first derivatives only. One token goes to `step_numba`, or to the plain definition where it does not fit. Loops:
+`conv_loops`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .conv_reference import conv_reference
 from .registry import kernel
 from .scan_numba import flat, ordered_sum, widened
 from .simd import VECTOR_BYTES
+from .step_numba import conv_step_numba
 from .threads import run_tasks
 
 
@@ -66,6 +68,8 @@ def conv_numba(
     u: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reset: Tensor | None
 ) -> Tensor:
     """y (B,T,E); arguments as in `causal_conv`."""
+    if u.shape[1] == 1 and initial_state is not None and reset is None and not torch.is_grad_enabled():
+        return conv_step_numba(u, weight, bias, initial_state)
     if u.shape[1] == 1:
         return conv_reference(u, weight, bias, initial_state, reset)
     return _Conv.apply(u, weight, bias, initial_state, reset)

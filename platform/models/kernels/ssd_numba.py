@@ -2,8 +2,8 @@
 
 Promises: bit-identical results for every number of threads and every chunk size (there is no chunk), with and without
 read-outs and gradients; training keeps nothing but the inputs; the gradient with respect to later inputs is exactly
-zero; first derivatives only. One token, the decode step, goes to the torch backend, where compiled loops would gain
-nothing. Loops: `ssd_loops`.
+zero; first derivatives only. One token goes to `step_numba`, or to the torch backend where it does not fit. Loops:
+`ssd_loops`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .scan_numba import flat, widened
 from .simd import VECTOR_BYTES
 from .ssd_loops import input_gradients, key_gradients, recur
 from .ssd_torch import ssd_torch
+from .step_numba import fits, ssd_step_numba
 from .threads import run_tasks
 
 
@@ -138,6 +139,9 @@ def ssd_numba(
     positions: tuple[int, ...],
 ) -> tuple[Tensor, Tensor | None]:
     """y (B,T,H,P) and the states (B, len(positions), H, P, N) after the steps in `positions`; arguments as in `ssd`."""
+    if fits(x, B.shape[3]) and initial_state is not None and reset is None:
+        y, state = ssd_step_numba(x, delta, A, B, C, D, initial_state)
+        return y, state[:, None] if positions else None
     if x.shape[1] == 1:
         return ssd_torch(x, delta, A, B, C, D, chunk, initial_state, reset, positions)
     y, read = _Ssd.apply(x, delta, A, B, C, D, initial_state, reset, positions)

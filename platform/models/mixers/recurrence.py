@@ -33,6 +33,8 @@ def convolve(
         out, deviation = edit_windows(run, name, out, u, weight, history)
     if not need_state:
         return out, None
+    if u.shape[1] == 1 and not active and run.reset is None and run.keep is None:
+        return out, torch.cat((history[..., 1:].to(u.dtype), u.transpose(1, 2)), -1)
     last = windows(u, history, (run.lengths - 1)[:, None], run.reset)[:, 0]
     return out, last if deviation is None else last + deviation
 
@@ -79,8 +81,10 @@ def split_linear(u: Tensor, layer: nn.Linear, sizes: list[int]) -> list[Tensor]:
     """The parts of layer(u) along its last axis, each contiguous.
 
     An elementwise edit returns contiguous memory, and vectorised silu rounds differently on strided memory: without
-    this, an edit that changes nothing would change the last bits.
+    this, an edit that changes nothing would change the last bits. For one token a copy is cheaper than a product more.
     """
+    if u.shape[1] == 1:
+        return [part.contiguous() for part in layer(u).split(sizes, -1)]
     weights = layer.weight.split(sizes)
     biases = [None] * len(sizes) if layer.bias is None else layer.bias.split(sizes)
     return [F.linear(u, w, b) for w, b in zip(weights, biases, strict=True)]

@@ -1,0 +1,69 @@
+"""One decode step of the scan, the SSD and the convolution, compiled by numba for the CPU.
+
+Plain torch takes five to eight operations for each, every one a pass over the whole state and a call from Python. Used
+by the numba backends for sequences of one token where no gradient is asked for and the states fill whole vectors
+(N a multiple of 16 in float32, of 8 in float64); `fits` says so.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .simd import VECTOR_BYTES
+from .step_loops import conv_step, scan_step, ssd_step
+from .threads import run_tasks
+
+# Below this many numbers in the states a second thread costs more than it gains.
+ENOUGH = 1 << 19
+
+
+def fits(x: Tensor, states: int) -> bool:
+    """Whether these loops can take a step with `states` states per channel."""
+    return x.shape[1] == 1 and states % (VECTOR_BYTES // x.element_size()) == 0 and not torch.is_grad_enabled()
+
+
+def _flat(tensor: Tensor | None, like: Tensor):
+    return like.new_empty(0).numpy() if tensor is None else tensor.contiguous().view(-1).numpy()
+
+
+def _run(loop, size: int, batch: int, *arguments) -> None:
+    if size < ENOUGH:
+        loop(0, batch, *arguments)
+    else:
+        run_tasks(loop, batch, *arguments)
+
+
+def scan_step_numba(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """y (B,1,E) and the state (B,E,N) after the one token of x, delta (B,1,E); B, C (B,1,N); state (B,E,N)."""
+    batch, channels, states = state.shape
+    y, after = torch.empty_like(x), torch.empty_like(state)
+    shape = (channels, states, VECTOR_BYTES // x.element_size())
+    arrays = [_flat(tensor, x) for tensor in (x, delta, A, B, C, D, state, y, after)]
+    _run(scan_step, state.numel(), batch, shape, *arrays)
+    return y, after
+
+
+def ssd_step_numba(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """y (B,1,H,P) and the state (B,H,P,N) after one token; arguments as in `ssd`."""
+    batch, heads, width, states = state.shape
+    x_t, delta_t = x[:, 0], delta[:, 0]
+    y = torch.zeros_like(x_t) if D is None else x_t * D[:, None]
+    after = torch.empty_like(state)
+    shape = (heads, width, B.shape[2], states, VECTOR_BYTES // x.element_size())
+    given = (x_t * delta_t[..., None], torch.exp(delta_t * A), B, C)
+    arrays = [_flat(tensor, x) for tensor in (*given, y, after, state)]
+    _run(ssd_step, state.numel(), batch, shape, *arrays)
+    return y[:, None], after
+
+
+def conv_step_numba(u: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor) -> Tensor:
+    """y (B,1,E) of one token u (B,1,E) after past (B,E,K-1)."""
+    y = torch.empty_like(u)
+    arrays = [_flat(tensor, u) for tensor in (u, weight, bias, past, y)]
+    _run(conv_step, u.numel() * weight.shape[1], len(u), (u.shape[2], weight.shape[1]), *arrays)
+    return y
