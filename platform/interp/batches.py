@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.generation import pad
+from ..models.prefill import pad
 
 
 @dataclass(frozen=True)
