@@ -111,7 +111,8 @@ def read_table(path: Path, sha256: str | None = None) -> pa.Table:
             "delete it and run the step that makes it again"
         )
     try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        # one thread: Arrow's own may outlive the interpreter, which then aborts once torch is loaded too
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
