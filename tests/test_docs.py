@@ -94,11 +94,11 @@ def test_the_readmes_example_runs(tmp_path):
 
     (block,) = _blocks("README.md")
     assert block.count("\n") <= 15
-    if "tiny-mamba2" not in catalog.shipped():
-        pytest.skip("tiny-mamba2 is not shipped in this checkout")
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "blocks.0.mixer.delta" in done.stdout
+    promised = re.findall(r"# (\[' \w+'\])", block)
+    assert len(set(promised)) == 2 and done.stdout.splitlines()[-2:] == promised
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
