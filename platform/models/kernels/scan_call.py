@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ...errors import UsageError
 from .arguments import expect_rank, expect_reset, expect_shape, floating, full_precision, readout
 from .registry import select
 
@@ -35,8 +36,12 @@ def selective_scan(
     the step's update. Returns y (B,T,E), or a tuple (y[, state (B,E,N)][, states (B, len(states_at), E, N)]) of what
     was asked for.
 
+    Several read-outs of one state: with C (B,T,R,N), y is (B,T,R,E), y_t^r = C_t^r . h_t, from one pass that keeps no
+    states; D x_t is added to read-out 0 alone, the layer's own (the others serve other layers, which have skips of
+    their own).
+
     Raises UsageError for shapes, dtypes or devices that do not fit together, an empty sequence, an index outside of the
-    sequence, and a backend that does not exist or is not installed.
+    sequence, no read-out, and a backend that does not exist or is not installed.
     """
     call = "selective_scan"
     batch, time, channels = expect_rank(call, "x", x, "(batch, time, channels)")
@@ -44,7 +49,12 @@ def selective_scan(
     expect_shape(call, "delta", delta, (batch, time, channels), "(batch, time, channels)")
     expect_shape(call, "A", A, (channels, size), "(channels, states)")
     expect_shape(call, "B", B, (batch, time, size), "(batch, time, states)")
-    expect_shape(call, "C", C, (batch, time, size), "(batch, time, states)")
+    if C.ndim == 4:
+        expect_shape(call, "C", C, (batch, time, C.shape[2], size), "(batch, time, read-outs, states)")
+        if C.shape[2] < 1:
+            raise UsageError(f"{call}: C has shape {tuple(C.shape)}, expected at least one read-out")
+    else:
+        expect_shape(call, "C", C, (batch, time, size), "(batch, time, states)")
     if D is not None:
         expect_shape(call, "D", D, (channels,), "(channels,)")
     if initial_state is not None:
@@ -55,4 +65,5 @@ def selective_scan(
     run = select("scan", x, backend)
     with full_precision(x):
         y, states = run(*floating(call, arguments), reset, wanted.positions)
+    assert y.ndim == C.ndim, f"the backend for {tuple(C.shape)} read-outs returned {tuple(y.shape)}"
     return wanted.answer(y.to(x.dtype), states)

@@ -3,7 +3,9 @@ channels.
 
 Vectors run over channels, so the states of a block, (states, channels), stay in the cache while time goes by, and a
 read-out is a sum of vectors. All arrays are flat and C-ordered; `width` is the number of channels padded to whole
-vectors, `lanes` the channels of a vector, `block` those of a task (a multiple of `lanes`).
+vectors, `lanes` the channels of a vector, `block` those of a task (a multiple of `lanes`). `more` is the number of
+read-outs besides the first, or None for none: numba drops what `more is not None` guards, so that the plain scan pays
+nothing for it. R stands for the number of read-outs.
 
 Promises: a task writes only places of its own, so any split of the tasks over threads gives the same bits; the values
 of y do not depend on which states are saved. Sums over channels and sequences are left to the caller as one partial per
@@ -30,14 +32,17 @@ def compiled(function):
 
 
 @compiled
-def forward(first, last, shape, x, delta, A, B, C, D, start, reset, slot, every, y, read, saved):
+def forward(first, last, shape, more, x, delta, A, B, C, D, start, reset, slot, every, y, read, saved):
     """Tasks first..last-1 of the scan.
 
-    x, delta, y (B,T,width); A (N,width); B, C (B,T,N); D (width); start (B,N,width); reset (B,T) or empty; slot (T):
-    the place of h_t in read (B,P,N,width), or -1; saved (B, ceil(T / every), N, width): h before each `every`-th step,
-    not written if empty.
+    x, delta (B,T,width); A (N,width); B (B,T,N); C (B,T,R,N); D (width), which belongs to the first read-out; start
+    (B,N,width); reset (B,T) or empty; slot (T): the place of h_t in read (B,P,N,width), or -1; y (B,T,R,width); saved
+    (B, ceil(T / every), N, width): h before each `every`-th step, not written if empty.
     """
     time, width, states, reads, lanes, block = shape
+    readouts = 1
+    if more is not None:
+        readouts += more
     blocks = (width + block - 1) // block
     chunks = (time + every - 1) // every
     # Row `states` onwards is a state of zeros: what the first step of a document starts from.
@@ -58,6 +63,8 @@ def forward(first, last, shape, x, delta, A, B, C, D, start, reset, slot, every,
                         store(saved, to + n * width + c, load(h, n * block + c))
             row = (b * time + t) * width + left
             token = (b * time + t) * states
+            key = token * readouts
+            out = (b * time + t) * readouts * width + left
             before = zeros if reset.size > 0 and reset[b * time + t] else 0
             for c in range(0, here, lanes):
                 x_t = load(x, row + c)
@@ -68,8 +75,14 @@ def forward(first, last, shape, x, delta, A, B, C, D, start, reset, slot, every,
                     decay = exp(mul(delta_t, load(A, n * width + left + c)))
                     h_n = fma(decay, load(h, before + n * block + c), mul(written, splat(B, token + n)))
                     store(h, n * block + c, h_n)
-                    y_t = fma(h_n, splat(C, token + n), y_t)
-                store(y, row + c, y_t)
+                    y_t = fma(h_n, splat(C, key + n), y_t)
+                store(y, out + c, y_t)
+                if more is not None:
+                    for r in range(1, readouts):
+                        y_t = zero(x)
+                        for n in range(states):
+                            y_t = fma(load(h, n * block + c), splat(C, key + r * states + n), y_t)
+                        store(y, out + r * width + c, y_t)
             if slot[t] >= 0:
                 to = (b * reads + slot[t]) * states * width + left
                 for n in range(states):
@@ -79,15 +92,18 @@ def forward(first, last, shape, x, delta, A, B, C, D, start, reset, slot, every,
 
 @compiled
 def backward(
-    first, last, shape, x, delta, A, B, C, D, reset, slot, every, saved, grad_y, grad_read,
+    first, last, shape, more, x, delta, A, B, C, D, reset, slot, every, saved, grad_y, grad_read,
     grad_x, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_start,
 ):  # fmt: skip
     """Tasks first..last-1 of the adjoint; arrays as in `forward`, with these partial sums:
 
-    grad_A (B,N,width) and grad_D (B,width) per sequence; grad_B, grad_C (blocks,B,T,N) per block of channels. grad_read
-    is empty if no state was read. grad_A, grad_D must come in as zeros.
+    grad_A (B,N,width) and grad_D (B,width) per sequence; grad_B (blocks,B,T,N), grad_C (blocks,B,T,R,N) per block of
+    channels. grad_read is empty if no state was read. grad_A, grad_D must come in as zeros.
     """
     time, width, states, reads, lanes, block = shape
+    readouts = 1
+    if more is not None:
+        readouts += more
     blocks = (width + block - 1) // block
     chunks = (time + every - 1) // every
     sequences = saved.size // (chunks * states * width)
@@ -97,7 +113,7 @@ def backward(
     decay = np.empty(every * size, x.dtype)
     carried = np.empty(size, x.dtype)
     sum_B = np.empty(states * lanes, x.dtype)
-    sum_C = np.empty(states * lanes, x.dtype)
+    sum_C = np.empty(readouts * states * lanes, x.dtype)
     none = zero(x)
     for task in range(first, last):
         b = task // blocks
@@ -129,6 +145,8 @@ def backward(
             for t in range(end - 1, begin - 1, -1):
                 row = (b * time + t) * width + left
                 token = (b * time + t) * states
+                key = token * readouts
+                out = (b * time + t) * readouts * width + left
                 i = (t - begin) * size
                 fresh = reset.size > 0 and reset[b * time + t]
                 before = zeros if fresh else i
@@ -140,17 +158,25 @@ def backward(
                             store(carried, at, add(load(carried, at), load(grad_read, origin + n * width + c)))
                 for n in range(0, states * lanes, lanes):
                     store(sum_B, n, none)
+                for n in range(0, readouts * states * lanes, lanes):
                     store(sum_C, n, none)
                 for c in range(0, here, lanes):
                     x_t = load(x, row + c)
                     delta_t = load(delta, row + c)
-                    g_t = load(grad_y, row + c)
+                    g_t = load(grad_y, out + c)
                     written = mul(delta_t, x_t)
                     grad_written = none
                     grad_delta_t = none
                     for n in range(states):
                         at = n * block + c
-                        adjoint = fma(g_t, splat(C, token + n), load(carried, at))
+                        adjoint = fma(g_t, splat(C, key + n), load(carried, at))
+                        if more is not None:
+                            h_n = load(h, i + size + at)
+                            for r in range(1, readouts):
+                                g_r = load(grad_y, out + r * width + c)
+                                adjoint = fma(g_r, splat(C, key + r * states + n), adjoint)
+                                place = (r * states + n) * lanes
+                                store(sum_C, place, fma(g_r, h_n, load(sum_C, place)))
                         store(sum_B, n * lanes, fma(adjoint, written, load(sum_B, n * lanes)))
                         store(sum_C, n * lanes, fma(g_t, load(h, i + size + at), load(sum_C, n * lanes)))
                         grad_written = fma(adjoint, splat(B, token + n), grad_written)
@@ -167,7 +193,8 @@ def backward(
                     store(grad_D, column, fma(g_t, x_t, load(grad_D, column)))
                 for n in range(states):
                     grad_B[partial + t * states + n] = total(load(sum_B, n * lanes))
-                    grad_C[partial + t * states + n] = total(load(sum_C, n * lanes))
+                for n in range(readouts * states):
+                    grad_C[(partial + t * states) * readouts + n] = total(load(sum_C, n * lanes))
                 if fresh:
                     for i in range(0, size, lanes):
                         store(carried, i, none)

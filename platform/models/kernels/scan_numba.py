@@ -20,7 +20,6 @@ from .registry import kernel
 from .scan_loops import backward, forward
 from .scan_reference import scan_reference
 from .simd import VECTOR_BYTES
-from .step_numba import fits, scan_step_numba
 from .threads import run_tasks
 
 # Measured: with 8 to 64 steps between two saved states the times differ by a tenth.
@@ -50,9 +49,9 @@ def ordered_sum(partials: Tensor) -> Tensor:
 
 
 class _Plan:
-    """Sizes of one call: padded width, vectors, blocks, and where the read-outs go."""
+    """Sizes of one call: padded width, vectors, blocks, read-outs, and where the states asked for go."""
 
-    def __init__(self, x: Tensor, states: int, positions: tuple[int, ...]) -> None:
+    def __init__(self, x: Tensor, states: int, C: Tensor, positions: tuple[int, ...]) -> None:
         self.batch, self.time, self.channels = x.shape
         self.lanes = VECTOR_BYTES // x.element_size()
         self.width = -(-self.channels // self.lanes) * self.lanes
@@ -63,6 +62,9 @@ class _Plan:
                 break
         self.tasks = self.batch * self.blocks
         self.states, self.reads = states, len(positions)
+        # (B,T) or (B,T,R): what stands in front of the channels of y and the states of C.
+        self.outputs = C.shape[:-1]
+        self.more = None if C.ndim == 3 else C.shape[2] - 1
         self.chunks = -(-self.time // CHECKPOINT_STEPS)
         self.slot = np.full(self.time, -1, np.int64)
         self.slot[list(positions)] = np.arange(len(positions))
@@ -72,7 +74,7 @@ class _Plan:
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, delta, A, B, C, D, initial_state, reset, positions):
-        plan = _Plan(x, A.shape[1], positions)
+        plan = _Plan(x, A.shape[1], C, positions)
         batch, states, width = plan.batch, plan.states, plan.width
         # From here on state-major, (..., states, channels), with the channels padded to whole vectors.
         wide_x, wide_delta, wide_A = (widened(tensor, width).contiguous() for tensor in (x, delta, A.t()))
@@ -83,12 +85,12 @@ class _Scan(torch.autograd.Function):
         else:
             start = widened(initial_state.transpose(1, 2), width).contiguous()
         flags = np.empty(0, np.bool_) if reset is None else flat(reset)
-        y = torch.empty_like(wide_x)
+        y = x.new_empty(*plan.outputs, width)
         read = x.new_empty(batch, plan.reads, states, width)
         saved = x.new_empty(batch, plan.chunks, states, width) if any(ctx.needs_input_grad) else x.new_empty(0)
         inputs = [flat(tensor) for tensor in (wide_x, wide_delta, wide_A, B, C, wide_D, start)]
         outputs = [flat(tensor) for tensor in (y, read, saved)]
-        run_tasks(forward, plan.tasks, plan.shape, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *outputs)
+        run_tasks(forward, plan.tasks, plan.shape, plan.more, *inputs, flags, plan.slot, CHECKPOINT_STEPS, *outputs)
         ctx.save_for_backward(wide_x, wide_delta, wide_A, B, C, wide_D, reset, saved)
         ctx.plan, ctx.has_D, ctx.has_start = plan, D is not None, initial_state is not None
         ctx.set_materialize_grads(False)
@@ -99,18 +101,18 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor | None, grad_read: Tensor | None):
         x, delta, A, B, C, D, reset, saved = ctx.saved_tensors
         plan: _Plan = ctx.plan
-        batch, time, states, width = plan.batch, plan.time, plan.states, plan.width
+        batch, states, width = plan.batch, plan.states, plan.width
         flags = np.empty(0, np.bool_) if reset is None else flat(reset)
-        wide_grad_y = torch.zeros_like(x) if grad_y is None else widened(grad_y, width)
+        wide_grad_y = x.new_zeros(*plan.outputs, width) if grad_y is None else widened(grad_y, width)
         wide_grad_read = x.new_empty(0) if grad_read is None else widened(grad_read.transpose(2, 3), width)
         grad_x, grad_delta = torch.empty_like(x), torch.empty_like(delta)
         grad_A, grad_D = x.new_zeros(batch, states, width), x.new_zeros(batch, width)
-        grad_B, grad_C = (x.new_empty(plan.blocks, batch, time, states) for _ in range(2))
+        grad_B, grad_C = (x.new_empty(plan.blocks, *tensor.shape) for tensor in (B, C))
         grad_start = x.new_empty(batch, states, width)
         inputs = [flat(tensor) for tensor in (x, delta, A, B, C, D)] + [flags, plan.slot, CHECKPOINT_STEPS]
         inputs += [flat(tensor) for tensor in (saved, wide_grad_y, wide_grad_read)]
         outputs = [flat(tensor) for tensor in (grad_x, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_start)]
-        run_tasks(backward, plan.tasks, plan.shape, *inputs, *outputs)
+        run_tasks(backward, plan.tasks, plan.shape, plan.more, *inputs, *outputs)
         real = slice(0, plan.channels)
         return (
             grad_x[..., real],
@@ -137,13 +139,10 @@ def scan_numba(
     reset: Tensor | None,
     positions: tuple[int, ...],
 ) -> tuple[Tensor, Tensor | None]:
-    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
+    """y (B,T,E) or (B,T,R,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
     `selective_scan`."""
-    if fits(x, A.shape[1]) and initial_state is not None and reset is None:
-        y, state = scan_step_numba(x, delta, A, B, C, D, initial_state)
-        return y, state[:, None] if positions else None
     if x.shape[1] == 1:
-        # One token otherwise: the plain definition is a third faster than preparing the loops over time.
+        # A decode step: the plain definition is a third faster than preparing a compiled loop.
         return scan_reference(x, delta, A, B, C, D, initial_state, reset, positions)
     y, read = _Scan.apply(x, delta, A, B, C, D, initial_state, reset, positions)
     return y, read if positions else None

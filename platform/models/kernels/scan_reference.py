@@ -26,7 +26,7 @@ def scan_reference(
     reset: Tensor | None,
     positions: tuple[int, ...],
 ) -> tuple[Tensor, Tensor | None]:
-    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
+    """y (B,T,E) or (B,T,R,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
     `selective_scan`."""
     batch, time, channels = x.shape
     h = x.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state
@@ -37,8 +37,12 @@ def scan_reference(
             # where, not a product: 0 * inf would carry the old document's overflow into the new one.
             h = torch.where(reset[:, t, None, None], torch.zeros_like(h), h)
         h = torch.exp(delta[:, t, :, None] * A) * h + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None, :]
-        y = (h * C[:, t, None, :]).sum(-1)
-        outputs.append(y if D is None else y + D * x[:, t])
+        if C.ndim == 3:
+            y = (h * C[:, t, None, :]).sum(-1)
+            outputs.append(y if D is None else y + D * x[:, t])
+        else:
+            y = (h[:, None] * C[:, t, :, None, :]).sum(-1)
+            outputs.append(y if D is None else torch.cat((y[:, :1] + (D * x[:, t])[:, None], y[:, 1:]), 1))
         if t in positions:
             kept.append(h)
     return torch.stack(outputs, 1), torch.stack(kept, 1) if kept else None

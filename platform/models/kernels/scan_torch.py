@@ -8,7 +8,7 @@ channels, states), so that one step of the recurrence is one fused multiply-add 
 pass walks the chunks from the end, recomputes the states of one chunk from the state saved at its start, and runs the
 adjoint recurrence
   l_t = C_t dy_t + (gradient of a read-out at t) + exp(Delta_{t+1} A) l_{t+1},
-from which every gradient is a contraction.
+from which every gradient is a contraction. With several read-outs C_t dy_t is the sum over them.
 """
 
 from __future__ import annotations
@@ -57,6 +57,11 @@ def _chunk_states(
     return decay, states
 
 
+def _first(outputs: Tensor) -> Tensor:
+    """The read-out (T,B,E) that D x is added to, of (T,B,E) or (T,B,R,E)."""
+    return outputs if outputs.ndim == 3 else outputs[:, :, 0]
+
+
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, delta, A, B, C, D, initial_state, reset, positions):
@@ -65,7 +70,7 @@ class _Scan(torch.autograd.Function):
         x_t, delta_t, B_t, C_t = (tensor.transpose(0, 1).contiguous() for tensor in (x, delta, B, C))
         resets = _reset_steps(reset)
         needed = any(ctx.needs_input_grad)
-        y_t = torch.empty_like(x_t)
+        y_t = x_t.new_empty(*C_t.shape[:-1], channels)
         read = x.new_empty(len(positions), batch, channels, A.shape[1])
         starts: list[Tensor | None] = []
         previous = initial_state
@@ -73,14 +78,17 @@ class _Scan(torch.autograd.Function):
             part = slice(begin, min(begin + size, time))
             starts.append(previous)
             _, states = _chunk_states(delta_t[part], delta_t[part] * x_t[part], A, B_t[part], previous, resets, begin)
-            torch.matmul(states, C_t[part, :, :, None], out=y_t[part, :, :, None])
+            if C_t.ndim == 3:
+                torch.matmul(states, C_t[part, :, :, None], out=y_t[part, :, :, None])
+            else:
+                torch.matmul(C_t[part], states.transpose(2, 3), out=y_t[part])
             for slot, position in enumerate(positions):
                 if part.start <= position < part.stop:
                     read[slot] = states[position - begin]
             # A copy, so that the chunk's memory can be reused.
             previous = states[-1].clone()
         if D is not None:
-            y_t.addcmul_(x_t, D)
+            _first(y_t).addcmul_(x_t, D)
         if needed:
             ctx.save_for_backward(x_t, delta_t, A, B_t, C_t, D, initial_state, reset, *starts[1:])
             ctx.positions, ctx.size = positions, size
@@ -94,7 +102,10 @@ class _Scan(torch.autograd.Function):
         starts = [initial_state, *later_starts]
         time, batch, channels = x_t.shape
         resets = _reset_steps(reset)
-        grad_y_t = torch.zeros_like(x_t) if grad_y is None else grad_y.transpose(0, 1).contiguous()
+        if grad_y is None:
+            grad_y_t = x_t.new_zeros(*C_t.shape[:-1], channels)
+        else:
+            grad_y_t = grad_y.transpose(0, 1).contiguous()
         read_at = {} if grad_read is None else dict(zip(ctx.positions, grad_read.unbind(1), strict=True))
         grad_x, grad_delta, grad_B, grad_C = (torch.empty_like(tensor) for tensor in (x_t, delta_t, B_t, C_t))
         grad_A = torch.zeros_like(A)
@@ -104,8 +115,12 @@ class _Scan(torch.autograd.Function):
             part = slice(begin, min(begin + ctx.size, time))
             dt, written, B_part = delta_t[part], delta_t[part] * x_t[part], B_t[part]
             decay, states = _chunk_states(dt, written, A, B_part, starts[number], resets, begin)
-            grad_C[part] = torch.matmul(grad_y_t[part, :, None, :], states).squeeze(2)
-            adjoint = grad_y_t[part, ..., None] * C_t[part, :, None, :]
+            if C_t.ndim == 3:
+                grad_C[part] = torch.matmul(grad_y_t[part, :, None, :], states).squeeze(2)
+                adjoint = grad_y_t[part, ..., None] * C_t[part, :, None, :]
+            else:
+                grad_C[part] = torch.matmul(grad_y_t[part], states)
+                adjoint = torch.matmul(grad_y_t[part].transpose(2, 3), C_t[part])
             for i in range(adjoint.shape[0] - 1, -1, -1):
                 if carried is not None:
                     adjoint[i].add_(carried) if i == adjoint.shape[0] - 1 else adjoint[i].addcmul_(
@@ -133,8 +148,8 @@ class _Scan(torch.autograd.Function):
             grad_A += torch.einsum("cben,cbe->en", exponent, dt)
         grad_D = None
         if D is not None:
-            grad_x.addcmul_(grad_y_t, D)
-            grad_D = (grad_y_t * x_t).sum((0, 1))
+            grad_x.addcmul_(_first(grad_y_t), D)
+            grad_D = (_first(grad_y_t) * x_t).sum((0, 1))
         grad_start = carried if initial_state is not None else None
         batch_major = (tensor.transpose(0, 1) for tensor in (grad_x, grad_delta, grad_B, grad_C))
         grad_x, grad_delta, grad_B, grad_C = batch_major
@@ -153,7 +168,7 @@ def scan_torch(
     reset: Tensor | None,
     positions: tuple[int, ...],
 ) -> tuple[Tensor, Tensor | None]:
-    """y (B,T,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
+    """y (B,T,E) or (B,T,R,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
     `selective_scan`."""
     if x.shape[1] == 1:
         # A decode step: the plain definition is a third faster than preparing chunks.

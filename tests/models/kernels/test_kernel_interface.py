@@ -17,7 +17,7 @@ def scan_arguments() -> dict[str, torch.Tensor]:
 
 
 def test_every_operation_has_a_reference_and_a_torch_backend():
-    assert operations() == ["conv", "scan", "ssd"]
+    assert operations() == ["conv", "fft_conv", "scan", "ssd"]
     for operation in operations():
         assert {"reference", "torch"} <= set(backends(operation))
 

@@ -11,7 +11,7 @@ from mplat.models.kernels import threads
 
 numba = pytest.importorskip("numba")
 import numpy as np  # noqa: E402
-from mplat.models.kernels import conv_loops, scan_loops, simd, simd_rows, ssd_loops  # noqa: E402
+from mplat.models.kernels import conv_loops, scan_loops, simd, simd_rows, ssd_loops, step_loops  # noqa: E402
 
 
 @numba.njit
@@ -51,7 +51,7 @@ def test_the_compiled_loops_name_the_vector_operations_they_were_built_from():
     """If this fails after an edit of `simd` or `simd_rows`: put the new digest into the loop files."""
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (simd, simd_rows))
     digest = hashlib.sha256(sources).hexdigest()[:16]
-    assert {module.VECTOR_SOURCES for module in (conv_loops, scan_loops, ssd_loops)} == {digest}
+    assert {module.VECTOR_SOURCES for module in (conv_loops, scan_loops, ssd_loops, step_loops)} == {digest}
 
 
 def test_a_place_without_a_writable_cache_still_compiles(monkeypatch):

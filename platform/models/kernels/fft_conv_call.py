@@ -1,0 +1,56 @@
+"""The public long causal convolution of Hyena: arguments checked, backend chosen."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...errors import UsageError
+from .arguments import expect_rank, expect_reset, expect_shape, floating, full_precision
+from .registry import select
+
+
+def fft_conv(
+    u: Tensor,
+    kernel: Tensor,
+    D: Tensor | None = None,
+    *,
+    history: Tensor | None = None,
+    reset: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The causal convolution with a filter as long as the text (Poli et al., Hyena, arXiv 2302.10866, section 3).
+
+        y_t = sum_{s<L} kernel[:, s] u_{t-s} + D u_t        (lag 0 weighs the current token)
+
+    u (B,T,E); kernel (E,L), L shorter or longer than T; D (E) or None. history (B,E,S): the S inputs before the first,
+    oldest first, any S (only the last L-1 matter), none if None; a text in pieces, each with the inputs before it as
+    history, gives what the whole text gives. reset (B,T) bool: True where a new document starts, inputs before it, the
+    history among them, do not reach outputs from it on. Returns y (B,T,E).
+
+    What the FFT costs: `torch` mixes the tokens of a sequence and channel in its sums, so y_t depends on later inputs,
+    and their gradient on y_t, by rounding: some 1e-7 of the largest value of that row in float32, 1e-16 in float64
+    (exactly nothing across a reset, and exactly nothing with `reference`). For the same reason one infinite or NaN
+    input spoils the whole row of its document and channel, earlier outputs included.
+
+    Raises UsageError for the reasons listed in `selective_scan`, and for a filter without lags.
+    """
+    call = "fft_conv"
+    batch, time, channels = expect_rank(call, "u", u, "(batch, time, channels)")
+    _, lags = expect_rank(call, "kernel", kernel, "(channels, lags)")
+    expect_shape(call, "kernel", kernel, (channels, lags), "(channels, lags)")
+    if lags < 1:
+        raise UsageError(f"{call}: kernel has shape {tuple(kernel.shape)}, expected at least one lag")
+    if D is not None:
+        expect_shape(call, "D", D, (channels,), "(channels,)")
+    if history is not None:
+        earlier = history.shape[-1] if history.ndim == 3 else 0
+        expect_shape(call, "history", history, (batch, channels, earlier), "(batch, channels, earlier inputs)")
+    expect_reset(call, reset, batch, time)
+    run = select("fft_conv", u, backend)
+    with full_precision(u):
+        u_, kernel_, D_, past = floating(call, {"u": u, "kernel": kernel, "D": D, "history": history})
+        assert u_ is not None
+        if past is not None:
+            past = past[..., max(0, past.shape[2] - (lags - 1)) :]
+            past = past if past.shape[2] else None
+        return run(u_, kernel_, D_, past, reset).to(u.dtype)
