@@ -20,6 +20,7 @@ from .registry import kernel
 from .scan_loops import backward, forward
 from .scan_reference import scan_reference
 from .simd import VECTOR_BYTES
+from .step_numba import fits, scan_step_numba
 from .threads import run_tasks
 
 # Measured: with 8 to 64 steps between two saved states the times differ by a tenth.
@@ -141,8 +142,11 @@ def scan_numba(
 ) -> tuple[Tensor, Tensor | None]:
     """y (B,T,E) or (B,T,R,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
     `selective_scan`."""
+    if fits(x, A.shape[1]) and C.ndim == 3 and initial_state is not None and reset is None:
+        y, state = scan_step_numba(x, delta, A, B, C, D, initial_state)
+        return y, state[:, None] if positions else None
     if x.shape[1] == 1:
-        # A decode step: the plain definition is a third faster than preparing a compiled loop.
+        # One token otherwise: the plain definition is a third faster than preparing the loops over time.
         return scan_reference(x, delta, A, B, C, D, initial_state, reset, positions)
     y, read = _Scan.apply(x, delta, A, B, C, D, initial_state, reset, positions)
     return y, read if positions else None

@@ -98,6 +98,22 @@ def test_each_readout_is_a_scan_of_its_own(time, backend):
         assert torch.equal(state, last)
 
 
+@torch.no_grad()
+def test_one_token_of_decoding_takes_the_compiled_step_only_with_one_readout(monkeypatch):
+    pytest.importorskip("numba")
+    from mplat.models.kernels import scan_numba
+
+    taken: list[int] = []
+    step = scan_numba.scan_step_numba
+    monkeypatch.setattr(scan_numba, "scan_step_numba", lambda *arguments: taken.append(1) or step(*arguments))
+    tensors = problem((1, 3, 8, 5))
+    y = selective_scan(**tensors, backend="numba")
+    assert not taken
+    plain = selective_scan(**tensors | {"C": tensors["C"][:, :, 0]}, backend="numba")
+    assert taken
+    torch.testing.assert_close(y[:, :, 0], plain, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_first_of_several_readouts_has_the_bits_of_the_plain_scan(dtype):
     pytest.importorskip("numba")
