@@ -3,7 +3,7 @@
 Every message says what went wrong, where, and what to do. The command line prints the message
 without a traceback and ends with `exit_code`; library callers catch the class they care about.
 
-Exit codes: 0 done; 1 finished, but over the bad-row tolerance or a self-check failed; 2 usage or
+Exit codes: 0 done; 1 finished, but over the bad-row tolerance, diverged, or a self-check failed; 2 usage or
 configuration; 3 bad input data or model; 4 cluster trouble after retries; 75 stopped early, safe to
 rerun; 130 interrupted with the state saved.
 """
@@ -21,7 +21,7 @@ class MplatError(Exception):
 
 
 class ToleranceError(MplatError):
-    """The run finished, but more rows are bad than `--fail-over` allows, or a self-check failed."""
+    """The run finished, but more rows are bad than allowed, a training diverged, or a self-check failed."""
 
     exit_code = 1
 

@@ -3,19 +3,22 @@ happened."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import ToleranceError, UsageError
 from .options import ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose
 from .output import Output
 from .registry import command
 
 if TYPE_CHECKING:
+    from ..train.loop import TrainResult
     from ..train.observe import StepReport
     from .output import Progress
 
@@ -66,7 +69,7 @@ def train(
     folder = out or Path("runs") / f"train-{settings.model.arch}-{settings.model.size}"
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     if dry_run:
-        _plan(settings, folder, output)
+        _plan(settings, folder, fresh, output)
         return
 
     from ..train.loop import train as run_training
@@ -75,7 +78,7 @@ def train(
         result = run_training(settings, folder, resume=resume, fresh=fresh, observer=_Console(output, stack))
     values = {
         "out": str(result.out),
-        "model": str(result.model_folder),
+        "model": None if result.model_folder is None else str(result.model_folder),
         "model_digest": result.model_digest,
         "steps": result.steps,
         "tokens": result.tokens,
@@ -84,10 +87,11 @@ def train(
         "metrics": result.metrics,
         "best_step": result.best_step,
         "best_score": result.best_score,
+        "fault": result.fault,
     }
-    output.result(values, f"trained {result.steps:,} steps, {result.tokens:,} tokens: {_metrics(result.metrics)}\n"
-                          f"model: {result.model_folder} (digest {result.model_digest[:12]})\n"
-                          f"log and loss curve: {result.out}")  # fmt: skip
+    output.result(values, _text(result))
+    if result.fault is not None:
+        raise ToleranceError(result.fault)
 
 
 def _as_overrides(
@@ -115,15 +119,16 @@ def _as_overrides(
     return chosen
 
 
-def _plan(settings: Any, folder: Path, output: Output) -> None:
+def _plan(settings: Any, folder: Path, fresh: bool, output: Output) -> None:
     """What the command would do, found out without writing anything."""
     from ..train import checkpoint
     from ..train.run_folder import RunFolder
     from ..train.setup import prepare
 
     run = RunFolder(folder)
+    run.check_same_run(settings.resolved(), fresh=fresh)
     setup = prepare(settings, run, dry_run=True)
-    found = checkpoint.latest(run.checkpoints, output.warn)
+    found = None if fresh else checkpoint.latest(run.checkpoints, output.warn)
     parameters = setup.count_parameters()
     lines = [
         *setup.lines(),
@@ -141,8 +146,24 @@ def _plan(settings: Any, folder: Path, output: Output) -> None:
     output.result(values, "\n".join(lines))
 
 
-def _metrics(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+def _text(result: TrainResult) -> str:
+    from ..train.divergence import skipped_words
+
+    skipped = f"{skipped_words(result.skipped_steps, result.steps)}\n" if result.skipped_steps else ""
+    digest = "" if result.model_digest is None else f" (digest {result.model_digest[:12]})"
+    return (
+        f"trained {result.steps:,} steps, {result.tokens:,} tokens: {_metrics(result.metrics)}\n{skipped}"
+        f"model: {result.model_folder or 'not exported'}{digest}\n"
+        f"log and loss curve: {result.out}"
+    )
+
+
+def _metrics(metrics: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in metrics.items())
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
 class _Console:

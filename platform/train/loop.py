@@ -2,13 +2,16 @@
 
 Promises: N steps in one go, and N/2 steps, a stop, and N/2 more, give the same weights bit for bit (same machine,
 threads and versions); a run that is killed at any moment continues from its last whole checkpoint; a step whose loss
-or gradient is not finite changes nothing and is counted. Does not distribute over processes.
+or gradient is not finite changes nothing and is counted; a model whose weights or evaluation are not finite is not
+exported, and the result says why. Does not distribute over processes.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from . import checkpoint
 from .config import TrainConfig, differing_fields
 from .curve import draw_loss_curve
 from .data import Batch, DataSource, Evaluation, batches
+from .divergence import advice, fault, what_is_not_finite
 from .export import export
 from .log import MetricsLog
 from .loss import accumulate_gradients
@@ -52,18 +56,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended."""
+    """How a run ended. `fault` says in a sentence why it is no success; a number that is not finite is None."""
 
     out: Path
-    model_folder: Path
-    model_digest: str
+    model_folder: Path | None  # None where no model was fit to be exported
+    model_digest: str | None
     steps: int
     tokens: int
     skipped_steps: int
     final_loss: float | None
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     best_step: int | None
     best_score: float | None
+    fault: str | None = None
 
 
 class Run:
@@ -148,12 +153,13 @@ class Run:
             evaluation = self.source.evaluate(self.model)
         self.model.train()
         progress = self.progress
-        finite = {name: value if math.isfinite(value) else None for name, value in evaluation.metrics.items()}
         if log is not None:
-            log.write("eval", progress.step, finite)
+            log.write("eval", progress.step, _finite_or_none(evaluation.metrics))
         self.observer.evaluation(progress.step, evaluation.metrics)
         self.last_evaluation = evaluation
-        if math.isfinite(evaluation.score) and evaluation.better_than(progress.best_score):
+        # Exact match is a finite 0 for a model that says nothing but NaN, so every number has to be finite.
+        finite = all(map(math.isfinite, (evaluation.score, *evaluation.metrics.values())))
+        if finite and evaluation.better_than(progress.best_score):
             progress.best_step, progress.best_score = progress.step, evaluation.score
             self.save()
 
@@ -184,15 +190,14 @@ class Run:
         if self.progress.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
             raise InputError(
                 f"loss or gradient was not finite in {self.progress.skipped_in_a_row} steps in a row, up to step "
-                f"{self.progress.step}; lower optimizer.learning_rate ({self.config.optimizer.learning_rate:g}), "
-                "lengthen schedule.warmup_steps, or use dtype float32. The checkpoints before it are whole"
+                f"{self.progress.step}; {advice(self.config)}. The checkpoints before it are whole"
             )
 
 
 def train(
     config: TrainConfig, out: Path, *, resume: str = "auto", fresh: bool = False, observer: Observer | None = None
 ) -> TrainResult:
-    """Train a model as `config` says, in folder `out`, and export it to `out/model`.
+    """Train a model as `config` says, in folder `out`, and export it to `out/model` unless it is not finite.
 
     resume: "auto" continues the run in `out` where there is one; "never" refuses a folder that holds one; a path is a
     checkpoint or run folder to continue from, whose configuration may differ. fresh: delete the run in `out` first.
@@ -258,26 +263,43 @@ def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> 
     return found
 
 
+def _finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
 def _finish(run: Run, record: dict[str, Any]) -> TrainResult:
-    """Export the model, draw the curve, close the record."""
+    """Export the model if it is fit for that, draw the curve, close the record."""
     config, folder, progress = run.config, run.folder, run.progress
+    dtype = getattr(torch, config.export.dtype)
+    metrics = run.last_evaluation.metrics if run.last_evaluation else {}
+    clauses = what_is_not_finite(run.model, dtype, metrics)
+    wrong, fit = fault(clauses, progress.skipped, progress.step), not clauses
     if config.export.weights == "best" and progress.best_step not in (None, progress.step):
         checkpoint.restore(folder.checkpoints / f"step-{progress.best_step:08d}", run.model, run.optimizer)
-    digest = export(run.model, config.export.dtype, run.source.tokenizer.folder, folder.model)
+        fit = not what_is_not_finite(run.model, dtype, {})  # its evaluation was, or it would not be the best
+    digest = None
+    if fit:
+        digest = export(run.model, config.export.dtype, run.source.tokenizer.folder, folder.model)
+    elif folder.model.exists():  # of an earlier call, with other export settings: not what this run ended with
+        shutil.rmtree(folder.model)
+    if wrong is not None:
+        kept = "the exported model may be of no use" if fit else "no model is exported"
+        wrong = f"{wrong}; {kept}, the checkpoints in {folder.checkpoints} are kept; {advice(config)}"
     draw_loss_curve(folder.log, folder.curve, f"{config.model.arch} {config.model.size}, {config.data.source}")
-    metrics = run.last_evaluation.metrics if run.last_evaluation else {}
     result = TrainResult(
         folder.path,
-        folder.model,
+        folder.model if fit else None,
         digest,
         progress.step,
         progress.tokens,
         progress.skipped,
         progress.last_loss,
-        {name: value for name, value in metrics.items() if math.isfinite(value)},
+        _finite_or_none(metrics),
         progress.best_step,
         progress.best_score,
+        wrong,
     )
-    outcome = {k: v for k, v in asdict(result).items() if k not in ("out", "model_folder")}
-    folder.write_run(record | {"status": "finished", "result": outcome})
+    # the sentence names folders, and run.json does not depend on where it lies
+    outcome = {k: v for k, v in asdict(result).items() if k not in ("out", "model_folder", "fault")}
+    folder.write_run(record | {"status": "finished" if wrong is None else "diverged", "result": outcome})
     return result

@@ -9,7 +9,8 @@ import time
 
 import pytest
 from mplat.cli import main
-from mplat.train import checkpoint
+from mplat.train import checkpoint, loop
+from mplat.train.loss import StepLoss
 
 FAST = [
     "--arch", "mamba2", "--size", "nano", "--set", "batch_size=2", "--set", "sequence_length=32",
@@ -34,6 +35,37 @@ def test_a_run_prints_one_json_object_and_progress_elsewhere(tmp_path, capsys):
     code, stdout, stderr = run(capsys, *FAST, "--data", "facts", "--set", "steps=5", "--out", out, "--json")
     assert code == 0 and json.loads(stdout)["model_digest"] == result["model_digest"], stderr
     assert "continuing after step 5" in stderr
+
+
+DIVERGING = [*FAST, "--set", "optimizer.learning_rate=1e30", "--set", "steps=4"]
+
+
+def test_a_diverged_run_ends_with_1_and_counts_the_skipped_steps(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    code, stdout, stderr = run(capsys, *DIVERGING, "--out", out)
+    assert code == 1
+    assert "answer loss not finite" in stdout and "model: not exported" in stdout
+    error = stderr.strip().splitlines()[-1]
+    assert error.startswith("error: training diverged: 3 of 4 steps were skipped") and "no model is exported" in error
+    code, stdout, _ = run(capsys, *DIVERGING, "--out", out, "--json")
+    result = json.loads(stdout)
+    assert code == 1 and result["model"] is None and result["metrics"]["answer_loss"] is None
+    assert result["fault"] == error.removeprefix("error: ")
+
+
+def test_a_few_skipped_steps_are_mentioned_and_no_failure(tmp_path, capsys, monkeypatch):
+    real, calls = loop.accumulate_gradients, []
+
+    def broken_once(*arguments):
+        loss = real(*arguments)
+        calls.append(1)
+        return StepLoss(float("nan"), None) if len(calls) == 2 else loss
+
+    monkeypatch.setattr(loop, "accumulate_gradients", broken_once)
+    code, stdout, _ = run(capsys, *FAST, "--set", "steps=4", "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert "1 of 4 steps was skipped because its loss or gradient was not finite\n" in stdout
+    assert "(digest " in stdout
 
 
 def test_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, capsys):

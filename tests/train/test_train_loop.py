@@ -127,6 +127,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monk
     recorder = Recorder()
     result = train(run, tmp_path, observer=recorder)
     assert [r.skipped for r in recorder.reports] == [False, True, False]
+    assert result.fault is None and result.model_folder is not None
     assert result.skipped_steps == 1 and recorder.reports[1].loss is None
     weights = load_file(tmp_path / "checkpoints" / "step-00000003" / "model.safetensors")
     assert all(w.isfinite().all() for w in weights.values())
@@ -141,6 +142,50 @@ def test_twenty_steps_in_a_row_may_be_skipped_but_not_more(tmp_path, monkeypatch
     with pytest.raises(InputError, match=r"not finite in 21 steps in a row.*lower optimizer\.learning_rate"):
         train(config(steps=40), tmp_path, observer=recorder)
     assert len(recorder.reports) == 21
+
+
+def test_a_diverged_run_exports_nothing_and_says_why(tmp_path):
+    """Exact match of a model that says NaN is a finite 0: only the loss tells."""
+    run = config(steps=4, optimizer={"learning_rate": 1e30}, schedule={"warmup_steps": 0})
+    result = train(run, tmp_path)
+    assert result.model_folder is None and result.model_digest is None and not (tmp_path / "model").exists()
+    assert result.metrics["answer_loss"] is None and result.metrics["exact_match"] == 0.0
+    assert result.best_step is None and result.skipped_steps == 3
+    assert result.fault is not None
+    assert "3 of 4 steps were skipped" in result.fault and "answer loss is not finite" in result.fault
+    assert [checkpoint.step_of(p) for p in checkpoint.steps(tmp_path / "checkpoints")] == [4]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["status"] == "diverged" and record["result"]["metrics"]["answer_loss"] is None
+    assert train(run, tmp_path) == result  # continued after its last step, it ends the same way
+
+
+def test_the_best_model_of_a_diverged_run_is_exported_where_that_was_asked_for(tmp_path, monkeypatch):
+    real = loop.Run.train_step
+
+    def break_the_last_step(self, batch):
+        report = real(self, batch)
+        if report.step == 3:
+            with torch.no_grad():
+                next(self.model.parameters())[0, 0] = float("inf")
+        return report
+
+    monkeypatch.setattr(loop.Run, "train_step", break_the_last_step)
+    run = config(steps=3, evaluation={"every": 1}, export={"weights": "best"})
+    result = train(run, tmp_path)
+    assert result.best_step == 1 and result.skipped_steps == 0
+    assert result.fault is not None
+    assert "the weights are not finite in float32 (backbone.embeddings.weight)" in result.fault
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(w.isfinite().all() for w in weights.values())
+    assert train(config(steps=3, evaluation={"every": 1}), tmp_path).model_folder is None
+    assert not (tmp_path / "model").exists()  # it would pass for the weights of the last step
+
+
+def test_a_run_that_skipped_most_of_its_steps_is_no_success(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "accumulate_gradients", lambda *_: StepLoss(float("inf"), None))
+    result = train(config(steps=2), tmp_path)
+    assert result.fault is not None and result.fault.startswith("training diverged: 2 of 2 steps were skipped")
+    assert result.model_folder is not None  # finite, as it was drawn
 
 
 def test_the_best_checkpoint_is_kept_and_can_be_exported(tmp_path, monkeypatch):
@@ -170,6 +215,7 @@ def test_what_a_run_leaves(tmp_path):
     assert set(record["digests"]) == {"data", "tokenizer"} and record["seed"] == 3
     assert record["machine"]["kernels"].keys() == {"scan", "ssd", "conv"}
     assert (tmp_path / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert result.model_folder is not None
     model = load(str(result.model_folder))
     assert model.digest == result.model_digest and model.tokenizer is not None
     assert {w.dtype for w in load_file(result.model_folder / "model.safetensors").values()} == {torch.float16}
