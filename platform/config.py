@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -54,6 +54,26 @@ def load_config(model: type[ModelT], path: Path | None, overrides: Sequence[str]
 def dump_config(config: BaseModel) -> str:
     """The resolved configuration as YAML, every key written out, in the order of the model."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def differing_keys(ours: BaseModel, stored: Mapping[str, Any], *, ignored: Set[str] = frozenset()) -> list[str]:
+    """Dotted names, sorted, of the keys in which the configuration of an earlier run, as its record has it, differs
+    from `ours`, `ignored` ones left out."""
+    now = _flatten(ours.model_dump(mode="json"))
+    # A key newer than the run had its default.
+    then = _flatten(type(ours)().model_dump(mode="json")) | _flatten(stored)
+    return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name) and name not in ignored)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):  # an empty one says nothing
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _apply(source: Source, override: str) -> None:

@@ -129,6 +129,10 @@ def evaluate(
         settings = load_config(EvalConfig, config, [*own, *overrides, chosen])
     plan = prepare(settings, opened)
     folder = out or Path("runs") / f"eval-{variant.name}"
+
+    from ..eval.runner import check_folder
+
+    check_folder(plan, folder, fresh=fresh)
     for line in _plan_lines(plan):
         output.say(line)
     if dry_run:

@@ -67,9 +67,11 @@ def interp(
     plan = make_plan(own, layers, config, overrides)
 
     from ..interp import Cache, run_plan
-    from ..interp.run_record import write_run
+    from ..interp.run_record import check_folder, write_run
     from ..runtime import open_session
 
+    if out is not None:
+        check_folder(out, plan, fresh=fresh)
     store = Cache(cache, warn=output.warn)
     missing = [name for name in plan.steps if fresh or store.find(name, plan.steps[name].key.digest) is None]
     for excluded in plan.data.excluded:
@@ -85,7 +87,7 @@ def interp(
         session = stack.enter_context(open_session(where, actors=actors if missing else None))
         observer = _console(output, stack)
         results = run_plan(plan, cache=store, session=session, fresh=fresh, observer=observer)
-    files = [] if out is None else write_run(out, plan, results, session)
+    files = [] if out is None else write_run(out, plan, results, session, fresh=fresh)
     output.result(
         _values(plan, results, store.folder) | {"out": None if out is None else str(out)},
         _text(plan, results, [f"tables: {', '.join(path.name for path in files)} in {out}"] if files else []),

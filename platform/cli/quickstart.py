@@ -41,12 +41,13 @@ def quickstart(
 ) -> None:
     """Prompts, classify, interp, eval with controls and report, on the shipped tiny models."""
     from ..config import load_config
-    from ..quickstart import QuickstartConfig, plan_lines
+    from ..quickstart import QuickstartConfig, check_folder, plan_lines
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     given = [] if seed is None else [f"seed={json.dumps(seed)}"]
     settings = load_config(QuickstartConfig, config, [*given, *overrides])
     folder = out or _DEFAULT_OUT
+    check_folder(settings, folder, fresh=fresh)
     if dry_run:
         lines = [*plan_lines(settings), f"out: {folder}"]
         values = {"out": str(folder), "stages": plan_lines(settings), "config": settings.model_dump(mode="json")}

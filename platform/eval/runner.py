@@ -6,8 +6,9 @@
 
 Writes into `out`: run.json (settings, versions, digests, seeds, where it ran), recipe.json, discovery.parquet (every
 candidate), items.parquet (every answer), price.parquet, summary.json; and below work/ the ledgers and parts by which
-an interrupted run continues. Each job's folder there is named by everything that decides its rows, so that a changed
-setting repeats what it affects and nothing else, and the same command repeats nothing.
+an interrupted run continues: each job's folder there is named by everything that decides its rows, and the same
+command repeats nothing. A folder that holds a run of another command, or an evaluation with other settings, is
+refused; `fresh` deletes an evaluation first, and nothing else.
 
 The tables are the same, byte for byte, wherever and on however many workers they are made. Rows without a score
 do not stop the run; `EvalResult.bad_share` says at the end how many there are. One driver at a time works in `out`.
@@ -15,6 +16,8 @@ do not stop the run; `EvalResult.bad_share` says at the end how many there are. 
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..config import differing_keys
+from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
 from ..models.lending import label, lent, loadable_name
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
 from ..runtime.lock import FolderLock
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
     from ..steering.discovery import FindChannels
 
 _RESULTS = ("recipe.json", "discovery.parquet", "items.parquet", "price.parquet", "summary.json")
+# Compared by what they hold, or without an influence on any table.
+_BY_CONTENT = frozenset({"model", "questions", "steering.recipe", "fail_over"})
 _PRICE_BATCH = 8  # logits of whole texts are large where the vocabulary is
 
 
@@ -82,10 +89,13 @@ def evaluate(
     `find_channels(site, layer, k)` names the channels that candidates steer; it may look at the development questions
     alone (`mplat eval` asks `mplat.interp.bottleneck_channels`). It is not called where the plan has a recipe.
     """
+    check_folder(plan, out, fresh=fresh)
     with _alone_in(out):
-        for name in _RESULTS:  # of an earlier run with other settings, perhaps: never beside this run's record
+        if fresh:
+            _clear(out)
+        for name in _RESULTS:  # of other versions, perhaps: never beside this run's record
             (out / name).unlink(missing_ok=True)
-        publish_json(_record(plan, None, session), out / "run.json")
+        publish_json(_record(plan, None, session), out / RUN_RECORD)
         run = _Run(plan, out, session, fresh, observer or Observer())
         with lent(plan.model):
             recipe, development = run.find(find_channels)
@@ -99,8 +109,41 @@ def evaluate(
         replace_table(items, out / "items.parquet")
         replace_table(prices, out / "price.parquet")
         publish_json(_summary_file(plan, recipe, summary), out / "summary.json")
-        publish_json(_record(plan, recipe, session), out / "run.json")
+        publish_json(_record(plan, recipe, session), out / RUN_RECORD)
     return EvalResult(out, recipe, summary)
+
+
+def check_folder(plan: Plan, out: Path, *, fresh: bool = False) -> None:
+    """Raises UsageError where `out` holds a run of another command or, without `fresh`, one of another plan."""
+    earlier = earlier_run(out, "eval", fresh=fresh)
+    if earlier is not None and not fresh:
+        refuse_other_settings(out, "eval", differences(plan, earlier))
+
+
+def differences(plan: Plan, earlier: Mapping[str, Any]) -> list[str]:
+    """In what the evaluation of a run.json differs from `plan`, so far as that can change its results."""
+    found = differing_keys(plan.config, earlier["config"], ignored=_BY_CONTENT)
+    model, digest = earlier.get("model"), earlier.get("questions_digest")
+    if not isinstance(model, dict) or (model.get("name"), model.get("digest")) != (plan.model.name, plan.model.digest):
+        found.append("the model")
+    if digest not in (None, _questions_digest(plan)):  # None: older than this entry
+        found.append("the questions")
+    if plan.recipe is not None and earlier.get("recipe", plan.recipe.to_dict()) != plan.recipe.to_dict():
+        found.append("the recipe")
+    return found
+
+
+def _clear(out: Path) -> None:
+    """Delete what an earlier evaluation wrote, but not the lock that is held. Without its record nothing is known to
+    be one's own, and everything stays."""
+    if not (out / RUN_RECORD).is_file():
+        return
+    with write_errors(out):
+        for name in (*_RESULTS, RUN_RECORD):
+            (out / name).unlink(missing_ok=True)
+        for job in (out / "work").iterdir():
+            if job.is_dir():
+                shutil.rmtree(job)
 
 
 @contextmanager
@@ -259,6 +302,11 @@ def score_candidates(
     return [Scored(c.recipe, *means(c.name)) for c in conditions if c.recipe is not None], means(UNSTEERED)[2:]
 
 
+def _questions_digest(plan: Plan) -> str:
+    questions = sorted((*plan.development, *plan.test, *plan.unused), key=lambda q: q.id)
+    return digest_of([dataclasses.asdict(question) for question in questions])
+
+
 def _summary_file(plan: Plan, recipe: Recipe, summary: Summary) -> dict[str, Any]:
     return {
         "format": "mplat-eval-1",
@@ -293,6 +341,7 @@ def _record(plan: Plan, recipe: Recipe | None, session: Session) -> dict[str, An
         "controls": list(plan.controls),
         "seeds": {"seed": plan.config.seed, "held_out_texts": side_effects.TEXT_SEED},
         "template": TEMPLATE_DIGEST,
+        "questions_digest": _questions_digest(plan),
         "split_rule": {"share": plan.config.development_share, "seed": plan.config.seed, "key": "seed, category, id"},
         "kernels": kernels(plan.model),
         "versions": versions(),

@@ -1,4 +1,7 @@
-"""What a run leaves in its folder: `run.json`, and a copy of every table that was asked for."""
+"""What a run leaves in its folder: `run.json`, and a copy of every table that was asked for.
+
+The folder holds one run: another one, of this or of another command, is never written over unasked.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config import differing_keys
+from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
 from ..runtime.session import Session
-from ..runtime.storage import publish_json, replace_table
+from ..runtime.storage import publish_json, replace_table, write_errors
 from .run import Plan, StepResult
 
 
-def write_run(folder: Path, plan: Plan, results: Mapping[str, StepResult], session: Session) -> list[Path]:
-    """Write `<step>.parquet` (or `<step>-<part>.parquet`) for the wanted steps and `run.json`; the tables' paths."""
+def check_folder(folder: Path, plan: Plan, *, fresh: bool = False) -> None:
+    """Raises UsageError where `folder` holds a run of another command or, without `fresh`, one of another plan."""
+    earlier = earlier_run(folder, "interp", fresh=fresh)
+    if earlier is not None and not fresh:
+        refuse_other_settings(folder, "interp", _differences(plan, earlier))
+
+
+def write_run(
+    folder: Path, plan: Plan, results: Mapping[str, StepResult], session: Session, *, fresh: bool = False
+) -> list[Path]:
+    """Write `<step>.parquet` (or `<step>-<part>.parquet`) for the wanted steps and `run.json`; the tables' paths.
+
+    Raises as `check_folder` does. fresh: what an earlier run of other settings has written is deleted first.
+    """
+    check_folder(folder, plan, fresh=fresh)
+    if fresh:
+        _clear(folder)
     files: dict[str, dict[str, Path]] = {}
     for name in plan.wanted:
         files[name] = {}
@@ -20,8 +40,32 @@ def write_run(folder: Path, plan: Plan, results: Mapping[str, StepResult], sessi
             path = folder / (f"{name}-{part}.parquet" if part else f"{name}.parquet")
             replace_table(table, path)
             files[name][part] = path
-    publish_json(_record(plan, results, session, files), folder / "run.json")
+    publish_json(_record(plan, results, session, files), folder / RUN_RECORD)
     return [path for parts in files.values() for path in parts.values()]
+
+
+def _differences(plan: Plan, earlier: Mapping[str, Any]) -> list[str]:
+    """In what the run of a run.json differs from `plan`; model and questions are compared by what they hold."""
+    found = differing_keys(plan.config, earlier["config"], ignored={"model", "questions"})
+    for name, digest in (("model", plan.model.digest), ("questions", plan.data.digest)):
+        there = earlier.get(name)
+        if not isinstance(there, dict) or there.get("digest") != digest:
+            found.append(f"the {name}")
+    return found
+
+
+def _clear(folder: Path) -> None:
+    """Delete the tables that an earlier run's record names, and the record."""
+    earlier = earlier_run(folder, "interp", fresh=True)
+    steps = earlier.get("steps") if earlier is not None else None
+    names: list[str] = []
+    for step in steps.values() if isinstance(steps, dict) else ():
+        names += [step["file"]] if "file" in step else list(step.get("parts", {}).values())
+    with write_errors(folder):
+        for name in names:
+            if Path(name).name == name and name.endswith(".parquet"):  # never outside of the folder
+                (folder / name).unlink(missing_ok=True)
+        (folder / RUN_RECORD).unlink(missing_ok=True)
 
 
 def _record(

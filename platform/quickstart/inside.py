@@ -44,6 +44,6 @@ def look_inside(
     planned = plan_steps(plan.model, questions, config)
     cache = Cache(cache_dir, warn=watcher.warn)
     results = run_plan(planned, cache=cache, session=session, fresh=fresh, observer=Telling())
-    write_run(out, planned, results, session)
+    write_run(out, planned, results, session, fresh=True)  # a part of the quickstart, which has checked its folder
     computed = sum(result.seconds is not None for result in results.values())
     return f"{len(results)} steps on {len(questions)} development questions, {len(results) - computed} cached"

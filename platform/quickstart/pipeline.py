@@ -7,13 +7,15 @@
     eval/<model>/                    recipe, answers, summary: as `mplat eval` writes them
     report.html   run.json           all of it on one page; what was asked
 
-What a stage has computed is reused when the same quickstart runs again: steps from the cache, answers from the ledgers
+The folder holds one quickstart: a run of another command, or a quickstart with other settings, is refused; `fresh`
+deletes a quickstart first. What a stage has computed is reused when the same quickstart runs again: steps from the cache, answers from the ledgers
 in eval/<model>/work. The recipe is found and the models are looked into on development questions only; the test
 questions judge.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import differing_keys
 from ..errors import UsageError
 from ..eval.channels import bottleneck_finder
+from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
 from .config import QuickstartConfig, folder_name
 from .inside import look_inside
 from .sample import classify_sample
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from ..runtime import Progress, Session
 
 REPORT = "report.html"
+COMMAND = "quickstart"
 PROMPTS = "prompts.parquet"
 
 
@@ -89,6 +94,13 @@ def plan_lines(config: QuickstartConfig) -> list[str]:
     return [*lines, f"report: {REPORT}"]
 
 
+def check_folder(config: QuickstartConfig, out: Path, *, fresh: bool = False) -> None:
+    """Raises UsageError where `out` holds a run of another command or, without `fresh`, another quickstart."""
+    earlier = earlier_run(out, COMMAND, fresh=fresh)
+    if earlier is not None and not fresh:
+        refuse_other_settings(out, COMMAND, differing_keys(config, earlier["config"]))
+
+
 def run_quickstart(
     config: QuickstartConfig,
     out: Path,
@@ -131,7 +143,10 @@ class _Pipeline:
 
         for model in self.config.models:
             resolve(model)  # a name that leads nowhere is found before the models before it have taken their time
-        publish_json({"command": "quickstart", "config": self.config.model_dump(mode="json")}, self.out / "run.json")
+        check_folder(self.config, self.out, fresh=self.fresh)
+        if self.fresh:
+            self._clear()
+        publish_json({"command": COMMAND, "config": self.config.model_dump(mode="json")}, self.out / RUN_RECORD)
         with self._stage("prompts") as tell:
             tell(self._prompts())
         with self._stage("classify") as tell:
@@ -167,6 +182,16 @@ class _Pipeline:
             fail_over=self.fail_over,
         )
 
+    def _clear(self) -> None:
+        """Delete what an earlier quickstart wrote; without its record nothing is known to be one's own."""
+        if not (self.out / RUN_RECORD).is_file():
+            return
+        for name in ("classify", "interp", "eval"):
+            if (self.out / name).is_dir():
+                shutil.rmtree(self.out / name)
+        for name in (PROMPTS, REPORT, RUN_RECORD):
+            (self.out / name).unlink(missing_ok=True)
+
     def _prompts(self) -> str:
         from ..datasets import facts
         from ..datasets.records import to_table
@@ -198,14 +223,17 @@ class _Pipeline:
         return plan
 
     def _evaluate(self, plan: Plan, name: str) -> str:
-        from ..eval.runner import Observer, evaluate
+        from ..eval.runner import Observer, differences, evaluate
 
+        folder = self.out / "eval" / name
+        earlier = earlier_run(folder, "eval", fresh=True)
         result = evaluate(
             plan,
-            out=self.out / "eval" / name,
+            out=folder,
             session=self.session,
             find_channels=bottleneck_finder(plan, self.cache_dir),
-            fresh=self.fresh,
+            # The folder is a part of this quickstart: what a former version of a model left there goes.
+            fresh=self.fresh or (earlier is not None and bool(differences(plan, earlier))),
             observer=Observer(progress=self.watcher.progress),
         )
         self.verdicts[name] = result.summary.verdict.sentence

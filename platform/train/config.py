@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..config import Config
+from ..config import Config, differing_keys
 from ..errors import UsageError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
@@ -243,19 +243,6 @@ NOT_SEMANTIC = frozenset(
 )
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):  # an empty one says nothing
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
 def differing_fields(ours: TrainConfig, theirs: dict[str, Any]) -> list[str]:
     """Dotted names, sorted, of the fields in which a stored config differs in a way that changes the training."""
-    a = flatten(ours.model_dump(mode="json"))
-    b = flatten(TrainConfig().model_dump(mode="json")) | flatten(theirs)  # a field newer than the run had its default
-    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name) and name not in NOT_SEMANTIC)
+    return differing_keys(ours, theirs, ignored=NOT_SEMANTIC)

@@ -18,12 +18,13 @@ import shlex
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..config import dump_config
 from ..errors import InputError, UsageError
+from ..folders import earlier_run, refuse_other_settings
 from .config import TrainConfig, differing_fields
 
 
@@ -47,7 +48,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder and hold its lock. Raises UsageError where another process holds it."""
+        """Create the folder and hold its lock. Raises UsageError where another process holds it, or where the folder
+        holds a run of another command."""
+        with suppress(InputError):  # damage of its own record is for check_same_run to report, and for --fresh to end
+            earlier_run(self.path, "train")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("a+", encoding="utf-8")
@@ -69,27 +73,23 @@ class RunFolder:
             file.flush()
             yield
 
-    def check_same_run(self, config: TrainConfig) -> None:
-        """Raises UsageError if the folder holds a run with another configuration."""
-        if not self.run.is_file():
+    def check_same_run(self, config: TrainConfig, *, fresh: bool = False) -> None:
+        """Raises UsageError if the folder holds a run of another command or, without `fresh`, one with another
+        configuration."""
+        earlier = earlier_run(self.path, "train", fresh=fresh)
+        if earlier is None or fresh:
             return
-        try:
-            stored = json.loads(self.run.read_text(encoding="utf-8"))["config"]
-        except (ValueError, KeyError) as error:
-            raise InputError(
-                f"{self.run} is damaged ({error}); start anew with --fresh, or choose another --out"
-            ) from error
-        differing = differing_fields(config, stored)
-        if differing:
-            names = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
-            raise UsageError(
-                f"--out {self.path} holds a run with another configuration (differs in {names}); "
-                f"choose another --out (with --resume {shlex.quote(str(self.path))} to go on from its weights), "
-                "or start anew with --fresh, which deletes this run"
-            )
+        weights = f" (with --resume {shlex.quote(str(self.path))} to go on from its weights)" if self._begun() else ""
+        refuse_other_settings(self.path, "train", differing_fields(config, earlier["config"]), hint=weights)
+
+    def _begun(self) -> bool:
+        return any(self.checkpoints.glob("step-*/manifest.json"))
 
     def clear(self) -> None:
-        """Delete what a former run wrote; files of others, and tokenised data, stay."""
+        """Delete what a former run of `mplat train` wrote; tokenised data, and a folder without such a run, stay."""
+        earlier_run(self.path, "train", fresh=True)
+        if not (self.run.is_file() or self._begun()):
+            return
         for path in (self.checkpoints, self.model):
             shutil.rmtree(path, ignore_errors=not path.exists())
         for path in (self.run, self.config, self.log, self.curve):

@@ -83,6 +83,40 @@ def test_the_same_command_again_makes_no_forward_pass(first, run, monkeypatch):
     assert values["summary"] == {k: json.loads(before["summary.json"])[k] for k in values["summary"]}
 
 
+@pytest.mark.parametrize(
+    ("words", "differing"),
+    [
+        (["--draws", "2"], "draws"),
+        (["--strength", "3"], "steering.strengths"),
+        (["--seed", "1"], "seed, the questions"),
+    ],
+    ids=str,
+)
+def test_other_settings_in_the_same_folder_are_refused_and_destroy_nothing(first, run, words, differing):
+    before = {p: p.read_bytes() for p in first.rglob("*") if p.is_file()}
+    for more in ([], ["--dry-run"]):
+        code, out, err = run(*FEW, *words, "--out", str(first), *more)
+        assert code == 2 and not out
+        assert err.splitlines()[-1] == (
+            f"error: --out {first} holds a run of `mplat eval` with another configuration (differs in {differing}); "
+            "choose another --out, or start anew with --fresh, which deletes that run"
+        )
+    assert {p: p.read_bytes() for p in first.rglob("*") if p.is_file()} == before
+
+
+def test_fresh_leaves_nothing_of_the_earlier_run(first, run, tmp_path):
+    shutil.copytree(first, tmp_path / "run")
+    words = [w for w in FEW if w not in ("--strength", "0.5,3", "--layers", "1,2")]
+    words += ["--recipe", str(first / "recipe.json"), "--out"]
+    assert run(*words, str(tmp_path / "run"), "--fresh")[0] == 0
+    assert run(*words, str(tmp_path / "new"))[0] == 0
+
+    def names(folder: Path) -> list[Path]:
+        return sorted(p.relative_to(folder) for p in folder.rglob("*"))
+
+    assert names(tmp_path / "run") == names(tmp_path / "new")
+
+
 def test_it_says_what_it_computes_for_the_cache(run, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLAT_CACHE", str(tmp_path / "empty"))
     code, _, err = run(*FEW, "--out", str(tmp_path / "run"))

@@ -90,6 +90,13 @@ def test_every_stage_runs_and_a_second_run_computes_nothing_new(
     assert second["report_sha256"] == first["report_sha256"]
     assert second["summaries"] == first["summaries"]
 
+    fewer = ["--config", str(settings), "--set", f"models=[{settings.parent / 'one'}]", "--out", str(out)]
+    assert main(["quickstart", "-q", *fewer]) == 2
+    assert "differs in models" in capsys.readouterr().err and (out / "eval" / "two").is_dir()
+    third, _ = run(*fewer, "--fresh", capsys=capsys)
+    assert [p.name for p in (out / "eval").iterdir()] == [p.name for p in (out / "interp").iterdir()] == ["one"]
+    assert third["summaries"]["one"] == first["summaries"]["one"]
+
 
 def test_a_dry_run_lists_the_stages_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan, _ = run("--dry-run", "--out", str(tmp_path / "out"), "--seed", "7", capsys=capsys)

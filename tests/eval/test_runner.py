@@ -19,7 +19,7 @@ from mplat.eval.split import side
 from mplat.runtime import open_session, read_table
 from mplat.runtime.lock import FolderLock
 from mplat.steering import Recipe
-from planted_models import ANSWER_TOKENS, CHANNELS, LAYER, planted
+from planted_models import ANSWER_TOKENS, CHANNELS, LAYER, planted, talking
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,10 @@ def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(pla
 
     monkeypatch.setattr(answers, "generate", twice)
     changed = settings(place, steering={"layers": [1], "strengths": [3.0]})
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(UsageError, match="another configuration .differs in steering.strengths"):
         run(changed, case.damaged, out)
+    with pytest.raises(KeyboardInterrupt):
+        run(changed, case.damaged, out, fresh=True)
     assert sorted(p.name for p in out.iterdir()) == ["run.json", "work"]
     assert "recipe" not in json.loads((out / "run.json").read_text())
     monkeypatch.setattr(answers, "generate", real)
@@ -158,6 +160,30 @@ def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(pla
     whole = run(changed, case.damaged, place / "uninterrupted")
     assert (out / "items.parquet").read_bytes() == (whole.out / "items.parquet").read_bytes()
     assert finished.summary == whole.summary
+
+
+def test_the_same_settings_with_other_questions_or_another_model_are_another_run(place, case, tmp_path):
+    questions, out = tmp_path / "questions.parquet", tmp_path / "run"
+    pq.write_table(to_table(case.questions), questions)
+    config = settings(place, questions=questions, steering={"layers": [1], "strengths": [10.0]}, draws=1)
+    run(config, case.damaged, out)
+    files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    pq.write_table(to_table(case.questions[:-1]), questions)
+    with pytest.raises(
+        UsageError, match=r"differs in the questions\); choose another --out, or start anew with --fresh"
+    ):
+        run(config, case.damaged, out)
+    pq.write_table(to_table(case.questions), questions)
+    with pytest.raises(UsageError, match="differs in the model"):
+        run(config, talking("mamba", seed=4), out)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == files
+    run(config.model_copy(update={"fail_over": 0.5}), case.damaged, out)  # decides no table
+
+
+def test_fresh_leaves_the_files_of_a_folder_without_a_record_alone(place, case, tmp_path):
+    (tmp_path / "work" / "mine").mkdir(parents=True)
+    run(settings(place, steering={"layers": [1], "strengths": [10.0]}, draws=1), case.damaged, tmp_path, fresh=True)
+    assert (tmp_path / "work" / "mine").is_dir()
 
 
 def test_a_second_driver_is_kept_out(place, case):
