@@ -141,17 +141,19 @@ def evaluate(
         return
     writable_folder(folder)
 
-    from ..eval.channels import bottleneck_finder
     from ..eval.runner import Observer
     from ..eval.runner import evaluate as run
     from ..folders import cache_folder
+    from ..interp import bottleneck_finder
     from ..runtime import open_session
 
     with ExitStack() as stack:
         session = stack.enter_context(open_session(address, actors=actors))
         shown = stack.enter_context(ExitStack())
         observer = Observer(say=output.say, progress=_Counter(output, shown))
-        find = bottleneck_finder(plan, cache_folder(), output.say)
+        find = bottleneck_finder(
+            plan.model, plan.asked_in_development, cache_dir=cache_folder(), seed=plan.config.seed, say=output.say
+        )
         result = run(plan, out=folder, session=session, find_channels=find, fresh=fresh, observer=observer)
     summary = result.summary.to_dict()
     output.result(

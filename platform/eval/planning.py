@@ -54,6 +54,11 @@ class Plan:
         """Number of candidates."""
         return 0 if self.recipe is not None else len(self.layers) * sum(map(len, self.strengths.values()))
 
+    @property
+    def asked_in_development(self) -> list[Question]:
+        """The development questions that the model can be asked."""
+        return [question for question in self.development if question.id not in self.refused]
+
     def items(self, questions: Sequence[Question], side: str, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
         """Work for the answering worker: condition by condition, the longest prompts first, so that batches are
         even."""

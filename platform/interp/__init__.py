@@ -7,7 +7,7 @@ channels = bottleneck_channels(model, questions, layer=3, site="mixer_out", k=8)
 from __future__ import annotations
 
 from .cache import Cache
-from .channels import bottleneck_channels
+from .channels import bottleneck_channels, bottleneck_finder
 from .config import InterpConfig, config_model, default_config
 from .graph import all_steps
 from .registry import Job, Step, StepSettings, step
@@ -15,5 +15,6 @@ from .run import Observer, Plan, StepResult, plan_steps, run_plan, run_steps
 
 __all__ = [
     "Cache", "InterpConfig", "Job", "Observer", "Plan", "Step", "StepResult", "StepSettings", "all_steps",
-    "bottleneck_channels", "config_model", "default_config", "plan_steps", "run_plan", "run_steps", "step",
+    "bottleneck_channels", "bottleneck_finder", "config_model", "default_config", "plan_steps", "run_plan", "run_steps",
+    "step",
 ]  # fmt: skip

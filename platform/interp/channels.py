@@ -65,6 +65,33 @@ def bottleneck_channels(
     return [int(channel) for channel in here.sort_by("rank")["channel"].to_pylist()]
 
 
+def bottleneck_finder(
+    model: LanguageModel,
+    questions: Sequence[Question],
+    *,
+    cache_dir: Path,
+    seed: int,
+    say: Callable[[str], None] | None = None,
+) -> Callable[[str, int, int], list[int]]:
+    """`bottleneck_channels` as a search asks for it, (site, layer, k) -> channels.
+
+    `say` is told once what is not cached yet.
+    """
+    told: set[str] = set()
+
+    def tell(what: str, done: int, total: int) -> None:
+        if say is not None and what not in told:
+            told.add(what)
+            say(f"not in the cache {cache_dir}, computed now: {what}")
+
+    def find(site: str, layer: int, k: int) -> list[int]:
+        return bottleneck_channels(
+            model, questions, layer=layer, site=site, k=k, cache_dir=cache_dir, seed=seed, progress=tell
+        )
+
+    return find
+
+
 class _Teller(Observer):
     """Passes on what is computed, in words."""
 

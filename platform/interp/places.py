@@ -9,6 +9,7 @@ from ..errors import UsageError, suggest
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
+    from .registry import Asked
 
 
 class Place(NamedTuple):
@@ -58,6 +59,11 @@ def places(model: LanguageModel, layers: Sequence[int], sites: Sequence[str], *,
                 )
             found.append(Place(layer, name, full, shape))
     return found
+
+
+def check_sites(asked: Asked) -> None:
+    """`Step.check` of a step whose settings have `sites` with one axis of channels."""
+    places(asked.model, asked.layers, asked.settings.sites)
 
 
 def check_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:

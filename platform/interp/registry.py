@@ -1,9 +1,9 @@
 """What an analysis step is, and the decorator that makes one. An analysis is one file in `steps/`:
 
     class Settings(StepSettings):
-        sites: tuple[str, ...] = ("mixer_out",)
+        sites: Sites = ("mixer_out",)
 
-    @step("my_step", version=1, needs=("attribution",), settings=Settings)
+    @step("my_step", version=1, needs=("attribution",), settings=Settings, check=check_sites)
     def my_step(job: Job) -> Tables:
         "One sentence for `mplat interp ls`."
         rows = job.map(one_batch, BATCH_SCHEMA, {"sites": list(job.settings.sites)})
@@ -16,6 +16,9 @@ Forward passes belong into a batch function at the top level of the module: it m
 planned from the data alone, and must be a pure function of its arguments. The step's function puts the batches' rows
 together, which come in the order of the plan. Raise `version` when the same sources give other results.
 
+A wrong setting is refused before anything is computed: by the fields of `Settings` as far as they tell, and by `check`
+where it takes the model or the settings of the steps needed.
+
 This file knows no steps; `graph` finds them.
 """
 
@@ -23,9 +26,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import pyarrow as pa
+from pydantic import AfterValidator
 
 from ..config import Config
 
@@ -40,6 +44,20 @@ BatchFunction = Callable[["LanguageModel", "Batch", Mapping[str, Any]], pa.Table
 
 class StepSettings(Config):
     """Base of a step's settings. Every field can change the result and is part of the key."""
+
+
+T = TypeVar("T", bound=tuple[Any, ...])
+
+
+def named_once(values: T) -> T:
+    """Validator of a field: at least one value, and none twice."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError("name at least one, and each of them once")
+    return values
+
+
+#: sites of each block, relative to it; which there are is for `Step.check` to say
+Sites = Annotated[tuple[str, ...], AfterValidator(named_once)]
 
 
 class MapBatches(Protocol):
@@ -75,6 +93,16 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is known of a step before anything is computed; upstream: settings of the steps that it needs."""
+
+    model: LanguageModel
+    layers: Sequence[int]
+    settings: Any
+    upstream: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Step:
     """A registered analysis."""
 
@@ -84,6 +112,7 @@ class Step:
     settings: type[StepSettings]
     seeded: bool  # whether it draws random numbers: only then is the seed part of its key
     function: Callable[[Job], Tables]
+    check: Callable[[Asked], None] | None = None  # raises UsageError for what cannot be computed
 
     @property
     def module(self) -> str:
@@ -107,6 +136,7 @@ def step(
     needs: Sequence[str] = (),
     settings: type[StepSettings] = StepSettings,
     seeded: bool = False,
+    check: Callable[[Asked], None] | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the step `name`, which gets the results of the steps it `needs`."""
 
@@ -114,7 +144,7 @@ def step(
         known = STEPS.get(name)
         assert known is None or known.module == function.__module__, f"step {name!r} exists twice"
         assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
-        STEPS[name] = Step(name, version, tuple(needs), settings, seeded, function)
+        STEPS[name] = Step(name, version, tuple(needs), settings, seeded, function, check)
         return function
 
     return register

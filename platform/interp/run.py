@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..errors import UsageError
 from ..models.lending import lent
 from ..runtime.session import Session, open_session
 from ..runtime.table_job import Progress
@@ -23,7 +24,7 @@ from .graph import in_order
 from .key import Key, step_key
 from .places import check_layers
 from .questions import Encoded, encode, plan_digest
-from .registry import Job, Step, StepSettings
+from .registry import Asked, Job, Step, StepSettings
 from .work import BatchRunner
 
 if TYPE_CHECKING:
@@ -98,12 +99,13 @@ def plan_steps(
 ) -> Plan:
     """Which steps `config` asks for, with their keys; nothing is computed and no cache is read.
 
-    known: the steps to choose from, default all. Raises UsageError for unknown steps and layers out of range,
-    InputError for questions that cannot be used.
+    known: the steps to choose from, default all. Raises UsageError for unknown steps, layers out of range and settings
+    that this model cannot fulfil, InputError for questions that cannot be used.
     """
     config = default_config() if config is None else config
     ordered = in_order(config.steps, known)
     layers = check_layers(config.layers, model.n_layers)
+    _check_settings(ordered, model, layers, config)
     data = encode(model, questions, max_tokens=config.max_tokens)
     batches = plan_digest(data.plan(config.batch_size))
     planned: dict[str, Planned] = {}
@@ -115,6 +117,17 @@ def plan_steps(
         )  # fmt: skip
         planned[step.name] = Planned(step, settings, key)
     return Plan(model, data, layers, config, planned, tuple(config.steps or planned))
+
+
+def _check_settings(ordered: Sequence[Step], model: LanguageModel, layers: Sequence[int], config: InterpConfig) -> None:
+    settings = {step.name: settings_of(config, step) for step in ordered}
+    for step in ordered:
+        if step.check is not None:
+            upstream = {need: settings[need] for need in step.needs}
+            try:
+                step.check(Asked(model, layers, settings[step.name], upstream))
+            except UsageError as error:
+                raise UsageError(f"{step.name}: {error}") from error
 
 
 def run_steps(

@@ -48,7 +48,8 @@ class Block(nn.Module):
         residual = run.site(prefix + "resid_pre", residual)
         u = self.norm(residual.to(self.norm.weight.dtype))
         u = run.site(prefix + "mixer_in", u)
-        out, new_state = self.mixer(u, run, prefix + "mixer.", state, need_state)
+        at_once = self.mixer.step(u, state) if state is not None and run.plain_step(prefix + "mixer.") else None
+        out, new_state = at_once or self.mixer(u, run, prefix + "mixer.", state, need_state)
         out = run.site(prefix + "mixer_out", out)
         return run.site(prefix + "resid_post", residual + out), new_state
 

@@ -92,6 +92,12 @@ class Run:
             self._busy[site] = bool(self._edits(site)) or any(c.wants(site) for c in self.captures)
         return self._busy[site]
 
+    def plain_step(self, prefix: str) -> bool:
+        """Whether this is one token for every row, and no edit or capture acts on a site below `prefix`."""
+        if self.width != 1 or self.keep is not None or self.reset is not None or self.captures:
+            return False
+        return not any(s.startswith(prefix) for a in self.edits if a.edit.phase != "prefill" for s in a.sites)
+
     def _edits(self, site: str) -> list[Applied]:
         return [a for a in self.edits if site in a.sites and a.edit.phase in ("both", self.phase)]
 

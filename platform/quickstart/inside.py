@@ -27,12 +27,11 @@ def look_inside(
     watcher: Watcher,
 ) -> str:
     """Run `steps` for the plan's model on its development questions; what came out, in words."""
-    from ..eval.channels import development_questions
     from ..interp import Cache, Observer, config_model, plan_steps, run_plan
     from ..interp.graph import in_order
     from ..interp.run_record import write_run
 
-    questions = development_questions(plan)
+    questions = plan.asked_in_development
 
     class Telling(Observer):
         def progress(self, progress: Progress) -> None:

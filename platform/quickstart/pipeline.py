@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import differing_keys
 from ..errors import UsageError
-from ..eval.channels import bottleneck_finder
 from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
 from .config import QuickstartConfig, folder_name
 from .inside import look_inside
@@ -224,6 +223,7 @@ class _Pipeline:
 
     def _evaluate(self, plan: Plan, name: str) -> str:
         from ..eval.runner import Observer, differences, evaluate
+        from ..interp import bottleneck_finder
 
         folder = self.out / "eval" / name
         earlier = earlier_run(folder, "eval", fresh=True)
@@ -231,7 +231,9 @@ class _Pipeline:
             plan,
             out=folder,
             session=self.session,
-            find_channels=bottleneck_finder(plan, self.cache_dir),
+            find_channels=bottleneck_finder(
+                plan.model, plan.asked_in_development, cache_dir=self.cache_dir, seed=plan.config.seed
+            ),
             # The folder is a part of this quickstart: what a former version of a model left there goes.
             fresh=self.fresh or (earlier is not None and bool(differences(plan, earlier))),
             observer=Observer(progress=self.watcher.progress),

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from ...errors import InputError, UsageError
 from ..batches import Batch, Item
 from ..columns import column
 from ..places import Place, places
-from ..registry import Job, StepSettings, Tables, step
+from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -31,11 +32,24 @@ _KINDS = {"float32": "<f4", "float16": "<f2"}
 
 
 class Settings(StepSettings):
-    sites: tuple[str, ...] = ("resid_post", "mixer_out", "mixer.delta")
+    sites: Sites = ("resid_post", "mixer_out", "mixer.delta")
     """sites of each block; states (mixer.h) too, where positions are listed"""
     positions: tuple[int, ...] | Literal["all"] = (-1,)
     """tokens of the prompt, negative from its end; or all"""
     dtype: Literal["float32", "float16"] = "float32"
+
+    @field_validator("positions")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        return value if value == "all" else named_once(value)
+
+
+def check(asked: Asked) -> None:
+    """`Step.check`: the sites exist, and a state is not asked for at every token."""
+    found = places(asked.model, asked.layers, asked.settings.sites, one_axis=False)
+    states = {p.site for p in found if len(p.shape) > 1}
+    if states and asked.settings.positions == "all":
+        raise UsageError(f"values of {', '.join(sorted(states))} at all positions are too many; list positions")
 
 
 BATCH_SCHEMA = pa.schema([
@@ -48,17 +62,11 @@ BATCH_SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
-@step("activations", version=1, settings=Settings)
+@step("activations", version=1, settings=Settings, check=check)
 def activations(job: Job) -> Tables:
     """Vectors of the residual stream, the mixer's output and Delta at the last token of each prompt."""
     settings = job.settings
-    positions = settings.positions
-    if positions == () or (positions != "all" and len(set(positions)) < len(positions)):
-        raise UsageError(f"activations.positions {list(positions)}: name at least one, and each of them once")
     found = places(job.model, job.layers, settings.sites, one_axis=False)
-    states = {p.site for p in found if len(p.shape) > 1}
-    if states and positions == "all":
-        raise UsageError(f"activations of {', '.join(sorted(states))} at all positions are too many; list positions")
     arguments = {"layers": list(job.layers)} | settings.model_dump(mode="json")
     table = job.map(batch_activations, BATCH_SCHEMA, arguments)
     left_out = [

@@ -22,8 +22,8 @@ from ..answers import score_answers
 from ..batches import Batch
 from ..columns import column, ranks
 from ..moments import Moments, merge_all, moments_of
-from ..places import places
-from ..registry import Job, StepSettings, Tables, step
+from ..places import check_sites, places
+from ..registry import Job, Sites, StepSettings, Tables, step
 from ..taps import Gain
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Settings(StepSettings):
-    sites: tuple[str, ...] = ("mixer_out", "mixer.delta")
+    sites: Sites = ("mixer_out", "mixer.delta")
     """sites of each block with one value per token and channel"""
 
 
@@ -53,7 +53,7 @@ BATCH_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-@step("attribution", version=1, settings=Settings)
+@step("attribution", version=1, settings=Settings, check=check_sites)
 def attribution(job: Job) -> Tables:
     """Gradient times activation of the answer's log-probability per channel."""
     found = places(job.model, job.layers, job.settings.sites)

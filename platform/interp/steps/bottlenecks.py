@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ...errors import UsageError
 from ...eval.statistics import bootstrap_mean
@@ -31,8 +31,8 @@ from ...runtime.plan import digest_of
 from ..answers import score_answers
 from ..batches import Batch
 from ..columns import column, ranks
-from ..places import Place, places
-from ..registry import Job, StepSettings, Tables, step
+from ..places import Place, places, relative_name
+from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -42,15 +42,22 @@ CONVENTION_COST = 0.02
 
 
 class Settings(StepSettings):
-    sites: tuple[str, ...] = ("mixer_out", "mixer.delta")
+    sites: Sites = ("mixer_out", "mixer.delta")
     """sites to ablate; attribution and delta_sensitivity must cover them"""
-    top_shares: tuple[float, ...] = Field((0.05,), min_length=1)
+    top_shares: tuple[float, ...] = (0.05,)
     """shares of a site's channels to ablate together, those of largest |attribution|; at least one channel"""
-    random_draws: int = Field(3, ge=1)
+    random_draws: int = Field(3, ge=1, le=1000)
     """random channel sets of equal size for every top group"""
-    resamples: int = Field(2000, ge=100)
+    resamples: int = Field(2000, ge=100, le=1_000_000)
     """of the bootstrap"""
     confidence: float = Field(0.95, gt=0, lt=1)
+
+    @field_validator("top_shares")
+    @classmethod
+    def _shares(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < share < 1 for share in values):
+            raise ValueError("a share lies between 0 and 1")
+        return named_once(values)
 
 
 SCHEMA = pa.schema([
@@ -101,19 +108,28 @@ class Group(NamedTuple):
         return self.channels is not None and self.mean is not None
 
 
-@step("bottlenecks", version=1, needs=("attribution", "delta_sensitivity"), settings=Settings, seeded=True)
+def check(asked: Asked) -> None:
+    """`Step.check`: the sites exist, and the steps before this one look at them too."""
+    sites = [relative_name(asked.model, site) for site in asked.settings.sites]
+    places(asked.model, asked.layers, sites)
+    for need, settings in asked.upstream.items():
+        covered = {relative_name(asked.model, site) for site in settings.sites}
+        for site in sites:
+            if site not in covered:
+                raise UsageError(f"its sites name {site!r}, which {need}.sites does not; add it there")
+
+
+@step("bottlenecks", needs=("attribution", "delta_sensitivity"), settings=Settings, seeded=True, check=check)
 def bottlenecks(job: Job) -> Tables:
     """What mean-ablating the most attributed channels costs, beside random channels."""
-    if not all(0 < share < 1 for share in job.settings.top_shares):
-        raise UsageError(f"bottlenecks.top_shares {list(job.settings.top_shares)}: a share lies between 0 and 1")
     found = places(job.model, job.layers, job.settings.sites)
     attributed = job.upstream["attribution"][""].to_pylist()
     moments = job.upstream["delta_sensitivity"][""].to_pylist()
     rows: list[dict[str, Any]] = []
     groups: list[Group] = []
     for place in found:
-        here = _rows_of(attributed, place, "attribution")
-        means = [row["mean"] for row in _rows_of(moments, place, "delta_sensitivity")]
+        here = _rows_of(attributed, place)
+        means = [row["mean"] for row in _rows_of(moments, place)]
         rows += [_channel_row(row) for row in here]
         groups += _groups(place, here, means, job.settings, job.seed)
     usable = [group for group in groups if group.usable]
@@ -125,10 +141,9 @@ def bottlenecks(job: Job) -> Tables:
     return {"": pa.Table.from_pylist(rows + group_rows, schema=SCHEMA)}
 
 
-def _rows_of(rows: Sequence[dict[str, Any]], place: Place, upstream: str) -> list[dict[str, Any]]:
+def _rows_of(rows: Sequence[dict[str, Any]], place: Place) -> list[dict[str, Any]]:
     found = [row for row in rows if (row["layer"], row["site"]) == (place.layer, place.site)]
-    if len(found) != place.channels:
-        raise UsageError(f"bottlenecks.sites names {place.site!r}, which {upstream}.sites does not; add it there")
+    assert len(found) == place.channels, f"{place.name}: `check` lets only sites pass that the steps before looked at"
     return found
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from ..batches import Batch
 from ..columns import column, ranks
 from ..moments import Moments, merge_all, moments_of
-from ..places import places
-from ..registry import Job, StepSettings, Tables, step
+from ..places import check_sites, places
+from ..registry import Job, Sites, StepSettings, Tables, step
 from ..taps import Watch
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Settings(StepSettings):
-    sites: tuple[str, ...] = ("mixer.delta", "mixer_out")
+    sites: Sites = ("mixer.delta", "mixer_out")
     """sites of each block with one value per token and channel"""
 
 
@@ -53,11 +53,10 @@ BATCH_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-@step("delta_sensitivity", version=1, settings=Settings)
+@step("delta_sensitivity", version=1, settings=Settings, check=check_sites)
 def delta_sensitivity(job: Job) -> Tables:
     """Mean and variance of Delta and of the mixer's output per channel, over all tokens."""
     arguments = {"layers": list(job.layers), "sites": list(job.settings.sites)}
-    places(job.model, job.layers, job.settings.sites)  # a wrong site is an error before any worker starts
     rows = job.map(batch_moments, BATCH_SCHEMA, arguments).to_pylist()
     result: list[dict[str, Any]] = []
     for place in places(job.model, job.layers, job.settings.sites):

@@ -20,11 +20,12 @@ from .fft_conv_call import fft_conv
 from .registry import backends, kernel, operations, resolve
 from .scan_call import selective_scan
 from .ssd_call import ssd
-from .step_call import conv_step, scan_step, ssd_step
+from .step_call import compiled_steps, conv_step, scan_step, ssd_step
 
 __all__ = [
     "backends",
     "causal_conv",
+    "compiled_steps",
     "conv_step",
     "fft_conv",
     "kernel",

@@ -69,7 +69,7 @@ def conv_numba(
 ) -> Tensor:
     """y (B,T,E); arguments as in `causal_conv`."""
     if u.shape[1] == 1 and initial_state is not None and reset is None and not torch.is_grad_enabled():
-        return conv_step_numba(u, weight, bias, initial_state)
+        return conv_step_numba(u, weight, bias, initial_state)[0]
     if u.shape[1] == 1:
         return conv_reference(u, weight, bias, initial_state, reset)
     return _Conv.apply(u, weight, bias, initial_state, reset)

@@ -11,10 +11,23 @@ given one (contiguous for `ssd_step`) and returns that tensor; for calls without
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from .arguments import full_precision
+from .registry import resolve
+
+
+def compiled_steps(x: Tensor, states: int) -> ModuleType | None:
+    """The compiled one-token loops (module `step_numba`), where the default backend has them for x (B,1,E) with
+    `states` states per channel and no gradient is asked for; else None."""
+    if x.shape[1] != 1 or torch.is_grad_enabled() or resolve("scan", x) != "numba":
+        return None
+    from . import step_numba
+
+    return step_numba if step_numba.fits(x, states) else None
 
 
 def scan_step(

@@ -54,8 +54,9 @@ def ssd_step(first, last, shape, written, decay, B, C, y, after, state):
 
 
 @compiled
-def conv_step(first, last, shape, u, weight, bias, past, y):
-    """y = bias + taps of (past, u); u, y (B,E); weight (E,K); bias (E) or empty; past (B,E,K-1), oldest first."""
+def conv_step(first, last, shape, u, weight, bias, past, y, after):
+    """y = bias + taps of (past, u); u, y (B,E); weight (E,K); bias (E) or empty; past and the next window, after
+    (B,E,K-1), oldest first."""
     channels, taps = shape
     window = taps - 1
     for b in range(first, last):
@@ -64,12 +65,16 @@ def conv_step(first, last, shape, u, weight, bias, past, y):
         if taps == 4:  # every published Mamba; written out it takes a third of the time of the loop below
             for e in range(channels):
                 at, w, i = b * channels + e, e * 4, (b * channels + e) * 3
-                old = weight[w] * past[i] + weight[w + 1] * past[i + 1] + weight[w + 2] * past[i + 2]
-                y[at] += weight[w + 3] * u[at] + old
+                middle, latest, now = past[i + 1], past[i + 2], u[at]
+                y[at] += weight[w + 3] * now + (weight[w] * past[i] + weight[w + 1] * middle + weight[w + 2] * latest)
+                after[i] = middle
+                after[i + 1] = latest
+                after[i + 2] = now
             continue
         for e in range(channels):
             at = b * channels + e
             found = weight[e * taps + window] * u[at]
             for i in range(window):
                 found += weight[e * taps + i] * past[at * window + i]
+                after[at * window + i] = past[at * window + i + 1] if i + 1 < window else u[at]
             y[at] += found

@@ -20,7 +20,8 @@ ENOUGH = 1 << 19
 
 def fits(x: Tensor, states: int) -> bool:
     """Whether these loops can take a step with `states` states per channel."""
-    return x.shape[1] == 1 and states % (VECTOR_BYTES // x.element_size()) == 0 and not torch.is_grad_enabled()
+    whole = x.dtype in (torch.float32, torch.float64) and states % (VECTOR_BYTES // x.element_size()) == 0
+    return x.shape[1] == 1 and whole and not torch.is_grad_enabled()
 
 
 def _flat(tensor: Tensor | None, like: Tensor):
@@ -39,7 +40,7 @@ def scan_step_numba(
 ) -> tuple[Tensor, Tensor]:
     """y (B,1,E) and the state (B,E,N) after the one token of x, delta (B,1,E); B, C (B,1,N); state (B,E,N)."""
     batch, channels, states = state.shape
-    y, after = torch.empty_like(x), torch.empty_like(state)
+    y, after = torch.empty_like(x), torch.empty_like(state, memory_format=torch.contiguous_format)
     shape = (channels, states, VECTOR_BYTES // x.element_size())
     arrays = [_flat(tensor, x) for tensor in (x, delta, A, B, C, D, state, y, after)]
     _run(scan_step, state.numel(), batch, shape, *arrays)
@@ -53,7 +54,7 @@ def ssd_step_numba(
     batch, heads, width, states = state.shape
     x_t, delta_t = x[:, 0], delta[:, 0]
     y = torch.zeros_like(x_t) if D is None else x_t * D[:, None]
-    after = torch.empty_like(state)
+    after = torch.empty_like(state, memory_format=torch.contiguous_format)
     shape = (heads, width, B.shape[2], states, VECTOR_BYTES // x.element_size())
     given = (x_t * delta_t[..., None], torch.exp(delta_t * A), B, C)
     arrays = [_flat(tensor, x) for tensor in (*given, y, after, state)]
@@ -61,9 +62,9 @@ def ssd_step_numba(
     return y[:, None], after
 
 
-def conv_step_numba(u: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor) -> Tensor:
-    """y (B,1,E) of one token u (B,1,E) after past (B,E,K-1)."""
-    y = torch.empty_like(u)
-    arrays = [_flat(tensor, u) for tensor in (u, weight, bias, past, y)]
+def conv_step_numba(u: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor) -> tuple[Tensor, Tensor]:
+    """y (B,1,E) of one token u (B,1,E) after past (B,E,K-1), and the next window (B,E,K-1)."""
+    y, after = torch.empty_like(u), torch.empty_like(past, memory_format=torch.contiguous_format)
+    arrays = [_flat(tensor, u) for tensor in (u, weight, bias, past, y, after)]
     _run(conv_step, u.numel() * weight.shape[1], len(u), (u.shape[2], weight.shape[1]), *arrays)
-    return y
+    return y, after

@@ -61,6 +61,11 @@ class Mixer(nn.Module):
         """The state before the first token."""
         raise UsageError(f"{type(self).__name__} defines no state")
 
+    def step(self, u: Tensor, state: LayerState) -> tuple[Tensor, LayerState] | None:
+        """One token u (B, 1, d) after `state`, the same bits as `forward` without its sites; None where there is no
+        faster way than `forward`."""
+        return None
+
     @classmethod
     def site_table(cls, config: ModelConfig) -> list[SiteInfo]:
         """The mixer's sites, in the order in which a forward pass meets them."""
