@@ -126,8 +126,8 @@ def test_a_worker_refuses_model_files_that_are_not_those_of_the_plan(model, tmp_
     made = answers.make_worker(str(tmp_path), model.digest, [PLAIN.to_dict()], 3, ["\n"])
     assert made.run({"items": [item("a", [5, 6])]}).num_rows == 1
     talking("mamba2", seed=4).save(tmp_path)
-    with pytest.raises(InputError, match="every machine needs the same model files"):
-        answers.make_worker(str(tmp_path), model.digest, [], 3, ["\n"])
+    with pytest.raises(UsageError, match="this run's model has 000000000000"):
+        answers.make_worker(str(tmp_path), "0" * 64, [], 3, ["\n"])
 
 
 def test_a_metric_without_f1_leaves_it_null():
