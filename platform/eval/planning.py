@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ..models import LanguageModel
 
 
+SAME_OPENING = 32  # tokens; prompts that agree in so many have a context in common
+
+
 @dataclass(frozen=True)
 class Plan:
     """What an evaluation will do. development: the questions that choose a recipe; test: those that judge it;
@@ -61,9 +64,13 @@ class Plan:
 
     def items(self, questions: Sequence[Question], side: str, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
         """Work for the answering worker: condition by condition, the longest prompts first, so that batches are
-        even."""
+        even. Prompts that begin alike stand together, because a batch reads a common beginning once."""
         order = [q for q in questions if q.id not in self.refused]
-        order.sort(key=lambda q: (-len(self.prompts[q.id].tokens), q.id))
+        opening = {q.id: tuple(self.prompts[q.id].tokens[:SAME_OPENING]) for q in order}
+        longest: dict[tuple[int, ...], int] = {}
+        for q in order:
+            longest[opening[q.id]] = max(longest.get(opening[q.id], 0), len(self.prompts[q.id].tokens))
+        order.sort(key=lambda q: (-longest[opening[q.id]], opening[q.id], -len(self.prompts[q.id].tokens), q.id))
         return [
             question_fields(q)
             | {"split": side, "model": label(self.model), "variant": self.variant.name, "condition": condition.name}
@@ -159,9 +166,9 @@ def read_questions(config: EvalConfig) -> list[Question]:
 
 
 def _from_file(path: Path) -> list[Question]:
-    from ..runtime.storage import read_table
+    from ..runtime.storage import QUESTION_FILE, read_table
 
-    questions = from_table(read_table(path), source=str(path))
+    questions = from_table(read_table(path, advice=QUESTION_FILE), source=str(path))
     if not questions:
         raise InputError(f"{path}: holds no question; make some with `mplat classify` or `mplat prompts`")
     return questions

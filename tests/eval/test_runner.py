@@ -11,8 +11,10 @@ import pytest
 from mplat.datasets.records import to_table
 from mplat.errors import InputError, UsageError
 from mplat.eval import answers, side_effects
+from mplat.eval.conditions import Condition
 from mplat.eval.config import EvalConfig
 from mplat.eval.planning import prepare
+from mplat.eval.prompting import Prompt
 from mplat.eval.runner import evaluate
 from mplat.eval.schema import ITEM_SCHEMA
 from mplat.eval.split import side
@@ -290,3 +292,15 @@ def test_one_process_and_one_or_two_actors_give_the_same_tables(found, place, ca
             assert {n: (result.out / n).read_bytes() == (found.out / n).read_bytes() for n in names} == dict.fromkeys(
                 names, True
             )
+
+
+def test_prompts_that_begin_alike_stand_together_and_long_ones_come_first(place, case):
+    plan = prepare(settings(place), case.damaged)
+    asked = plan.test[:6]
+    context, other = list(range(40)), list(range(50, 90))
+    tokens = [context + [1], other + [1, 2], [7] * 41, context + [1, 2, 3], other, context]
+    plan = dataclasses.replace(
+        plan, prompts={q.id: Prompt(t, "ok") for q, t in zip(asked, tokens, strict=True)}, refused={}
+    )
+    order = [item["tokens"] for item in plan.items(asked, "test", [Condition("unsteered", "unsteered")])]
+    assert order == [tokens[3], tokens[0], tokens[5], tokens[1], tokens[4], tokens[2]]
