@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,27 +26,46 @@ from .yaml_source import Dumper, KeyPath, Source, dotted, kind, parse, read
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+class FromOption(NamedTuple):
+    """A key that an option of the command line sets. Messages name the option, because that is what was typed."""
+
+    option: str  # --fail-over
+    key: str  # fail_over
+    value: Any
+
+    @property
+    def place(self) -> str:
+        """The option and its value as they may have been typed."""
+        value = self.value
+        return f"{self.option} {','.join(map(str, value)) if isinstance(value, list) else value}"
+
+
 class Config(BaseModel):
     """Base of configuration models: frozen, and every unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def load_config(model: type[ModelT], path: Path | None, overrides: Sequence[str]) -> ModelT:
+def load_config(model: type[ModelT], path: Path | None, overrides: Sequence[str | FromOption]) -> ModelT:
     """The configuration in `path` (None: all defaults) with `overrides` (`a.b=c`, the last one wins) as a `model`.
 
     Raises UsageError for everything that can be wrong with either.
     """
     assert model.model_config.get("frozen") and model.model_config.get("extra") == "forbid", model
     source = read(path) if path is not None else Source("configuration", {})
+    options: set[str] = set()
     for override in overrides:
-        _apply(source, override)
+        if isinstance(override, FromOption):
+            options.add(override.place)
+            _set(source, override.key.split("."), override.value, override.place)
+        else:
+            _apply(model, source, override)
     _refuse_non_finite(source)
     try:
         # Strict validation of JSON is what YAML means: lists may fill tuples and strings paths, but "3" is no number.
         return model.model_validate_json(json.dumps(source.data, allow_nan=False), strict=True)
     except ValidationError as error:
-        lines = [_sentence(model, source, e) for e in error.errors(include_url=False)]
+        lines = [_sentence(model, source, e, options) for e in error.errors(include_url=False)]
         more = [f"(and {len(lines) - 5} more)"] if len(lines) > 5 else []
         raise UsageError("\n".join(lines[:5] + more)) from None
 
@@ -76,14 +95,30 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _apply(source: Source, override: str) -> None:
-    """Set one key from `a.b=c` in place; list items are named by their number (`a.0.b=c`)."""
+def _apply(model: type[BaseModel], source: Source, override: str) -> None:
+    """Set one key from `a.b=c` in place."""
     place = f"--set {override}"
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
-        raise UsageError(f"{place}: write KEY=VALUE, with dots between nested keys, such as optim.lr=1e-3")
-    value = parse(text, place)
+        raise UsageError(f"{place}: write KEY=VALUE, with dots between nested keys, such as {_example(model)}")
+    _set(source, keys, parse(text, place), place)
+
+
+def _example(model: type[BaseModel]) -> str:
+    """KEY=VALUE with a key that there is, a nested one if possible, and its default."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        for key, inner in ((f"{name}.{k}", f) for m in _models_in(field.annotation) for k, f in m.model_fields.items()):
+            if isinstance(inner.default, int | float | str):
+                return f"{key}={json.dumps(inner.default)}"
+        if isinstance(field.default, int | float | str):
+            found.append(f"{name}={json.dumps(field.default)}")
+    return found[0] if found else "a.b=1"
+
+
+def _set(source: Source, keys: list[str], value: Any, place: str) -> None:
+    """Set one key in place; list items are named by their number (`a.0.b`)."""
     container: Any = source.data
     path: KeyPath = ()
     for position, key in enumerate(keys):
@@ -119,8 +154,8 @@ def _refuse_non_finite(source: Source) -> None:
     check(source.data, ())
 
 
-def _sentence(model: type[BaseModel], source: Source, error: Any) -> str:
-    """One of pydantic's errors as a sentence with its place."""
+def _sentence(model: type[BaseModel], source: Source, error: Any, options: Set[str]) -> str:
+    """One of pydantic's errors as a sentence with its place; the places in `options` say key and value themselves."""
     path: KeyPath = tuple(error["loc"])
     # A union puts the names of its members into the path; only what was really written is of use to the reader.
     written = tuple(_written(source.data, path))
@@ -135,7 +170,12 @@ def _sentence(model: type[BaseModel], source: Source, error: Any) -> str:
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message.replace("a valid array", "a list").replace("an object", "a mapping")
-    return f"{place}: {dotted(written)}={shown}: {message[:1].lower()}{message[1:]}"
+    sentence = f"{message[:1].lower()}{message[1:]}"
+    if place in options:
+        return f"{place}: {sentence}"
+    if isinstance(error.get("input"), dict) and error["type"] == "value_error":  # about several keys of a section
+        return f"{place}: {dotted(written)}: {sentence}" if written else f"{place}: {sentence}"
+    return f"{place}: {dotted(written)}={shown}: {sentence}"
 
 
 def _written(data: Any, path: KeyPath) -> Iterator[str | int]:

@@ -11,6 +11,7 @@ It knows nothing about what a configuration means: that is `mplat.config`.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -92,7 +93,9 @@ def read(path: Path) -> Source:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+        near = _nearest(path) if isinstance(error, FileNotFoundError) else None
+        hint = f"; did you mean {near}?" if near else ""
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror or error}{hint}") from error
     if len(raw) > MAX_BYTES:
         raise UsageError(f"{path}: {len(raw)} bytes is too large for a configuration (at most {MAX_BYTES})")
     try:
@@ -107,6 +110,16 @@ def read(path: Path) -> Source:
     if not isinstance(data, dict):
         raise UsageError(f"{path}:1: a configuration is a mapping of keys to values, not a {kind(data)}")
     return Source(str(path), data, places)
+
+
+def _nearest(path: Path) -> Path | None:
+    """The configuration beside `path` that was probably meant: `a.yaml` for `a.yml`, else the nearest name."""
+    if not path.parent.is_dir():
+        return None
+    there = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+    other = next((name for name in there if Path(name).stem == path.stem), None)
+    near = [other] if other else difflib.get_close_matches(path.name, there, n=1)
+    return path.with_name(near[0]) if near else None
 
 
 def parse(text: str, name: str, places: dict[KeyPath, str] | None = None) -> Any:

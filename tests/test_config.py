@@ -143,9 +143,9 @@ def test_a_mistake_in_the_file_is_one_sentence_with_its_line(tmp_path, text, mes
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed", "write KEY=VALUE, with dots between nested keys, such as optim.lr=1e-3"),
-        ("=1", "write KEY=VALUE, with dots between nested keys, such as optim.lr=1e-3"),
-        ("optim..betas=1", "write KEY=VALUE, with dots between nested keys, such as optim.lr=1e-3"),
+        ("seed", "write KEY=VALUE, with dots between nested keys, such as optim.learning_rate=0.001"),
+        ("=1", "write KEY=VALUE, with dots between nested keys, such as optim.learning_rate=0.001"),
+        ("optim..betas=1", "write KEY=VALUE, with dots between nested keys, such as optim.learning_rate=0.001"),
         ("optim.learnin_rate=1", "unknown key 'learnin_rate' in 'optim'; did you mean 'learning_rate'? valid: betas, "
          "learning_rate"),
         ("seed.x=1", "'seed' is a number, it has no key 'x'"),

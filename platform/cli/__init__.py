@@ -47,6 +47,8 @@ class CommandGroup(TyperGroup):
         for words in (2, 1):
             name = " ".join(args[:words])
             if len(args) >= words and name in self.commands:
+                if words == 1:
+                    self._refuse_second_word(args)
                 return name, self.commands[name], args[words:]
         below = sorted(name for name in self.commands if name.startswith(f"{args[0]} "))
         if below and (len(args) < 2 or args[1].startswith("-")):
@@ -55,6 +57,13 @@ class CommandGroup(TyperGroup):
             raise UsageError(f"`mplat {args[0]} {args[1]}` is no command; {suggest(' '.join(args[:2]), below)}")
         visible = [name for name, entry in self.commands.items() if not entry.hidden]
         raise UsageError(f"unknown command {args[0]!r}; {suggest(args[0], visible, limit=30)}")
+
+    def _refuse_second_word(self, args: list[str]) -> None:
+        """`interp lss`: a command that takes options alone, and of whose name there are longer ones."""
+        below = sorted(name for name in self.commands if name.startswith(f"{args[0]} "))
+        takes_words = any(p.param_type_name == "argument" for p in self.commands[args[0]].params)
+        if below and not takes_words and len(args) > 1 and not args[1].startswith("-"):
+            raise UsageError(f"`mplat {args[0]} {args[1]}` is no command; {suggest(' '.join(args[:2]), below)}")
 
 
 def build_app() -> typer.Typer:

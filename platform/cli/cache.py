@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ToleranceError, UsageError, suggest
-from .interp import CacheFolder, Layers, ModelName, OwnSeed, PerLevel, Questions, make_plan
+from .interp import CacheFolder, Layers, ModelName, OwnSeed, PerLevel, Questions, make_plan, refuse_file
 from .options import ConfigFile, Json, Overrides
 from .output import Output, table
 from .registry import command
+
+if TYPE_CHECKING:
+    from ..interp import Cache
 
 StepFilter = Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only the results of this step.")]
 
@@ -18,10 +22,8 @@ StepFilter = Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only t
 @command("cache ls", order=70)
 def cache_ls(step: StepFilter = None, cache: CacheFolder = None, as_json: Json = False) -> None:
     """List cached results."""
-    from ..interp import Cache
-
     output = Output(json=as_json)
-    store = Cache(cache, warn=output.warn)
+    store = _open(cache, output)
     entries = store.entries(_known(step))
     values = [
         {
@@ -43,10 +45,8 @@ def cache_ls(step: StepFilter = None, cache: CacheFolder = None, as_json: Json =
 @command("cache verify", order=70)
 def cache_verify(step: StepFilter = None, cache: CacheFolder = None, as_json: Json = False) -> None:
     """Read every cached result and check its digests; exit 1 where one is damaged."""
-    from ..interp import Cache
-
     output = Output(json=as_json)
-    store = Cache(cache, warn=output.warn)
+    store = _open(cache, output)
     entries = store.entries(_known(step))
     problems = [problem for entry in entries for problem in store.verify(entry)]
     text = "\n".join([*problems, f"{len(entries)} results in {store.folder}, {len(problems)} damaged files"])
@@ -76,6 +76,7 @@ def cache_why(
     own = {"model": model, "questions": questions, "per_level": per_level, "seed": seed}
     name = _known(step)
     assert name is not None
+    refuse_file(cache)
     plan = make_plan({**own, "steps": name}, layers, config, overrides)
     store = Cache(cache, warn=output.warn)
     key = plan.steps[name].key
@@ -87,7 +88,8 @@ def cache_why(
         return
     found = nearest(key, {entry.key: entry.components for entry in entries})
     if found is None:
-        text = f"{name} is not cached: {store.folder} holds no result of this step"
+        holds = "holds no result of this step" if store.folder.is_dir() else "does not exist yet"
+        text = f"{name} is not cached: {store.folder} {holds}"
         output.result(values | {"differences": []}, text)
         return
     other, differing = found
@@ -96,6 +98,16 @@ def cache_why(
         values | {"nearest": other, "differences": [d._asdict() for d in differing]},
         f"{name} is not cached: compared with the nearest result, {other[:12]}, first differs {differing[0]}{more}",
     )
+
+
+def _open(folder: Path | None, output: Output) -> Cache:
+    """The cache to look into: one that is named has to be there, the default one need not."""
+    from ..interp import Cache
+
+    refuse_file(folder)
+    if folder is not None and not folder.exists():
+        raise UsageError(f"--cache {folder}: there is no such folder; `mplat interp --cache` makes one")
+    return Cache(folder, warn=output.warn)
 
 
 def _known(step: str | None) -> str | None:

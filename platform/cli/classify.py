@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .options import DryRun, Json, Quiet, Seed, Verbose, writable_folder
+from .options import DryRun, Json, Quiet, Seed, Verbose, as_path, writable_folder
 from .output import Output, table
 from .registry import command
 from .values import parse_names
@@ -25,7 +25,12 @@ def classify(
     ] = "squad,hotpotqa,triviaqa",
     data_dir: Annotated[
         Path,
-        typer.Option("--data-dir", metavar="DIR", help="Folder of the data files, searched by content; or one file."),
+        typer.Option(
+            "--data-dir",
+            metavar="DIR",
+            parser=as_path,
+            help="Folder of the data files, searched by content; or one file.",
+        ),
     ] = Path("data"),
     per_dataset: Annotated[
         int, typer.Option("--per-dataset", metavar="N", help="At most N questions of a data set; 0: all.")
@@ -40,7 +45,10 @@ def classify(
         float, typer.Option("--fail-over", metavar="SHARE", help="Share of bad records that is tolerated.")
     ] = 0.01,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.parquet", help="File for the questions; none: tables only.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE.parquet", parser=as_path, help="File for the questions; none: tables only."
+        ),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,

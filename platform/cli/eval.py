@@ -5,7 +5,6 @@ Parses, makes the plan, runs it, prints the table per level and the verdict. The
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ import typer
 
 from ..errors import ToleranceError, UsageError
 from .options import (
+    Actors,
     Address,
     ConfigFile,
     DryRun,
@@ -23,6 +23,8 @@ from .options import (
     Overrides,
     Quiet,
     Verbose,
+    as_path,
+    given,
     writable_folder,
 )
 from .output import Output, Progress, table
@@ -45,7 +47,10 @@ def evaluate(
         str | None, typer.Option("--steering", metavar="NAME", help="Steering variant, such as mamba or mamba2.")
     ] = None,
     questions: Annotated[
-        Path | None, typer.Option("--questions", metavar="FILE", help="Questions as Parquet, from `mplat classify`.")
+        Path | None,
+        typer.Option(
+            "--questions", metavar="FILE", parser=as_path, help="Questions as Parquet, from `mplat classify`."
+        ),
     ] = None,
     mode: Annotated[
         str | None,
@@ -63,7 +68,8 @@ def evaluate(
     ] = None,
     layers: Annotated[str | None, typer.Option("--layers", metavar="0,6,12", help="Candidate layers.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="Judge this stored recipe; search for none.")
+        Path | None,
+        typer.Option("--recipe", metavar="FILE", parser=as_path, help="Judge this stored recipe; search for none."),
     ] = None,
     controls: Annotated[
         str | None, typer.Option("--controls", metavar="all|none|NAMES", help="What steering is compared with: random.")
@@ -82,7 +88,7 @@ def evaluate(
             "--fail-over", metavar="SHARE", help="Share of test rows without a score above which the exit is 1."
         ),
     ] = None,
-    actors: Annotated[int | None, typer.Option("--actors", metavar="N", help="Ray workers.")] = None,
+    actors: Actors = None,
     address: Address = "auto",
     config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
@@ -99,7 +105,7 @@ def evaluate(
     from ..eval.config import EvalConfig
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
-    given = {
+    chosen = {
         "model": model,
         "questions": None if questions is None else str(questions),
         "mode": mode,
@@ -115,7 +121,10 @@ def evaluate(
         "batch_size": batch_size,
         "fail_over": fail_over,
     }
-    own = [f"{key}={json.dumps(value, allow_nan=False)}" for key, value in given.items() if value is not None]
+    own = given(
+        chosen,
+        {"steering.variant": "--steering", "steering.recipe": "--recipe", "steering.strengths": "--strength"},
+    )
     settings = load_config(EvalConfig, config, [*own, *overrides])
     if settings.steering.recipe is not None and (layers or strength):
         raise UsageError("--recipe judges a stored recipe; leave out --layers and --strength, which search for one")
@@ -125,14 +134,16 @@ def evaluate(
     read_questions(settings)  # a wrong file is found before a large model is loaded
     variant, opened = variant_and_model(settings)
     if layers is not None:
-        chosen = f"steering.layers={json.dumps(parse_layers(layers, opened.n_layers))}"
-        settings = load_config(EvalConfig, config, [*own, *overrides, chosen])
+        blocks = given({"steering.layers": parse_layers(layers, opened.n_layers)}, {"steering.layers": "--layers"})
+        settings = load_config(EvalConfig, config, [*own, *overrides, *blocks])
     plan = prepare(settings, opened)
     folder = out or Path("runs") / f"eval-{variant.name}"
 
     from ..eval.runner import check_folder
 
     check_folder(plan, folder, fresh=fresh)
+    if plan.recipe is None and {value for values in plan.strengths.values() for value in values} == {1.0}:
+        raise UsageError("--strength 1 changes nothing, so there is nothing to choose from; give another one besides")
     for line in _plan_lines(plan):
         output.say(line)
     if dry_run:

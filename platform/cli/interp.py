@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .options import Address, ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose, writable_folder
+from .options import (
+    Actors,
+    Address,
+    ConfigFile,
+    DryRun,
+    Fresh,
+    Json,
+    Out,
+    Overrides,
+    Quiet,
+    Verbose,
+    as_path,
+    given,
+    writable_folder,
+)
 from .output import Output, Progress, duration, table
 from .registry import command
 from .values import parse_layers, parse_names
@@ -27,14 +41,18 @@ ModelName = Annotated[str | None, typer.Option("--model", metavar="M", help="A s
 Layers = Annotated[str | None, typer.Option("--layers", metavar="0,2-4|all", help="Blocks to look at; default all.")]
 Questions = Annotated[
     Path | None,
-    typer.Option("--questions", metavar="FILE", help="Questions as Parquet; default: prompts of the facts world."),
+    typer.Option(
+        "--questions", metavar="FILE", parser=as_path, help="Questions as Parquet; default: prompts of the facts world."
+    ),
 ]
 PerLevel = Annotated[
     int | None, typer.Option("--per-level", metavar="N", help="Generated prompts for each of the six levels.")
 ]
 CacheFolder = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Cache folder; default: MPLAT_CACHE, else ~/.cache/mplat."),
+    typer.Option(
+        "--cache", metavar="DIR", parser=as_path, help="Cache folder; default: MPLAT_CACHE, else ~/.cache/mplat."
+    ),
 ]
 OwnSeed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Everything random follows from it.")]
 
@@ -48,7 +66,7 @@ def interp(
     layers: Layers = None,
     questions: Questions = None,
     per_level: PerLevel = None,
-    actors: Annotated[int | None, typer.Option("--actors", metavar="N", help="Ray workers.")] = None,
+    actors: Actors = None,
     address: Address = "auto",
     cache: CacheFolder = None,
     config: ConfigFile = None,
@@ -72,6 +90,7 @@ def interp(
 
     if out is not None:
         check_folder(out, plan, fresh=fresh)
+    refuse_file(cache)
     store = Cache(cache, warn=output.warn)
     missing = [name for name in plan.steps if fresh or store.find(name, plan.steps[name].key.digest) is None]
     for excluded in plan.data.excluded:
@@ -117,13 +136,12 @@ def make_plan(own: Mapping[str, Any], layers: str | None, config: Path | None, o
     from ..config import load_config
     from ..interp import all_steps, config_model, plan_steps
 
-    given = dict(own)
-    if given.get("steps") is not None:
-        given["steps"] = parse_names(given["steps"], all_steps(), option="--steps")
-    if given.get("questions") is not None:
-        given["questions"] = str(given["questions"])
-    chosen = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    settings = load_config(config_model(), config, [*chosen, *overrides])
+    chosen = dict(own)
+    if chosen.get("steps") is not None:
+        chosen["steps"] = parse_names(chosen["steps"], all_steps(), option="--steps")
+    if chosen.get("questions") is not None:
+        chosen["questions"] = str(chosen["questions"])
+    settings = load_config(config_model(), config, [*given(chosen), *overrides])
     if settings.model is None:
         raise UsageError("no model is named; give --model M (`mplat models` lists those that ship)")
     asked = _questions(settings)  # a wrong file is found before a large model is loaded
@@ -136,15 +154,25 @@ def make_plan(own: Mapping[str, Any], layers: str | None, config: Path | None, o
     return plan_steps(opened, asked, settings)
 
 
+def refuse_file(cache: Path | None) -> None:
+    """UsageError where the cache folder, named or default, is a file."""
+    from ..folders import CACHE_VARIABLE, cache_folder
+
+    folder = cache_folder() if cache is None else cache
+    if folder.is_file():
+        told = CACHE_VARIABLE if cache is None else "--cache"
+        raise UsageError(f"{told} {folder}: is a file; a cache is a folder, name one")
+
+
 def _questions(settings: Any) -> list[Any]:
     if settings.questions is None:
         from ..datasets import facts
 
         return facts.prompts(per_level=settings.per_level, seed=settings.seed)
     from ..datasets.records import from_table
-    from ..runtime.storage import read_table
+    from ..runtime.storage import QUESTION_FILE, read_table
 
-    return from_table(read_table(Path(settings.questions)), source=settings.questions)
+    return from_table(read_table(Path(settings.questions), advice=QUESTION_FILE), source=settings.questions)
 
 
 def _plan_values(plan: Plan, missing: list[str], cache: Path) -> dict[str, Any]:

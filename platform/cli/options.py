@@ -12,12 +12,16 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..config import FromOption
 
 MAX_SEED = 2**63 - 1  # the largest seed that torch, numpy and Python all take
 
@@ -38,14 +42,28 @@ def _check_seed(value: int) -> int:
     return value
 
 
+def _check_actors(value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise UsageError(f"--actors {value}: give at least 1 worker, or leave it out for as many as fit")
+    return value
+
+
+def as_path(text: str) -> Path:
+    """An argument as a path. Empty, from a shell variable without a value perhaps, it would mean this very folder."""
+    if not text.strip():
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
+
+
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings of this command.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", parser=as_path, help="YAML file with settings of this command."),
 ]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key of the configuration (a.b=c); may be repeated."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", parser=as_path, help="Folder for the results.")]
 Seed = Annotated[
     int, typer.Option("--seed", metavar="N", callback=_check_seed, help="Everything random follows from it.")
 ]
@@ -59,6 +77,9 @@ Address = Annotated[
         "else a private Ray) or HOST:PORT.",
     ),
 ]
+Actors = Annotated[
+    int | None, typer.Option("--actors", metavar="N", callback=_check_actors, help="Ray workers, at least 1.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings and the result.")]
 Verbose = Annotated[
@@ -69,6 +90,15 @@ Verbose = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it would cost; do nothing.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an earlier run: start over.")]
+
+
+def given(values: Mapping[str, Any], named: Mapping[str, str] | None = None) -> list[FromOption]:
+    """The options that were given, not None, as settings: configuration key -> value. An option is called like its
+    key (`fail_over`: --fail-over) unless `named` says otherwise."""
+    from ..config import FromOption
+
+    names = {key: "--" + key.replace("_", "-") for key in values} | dict(named or {})
+    return [FromOption(names[key], key, value) for key, value in values.items() if value is not None]
 
 
 def writable_folder(path: Path, *, option: str = "--out") -> Path:

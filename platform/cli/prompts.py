@@ -13,12 +13,15 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import Json, Quiet, Seed, writable_folder
+from .options import Json, Quiet, Seed, as_path, writable_folder
 from .output import Output
 from .registry import command
 
 OutFile = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE.parquet", help="File for the questions; none: show examples only.")
+    Path | None,
+    typer.Option(
+        "--out", metavar="FILE.parquet", parser=as_path, help="File for the questions; none: show examples only."
+    ),
 ]
 
 

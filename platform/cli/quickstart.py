@@ -6,7 +6,6 @@ this process by default: starting a private Ray takes longer than two cores can 
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ToleranceError
-from .options import Address, ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose, writable_folder
+from .options import Address, ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose, given, writable_folder
 from .output import Output
 from .registry import command
 
@@ -44,8 +43,7 @@ def quickstart(
     from ..quickstart import QuickstartConfig, check_folder, plan_lines
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
-    given = [] if seed is None else [f"seed={json.dumps(seed)}"]
-    settings = load_config(QuickstartConfig, config, [*given, *overrides])
+    settings = load_config(QuickstartConfig, config, [*given({"seed": seed}), *overrides])
     folder = out or _DEFAULT_OUT
     check_folder(settings, folder, fresh=fresh)
     if dry_run:
@@ -54,7 +52,7 @@ def quickstart(
         output.result(values, "\n".join(lines))
         return
     writable_folder(folder)
-    result = _run(settings, folder, address, fresh, output, _command(config, given, overrides, out, address))
+    result = _run(settings, folder, address, fresh, output, _command(config, seed, overrides, out, address))
     output.result(_values(result), _text(result))
     over = {model: share for model, share in result.bad_share.items() if share > result.fail_over}
     if over:
@@ -126,11 +124,11 @@ def _run(
         )
 
 
-def _command(config: Path | None, given: list[str], overrides: list[str], out: Path | None, address: str) -> str:
+def _command(config: Path | None, seed: int | None, overrides: list[str], out: Path | None, address: str) -> str:
     """The command that makes this page again."""
     words = ["mplat", "quickstart"]
     words += [] if config is None else ["--config", str(config)]
-    words += [word for setting in given for word in ("--seed", setting.removeprefix("seed="))]
+    words += [] if seed is None else ["--seed", str(seed)]
     words += [word for override in overrides for word in ("--set", override)]
     words += [] if out is None else ["--out", str(out)]
     return shlex.join(words if address == "none" else [*words, "--address", address])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import Json, Quiet, writable_folder
+from .options import Json, Quiet, as_path, writable_folder
 from .output import Output
 from .registry import command
 
@@ -19,12 +19,17 @@ _NAME = "report.html"
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of runs, of several runs, or summaries that classify wrote."),
+        typer.Argument(
+            metavar="RUN...", parser=as_path, help="Folders of runs, of several runs, or summaries that classify wrote."
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE.html", help="The page; default: report.html in the folder of a single run."
+            "--out",
+            metavar="FILE.html",
+            parser=as_path,
+            help="The page; default: report.html in the folder of a single run.",
         ),
     ] = None,
     title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="Title of the page.")] = None,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ToleranceError, UsageError
-from .options import ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose
+from ..errors import ToleranceError, UsageError, suggest
+from .options import ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose, as_path, given
 from .output import Output
 from .registry import command
 
 if TYPE_CHECKING:
+    from ..config import FromOption
     from ..train.loop import TrainResult
     from ..train.observe import StepReport
     from .output import Progress
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 @command("train", order=30)
 def train(
     settings_file: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="YAML file with settings; configs/train has examples.")
+        Path | None,
+        typer.Argument(metavar="CONFIG", parser=as_path, help="YAML file with settings; configs/train has examples."),
     ] = None,
     arch: Annotated[str | None, typer.Option("--arch", help="Architecture, such as mamba or mamba2.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="Size, such as nano, tiny or 130m.")] = None,
@@ -65,7 +67,7 @@ def train(
     if config is not None and settings_file is not None:
         raise UsageError(f"two configuration files, {settings_file} and --config {config}; give one")
     chosen = _as_overrides(arch, size, data, tokens, seed)
-    settings = load_config(TrainConfig, config or settings_file, chosen + list(overrides))
+    settings = load_config(TrainConfig, config or settings_file, [*chosen, *overrides])
     folder = out or Path("runs") / f"train-{settings.model.arch}-{settings.model.size}"
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     if dry_run:
@@ -96,27 +98,26 @@ def train(
 
 def _as_overrides(
     arch: str | None, size: str | None, data: str | None, tokens: str | None, seed: int | None
-) -> list[str]:
-    """The command's own options as configuration overrides."""
-    import json
+) -> list[FromOption]:
+    """The command's own options as settings."""
+    from ..config import FromOption
 
-    chosen: list[str] = []
-    if arch is not None:
-        chosen.append(f"model.arch={json.dumps(arch)}")
-    if size is not None:
-        chosen.append(f"model.size={json.dumps(size)}")
-    if data is not None:
-        from ..train.data import source_names
+    chosen = [
+        *given({"model.arch": arch, "model.size": size}, {"model.arch": "--arch", "model.size": "--size"}),
+        *([FromOption("--tokens", "steps", None)] if tokens is not None else []),
+        *given({"tokens": tokens, "seed": seed}),
+    ]
+    if data is None:
+        return chosen
+    from ..train.data import source_names
 
-        if data in source_names():
-            chosen.append(f"data.source={data}")
-        else:
-            chosen += ["data.source=text", f"data.text.paths={json.dumps([data])}"]
-    if tokens is not None:
-        chosen += ["steps=null", f"tokens={json.dumps(tokens)}"]
-    if seed is not None:
-        chosen.append(f"seed={seed}")
-    return chosen
+    names = source_names()
+    if data in names:
+        return [*chosen, FromOption("--data", "data.source", data)]
+    if not data.strip() or (not Path(data).exists() and not Path(data).suffix and len(Path(data).parts) == 1):
+        raise UsageError(f"--data {data!r}: neither a file nor a source of data; {suggest(data, names)}")
+    source, paths = FromOption("--data", "data.source", "text"), FromOption("--data", "data.text.paths", [data])
+    return [*chosen, source, paths]
 
 
 def _plan(settings: Any, folder: Path, fresh: bool, output: Output) -> None:

@@ -100,7 +100,7 @@ class Cache:
         for part in entry.parts:
             path = entry.folder / part.file
             try:
-                tables[part.name] = read_table(path, part.sha256)
+                tables[part.name] = read_table(path, part.sha256, advice="")
             except InputError as error:
                 self._set_aside(path, step, key, str(error))
                 return None
@@ -161,7 +161,7 @@ class Cache:
         for part in entry.parts:
             path = entry.folder / part.file
             try:
-                table = read_table(path, part.sha256)
+                table = read_table(path, part.sha256, advice="")
                 if (table.schema.metadata or {}).get(b"mplat.key") != entry.key.encode():
                     problems.append(f"{path}: its footer names another key; the file was put there by hand")
             except InputError as error:

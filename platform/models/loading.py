@@ -11,6 +11,7 @@ import json
 import os
 import pickle  # noqa: TID251 - only for the name of the error that a refused file raises
 import struct
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,8 @@ def load(
 
 
 def resolve(name: str | os.PathLike[str]) -> Path:
-    """The folder of a model name. Raises InputError naming the nearest shipped model, or how to fetch a hub id."""
+    """The folder of a model name. Raises UsageError for an empty name, and InputError naming the nearest shipped model,
+    or how to fetch a hub id."""
     shipped = catalog.shipped()
     text = os.fspath(name)
     if text in shipped:
@@ -62,6 +64,8 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     path = Path(text).expanduser()
     if path.is_dir():
         return path
+    if not text.strip():
+        raise UsageError(f"the name of the model is empty; {suggest(text, shipped)}; see `mplat models`")
     if path.exists():
         raise InputError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
@@ -121,6 +125,9 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     if index.exists():
         try:
             parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    for path in (single, index, pickled):
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, and should be a file; copy the model again")
         except (json.JSONDecodeError, KeyError, AttributeError) as error:
             raise InputError(f"{index}: not a safetensors index ({error})") from error
         merged: dict[str, Tensor] = {}
@@ -148,7 +155,9 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _weights_only(path: Path) -> dict[str, Tensor]:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - tensors only
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch guesses at what is wrong with the file; the error says it
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - tensors only
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, this pickle holds more than tensors and could run code; "
@@ -201,7 +210,8 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerFast
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
-        raise InputError(f"{folder / 'tokenizer.json'}: cannot be read ({error})") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{folder / 'tokenizer.json'}: is not a tokenizer ({reason}); copy it again") from error
     if len(tokenizer) > config.vocab_size:
         raise InputError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens but the embedding only {config.vocab_size} rows"

@@ -8,9 +8,9 @@
     report.html   run.json           all of it on one page; what was asked
 
 The folder holds one quickstart: a run of another command, or a quickstart with other settings, is refused; `fresh`
-deletes a quickstart first. What a stage has computed is reused when the same quickstart runs again: steps from the cache, answers from the ledgers
-in eval/<model>/work. The recipe is found and the models are looked into on development questions only; the test
-questions judge.
+deletes a quickstart first. What a stage has computed is reused when the same quickstart runs again: steps from the
+cache, answers from the ledgers in eval/<model>/work. The recipe is found and the models are looked into on development
+questions only; the test questions judge.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _questions(run: Document) -> tuple[dict[str, Asked], str]:
         from ..runtime.storage import read_table
 
         try:
-            questions = from_table(read_table(path), source=str(path))
+            questions = from_table(read_table(path, advice=""), source=str(path))
         except InputError as error:
             return found, f"the prompts of the example answers: {error}"
         for question in questions:

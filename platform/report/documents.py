@@ -93,10 +93,7 @@ def read_rows(path: Path, columns: Sequence[str], remedy: str) -> list[dict[str,
     """The rows of a Parquet file, of `columns` only; InputError where it is damaged or has no such column."""
     from ..runtime.storage import read_table
 
-    try:
-        table = read_table(path)
-    except InputError as error:
-        raise InputError(f"{error}; {remedy}") from error
+    table = read_table(path, advice=remedy)
     absent = [name for name in columns if name not in table.column_names]
     if absent:
         raise InputError(f"{path}: has no column {', '.join(absent)}; {remedy}")

@@ -54,7 +54,7 @@ class Parts:
             note(f"{path} is gone; shard {shard.key} is computed again")
             return False
         try:
-            read_table(path, entry.sha256)
+            read_table(path, entry.sha256, advice="")
         except InputError as error:
             aside = self.folder / "damaged"
             aside.mkdir(exist_ok=True)

@@ -31,6 +31,9 @@ import pyarrow.parquet as pq
 from ..errors import ClusterError, InputError, ToleranceError, UsageError
 
 ROWS_PER_GROUP = 65_536
+# What to do about a damaged file, by who made it.
+OWN_FILE = "delete it and run the step that makes it again"
+QUESTION_FILE = "give a Parquet file made by `mplat classify` or `mplat prompts`"
 # What os.link answers on file systems without hard links (FAT, some network and FUSE mounts).
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -95,29 +98,28 @@ def publish_json(value: Any, path: Path) -> Published:
     return publish_bytes((text + "\n").encode(), Path(path))
 
 
-def read_table(path: Path, sha256: str | None = None) -> pa.Table:
+def read_table(path: Path, sha256: str | None = None, *, advice: str = OWN_FILE) -> pa.Table:
     """The table in a Parquet file, with every page checksum verified.
 
     Raises InputError naming the file when it is missing, truncated, damaged, or does not have digest `sha256`.
+    advice: what the user can do about it, the end of that sentence; empty where the caller does it himself.
     """
     path = Path(path)
+    advice = f"; {advice}" if advice else ""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run the step that makes it again") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}){advice}") from error
     if sha256 is not None and (found := sha256_of(data)) != sha256:
         raise InputError(
-            f"{path}: damaged, its sha256 is {found[:16]} and was {sha256[:16]} when it was written; "
-            "delete it and run the step that makes it again"
+            f"{path}: damaged, its sha256 is {found[:16]} and was {sha256[:16]} when it was written{advice}"
         )
     try:
         # one thread: Arrow's own may outlive the interpreter, which then aborts once torch is loaded too
         return pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: not a whole Parquet file ({reason}); delete it and run the step that makes it again"
-        ) from error
+        raise InputError(f"{path}: not a whole Parquet file ({reason}){advice}") from error
 
 
 def is_unfinished(path: Path) -> bool:

@@ -24,7 +24,7 @@ def parse_tokens(text: str | int) -> int:
     match = re.fullmatch(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?)\s*([kKmMbBtT]?)\s*", str(text))
     count = float(match[1].replace("_", "")) * _UNITS[match[2].lower()] if match else 0.0
     if count < 1 or count != int(count):
-        raise UsageError(f"tokens: {text!r} is not a count of tokens; write it as 10M, 250k, 1B or a whole number")
+        raise UsageError(f"{text!r} is not a count of tokens; write it as 10M, 250k, 1B or a whole number")
     return int(count)
 
 
