@@ -81,6 +81,10 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", help="Prompts answered together.")
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="auto|float32|bfloat16", help="Of the weights; auto: the faster one here."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="At most this many questions.")] = None,
     fail_over: Annotated[
         float | None,
@@ -119,6 +123,7 @@ def evaluate(
         "draws": draws,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
+        "dtype": dtype,
         "fail_over": fail_over,
     }
     own = given(
@@ -137,13 +142,13 @@ def evaluate(
         blocks = given({"steering.layers": parse_layers(layers, opened.n_layers)}, {"steering.layers": "--layers"})
         settings = load_config(EvalConfig, config, [*own, *overrides, *blocks])
     plan = prepare(settings, opened)
+    if plan.recipe is None and {value for values in plan.strengths.values() for value in values} == {1.0}:
+        raise UsageError("--strength 1 changes nothing, so there is nothing to choose from; give another one besides")
     folder = out or Path("runs") / f"eval-{variant.name}"
 
     from ..eval.runner import check_folder
 
     check_folder(plan, folder, fresh=fresh)
-    if plan.recipe is None and {value for values in plan.strengths.values() for value in values} == {1.0}:
-        raise UsageError("--strength 1 changes nothing, so there is nothing to choose from; give another one besides")
     for line in _plan_lines(plan):
         output.say(line)
     if dry_run:
@@ -207,11 +212,21 @@ def _plan_values(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _arithmetic(plan: Plan) -> str:
+    """The dtype of the weights and why."""
+    from ..models.precision import faster_dtype
+
+    name = str(plan.model.dtype).removeprefix("torch.")
+    if plan.config.dtype != "auto":
+        return name
+    return f"{name} ({faster_dtype(plan.model.device, plan.model.config.d_model)[1]})"
+
+
 def _plan_lines(plan: Plan) -> list[str]:
     grid = ", ".join(f"{name} by {'/'.join(f'{v:g}' for v in values)}" for name, values in plan.strengths.items())
     controls = ", ".join(f"{name} x {plan.config.draws}" for name in plan.controls) or "none"
     lines = [
-        f"model: {plan.model.name}, variant {plan.variant.name}",
+        f"model: {plan.model.name}, variant {plan.variant.name}, {_arithmetic(plan)}",
         f"questions: {len(plan.development)} development, {len(plan.test)} test"
         + (f", {len(plan.unused)} of the development side unused" if plan.unused else "")
         + (f", {len(plan.refused)} cannot be asked or scored" if plan.refused else ""),

@@ -35,10 +35,15 @@ CARRIED = (
 
 
 def make_worker(
-    model: str, model_digest: str, conditions: list[dict[str, Any]], max_new_tokens: int, stop: list[str]
+    model: str,
+    model_digest: str,
+    conditions: list[dict[str, Any]],
+    max_new_tokens: int,
+    stop: list[str],
+    dtype: str = "float32",
 ) -> AnswerWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    opened = open_model(model, model_digest)
+    opened = open_model(model, model_digest, dtype=dtype)
     return AnswerWorker(opened, [Condition.from_dict(c) for c in conditions], max_new_tokens, stop)
 
 

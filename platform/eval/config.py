@@ -74,6 +74,8 @@ class EvalConfig(Config):
     """Longest prompt; contexts are cut from the left to fit."""
     stop: list[str] = ["\n"]
     """Texts that end an answer."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Of the weights; auto: bfloat16 where that is faster. States and scans are float32 in any case."""
     batch_size: int = Field(32, ge=1)
     """Prompts answered together; part of the result, because it decides the last bits."""
     price_texts_per_level: int = Field(8, ge=1)

@@ -184,7 +184,8 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
         if variant is None and config.model is None:
             raise UsageError(f"say what to evaluate with --steering or --model; {suggest('', variant_names())}")
         assert config.model is not None or variant is not None
-        model = load(config.model if config.model is not None else variant.default_model)  # type: ignore[union-attr]
+        name = config.model if config.model is not None else variant.default_model  # type: ignore[union-attr]
+        model = load(name, dtype=config.dtype)
     if variant is None:
         if model.config.arch not in variant_names():
             raise UsageError(

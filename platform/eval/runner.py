@@ -266,7 +266,12 @@ class _Run:
             items,
             WorkerFactory(
                 f"{module}:make_worker",
-                {"model": loadable_name(model), "model_digest": model.digest, **arguments},
+                {
+                    "model": loadable_name(model),
+                    "model_digest": model.digest,
+                    "dtype": str(model.dtype).removeprefix("torch."),
+                    **arguments,
+                },
             ),
             out_dir=self.out / "work" / f"{name}-{folder}",
             session=self.session,

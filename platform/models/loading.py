@@ -22,6 +22,7 @@ from ..errors import InputError, UsageError, suggest
 from . import catalog, original_format
 from .config import ModelConfig
 from .model import LanguageModel
+from .precision import faster_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -34,13 +35,14 @@ def load(
 ) -> LanguageModel:
     """A model by name: one that is shipped (`tiny-mamba`), a folder, or a hub id (`state-spaces/mamba-130m-hf`).
 
-    dtype: default float32 whatever the file holds; float64 makes every operation float64. device: default the CPU.
+    dtype: default float32 whatever the file holds; float64 makes every operation float64; "auto" is bfloat16 where that
+    is faster (`precision.faster_dtype` says why), else float32. device: default the CPU.
     A hub id needs the files in the local cache or a network. Raises InputError for anything that cannot be used and
     UsageError for an unknown dtype.
     """
-    if isinstance(dtype, str):
+    if isinstance(dtype, str) and dtype != "auto":
         if dtype not in _DTYPES:
-            raise UsageError(f"unknown dtype {dtype!r}; {suggest(dtype, _DTYPES)}")
+            raise UsageError(f"unknown dtype {dtype!r}; {suggest(dtype, ['auto', *_DTYPES])}")
         dtype = _DTYPES[dtype]
     folder = resolve(name)
     config, weights = read(folder)
@@ -50,6 +52,9 @@ def load(
     _fit(model, weights, folder)
     model.load_state_dict(weights, assign=True)
     model.tokenizer = read_tokenizer(folder, config)
+    if dtype == "auto":
+        dtype, _ = faster_dtype(torch.device(device or "cpu"), config.d_model)
+    assert not isinstance(dtype, str)
     model = model.to(device=device or "cpu", dtype=dtype or torch.float32)
     return model.requires_grad_(True).eval()
 
@@ -59,13 +64,13 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     or how to fetch a hub id."""
     shipped = catalog.shipped()
     text = os.fspath(name)
+    if not text.strip():
+        raise UsageError(f"the name of the model is empty; {suggest(text, shipped)}; see `mplat models`")
     if text in shipped:
         return shipped[text]
     path = Path(text).expanduser()
     if path.is_dir():
         return path
-    if not text.strip():
-        raise UsageError(f"the name of the model is empty; {suggest(text, shipped)}; see `mplat models`")
     if path.exists():
         raise InputError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
@@ -120,14 +125,14 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     pickled = folder / "pytorch_model.bin"
+    for path in (single, index, pickled):
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, and should be a file; copy the model again")
     if single.exists():
         return _safetensors(single)
     if index.exists():
         try:
             parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    for path in (single, index, pickled):
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder, and should be a file; copy the model again")
         except (json.JSONDecodeError, KeyError, AttributeError) as error:
             raise InputError(f"{index}: not a safetensors index ({error})") from error
         merged: dict[str, Tensor] = {}

@@ -1,9 +1,6 @@
 """Choice of device, threads and arithmetic, with the reason in words.
 
-bfloat16 autocast pays where matrix units exist and the model is wide. Forward and backward of one layer on one AMX core
-(256 tokens, 2 rows, processor seconds float32 / bfloat16): d_model 128 0.022 / 0.017 (Mamba), 0.022 / 0.021 (Mamba-2);
-512 0.101 / 0.058, 0.098 / 0.071; 768 0.161 / 0.103, 0.181 / 0.118. Below 512 the gain is not worth the rounding.
-Weights, gradients and the recurrent scan stay float32 either way.
+Training keeps weights, gradients and the recurrent scan in float32; bfloat16 is autocast for the matrix products.
 """
 
 from __future__ import annotations
@@ -14,8 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import UsageError
-
-WIDE_ENOUGH = 512  # d_model from which `auto` takes bfloat16
+from ..models.precision import faster_dtype
 
 
 @dataclass(frozen=True)
@@ -35,28 +31,12 @@ class Precision:
         return "bfloat16" if self.autocast else "float32"
 
 
-def _bfloat16_units(device: torch.device) -> str | None:
-    """Name of the hardware that makes bfloat16 fast, or None."""
-    if device.type == "cuda":
-        return "the GPU" if torch.cuda.is_bf16_supported() else None
-    if device.type != "cpu":
-        return None
-    capabilities = torch.cpu.get_capabilities()
-    return next(
-        (label for key, label in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")) if capabilities.get(key)), None
-    )
-
-
 def choose_precision(dtype: str, device: torch.device, d_model: int) -> Precision:
     """Resolve `auto`, `float32` or `bfloat16` for a device and a model width."""
     if dtype != "auto":
         return Precision(dtype == "bfloat16", device.type, "as configured")
-    units = _bfloat16_units(device)
-    if units is None:
-        return Precision(False, device.type, "no bfloat16 units here")
-    if d_model < WIDE_ENOUGH:
-        return Precision(False, device.type, f"d_model {d_model} is below {WIDE_ENOUGH}, where the gain is small")
-    return Precision(True, device.type, f"{units} multiplies bfloat16 and d_model {d_model} is at least {WIDE_ENOUGH}")
+    chosen, reason = faster_dtype(device, d_model)
+    return Precision(chosen == torch.bfloat16, device.type, reason)
 
 
 def choose_device(name: str) -> torch.device:
