@@ -79,13 +79,21 @@ def test_questions_come_from_a_file(run, model, tmp_path) -> None:
         (["--layers", "0,0"], "more than once"),
         (["--set", "attribution.site=mixer_out"], "did you mean 'sites'"),
         (["--set", "attribution.sites=[mixer_ot]"], "did you mean 'mixer_out'"),
-        (["--set", "bottlenecks.top_shares=[1.5]"], "between 0 and 1"),
+        (["--set", "activations.sites=[mixer_ot]"], "did you mean 'mixer_out'"),
+        (["--set", "activations.sites=[]"], "at least one"),
+        (["--set", "activations.positions=[]"], "at least one"),
+        (["--set", "activations.positions=[-1,-1]"], "each of them once"),
+        (["--set", "bottlenecks.top_shares=[2]"], "between 0 and 1"),
+        (["--set", "bottlenecks.top_shares=[0.1,0.1]"], "each of them once"),
+        (["--set", "bottlenecks.random_draws=1001"], "less than or equal to 1000"),
         (["--per-level", "0"], "greater than or equal to 1"),
     ],
 )
-def test_wrong_arguments_end_with_2(run, model, words, message) -> None:
-    found, _ = run("interp", "--model", model, *FAST, *words, code=2)
-    assert message in found["error"]["message"]
+def test_wrong_arguments_end_with_2_before_anything_is_done(run, model, tmp_path, words, message) -> None:
+    for more in ([], ["--dry-run"]):
+        found, said = run("interp", "--model", model, *FAST, *words, *more, code=2)
+        assert message in found["error"]["message"] and "computed" not in said
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_model_must_be_named_and_be_there(run, tmp_path) -> None:

@@ -267,8 +267,3 @@ def test_wrong_sites_are_usage_errors() -> None:
         run_step("attribution", model, ITEMS, sites=("mixer.h",))
     with pytest.raises(UsageError, match="each of them once"):
         run_step("delta_sensitivity", model, ITEMS, sites=("delta", "mixer.delta"))
-    upstream = {
-        name: run_step(name, model, ITEMS, sites=("mixer_out",)) for name in ("attribution", "delta_sensitivity")
-    }
-    with pytest.raises(UsageError, match=r"which attribution\.sites does not"):
-        run_step("bottlenecks", model, ITEMS, upstream=upstream)

@@ -133,7 +133,7 @@ def keys(model: LanguageModel, questions: list[Question], **values: object) -> d
 def test_everything_that_can_change_a_result_changes_its_key(model, questions) -> None:
     base = keys(model, questions)
     changes: list[tuple[str, dict[str, tuple[str, dict]]]] = [
-        ("settings.sites", keys(model, questions, attribution={"sites": ("mixer_out",)})),
+        ("settings.sites", keys(model, questions, attribution={"sites": ("mixer_out", "mixer.delta", "mixer.x")})),
         ("layers", keys(model, questions, layers=(1,))),
         ("batches", keys(model, questions, batch_size=3)),
         ("data", keys(model, questions[:-1])),
@@ -208,6 +208,28 @@ def test_questions_that_cannot_be_used_are_left_out_with_a_status(model, questio
 def test_layers_out_of_range_are_usage_errors(model, questions, layers, message) -> None:
     with pytest.raises(UsageError, match=message):
         plan_steps(model, questions, config(layers=layers))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"activations": {"sites": ("mixer_ot",)}}, "activations: no site 'mixer_ot'.*did you mean 'mixer_out'"),
+        ({"activations": {"sites": ("mixer.h",), "positions": "all"}}, "activations: .*list positions"),
+        ({"attribution": {"sites": ("mixer_ot",)}}, "attribution: no site"),
+        ({"attribution": {"sites": ("mixer.h",)}}, "attribution: .*one axis of channels"),
+        ({"delta_sensitivity": {"sites": ("delta", "mixer.delta")}}, "delta_sensitivity: .*once"),
+        ({"bottlenecks": {"sites": ("mixer_ot",)}}, "bottlenecks: no site"),
+        (
+            {"attribution": {"sites": ("mixer_out",)}},
+            r"bottlenecks: .*'mixer.delta', which attribution\.sites does not",
+        ),
+    ],
+)
+def test_settings_that_the_model_cannot_fulfil_are_refused_before_anything_is_computed(
+    model, questions, values, message
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan_steps(model, questions, config(**values))
 
 
 def test_bottleneck_channels_are_those_of_largest_attribution(model, questions, tmp_path, passes) -> None:

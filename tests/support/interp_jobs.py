@@ -55,8 +55,8 @@ def run_step(
     seed: int = 0,
     **settings: Any,
 ) -> Tables:
-    """What the step finds on `items`, in batches of consecutive ones."""
-    from mplat.interp.registry import Job
+    """What the step finds on `items`, in batches of consecutive ones; its settings are checked first."""
+    from mplat.interp.registry import Asked, Job
 
     step = all_steps()[name]
 
@@ -74,4 +74,6 @@ def run_step(
         upstream=upstream or {},
         map=map_batches,
     )
+    if step.check is not None:
+        step.check(Asked(model, job.layers, job.settings, {}))
     return step.function(job)

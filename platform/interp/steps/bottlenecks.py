@@ -119,7 +119,14 @@ def check(asked: Asked) -> None:
                 raise UsageError(f"its sites name {site!r}, which {need}.sites does not; add it there")
 
 
-@step("bottlenecks", needs=("attribution", "delta_sensitivity"), settings=Settings, seeded=True, check=check)
+@step(
+    "bottlenecks",
+    version=1,
+    needs=("attribution", "delta_sensitivity"),
+    settings=Settings,
+    seeded=True,
+    check=check,
+)
 def bottlenecks(job: Job) -> Tables:
     """What mean-ablating the most attributed channels costs, beside random channels."""
     found = places(job.model, job.layers, job.settings.sites)
