@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import ToleranceError, UsageError
 from .options import (
     Actors,
     Address,
@@ -66,6 +66,12 @@ def interp(
     layers: Layers = None,
     questions: Questions = None,
     per_level: PerLevel = None,
+    fail_over: Annotated[
+        float | None,
+        typer.Option(
+            "--fail-over", metavar="SHARE", help="Share of a step's rows without a value above which the exit is 1."
+        ),
+    ] = None,
     actors: Actors = None,
     address: Address = "auto",
     cache: CacheFolder = None,
@@ -82,10 +88,13 @@ def interp(
     """Analyse a model: activations, sensitivity, attribution, bottlenecks. What is cached is not computed again."""
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     own = {"model": model, "steps": steps, "questions": questions, "per_level": per_level, "seed": seed}
+    if fail_over is not None and not 0 <= fail_over <= 1:
+        raise UsageError(f"--fail-over {fail_over:g}: a share lies between 0 and 1")
     plan = make_plan(own, layers, config, overrides)
 
     from ..interp import Cache, run_plan
     from ..interp.run_record import check_folder, write_run
+    from ..interp.statuses import FAIL_OVER, failed
     from ..runtime import open_session
 
     if out is not None:
@@ -111,6 +120,12 @@ def interp(
         _values(plan, results, store.folder) | {"out": None if out is None else str(out)},
         _text(plan, results, [f"tables: {', '.join(path.name for path in files)} in {out}"] if files else []),
     )
+    allowed = FAIL_OVER if fail_over is None else fail_over
+    if too_many := failed(results, plan.wanted, allowed):
+        raise ToleranceError(
+            f"{'; '.join(too_many)}: more than the --fail-over {allowed:g} allows, or all of them; every row's status "
+            f"is in the tables under {store.folder if out is None else out}"
+        )
 
 
 @command("interp ls", order=41)
@@ -219,6 +234,7 @@ def _values(plan: Plan, results: Mapping[str, StepResult], cache: Path) -> dict[
                 "key": result.key,
                 "cached": result.seconds is None,
                 "rows": result.rows,
+                "not_ok": result.bad,
                 "folder": str(cache / name / result.key),
             }
             for name, result in results.items()
@@ -227,14 +243,24 @@ def _values(plan: Plan, results: Mapping[str, StepResult], cache: Path) -> dict[
 
 
 def _text(plan: Plan, results: Mapping[str, StepResult], more: list[str]) -> str:
+    from ..interp.statuses import sentence
+
     rows = [
-        [name, result.rows, "cached" if result.seconds is None else duration(result.seconds), result.key[:12]]
+        [
+            name,
+            result.rows,
+            sum(result.bad.values()),
+            "cached" if result.seconds is None else duration(result.seconds),
+            result.key[:12],
+        ]
         for name, result in results.items()
     ]
     parts = [
         f"{len(plan.data.items)} prompts, model {plan.model.name} (digest {plan.model.digest[:12]})",
-        table(["step", "rows", "time", "key"], rows),
+        table(["step", "rows", "not ok", "time", "key"], rows),
     ]
+    if told := [text for result in results.values() if (text := sentence(result)) is not None]:
+        parts.append("\n".join(told))
     if "bottlenecks" in results and "bottlenecks" in plan.wanted:
         parts.append(_bottlenecks(results["bottlenecks"]))
     return "\n\n".join(parts + more)

@@ -25,6 +25,7 @@ from .key import Key, step_key
 from .places import check_layers
 from .questions import Encoded, encode, plan_digest
 from .registry import Asked, Job, Step, StepSettings
+from .statuses import bad_statuses
 from .work import BatchRunner
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class StepResult:
     def rows(self) -> int:
         """Rows of all tables."""
         return sum(table.num_rows for table in self.tables.values())
+
+    @property
+    def bad(self) -> dict[str, int]:
+        """Rows without a value, by their status; empty where every row is ok."""
+        return bad_statuses(self.tables.values())
 
 
 def plan_steps(

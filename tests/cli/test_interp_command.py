@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,30 @@ def test_wrong_arguments_end_with_2_before_anything_is_done(run, model, tmp_path
         found, said = run("interp", "--model", model, *FAST, *words, *more, code=2)
         assert message in found["error"]["message"] and "computed" not in said
     assert not (tmp_path / "cache").exists()
+
+
+def test_rows_without_a_value_are_counted_and_a_step_without_any_value_ends_with_1(
+    run, model, tmp_path, capsys
+) -> None:
+    words = ["interp", "--model", model, "--steps", "activations", "--set", "activations.positions=[-9999]", *FAST]
+    for cached in (False, True):  # what came to nothing is no better when it is served again
+        found, said = run(*words, code=1)
+        (step,) = found["steps"]
+        assert (step["cached"], step["rows"], step["not_ok"]) == (cached, 36, {"bad_input": 36})
+        assert "activations: 36 of 36 rows are not ok (bad_input 36): more than the --fail-over 0.05 allows" in said
+    run(*words, "--fail-over", 1, code=1)  # not one value
+    assert main([*map(str, words), "--cache", str(tmp_path / "cache")]) == 1
+    assert "activations: 36 of 36 rows are not ok (bad_input 36)\n" in capsys.readouterr().out
+
+
+def test_a_few_rows_without_a_value_are_tolerated_as_far_as_asked(run, model, tmp_path) -> None:
+    odd = dataclasses.replace(asked(per_level=1)[0], id="no answer", answers=())
+    pq.write_table(to_table([*asked(per_level=1), odd]), tmp_path / "q.parquet")
+    words = ["interp", "--model", model, "--steps", "activations", "--address", "none"]
+    words += ["--questions", tmp_path / "q.parquet"]
+    assert run(*words, code=1)[0]["steps"][0]["not_ok"] == {"bad_input": 6}  # of 42
+    assert run(*words, "--fail-over", "0.2")[0]["steps"][0]["not_ok"] == {"bad_input": 6}
+    assert "between 0 and 1" in run(*words, "--fail-over", "2", code=2)[0]["error"]["message"]
 
 
 def test_a_model_must_be_named_and_be_there(run, tmp_path) -> None:

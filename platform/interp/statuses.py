@@ -1,0 +1,49 @@
+"""How many rows of a result carry a value, and whether that is enough to be called one.
+
+Counted from the tables themselves, so that a cached result is judged as one just computed. A row without a value says
+why in its column `status`; a table that has no such column cannot tell, and counts as good.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from .run import StepResult
+
+COLUMN, GOOD = "status", "ok"
+FAIL_OVER = 0.05  # share of a step's rows that may be without a value, as in `mplat eval`
+
+
+def bad_statuses(tables: Iterable[pa.Table]) -> dict[str, int]:
+    """Status -> rows, of those that are not ok, by name."""
+    counted: Counter[str] = Counter()
+    for table in tables:
+        if COLUMN in table.column_names:
+            counts = table[COLUMN].value_counts().to_pylist()
+            counted.update({str(entry["values"]): entry["counts"] for entry in counts if entry["values"] != GOOD})
+    return dict(sorted(counted.items()))
+
+
+def sentence(result: StepResult) -> str | None:
+    """`activations: 3 of 72 rows are not ok (bad_input 3)`; None where all are."""
+    bad = result.bad
+    if not bad:
+        return None
+    counts = ", ".join(f"{status} {count:,}" for status, count in bad.items())
+    return f"{result.step}: {sum(bad.values()):,} of {result.rows:,} rows are not ok ({counts})"
+
+
+def failed(results: Mapping[str, StepResult], wanted: Iterable[str], fail_over: float) -> list[str]:
+    """A sentence for each wanted step of which too many rows are not ok; all of them are always too many."""
+    found = []
+    for name in wanted:
+        bad, rows = sum(results[name].bad.values()), results[name].rows
+        told = sentence(results[name])
+        if told is not None and (bad == rows or bad > fail_over * rows):
+            found.append(told)
+    return found
