@@ -7,6 +7,8 @@ whole vectors. The new state is written beside the old one, because a caller may
 
 from __future__ import annotations
 
+import numpy as np
+
 from .scan_loops import compiled
 from .simd import exp, fma, load, mul, splat, store, total, zero
 
@@ -78,3 +80,21 @@ def conv_step(first, last, shape, u, weight, bias, past, y, after):
                 found += weight[e * taps + i] * past[at * window + i]
                 after[at * window + i] = past[at * window + i + 1] if i + 1 < window else u[at]
             y[at] += found
+
+
+@compiled
+def norm_step(first, last, shape, x, weight, y, eps):
+    """y = weight x / sqrt(mean(x^2) + eps), the mean over each of `groups` parts of a row; x, y (B,d); weight (d)."""
+    width, groups, lanes = shape
+    part = width // groups
+    scale = np.empty(1, x.dtype)
+    for task in range(first * groups, last * groups):
+        column = (task % groups) * part
+        squares = zero(x)
+        for i in range(0, part, lanes):
+            here = load(x, task * part + i)
+            squares = fma(here, here, squares)
+        scale[0] = 1.0 / np.sqrt(total(squares) / part + eps)
+        factor = splat(scale, 0)
+        for i in range(0, part, lanes):
+            store(y, task * part + i, mul(mul(load(x, task * part + i), factor), load(weight, column + i)))

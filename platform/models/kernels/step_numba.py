@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .simd import VECTOR_BYTES
-from .step_loops import conv_step, scan_step, ssd_step
+from .step_loops import conv_step, norm_step, scan_step, ssd_step
 from .threads import run_tasks
 
 # Below this many numbers in the states a second thread costs more than it gains.
@@ -25,7 +25,7 @@ def fits(x: Tensor, states: int) -> bool:
 
 
 def _flat(tensor: Tensor | None, like: Tensor):
-    return like.new_empty(0).numpy() if tensor is None else tensor.contiguous().view(-1).numpy()
+    return like.new_empty(0).numpy() if tensor is None else tensor.detach().numpy().reshape(-1)
 
 
 def _run(loop, size: int, batch: int, *arguments) -> None:
@@ -68,3 +68,11 @@ def conv_step_numba(u: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor
     arrays = [_flat(tensor, u) for tensor in (u, weight, bias, past, y, after)]
     _run(conv_step, u.numel() * weight.shape[1], len(u), (u.shape[2], weight.shape[1]), *arrays)
     return y, after
+
+
+def norm_step_numba(x: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor:
+    """The root-mean-square norm of one token x (B,1,d), whose groups fill whole vectors."""
+    y = torch.empty_like(x)
+    shape = (x.shape[2], groups, VECTOR_BYTES // x.element_size())
+    _run(norm_step, x.numel(), len(x), shape, *(_flat(tensor, x) for tensor in (x, weight, y)), eps)
+    return y

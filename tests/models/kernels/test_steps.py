@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mplat.models.kernels import backends, causal_conv, selective_scan, ssd
+from mplat.models.norms import RMSNorm
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif("numba" not in backends("scan"), reason="numba is not installed")
@@ -94,3 +95,16 @@ def test_one_step_of_the_convolution(taps: int, bias: bool) -> None:
     found = causal_conv(*given, initial_state=past, backend="numba")
     expected = causal_conv(*given, initial_state=past, backend="reference")
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("width", "groups"), [(48, 1), (96, 3), (40, 1), (64, 8)])
+def test_the_norm_of_one_token(width: int, groups: int, dtype: torch.dtype) -> None:
+    norm = RMSNorm(width, 1e-5, groups).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    x = normal(5, 1, width, seed=1, dtype=dtype)
+    parts = x.unflatten(-1, (groups, -1))
+    expected = (parts / (parts.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(-2) * norm.weight
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert norm(x).requires_grad
