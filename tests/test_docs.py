@@ -90,8 +90,6 @@ def test_the_new_data_set_works(examples, tmp_path, monkeypatch):
 
 
 def test_the_readmes_example_runs(tmp_path):
-    from mplat.models import catalog
-
     (block,) = _blocks("README.md")
     assert block.count("\n") <= 15
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
@@ -141,3 +139,18 @@ def test_the_architecture_names_every_part():
     parts = [p for p in (ROOT / "platform").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()]
     unnamed = [p.name for p in parts if f"`{p.name}{'' if p.suffix else '/'}`" not in text and p.name != "__main__.py"]
     assert not unnamed
+
+
+def test_the_options_that_the_readme_says_are_shared_exist(root):
+    from mplat.cli import build_app
+    from typer.main import get_command
+
+    commands = get_command(build_app()).commands  # type: ignore[attr-defined]
+    has = {name: {o for p in entry.params for o in p.opts} for name, entry in commands.items()}
+    (said,) = re.findall(r"`quickstart`, `train`.*?\n\n", (root / "README.md").read_text(), re.S)
+    shared = set(re.findall(r"`(--?[a-z-]+)", said.partition("and all but")[0])) - {"-q", "-v"}
+    assert len(shared) == 7 and "--address" in said
+    for name in ("quickstart", "train", "interp", "eval"):
+        assert shared | {"-q", "-v"} <= has[name], name
+        assert ("--address" in has[name]) == (name != "train")
+    assert all("--json" in options for options in has.values())

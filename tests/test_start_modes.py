@@ -105,6 +105,27 @@ def test_a_bare_checkout_runs_without_installation(root, cwd, uninstalled):
     assert done.stdout.strip() == str(root / "platform" / "errors.py"), done.stderr
 
 
+def test_a_checkout_runs_its_own_code_beside_another_that_is_installed(root, tmp_path):
+    shutil.copy(root / "cli.py", tmp_path)
+    shutil.copytree(
+        root / "platform", tmp_path / "platform", ignore=shutil.ignore_patterns("__pycache__", "tiny", ".*.part")
+    )
+    which = (
+        "from mplat.runtime.ray_actor import installed_version as v; import mplat.errors as e; print(e.__file__, v())"
+    )
+    code = (
+        f"import sys; sys.argv[:] = ['cli.py']; import cli; cli.is_installed() or cli.import_from_checkout(); {which}"
+    )
+    done = _run([sys.executable, "-c", code], tmp_path)
+    assert done.stdout.split()[0] == str(root / "platform" / "errors.py"), done.stderr  # the same code, installed
+    models = tmp_path / "platform" / "cli" / "models.py"
+    models.write_text(models.read_text().replace("List shipped models", "List other models"))
+    done = _run([sys.executable, str(tmp_path / "cli.py"), "models", "--help"], root)
+    assert "List other models" in done.stdout, done.stderr
+    done = _run([sys.executable, "-c", code], tmp_path)
+    assert done.stdout.strip() == f"{tmp_path}/platform/errors.py the checkout {tmp_path}", done.stderr
+
+
 def test_a_missing_dependency_is_one_sentence(root, tmp_path):
     done = _run([sys.executable, "-S", "-E", str(root / "cli.py"), "models"], tmp_path)
     assert done.returncode == 1

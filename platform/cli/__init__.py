@@ -136,6 +136,10 @@ def _report(error: BaseException, words: list[str], prog: str, invocation: Invoc
         return 0  # the reader, such as `head`, had enough
     code, message = _explain(error)
     resume = getattr(error, "resume_command", None)
+    if resume is not None:  # the words that do not change what is done, only what is said
+        resume = shlex.join(
+            [*shlex.split(resume), *(w for w in words if re.fullmatch(r"--json|--quiet|--verbose|-[qv]+", w))]
+        )
     if resume is None and code in _RESUMABLE:
         resume = shlex.join([*shlex.split(prog), *(w for w in words if w != "--fresh")])
     bug = code == 1 and not isinstance(error, MplatError)

@@ -8,6 +8,7 @@ imported by nodes before they know whether they have the right mplat.
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from importlib import metadata
 from typing import Any
@@ -56,11 +57,14 @@ class ShardActor:
 
 
 def installed_version() -> str:
-    """The version of mplat that this process would import."""
+    """The version of mplat that this process imports. A checkout run by its cli.py beside an installed mplat with
+    other sources names itself, because workers import the installed one."""
     try:
-        return metadata.version("mplat")
+        version = metadata.version("mplat")
     except metadata.PackageNotFoundError:
         return "not installed"
+    checkout = getattr(sys.modules.get("mplat"), "checkout", None)
+    return version if checkout is None else f"the checkout {checkout}"
 
 
 def failure_of(error: Exception) -> dict[str, str]:

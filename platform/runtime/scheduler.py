@@ -67,6 +67,7 @@ class Job:
     commit: Callable[[Shard, pa.Table, Made], None]  # durable and idempotent; raises where the bytes differ
     lost_row: Callable[[int, str], pa.Table]  # stands for an item that kills every worker, with the reason
     note: Callable[[str], None] = _silent  # told about everything out of the ordinary
+    name: str = ""  # of the stage that these shards are, for messages: a command may have several
 
 
 def run_shards(
@@ -158,7 +159,8 @@ class _Run:
             raise self.stop.error(f"stopped early; {self._saved()}; run the same command again to continue")
 
     def _saved(self) -> str:
-        return f"{len(self.committed)} of the {self.total} shards of this run are saved"
+        which = f"that stage {self.job.name!r} still needed" if self.job.name else "of this run"
+        return f"{len(self.committed)} of the {self.total} shards {which} are saved"
 
     def _no_actor_since(self, since: float | None) -> float | None:
         self.most_actors = max(self.most_actors, len(self.pool.actors()))

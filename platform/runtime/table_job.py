@@ -96,6 +96,7 @@ def run_table(
             commit=commit,
             lost_row=answers.lost,
             note=told.note,
+            name=name,
         )
         if missing:
             with session.pool(factory, at_most=len(missing)) as pool:

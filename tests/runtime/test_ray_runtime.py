@@ -212,6 +212,8 @@ def test_sigterm_saves_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
     said = driver.communicate()[0]
     assert driver.returncode == 75, said
     saved = len(read_ledger(tmp_path / "ledger.jsonl").entries)
-    assert f"stopped early; {saved} of the 40 shards of this run are saved" in said and 3 <= saved <= 7
+    assert (
+        f"stopped early; {saved} of the 40 shards that stage 'test' still needed are saved" in said and 3 <= saved <= 7
+    )
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive

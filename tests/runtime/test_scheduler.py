@@ -5,6 +5,7 @@ Every item's row is a function of the item, so whatever happens on the way, the 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import random
@@ -295,6 +296,19 @@ def test_a_signal_lets_running_shards_finish_and_starts_no_more(number: int, err
     assert len(outcomes.commits) == 10, "six were done, two were in flight on each of two actors, the rest never began"
     assert len(pool.begun) == 10
     assert signal.getsignal(number) is before
+
+
+def test_a_stop_names_the_stage_whose_shards_it_counts() -> None:
+    asked: list[int] = []
+
+    def term(pool: FakePool) -> None:
+        if not asked:
+            asked.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    pool, job = FakePool(lambda *_: Step(), on_wait=term), dataclasses.replace(Outcomes().job(), name="development")
+    with pytest.raises(StoppedEarly, match=r"of the 9 shards that stage 'development' still needed are saved; run the"):
+        run_shards(plan_shards(9, 1), pool, job, clock=pool.clock)
 
 
 def test_after_the_grace_time_running_shards_are_left() -> None:

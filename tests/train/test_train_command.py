@@ -116,9 +116,10 @@ def test_shipped_configurations_are_valid(root, tmp_path, capsys, name):
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_saves_the_state_and_names_the_command_that_continues(tmp_path, root, signal_sent, code):
     out = tmp_path / "run"
-    words = [*FAST, "--set", "steps=100000", "--set", "checkpoint.every=0", "--out", str(out)]
+    words = [*FAST, "--set", "steps=100000", "--set", "checkpoint.every=0", "--out", str(out), "-q", "--json"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mplat", "train", *words], cwd=root, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "mplat", "train", *words], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
@@ -128,12 +129,13 @@ def test_a_signal_saves_the_state_and_names_the_command_that_continues(tmp_path,
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
             time.sleep(0.05)
         process.send_signal(signal_sent)
-        stderr = process.communicate(timeout=90)[1]
+        stdout, stderr = process.communicate(timeout=90)
     finally:
         process.kill()
     assert process.returncode == code, stderr
     assert f"stopped by {signal_sent.name} after step" in stderr and "the state is saved" in stderr
-    assert f"continue with: mplat train {out}/config.yaml --out {out}" in stderr
+    assert stderr.endswith(f"continue with: mplat train {out}/config.yaml --out {out} -q --json\n")
+    assert json.loads(stdout)["error"]["resume_command"] in stderr
     found = checkpoint.latest(out / "checkpoints", pytest.fail)
     assert found is not None
     stopped_at = checkpoint.step_of(found)
