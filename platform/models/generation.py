@@ -106,7 +106,9 @@ def generate(
             carried, anchor = carried.rows(still), anchor[still]
             alive = [alive[j] for j in still]
         step_tokens = torch.as_tensor([[new[i][-1]] for i in alive], device=model.device)
-        logits, carried = model(step_tokens, state=carried, return_state=True, phase="decode", anchor=anchor)
+        logits, carried = model(
+            step_tokens, state=carried, return_state=True, phase="decode", anchor=anchor, overwrite_state=True
+        )
         scores = logits[:, 0]
     return [Generation(watch.text(new[i]), tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
 

@@ -48,7 +48,9 @@ class Block(nn.Module):
         residual = run.site(prefix + "resid_pre", residual)
         u = self.norm(residual.to(self.norm.weight.dtype))
         u = run.site(prefix + "mixer_in", u)
-        at_once = self.mixer.step(u, state) if state is not None and run.plain_step(prefix + "mixer.") else None
+        at_once = None
+        if state is not None and run.plain_step(prefix + "mixer."):
+            at_once = self.mixer.step(u, state, run.overwrite)
         out, new_state = at_once or self.mixer(u, run, prefix + "mixer.", state, need_state)
         out = run.site(prefix + "mixer_out", out)
         return run.site(prefix + "resid_post", residual + out), new_state
@@ -95,6 +97,7 @@ class LanguageModel(nn.Module):
         phase: Phase | None = None,
         anchor: Tensor | None = None,
         last_only: bool = False,
+        overwrite_state: bool = False,
     ) -> Any:
         """Logits (B, T, V) of tokens (B, T); with `return_state` also the state after each row's last real token.
 
@@ -103,6 +106,7 @@ class LanguageModel(nn.Module):
         phase: which edits act; default "decode" for one token after a state, else "prefill".
         anchor (B,): length from which negative positions count; default the length after this call.
         last_only: logits (B, 1, V) of each row's last real token; the head is then not computed for the others.
+        overwrite_state: `state` is not needed any more, its memory may be used for the new one.
 
         Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
         """
@@ -121,6 +125,7 @@ class LanguageModel(nn.Module):
             keep=keep,
             edits=self._edits,
             captures=self._recorders,
+            overwrite=overwrite_state,
         )
         run.reset = None if reset is None else run.to_packed(reset)
         logits, layers = self._run(run.to_packed(tokens), run, state, return_state, last_only)

@@ -49,7 +49,8 @@ class Run:
 
     offset (B,): real tokens of each row that came before this call. lengths (B,): real tokens in this call.
     anchor (B,): the sequence length from which negative positions count. order (B, T) or None: packed column j holds
-    the caller's column order[:, j]. keep (B, T) or None: True at real tokens, in packed layout.
+    the caller's column order[:, j]. keep (B, T) or None: True at real tokens, in packed layout. overwrite: the memory
+    of the state that came in may be used again.
     """
 
     phase: Phase
@@ -63,6 +64,7 @@ class Run:
     reset: Tensor | None = None
     edits: Sequence[Applied] = ()
     captures: Sequence[Capture] = ()
+    overwrite: bool = False
     _busy: dict[str, bool] = field(default_factory=dict)
 
     def to_packed(self, value: Tensor) -> Tensor:

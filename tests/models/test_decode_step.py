@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mplat.models import Add, LanguageModel, ModelConfig, Scale, build
+from mplat.models import Add, LanguageModel, ModelConfig, Scale, build, generate
 from mplat.models.state import ModelState
 
 CONFIGS = {
@@ -26,8 +26,8 @@ def steps_taken(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[b
     kind = type(model.backbone.layers[0].mixer)
     plain = kind.step
 
-    def watching(self, u, state):
-        found = plain(self, u, state)
+    def watching(self, u, state, overwrite):
+        found = plain(self, u, state, overwrite)
         taken.append(found is not None)
         return found
 
@@ -78,3 +78,24 @@ def test_gradients_take_the_way_with_sites(model: LanguageModel, steps_taken: li
     model(tokens[:, 5:], state=state)[0].sum().backward()
     assert not any(steps_taken)
     assert all(p.grad is not None for p in model.parameters())
+
+
+@torch.no_grad()
+def test_a_state_is_left_as_it_was_unless_it_may_be_overwritten(model: LanguageModel) -> None:
+    tokens = torch.randint(64, (2, 6), generator=torch.Generator().manual_seed(2))
+    _, state = model(tokens[:, :5], return_state=True)
+    kept = state.map(torch.clone)
+    logits, after = model(tokens[:, 5:], state=state, return_state=True)
+    assert same((logits, state), (logits, kept))
+    again, over = model(tokens[:, 5:], state=state, return_state=True, overwrite_state=True)
+    assert same((again, over), (logits, after))
+    assert over.layers[0]["h"].data_ptr() == state.layers[0]["h"].data_ptr()
+
+
+def test_generation_does_not_touch_the_state_it_is_given(model: LanguageModel) -> None:
+    tokens = torch.randint(64, (1, 5), generator=torch.Generator().manual_seed(3))
+    _, state = model(tokens, return_state=True)
+    kept = state.map(torch.clone)
+    first = generate(model, [[3], [4, 5]], state=state, max_new_tokens=5)
+    assert generate(model, [[3], [4, 5]], state=state, max_new_tokens=5) == first
+    assert same((tokens, state), (tokens, kept))

@@ -60,8 +60,8 @@ def kernel(operation: str, backend: str) -> Callable[[_Function], _Function]:
 
 def limits(operation: str, backend: str) -> Callable[[_Function], _Function]:
     """Register the decorated function as what `backend` cannot do: it takes the arguments of the backend and returns
-    the feature of this call that is missing, in words, or None. It looks at shapes, types and at which arguments are
-    there, never at values."""
+    the feature of this call that is missing, in words, or None. It looks at shapes, types, at which arguments are
+    there and at whether gradients are wanted, never at values."""
 
     def register(function: _Function) -> _Function:
         _limits[operation, backend] = function
@@ -71,11 +71,12 @@ def limits(operation: str, backend: str) -> Callable[[_Function], _Function]:
 
 
 @cache
-def _files() -> dict[str, dict[str, str]]:
+def _files(decorator: str = "kernel") -> dict[str, dict[str, str]]:
     """operation -> backend -> name of its file, from the decorator lines in this folder (nothing is imported)."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        for operation, backend in re.findall(r'^@kernel\("(\w+)", "(\w+)"\)$', path.read_text("utf-8"), re.MULTILINE):
+        lines = rf'^@{decorator}\("(\w+)", "(\w+)"\)$'
+        for operation, backend in re.findall(lines, path.read_text("utf-8"), re.MULTILINE):
             found.setdefault(operation, {})[backend] = path.stem
     return found
 
@@ -149,26 +150,36 @@ def resolve(operation: str, tensor: torch.Tensor, backend: str = "auto", argumen
         return candidates[0]
     missing = None
     for name in candidates:
-        _load(operation, name)
-        limit = _limits.get((operation, name))
-        missing = None if limit is None else limit(*arguments)
+        missing = _limit(operation, name)(*arguments)
         if missing is None:
             return name
-    raise UsageError(f"{operation}: backend {backend!r} cannot do {missing}; use backend='auto'")
+    raise UsageError(f"{operation}: backend {backend!r} cannot do {missing}; use backend='auto' or 'triton'")
 
 
-def _load(operation: str, name: str) -> Backend:
-    """The function of a backend, importing its file on first use."""
+def _load(operation: str, name: str, file: str) -> None:
+    """Import the file of a backend on first use."""
     if (operation, name) not in _registered:
-        importlib.import_module(f".{_files()[operation][name]}", __package__)
-    return _registered[operation, name]
+        importlib.import_module(f".{file}", __package__)
+
+
+def _limit(operation: str, name: str) -> Callable[..., str | None]:
+    """What a backend cannot do, see `limits`; most can do everything, and their files are not imported for that."""
+    file = _files("limits").get(operation, {}).get(name)
+    if file is None:
+        return lambda *arguments: None
+    _load(operation, name, file)
+    return _limits[operation, name]
 
 
 def select(operation: str, tensor: torch.Tensor, backend: str) -> Backend:
     """The function of the backend that `resolve` names, importing its file on first use. Where that depends on the
     arguments, the function that is returned decides when it gets them."""
     name = resolve(operation, tensor, backend)
-    function = _load(operation, name)
-    if (operation, name) not in _limits:
-        return function
-    return lambda *arguments: _load(operation, resolve(operation, tensor, backend, arguments))(*arguments)
+    if name in _files("limits").get(operation, {}):
+        return lambda *arguments: _function(operation, resolve(operation, tensor, backend, arguments))(*arguments)
+    return _function(operation, name)
+
+
+def _function(operation: str, name: str) -> Backend:
+    _load(operation, name, _files()[operation][name])
+    return _registered[operation, name]

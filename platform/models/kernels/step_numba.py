@@ -35,12 +35,22 @@ def _run(loop, size: int, batch: int, *arguments) -> None:
         run_tasks(loop, batch, *arguments)
 
 
+def _next(state: Tensor, overwrite: bool) -> Tensor:
+    """Where the next state goes. New memory for a large state costs more than the arithmetic of the step."""
+    if overwrite and state.is_contiguous():
+        return state
+    return torch.empty_like(state, memory_format=torch.contiguous_format)
+
+
 def scan_step_numba(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, overwrite: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """y (B,1,E) and the state (B,E,N) after the one token of x, delta (B,1,E); B, C (B,1,N); state (B,E,N)."""
+    """y (B,1,E) and the state (B,E,N) after the one token of x, delta (B,1,E); B, C (B,1,N); state (B,E,N).
+
+    overwrite: the next state may take the memory of `state`.
+    """
     batch, channels, states = state.shape
-    y, after = torch.empty_like(x), torch.empty_like(state, memory_format=torch.contiguous_format)
+    y, after = torch.empty_like(x), _next(state, overwrite)
     shape = (channels, states, VECTOR_BYTES // x.element_size())
     arrays = [_flat(tensor, x) for tensor in (x, delta, A, B, C, D, state, y, after)]
     _run(scan_step, state.numel(), batch, shape, *arrays)
@@ -48,13 +58,13 @@ def scan_step_numba(
 
 
 def ssd_step_numba(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, overwrite: bool = False
 ) -> tuple[Tensor, Tensor]:
     """y (B,1,H,P) and the state (B,H,P,N) after one token; arguments as in `ssd`."""
     batch, heads, width, states = state.shape
     x_t, delta_t = x[:, 0], delta[:, 0]
     y = torch.zeros_like(x_t) if D is None else x_t * D[:, None]
-    after = torch.empty_like(state, memory_format=torch.contiguous_format)
+    after = _next(state, overwrite)
     shape = (heads, width, B.shape[2], states, VECTOR_BYTES // x.element_size())
     given = (x_t * delta_t[..., None], torch.exp(delta_t * A), B, C)
     arrays = [_flat(tensor, x) for tensor in (*given, y, after, state)]

@@ -82,7 +82,7 @@ class MambaMixer(Mixer):
             "h": torch.zeros(batch, c.inner_size, c.state_size, dtype=wide(dtype), device=device),
         }
 
-    def step(self, u: Tensor, state: LayerState) -> tuple[Tensor, LayerState] | None:
+    def step(self, u: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState] | None:
         """See `Mixer`: half of the time of a decode step of a small model is the way from one operation to the next."""
         c = self.config
         loops = compiled_steps(u, c.state_size)
@@ -93,7 +93,7 @@ class MambaMixer(Mixer):
         x = F.silu(x)
         dt, B, C = split_linear(x, self.x_proj, [int(c.dt_rank), c.state_size, c.state_size])
         delta = F.softplus(self.dt_proj(dt))
-        y, h = loops.scan_step_numba(x, delta, -torch.exp(self.A_log), B, C, self.D, state["h"])
+        y, h = loops.scan_step_numba(x, delta, -torch.exp(self.A_log), B, C, self.D, state["h"], overwrite)
         return self.out_proj(y * F.silu(gate)), {"conv": window, "h": h}
 
     @classmethod

@@ -83,7 +83,7 @@ class Mamba2Mixer(Mixer):
             "h": torch.zeros(batch, c.n_heads, c.head_dim, c.state_size, dtype=wide(dtype), device=device),
         }
 
-    def step(self, u: Tensor, state: LayerState) -> tuple[Tensor, LayerState] | None:
+    def step(self, u: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState] | None:
         """See `Mixer`: half of the time of a decode step of a small model is the way from one operation to the next."""
         c = self.config
         E, G, N = c.inner_size, c.n_groups, c.state_size
@@ -97,7 +97,7 @@ class Mamba2Mixer(Mixer):
         heads, groups = (c.n_heads, c.head_dim), (G, N)
         y, h = loops.ssd_step_numba(
             x.unflatten(-1, heads), delta, -torch.exp(self.A_log), B.unflatten(-1, groups), C.unflatten(-1, groups),
-            self.D, state["h"],
+            self.D, state["h"], overwrite,
         )  # fmt: skip
         return self.out_proj(self.norm(y.flatten(2) * F.silu(gate))), {"conv": window, "h": h}
 

@@ -61,9 +61,9 @@ class Mixer(nn.Module):
         """The state before the first token."""
         raise UsageError(f"{type(self).__name__} defines no state")
 
-    def step(self, u: Tensor, state: LayerState) -> tuple[Tensor, LayerState] | None:
+    def step(self, u: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState] | None:
         """One token u (B, 1, d) after `state`, the same bits as `forward` without its sites; None where there is no
-        faster way than `forward`."""
+        faster way than `forward`. overwrite: nobody else holds `state`, its memory may be used again."""
         return None
 
     @classmethod
