@@ -58,29 +58,54 @@ def values(path: Path) -> Iterator[Value]:
 def head(path: Path, limit: int = HEAD_BYTES) -> list[Any]:
     """The first values of a file, as far as they lie within its first `limit` unpacked bytes, without broken ones.
 
-    Of a document that is larger, the last container is cut after its last complete element.
+    Of a document that is larger, or cut off, the last container is cut after its last complete element.
     """
+    return _head(path, limit)[0]
+
+
+def long_head(path: Path) -> list[Any]:
+    """What `head` gives for a file that it was too short for: one record may be as long as a line may.
+
+    Raises InputError where there is nothing more to see: the file ends inside its first record, or is no JSON.
+    """
+    found, start, whole = _head(path, MAX_LINE_BYTES)
+    if whole and len(found) < 2 and bare_suffix(path) != ".parquet":
+        if not _is_lines(path, start):
+            next(_document(path, start), None)
+        elif not found:
+            list(_lines(path, [start]))
+    return found
+
+
+def _head(path: Path, limit: int) -> tuple[list[Any], bytes, bool]:
+    """The values, the bytes that were looked at (none of a table), and whether these are the whole file."""
     if bare_suffix(path) == ".parquet":
-        return [row.value for _, row in zip(range(HEAD_VALUES), _rows(path), strict=False)]
-    start = b""
+        return [row.value for _, row in zip(range(HEAD_VALUES), _rows(path), strict=False)], b"", True
+    parts: list[bytes] = []
+    read = 0
     source = chunks(path)
     for chunk in source:
-        start += chunk
-        if len(start) >= limit:
+        parts.append(chunk)
+        read += len(chunk)
+        if read >= limit:
             break
     source.close()
-    whole = len(start) < limit
+    start, whole = b"".join(parts), read < limit
     _check_encoding(path, start)
-    is_lines = bare_suffix(path) in (".jsonl", ".ndjson") or _looks_like_lines(start)
-    if is_lines and (b"\n" in start or whole):
+    if _is_lines(path, start) and (b"\n" in start or whole):
         lines = start.removeprefix(_BOM).split(b"\n")
         lines = lines if whole else lines[:-1]
         found = (_line(line.strip(), f"line {n}") for n, line in enumerate(lines[:HEAD_VALUES], 1) if line.strip())
-        return [entry.value for entry in found if not entry.problem]
+        return [entry.value for entry in found if not entry.problem], start, whole
     document = parse_start(start.removeprefix(_BOM))
     if isinstance(document, list):
-        return document[:HEAD_VALUES] if whole else (document[: HEAD_VALUES + 1][:-1] or document)
-    return [] if document is None else [document]
+        first = document[:HEAD_VALUES] if whole else (document[: HEAD_VALUES + 1][:-1] or document)
+        return first, start, whole
+    return ([] if document is None else [document]), start, whole
+
+
+def _is_lines(path: Path, start: bytes) -> bool:
+    return bare_suffix(path) in (".jsonl", ".ndjson") or _looks_like_lines(start)
 
 
 def _looks_like_lines(content: bytes) -> bool:

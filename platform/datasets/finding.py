@@ -1,6 +1,7 @@
 """Which files of a folder belong to which data set, told from their content.
 
-`find(names, folder)` looks at the first values of every data file below the folder, once for all data sets asked for.
+`find(names, folder)` looks at the first values of every data file below the folder, once for all data sets asked for,
+and further where the first record is longer than that.
 A file that is a close relative (SQuAD v2 for v1.1) is left out with a note. A file too damaged to look into is an
 error if its path names one of the data sets, since its questions would go missing, and a note otherwise. Symbolic
 links that leave the folder are refused.
@@ -12,10 +13,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from ..errors import InputError
-from .files import bare_suffix, head
-from .registry import LookAlike, get
+from .files import bare_suffix, head, long_head
+from .registry import DataSet, LookAlike, get
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ def find(names: Iterable[str], folder: Path | str) -> dict[str, Found]:
         relative = PurePath(path.name) if root.is_file() else path.relative_to(root)
         try:
             sample = head(path)
+            if len(sample) < 2 and not any(_recognises(data_set, sample, relative) for data_set in data_sets):
+                sample = long_head(path)  # perhaps its first record is long, or cut off
         except InputError as error:
             if root.is_file() or any(data_set.path_hint.search(relative.as_posix()) for data_set in data_sets):
                 raise
@@ -62,6 +66,13 @@ def find(names: Iterable[str], folder: Path | str) -> dict[str, Found]:
                 f"expected {data_set.expects}"
             )
     return {name: Found(tuple(files[name]), tuple(notes[name])) for name in files}
+
+
+def _recognises(data_set: DataSet, sample: list[Any], path: PurePath) -> bool:
+    try:
+        return data_set.recognise(sample, path) is not None
+    except LookAlike:
+        return True
 
 
 def data_files(root: Path) -> list[Path]:

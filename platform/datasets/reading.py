@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, UsageError
-from .files import MAX_LINE_BYTES, bare_suffix, head, values
+from .files import bare_suffix, head, long_head, values
 from .records import Question
 from .registry import BadRecord, DataSet, LookAlike, get
 
@@ -165,7 +165,7 @@ def recognised(data_set: DataSet, path: Path) -> str:
     try:
         schema = data_set.recognise(sample, Path(path.name))
         if schema is None:  # the first record may be longer than what is looked at to find files
-            sample = head(path, MAX_LINE_BYTES)
+            sample = long_head(path)
             schema = data_set.recognise(sample, Path(path.name))
     except LookAlike as look_alike:
         raise InputError(f"{path}: {look_alike}") from look_alike
@@ -199,7 +199,7 @@ def _check(data_set: DataSet, report: ReadReport, fail_over: float) -> None:
         return
     where = ", ".join(str(file.path) for file in report.files[:3]) + (" ..." if len(report.files) > 3 else "")
     if not report.records:
-        raise InputError(f"{where}: no {data_set.title} record in there; the file is empty")
+        raise InputError(f"{where}: holds no question, although it has the form of {data_set.title}; fetch it again")
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.bad.items())
     remarks = "".join(f"; {data_set.remarks[reason]}" for reason in report.bad if reason in data_set.remarks)
     message = f"{where}: {bad} of {report.records} {data_set.title} records cannot be used ({reasons}{remarks})"

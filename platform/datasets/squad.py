@@ -59,6 +59,10 @@ class Squad(DataSet):
             if any("is_impossible" in qa for qa in qas):
                 raise LookAlike(_V2_SENTENCE.format("is_impossible"))
             schema = "original"
+        elif _holds_nothing(first):
+            if str(first["version"]).lower().startswith(("v2", "2")):
+                raise LookAlike(_V2_SENTENCE.format(f"version {first['version']!r}"))
+            schema = "original"
         elif _is_flat(first):
             rows = [row for row in sample if isinstance(row, Mapping)]
             empty = sum(_is_unanswerable(row) for row in rows)
@@ -127,6 +131,16 @@ def _first_paragraph(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
             if isinstance(paragraph, Mapping) and "context" in paragraph:
                 return paragraph
     return None
+
+
+def _holds_nothing(document: Mapping[str, Any]) -> bool:
+    """Whether this is a file of the original form without one paragraph."""
+    articles = document.get("data")
+    return (
+        "version" in document
+        and isinstance(articles, list)
+        and all(isinstance(article, Mapping) and article.get("paragraphs") == [] for article in articles)
+    )
 
 
 def _is_flat(row: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mplat.datasets.finding import data_files, find
+from mplat.datasets.reading import read
 from mplat.datasets.registry import get, names
 from mplat.errors import InputError, UsageError
 
@@ -124,6 +125,41 @@ def test_a_file_may_stand_for_the_folder(folder: Path) -> None:
     (folder / "empty.json").write_bytes(b"")
     with pytest.raises(InputError, match="the file is empty"):
         find(["squad"], folder / "empty.json")
+
+
+def test_a_record_longer_than_the_first_look_is_found(folder: Path) -> None:
+    long = "Rome is old. " * 80_000
+    rows = [{**SQUAD_ROW, "id": f"long{n}", "context": long} for n in range(2)]
+    (folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    nested = json.loads(json.dumps(SQUAD_NESTED))
+    nested["data"][0]["paragraphs"][0]["context"] = long
+    store(folder / "long.json", nested)
+    assert found(folder, "squad") == ["a/deep/er/two.json", "b/one.jsonl", "long.json", "long.jsonl"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("x.json", SQUAD_NESTED), ("x.jsonl", SQUAD_ROW), ("x.json", [HOTPOT])])
+def test_a_file_that_ends_in_its_first_record_is_cut_off(tmp_path: Path, name: str, value: object) -> None:
+    text = json.dumps(value)
+    cut = text[: text.index("Rome") + 2]
+    (tmp_path / name).write_text(cut)
+    with pytest.raises(InputError, match=rf"{name}: cut off at byte {len(cut)} in the middle of"):
+        find(["squad", "hotpotqa"], tmp_path / name)
+    with pytest.raises(InputError, match=rf"no SQuAD.*left out: cannot be looked into.*{name}: cut off at byte"):
+        find(["squad"], tmp_path)
+    (tmp_path / name).rename(tmp_path / f"squad_{name}")
+    with pytest.raises(InputError, match=rf"^\S*squad_{name}: cut off at byte"):
+        find(["squad"], tmp_path)
+
+
+@pytest.mark.parametrize("data", [[], [{"title": "T", "paragraphs": []}]])
+def test_a_squad_file_without_a_paragraph_is_one_still(tmp_path: Path, data: list) -> None:
+    store(tmp_path / "empty.json", {"version": "1.1", "data": data})
+    assert found(tmp_path, "squad") == ["empty.json"]
+    with pytest.raises(InputError, match=r"empty\.json: holds no question"):
+        read("squad", tmp_path / "empty.json")
+    store(tmp_path / "empty.json", {"version": "v2.0", "data": data})
+    with pytest.raises(InputError, match="SQuAD v2"):
+        find(["squad"], tmp_path)
 
 
 def test_links_that_leave_the_folder_are_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

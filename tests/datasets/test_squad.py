@@ -251,7 +251,7 @@ def test_an_id_that_is_there_twice_is_an_error_within_and_across_files(tmp_path:
         ([], "no whole value was found"),
         ({"data": []}, "its first value has data"),
         (["text"], "its first value is a str"),
-        (document(), "no SQuAD v1.1 record in there"),
+        (document(), "holds no question, although it has the form of SQuAD v1.1"),
         (document(qa("q")), "no question is left"),
     ],
 )
