@@ -89,7 +89,7 @@ Verbose = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it would cost; do nothing.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an earlier run: start over.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: delete this command's earlier run first.")]
 
 
 def given(values: Mapping[str, Any], named: Mapping[str, str] | None = None) -> list[FromOption]:
