@@ -125,6 +125,7 @@ def test_a_damaged_part_is_set_aside_and_made_again(
     assert table_bytes(table) == right
     assert executions(log).count(executions(log)[2]) == 2 and len(executions(log)) == 7
     assert any(str(part) in note and "computed again" in note for note in told)
+    assert not any("delete" in note for note in told), "nothing is left for the user to do"
     assert [p.name for p in (folder / "damaged").iterdir()] == [part.name] and part.exists()
 
 
