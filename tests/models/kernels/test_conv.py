@@ -9,7 +9,7 @@ import torch
 from mplat.models.kernels import backends, causal_conv
 from torch import Tensor
 
-FAST = [name for name in backends("conv") if name != "reference"]
+FAST = [name for name in backends("conv", "cpu") if name != "reference"]
 SHAPES = [(1, 4, 5), (2, 4, 1), (3, 1, 48), (5, 2, 5), (64, 4, 48), (65, 3, 5), (257, 7, 16)]
 
 
@@ -30,7 +30,7 @@ def problem(
     }, reset
 
 
-@pytest.mark.parametrize("backend", backends("conv"))
+@pytest.mark.parametrize("backend", backends("conv", "cpu"))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_conv1d_over_the_left_padded_input(shape, backend):
     tensors, _ = problem(*shape)
@@ -63,7 +63,7 @@ def test_values_state_and_gradients_equal_the_definition(shape, backend, packed,
         )
 
 
-@pytest.mark.parametrize("backend", backends("conv"))
+@pytest.mark.parametrize("backend", backends("conv", "cpu"))
 def test_gradients_equal_finite_differences(backend):
     tensors, reset = problem(5, 3, 2)
     tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
@@ -81,7 +81,7 @@ def test_gradients_without_bias_and_state(backend):
     assert torch.autograd.gradcheck(lambda u, weight: causal_conv(u, weight, backend=backend), inputs)
 
 
-@pytest.mark.parametrize("backend", backends("conv"))
+@pytest.mark.parametrize("backend", backends("conv", "cpu"))
 @pytest.mark.parametrize("cut", [1, 2, 3, 10, 19])
 def test_two_halves_with_the_state_carried_equal_one_run(cut, backend):
     tensors, reset = problem(20, 4, 5)
@@ -97,7 +97,7 @@ def test_two_halves_with_the_state_carried_equal_one_run(cut, backend):
     assert torch.equal(end, state)
 
 
-@pytest.mark.parametrize("backend", backends("conv"))
+@pytest.mark.parametrize("backend", backends("conv", "cpu"))
 def test_packed_documents_equal_separate_documents(backend):
     tensors, _ = problem(30, 4, 5, batch=1)
     tensors.pop("initial_state")
@@ -112,7 +112,7 @@ def test_packed_documents_equal_separate_documents(backend):
     assert torch.equal(state, last) and torch.equal(state[..., 0], torch.zeros(1, 5, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("backend", backends("conv"))
+@pytest.mark.parametrize("backend", backends("conv", "cpu"))
 def test_no_gradient_reaches_the_future(backend):
     tensors, _ = problem(20, 4, 5)
     tensors["u"].requires_grad_()
@@ -121,7 +121,7 @@ def test_no_gradient_reaches_the_future(backend):
     assert touched == [7, 8, 9, 10]
 
 
-@pytest.mark.parametrize("backend", backends("conv"))
+@pytest.mark.parametrize("backend", backends("conv", "cpu"))
 def test_an_overflowed_document_does_not_reach_the_next_one(backend):
     tensors, _ = problem(12, 4, 5, batch=1, dtype=torch.float32)
     tensors["u"][:, :6] = float("inf")

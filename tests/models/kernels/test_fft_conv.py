@@ -13,7 +13,7 @@ from mplat.models.kernels import backends, fft_conv
 from mplat.models.kernels.fft_conv_torch import fast_length
 from torch import Tensor
 
-FAST = [name for name in backends("fft_conv") if name != "reference"]
+FAST = [name for name in backends("fft_conv", "cpu") if name != "reference"]
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
 # (time, lags, earlier inputs, channels)
 SHAPES = [
@@ -64,7 +64,7 @@ def test_values_and_gradients_equal_the_direct_sum(shape, backend, packed, dtype
         assert relative(value, expected) <= TOLERANCE[dtype], name
 
 
-@pytest.mark.parametrize("backend", backends("fft_conv"))
+@pytest.mark.parametrize("backend", backends("fft_conv", "cpu"))
 def test_equals_the_product_with_a_toeplitz_matrix(backend):
     tensors, _ = problem(65, 65, 64, 5)
     u, kernel, D, history = tensors.values()
@@ -75,7 +75,7 @@ def test_equals_the_product_with_a_toeplitz_matrix(backend):
     assert relative(fft_conv(u, kernel, D, history=history, backend=backend), expected) <= 1e-13
 
 
-@pytest.mark.parametrize("backend", backends("fft_conv"))
+@pytest.mark.parametrize("backend", backends("fft_conv", "cpu"))
 @pytest.mark.parametrize("shape", [(1, 4, 2, 2), (7, 3, 5, 2), (5, 9, 2, 3)], ids=str)
 @pytest.mark.parametrize("packed", [False, True], ids=["one document", "packed"])
 def test_gradients_equal_finite_differences(shape, packed, backend):
@@ -98,7 +98,7 @@ def test_the_gradient_of_one_argument_alone(wanted, backend):
     assert torch.autograd.gradcheck(lambda value: fft_conv(**tensors | {wanted: value}, backend=backend), argument)
 
 
-@pytest.mark.parametrize("backend", backends("fft_conv"))
+@pytest.mark.parametrize("backend", backends("fft_conv", "cpu"))
 @pytest.mark.parametrize("cuts", [(1,), (2, 3), (10, 11, 40), (64,)], ids=str)
 @pytest.mark.parametrize("lags", [3, 65, 200])
 def test_pieces_with_their_history_equal_the_whole_text(lags, cuts, backend):
@@ -122,7 +122,7 @@ def test_pieces_with_their_history_equal_the_whole_text(lags, cuts, backend):
     assert relative(torch.cat(pieces, 1), whole) <= 1e-13
 
 
-@pytest.mark.parametrize("backend", backends("fft_conv"))
+@pytest.mark.parametrize("backend", backends("fft_conv", "cpu"))
 def test_a_document_at_every_position_equals_that_document_alone(backend):
     """Row b starts its second document at token b."""
     time, (tensors, _) = 33, problem(33, 40, 0, 3)
@@ -136,7 +136,7 @@ def test_a_document_at_every_position_equals_that_document_alone(backend):
             assert relative(y[start : start + 1, :start], fft_conv(first, kernel, D, backend=backend)) <= 1e-13
 
 
-@pytest.mark.parametrize("backend", backends("fft_conv"))
+@pytest.mark.parametrize("backend", backends("fft_conv", "cpu"))
 def test_an_overflowed_document_does_not_reach_the_next_one(backend):
     tensors, _ = problem(12, 12, 3, 5)
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
@@ -153,7 +153,7 @@ def test_an_overflowed_document_does_not_reach_the_next_one(backend):
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float64, 2e-15)], ids=str)
-@pytest.mark.parametrize("backend", backends("fft_conv"))
+@pytest.mark.parametrize("backend", backends("fft_conv", "cpu"))
 def test_what_reaches_the_past_is_rounding_and_nothing_at_all_by_definition(backend, dtype, rounding):
     tensors, _ = problem(1000, 1000, 0, 3)
     u, kernel = tensors["u"].to(dtype, copy=True).requires_grad_(), tensors["kernel"].to(dtype)

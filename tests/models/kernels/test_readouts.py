@@ -12,7 +12,7 @@ from mplat.models.kernels import backends, selective_scan
 from torch import Tensor
 
 # Only these know several read-outs.
-FAST = [name for name in ("numba", "torch") if name in backends("scan")]
+FAST = [name for name in ("numba", "torch") if name in backends("scan", "cpu")]
 ALL = ["reference", *FAST]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 # (time, read-outs, states, channels); steps from tiny to huge at the end.

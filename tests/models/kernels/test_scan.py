@@ -11,7 +11,7 @@ import torch
 from mplat.models.kernels import backends, selective_scan
 from torch import Tensor
 
-FAST = [name for name in backends("scan") if name != "reference"]
+FAST = [name for name in backends("scan", "cpu") if name != "reference"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 LENGTHS = (1, 2, 3, 63, 64, 65, 257)
 # Every length meets every (states, channels) pair that stresses it, without the full product.
@@ -104,7 +104,7 @@ def test_extreme_steps_stay_finite_and_exact(delta, backend, dtype):
         assert relative(value, expected[name]) <= TOLERANCE[dtype], name
 
 
-@pytest.mark.parametrize("backend", backends("scan"))
+@pytest.mark.parametrize("backend", backends("scan", "cpu"))
 def test_gradients_equal_finite_differences(backend):
     case = Case(6, 3, 2, delta=(0.1, 1.0))
     arguments = case.arguments(torch.float64, grad=True)
@@ -137,7 +137,7 @@ def test_gradient_of_a_state_alone(backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("backend", backends("scan"))
+@pytest.mark.parametrize("backend", backends("scan", "cpu"))
 def test_reading_states_out_does_not_change_one_bit_of_y(backend, dtype):
     case = Case(100, 16, 48)
     arguments = case.arguments(dtype)
@@ -159,7 +159,7 @@ def test_states_follow_the_order_asked_for(backend):
     torch.testing.assert_close(states, every[:, [69, 0, 33, 33]], rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("backend", backends("scan"))
+@pytest.mark.parametrize("backend", backends("scan", "cpu"))
 @pytest.mark.parametrize("cut", [1, 37, 64])
 def test_two_halves_with_the_state_carried_equal_one_run(cut, backend):
     case = Case(90, 8, 5)
@@ -179,7 +179,7 @@ def test_two_halves_with_the_state_carried_equal_one_run(cut, backend):
     torch.testing.assert_close(end, state, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("backend", backends("scan"))
+@pytest.mark.parametrize("backend", backends("scan", "cpu"))
 def test_packed_documents_equal_separate_documents(backend):
     case = Case(75, 8, 5, batch=1)
     arguments = case.arguments(torch.float64)
@@ -193,7 +193,7 @@ def test_packed_documents_equal_separate_documents(backend):
         torch.testing.assert_close(packed[:, begin:end], alone, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("backend", backends("scan"))
+@pytest.mark.parametrize("backend", backends("scan", "cpu"))
 def test_an_overflowed_document_does_not_reach_the_next_one(backend):
     case = Case(8, 4, 3, batch=1)
     arguments = case.arguments(torch.float32)
@@ -205,7 +205,7 @@ def test_an_overflowed_document_does_not_reach_the_next_one(backend):
     assert torch.isfinite(y[:, 5:]).all() and torch.isfinite(state).all()
 
 
-@pytest.mark.parametrize("backend", backends("scan"))
+@pytest.mark.parametrize("backend", backends("scan", "cpu"))
 def test_no_gradient_reaches_the_future(backend):
     case = Case(70, 4, 5)
     arguments = case.arguments(torch.float32, grad=True)
@@ -216,7 +216,7 @@ def test_no_gradient_reaches_the_future(backend):
         assert (grad[:, 40] != 0).any(), name
 
 
-@pytest.mark.parametrize("backend", backends("scan"))
+@pytest.mark.parametrize("backend", backends("scan", "cpu"))
 def test_low_precision_inputs_are_scanned_in_float32(backend):
     case = Case(50, 4, 5)
     half = {name: tensor.to(torch.bfloat16) for name, tensor in case.tensors.items()} | {"A": case.tensors["A"].float()}

@@ -10,7 +10,7 @@ from mplat.errors import UsageError
 from mplat.models.kernels import backends, selective_scan, ssd
 from torch import Tensor
 
-FAST = [name for name in backends("ssd") if name != "reference"]
+FAST = [name for name in backends("ssd", "cpu") if name != "reference"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 
@@ -118,7 +118,7 @@ def test_strong_decay_over_a_long_chunk_is_not_zero_over_zero(backend):
     assert all(torch.isfinite(grad).all() for grad in torch.autograd.grad(y.sum(), list(tensors.values())))
 
 
-@pytest.mark.parametrize("backend", backends("ssd"))
+@pytest.mark.parametrize("backend", backends("ssd", "cpu"))
 @pytest.mark.parametrize("time", [1, 5])
 def test_gradients_equal_finite_differences(time, backend):
     tensors = {name: tensor.requires_grad_() for name, tensor in problem(time, 2, 2, 1, 2, delta=(0.1, 1.0)).items()}
@@ -133,7 +133,7 @@ def test_gradients_equal_finite_differences(time, backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("backend", backends("ssd"))
+@pytest.mark.parametrize("backend", backends("ssd", "cpu"))
 @pytest.mark.parametrize("time", [1, 100])
 def test_reading_states_out_does_not_change_one_bit_of_y(time, backend, dtype):
     tensors = {name: tensor.to(dtype) for name, tensor in problem(time, 4, 8, 2, 16).items()}
@@ -148,7 +148,7 @@ def test_reading_states_out_does_not_change_one_bit_of_y(time, backend, dtype):
     assert torch.equal(state, states[:, -1])
 
 
-@pytest.mark.parametrize("backend", backends("ssd"))
+@pytest.mark.parametrize("backend", backends("ssd", "cpu"))
 @pytest.mark.parametrize("cut", [1, 37, 64, 89])
 def test_two_halves_with_the_state_carried_equal_one_run(cut, backend):
     tensors, reset = problem(90, 4, 3, 2, 5), resets(90)
@@ -167,7 +167,7 @@ def test_two_halves_with_the_state_carried_equal_one_run(cut, backend):
     torch.testing.assert_close(end, state, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("backend", backends("ssd"))
+@pytest.mark.parametrize("backend", backends("ssd", "cpu"))
 def test_packed_documents_equal_separate_documents(backend):
     tensors = problem(75, 4, 3, 2, 5, batch=1)
     starts = [0, 20, 21, 64]
@@ -180,7 +180,7 @@ def test_packed_documents_equal_separate_documents(backend):
         torch.testing.assert_close(packed[:, begin:end], alone, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("backend", backends("ssd"))
+@pytest.mark.parametrize("backend", backends("ssd", "cpu"))
 @pytest.mark.parametrize("start", [0, 3, 32])
 def test_an_overflowed_document_does_not_reach_the_next_one(start, backend):
     tensors = {name: tensor.float() for name, tensor in problem(70, 2, 3, 1, 4, batch=1).items()}
@@ -192,7 +192,7 @@ def test_an_overflowed_document_does_not_reach_the_next_one(start, backend):
     assert torch.isfinite(y[:, start:]).all() and torch.isfinite(state).all()
 
 
-@pytest.mark.parametrize("backend", backends("ssd"))
+@pytest.mark.parametrize("backend", backends("ssd", "cpu"))
 def test_no_gradient_reaches_the_future(backend):
     tensors = {name: tensor.float().requires_grad_() for name, tensor in problem(70, 2, 3, 1, 4).items()}
     y = ssd(**tensors, backend=backend)

@@ -8,7 +8,7 @@ from mplat.models.kernels import backends, causal_conv, selective_scan, ssd
 from mplat.models.norms import RMSNorm
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif("numba" not in backends("scan"), reason="numba is not installed")
+pytestmark = pytest.mark.skipif("numba" not in backends("scan", "cpu"), reason="numba is not installed")
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
 
 
