@@ -29,7 +29,6 @@ format: $(STAMP) ## rewrite the sources in the project's formatting
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## every benchmark, side by side with its peers; prints and writes benchmarks/results/*.json
-	$(BIN)/python -m pip install -q -c constraints.txt mambapy
 	@set -e; for name in kernels forward train_step decode; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
