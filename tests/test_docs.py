@@ -89,6 +89,25 @@ def test_the_new_data_set_works(examples, tmp_path, monkeypatch):
     assert found.report.records == 2 and not found.report.bad
 
 
+def test_the_new_analysis_works(examples, tmp_path, monkeypatch):
+    import torch
+    from interp_jobs import run_step, token_items
+    from model_zoo import nano
+    from mplat.interp.registry import STEPS
+
+    try:
+        _load(examples["platform/interp/steps/entropy"], "mplat.interp.steps.entropy", tmp_path)
+        model, items = nano("mamba"), token_items(5)
+        (table,) = run_step("entropy", model, items).values()
+    finally:
+        STEPS.pop("entropy", None)
+    rows = table.to_pylist()
+    assert [row["question_id"] for row in rows] == [item.id for item in items]
+    for row, item in zip(rows, items, strict=True):
+        p = model(torch.tensor([item.prompt]))[0, -1].softmax(-1)
+        assert row["entropy"] == pytest.approx(-(p * p.log()).sum().item()) and row["status"] == "ok"
+
+
 def test_the_readmes_example_runs(tmp_path):
     (block,) = _blocks("README.md")
     assert block.count("\n") <= 15
