@@ -92,7 +92,10 @@ def _record(
         "dtype": first["dtype"],
         "backend": first["backend"],
         "versions": first["versions"],
-        "steps": {name: {"key": r.key, "rows": r.rows, **_kept(files.get(name, {}))} for name, r in results.items()},
+        "steps": {
+            name: {"key": r.key, "rows": r.rows, "not_ok": r.bad, **_kept(files.get(name, {}))}
+            for name, r in results.items()
+        },
         "session": session.describe(),
     }
 

@@ -118,6 +118,9 @@ def test_a_few_rows_without_a_value_are_tolerated_as_far_as_asked(run, model, tm
     words += ["--questions", tmp_path / "q.parquet"]
     assert run(*words, code=1)[0]["steps"][0]["not_ok"] == {"bad_input": 6}  # of 42
     assert run(*words, "--fail-over", "0.2")[0]["steps"][0]["not_ok"] == {"bad_input": 6}
+    run(*words, "--fail-over", "0.2", "--out", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["steps"]["activations"]["not_ok"] == {"bad_input": 6}
     assert "between 0 and 1" in run(*words, "--fail-over", "2", code=2)[0]["error"]["message"]
 
 
