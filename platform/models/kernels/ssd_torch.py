@@ -44,7 +44,7 @@ def ssd_torch(
     wanted: dict[int, list[int]] = {}
     for position in positions:
         wanted.setdefault(position // at.chunk, []).append(position % at.chunk)
-    states = [_inside(k, steps, at, x, delta, A, B, entering[:, k], reset) for k, steps in wanted.items()]
+    states = [states_inside(k, steps, at, x, delta, A, B, entering[:, k], reset) for k, steps in wanted.items()]
     return y, torch.cat(states, 1)
 
 
@@ -65,7 +65,7 @@ def _step(
     return y.view(batch, 1, heads, width), state
 
 
-def _inside(
+def states_inside(
     k: int,
     steps: list[int],
     at: Layout,

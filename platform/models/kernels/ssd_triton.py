@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from .launch_triton import carry, chunks_with_reset, on_device, reset_bytes, triton
 from .registry import kernel
 from .ssd_chunks import Layout
-from .ssd_torch import _inside, ssd_torch
+from .ssd_torch import ssd_torch, states_inside
 from .ssd_triton_kernels import local_states, outputs, state_vector_gradients, value_gradients
 
 # Tokens in a chunk, at least what a tensor core takes.
@@ -149,7 +149,7 @@ def ssd_triton(
     groups, at = B.shape[2], Layout.of(x, B.shape[2], steps)
     # (B, count, H, P, N) -> (B, count, G, N, heads of the group * P), the layout of the torch backend.
     grouped = entering.unflatten(2, (groups, -1)).permute(0, 1, 2, 5, 3, 4).flatten(4) if inside else entering
-    states = [_inside(k, wanted, at, x, delta, A, B, grouped[:, k], reset) for k, wanted in inside.items()]
+    states = [states_inside(k, wanted, at, x, delta, A, B, grouped[:, k], reset) for k, wanted in inside.items()]
     if positions[-1] == time - 1:
         states.append(final.view(batch, 1, heads, width, -1))
     return y, torch.cat(states, 1)
