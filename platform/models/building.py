@@ -45,10 +45,13 @@ def build(
             if weight is not None:
                 weight.copy_(torch.empty_like(weight).normal_(0.0, embedding_std, generator=generator))
         for block in cast(list[Block], list(model.backbone.layers)):
-            block.norm.weight.fill_(1.0)
+            block.norm.reset()
             block.mixer.reset_parameters(generator)
+            if block.feed_forward is not None and block.norm_2 is not None:
+                block.norm_2.reset()
+                block.feed_forward.reset_parameters(generator)
         if init == "recall":
             for block in cast(list[Block], list(model.backbone.layers)[1:]):
                 block.mixer.reset_to_recall(generator)
-        model.backbone.norm_f.weight.fill_(1.0)
+        model.backbone.norm_f.reset()
     return model.to(device=device, dtype=dtype)

@@ -106,6 +106,13 @@ class Recorder:
         self.activations._tensors[key] = torch.cat([previous, picked], 1) if joined and previous is not None else picked
         self._fired.add(self._pattern_of[site, selection])
 
+    def record_constant(self, site: str, selection: Selection, value: Tensor) -> None:
+        """Store the `value` (C, ...) of a site without batch and time axes."""
+        if selection.channels is not None:
+            value = value.index_select(0, torch.as_tensor(selection.channels, device=value.device) % len(value))
+        self.activations._tensors[site, str(selection)[len(site) :]] = value
+        self._fired.add(self._pattern_of[site, selection])
+
     def check(self) -> None:
         """Raise UsageError for every selection that never saw a tensor."""
         silent = [str(p) for p in self._patterns if p not in self._fired]

@@ -1,18 +1,22 @@
 """The shape of a model: one frozen dataclass for every architecture, and its Hugging Face config both ways.
 
-`ModelConfig` holds what changes the function a model computes. `from_hf` and `to_hf` translate to the `config.json`
-of transformers' Mamba and Mamba-2 classes; the original state-spaces layout is translated in `original_format`.
-Nothing here reads files or builds tensors.
+`ModelConfig` holds what changes the function a model computes; what only one architecture has stands in `own`, an
+instance of its mixer's `options_class`. `from_hf` and `to_hf` translate to `config.json`: of transformers' class where
+one computes the same function, else our own, with the architecture as model_type. Nothing here reads files or builds
+tensors.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from .mixers.registry import Options
 
 _HF_NAMES = {
     "vocab_size": "vocab_size",
@@ -33,20 +37,6 @@ _HF_NAMES = {
     "eos_token_id": "eos_token_id",
     "pad_token_id": "pad_token_id",
 }
-_HF_NAMES_OF_ARCH = {
-    "mamba": {"dt_rank": "time_step_rank"},
-    "mamba2": {"head_dim": "head_dim", "n_groups": "n_groups", "chunk_size": "chunk_size"},
-}
-_HF_CLASS = {"mamba": "MambaForCausalLM", "mamba2": "Mamba2ForCausalLM"}
-# Defaults of transformers' config classes where they differ from ours: a config.json may leave them out.
-_HF_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mamba": {"vocab_size": 50280, "d_model": 768, "n_layers": 32, "state_size": 16},
-    "mamba2": {
-        "vocab_size": 32768, "d_model": 4096, "n_layers": 64, "state_size": 128, "head_dim": 64, "n_groups": 8,
-        "chunk_size": 256, "tie_embeddings": False,
-    },
-}  # fmt: skip
-
 # fields that only some architectures use; a mixer lists those it does in `config_fields`
 _OPTIONAL = frozenset({"dt_rank", "head_dim", "n_groups", "chunk_size", "dt_limit"})
 
@@ -60,12 +50,13 @@ def _number(value: Any) -> float:
 class ModelConfig:
     """Shape and constants of a state-space language model.
 
-    arch: name of a registered mixer ("mamba", "mamba2").
+    arch: name of a registered mixer ("mamba", "mamba2", "hyena", ...).
     vocab_size, d_model, n_layers: V, d, L. state_size: N. expand: E = expand * d_model. conv_kernel: k taps.
     dt_rank: rank R of the Delta projection (mamba); "auto" is ceil(d / 16).
     head_dim, n_groups: P and G (mamba2); H = E / P heads. chunk_size: kept for other programs; our kernels choose
     their own chunk, which does not change the result.
     dt_min, dt_max, dt_floor: initialisation range of Delta. dt_limit: clamp of Delta (mamba2).
+    own: the architecture's own options (`options_class` of its mixer), as an instance or a mapping; None: defaults.
     """
 
     arch: str
@@ -91,14 +82,16 @@ class ModelConfig:
     bos_token_id: int | None = 0
     eos_token_id: int | None = 0
     pad_token_id: int | None = 0
+    own: Any = None
 
     def __post_init__(self) -> None:
         from .mixers import get
 
-        used = get(self.arch).config_fields
+        architecture = get(self.arch)
         for field in fields(self):  # what the architecture does not use keeps its default: equal models, equal configs
-            if field.name in _OPTIONAL and field.name not in used:
+            if field.name in _OPTIONAL and field.name not in architecture.config_fields:
                 object.__setattr__(self, field.name, field.default)
+        object.__setattr__(self, "own", _own_options(self.arch, architecture.options_class, self.own))
         for name in (
             "vocab_size",
             "d_model",
@@ -118,13 +111,7 @@ class ModelConfig:
             object.__setattr__(self, "dt_rank", math.ceil(self.d_model / 16))
         if not isinstance(self.dt_rank, int) or self.dt_rank < 1:
             raise UsageError(f"model config: dt_rank must be 'auto' or a positive integer, not {self.dt_rank!r}")
-        if self.arch == "mamba2":
-            if self.inner_size % self.head_dim:
-                raise UsageError(
-                    f"model config: expand * d_model = {self.inner_size} is not a multiple of head_dim {self.head_dim}"
-                )
-            if self.n_heads % self.n_groups:
-                raise UsageError(f"model config: {self.n_heads} heads do not divide into {self.n_groups} groups")
+        architecture.check(self)
 
     @property
     def inner_size(self) -> int:
@@ -137,51 +124,97 @@ class ModelConfig:
         return self.inner_size // self.head_dim
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a transformers `config.json` for this model."""
-        content: dict[str, Any] = {"architectures": [_HF_CLASS[self.arch]], "model_type": self.arch}
-        for ours, theirs in (_HF_NAMES | _HF_NAMES_OF_ARCH[self.arch]).items():
+        """The content of `config.json` for this model."""
+        from .mixers import get
+
+        architecture = get(self.arch)
+        content: dict[str, Any] = {
+            "architectures": [architecture.hf_class or "MplatForCausalLM"],
+            "model_type": self.arch,
+        }
+        for ours, theirs in (_HF_NAMES | _specific_names(self.arch)).items():
             content[theirs] = getattr(self, ours)
+        if architecture.hf_class is None:
+            return content | {"dt_limit": None if self._any_delta else list(self.dt_limit)} | asdict(self.own)
         # rescale_prenorm_residual stays false: with true, transformers 5.23 divides the out_proj it has just loaded
         content |= {"hidden_act": "silu", "rescale_prenorm_residual": False, "intermediate_size": self.inner_size}
-        if self.arch == "mamba2":
+        if "head_dim" in architecture.config_fields:
             content["num_heads"] = self.n_heads
-            if self.dt_limit != (0.0, math.inf):  # the default contains infinity, which JSON cannot hold
+            if not self._any_delta:  # the default contains infinity, which JSON cannot hold
                 content["time_step_limit"] = list(self.dt_limit)
-        return content
+        return content | asdict(self.own)
+
+    @property
+    def _any_delta(self) -> bool:
+        return self.dt_limit == (0.0, math.inf)
 
     @classmethod
     def from_hf(cls, content: Mapping[str, Any], *, source: str = "config.json") -> ModelConfig:
-        """Read a transformers `config.json`. Raises InputError where this program cannot compute the same function."""
+        """Read a `config.json`. Raises InputError where this program cannot compute the same function."""
+        from .mixers import get, names
+
         arch = content.get("model_type")
-        if arch not in _HF_CLASS:
-            raise InputError(f"{source}: model_type {arch!r} is not supported; {suggest(str(arch), _HF_CLASS)}")
+        if arch not in names():
+            raise InputError(f"{source}: model_type {arch!r} is not supported; {suggest(str(arch), names())}")
+        architecture = get(str(arch))
         if content.get("hidden_act", "silu") not in ("silu", "swish"):
             raise InputError(f"{source}: hidden_act {content['hidden_act']!r} is not supported; only silu is")
-        values: dict[str, Any] = {"arch": arch} | _HF_DEFAULTS[arch]
-        for ours, theirs in (_HF_NAMES | _HF_NAMES_OF_ARCH[arch]).items():
+        values: dict[str, Any] = {"arch": arch} | dict(architecture.hf_defaults)
+        for ours, theirs in (_HF_NAMES | _specific_names(str(arch))).items():
             if theirs in content:
                 values[ours] = content[theirs]
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = values["eos_token_id"][0]
-        if arch == "mamba2":
-            low, high = content.get("time_step_limit") or (0.0, math.inf)
-            values["dt_limit"] = (_number(low), _number(high))
+        values["own"] = {f.name: content[f.name] for f in fields(architecture.options_class) if f.name in content}
+        limit = content.get("time_step_limit" if architecture.hf_class else "dt_limit")
+        if limit is not None:
+            values["dt_limit"] = (_number(limit[0]), _number(limit[1]))
         try:
             config = cls(**values)
         except (UsageError, TypeError) as error:
             raise InputError(f"{source}: {error}") from error
-        if arch == "mamba2" and content.get("num_heads", config.n_heads) != config.n_heads:
+        heads = content.get("num_heads", config.n_heads)
+        if architecture.hf_class and "head_dim" in architecture.config_fields and heads != config.n_heads:
             raise InputError(
-                f"{source}: num_heads {content['num_heads']} times head_dim {config.head_dim} is not "
+                f"{source}: num_heads {heads} times head_dim {config.head_dim} is not "
                 f"expand * hidden_size = {config.inner_size}"
             )
         return config
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Build from our own field names; an unknown field raises UsageError with the nearest valid one."""
-        known = {f.name for f in fields(cls)}
+        """Build from our own field names, an architecture's own options among them.
+
+        An unknown field raises UsageError with the nearest valid one.
+        """
+        from .mixers import get
+
+        known = {f.name for f in fields(cls)} - {"own"}
+        own = {f.name for f in fields(get(str(values.get("arch"))).options_class)}
         for name in values:
-            if name not in known:
-                raise UsageError(f"model config: unknown field {name!r}; {suggest(name, known)}")
-        return cls(**values)
+            if name not in known | own:
+                raise UsageError(f"model config: unknown field {name!r}; {suggest(name, known | own)}")
+        common = {k: v for k, v in values.items() if k in known}
+        return cls(**common, own={k: v for k, v in values.items() if k in own})
+
+
+def _specific_names(arch: str) -> dict[str, str]:
+    """Field -> name in config.json, for the fields that only some architectures have."""
+    from .mixers import get
+
+    architecture = get(arch)
+    if architecture.hf_class is not None:
+        return dict(architecture.hf_names)
+    return {n: n for n in sorted(architecture.config_fields - {"dt_limit"})}
+
+
+def _own_options(arch: str, options_class: type[Options], given: Any) -> Options:
+    """`given` (None, a mapping or an instance) as an instance; lists become tuples, so that configs can be compared."""
+    if isinstance(given, options_class):
+        return given
+    values = dict(given or {}) if given is None or isinstance(given, Mapping) else None
+    known = {f.name for f in fields(options_class)}
+    if values is None or not values.keys() <= known:
+        wrong = "own" if values is None else sorted(values.keys() - known)[0]
+        raise UsageError(f"model config: {arch} has no option {wrong!r}; {suggest(wrong, known)}")
+    return options_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -106,6 +106,20 @@ class Edit:
                 x = torch.where(rows.view(-1, *[1] * (x.ndim - 1)), new, x)
         return x, bool(valid.any())
 
+    def apply_constant(self, x: Tensor) -> Tensor:
+        """Edit `x` (C, ...), which has no batch and time axes: a number or a tensor that broadcasts against it."""
+        value = self._value()
+        if value is not None:
+            value = value.to(device=x.device, dtype=x.dtype)
+            if value.ndim > x.ndim:
+                raise UsageError(
+                    f"{self}: a value of shape {tuple(value.shape)} has more axes than the site {tuple(x.shape)}"
+                )
+            value = self._checked(
+                value.reshape((1,) * (x.ndim + 2 - value.ndim) + tuple(value.shape)), x[None, None], 1
+            )
+        return self._on_channels(x[None, None], value)[0, 0]
+
     def _on_channels(self, part: Tensor, value: Tensor | None) -> Tensor:
         channels = self.selection.channels
         if channels is None:

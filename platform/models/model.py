@@ -9,6 +9,7 @@ Mamba classes. Not here: reading and writing files (`loading`), text generation 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ from . import mixers
 from .capture import STATE_SITES, Activations, Recorder
 from .config import ModelConfig
 from .edits import Edit
-from .mixers.registry import LayerState
-from .norms import RMSNorm, wide
+from .mixers.registry import FeedForward, LayerState, Mixer
+from .norms import wide
 from .run import Applied, Phase, Run, pack
 from .sites import Site, expand
 from .state import ModelState
@@ -35,12 +36,16 @@ if TYPE_CHECKING:
 
 
 class Block(nn.Module):
-    """residual -> residual + mixer(norm(residual))."""
+    """residual += mixer(norm(residual)); then, where the architecture has one, += feed_forward(norm_2(residual))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.mixer = mixers.get(config.arch)(config)
+        architecture = mixers.get(config.arch)
+        self.norm = architecture.norm_class(config.d_model, config.norm_eps)
+        self.mixer = architecture.for_layer(config, layer)
+        self.feed_forward = architecture.feed_forward(config, layer)
+        has_two = self.feed_forward is not None
+        self.norm_2 = architecture.norm_class(config.d_model, config.norm_eps) if has_two else None
 
     def forward(
         self, residual: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
@@ -52,8 +57,12 @@ class Block(nn.Module):
         if state is not None and run.plain_step(prefix + "mixer."):
             at_once = self.mixer.step(u, state, run.overwrite)
         out, new_state = at_once or self.mixer(u, run, prefix + "mixer.", state, need_state)
-        out = run.site(prefix + "mixer_out", out)
-        return run.site(prefix + "resid_post", residual + out), new_state
+        residual = residual + run.site(prefix + "mixer_out", out)
+        if self.feed_forward is not None and self.norm_2 is not None:
+            residual = run.site(prefix + "resid_mid", residual)
+            u = run.site(prefix + "mlp_in", self.norm_2(residual.to(self.norm_2.weight.dtype)))
+            residual = residual + run.site(prefix + "mlp_out", self.feed_forward(u, run, prefix + "mlp."))
+        return run.site(prefix + "resid_post", residual), new_state
 
 
 class Backbone(nn.Module):
@@ -62,8 +71,8 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
+        self.norm_f = mixers.get(config.arch).final_norm_class(config.d_model, config.norm_eps)
 
 
 class LanguageModel(nn.Module):
@@ -211,15 +220,26 @@ class LanguageModel(nn.Module):
             return Site(name, ("B", "T", *shape), dtype, True, True, meaning)
 
         result = [site("embed", (d,), own, "token embeddings")]
-        inner = mixers.get(self.config.arch).site_table(self.config)
-        for i in range(self.n_layers):
+
+        def inner(at: str, part: Mixer | FeedForward) -> list[Site]:
+            found = []
+            for info in part.site_table():
+                dtype = wide_name if info.wide or (info.name in STATE_SITES and info.name != "conv_state") else own
+                axes = () if info.constant else ("B", "T")
+                found.append(Site(at + info.name, (*axes, *info.shape), dtype, True, info.editable, info.meaning))
+            return found
+
+        for i, block in enumerate(cast(list[Block], list(self.backbone.layers))):
             at = f"blocks.{i}."
             result.append(site(at + "resid_pre", (d,), residual, "residual stream before the block"))
             result.append(site(at + "mixer_in", (d,), own, "normed residual, the mixer's input"))
-            for name, shape, meaning in inner:
-                dtype = wide_name if name in STATE_SITES and name != "conv_state" else own
-                result.append(site(f"{at}mixer.{name}", shape, dtype, meaning))
+            result.extend(inner(at + "mixer.", block.mixer))
             result.append(site(at + "mixer_out", (d,), own, "what the mixer adds to the residual stream"))
+            if block.feed_forward is not None:
+                result.append(site(at + "resid_mid", (d,), residual, "residual stream between mixer and feed-forward"))
+                result.append(site(at + "mlp_in", (d,), own, "normed residual, the feed-forward part's input"))
+                result.extend(inner(at + "mlp.", block.feed_forward))
+                result.append(site(at + "mlp_out", (d,), own, "what the feed-forward part adds to the residual stream"))
             result.append(site(at + "resid_post", (d,), residual, "residual stream after the block"))
         result.append(site("final_norm", (d,), own, "normed residual after the last block"))
         result.append(site("logits", (self.config.vocab_size,), wide_name, "next-token scores"))
@@ -249,7 +269,11 @@ class LanguageModel(nn.Module):
         for e in edits:
             if not isinstance(e, Edit):
                 raise UsageError(f"model.edit takes edits such as Scale(...), not {type(e).__name__}")
-        applied = [Applied(e, frozenset(s.name for s in expand(e.selection, sites))) for e in edits]
+        found = [expand(e.selection, sites) for e in edits]
+        fixed = next((s.name for s in itertools.chain(*found) if not s.editable), None)
+        if fixed is not None:
+            raise UsageError(f"site {fixed!r} can be read but not edited; see model.sites()")
+        applied = [Applied(e, frozenset(s.name for s in each)) for e, each in zip(edits, found, strict=True)]
         before = self._edits
         self._edits = [*before, *applied]
         try:
@@ -317,14 +341,35 @@ class LanguageModel(nn.Module):
         return self._digest[1]
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW groups: no decay on A_log, D, Delta's biases, other biases and norms; decay on everything else."""
-        decay: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
-        exempt = mixers.get(self.config.arch).no_decay
+        """AdamW groups: no decay on A_log, D, Delta's biases, other biases and norms; decay on everything else.
+
+        Where a mixer asks for another learning rate, groups with `lr_scale` follow, a factor on the common rate.
+        """
+        exempt: set[str] = set()
+        scales: dict[str, float] = {}
+        for module in self.modules():
+            if isinstance(module, (Mixer, FeedForward)):
+                exempt |= module.no_decay
+            if isinstance(module, Mixer):
+                scales |= module.learning_rate_scale
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
         for name, parameter in self.named_parameters():
-            free = parameter.ndim < 2 or name.rpartition(".")[2] in exempt
-            (plain if free else decay).append(parameter)
-        return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+            parts = name.split(".")
+            scale = next((scales[p] for p in parts if p in scales), 1.0)
+            decays = parameter.ndim >= 2 and exempt.isdisjoint(parts)
+            groups.setdefault((scale, decays), []).append(parameter)
+        return [
+            {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+            | ({} if scale == 1.0 else {"lr_scale": scale})
+            for (scale, decays), parameters in groups.items()
+        ]
+
+    @property
+    def auxiliary_loss(self) -> Tensor | None:
+        """What the last forward pass in training mode adds to the loss, summed over blocks; None where nothing does."""
+        parts = [block.mixer.auxiliary_loss for block in cast(list[Block], list(self.backbone.layers))]
+        present = [p for p in parts if p is not None]
+        return torch.stack(present).sum() if present else None
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
         """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or "original"."""

@@ -1,4 +1,4 @@
-"""Root-mean-square norms, computed in float32 (float64 for float64 input)."""
+"""Norms, computed in float32 (float64 for float64 input)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.groups = groups
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Weights 1."""
+        self.weight.fill_(1.0)
+
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 3 and x.dtype == self.weight.dtype:
             loops = compiled_steps(x, x.shape[-1] // self.groups)
@@ -35,3 +40,24 @@ class RMSNorm(nn.Module):
         parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + self.eps)
         normed = parts.flatten(-2) if self.groups > 1 else parts
         return self.weight * normed.to(self.weight.dtype)
+
+
+class LayerNorm(nn.Module):
+    """y = weight * (x - mean(x)) / sqrt(var(x) + eps) + bias over the last axis."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Weights 1, biases 0."""
+        self.weight.fill_(1.0)
+        self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = wide(x.dtype)
+        normed = F.layer_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), self.bias.to(dtype), self.eps)
+        return normed.to(self.weight.dtype)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Capture(Protocol):
     def wants(self, site: str) -> list[Selection]: ...
 
     def record(self, run: Run, site: str, selection: Selection, value: Tensor) -> None: ...
+
+    def record_constant(self, site: str, selection: Selection, value: Tensor) -> None: ...
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Run:
     edits: Sequence[Applied] = ()
     captures: Sequence[Capture] = ()
     overwrite: bool = False
+    #: what earlier layers left for later ones in this pass, under keys that the mixers agree on
+    shared: dict[str, Any] = field(default_factory=dict)
     _busy: dict[str, bool] = field(default_factory=dict)
 
     def to_packed(self, value: Tensor) -> Tensor:
@@ -115,6 +119,18 @@ class Run:
             value, hit = applied.edit.apply(self, value)
             applied.fired += hit
         self.show(name, value)
+        return value
+
+    def constant(self, name: str, value: Tensor) -> Tensor:
+        """Like `site`, for a `value` (C, ...) without batch and time axes, such as a filter or mixing weights."""
+        if not self.active(name):
+            return value
+        for applied in self._edits(name):
+            value = applied.edit.apply_constant(value)
+            applied.fired += 1
+        for capture in self.captures:
+            for selection in capture.wants(name):
+                capture.record_constant(name, selection, value)
         return value
 
     def show(self, name: str, value: Tensor) -> None:

@@ -33,6 +33,16 @@ class Site(NamedTuple):
     editable: bool
     meaning: str
 
+    @property
+    def constant(self) -> bool:
+        """Whether the site has no batch and time axes."""
+        return self.shape[:2] != ("B", "T")
+
+    @property
+    def channels(self) -> str | int:
+        """Size of the axis that channels index."""
+        return self.shape[0 if self.constant else 2]
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -143,7 +153,9 @@ def expand(selection: Selection, sites: Iterable[Site]) -> list[Site]:
             raise UsageError(f"no site {selection.name!r}: this model has layers {layers[0]} to {layers[-1]}")
         raise UsageError(f"no site {selection.name!r} in this model; {suggest(wanted, generic, limit=40)}")
     for site in found:
-        width = site.shape[2]
+        if site.constant and selection.positions is not None:
+            raise UsageError(f"site {site.name!r} has no positions: it is the same for all tokens")
+        width = site.channels
         for channel in selection.channels or ():
             if isinstance(width, int) and not -width <= channel < width:
                 raise UsageError(f"site {site.name!r} has channels 0 to {width - 1}; {channel} is out of range")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .mixers.registry import LayerState
+from .past import PAST, lengthen
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class ModelState:
 
     layers: one dict of tensors per layer, batch first; for `mamba` and `mamba2` "conv" (B, width, k-1), the last
     inputs of the convolution, oldest first, and "h", the recurrent state (B, E, N) or (B, H, P, N), always float32 or
-    wider. position (B,): how many real tokens each row has seen.
+    wider. A name that starts with "past_" is a record of earlier tokens that grows (`past`). position (B,): how many
+    real tokens each row has seen.
     """
 
     layers: tuple[LayerState, ...]
@@ -36,7 +38,7 @@ class ModelState:
     def concat(states: Sequence[ModelState]) -> ModelState:
         """The rows of all states below each other."""
         layers = tuple(
-            {k: torch.cat([s[k] for s in each]) for k in each[0]}
+            {k: _stack(k, [s[k] for s in each]) for k in each[0]}
             for each in zip(*(s.layers for s in states), strict=True)
         )
         return ModelState(layers, torch.cat([s.position for s in states]))
@@ -49,3 +51,9 @@ class ModelState:
     def n_bytes(self) -> int:
         """Bytes of all layers' tensors."""
         return sum(t.numel() * t.element_size() for s in self.layers for t in s.values())
+
+
+def _stack(name: str, tensors: list[Tensor]) -> Tensor:
+    if name.startswith(PAST):
+        tensors = [lengthen(t, max(t.shape[-1] for t in tensors)) for t in tensors]
+    return torch.cat(tensors)

@@ -136,7 +136,7 @@ def site_width(model: LanguageModel, full_site: str) -> int | None:
     """Number of channels of a site, or None where the model has no such site."""
     for site in model.sites():
         if site.name == full_site:
-            return int(site.shape[2])
+            return int(site.channels)
     return None
 
 

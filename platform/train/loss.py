@@ -1,13 +1,13 @@
 """The training loss and its gradient: weighted cross-entropy over one optimizer step.
 
-loss = sum(w * nll) / sum(w), both sums over the whole step. Micro-batches are divided by the step's weight, not their
-own, so that accumulating over them gives the gradient of one big batch whatever their weights are.
+loss = sum(w * nll) / sum(w), both sums over the whole step, plus what the architecture adds (mean over its rows).
+Micro-batches are divided by the step's weight, not their own, so that accumulating over them gives the gradient of one big batch whatever their weights are.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .data import Batch
 from .precision import Precision
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
 
 
 class StepLoss(NamedTuple):
@@ -36,7 +39,7 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return flat.view(targets.shape)
 
 
-def accumulate_gradients(model: nn.Module, batch: Batch, micro_batch_size: int, precision: Precision) -> StepLoss:
+def accumulate_gradients(model: LanguageModel, batch: Batch, micro_batch_size: int, precision: Precision) -> StepLoss:
     """Add the gradient of the step's loss to the model's `.grad`s and return the loss."""
     device = next(model.parameters()).device
     total_weight = float(batch.weights.sum(dtype=torch.float64))
@@ -54,6 +57,9 @@ def accumulate_gradients(model: nn.Module, batch: Batch, micro_batch_size: int, 
             logits = model(tokens[:, :-1], reset=reset[:, :-1])
         nll = token_losses(logits, tokens[:, 1:])
         part = (nll * weights).sum() / total_weight
+        auxiliary = model.auxiliary_loss  # of the architecture, such as a router's balance
+        if auxiliary is not None:
+            part = part + auxiliary * (len(tokens) / len(batch.tokens))
         part.backward()
         loss += part.item()
         if answers is not None:

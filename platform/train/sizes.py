@@ -16,20 +16,19 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """Shape of a model: layers, width, and the widths of the recurrent state in Mamba (N) and Mamba-2 (N, head P)."""
+    """Shape of a model: layers, width, and the width N of the recurrent state. An architecture may say otherwise for a
+    size (`sizes` of its mixer): Mamba-2 has larger states, MoE-Mamba more blocks."""
 
     n_layers: int
     d_model: int
     state_size: int = 16
-    mamba2_state_size: int = 128
-    mamba2_head_dim: int = 64
 
 
 SIZES: dict[str, Size] = {
-    "nano": Size(2, 64, 8, 16, 16),
-    "tiny": Size(4, 128, 16, 64, 32),
-    "1m": Size(4, 192, 16, 64, 32),
-    "3m": Size(4, 256, 16, 64, 32),
+    "nano": Size(2, 64, 8),
+    "tiny": Size(4, 128),
+    "1m": Size(4, 192),
+    "3m": Size(4, 256),
     "130m": Size(24, 768),
     "370m": Size(48, 1024),
     "780m": Size(48, 1536),
@@ -47,7 +46,7 @@ def model_config(section: ModelSection, tokenizer_size: int, *, tokenizer_name: 
 
     Raises UsageError for an unknown size or field, InputError where the tokenizer has more tokens than the model.
     """
-    from ..models import ModelConfig
+    from ..models import ModelConfig, mixers
 
     if section.size not in SIZES:
         raise UsageError(f"unknown size {section.size!r}; {suggest(section.size, SIZES)}")
@@ -62,13 +61,14 @@ def model_config(section: ModelSection, tokenizer_size: int, *, tokenizer_name: 
     values: dict[str, Any] = {
         "arch": section.arch,
         "vocab_size": vocab_size,
-        "d_model": section.d_model or size.d_model,
-        "n_layers": section.n_layers or size.n_layers,
+        "d_model": size.d_model,
+        "n_layers": size.n_layers,
         "state_size": size.state_size,
         "bos_token_id": eos_id,
         "eos_token_id": eos_id,
         "pad_token_id": eos_id,
     }
-    if section.arch == "mamba2":
-        values |= {"state_size": size.mamba2_state_size, "head_dim": size.mamba2_head_dim}
-    return ModelConfig.from_dict(values | section.options)
+    given = {k: v for k, v in (("d_model", section.d_model), ("n_layers", section.n_layers)) if v is not None}
+    return ModelConfig.from_dict(
+        values | dict(mixers.get(section.arch).sizes.get(section.size, {})) | given | section.options
+    )

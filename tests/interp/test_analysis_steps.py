@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from interp_jobs import run_step, token_items
-from model_zoo import ARCHITECTURES, nano
+from model_zoo import STATE_SPACE, nano
 from mplat.errors import InputError, UsageError
 from mplat.interp.answers import score_answers
 from mplat.interp.batches import Batch, Item
@@ -21,7 +21,7 @@ KEPT = (2, 9, 14, 20)  # channels of the planted bottleneck
 PLANTED_LAYER = 1
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=STATE_SPACE)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     return nano(request.param)
 
@@ -196,7 +196,7 @@ def find_bottlenecks(model: LanguageModel, items: list[Item], seed: int = 0) -> 
     return run_step("bottlenecks", model, items, upstream=upstream, seed=seed, top_shares=(4 / 24,), resamples=200)[""]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", STATE_SPACE)
 def test_a_planted_bottleneck_is_found(arch: str) -> None:
     model, items = planted(arch)
     rows = find_bottlenecks(model, items).to_pylist()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_zoo import ARCHITECTURES, nano, tokens
+from model_zoo import STATE_SPACE, nano, tokens
 from mplat.errors import InputError, UsageError
 from mplat.models import (
     Add,
@@ -26,7 +26,7 @@ from torch import Tensor
 STATE = ("mixer.h", "mixer.h_post", "mixer.conv_state")
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=STATE_SPACE)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     return nano(request.param)
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_zoo import ARCHITECTURES, nano, tokens
+from model_zoo import STATE_SPACE, nano, tokens
 from mplat.datasets.tokenizer import SHIPPED
 from mplat.errors import InputError, UsageError
 from mplat.models import Add, LanguageModel, Scale, generate
 from transformers import PreTrainedTokenizerFast
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=STATE_SPACE)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     model = nano(request.param)
     model.config = model.config.__class__(**{**vars(model.config), "eos_token_id": None})
     return model
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=STATE_SPACE)
 def speaking(request: pytest.FixtureRequest) -> LanguageModel:
     model = nano(request.param, vocab_size=1024, dtype=torch.float32)
     model.tokenizer = PreTrainedTokenizerFast.from_pretrained(SHIPPED)

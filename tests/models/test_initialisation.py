@@ -68,7 +68,7 @@ def test_every_registered_mixer_keeps_the_contract() -> None:
     common = {"h", "h_post", "conv_state", "delta", "B", "C", "gate", "x", "x_in", "y", "gated"}
     for name in names():
         config = ModelConfig(name, vocab_size=32, d_model=16, n_layers=1, state_size=3, head_dim=8)
-        assert common <= {s.name for s in get(name).site_table(config)}
+        assert common <= {s.name for s in get(name)(config).site_table()}
         model = build(config, 0)
         state = model.zero_state(2)
         assert all(not t.any() for layer in state.layers for t in layer.values())

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_zoo import ARCHITECTURES, nano, tokens
+from model_zoo import STATE_SPACE, nano, tokens
 from mplat.errors import InputError, UsageError
 from mplat.models import LanguageModel, ModelConfig, build, load
 from safetensors.torch import load_file, save_file
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=STATE_SPACE)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return nano(request.param, dtype=torch.float32).save(tmp_path / "model")
 
@@ -23,7 +23,7 @@ def edit_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", STATE_SPACE)
 @torch.no_grad()
 def test_original_layout_both_ways(arch: str, tmp_path: Path) -> None:
     model = nano(arch, dtype=torch.float32, expand=3, conv_kernel=3, n_groups=1)

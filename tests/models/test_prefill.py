@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_zoo import ARCHITECTURES, nano, tokens
+from model_zoo import STATE_SPACE, nano, tokens
 from mplat.errors import UsageError
 from mplat.models import Add, LanguageModel, Replace, Scale, generate
 from mplat.models.prefill import Beginning, beginnings, read
@@ -21,7 +21,7 @@ def shared_rows() -> list[list[int]]:
     return [rows[3], rows[0], tokens(1, 33, seed=5)[0].tolist(), *rows[1:3], rows[4], rows[1]]
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=STATE_SPACE)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     return nano(request.param)
 

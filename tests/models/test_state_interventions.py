@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from model_zoo import ARCHITECTURES, nano, tokens
+from model_zoo import STATE_SPACE, nano, tokens
 from mplat.models import Add, LanguageModel, ModelState, Replace, Scale
 from torch import Tensor
 
@@ -15,7 +15,7 @@ close = {"rtol": 0.0, "atol": 1e-10}
 T = 13
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=STATE_SPACE)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     return nano(request.param, n_layers=3)
 

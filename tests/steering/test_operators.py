@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_zoo import ARCHITECTURES, nano, tokens
+from model_zoo import STATE_SPACE, nano, tokens
 from mplat.errors import UsageError
 from mplat.models import LanguageModel, generate
 from mplat.steering import find_operator, operator, operator_names, operators
@@ -13,7 +13,7 @@ from mplat.steering.recipe import site_width
 LAYER = 1
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=STATE_SPACE)
 def model(request) -> LanguageModel:
     return nano(request.param)
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import torch
-from mplat.models import LanguageModel, ModelConfig, build
+from mplat.models import LanguageModel, ModelConfig, build, mixers
 
-ARCHITECTURES = ("mamba", "mamba2")
+#: every registered architecture, for the contract they all keep
+ARCHITECTURES = tuple(mixers.names())
+#: those that are a recurrence and nothing else, with all state sites
+STATE_SPACE = ("mamba", "mamba2")
 
 
 def nano(arch: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: object) -> LanguageModel:
-    """Two layers, width 24, vocabulary 40; stirred, so that no part is near zero as some are at the start."""
+    """Two layers, width 24, vocabulary 40, other options as in the size nano.
+
+    Stirred, so that no part is near zero as some are at the start.
+    """
     values: dict[str, object] = {"vocab_size": 40, "d_model": 24, "n_layers": 2, "state_size": 5, "head_dim": 8}
-    values |= {"n_groups": 2 if arch == "mamba2" else 1} | changes
-    model = build(ModelConfig(arch, **values), seed, dtype=torch.float64)  # type: ignore[arg-type]
+    own = {k: v for k, v in mixers.get(arch).sizes.get("nano", {}).items() if k not in values}
+    values |= {"arch": arch, "n_groups": 2 if arch == "mamba2" else 1} | own | changes
+    model = build(ModelConfig.from_dict(values), seed, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

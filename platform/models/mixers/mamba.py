@@ -8,7 +8,8 @@ The write uses Euler's rule for B, as the reference code does. The scan runs in 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,12 @@ class MambaMixer(Mixer):
 
     no_decay: ClassVar[frozenset[str]] = frozenset({"A_log", "D"})
     config_fields: ClassVar[frozenset[str]] = frozenset({"dt_rank"})
+    hf_class = "MambaForCausalLM"
+    hf_names: ClassVar[Mapping[str, str]] = {"dt_rank": "time_step_rank"}
+    hf_defaults: ClassVar[Mapping[str, Any]] = {"vocab_size": 50280, "d_model": 768, "n_layers": 32, "state_size": 16}
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
+        super().__init__(config, layer)
         d, E, N, R, k = config.d_model, config.inner_size, config.state_size, int(config.dt_rank), config.conv_kernel
         self.in_proj = nn.Linear(d, 2 * E, bias=config.use_bias)
         self.conv1d = nn.Conv1d(E, E, k, groups=E, padding=k - 1, bias=config.use_conv_bias)
@@ -96,8 +100,8 @@ class MambaMixer(Mixer):
         y, h = loops.scan_step_numba(x, delta, -torch.exp(self.A_log), B, C, self.D, state["h"], overwrite)
         return self.out_proj(y * F.silu(gate)), {"conv": window, "h": h}
 
-    @classmethod
-    def site_table(cls, config: ModelConfig) -> list[SiteInfo]:
+    def site_table(self) -> list[SiteInfo]:
+        config = self.config
         E, N = config.inner_size, config.state_size
         return [
             SiteInfo("x_in", (E,), "SSM branch before the convolution"),

@@ -10,12 +10,14 @@ group. The state (B, H, P, N) is shown to captures and edits as (B, E, N) with E
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import UsageError
 from ..config import ModelConfig
 from ..kernels import compiled_steps, ssd
 from ..norms import RMSNorm, wide
@@ -32,9 +34,30 @@ class Mamba2Mixer(Mixer):
 
     no_decay: ClassVar[frozenset[str]] = frozenset({"A_log", "D", "dt_bias"})
     config_fields: ClassVar[frozenset[str]] = frozenset({"head_dim", "n_groups", "chunk_size", "dt_limit"})
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "nano": {"state_size": 16, "head_dim": 16},
+        **{size: {"state_size": 64, "head_dim": 32} for size in ("tiny", "1m", "3m")},
+        **{size: {"state_size": 128} for size in ("130m", "370m", "780m", "790m", "1.3b", "1.4b", "2.7b", "2.8b")},
+    }
+    hf_class = "Mamba2ForCausalLM"
+    hf_names: ClassVar[Mapping[str, str]] = {n: n for n in ("head_dim", "n_groups", "chunk_size")}
+    hf_defaults: ClassVar[Mapping[str, Any]] = {
+        "vocab_size": 32768, "d_model": 4096, "n_layers": 64, "state_size": 128, "head_dim": 64, "n_groups": 8,
+        "chunk_size": 256, "tie_embeddings": False,
+    }  # fmt: skip
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """The width must divide into heads, and the heads into groups."""
+        if config.inner_size % config.head_dim:
+            raise UsageError(
+                f"model config: expand * d_model = {config.inner_size} is not a multiple of head_dim {config.head_dim}"
+            )
+        if config.n_heads % config.n_groups:
+            raise UsageError(f"model config: {config.n_heads} heads do not divide into {config.n_groups} groups")
+
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
+        super().__init__(config, layer)
         d, E, H, k = config.d_model, config.inner_size, config.n_heads, config.conv_kernel
         self.conv_width = E + 2 * config.n_groups * config.state_size
         self.in_proj = nn.Linear(d, E + self.conv_width + H, bias=config.use_bias)
@@ -101,8 +124,8 @@ class Mamba2Mixer(Mixer):
         )  # fmt: skip
         return self.out_proj(self.norm(y.flatten(2) * F.silu(gate))), {"conv": window, "h": h}
 
-    @classmethod
-    def site_table(cls, config: ModelConfig) -> list[SiteInfo]:
+    def site_table(self) -> list[SiteInfo]:
+        config = self.config
         E, N, GN = config.inner_size, config.state_size, config.n_groups * config.state_size
         return [
             SiteInfo("gate", (E,), "gate branch z, before silu"),

@@ -1,16 +1,23 @@
-"""What a mixer must provide, and the registry that finds them."""
+"""What a mixer must provide, and the registry that finds them.
+
+The class registered under an architecture's name also says what else a model of it is made of: norms, feed-forward
+parts, which mixer stands in which block, options of its own, and what the named sizes mean for it. The defaults are
+those of Mamba: RMSNorms, no feed-forward part, the same mixer in every block.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, suggest
+from ..norms import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
@@ -20,29 +27,98 @@ LayerState = dict[str, Tensor]
 
 
 class SiteInfo(NamedTuple):
-    """A mixer site as its architecture declares it: the shape after (batch, time), and what it means."""
+    """A site as its mixer declares it: the shape after (batch, time), and what it means.
+
+    wide: its values are float32 in a bfloat16 model. constant: it has no batch and time axes (a filter, mixing
+    weights); the mixer passes it through `run.constant` and `shape` is the whole shape. editable: whether edits act.
+    """
 
     name: str
     shape: tuple[int, ...]
     meaning: str
+    wide: bool = False
+    constant: bool = False
+    editable: bool = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of an architecture's own options; subclasses are frozen dataclasses whose values JSON can hold.
+
+    `__post_init__` of a subclass may raise UsageError; what concerns the whole shape is checked in `Mixer.check`.
+    """
+
+
+class FeedForward(nn.Module):
+    """Base of what may stand after the mixer in a block: residual += feed_forward(norm_2(residual)).
+
+    `forward(u, run, prefix)` maps (B, T, d) to (B, T, d), token by token. Sites as in `Mixer`.
+    """
+
+    no_decay: ClassVar[frozenset[str]] = frozenset()
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Reference initialisation, drawn from `generator`."""
+        raise UsageError(f"{type(self).__name__} defines no initialisation")
+
+    def site_table(self) -> list[SiteInfo]:
+        """The part's sites, in the order in which a forward pass meets them."""
+        return []
+
+    def forward(self, u: Tensor, run: Run, prefix: str) -> Tensor:
+        raise UsageError(f"{type(self).__name__} defines no forward pass")
 
 
 class Mixer(nn.Module):
     """Base of all mixers.
 
-    `forward(u, run, prefix, state)` maps the normed block input u (B, T, d) to the mixer output (B, T, d) and the
-    layer's new state. It passes every named quantity through `run.site(prefix + name, tensor)`, so that it can be read
-    and edited, and treats `state=None` as a zero state.
+    `forward(u, run, prefix, state, need_state)` maps the normed block input u (B, T, d) to the mixer output (B, T, d)
+    and the layer's new state. It passes every named quantity through `run.site(prefix + name, tensor)`, so that it can
+    be read and edited, and treats `state=None` as a zero state. `layer` is the number of its block.
     """
 
-    #: parameters (by last name) that weight decay must not touch, besides biases and norms
+    #: parameters (by any dotted part of their name) that weight decay must not touch, besides biases and norms
     no_decay: ClassVar[frozenset[str]] = frozenset()
+    #: factor on the learning rate, by any dotted part of a parameter's name
+    learning_rate_scale: ClassVar[Mapping[str, float]] = {}
     #: fields of ModelConfig that only some architectures use and this one does
     config_fields: ClassVar[frozenset[str]] = frozenset()
+    #: options that only this architecture has; reachable as `config.own`
+    options_class: ClassVar[type[Options]] = Options
+    #: transformers' class with the same function and parameter names; None: config.json and names are our own
+    hf_class: ClassVar[str | None] = None
+    #: our field -> its name in that class's config.json; its defaults where they differ from ours
+    hf_names: ClassVar[Mapping[str, str]] = {}
+    hf_defaults: ClassVar[Mapping[str, Any]] = {}
+    #: size name ("nano", "tiny", ...) -> fields of ModelConfig and of Options that differ from the common size table
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: constructor of the norms
+    norm_class: ClassVar[type[RMSNorm | LayerNorm]] = RMSNorm
+    final_norm_class: ClassVar[type[RMSNorm | LayerNorm]] = RMSNorm
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.layer = layer
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Raise UsageError for a shape that this architecture cannot have."""
+
+    @classmethod
+    def for_layer(cls, config: ModelConfig, layer: int) -> Mixer:
+        """The mixer of block `layer`; an architecture may have several kinds."""
+        return cls(config, layer)
+
+    @classmethod
+    def feed_forward(cls, config: ModelConfig, layer: int) -> FeedForward | None:
+        """The feed-forward part of block `layer`, if it has one."""
+        return None
+
+    @property
+    def auxiliary_loss(self) -> Tensor | None:
+        """What the last forward pass in training mode adds to the loss (a router's balance); None for most."""
+        return None
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Reference initialisation, drawn from `generator`."""
@@ -66,10 +142,9 @@ class Mixer(nn.Module):
         faster way than `forward`. overwrite: nobody else holds `state`, its memory may be used again."""
         return None
 
-    @classmethod
-    def site_table(cls, config: ModelConfig) -> list[SiteInfo]:
+    def site_table(self) -> list[SiteInfo]:
         """The mixer's sites, in the order in which a forward pass meets them."""
-        raise UsageError(f"{cls.__name__} declares no sites")
+        raise UsageError(f"{type(self).__name__} declares no sites")
 
     def forward(
         self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
