@@ -1,7 +1,8 @@
 """The training loss and its gradient: weighted cross-entropy over one optimizer step.
 
 loss = sum(w * nll) / sum(w), both sums over the whole step, plus what the architecture adds (mean over its rows).
-Micro-batches are divided by the step's weight, not their own, so that accumulating over them gives the gradient of one big batch whatever their weights are.
+Micro-batches are divided by the step's weight, not their own, so that accumulating over them gives the gradient of one
+big batch whatever their weights are.
 """
 
 from __future__ import annotations
