@@ -1,4 +1,4 @@
-"""Loading and saving models: Hugging Face folders and the original state-spaces folders, both ways.
+"""Loading and saving models: Hugging Face folders and the layouts of other programs (`layouts`), both ways.
 
 A folder holds `config.json` and `model.safetensors` (one file or sharded with an index), or `pytorch_model.bin`,
 which is read with weights-only unpickling and refused when it contains anything but tensors. Code from a folder is
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError, suggest
-from . import catalog, original_format
+from . import catalog, layouts, original_format
 from .config import ModelConfig
 from .model import LanguageModel
 from .precision import faster_dtype
@@ -86,6 +86,7 @@ def _from_hub(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "pytorch_model.bin"]
+    wanted += [pattern for known in layouts.layouts().values() for pattern in known.hub_files]
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted, local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
@@ -103,20 +104,23 @@ def _from_hub(repo: str) -> Path:
 
 
 def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Configuration and weights of a folder in either layout, with our parameter names."""
+    """Configuration and weights of a folder in any layout, with our parameter names."""
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: there is no config.json; a model folder needs one") from None
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
+    if path.exists() and not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object")
+    layout = layouts.recognise(folder, content)
+    if layout is not None:
+        weights = layout.read_weights(folder)
+        weights = _weights(folder) if weights is None else weights
+        config = layout.read_config(folder, content or {})
+        return config, layout.rename(weights, config)
+    if content is None:
+        raise InputError(f"{folder}: there is no config.json; a model folder needs one")
     weights = _weights(folder)
-    if original_format.is_original(content):
-        config = original_format.read_config(content, source=str(path))
-        return config, original_format.rename(weights, config)
     config = ModelConfig.from_hf(content, source=str(path))
     return config, original_format.rename(weights, config)  # a hub copy may carry the original's one differing name
 
@@ -228,28 +232,28 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
     """Write `model` into `folder` (made if missing); files there are replaced one by one, weights last.
 
     layout "hf": config.json, model.safetensors. layout "original": the state-spaces config and pytorch_model.bin.
-    dtype: of the stored weights, default the model's.
+    Others: see `layouts`. dtype: of the stored weights, default the model's.
+
+    Raises UsageError for a layout that is not known, or that cannot hold this architecture.
     """
     from safetensors.torch import save_file
 
-    if layout not in ("hf", "original"):
-        raise UsageError(f"unknown layout {layout!r}; {suggest(layout, ('hf', 'original'))}")
+    other = None if layout == "hf" else layouts.for_saving(layout, model.config.arch)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     weights = {n: t.detach().to("cpu", dtype or t.dtype).contiguous().clone() for n, t in model.state_dict().items()}
-    content = model.config.to_hf() if layout == "hf" else original_format.write_config(model.config)
-    if layout == "hf":
+    content = model.config.to_hf() if other is None else other.write_config(model.config)
+    if other is None:
         content["dtype"] = str(dtype or model.dtype).removeprefix("torch.")
     _replace(target / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(str(target))
     part = target / ".weights.part"
-    if layout == "hf":
+    if other is None:
         save_file(weights, part, metadata={"format": "pt"})
-        os.replace(part, target / "model.safetensors")
     else:
-        torch.save(original_format.restore_names(weights, model.config), part)
-        os.replace(part, target / "pytorch_model.bin")
+        other.write_weights(other.restore_names(weights, model.config), part)
+    os.replace(part, target / ("model.safetensors" if other is None else other.weight_file))
     return target
 
 

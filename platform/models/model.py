@@ -372,7 +372,7 @@ class LanguageModel(nn.Module):
         return torch.stack(present).sum() if present else None
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
-        """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or "original"."""
+        """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or one of `layouts`."""
         from .loading import save
 
         return save(self, folder, dtype=dtype, layout=layout)

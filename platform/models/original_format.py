@@ -7,12 +7,14 @@ although it is tied. The vocabulary in the config is padded up to `pad_vocab_siz
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..errors import InputError, UsageError, suggest
 from .config import ModelConfig
+from .layouts import Layout, layout
 
 _LAYERS = {"Mamba1": "mamba", "Mamba2": "mamba2"}
 _COMMON = {
@@ -113,3 +115,25 @@ def restore_names(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[st
     if config.tie_embeddings:
         named["lm_head.weight"] = named["backbone.embedding.weight"]
     return named
+
+
+@layout("original")
+class OriginalLayout(Layout):
+    """The functions above, as a layout."""
+
+    architectures: ClassVar[frozenset[str]] = frozenset(_OF_LAYER)
+
+    def recognises(self, folder: Path, content: Mapping[str, Any] | None) -> bool:
+        return content is not None and is_original(content)
+
+    def read_config(self, folder: Path, content: Mapping[str, Any]) -> ModelConfig:
+        return read_config(content, source=str(folder / "config.json"))
+
+    def rename(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        return rename(weights, config)
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        return write_config(config)
+
+    def restore_names(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        return restore_names(weights, config)
