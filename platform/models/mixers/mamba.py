@@ -86,6 +86,14 @@ class MambaMixer(Mixer):
             "h": torch.zeros(batch, c.inner_size, c.state_size, dtype=wide(dtype), device=device),
         }
 
+    def time_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What x (B, T, E) decides at each step: dt (B, T, R), the input of dt_proj, and B, C (B, T, N), contiguous.
+
+        Relatives of Mamba norm them here."""
+        c = self.config
+        dt, B, C = self.x_proj(x).split([int(c.dt_rank), c.state_size, c.state_size], dim=-1)
+        return dt, B.contiguous(), C.contiguous()
+
     def step(self, u: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState] | None:
         """See `Mixer`: half of the time of a decode step of a small model is the way from one operation to the next."""
         c = self.config
@@ -95,7 +103,7 @@ class MambaMixer(Mixer):
         x, gate = split_linear(u, self.in_proj, [c.inner_size, c.inner_size])
         x, window = loops.conv_step_numba(x, self.conv1d.weight[:, 0], self.conv1d.bias, state["conv"])
         x = F.silu(x)
-        dt, B, C = split_linear(x, self.x_proj, [int(c.dt_rank), c.state_size, c.state_size])
+        dt, B, C = self.time_inputs(x)
         delta = F.softplus(self.dt_proj(dt))
         y, h = loops.scan_step_numba(x, delta, -torch.exp(self.A_log), B, C, self.D, state["h"], overwrite)
         return self.out_proj(y * F.silu(gate)), {"conv": window, "h": h}
@@ -126,10 +134,10 @@ class MambaMixer(Mixer):
         history = None if state is None else state["conv"]
         x, window = convolve(run, prefix + "conv_state", x, conv_weight, self.conv1d.bias, history, need_state)
         x = run.site(prefix + "x", F.silu(x))
-        dt, B, C = self.x_proj(x).split([int(c.dt_rank), c.state_size, c.state_size], dim=-1)
+        dt, B, C = self.time_inputs(x)
         delta = run.site(prefix + "delta", F.softplus(self.dt_proj(dt)))
-        B = run.site(prefix + "B", B.contiguous())
-        C = run.site(prefix + "C", C.contiguous())
+        B = run.site(prefix + "B", B)
+        C = run.site(prefix + "C", C)
         if run.keep is not None:  # Delta = 0 at padding leaves the state as it is
             delta = delta * run.keep[..., None]
         A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))
