@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from mplat.models import LanguageModel, build, load
 from mplat.models.catalog import shape
 from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForCausalLM
+from transformers_float64 import everything_float64, relative
 
 # vocabulary, d_model, layers, state, kernel, rows, tokens, then (dt_rank) or (head_dim, groups, chunk)
 MAMBA = [
@@ -44,29 +43,6 @@ def reference(arch: str, case: tuple) -> MambaForCausalLM | Mamba2ForCausalLM:
         )
         model = Mamba2ForCausalLM(config)
     return model.eval()
-
-
-@contextlib.contextmanager
-def everything_float64() -> Iterator[None]:
-    """transformers casts to float32 in norms, scan and head; for a float64 comparison these casts become no-ops."""
-    to, to_float = torch.Tensor.to, torch.Tensor.float
-
-    def keep(self: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        if self.dtype == torch.float64:
-            args = tuple(torch.float64 if a is torch.float32 else a for a in args)
-            kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in kwargs.items()}
-        return to(self, *args, **kwargs)  # type: ignore[arg-type]
-
-    torch.Tensor.to = keep  # type: ignore[method-assign]
-    torch.Tensor.float = lambda self: self if self.dtype == torch.float64 else to_float(self)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.Tensor.to, torch.Tensor.float = to, to_float  # type: ignore[method-assign]
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
 
 
 @pytest.mark.parametrize(("arch", "case"), [("mamba", c) for c in MAMBA] + [("mamba2", c) for c in MAMBA2])
