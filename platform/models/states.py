@@ -32,6 +32,17 @@ class Scanned(NamedTuple):
     states: Tensor
 
 
+class StateChange(NamedTuple):
+    """What edits did to the state at one packed column: its deviation (B, E, N) from the unedited state.
+
+    seen: as the read-out of that step sees it; after: as later steps inherit it. Edits of earlier columns are in both.
+    """
+
+    column: int
+    seen: Tensor
+    after: Tensor
+
+
 #: (start, stop, h) -> y (B, stop - start, E) and the state after the last step: the scan of `h` with zero input
 Propagate = Callable[[int, int, Tensor], tuple[Tensor, Tensor]]
 
@@ -43,21 +54,23 @@ def edit_states(
     base: Scanned,
     C_read: Callable[[int, Tensor], Tensor],
     propagate: Propagate,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[StateChange]]:
     """Apply the edits of `h` and `h_post` at `columns` and let captures see the states.
 
     base: the unedited scan. C_read(t, h): the read-out (B, E) of a state (B, E, N) at step t.
-    Returns y (B, T, E) and the final state, both with the edits' consequences.
+    Returns y (B, T, E) and the final state, both with the edits' consequences, and what the edits did to the states, in
+    order of time, for whoever reads the same states with other vectors.
     """
     if not columns:  # none of the wanted positions is in this call
-        return base.y, base.final
+        return base.y, base.final, []
     h_name, post_name = prefix + "h", prefix + "h_post"
     if not (run.edited(h_name) or run.edited(post_name)):
         run.show_at(h_name, columns, base.states)
         run.show_at(post_name, columns, base.states)
-        return base.y, base.final
+        return base.y, base.final, []
     shown_h: list[Tensor] = []
     shown_post: list[Tensor] = []
+    changes: list[StateChange] = []
     pieces: list[Tensor] = [torch.zeros_like(base.y[:, : columns[0]])]  # what to add to y, in order of time
     deviation = torch.zeros_like(base.final)
     for j, column in enumerate(columns):
@@ -75,6 +88,7 @@ def edit_states(
         shown_h.append(edited)
         shown_post.append(after)
         deviation = after - plain
+        changes.append(StateChange(column, edited - plain, deviation))
     if columns[-1] + 1 < base.y.shape[1]:
         y_change, deviation = propagate(columns[-1] + 1, base.y.shape[1], deviation)
         pieces.append(y_change)
@@ -82,7 +96,7 @@ def edit_states(
     y = base.y + torch.cat(pieces, 1).to(base.y.dtype)
     run.show_at(h_name, columns, torch.stack(shown_h, 1))
     run.show_at(post_name, columns, torch.stack(shown_post, 1))
-    return y, final
+    return y, final, changes
 
 
 def windows(u: Tensor, history: Tensor, columns: Tensor, reset: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ The write uses Euler's rule for B, as the reference code does. The scan runs in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,37 @@ from ..norms import wide
 from ..run import Run
 from ..states import Scanned
 from .recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_taps
-from .recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, split_linear, state_sites
+from .recurrence import convolve, draw_dt_bias, reset_linear, split_linear, state_sites, trace_scan
 from .registry import LayerState, Mixer, SiteInfo, mixer
+
+
+class Recurrence(NamedTuple):
+    """What a recurrence computes its states and read-outs from: x, delta (B, T, E); A (E, N); B, C (B, T, N); D (E) or
+    None; start (B, E, N), the state before, None for zeros; reset (B, T) or None."""
+
+    x: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    start: Tensor | None
+    reset: Tensor | None
+
+    def scan(self, start: int, stop: int, driven: bool, h: Tensor | None, states_at: list[int] | None) -> Scanned:
+        """See `SegmentScan`."""
+        part = slice(start, stop)
+        inputs = self.x[:, part] if driven else torch.zeros_like(self.x[:, part])
+        y, final, *states = selective_scan(
+            inputs, self.delta[:, part], self.A, self.B[:, part], self.C[:, part], self.D if driven else None,
+            initial_state=h, reset=None if self.reset is None else self.reset[:, part],
+            return_state=True, states_at=states_at or None,
+        )  # fmt: skip
+        return Scanned(y, final, states[0] if states else final[:, None])
+
+    def read(self, t: int, h: Tensor) -> Tensor:
+        """The read-out (B, E) of a state h (B, E, N) at step t."""
+        return torch.einsum("ben,bn->be", h, self.C[:, t].to(h.dtype))
 
 
 @mixer("mamba")
@@ -142,26 +171,17 @@ class MambaMixer(Mixer):
             delta = delta * run.keep[..., None]
         A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))
         D = self.D.to(A.dtype)
-
-        def scan(start: int, stop: int, driven: bool, h: Tensor | None, states_at: list[int] | None) -> Scanned:
-            part = slice(start, stop)
-            inputs = x[:, part] if driven else torch.zeros_like(x[:, part])
-            y, final, *states = selective_scan(
-                inputs, delta[:, part], A, B[:, part], C[:, part], D if driven else None,
-                initial_state=h, reset=None if run.reset is None else run.reset[:, part],
-                return_state=True, states_at=states_at or None,
-            )  # fmt: skip
-            return Scanned(y, final, states[0] if states else final[:, None])
-
-        def read(t: int, h: Tensor) -> Tensor:
-            return torch.einsum("ben,bn->be", h, C[:, t].to(h.dtype))
-
         h0 = None if state is None else state["h"]
-        y, h = scan_with_sites(run, prefix, x.shape[1], h0, need_state, scan, read)
+        y, h = self.recur(Recurrence(x, delta, A, B, C, D, h0, run.reset), u, run, prefix)
         y = run.site(prefix + "y", y)
         gated = run.site(prefix + "gated", y * F.silu(gate))
         out = self.out_proj(gated)
         if not need_state:
             return out, None
-        assert window is not None and h is not None
+        assert window is not None
         return out, {"conv": window, "h": h}
+
+    def recur(self, recurrence: Recurrence, u: Tensor, run: Run, prefix: str) -> tuple[Tensor, Tensor]:
+        """y (B, T, E) with skip and the state after the last token; relatives read more than their own state here."""
+        done = trace_scan(run, prefix, u.shape[1], recurrence.start, recurrence.scan, recurrence.read)
+        return done.y, done.final

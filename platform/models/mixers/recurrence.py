@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..kernels import causal_conv
 from ..run import Run
-from ..states import Scanned, edit_states, edit_windows, windows
+from ..states import Scanned, StateChange, edit_states, edit_windows, windows
 from .registry import SiteInfo
 
 #: scan(start, stop, x or None for zeros, h, states_at) -> y (B, t, E), final (B, E, N), states (B, P, E, N)
@@ -52,9 +53,27 @@ def scan_with_sites(
 
     Returns y (B, T, E) with skip and the final state (B, E, N) (None unless `need_state`).
     """
+    traced = trace_scan(run, prefix, width, h0, scan, C_read)
+    return traced.y, traced.final if need_state else None
+
+
+class Traced(NamedTuple):
+    """y (B, T, E) with skip and the final state (B, E, N), with the consequences of edits; that state without them; and
+    what the edits did, for other read-outs of the same states."""
+
+    y: Tensor
+    final: Tensor
+    unedited: Tensor
+    changes: list[StateChange]
+
+
+def trace_scan(
+    run: Run, prefix: str, width: int, h0: Tensor | None, scan: SegmentScan, C_read: Callable[[int, Tensor], Tensor]
+) -> Traced:
+    """`scan_with_sites` with all that it knows, for layers whose states are read by others too."""
     if not (run.active(prefix + "h") or run.active(prefix + "h_post")):
-        out = scan(0, width, True, h0, None if need_state else [])
-        return out.y, out.final if need_state else None
+        out = scan(0, width, True, h0, None)
+        return Traced(out.y, out.final, out.final, [])
     columns = run.columns(prefix + "h", prefix + "h_post")
     base = scan(0, width, True, h0, columns)
 
@@ -62,8 +81,8 @@ def scan_with_sites(
         part = scan(start, stop, False, h, None)
         return part.y, part.final
 
-    y, final = edit_states(run, prefix, columns, base, C_read, propagate)
-    return y, final if need_state else None
+    y, final, changes = edit_states(run, prefix, columns, base, C_read, propagate)
+    return Traced(y, final, base.final, changes)
 
 
 def state_sites(E: int, N: int, conv_width: int, kernel: int) -> list[SiteInfo]:
