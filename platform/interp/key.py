@@ -94,7 +94,7 @@ def _sources(module: str) -> dict[str, str]:
 def _backend(model: LanguageModel) -> dict[str, str]:
     from ..models import kernels
 
-    weight = model.backbone.embeddings.weight
+    weight = model.embedding.weight
     return {"device": weight.device.type} | {name: kernels.resolve(name, weight) for name in kernels.operations()}
 
 

@@ -25,7 +25,7 @@ from . import mixers
 from .capture import STATE_SITES, Activations, Recorder
 from .config import ModelConfig
 from .edits import Edit
-from .mixers.registry import FeedForward, LayerState, Mixer
+from .mixers.registry import FeedForward, LayerState, Mixer, SiteInfo
 from .norms import wide
 from .run import Applied, Phase, Run, pack
 from .sites import Site, expand
@@ -46,6 +46,26 @@ class Block(nn.Module):
         self.feed_forward = architecture.feed_forward(config, layer)
         has_two = self.feed_forward is not None
         self.norm_2 = architecture.norm_class(config.d_model, config.norm_eps) if has_two else None
+        self.width, self.wide_residual = config.d_model, config.residual_in_fp32
+
+    def site_table(self) -> list[SiteInfo]:
+        """The block's sites, those of its parts among them, in the order in which a forward pass meets them."""
+        d = (self.width,)
+        wide = self.wide_residual
+        found = [
+            SiteInfo("resid_pre", d, "residual stream before the block", wide),
+            SiteInfo("mixer_in", d, "normed residual, the mixer's input"),
+            *(info._replace(name="mixer." + info.name) for info in self.mixer.site_table()),
+            SiteInfo("mixer_out", d, "what the mixer adds to the residual stream"),
+        ]
+        if self.feed_forward is not None:
+            found += [
+                SiteInfo("resid_mid", d, "residual stream between mixer and feed-forward", wide),
+                SiteInfo("mlp_in", d, "normed residual, the feed-forward part's input"),
+                *(info._replace(name="mlp." + info.name) for info in self.feed_forward.site_table()),
+                SiteInfo("mlp_out", d, "what the feed-forward part adds to the residual stream"),
+            ]
+        return [*found, SiteInfo("resid_post", d, "residual stream after the block", wide)]
 
     def forward(
         self, residual: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
@@ -147,22 +167,45 @@ class LanguageModel(nn.Module):
     def _run(
         self, tokens: Tensor, run: Run, state: ModelState | None, need_state: bool, last_only: bool
     ) -> tuple[Tensor, list[LayerState | None]]:
-        x = run.site("embed", self.backbone.embeddings(tokens))
+        x = run.site("embed", self._embed(tokens, run, state))
         if self.config.residual_in_fp32:
             x = x.to(wide(x.dtype))
         new_layers: list[LayerState | None] = []
-        for i, block in enumerate(self.backbone.layers):
+        for i, block in enumerate(self.blocks):
             layer_state = None if state is None else state.layers[i]
             x, new = block(x, run, f"blocks.{i}.", layer_state, need_state)
             new_layers.append(new)
-        head = self.backbone.embeddings.weight if self.lm_head is None else self.lm_head.weight
         whole = run.active("final_norm") or run.active("logits")  # edits and captures there see every token
         if last_only and not whole:
             x = run.last(x)
-        x = run.site("final_norm", self.backbone.norm_f(x.to(self.backbone.norm_f.weight.dtype)))
-        logits = F.linear(x, head)
+        x = run.site("final_norm", self._final_norm(x))
+        logits = self._scores(x)
         logits = run.site("logits", logits.to(wide(logits.dtype)))
         return run.last(logits) if last_only and whole else logits, new_layers
+
+    # An adapter over another program's model (`adapters`) answers these in its own way.
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks, first to last."""
+        return cast(list[Block], list(self.backbone.layers))
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The table of token embeddings; its dtype and device are those of the model."""
+        return self.backbone.embeddings
+
+    def _embed(self, tokens: Tensor, run: Run, state: ModelState | None) -> Tensor:
+        """What enters the first block, (B, T, d)."""
+        return self.embedding(tokens)
+
+    def _final_norm(self, residual: Tensor) -> Tensor:
+        """The normed residual (B, T, d) after the last block."""
+        return self.backbone.norm_f(residual.to(self.backbone.norm_f.weight.dtype))
+
+    def _scores(self, normed: Tensor) -> Tensor:
+        """Logits (B, T, V)."""
+        return F.linear(normed, self.embedding.weight if self.lm_head is None else self.lm_head.weight)
 
     def _checked(
         self, tokens: Tensor, mask: Tensor | None, reset: Tensor | None, state: ModelState | None
@@ -194,8 +237,7 @@ class LanguageModel(nn.Module):
 
     def zero_state(self, rows: int) -> ModelState:
         """The state before the first token, for `rows` sequences."""
-        blocks = cast(list[Block], list(self.backbone.layers))
-        layers = tuple(b.mixer.zero_state(rows, self.dtype, self.device) for b in blocks)
+        layers = tuple(b.mixer.zero_state(rows, self.dtype, self.device) for b in self.blocks)
         return ModelState(layers, torch.zeros(rows, dtype=torch.long, device=self.device))
 
     @property
@@ -212,37 +254,21 @@ class LanguageModel(nn.Module):
 
     def sites(self) -> list[Site]:
         """All sites in the order of a forward pass, with shape, dtype and meaning."""
-        d, wide_name = self.config.d_model, str(wide(self.dtype)).removeprefix("torch.")
+        wide_name = str(wide(self.dtype)).removeprefix("torch.")
         own = str(self.dtype).removeprefix("torch.")
-        residual = wide_name if self.config.residual_in_fp32 else own
 
-        def site(name: str, shape: Sequence[int], dtype: str, meaning: str) -> Site:
-            return Site(name, ("B", "T", *shape), dtype, True, True, meaning)
+        def site(at: str, info: SiteInfo) -> Site:
+            last = info.name.rpartition(".")[2]
+            dtype = wide_name if info.wide or (last in STATE_SITES and last != "conv_state") else own
+            axes = () if info.constant else ("B", "T")
+            return Site(at + info.name, (*axes, *info.shape), dtype, True, info.editable, info.meaning)
 
-        result = [site("embed", (d,), own, "token embeddings")]
-
-        def inner(at: str, part: Mixer | FeedForward) -> list[Site]:
-            found = []
-            for info in part.site_table():
-                dtype = wide_name if info.wide or (info.name in STATE_SITES and info.name != "conv_state") else own
-                axes = () if info.constant else ("B", "T")
-                found.append(Site(at + info.name, (*axes, *info.shape), dtype, True, info.editable, info.meaning))
-            return found
-
-        for i, block in enumerate(cast(list[Block], list(self.backbone.layers))):
-            at = f"blocks.{i}."
-            result.append(site(at + "resid_pre", (d,), residual, "residual stream before the block"))
-            result.append(site(at + "mixer_in", (d,), own, "normed residual, the mixer's input"))
-            result.extend(inner(at + "mixer.", block.mixer))
-            result.append(site(at + "mixer_out", (d,), own, "what the mixer adds to the residual stream"))
-            if block.feed_forward is not None:
-                result.append(site(at + "resid_mid", (d,), residual, "residual stream between mixer and feed-forward"))
-                result.append(site(at + "mlp_in", (d,), own, "normed residual, the feed-forward part's input"))
-                result.extend(inner(at + "mlp.", block.feed_forward))
-                result.append(site(at + "mlp_out", (d,), own, "what the feed-forward part adds to the residual stream"))
-            result.append(site(at + "resid_post", (d,), residual, "residual stream after the block"))
-        result.append(site("final_norm", (d,), own, "normed residual after the last block"))
-        result.append(site("logits", (self.config.vocab_size,), wide_name, "next-token scores"))
+        d = self.config.d_model
+        result = [site("", SiteInfo("embed", (d,), "token embeddings"))]
+        for i, block in enumerate(self.blocks):
+            result.extend(site(f"blocks.{i}.", info) for info in block.site_table())
+        result.append(site("", SiteInfo("final_norm", (d,), "normed residual after the last block")))
+        result.append(site("", SiteInfo("logits", (self.config.vocab_size,), "next-token scores", wide=True)))
         return result
 
     @contextmanager
@@ -314,11 +340,11 @@ class LanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.backbone.embeddings.weight.device
+        return self.embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.backbone.embeddings.weight.dtype
+        return self.embedding.weight.dtype
 
     @property
     def n_parameters(self) -> int:
@@ -367,7 +393,7 @@ class LanguageModel(nn.Module):
     @property
     def auxiliary_loss(self) -> Tensor | None:
         """What the last forward pass in training mode adds to the loss, summed over blocks; None where nothing does."""
-        parts = [block.mixer.auxiliary_loss for block in cast(list[Block], list(self.backbone.layers))]
+        parts = [block.mixer.auxiliary_loss for block in self.blocks]
         present = [p for p in parts if p is not None]
         return torch.stack(present).sum() if present else None
 
