@@ -27,10 +27,9 @@ def fft_conv(
     history, gives what the whole text gives. reset (B,T) bool: True where a new document starts, inputs before it, the
     history among them, do not reach outputs from it on. Returns y (B,T,E).
 
-    What the FFT costs: `torch` mixes the tokens of a sequence and channel in its sums, so y_t depends on later inputs,
-    and their gradient on y_t, by rounding: some 1e-7 of the largest value of that row in float32, 1e-16 in float64
-    (exactly nothing across a reset, and exactly nothing with `reference`). For the same reason one infinite or NaN
-    input spoils the whole row of its document and channel, earlier outputs included.
+    Exactly causal: y_t has the same bits whatever comes after it, and its gradient there is exactly zero. `torch` pays
+    for that with blocks, `reference` with a loop; one FFT over the text would mix later inputs in by rounding. But one
+    infinite or NaN input may spoil earlier outputs of its block with `torch` (0 * inf), never another document's.
 
     Raises UsageError for the reasons listed in `selective_scan`, and for a filter without lags.
     """
