@@ -8,17 +8,22 @@ Negative positions of edits and captures count from the end of the prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
+from .greedy import ahead
 from .prefill import read
 
 if TYPE_CHECKING:
     from .model import LanguageModel
     from .state import ModelState
+
+# How many steps a greedy decoder goes ahead before somebody looks whether texts have ended: 4, 8, then 16. Answers are
+# short; steps after a text's end are wasted.
+FIRST_STEPS_AHEAD, MOST_STEPS_AHEAD = 4, 16
 
 StopReason = Literal["stop", "eos", "length", "nonfinite"]
 
@@ -77,14 +82,14 @@ def generate(
         return []
     rows = encode(model, prompts)
     scores, carried = read(model, rows, state, share=share_prefix)
-    anchor = carried.position
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
+    following = _Following(model, scores, carried, temperature, generators)
     new: list[list[int]] = [[] for _ in rows]
     reasons: list[StopReason | None] = [None] * len(rows)
     watch = _Stops(model, stop)
-    alive = list(range(len(rows)))  # batch rows still running, in the order of `scores`
+    alive = list(range(len(rows)))  # batch rows still running
     for step in range(max_new_tokens):
-        chosen = _choose(scores, temperature, [generators[i] for i in alive] if temperature else [])
+        chosen = following.tokens(max_new_tokens - step)
         still: list[int] = []
         for j, i in enumerate(alive):
             token = chosen[j]
@@ -103,14 +108,61 @@ def generate(
         if not still:
             break
         if len(still) < len(alive):  # finished rows leave the batch
-            carried, anchor = carried.rows(still), anchor[still]
+            following.keep(still)
             alive = [alive[j] for j in still]
-        step_tokens = torch.as_tensor([[new[i][-1]] for i in alive], device=model.device)
-        logits, carried = model(
-            step_tokens, state=carried, return_state=True, phase="decode", anchor=anchor, overwrite_state=True
-        )
-        scores = logits[:, 0]
     return [Generation(watch.text(new[i]), tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
+
+
+class _Following:
+    """The tokens that follow a batch, one per row and call; each call feeds the tokens of the one before."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        scores: Tensor,
+        state: ModelState,
+        temperature: float,
+        generators: list[torch.Generator],
+    ) -> None:
+        self._model, self._temperature, self._generators = model, temperature, generators
+        self._scores: Tensor | None = scores  # of the coming tokens, before the first call
+        self._state, self._anchor = state, state.position
+        self._decoder = ahead(model, state) if not temperature else None
+        self._decoded: list[list[int | None]] = []  # steps that the decoder is ahead
+        self._steps = FIRST_STEPS_AHEAD
+        self._last: list[int | None] = []
+
+    def tokens(self, wanted: int) -> list[int | None]:
+        """The next token of each row, None where its scores are not finite; `wanted` steps are wanted at most."""
+        if self._scores is not None:
+            self._last = _choose(self._scores, self._temperature, self._generators)
+            self._scores = None
+        elif self._decoder is not None:
+            if not self._decoded:
+                self._decoded = self._decoder.tokens(self._fed(), min(self._steps, wanted))
+                self._steps = min(2 * self._steps, MOST_STEPS_AHEAD)
+            self._last = self._decoded.pop(0)
+        else:
+            logits, self._state = self._model(
+                torch.as_tensor(self._fed(), device=self._model.device)[:, None], state=self._state, return_state=True,
+                phase="decode", anchor=self._anchor, overwrite_state=True,
+            )  # fmt: skip
+            self._last = _choose(logits[:, 0], self._temperature, self._generators)
+        return self._last
+
+    def _fed(self) -> list[int]:
+        assert None not in self._last, "a row whose scores are not finite is to be dropped"
+        return cast("list[int]", self._last)
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the last call only."""
+        self._last = [self._last[j] for j in rows]
+        self._generators = [self._generators[j] for j in rows] if self._generators else []
+        if self._decoder is not None:
+            self._decoded = [[step[j] for j in rows] for step in self._decoded]
+            self._decoder.keep(rows)
+        else:
+            self._state, self._anchor = self._state.rows(rows), self._anchor[rows]
 
 
 def _choose(scores: Tensor, temperature: float, generators: list[torch.Generator]) -> list[int | None]:

@@ -14,6 +14,9 @@ task. Importing this file imports numba.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -23,7 +26,7 @@ from .simd import add, exp, fma, load, mul, splat, store, total, zero
 VECTOR_SOURCES = "d2989ee4d9b282ae"
 
 
-def compiled(function):
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """njit with its cache beside the source or in the user's cache folder, without one where neither can be written."""
     try:
         return numba.njit(function, cache=True, nogil=True, error_model="numpy")

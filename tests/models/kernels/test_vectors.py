@@ -11,7 +11,16 @@ from mplat.models.kernels import threads
 
 numba = pytest.importorskip("numba")
 import numpy as np  # noqa: E402
-from mplat.models.kernels import conv_loops, scan_loops, simd, simd_rows, ssd_loops, step_loops  # noqa: E402
+from mplat.models.kernels import (  # noqa: E402
+    conv_loops,
+    greedy_loops,
+    scan_loops,
+    simd,
+    simd_lanes,
+    simd_rows,
+    ssd_loops,
+    step_loops,
+)
 
 
 @numba.njit
@@ -42,6 +51,29 @@ def test_exp_at_its_ends(dtype, lanes):
     assert np.array_equal(found[:8], np.array([1, 1, 1, 0, 0, np.nan, np.inf, np.inf], dtype), equal_nan=True)
 
 
+@numba.njit
+def silu_and_softplus_of(values, silu, softplus, lanes):
+    for i in range(0, values.size, lanes):
+        simd.store(silu, i, simd_lanes.silu(simd.load(values, i), values))
+        simd.store(softplus, i, simd_lanes.softplus(simd.load(values, i), values))
+
+
+@pytest.mark.parametrize(("dtype", "lanes"), [(np.float32, 16), (np.float64, 8)])
+def test_silu_and_softplus_lane_by_lane(dtype, lanes):
+    values = np.concatenate([np.linspace(-80, 80, 1 << 16), np.linspace(-1e-3, 1e-3, 1 << 10)]).astype(dtype)
+    silu, softplus = np.empty_like(values), np.empty_like(values)
+    silu_and_softplus_of(values, silu, softplus, lanes)
+    x = values.astype(np.longdouble)
+    for found, exact in ((silu, x / (1 + np.exp(-x))), (softplus, np.logaddexp(x, 0))):
+        error = np.abs(found - exact) / np.spacing(np.abs(exact).astype(dtype))
+        assert np.max(error) <= 4
+    ends = np.array([-np.inf, np.inf, np.nan, 0, -1e30, 1e30, 0, 0] * 2, dtype)
+    silu, softplus = np.empty_like(ends), np.empty_like(ends)
+    silu_and_softplus_of(ends, silu, softplus, lanes)
+    np.testing.assert_array_max_ulp(softplus[[0, 1, 3, 4, 5]], np.array([0, np.inf, np.log(2), 0, 1e30], dtype), 1)
+    assert np.isnan(softplus[2])
+
+
 def test_total_adds_every_lane_once():
     assert total_of(np.arange(16, dtype=np.float32)) == 120
     assert total_of(2.0 ** np.arange(8)) == 255
@@ -51,7 +83,9 @@ def test_the_compiled_loops_name_the_vector_operations_they_were_built_from():
     """If this fails after an edit of `simd` or `simd_rows`: put the new digest into the loop files."""
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (simd, simd_rows))
     digest = hashlib.sha256(sources).hexdigest()[:16]
-    assert {module.VECTOR_SOURCES for module in (conv_loops, scan_loops, ssd_loops, step_loops)} == {digest}
+    assert {m.VECTOR_SOURCES for m in (conv_loops, scan_loops, ssd_loops, step_loops, simd_lanes)} == {digest}
+    sources += Path(str(simd_lanes.__file__)).read_bytes()
+    assert hashlib.sha256(sources).hexdigest()[:16] == greedy_loops.VECTOR_SOURCES
 
 
 def test_a_place_without_a_writable_cache_still_compiles(monkeypatch):
