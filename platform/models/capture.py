@@ -123,4 +123,4 @@ class Recorder:
 
 
 #: sites that hold a state at a time step; a mixer computes them only where they are wanted
-STATE_SITES = frozenset({"h", "h_post", "conv_state"})
+STATE_SITES = frozenset({"h", "h_post", "conv_state", "h_fused"})
