@@ -55,7 +55,7 @@ class Block(nn.Module):
         found = [
             SiteInfo("resid_pre", d, "residual stream before the block", wide),
             SiteInfo("mixer_in", d, "normed residual, the mixer's input"),
-            *(info._replace(name="mixer." + info.name) for info in self.mixer.site_table()),
+            *(info._replace(name="mixer." + info.name) for info in self.mixer_sites()),
             SiteInfo("mixer_out", d, "what the mixer adds to the residual stream"),
         ]
         if self.feed_forward is not None:
@@ -73,16 +73,32 @@ class Block(nn.Module):
         residual = run.site(prefix + "resid_pre", residual)
         u = self.norm(residual.to(self.norm.weight.dtype))
         u = run.site(prefix + "mixer_in", u)
-        at_once = None
-        if state is not None and run.plain_step(prefix + "mixer."):
-            at_once = self.mixer.step(u, state, run.overwrite)
-        out, new_state = at_once or self.mixer(u, run, prefix + "mixer.", state, need_state)
+        out, new_state = self.mix(u, run, prefix + "mixer.", state, need_state)
         residual = residual + run.site(prefix + "mixer_out", out)
         if self.feed_forward is not None and self.norm_2 is not None:
             residual = run.site(prefix + "resid_mid", residual)
             u = run.site(prefix + "mlp_in", self.norm_2(residual.to(self.norm_2.weight.dtype)))
             residual = residual + run.site(prefix + "mlp_out", self.feed_forward(u, run, prefix + "mlp."))
         return run.site(prefix + "resid_post", residual), new_state
+
+    # What an adapter's block does with another mixer, or with two.
+
+    def mix(
+        self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
+    ) -> tuple[Tensor, LayerState | None]:
+        """The mixer's output for its input u (B, T, d), and the layer's new state."""
+        at_once = None
+        if state is not None and run.plain_step(prefix):
+            at_once = self.mixer.step(u, state, run.overwrite)
+        return at_once or self.mixer(u, run, prefix, state, need_state)
+
+    def mixer_sites(self) -> list[SiteInfo]:
+        """The sites below `mixer.`."""
+        return self.mixer.site_table()
+
+    def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
+        """The layer's state before the first token."""
+        return self.mixer.zero_state(batch, dtype, device)
 
 
 class Backbone(nn.Module):
@@ -237,7 +253,7 @@ class LanguageModel(nn.Module):
 
     def zero_state(self, rows: int) -> ModelState:
         """The state before the first token, for `rows` sequences."""
-        layers = tuple(b.mixer.zero_state(rows, self.dtype, self.device) for b in self.blocks)
+        layers = tuple(b.zero_state(rows, self.dtype, self.device) for b in self.blocks)
         return ModelState(layers, torch.zeros(rows, dtype=torch.long, device=self.device))
 
     @property
@@ -350,6 +366,12 @@ class LanguageModel(nn.Module):
     def n_parameters(self) -> int:
         """Number of parameters; a tied head counts once."""
         return sum(p.numel() for p in self.parameters())
+
+    @property
+    def n_active_parameters(self) -> int:
+        """Number of parameters that one token uses: all but those of the experts it is not sent to."""
+        blocks = cast(list[Block], list(self.backbone.layers))
+        return self.n_parameters - sum(block.mixer.n_idle_parameters for block in blocks)
 
     @property
     def digest(self) -> str:

@@ -113,7 +113,7 @@ class Mamba2Mixer(Mixer):
         loops = compiled_steps(u, N)
         if loops is None or c.dt_limit != (0.0, float("inf")):
             return None
-        gate, xBC, dt = split_linear(u, self.in_proj, [E, self.conv_width, c.n_heads])
+        gate, xBC, dt = self.project(u)
         xBC, window = loops.conv_step_numba(xBC, self.conv1d.weight[:, 0], self.conv1d.bias, state["conv"])
         x, B, C = (part.contiguous() for part in F.silu(xBC).split([E, G * N, G * N], -1))
         delta = F.softplus(dt + self.dt_bias)
@@ -122,7 +122,16 @@ class Mamba2Mixer(Mixer):
             x.unflatten(-1, heads), delta, -torch.exp(self.A_log), B.unflatten(-1, groups), C.unflatten(-1, groups),
             self.D, state["h"], overwrite,
         )  # fmt: skip
-        return self.out_proj(self.norm(y.flatten(2) * F.silu(gate))), {"conv": window, "h": h}
+        return self.out_proj(self.gated(y.flatten(2), gate)), {"conv": window, "h": h}
+
+    def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gate branch (B, T, E), what enters the convolution (B, T, E + 2 G N) and dt (B, T, H), of u (B, T, d)."""
+        gate, xBC, dt = split_linear(u, self.in_proj, [self.config.inner_size, self.conv_width, self.config.n_heads])
+        return gate, xBC, dt
+
+    def gated(self, y: Tensor, gate: Tensor) -> Tensor:
+        """The input of out_proj (B, T, E)."""
+        return self.norm(y * F.silu(gate))
 
     def site_table(self) -> list[SiteInfo]:
         config = self.config
@@ -145,7 +154,7 @@ class Mamba2Mixer(Mixer):
         c = self.config
         E, H, P, G, N = c.inner_size, c.n_heads, c.head_dim, c.n_groups, c.state_size
         rows, width = u.shape[:2]
-        gate, xBC, dt = split_linear(u, self.in_proj, [E, self.conv_width, H])
+        gate, xBC, dt = self.project(u)
         gate = run.site(prefix + "gate", gate)
         if run.active(prefix + "x_in"):
             xBC = torch.cat([run.site(prefix + "x_in", xBC[..., :E]), xBC[..., E:]], -1)
@@ -186,7 +195,7 @@ class Mamba2Mixer(Mixer):
         h0 = None if state is None else state["h"].flatten(1, 2)
         y, h = scan_with_sites(run, prefix, width, h0, need_state, scan, read)
         y = run.site(prefix + "y", y)
-        gated = run.site(prefix + "gated", self.norm(y * F.silu(gate)))
+        gated = run.site(prefix + "gated", self.gated(y, gate))
         out = self.out_proj(gated)
         if not need_state:
             return out, None
