@@ -120,6 +120,11 @@ class Mixer(nn.Module):
         """What the last forward pass in training mode adds to the loss (a router's balance); None for most."""
         return None
 
+    @property
+    def n_idle_parameters(self) -> int:
+        """How many of the parameters one token does not use: those of experts that were not chosen; 0 for most."""
+        return 0
+
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Reference initialisation, drawn from `generator`."""
         raise UsageError(f"{type(self).__name__} defines no initialisation")
