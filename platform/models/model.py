@@ -123,11 +123,10 @@ class LanguageModel(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.name = name or config.arch
-        self.backbone = Backbone(config)
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
         self._edits: list[Applied] = []
         self._recorders: list[Recorder] = []
         self._digest: tuple[object, str] | None = None
+        self._make_parts(config)
 
     # -- the forward pass ---------------------------------------------------------------------------------------
 
@@ -200,6 +199,10 @@ class LanguageModel(nn.Module):
         return run.last(logits) if last_only and whole else logits, new_layers
 
     # An adapter over another program's model (`adapters`) answers these in its own way.
+
+    def _make_parts(self, config: ModelConfig) -> None:
+        self.backbone = Backbone(config)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     @property
     def blocks(self) -> list[Block]:
