@@ -37,6 +37,10 @@ HUB: dict[str, ModelConfig] = {
     "state-spaces/mamba-370m-hf": _mamba(1024, 48),
     "state-spaces/mamba-790m-hf": _mamba(1536, 48),
     "state-spaces/mamba-1.4b-hf": _mamba(2048, 48),
+    # Mamba trained on a refined corpus (arXiv 2410.17215), with Falcon's tokenizer: its text ends with token 11
+    "MiniLLM/MiniPLM-Mamba-130M": ModelConfig(
+        "mamba", vocab_size=65024, d_model=768, n_layers=24, bos_token_id=None, eos_token_id=11, pad_token_id=11
+    ),
     "state-spaces/mamba2-130m": _mamba2(768, 24),
     "state-spaces/mamba2-370m": _mamba2(1024, 48),
     "state-spaces/mamba2-1.3b": _mamba2(2048, 48),
