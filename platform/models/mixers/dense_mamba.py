@@ -106,45 +106,45 @@ class DenseMambaMixer(MambaMixer):
     def recur(self, recurrence: Recurrence, u: Tensor, run: Run, prefix: str) -> tuple[Tensor, Tensor]:
         passed: dict[int, LayerStates] = run.shared.setdefault(_SHARED, {})
         below = [passed[self.layer - i] for i in range(1, self.neighbours + 1)]
-        fused_name, width = prefix + "h_fused", u.shape[1]
-        recurrent = self.config.own.dense_fuse == "recurrent"
-        gates: list[Tensor] = []
-        if below:
-            gate = F.silu(self.dense_out(F.silu(self.dense_in(u))))
-            gates = list(run.site(prefix + "dense_gate", gate).chunk(len(below), -1))
+        width, recurrent = u.shape[1], self.config.own.dense_fuse == "recurrent"
+        gates = self._gates(u, run, prefix)
         added: Tensor | None = None
         scan = recurrence.scan
         if below and recurrent:
-            entering = _weighted(gates, [layer.at(list(range(width))) for layer in below])
+            entering = _weighted(gates, [states.at(list(range(width))) for states in below])
             if run.keep is not None:  # nothing enters at padding, as Delta = 0 there
                 entering = entering * run.keep[..., None, None]
             added = accumulate(recurrence, entering)
             scan = scan_and_add(recurrence, added)
         done = trace_scan(run, prefix, width, recurrence.start, scan, recurrence.read)
-        own = LayerStates(recurrence, done.changes, added)
-        y = done.y
-        if not recurrent:
-            for gate, layer in zip(gates, below, strict=True):
-                y = y + gate * layer.read(recurrence.C)
-        if below and run.active(fused_name):
-            columns = run.columns(fused_name)
-            if columns:
-                fused = own.at(columns)
-                if not recurrent:
-                    here = [gate[:, columns] for gate in gates]
-                    fused = fused + _weighted(here, [layer.at(columns) for layer in below])
-                y = read_fused(run, fused_name, columns, fused, recurrence.C, y)
-        if self.layer + 1 < self.config.n_layers:
-            if width == 1:  # the state after the one step is at hand
-                seen = done.unedited + done.changes[0].seen if done.changes else done.unedited
-                own = replace(own, held=seen[:, None])
-            elif recurrent:
-                own = replace(own, held=own.at(list(range(width))))
-            passed[self.layer] = own
-            passed.pop(self.layer - self.config.own.dense_m, None)  # no layer above reads these
-        else:
+        own, y = LayerStates(recurrence, done.changes, added), done.y
+        read = [] if recurrent else list(zip(gates, below, strict=True))  # beside the layer's own states
+        for gate, states in read:
+            y = y + gate * states.read(recurrence.C)
+        columns = run.columns(prefix + "h_fused") if below and run.active(prefix + "h_fused") else []
+        if columns:
+            fused = own.at(columns)
+            if read:
+                fused = fused + _weighted([g[:, columns] for g, _ in read], [states.at(columns) for _, states in read])
+            y = read_fused(run, prefix + "h_fused", columns, fused, recurrence.C, y)
+        if self.layer + 1 == self.config.n_layers:
             passed.clear()
+            return y, done.final
+        if width == 1:  # the state after the one step is at hand
+            seen = done.unedited + done.changes[0].seen if done.changes else done.unedited
+            own = replace(own, held=seen[:, None])
+        elif recurrent:
+            own = replace(own, held=own.at(list(range(width))))
+        passed[self.layer] = own
+        passed.pop(self.layer - self.config.own.dense_m, None)  # no layer above reads these
         return y, done.final
+
+    def _gates(self, u: Tensor, run: Run, prefix: str) -> list[Tensor]:
+        """G (B, T, E) for each layer below, the nearest first."""
+        if not self.neighbours:
+            return []
+        gate = F.silu(self.dense_out(F.silu(self.dense_in(u))))
+        return list(run.site(prefix + "dense_gate", gate).chunk(self.neighbours, -1))
 
 
 def _weighted(gates: list[Tensor], states: list[Tensor]) -> Tensor:

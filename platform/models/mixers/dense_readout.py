@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..kernels.arguments import full_precision
 from ..run import Run
 from ..states import Scanned, StateChange
 from .mamba import Recurrence
@@ -54,7 +55,7 @@ class LayerStates:
     def at(self, columns: list[int]) -> Tensor:
         """The states (B, P, E, N) at packed columns, ascending."""
         if self.held is not None:
-            return self.held[:, columns]
+            return self.held if len(columns) == self.held.shape[1] else self.held[:, columns]
         recurrence, width = self.recurrence, self.recurrence.x.shape[1]
         states = recurrence.scan(0, width, True, recurrence.start, columns).states
         if self.added is not None:
@@ -80,7 +81,8 @@ class LayerStates:
 
 def contract(states: Tensor, C: Tensor) -> Tensor:
     """The read-outs (B, P, E) of states (B, P, E, N) with vectors C (B, P, N), in the dtype of the states."""
-    return torch.einsum("bpen,bpn->bpe", states, C.to(states.dtype))
+    with full_precision(states):
+        return torch.einsum("bpen,bpn->bpe", states, C.to(states.dtype))
 
 
 def accumulate(recurrence: Recurrence, inputs: Tensor) -> Tensor:
