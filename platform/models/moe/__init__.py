@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from .balance import expert_load, load_balance_loss, router_z_loss
 from .capacity import within_capacity
-from .experts import ACTIVATIONS, NOWHERE, run_experts
+from .experts import ACTIVATIONS, NOWHERE, ask_experts, run_experts
 from .routers import ROUTERS, choose, probabilities, weigh
 from .sinkhorn import sinkhorn
 
 __all__ = [
-    "ACTIVATIONS", "NOWHERE", "ROUTERS", "choose", "expert_load", "load_balance_loss", "probabilities",
+    "ACTIVATIONS", "NOWHERE", "ROUTERS", "ask_experts", "choose", "expert_load", "load_balance_loss", "probabilities",
     "router_z_loss", "run_experts", "sinkhorn", "weigh", "within_capacity",
 ]  # fmt: skip
