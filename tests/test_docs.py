@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 import subprocess
@@ -106,6 +107,26 @@ def test_the_new_analysis_works(examples, tmp_path, monkeypatch):
     for row, item in zip(rows, items, strict=True):
         p = model(torch.tensor([item.prompt]))[0, -1].softmax(-1)
         assert row["entropy"] == pytest.approx(-(p * p.log()).sum().item()) and row["status"] == "ok"
+
+
+def test_the_new_architecture_keeps_the_contract(examples, tmp_path, monkeypatch):
+    from model_zoo import nano
+    from mplat.models import mixers
+    from mplat.models.mixers import registry as mixer_registry
+
+    mixers.names()
+    monkeypatch.setattr(mixer_registry, "_MIXERS", dict(mixer_registry._MIXERS))
+    _load(examples["platform/models/mixers/leaky"], "mplat.models.mixers.leaky", tmp_path)
+    checks = [
+        check
+        for name in ("test_contract", "test_sequence_equalities")
+        for check in vars(_load((ROOT / f"tests/models/{name}.py").read_text(), name, tmp_path)).values()
+        if getattr(check, "__name__", "").startswith("test_")
+        and list(inspect.signature(inspect.unwrap(check)).parameters) == ["model"]
+    ]
+    assert len(checks) >= 10
+    for check in checks:
+        check(nano("leaky"))
 
 
 def test_the_readmes_example_runs(tmp_path):
