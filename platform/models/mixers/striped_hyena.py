@@ -69,6 +69,10 @@ class StripedHyenaOptions(Options):
         """G, the heads of keys and values."""
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 
+    def hidden_size(self, d_model: int) -> int:
+        """Hidden units of the gated MLP."""
+        return -(-8 * d_model // 24) * 8 if self.mlp_size is None else self.mlp_size
+
     def attends(self, layer: int) -> bool:
         """Whether block `layer` is one of attention."""
         return layer % 2 == 1 if self.attn_layers is None else layer in self.attn_layers
@@ -112,9 +116,7 @@ class _StripedHyenaLayer(Mixer):
 
     @classmethod
     def feed_forward(cls, config: ModelConfig, layer: int) -> FeedForward:
-        size = config.own.mlp_size
-        hidden = size if size is not None else -(-8 * config.d_model // 24) * 8
-        return GatedMlp(config.d_model, hidden, n_layers=config.n_layers)
+        return GatedMlp(config.d_model, config.own.hidden_size(config.d_model), n_layers=config.n_layers)
 
     @property
     def own(self) -> StripedHyenaOptions:
