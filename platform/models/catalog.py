@@ -13,7 +13,8 @@ _SHIPPED_FOLDER = Path(__file__).parent / "tiny"
 
 
 class Entry(NamedTuple):
-    """A known model. n_bytes: size of the weight file; needs_network: unless it is already in the local cache."""
+    """A known model. n_bytes: size of the weight file; needs_network: unless it is already in the local cache;
+    n_active_parameters: those that one token uses, fewer where there are experts."""
 
     name: str
     arch: str
@@ -21,6 +22,7 @@ class Entry(NamedTuple):
     n_bytes: int
     licence: str
     needs_network: bool
+    n_active_parameters: int
 
 
 def _mamba(d_model: int, n_layers: int) -> ModelConfig:
@@ -29,6 +31,11 @@ def _mamba(d_model: int, n_layers: int) -> ModelConfig:
 
 def _mamba2(d_model: int, n_layers: int) -> ModelConfig:
     return ModelConfig("mamba2", vocab_size=50288, d_model=d_model, n_layers=n_layers, state_size=128, head_dim=64)
+
+
+def _black_mamba(d_model: int, n_layers: int, expert_size: int) -> ModelConfig:
+    own = {"n_experts": 8, "expert_size": expert_size}
+    return ModelConfig("black_mamba", vocab_size=50304, d_model=d_model, n_layers=n_layers, state_size=16, own=own)
 
 
 #: shape of each public checkpoint, by hub id
@@ -44,7 +51,12 @@ HUB: dict[str, ModelConfig] = {
     "state-spaces/mamba2-130m": _mamba2(768, 24),
     "state-spaces/mamba2-370m": _mamba2(1024, 48),
     "state-spaces/mamba2-1.3b": _mamba2(2048, 48),
+    # that of 1.5B is inferred from the size of its file; a folder's own config.json decides when it is loaded
+    "Zyphra/BlackMamba-1.5B": _black_mamba(1152, 30, 3072),
+    "Zyphra/BlackMamba-2.8B": _black_mamba(1472, 36, 3872),
 }
+# bytes of a stored number where that is not 4
+_STORED_BYTES = {"Zyphra/BlackMamba-1.5B": 2, "Zyphra/BlackMamba-2.8B": 2}
 
 
 def shipped() -> dict[str, Path]:
@@ -72,8 +84,10 @@ def entries() -> list[Entry]:
     for name, folder in shipped().items():
         config = shape(name)
         size = (folder / "model.safetensors").stat().st_size
-        result.append(Entry(name, config.arch, build(config, device="meta").n_parameters, size, "MIT", False))
+        model = build(config, device="meta")
+        result.append(Entry(name, config.arch, model.n_parameters, size, "MIT", False, model.n_active_parameters))
     for name, config in HUB.items():
-        count = build(config, device="meta").n_parameters
-        result.append(Entry(name, config.arch, count, count * 4, "Apache-2.0", True))
+        model = build(config, device="meta")
+        count, size = model.n_parameters, model.n_parameters * _STORED_BYTES.get(name, 4)
+        result.append(Entry(name, config.arch, count, size, "Apache-2.0", True, model.n_active_parameters))
     return result
