@@ -1,4 +1,4 @@
-"""Hyena: filters and operator equal the published formulas, nothing reaches further than the filter, and nothing back."""
+"""Hyena: filters and operator equal the published formulas; nothing reaches further than the filter, nothing back."""
 
 from __future__ import annotations
 
@@ -252,3 +252,29 @@ def test_published_sizes_have_the_published_parameter_counts(shape, own, expecte
 def test_wrong_options_are_named(own, message) -> None:
     with pytest.raises(UsageError, match=message):
         ModelConfig("hyena", 40, 24, 2, own=own)
+
+
+def retrieved(init: str, order: int, layer: int) -> float:
+    """Share of sequences "k1 k1' v1 ... kn kn' vn, ki ki'" in which what `layer` adds at the last token looks like vi.
+
+    Likeness is the product with the layer's input at each value's position; the greatest must be the right one's.
+    """
+    own = {"max_length": 512, "filter_order": 32, "emb_dim": 17, "mlp_ratio": 2, "order": order}
+    config = ModelConfig("hyena", vocab_size=512, d_model=192, n_layers=3, own=own)
+    model = build(config, seed=3, init=init)  # pyright: ignore[reportArgumentType]
+    generator = torch.Generator().manual_seed(0)
+    n, rows = 6, 40
+    facts = torch.stack([torch.randperm(512, generator=generator)[: 3 * n] for _ in range(rows)])
+    asked = torch.randint(n, (rows, 1), generator=generator)
+    text = torch.cat([facts, facts.gather(1, 3 * asked), facts.gather(1, 3 * asked + 1)], 1)
+    with torch.no_grad(), model.capture(f"blocks.{layer}.mixer_in", f"blocks.{layer}.mixer_out") as acts:
+        model(text)
+    u, out = acts[f"blocks.{layer}.mixer_in"], acts[f"blocks.{layer}.mixer_out"][:, -1]
+    likeness = torch.einsum("btd,bd->bt", u[:, 2 : 3 * n : 3], out)
+    return float((likeness.argmax(1) == asked[:, 0]).float().mean())
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_recall_initialisation_brings_back_the_value_of_the_key(order: int) -> None:
+    assert retrieved("recall", order, 1) > 0.5  # one in six by chance
+    assert retrieved("reference", order, 1) < 0.35

@@ -81,6 +81,18 @@ class ImplicitFilter(nn.Module):
         self.freq.fill_(sine_freq)
         self.rates.copy_(torch.linspace(slow, fast, len(self.rates)))
 
+    @torch.no_grad()
+    def reset_to_window(self) -> None:
+        """Make every filter its window, plus what the reference initialisation makes of the other hidden units.
+
+        The last hidden unit becomes sin(pi / 2) = 1 whatever the lag, and every channel adds it.
+        """
+        last = self.hidden[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight[-1] = 0.0
+        last.bias[-1] = math.pi / 2 / self._start[0]
+        self.out.weight[:, -1] = 1.0
+
     def forward(self) -> Tensor:
         """k (channels, L) at the lags 0 .. L-1, float32 or wider."""
         sources = [self.rates, *self.parameters()]

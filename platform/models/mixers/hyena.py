@@ -25,8 +25,13 @@ from ..hyena.implicit_filter import ImplicitFilter
 from ..hyena.long_conv import convolve_long, extend_record
 from ..norms import LayerNorm, RMSNorm, wide
 from ..run import Run
+from .recall import recall_taps
 from .recurrence import convolve, reset_linear
 from .registry import LayerState, Mixer, Options, SiteInfo, mixer
+
+RECALL_TAP = 0.5  # what the recall initialisation leaves of each factor: gates and values multiply
+RECALL_READ = 0.05
+RECALL_POWER = 1.49  # mean square of what `recall_taps` make of independent inputs, 1 + 0.7^2
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,36 @@ class HyenaMixer(Mixer):
         self.implicit_filter.reset_parameters(generator)
         self.D.copy_(torch.empty_like(self.D, dtype=torch.float32).normal_(generator=generator))
         reset_normal(self.out_proj, generator, residual_scale(self.config.n_layers))
+
+    @torch.no_grad()
+    def reset_to_recall(self, generator: torch.Generator) -> None:
+        """Every channel has a random key and a random value of its own: x1 writes by the key one token late, x0 reads
+        by it, v and out_proj share the value. See `Mixer`.
+
+        The last filter starts as its window, with D at zero; those before it pass everything on. d channels hold d
+        numbers: over m tokens the right value stands out from noise by sqrt(d / m), and from another fact's value by
+        sqrt(d / 3), where pairing each of some keys with each of some values would leave the root of their number. What
+        one like key brings back has a root mean square of RECALL_READ, so that embeddings should start near 0.2; the
+        weights that carry it are larger than a step of Adam.
+        """
+        d, n = self.config.d_model, self.config.own.order
+        key, value = torch.randn(2, d, d, generator=generator) / d**0.5
+        for part, weight in ((0, key), (1, key), (n, value)):
+            self.in_proj.weight[part * d : (part + 1) * d] = weight
+        for part in (0, 1):
+            recall_taps(self.short_conv, slice(part * d, (part + 1) * d), shift=part)
+        assert self.short_conv.bias is not None
+        self.short_conv.weight[2 * d :] = 0.0
+        self.short_conv.bias[2 * d : n * d] = 1.0 / RECALL_TAP  # further gates let all pass
+        self.short_conv.bias[n * d :] = 0.0
+        self.short_conv.weight[n * d :, 0, -1] = 1.0
+        self.short_conv.weight *= RECALL_TAP
+        self.short_conv.bias *= RECALL_TAP
+        self.implicit_filter.reset_to_window()
+        self.D.zero_()
+        self.implicit_filter.out.weight.unflatten(0, (d, n - 1))[:, :-1] = 0.0
+        self.D.unflatten(0, (d, n - 1))[:, :-1] = 1.0
+        self.out_proj.weight.copy_(value.T * (RECALL_READ / (RECALL_POWER * RECALL_TAP**3)))
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         d, own = self.config.d_model, self.config.own
