@@ -202,7 +202,7 @@ class MoEMixer(Mixer):
         if not self.training:
             return
         own = self.options
-        self.expert_load = moe.expert_load(index, self.n_experts, real)
+        self.expert_load = moe.expert_load(index, self.n_experts, real, scores.dtype)
         if own.balance_weight:
             self._auxiliary = own.balance_weight * moe.load_balance_loss(scores, self.expert_load, real)
         if own.z_loss_weight:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 
-def expert_load(index: Tensor, n_experts: int, real: Tensor | None = None) -> Tensor:
+def expert_load(
+    index: Tensor, n_experts: int, real: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """The share (E,) of the real tokens' choices index (N, k) that each expert was given; sums to 1."""
     chosen = index if real is None else index[real]
     count = torch.bincount(chosen.flatten(), minlength=n_experts)
-    return count.to(torch.float32) / count.sum()
+    return count.to(dtype) / count.sum()
 
 
 def load_balance_loss(scores: Tensor, load: Tensor, real: Tensor | None = None) -> Tensor:
@@ -24,7 +26,7 @@ def load_balance_loss(scores: Tensor, load: Tensor, real: Tensor | None = None) 
     the router, because P must compare experts: a sigmoid's could fall for all of them together.
     """
     p = torch.softmax(scores if real is None else scores[real], -1)
-    return len(load) * (load.to(p.dtype) * p.mean(0)).sum()
+    return len(load) * (load * p.mean(0)).sum()
 
 
 def router_z_loss(scores: Tensor, real: Tensor | None = None) -> Tensor:
