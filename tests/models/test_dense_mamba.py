@@ -13,7 +13,7 @@ from model_zoo import nano, tokens
 from mplat.errors import UsageError
 from mplat.models import Add, LanguageModel, ModelConfig, ModelState, Replace, Scale, build
 from mplat.models.edits import Edit
-from mplat.models.mixers import mamba
+from mplat.models.mixers import dense_mamba, mamba
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -209,6 +209,18 @@ def test_post_step_edits_equal_editing_a_generation_cache(model: LanguageModel) 
 
 
 @torch.no_grad()
+def test_edits_act_the_same_in_a_whole_text_and_token_by_token(model: LanguageModel) -> None:
+    text = tokens(2, T)
+    for site, positions in [("h", [3, 4, 8]), ("h_post", [0, 3, 4]), ("h_fused", [4, 5]), ("dense_gate", None)]:
+        with model.edit(Scale(f"blocks.1.mixer.{site}", 0.5, positions=positions)):
+            whole, state, parts = model(text), None, []
+            for t in range(T):
+                logits, state = model(text[:, t : t + 1], state=state, return_state=True)
+                parts.append(logits)
+        torch.testing.assert_close(torch.cat(parts, 1), whole, **carried, msg=site)
+
+
+@torch.no_grad()
 def test_restoring_the_residual_stream_is_not_enough_except_after_the_last_layer(model: LanguageModel) -> None:
     """The layers exchange states beside it: a trace of the residual stream alone would misattribute."""
     clean = tokens(1, T)
@@ -305,6 +317,21 @@ def test_read_out_fusion_holds_no_state_for_every_step(fuse: str) -> None:
     assert (seen.elements >= all_states) == (fuse == "recurrent")
     if fuse == "readout":
         assert seen.elements <= all_states // 2
+
+
+@torch.no_grad()
+def test_no_more_layers_are_kept_than_are_read(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[list[int]] = []
+    plain = dense_mamba.DenseMambaMixer.recur
+
+    def watching(self, recurrence, u, run, prefix):
+        found = plain(self, recurrence, u, run, prefix)
+        kept.extend(sorted(value) for value in run.shared.values())
+        return found
+
+    monkeypatch.setattr(dense_mamba.DenseMambaMixer, "recur", watching)
+    model(tokens(1, 3))
+    assert kept == [[0], [0, 1], [1, 2], []]
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
