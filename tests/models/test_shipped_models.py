@@ -1,4 +1,4 @@
-"""The two shipped models: size, format, recipe, and what they can do on names and sentences they never saw."""
+"""The shipped models: size, format, recipe, and what they can do on names and sentences they never saw."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mplat.models.catalog import shipped
 from mplat.train.config import TrainConfig
 from safetensors.torch import load_file
 
-NAMES = ("tiny-mamba", "tiny-mamba2")
+NAMES = tuple(shipped())
 PER_LEVEL = 100
 
 
@@ -25,8 +25,8 @@ def model(request: pytest.FixtureRequest) -> Iterator[LanguageModel]:
     yield load(request.param)
 
 
-def test_both_are_shipped_and_small() -> None:
-    assert set(NAMES) <= set(shipped())
+def test_they_are_small() -> None:
+    assert {"tiny-mamba", "tiny-mamba2"} <= set(NAMES)
     for name in NAMES:
         folder = shipped()[name]
         weights = load_file(folder / "model.safetensors")
@@ -58,8 +58,13 @@ def exact_match(model: LanguageModel) -> dict[int, float]:
 
 
 def test_recall_on_held_out_entities_and_templates(exact_match: dict[int, float]) -> None:
-    assert exact_match[1] >= 0.95
-    assert exact_match[2] >= 0.6
+    assert exact_match[1] >= 0.9
+
+
+def test_the_first_two_also_answer_across_two_hops(model: LanguageModel, exact_match: dict[int, float]) -> None:
+    if model.name in ("tiny-mamba", "tiny-mamba2"):
+        assert exact_match[1] >= 0.95
+        assert exact_match[2] >= 0.6
 
 
 def test_steering_has_something_to_move(exact_match: dict[int, float]) -> None:
