@@ -121,9 +121,9 @@ def test_capacity_drops_exactly_the_overflow_in_order() -> None:
     served = moe.within_capacity(first, 3, 1.0, real)  # floor(7 / 3) = 2; the padding of token 2 takes no place
     assert served[:, 0].tolist() == [True, True, False, True, True, False, True, False]
     assert moe.within_capacity(first, 3, 0.01)[:, 0].tolist() == [True, True, False, False, True, False, False, False]
-    # two choices each: every first choice comes before any second one
-    both = torch.tensor([[0, 1], [0, 1], [1, 0], [0, 1]])  # capacity floor(0.75 * 4 * 2 / 2) = 3
-    assert moe.within_capacity(both, 2, 0.75).tolist() == [[True, True], [True, True], [True, False], [True, False]]
+    # two choices each, capacity floor(0.75 * 4 * 2 / 3) = 2: all first choices come before any second one
+    both = torch.tensor([[0, 1], [2, 0], [0, 2], [1, 0]])
+    assert moe.within_capacity(both, 3, 0.75).tolist() == [[True, True], [True, False], [True, True], [True, False]]
 
 
 def test_dropped_tokens_get_nothing_from_the_block() -> None:
