@@ -13,7 +13,7 @@ from ..runtime.table_job import Progress
 from .cache import Cache
 from .config import default_config, settings_of
 from .graph import all_steps
-from .places import check_layers, places, relative_name
+from .places import check_layers, places, relative_name, relative_names
 from .run import Observer, run_steps
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def bottleneck_channels(
         raise UsageError(f"k is {k}; site {name!r} has {place.channels} channels, so it can be 1 to {place.channels}")
     config = default_config().model_copy(update={"steps": ("attribution",), "seed": seed})
     settings = settings_of(config, all_steps()["attribution"])
-    if name not in [relative_name(model, s) for s in settings.model_dump()["sites"]]:
+    if name not in relative_names(model, settings.model_dump()["sites"]):
         config = config.model_copy(update={"attribution": type(settings).model_validate({"sites": (name,)})})
     observer = _Teller(model.name, progress)
     cache = Cache(cache_dir, warn=observer.warn)

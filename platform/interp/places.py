@@ -29,35 +29,57 @@ class Place(NamedTuple):
 def relative_name(model: LanguageModel, site: str) -> str:
     """`site` as it is called inside a block; `delta` may be written for `mixer.delta`.
 
-    Raises UsageError naming the nearest site for one that this model's blocks do not have.
+    Raises UsageError naming the nearest site for one that no block of this model has.
     """
-    inside = [s.name.removeprefix("blocks.0.") for s in model.sites() if s.name.startswith("blocks.0.")]
+    inside = dict.fromkeys(s.name.split(".", 2)[2] for s in model.sites() if s.name.startswith("blocks."))
     for name in (site, f"mixer.{site}"):
         if name in inside:
             return name
     raise UsageError(f"no site {site!r} in the blocks of model {model.name}; {suggest(site, inside, limit=40)}")
 
 
-def places(model: LanguageModel, layers: Sequence[int], sites: Sequence[str], *, one_axis: bool = True) -> list[Place]:
-    """Every site at every layer, by layer, then in the order of `sites`.
+def relative_names(model: LanguageModel, sites: Sequence[str]) -> list[str]:
+    """`relative_name` of each; one with a `?` at its end is left out where no block of this model has it."""
+    names = []
+    for site in sites:
+        try:
+            names.append(relative_name(model, site.removesuffix("?")))
+        except UsageError:
+            if not site.endswith("?"):
+                raise
+    return names
 
-    one_axis: only sites with one value per token and channel will do. Raises UsageError for sites that the model does
-    not have or that will not do, for one named twice, and for none.
+
+def places(model: LanguageModel, layers: Sequence[int], sites: Sequence[str], *, one_axis: bool = True) -> list[Place]:
+    """Every site at every layer that has it, by layer, then in the order of `sites` (see `relative_names`).
+
+    one_axis: only sites with one value per token and channel will do. Raises UsageError for sites that none of these
+    layers has or that will not do, for one named twice, and for none.
     """
-    names = [relative_name(model, site) for site in sites]
+    names = relative_names(model, sites)
     if not names or len(set(names)) < len(names):
         raise UsageError(f"sites {list(sites)}: name at least one site, and each of them once")
-    shapes = {s.name: s.shape[2:] for s in model.sites()}
+    known = {s.name: s for s in model.sites()}
+    optional = {
+        relative_name(model, s.removesuffix("?")) for s in sites if s.endswith("?") and relative_names(model, [s])
+    }
+    for name in names:
+        having = [layer for layer in layers if f"blocks.{layer}.{name}" in known]
+        if not having and name not in optional:
+            raise UsageError(f"site {name!r}: none of the blocks {', '.join(map(str, layers))} has it; choose others")
     found = []
     for layer in layers:
         for name in names:
-            full = f"blocks.{layer}.{name}"
-            shape = tuple(int(axis) for axis in shapes[full])
-            if one_axis and len(shape) != 1:
-                raise UsageError(
-                    f"site {name!r} has {shape} values per token; this step is for sites with one axis of channels"
-                )
-            found.append(Place(layer, name, full, shape))
+            site = known.get(f"blocks.{layer}.{name}")
+            if site is None:
+                continue
+            shape = tuple(int(axis) for axis in site.shape[0 if site.constant else 2 :])
+            if site.constant or (one_axis and len(shape) != 1):
+                held = f"{shape} values for all tokens" if site.constant else f"{shape} values per token"
+                raise UsageError(f"site {name!r} has {held}; this step is for sites with one axis of channels")
+            found.append(Place(layer, name, site.name, shape))
+    if not found:
+        raise UsageError(f"sites {list(sites)}: none of the blocks {', '.join(map(str, layers))} has one of them")
     return found
 
 

@@ -32,8 +32,8 @@ _KINDS = {"float32": "<f4", "float16": "<f2"}
 
 
 class Settings(StepSettings):
-    sites: Sites = ("resid_post", "mixer_out", "mixer.delta")
-    """sites of each block; states (mixer.h) too, where positions are listed"""
+    sites: Sites = ("resid_post", "mixer_out", "mixer.delta?")
+    """sites of each block, with ? where the model has it; states (mixer.h) too, where positions are listed"""
     positions: tuple[int, ...] | Literal["all"] = (-1,)
     """tokens of the prompt, negative from its end; or all"""
     dtype: Literal["float32", "float16"] = "float32"
@@ -47,6 +47,9 @@ class Settings(StepSettings):
 def check(asked: Asked) -> None:
     """`Step.check`: the sites exist, and a state is not asked for at every token."""
     found = places(asked.model, asked.layers, asked.settings.sites, one_axis=False)
+    uneven = next((p for p in found for q in found if p.site == q.site and p.shape != q.shape), None)
+    if uneven is not None:
+        raise UsageError(f"site {uneven.site!r} is not as wide in every block; choose layers where it is {uneven.shape}")
     states = {p.site for p in found if len(p.shape) > 1}
     if states and asked.settings.positions == "all":
         raise UsageError(f"values of {', '.join(sorted(states))} at all positions are too many; list positions")

@@ -31,7 +31,7 @@ from ...runtime.plan import digest_of
 from ..answers import score_answers
 from ..batches import Batch
 from ..columns import column, ranks
-from ..places import Place, places, relative_name
+from ..places import Place, places, relative_names
 from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ CONVENTION_COST = 0.02
 
 
 class Settings(StepSettings):
-    sites: Sites = ("mixer_out", "mixer.delta")
-    """sites to ablate; attribution and delta_sensitivity must cover them"""
+    sites: Sites = ("mixer_out", "mixer.delta?")
+    """sites to ablate (with ?: where the model has it); attribution and delta_sensitivity must cover them"""
     top_shares: tuple[float, ...] = (0.05,)
     """shares of a site's channels to ablate together, those of largest |attribution|; at least one channel"""
     random_draws: int = Field(3, ge=1, le=1000)
@@ -110,10 +110,10 @@ class Group(NamedTuple):
 
 def check(asked: Asked) -> None:
     """`Step.check`: the sites exist, and the steps before this one look at them too."""
-    sites = [relative_name(asked.model, site) for site in asked.settings.sites]
-    places(asked.model, asked.layers, sites)
+    sites = relative_names(asked.model, asked.settings.sites)
+    places(asked.model, asked.layers, asked.settings.sites)
     for need, settings in asked.upstream.items():
-        covered = {relative_name(asked.model, site) for site in settings.sites}
+        covered = set(relative_names(asked.model, settings.sites))
         for site in sites:
             if site not in covered:
                 raise UsageError(f"its sites name {site!r}, which {need}.sites does not; add it there")

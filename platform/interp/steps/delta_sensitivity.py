@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 class Settings(StepSettings):
-    sites: Sites = ("mixer.delta", "mixer_out")
-    """sites of each block with one value per token and channel"""
+    sites: Sites = ("mixer.delta?", "mixer_out")
+    """sites of each block (with ?: where the model has it) with one value per token and channel"""
 
 
 SCHEMA = pa.schema([
