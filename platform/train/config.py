@@ -55,7 +55,13 @@ class FactsSection(Config):
         default=1.0,
         ge=0,
         le=1,
-        description="fraction of the steps in which Difficulty.at goes from 0 to 1; 0: at 1 from the start",
+        description="fraction of the steps in which difficulty rises; 0: as hard as it gets from the start",
+    )
+    hardest: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="where it ends, as the argument of Difficulty.at; 0.15: one hop among at most four facts",
     )
 
 

@@ -54,7 +54,7 @@ class FactsSource:
     def _difficulty(self, step: int) -> Difficulty:
         ramp = self._config.data.facts.curriculum * self._config.total_steps
         progress = 1.0 if ramp == 0 else min(1.0, step / ramp)
-        return self._facts.Difficulty.at(progress)
+        return self._facts.Difficulty.at(progress * self._config.data.facts.hardest)
 
     def batch(self, step: int) -> Batch:
         """Rows of step `step`; answers are the targets the generator weights as answers."""
