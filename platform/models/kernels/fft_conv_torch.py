@@ -133,7 +133,8 @@ def _one_token(u: Tensor, taps: Tensor, D: Tensor | None, history: Tensor | None
     y = taps[:, 0] * u if D is None else (taps[:, 0] + D) * u
     if history is None:
         return y
-    return y + (history * taps[:, 1 : history.shape[2] + 1].flip(1)).sum(2)[:, None]
+    weights = taps[:, 1 : history.shape[2] + 1].flip(1)
+    return y + torch.bmm(history.transpose(0, 1), weights[..., None]).squeeze(2).t()[:, None]
 
 
 def _by_document(u: Tensor, taps: Tensor, D: Tensor | None, history: Tensor | None, reset: Tensor) -> Tensor:
