@@ -76,9 +76,16 @@ def visible(
     return torch.cat([old, new.expand(len(old), -1, -1)], -1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, document: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    document: Tensor | None = None,
+    seen: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
     """z (B, T, H, P) of queries q (B, T, H, P) over keys and values k, v (B, S + T, G, P), the last T those of the
-    queries' own tokens. document, seen: see `visible`."""
+    queries' own tokens. document, seen: see `visible`. scale: factor of the scores, 1 / sqrt(P) if None."""
     recorded = k.shape[1] - q.shape[1]
     grouped = q.shape[2] != k.shape[2]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -88,7 +95,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, document: Tensor | None = None, seen
         mask = visible(block, document, seen, recorded, q.device)[:, None]
         end = recorded + block.stop
         part = (q[:, :, block], k[:, :, :end], v[:, :, :end])
-        found.append(F.scaled_dot_product_attention(*part, attn_mask=mask, enable_gqa=grouped))
+        found.append(F.scaled_dot_product_attention(*part, attn_mask=mask, scale=scale, enable_gqa=grouped))
     return torch.cat(found, 2).transpose(1, 2)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError, suggest
-from . import catalog, layouts, original_format
+from . import adapters, catalog, layouts, original_format
 from .config import ModelConfig
 from .model import LanguageModel
 from .precision import faster_dtype
@@ -48,7 +48,10 @@ def load(
     config, weights = read(folder)
     check_finite(weights, folder)
     with torch.device("meta"):
-        model = LanguageModel(config, name=os.fspath(name))
+        if isinstance(config, adapters.AdaptedConfig):
+            model = adapters.construct(config, name=os.fspath(name))
+        else:
+            model = LanguageModel(config, name=os.fspath(name))
     _fit(model, weights, folder)
     model.load_state_dict(weights, assign=True)
     model.tokenizer = read_tokenizer(folder, config)
@@ -96,14 +99,14 @@ def _from_hub(repo: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted, etag_timeout=5))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        near = suggest(repo, [*catalog.shipped(), *catalog.HUB])
+        near = "mplat knows it" if repo in catalog.HUB else suggest(repo, [*catalog.shipped(), *catalog.HUB])
         raise InputError(
             f"no model {repo!r}: no such folder, not in the local cache, and the hub gave no answer; {near}; "
             f"fetch it where there is a network with `hf download {repo}`"
         ) from error
 
 
-def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+def read(folder: Path) -> tuple[ModelConfig | adapters.AdaptedConfig, dict[str, Tensor]]:
     """Configuration and weights of a folder in any layout, with our parameter names."""
     path = folder / "config.json"
     try:
@@ -121,6 +124,8 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if content is None:
         raise InputError(f"{folder}: there is no config.json; a model folder needs one")
     weights = _weights(folder)
+    if content.get("model_type") in adapters.names():
+        return adapters.read(content, weights, source=str(path))
     config = ModelConfig.from_hf(content, source=str(path))
     return config, original_format.rename(weights, config)  # a hub copy may carry the original's one differing name
 
@@ -193,7 +198,7 @@ def check_finite(weights: dict[str, Tensor], folder: Path) -> None:
 def _fit(model: LanguageModel, weights: dict[str, Tensor], folder: Path) -> None:
     """Check names and shapes against the model; drop a tied head that the file repeats."""
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    if model.lm_head is None:
+    if model.config.tie_embeddings:
         head = weights.pop("lm_head.weight", None)
         if head is not None and "backbone.embeddings.weight" not in weights:
             weights["backbone.embeddings.weight"] = head
@@ -210,7 +215,7 @@ def _fit(model: LanguageModel, weights: dict[str, Tensor], folder: Path) -> None
             )
 
 
-def read_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerFast | None:
+def read_tokenizer(folder: Path, config: ModelConfig | adapters.AdaptedConfig) -> PreTrainedTokenizerFast | None:
     """The folder's fast tokenizer, or None if it has none. Raises InputError if it does not fit the model."""
     if not (folder / "tokenizer.json").exists():
         return None

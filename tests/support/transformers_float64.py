@@ -10,21 +10,34 @@ import torch
 
 @contextlib.contextmanager
 def everything_float64() -> Iterator[None]:
-    """transformers casts to float32 in norms, scan and head; for a float64 comparison these casts become no-ops."""
-    to, to_float = torch.Tensor.to, torch.Tensor.float
+    """transformers casts to float32 in norms, scan, router and head; for a float64 comparison the casts do nothing."""
+    to, to_type, to_float = torch.Tensor.to, torch.Tensor.type, torch.Tensor.float
+    softmax = torch.nn.functional.softmax
 
-    def keep(self: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+    def same(value: object) -> object:
+        return torch.float64 if value is torch.float32 else value
+
+    def keep_to(self: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         if self.dtype == torch.float64:
-            args = tuple(torch.float64 if a is torch.float32 else a for a in args)
-            kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in kwargs.items()}
+            args, kwargs = tuple(map(same, args)), {k: same(v) for k, v in kwargs.items()}
         return to(self, *args, **kwargs)  # type: ignore[arg-type]
 
-    torch.Tensor.to = keep  # type: ignore[method-assign]
+    def keep_type(self: torch.Tensor, *args: object) -> torch.Tensor:
+        return to_type(self, *(map(same, args) if self.dtype == torch.float64 else args))  # type: ignore[arg-type]
+
+    def keep_softmax(x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        if x.dtype == torch.float64:
+            kwargs = {k: same(v) for k, v in kwargs.items()}
+        return softmax(x, *args, **kwargs)  # type: ignore[arg-type]
+
+    torch.Tensor.to, torch.Tensor.type = keep_to, keep_type  # type: ignore[method-assign]
     torch.Tensor.float = lambda self: self if self.dtype == torch.float64 else to_float(self)  # type: ignore[method-assign]
+    torch.nn.functional.softmax = keep_softmax
     try:
         yield
     finally:
-        torch.Tensor.to, torch.Tensor.float = to, to_float  # type: ignore[method-assign]
+        torch.Tensor.to, torch.Tensor.type, torch.Tensor.float = to, to_type, to_float  # type: ignore[method-assign]
+        torch.nn.functional.softmax = softmax
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -1,0 +1,38 @@
+"""Bamba (IBM, Princeton, CMU and UIUC, 2024): Mamba-2 layers, a few attention layers, and a gated MLP in each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .attention import Rotation, SeparateAttention
+from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
+from .feed_forward import GatedUnit
+from .registry import adapter
+from .ssm import AdaptedMamba2
+
+
+@adapter("bamba")
+class Bamba(AdaptedModel):
+    """Sites of Mamba-2 or of attention below `mixer.`, layer by layer; mlp.hidden in all."""
+
+    hf_class = "BambaForCausalLM"
+
+    @classmethod
+    def check(cls, hf: Any) -> None:
+        require_silu(hf)
+
+    @classmethod
+    def adapt(cls, layer: Any, index: int, hf: Any) -> AdaptedBlock:
+        from transformers.models.bamba.modeling_bamba import BambaRotaryEmbedding
+
+        if layer.block_type == "linear_attention":
+            mixer = Part("mamba", AdaptedMamba2(layer.mamba))
+        else:
+            mixer = Part("self_attn", SeparateAttention(layer.self_attn, Rotation(BambaRotaryEmbedding, hf)))
+        return AdaptedBlock(
+            hf.hidden_size,
+            norm=Part("input_layernorm", norm(layer.input_layernorm)),
+            mixer=mixer,
+            norm_2=Part("pre_ff_layernorm", norm(layer.pre_ff_layernorm)),
+            feed_forward=Part("feed_forward", GatedUnit(layer.feed_forward)),
+        )

@@ -1,0 +1,55 @@
+"""Jamba (Lieber et al., arXiv 2403.19887): Mamba layers with normed Delta, B and C, attention without positions, and a
+gated MLP or a mixture of them in each layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .attention import SeparateAttention
+from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
+from .experts import GatedExpert, MixtureOfExperts
+from .feed_forward import GatedUnit
+from .registry import adapter
+from .ssm import AdaptedMamba
+
+
+class JambaExperts(MixtureOfExperts):
+    """The k most probable experts, each with its probability, which are not scaled to add up to one."""
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        weights, index = logits.softmax(-1).topk(self.top_k, -1)
+        return weights, index
+
+
+@adapter("jamba")
+class Jamba(AdaptedModel):
+    """Sites of Mamba or of attention below `mixer.`, layer by layer; mlp.hidden, or router and expert_out."""
+
+    hf_class = "JambaForCausalLM"
+
+    @classmethod
+    def check(cls, hf: Any) -> None:
+        require_silu(hf)
+
+    @classmethod
+    def adapt(cls, layer: Any, index: int, hf: Any) -> AdaptedBlock:
+        is_attention = hf.layers_block_type[index] == "attention"
+        given = layer.feed_forward
+        if hf.layers_num_experts[index] > 1:
+            first, second = given.experts.gate_up_proj, given.experts.down_proj
+            experts = [GatedExpert(a, b, given.experts.act_fn) for a, b in zip(first, second, strict=True)]
+            feed_forward = JambaExperts(Part("router", given.router), experts, given.top_k)
+        else:
+            feed_forward = GatedUnit(given)
+        return AdaptedBlock(
+            hf.hidden_size,
+            norm=Part("input_layernorm", norm(layer.input_layernorm)),
+            mixer=Part("self_attn", SeparateAttention(layer.self_attn))
+            if is_attention
+            else Part("mamba", AdaptedMamba(layer.mamba)),
+            norm_2=Part("pre_ff_layernorm", norm(layer.pre_ff_layernorm)),
+            feed_forward=Part("feed_forward", feed_forward),
+        )
