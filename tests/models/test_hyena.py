@@ -145,9 +145,9 @@ def test_filter_of_a_bfloat16_model_is_float32_and_smooth_in_the_lag() -> None:
     exact = mixer_of(model).implicit_filter()
     rough = mixer_of(model.to(torch.bfloat16)).implicit_filter()
     assert rough.dtype == torch.float32
-    assert float((rough - exact).norm() / exact.norm()) < 0.1
-    # features rounded to bfloat16 would make steps of many lags: differences would often be zero
-    assert int((rough.diff(dim=1) == 0).sum()) < 100
+    assert float((rough - exact).norm() / exact.norm()) < 0.02
+    # features rounded to bfloat16 would go up in steps: their error has second differences of 0.7 of the filter's own
+    assert float((rough - exact).diff(n=2, dim=1).norm() / exact.diff(n=2, dim=1).norm()) < 0.05
 
 
 def test_rates_are_fixed_and_the_filter_does_not_decay_in_training() -> None:

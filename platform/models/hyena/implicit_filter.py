@@ -6,8 +6,8 @@
 
 L is the longest lag plus one and part of the filter's definition: a shorter text uses a prefix of the same filter. The
 rates of the exponential window are fixed, evenly spaced over the channels from slow to fast. z is learned; what is kept
-is its difference from the formula (`z_offset`, zero at first), because in a bfloat16 or float16 model the features of
-neighbouring lags would be rounded to the same numbers. Everything is computed in float32 or wider.
+is its difference from the formula (`z_offset`, zero at first), because features rounded to bfloat16 go up in steps of
+several lags and make the filter jagged. Everything is computed in float32 or wider.
 
 The filter depends on the parameters alone, so without gradients it is computed once and kept until one of them changes.
 """
