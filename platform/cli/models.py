@@ -13,7 +13,18 @@ def models(as_json: Json = False) -> None:
     from ..models import catalog
 
     entries = catalog.entries()
-    columns = ["model", "architecture", "parameters", "size", "licence", "needs network"]
-    rows = [[e.name, e.arch, e.n_parameters, f"{e.n_bytes / 1e6:,.1f} MB", e.licence, e.needs_network] for e in entries]
+    columns = ["model", "architecture", "parameters", "used by a token", "size", "licence", "needs network"]
+    rows = [
+        [
+            e.name,
+            e.arch,
+            e.n_parameters,
+            e.n_active_parameters,
+            f"{e.n_bytes / 1e6:,.1f} MB",
+            e.licence,
+            e.needs_network,
+        ]
+        for e in entries
+    ]
     text = table(columns, rows) + "\n\nA folder with config.json and model.safetensors can be named as well."
     Output(json=as_json).result({"models": [entry._asdict() for entry in entries]}, text)

@@ -32,16 +32,20 @@ def sites(
     else:
         found = load(model).sites()
     blocks = {int(site.name.split(".")[1]) for site in found if site.name.startswith("blocks.")}
-    text = table(["site", "shape", "dtype", "read", "edit", "meaning"], _folded(found))
+    text = table(["site", "blocks", "shape", "dtype", "read", "edit", "meaning"], _folded(found, len(blocks)))
     text += f"\n\ni = 0..{max(blocks)}; B sequences of T tokens; `*` stands for every block: blocks.*.mixer_out"
     Output(json=as_json).result({"model": model, "sites": [site._asdict() for site in found]}, text)
 
 
-def _folded(found: list[Site]) -> list[list[object]]:
+def _folded(found: list[Site], n_blocks: int) -> list[list[object]]:
     """One row for each site of the blocks, and one more for each variant of it where blocks differ."""
     rows: dict[tuple[object, ...], list[object]] = {}
+    having: dict[tuple[object, ...], list[str]] = {}
     for site in found:
         name = re.sub(r"^blocks\.\d+\.", "blocks.{i}.", site.name)
         row = [name, f"({', '.join(map(str, site.shape))})", site.dtype, site.readable, site.editable, site.meaning]
         rows.setdefault(tuple(row), row)
+        having.setdefault(tuple(row), []).append(site.name.split(".")[1] if name != site.name else "")
+    for key, row in rows.items():
+        row.insert(1, "all" if len(having[key]) == n_blocks else ",".join(having[key]))
     return list(rows.values())

@@ -54,9 +54,33 @@ HUB: dict[str, ModelConfig] = {
     # that of 1.5B is inferred from the size of its file; a folder's own config.json decides when it is loaded
     "Zyphra/BlackMamba-1.5B": _black_mamba(1152, 30, 3072),
     "Zyphra/BlackMamba-2.8B": _black_mamba(1472, 36, 3872),
-}
+    "tiiuae/falcon-mamba-7b": ModelConfig(
+        "falcon_mamba", vocab_size=65024, d_model=4096, n_layers=64, tie_embeddings=False, eos_token_id=11,
+        pad_token_id=11,
+    ),
+    "Zymrael/hyena-small-150b-tok": ModelConfig(
+        "hyena", vocab_size=50264, d_model=864, n_layers=18, eos_token_id=50256, own={"mlp_ratio": 2}
+    ),
+    "togethercomputer/StripedHyena-Hessian-7B": ModelConfig(
+        "striped_hyena", vocab_size=32000, d_model=4096, n_layers=32, tie_embeddings=False, eos_token_id=2,
+        own={"n_heads": 32, "n_kv_heads": 8, "modal_size": 2, "mlp_size": 14336, "rope_base": 5e5},
+    ),
+}  # fmt: skip
 # bytes of a stored number where that is not 4
-_STORED_BYTES = {"Zyphra/BlackMamba-1.5B": 2, "Zyphra/BlackMamba-2.8B": 2}
+_STORED_BYTES = dict.fromkeys(
+    (
+        "Zyphra/BlackMamba-1.5B",
+        "Zyphra/BlackMamba-2.8B",
+        "tiiuae/falcon-mamba-7b",
+        "togethercomputer/StripedHyena-Hessian-7B",
+    ),
+    2,
+)
+# licences where it is not Apache-2.0
+_LICENCES = {
+    "tiiuae/falcon-mamba-7b": "TII Falcon-Mamba 2.0",
+    "Zymrael/hyena-small-150b-tok": "see its page",
+}
 
 
 def shipped() -> dict[str, Path]:
@@ -89,5 +113,6 @@ def entries() -> list[Entry]:
     for name, config in HUB.items():
         model = build(config, device="meta")
         count, size = model.n_parameters, model.n_parameters * _STORED_BYTES.get(name, 4)
-        result.append(Entry(name, config.arch, count, size, "Apache-2.0", True, model.n_active_parameters))
+        licence = _LICENCES.get(name, "Apache-2.0")
+        result.append(Entry(name, config.arch, count, size, licence, True, model.n_active_parameters))
     return result
