@@ -44,8 +44,7 @@ def impulse_response(poles: Tensor, residues: Tensor, length: int) -> Tensor:
 
 def read_out(h: Tensor, residues: Tensor) -> Tensor:
     """Re sum_s r_s x_s of states h (..., E, 2 S): (..., E)."""
-    weights = torch.view_as_real(residues.conj_physical()).flatten(-2)  # Re(r x) = Re r Re x - Im r Im x
-    return (h * weights).sum(-1)
+    return (h * _reading(residues).flatten(-2)).sum(-1)
 
 
 def advance(h: Tensor, poles: Tensor) -> Tensor:
@@ -103,6 +102,11 @@ def _complex(h: Tensor) -> Tensor:
 
 def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x).flatten(-2)
+
+
+def _reading(r: Tensor) -> Tensor:
+    """What the real and imaginary part of x are weighted with in Re(r x) = Re r Re x - Im r Im x: (..., 2)."""
+    return torch.stack([r.real, -r.imag], -1)
 
 
 def _one_document(

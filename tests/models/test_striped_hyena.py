@@ -12,6 +12,8 @@ from mplat.errors import InputError, UsageError
 from mplat.models import ModelConfig, Scale, build, load
 from mplat.models.modal import impulse_response
 from mplat.models.modal_fit import fit_modal
+from mplat.train.config import ModelSection
+from mplat.train.sizes import model_config
 from safetensors.torch import load_file, save_file
 
 D, LAYERS, HEADS, GROUPS, STATES, TAPS, HIDDEN, VOCAB, BASE = 24, 5, 4, 2, 3, 3, 40, 30, 5e5
@@ -288,3 +290,46 @@ def test_filters_stay_float32_in_a_bfloat16_model_and_decay_is_not_weighed() -> 
     exempt = {id(p) for p in plain["params"]}
     assert all(id(p) in exempt for p in filter.parameters())
     assert id(model.backbone.layers[1].mixer.q_proj.weight) in {id(p) for p in decay["params"]}
+
+
+def found_by_content(init: str, layer: int, n_facts: int = 8) -> float:
+    """Share of texts "k1 k1' v1 ... kn kn' vn, ki ki'" in which what attention adds at the last token looks like vi.
+
+    Likeness is the product with the layer's input at each value's position; the greatest must be the right one's.
+    """
+    options = {"n_heads": 4, "n_kv_heads": 2, "rope_base": 5e5}
+    config = ModelConfig("striped_hyena", vocab_size=512, d_model=128, n_layers=4, own=options)
+    model = build(config, seed=3, init=init, embedding_std=0.2)  # pyright: ignore[reportArgumentType]
+    generator = torch.Generator().manual_seed(0)
+    found = 0
+    for _ in range(40):
+        facts = torch.randperm(512, generator=generator)[: 3 * n_facts].view(n_facts, 3)
+        asked = int(torch.randint(n_facts, (), generator=generator))
+        text = torch.cat([facts.flatten(), facts[asked, :2]])[None]
+        with torch.no_grad(), model.capture(f"blocks.{layer}.mixer_in", f"blocks.{layer}.mixer_out") as acts:
+            model(text)
+        at_values = acts[f"blocks.{layer}.mixer_in"][0, 2 : 3 * n_facts : 3]
+        found += int((at_values @ acts[f"blocks.{layer}.mixer_out"][0, -1]).argmax()) == asked
+    return found / 40
+
+
+def test_the_recall_start_looks_up_untrained_what_followed_a_like_token() -> None:
+    """Block 3 does, where block 2 is a Hyena layer that writes the token before; block 0 is left to the reference."""
+    assert found_by_content("recall", 3) > 0.5  # one in eight by chance
+    assert found_by_content("reference", 3) < 0.3
+
+
+def test_recall_starts_every_layer_but_the_first_and_draws_from_the_generator_only() -> None:
+    config = nano("striped_hyena", n_layers=4).config
+    reference, recall, again = (build(config, 1, init=i).state_dict() for i in ("reference", "recall", "recall"))  # pyright: ignore[reportArgumentType]
+    changed = {name.split(".")[2] for name in recall if not torch.equal(recall[name], reference[name])}
+    assert changed == {"1", "2", "3"}
+    assert all(torch.equal(recall[name], again[name]) for name in recall)
+
+
+@pytest.mark.parametrize(
+    ("size", "low", "high"), [("130m", 0.11e9, 0.15e9), ("370m", 0.33e9, 0.42e9), ("2.8b", 2.5e9, 3.1e9)]
+)
+def test_named_sizes_have_about_the_size_of_their_name(size: str, low: float, high: float) -> None:
+    config = model_config(ModelSection(arch="striped_hyena", size=size), 50280, tokenizer_name="t", eos_id=0)
+    assert low < build(config, device="meta").n_parameters < high

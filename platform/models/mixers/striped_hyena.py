@@ -27,8 +27,20 @@ from ..modal import ModalFilter, impulse_response, modal_scan, read_out
 from ..norms import wide
 from ..run import Run
 from ..states import Scanned
+from .recall import RECALL_GAIN
 from .recurrence import convolve, reset_linear, scan_with_sites, state_sites
 from .registry import LayerState, Mixer, Options, SiteInfo, mixer
+
+# The recall start is made for embeddings of standard deviation 0.2 (`embedding_std`): at 0.02, what the other layers
+# and the first steps of Adam add is louder than the tokens, and the start is lost before it is used.
+RECALL_WRITE = 0.2  # the token before, written to the residual stream, is as loud as the token
+RECALL_READ = 0.15  # of what out_proj would copy; more would drown the tokens for the next pair of layers
+RECALL_REACH = 256.0  # tokens over which keys are found by their content
+
+
+def _shift(d: int) -> int:
+    """By how many channels the token before is moved; not half, so that moving twice is not moving back."""
+    return d // 3
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,8 @@ class StripedHyenaOptions(Options):
 
 
 def _size(n_layers: int, d_model: int, n_heads: int, n_kv_heads: int) -> dict[str, Any]:
-    return {"n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
+    own = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "rope_base": 5e5}
+    return {"n_layers": n_layers, "d_model": d_model, **own}
 
 
 class _StripedHyenaLayer(Mixer):
@@ -87,8 +100,8 @@ class _StripedHyenaLayer(Mixer):
 
     options_class = StripedHyenaOptions
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "nano": {"n_heads": 4, "n_kv_heads": 2, "modal_size": 2},
-        "tiny": {"n_heads": 4, "n_kv_heads": 2, "mlp_size": 344},
+        "nano": {"n_heads": 4, "n_kv_heads": 2, "modal_size": 2, "rope_base": 5e5},
+        "tiny": {"n_heads": 4, "n_kv_heads": 2, "rope_base": 5e5, "mlp_size": 344},
         "1m": _size(4, 160, 4, 2),
         "3m": _size(4, 208, 4, 2),
         "130m": _size(12, 768, 12, 3),
@@ -151,6 +164,25 @@ class HyenaLayer(_StripedHyenaLayer):
         reset_linear(self.out_filter_dense.weight, None, d, generator)
         self.out_filter_dense.weight *= residual_scale(self.config.n_layers)
         self.out_filter_dense.bias.zero_()
+
+    @torch.no_grad()
+    def reset_to_recall(self, generator: torch.Generator) -> None:
+        """Write the token before to the residual stream, its channels moved on by a third of the width, where the keys
+        of the attention layers look for it (see there). Gates start at 1, the long filter at a tenth."""
+        d = self.config.d_model
+        v = slice(2 * d, None)
+        self.projections.weight[v] = torch.eye(d)
+        self.projections.bias[v] = 0.0
+        self.projections.weight[: 2 * d] *= 0.1
+        if self.short_filter.bias is not None:
+            self.short_filter.bias[: 2 * d] = 1.0
+            self.short_filter.bias[v] = 0.0
+        taps = self.short_filter.weight[v, 0]
+        taps.zero_()
+        taps[:, -2] = 1.0
+        self.filter.residues.mul_(0.1)
+        self.D.fill_(1.0)
+        self.out_filter_dense.weight.copy_(RECALL_WRITE * torch.eye(d).roll(_shift(d), 0))
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         d, S, taps = self.config.d_model, self.own.modal_size, self.own.short_kernel
@@ -241,6 +273,26 @@ class AttentionLayer(_StripedHyenaLayer):
         for layer in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
             reset_linear(layer.weight, None, self.config.d_model, generator)
         self.out_proj.weight *= residual_scale(self.config.n_layers)
+
+    @torch.no_grad()
+    def reset_to_recall(self, generator: torch.Generator) -> None:
+        """Queries ask for the token itself and keys offer the token before it, through one projection: keys read the
+        channels back that `HyenaLayer.reset_to_recall` moved on. Such a layer points, untrained, at what followed an
+        earlier like token (an induction head: Olsson et al., arXiv 2209.11895), and copies it: out_proj is v_proj
+        transposed. Only rotary pairs that turn by less than a radian over RECALL_REACH tokens ask so; the others would
+        hear the distance more than the content, and keep the reference start."""
+        d, H, G = self.config.d_model, self.own.n_heads, self.own.kv_heads
+        half = d // H // 2
+        pairs = torch.arange(half)
+        pairs = pairs[self.own.rope_base ** (-pairs / half) * RECALL_REACH < 1.0]
+        slow = torch.cat([pairs, pairs + half])
+        if len(slow):
+            gain = RECALL_GAIN * (2 * half / len(slow)) ** 0.5 / d**0.5
+            keys = (torch.randn(G, len(slow), d, generator=generator) * gain).to(self.k_proj.weight)
+            self.k_proj.weight.view(G, 2 * half, d)[:, slow] = keys.roll(_shift(d), 2)
+            self.q_proj.weight.view(H, 2 * half, d)[:, slow] = keys.repeat_interleave(H // G, 0)
+        values = self.v_proj.weight.view(G, 2 * half, d).repeat_interleave(H // G, 0).flatten(0, 1)
+        self.out_proj.weight.copy_(RECALL_READ * values.T)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         width = self.k_proj.out_features
