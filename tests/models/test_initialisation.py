@@ -1,4 +1,4 @@
-"""The reference initialisation, the optimiser's groups, and the architecture registry's contract."""
+"""The reference initialisation, the optimiser's groups, and the states at the start."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from model_zoo import ARCHITECTURES, STATE_SPACE, nano
 from mplat.errors import UsageError
 from mplat.models import ModelConfig, build
-from mplat.models.mixers import get, names
+from mplat.models.mixers import get
+from mplat.models.past import PAST
 
 
 @pytest.mark.parametrize("arch", ["mamba", "mamba2"])
@@ -64,17 +66,24 @@ def test_groups_without_decay() -> None:
         assert len(decay["params"]) + len(plain["params"]) == len(list(model.parameters()))
 
 
-def test_every_registered_mixer_keeps_the_contract() -> None:
+@pytest.mark.parametrize("arch", STATE_SPACE)
+def test_state_space_mixers_have_the_common_sites(arch: str) -> None:
     common = {"h", "h_post", "conv_state", "delta", "B", "C", "gate", "x", "x_in", "y", "gated"}
-    for name in names():
-        config = ModelConfig(name, vocab_size=32, d_model=16, n_layers=1, state_size=3, head_dim=8)
-        assert common <= {s.name for s in get(name)(config).site_table()}
-        model = build(config, 0)
-        state = model.zero_state(2)
-        assert all(not t.any() for layer in state.layers for t in layer.values())
-        _, after = model(torch.ones(2, 3, dtype=torch.long), return_state=True)
-        assert {k: v.shape for k, v in state.layers[0].items()} == {k: v.shape for k, v in after.layers[0].items()}
-        assert after.rows([1, 0, 1]).position.tolist() == [3, 3, 3] and after.n_bytes > 0
+    config = ModelConfig(arch, vocab_size=32, d_model=16, n_layers=1, state_size=3, head_dim=8)
+    assert common <= {s.name for s in get(arch)(config).site_table()}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_states_start_at_zero_and_keep_their_shapes(arch: str) -> None:
+    model = nano(arch)
+    state = model.zero_state(2)
+    assert all(not t.any() for layer in state.layers for t in layer.values())
+    _, after = model(torch.ones(2, 3, dtype=torch.long), return_state=True)
+    for before, then in zip(state.layers, after.layers, strict=True):
+        fixed = {k: v.shape for k, v in then.items() if not k.startswith(PAST)}
+        assert fixed == {k: v.shape for k, v in before.items() if not k.startswith(PAST)}
+        assert before.keys() == then.keys()
+    assert after.rows([1, 0, 1]).position.tolist() == [3, 3, 3] and after.n_bytes > 0
 
 
 def test_wrong_shapes_are_refused() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.errors import InputError, UsageError
+from mplat.models.past import PAST, lengthen
 from mplat.models.run import pack
 
 close = {"rtol": 0.0, "atol": 1e-11}
@@ -72,7 +73,10 @@ def test_a_padded_call_can_continue_a_state(model) -> None:
     expected, alone = model(torch.cat([first[:1], second[:1, 2:]], 1), return_state=True)
     torch.testing.assert_close(logits[:1, 2:], expected[:, 6:], **close)
     for name, value in alone.layers[1].items():
-        torch.testing.assert_close(end.layers[1][name][:1], value, **close)
+        found = end.layers[1][name]
+        if name.startswith(PAST):  # zeros stand in front of a row that has seen less than its neighbours
+            value = lengthen(value, found.shape[-1])
+        torch.testing.assert_close(found[:1], value, **close)
 
 
 @torch.no_grad()
