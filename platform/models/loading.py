@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError, suggest
-from . import adapters, catalog, layouts, original_format
+from . import adapters, catalog, layouts, mixers, original_format
 from .config import ModelConfig
 from .model import LanguageModel
 from .precision import faster_dtype
@@ -126,6 +126,10 @@ def read(folder: Path) -> tuple[ModelConfig | adapters.AdaptedConfig, dict[str, 
     weights = _weights(folder)
     if content.get("model_type") in adapters.names():
         return adapters.read(content, weights, source=str(path))
+    if content.get("model_type") not in mixers.names():
+        known = [*mixers.names(), *adapters.names()]
+        wrong = content.get("model_type")
+        raise InputError(f"{path}: model_type {wrong!r} is not supported; {suggest(str(wrong), known)}")
     config = ModelConfig.from_hf(content, source=str(path))
     return config, original_format.rename(weights, config)  # a hub copy may carry the original's one differing name
 

@@ -29,16 +29,20 @@ class Rotation:
     """Rotary positions as transformers computes them from a configuration: pairs (i, i + R/2) of the first R channels.
 
     rotary: transformers' class for this model. The frequencies are its own, in float32 as it keeps them; angles are
-    float32 (float64 for float64). Raises InputError for a kind that depends on the length of the text.
+    float32 (float64 for float64).
     """
 
-    def __init__(self, rotary: type[nn.Module], hf: Any) -> None:
+    @staticmethod
+    def check(hf: Any) -> None:
+        """Raise InputError for a kind that depends on the length of the text."""
         kind = hf.rope_parameters["rope_type"]
         if kind not in _STATIC_ROTATIONS:
             raise InputError(
                 f"rope_type {kind!r} is not supported: it depends on the length of the text, so that a cached key "
                 f"would be wrong later; supported are {', '.join(_STATIC_ROTATIONS)}"
             )
+
+    def __init__(self, rotary: type[nn.Module], hf: Any) -> None:
         with torch.device("cpu"):  # computed, not loaded: on device "meta" it would be lost
             made: Any = rotary(hf)
         self.frequency: Tensor = made.inv_freq.to(torch.float32)

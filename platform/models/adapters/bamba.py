@@ -20,6 +20,7 @@ class Bamba(AdaptedModel):
     @classmethod
     def check(cls, hf: Any) -> None:
         require_silu(hf)
+        Rotation.check(hf)
 
     @classmethod
     def adapt(cls, layer: Any, index: int, hf: Any) -> AdaptedBlock:

@@ -42,7 +42,8 @@ class AdaptedConfig:
         try:
             hf = _hf_config(model_type, content)
         except Exception as error:  # transformers raises a dozen kinds for a field it refuses
-            raise InputError(f"{source}: not a configuration of {model_type} ({error})") from error
+            reason = " ".join(str(error).split())
+            raise InputError(f"{source}: not a configuration of {model_type} ({reason})") from error
         try:
             adapter.check(hf)
         except InputError as error:

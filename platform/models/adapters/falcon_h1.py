@@ -108,6 +108,7 @@ class FalconH1(AdaptedModel):
     @classmethod
     def check(cls, hf: Any) -> None:
         require_silu(hf)
+        Rotation.check(hf)
 
     @classmethod
     def adapt(cls, layer: Any, index: int, hf: Any) -> AdaptedBlock:

@@ -50,6 +50,10 @@ class GptNeox(AdaptedModel):
     ignored_weights = (r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",)
 
     @classmethod
+    def check(cls, hf: Any) -> None:
+        Rotation.check(hf)
+
+    @classmethod
     def adapt(cls, layer: Any, index: int, hf: Any) -> AdaptedBlock:
         from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 

@@ -155,6 +155,11 @@ class Zamba2(AdaptedModel):
     hf_class = "Zamba2ForCausalLM"
 
     @classmethod
+    def check(cls, hf: Any) -> None:
+        if hf.use_mem_rope:
+            Rotation.check(hf)
+
+    @classmethod
     def adapt_all(cls, layers: list[Any], hf: Any) -> list[AdaptedBlock]:
         from transformers.models.zamba2.modeling_zamba2 import Zamba2RotaryEmbedding
 
