@@ -108,7 +108,8 @@ class SafariLayout(Layout):
             end = _GPT2_END if values["vocab_size"] > _GPT2_END else 0
             tokens = {name: content.get(name, end) for name in _TOKENS}
             eps = section.get("layer_norm_epsilon", 1e-5)
-            return ModelConfig("hyena", **values, **tokens, norm_eps=eps, own=given | own)
+            learned = {"learn_positions": recipe.get("lr_pos_emb") != 0.0}
+            return ModelConfig("hyena", **values, **tokens, norm_eps=eps, own=given | own | learned)
         except KeyError as error:
             raise InputError(f"{path}: there is no tensor {error}, which a Hyena language model has") from error
         except (TypeError, ValueError, IndexError, UsageError) as error:
@@ -145,6 +146,8 @@ class SafariLayout(Layout):
             "layer_norm_epsilon": config.norm_eps,
             "layer": {"_name_": "hyena"} | {theirs: getattr(config.own, ours) for theirs, ours in _LAYER.items()},
         }
+        if not config.own.learn_positions:
+            section["layer"]["lr_pos_emb"] = 0.0
         return {"model": section} | {name: getattr(config, name) for name in _TOKENS}
 
     def restore_names(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -224,7 +227,12 @@ def _from_filter(part: str, tensor: Tensor, own: HyenaOptions, name: str) -> dic
         formula = position_features(own.max_length, own.emb_dim, torch.float64, cpu)
         if tensor.shape != (1, *formula.shape):
             raise InputError(f"{name}: has shape {tuple(tensor.shape)}, expected {(1, *formula.shape)}")
-        return {"z_offset": (tensor[0].double() - formula).to(tensor.dtype)}
+        offset = tensor[0].double() - formula
+        if own.learn_positions:
+            return {"z_offset": offset.to(tensor.dtype)}
+        if float(offset.abs().max()) > 1e-2:
+            raise InputError(f"{name}: differs from its formula, but config.json says that it was not learned")
+        return {}
     if part == _T:
         formula = lag_fractions(own.max_length, torch.float64, cpu)
         if tensor.numel() != len(formula) or not torch.allclose(tensor.double().flatten(), formula, rtol=0, atol=1e-2):
@@ -240,10 +248,13 @@ def _to_filter(part: str, tensor: Tensor, own: HyenaOptions) -> dict[str, Tensor
     if part == "freq":
         return {f"implicit_filter.{2 * i + 1}.freq": tensor[None] for i in range(inner + 1)}
     if part == "rates":
-        return {_DELTAS: -tensor[None, None]}
+        fixed = {_DELTAS: -tensor[None, None], _T: lag_fractions(own.max_length, dtype, cpu)[None, :, None].clone()}
+        if own.learn_positions:
+            return fixed
+        return fixed | {_Z: position_features(own.max_length, own.emb_dim, dtype, cpu)[None].clone()}
     if part == "z_offset":
         z = position_features(own.max_length, own.emb_dim, torch.float64, cpu) + tensor.double()
-        return {_Z: z.to(dtype)[None], _T: lag_fractions(own.max_length, dtype, cpu)[None, :, None].clone()}
+        return {_Z: z.to(dtype)[None]}
     where, _, kind = part.rpartition(".")
     number = 2 * inner + 2 if where == "out" else 2 * int(where.removeprefix("hidden."))
     return {f"implicit_filter.{number}.{kind}": tensor}

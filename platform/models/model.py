@@ -379,7 +379,8 @@ class LanguageModel(nn.Module):
     @property
     def digest(self) -> str:
         """sha256 over weights, configuration and tokenizer: equal digests mean equal functions of text."""
-        version = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        # fused optimizers write without raising the version, and the sum tells
+        version = tuple((p.data_ptr(), p._version, float(p.detach().sum())) for p in self.parameters())
         if self._digest is None or self._digest[0] != version:
             h = hashlib.sha256(json.dumps(self.config.to_hf(), sort_keys=True, allow_nan=False).encode())
             for name, tensor in sorted(self.state_dict().items()):

@@ -172,3 +172,20 @@ def test_the_named_sizes_can_be_built(arch: str) -> None:
         config = model_config(ModelSection(arch=arch, size=size), 1000, tokenizer_name="t", eos_id=0)
         assert build(config, device="meta").n_parameters < (4e5 if size == "nano" else 2.2e6)
     assert mixers.get(arch).__doc__
+
+
+def test_nothing_that_is_kept_outlives_an_optimizer_step(model: LanguageModel) -> None:
+    """Fused optimizers write into parameters without raising their version."""
+    text = tokens(2, 9)
+    with torch.no_grad():
+        before, digest = model(text), model.digest
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    model(text).log_softmax(-1)[..., 0].mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = model(text)
+    assert not torch.equal(after, before) and model.digest != digest
+    fresh = build(model.config, dtype=torch.float64).eval()
+    fresh.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(fresh(text), after)

@@ -125,7 +125,9 @@ def test_the_model_computes_what_the_checkpoint_means(tmp_path, order: int) -> N
     torch.testing.assert_close(model(text)[0], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"order": 3, "tie_embeddings": False, "window_shift": 0.05}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"learn_positions": True}, {"order": 3, "tie_embeddings": False, "window_shift": 0.05}], ids=str
+)
 @torch.no_grad()
 def test_writing_and_reading_keeps_the_function(tmp_path, changes) -> None:
     model = nano("hyena", state_size=16, **changes)

@@ -16,7 +16,9 @@ def filter_by_formula(mixer: HyenaMixer) -> np.ndarray:
     for lag in range(L):
         phases = [2 * math.pi * lag / L * (1e-4 + i * (bands - 1 - 1e-4) / max(1, bands - 1)) for i in range(bands)]
         wave = np.exp(-1j * np.array(phases))
-        h = np.concatenate([[lag / (L - 1)], wave.real, wave.imag]) + parts.z_offset[lag].detach().numpy()
+        h = np.concatenate([[lag / (L - 1)], wave.real, wave.imag])
+        if parts.z_offset is not None:
+            h = h + parts.z_offset[lag].detach().numpy()
         for layer in parts.hidden:
             h = np.sin(parts.freq.detach().numpy() * (layer.weight.detach().numpy() @ h + layer.bias.detach().numpy()))
         decay = np.exp(-lag / (L - 1) * parts.rates.numpy())

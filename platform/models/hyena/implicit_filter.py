@@ -5,11 +5,12 @@
     k_t = (W_out h) * (exp(-t' |rate|) + shift),  t' = linspace(0, 1, L)
 
 L is the longest lag plus one and part of the filter's definition: a shorter text uses a prefix of the same filter. The
-rates of the exponential window are fixed, evenly spaced over the channels from slow to fast. z is learned; what is kept
-is its difference from the formula (`z_offset`, zero at first), because features rounded to bfloat16 go up in steps of
-several lags and make the filter jagged. Everything is computed in float32 or wider.
+rates of the exponential window are fixed, evenly spaced over the channels from slow to fast. z may be learned; what is
+kept then is its difference from the formula (`z_offset`, zero at first), because features rounded to bfloat16 go up in
+steps of several lags and make the filter jagged. Everything is computed in float32 or wider.
 
-The filter depends on the parameters alone, so without gradients it is computed once and kept until one of them changes.
+The filter depends on the parameters alone, so without gradients it is computed once and kept until one of them changes:
+until its address, version or sum does, because fused optimizers write without raising the version.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +48,7 @@ def position_features(lags: int, width: int, dtype: torch.dtype, device: torch.d
 
 
 class ImplicitFilter(nn.Module):
-    """Filters (channels, L) of `channels` channels. width: of the network; emb_dim: of z, odd.
+    """Filters (channels, L) of `channels` channels. width: of the network; emb_dim: of z, odd; learned: whether z is.
 
     slow, fast, target: the slowest channel's window falls to `target` at lag slow * L, the fastest one's at fast * L.
     shift: what the window keeps of every lag.
@@ -56,25 +58,27 @@ class ImplicitFilter(nn.Module):
 
     def __init__(
         self, channels: int, lags: int, width: int, emb_dim: int, n_inner: int, *,
-        sine_freq: float, slow: float, fast: float, target: float, shift: float,
+        sine_freq: float, slow: float, fast: float, target: float, shift: float, learned: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         self.lags = lags
         self.shift = shift
         self._start = (sine_freq, -math.log(target) / slow, -math.log(target) / fast)
-        self.z_offset = nn.Parameter(torch.empty(lags, emb_dim))
+        self.emb_dim = emb_dim
+        self.z_offset = nn.Parameter(torch.empty(lags, emb_dim)) if learned else None
         sizes = [emb_dim, *[width] * (n_inner + 1)]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.freq = nn.Parameter(torch.empty(width))
         self.out = nn.Linear(width, channels, bias=False)
         self.register_buffer("rates", torch.empty(channels))
-        self._kept: tuple[list[tuple[Tensor, int]], Tensor] | None = None
+        self._kept: tuple[list[Any], Tensor, list[Tensor], Tensor] | None = None
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Reference initialisation: all layers N(0, 0.02), which `freq` makes up for; window and z by formula."""
         sine_freq, slow, fast = self._start
-        self.z_offset.zero_()
+        if self.z_offset is not None:
+            self.z_offset.zero_()
         for layer in (*self.hidden, self.out):
             assert isinstance(layer, nn.Linear)
             reset_normal(layer, generator)
@@ -98,11 +102,14 @@ class ImplicitFilter(nn.Module):
         sources = [self.rates, *self.parameters()]
         if torch.is_grad_enabled() or any(s.is_inference() for s in sources):
             return self._computed()
-        if self._kept is None or not all(_unchanged(s, k) for s, k in zip(sources, self._kept[0], strict=True)):
-            # Holding on to the memory keeps its address from meaning other numbers one day.
+        key = [(s.data_ptr(), s.dtype, s._version) for s in sources]
+        sums = torch.stack([s.detach().sum(dtype=torch.float64) for s in sources])
+        kept = self._kept
+        if kept is None or kept[0] != key or not torch.equal(kept[1], sums):
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = ([(s.detach(), s._version) for s in sources], self._computed())
-        return self._kept[1]
+                # Holding on to the memory keeps its address from meaning other numbers one day.
+                self._kept = kept = (key, sums, [s.detach() for s in sources], self._computed())
+        return kept[3]
 
     def _computed(self) -> Tensor:
         with full_precision(self.freq):
@@ -111,15 +118,12 @@ class ImplicitFilter(nn.Module):
     def _by_formula(self) -> Tensor:
         dtype = wide(self.freq.dtype)
         device = self.freq.device
-        h = position_features(self.lags, self.z_offset.shape[1], dtype, device) + self.z_offset
+        h = position_features(self.lags, self.emb_dim, dtype, device)
+        if self.z_offset is not None:
+            h = h + self.z_offset
         freq = self.freq.to(dtype)
         for layer in self.hidden:
             assert isinstance(layer, nn.Linear)
             h = torch.sin(freq * F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype)))
         window = torch.exp(-self.rates.to(dtype)[:, None] * lag_fractions(self.lags, dtype, device))
         return F.linear(self.out.weight.to(dtype), h) * (window + self.shift)
-
-
-def _unchanged(source: Tensor, kept: tuple[Tensor, int]) -> bool:
-    tensor, version = kept
-    return tensor.data_ptr() == source.data_ptr() and tensor.dtype == source.dtype and source._version == version

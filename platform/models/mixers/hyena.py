@@ -40,7 +40,8 @@ class HyenaOptions(Options):
 
     order: n, the number of gates. max_length: L, the lags of a filter. short_kernel: taps of the short convolution.
     filter_order: width of the network behind a filter; emb_dim: its inputs, odd; num_inner_mlps: its hidden layers
-    after the first; sine_freq: of its sines, at the start. mlp_ratio: hidden units of the MLP over d_model.
+    after the first; sine_freq: of its sines, at the start; learn_positions: whether those inputs are parameters, as in
+    the published language models, whose papers do not count them. mlp_ratio: hidden units of the MLP over d_model.
     slow_decay_pct, fast_decay_pct, decay_target, window_shift: the window, see `ImplicitFilter`.
     """
 
@@ -51,6 +52,7 @@ class HyenaOptions(Options):
     emb_dim: int = 33
     num_inner_mlps: int = 2
     sine_freq: float = 14.0
+    learn_positions: bool = False
     mlp_ratio: int = 4
     slow_decay_pct: float = 1.5
     fast_decay_pct: float = 0.3
@@ -61,6 +63,10 @@ class HyenaOptions(Options):
         least = {"order": 2, "max_length": 2, "short_kernel": 2, "emb_dim": 3, "num_inner_mlps": 0}
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(field.default, bool):
+                if not isinstance(value, bool):
+                    raise UsageError(f"model config: {field.name} must be true or false, not {value!r}")
+                continue
             if isinstance(field.default, int):
                 if isinstance(value, bool) or not isinstance(value, int) or value < least.get(field.name, 1):
                     raise UsageError(
@@ -113,7 +119,7 @@ class HyenaMixer(Mixer):
         self.implicit_filter = ImplicitFilter(
             (own.order - 1) * d, own.max_length, own.filter_order, own.emb_dim, own.num_inner_mlps,
             sine_freq=own.sine_freq, slow=own.slow_decay_pct, fast=own.fast_decay_pct, target=own.decay_target,
-            shift=own.window_shift,
+            shift=own.window_shift, learned=own.learn_positions,
         )  # fmt: skip
         self.D = nn.Parameter(torch.empty((own.order - 1) * d))
         self.out_proj = nn.Linear(d, d)
