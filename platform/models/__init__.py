@@ -9,6 +9,7 @@ with model.edit(Scale("blocks.2.mixer_out", 5.0, channels=[4, 38])):
 
 from __future__ import annotations
 
+from . import transformers_auto
 from .building import build
 from .capture import Activations
 from .config import ModelConfig
@@ -24,3 +25,5 @@ __all__ = [
     "Activations", "Add", "Clamp", "Edit", "Generation", "Interpolate", "LanguageModel", "ModelConfig", "ModelState",
     "ProjectOut", "Replace", "Scale", "Selection", "Site", "build", "generate", "load", "load_edits", "save_edits",
 ]  # fmt: skip
+
+transformers_auto.arrange()
