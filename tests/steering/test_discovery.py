@@ -11,6 +11,7 @@ from model_zoo import nano
 from mplat.config import load_config
 from mplat.errors import InputError, UsageError
 from mplat.eval.config import EvalConfig
+from mplat.models.adapters import AdaptedConfig, build
 from mplat.steering import Recipe, Scored, choose, control_names, find_variant, grid, variant_names
 from mplat.steering.discovery import DISCOVERY_SCHEMA, channel_count, discovery_table, ranked
 
@@ -107,7 +108,10 @@ def test_every_variant_has_a_place_to_look_in_any_model(name):
         layers = variant.layers(n_layers)
         assert layers == sorted(set(layers)) and 0 <= layers[0] and layers[-1] < n_layers
     assert 20 in variant.layers(24), "83 % depth of 24 layers"
-    model = nano(variant.arch)
+    if variant.arch == "transformer":
+        model = build(AdaptedConfig.from_hf({"model_type": "gpt2", "vocab_size": 40, "n_embd": 24, "n_head": 2}))
+    else:
+        model = nano(variant.arch)
     found = make_grid(model, variant=name, strengths=variant.strengths, layers=variant.layers(model.n_layers))
     assert len(found) <= 12 and not any(r.is_identity for r in found)
     for recipe in found:
