@@ -130,12 +130,8 @@ class StableMambaMixer(Mixer):
 
     @torch.no_grad()
     def reset_to_recall(self, generator: torch.Generator) -> None:
-        """B and C share a projection, B shifted by one token; the slow timescale keeps the keys. See `Mixer`.
-
-        Half of the slow heads forget over 200 tokens instead of 50; all other decays stay tau. The timescales are added
-        on the same channels, where what fast heads and the skip D say of the latest tokens is noise to what the slow
-        ones remember: D starts at zero here, and the slow timescale has four fifths of the weight.
-        """
+        """B and C share a projection, B shifted by one token; half of the slow heads forget over 200 tokens instead of
+        50, all other decays stay tau. See `Mixer`."""
         c = self.config
         channels, N, d = self.n_state_channels, c.state_size, c.d_model
         key = torch.randn(N, d, generator=generator) * (RECALL_GAIN / self._gated_share / d**0.5)
@@ -143,8 +139,6 @@ class StableMambaMixer(Mixer):
         self.in_proj.weight[B] = self.in_proj.weight[C] = key
         recall_taps(self.conv1d, B, shift=1)
         recall_taps(self.conv1d, C, shift=0)
-        self.timescale_logits[-1] = 2.0
-        self.D.zero_()
         slow, target = logits_of([c.own.tau[-1], max(c.own.tau[-1], _RECALL_TAU)], 1, self.tau_offset).unbind()
         self.tau_offset[-c.n_heads : -c.n_heads // 2 or None] = target - slow
 
