@@ -66,16 +66,11 @@ HUB: dict[str, ModelConfig] = {
         own={"n_heads": 32, "n_kv_heads": 8, "modal_size": 2, "mlp_size": 14336, "rope_base": 5e5},
     ),
 }  # fmt: skip
-# bytes of a stored number where that is not 4
-_STORED_BYTES = dict.fromkeys(
-    (
-        "Zyphra/BlackMamba-1.5B",
-        "Zyphra/BlackMamba-2.8B",
-        "tiiuae/falcon-mamba-7b",
-        "togethercomputer/StripedHyena-Hessian-7B",
-    ),
-    2,
-)
+# those stored in two bytes a number; the others take four
+_STORED_AS_HALVES = frozenset({
+    "Zyphra/BlackMamba-1.5B", "Zyphra/BlackMamba-2.8B", "tiiuae/falcon-mamba-7b",
+    "togethercomputer/StripedHyena-Hessian-7B",
+})  # fmt: skip
 # licences where it is not Apache-2.0
 _LICENCES = {
     "tiiuae/falcon-mamba-7b": "TII Falcon-Mamba 2.0",
@@ -112,7 +107,7 @@ def entries() -> list[Entry]:
         result.append(Entry(name, config.arch, model.n_parameters, size, "MIT", False, model.n_active_parameters))
     for name, config in HUB.items():
         model = build(config, device="meta")
-        count, size = model.n_parameters, model.n_parameters * _STORED_BYTES.get(name, 4)
+        count, size = model.n_parameters, model.n_parameters * (2 if name in _STORED_AS_HALVES else 4)
         licence = _LICENCES.get(name, "Apache-2.0")
         result.append(Entry(name, config.arch, count, size, licence, True, model.n_active_parameters))
     return result

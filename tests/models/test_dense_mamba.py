@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def materialised(
         model(text)
     below: list[Tensor] = []
     for layer, block in enumerate(model.backbone.layers):
-        mixer = block.mixer
+        mixer: Any = block.mixer
         x, delta, B, C, y, seen = (acts[f"blocks.{layer}.mixer.{n}"] for n in ("x", "delta", "B", "C", "y", "h"))
         others = torch.zeros(2, T, *seen.shape[2:], dtype=torch.float64)
         if layer:
@@ -155,7 +156,7 @@ def test_an_edited_state_is_felt_by_every_layer_that_reads_it(model: LanguageMod
         Scale("blocks.1.mixer.h", -1.0, positions=[3, 4, T - 1]),
         Scale("blocks.2.mixer.h_post", 0.0, positions=[0]),
     )
-    h: StateEdits = {(0, 2): lambda s: 3 * s} | {(1, t): torch.neg for t in (3, 4, T - 1)}
+    h: StateEdits = {(0, 2): lambda s: 3 * s} | {(1, t): lambda s: -s for t in (3, 4, T - 1)}
     h_post: StateEdits = {(0, 5): lambda s: s + 0.7, (2, 0): torch.zeros_like}
     materialised(model, tokens(2, T), edits, h, h_post)
     every_step = {(1, t): lambda s: 0.5 * s for t in range(T)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -213,7 +214,7 @@ def test_long_filters_are_their_recurrence_in_the_model() -> None:
     u, y = acts["blocks.0.mixer.long_conv_in"], acts["blocks.0.mixer.long_conv_out"]
     padded = torch.nn.functional.pad(u.transpose(1, 2), (149, 0))
     taps = layer.impulse_response(150).flip(1)[:, None]
-    expected = torch.nn.functional.conv1d(padded, taps, groups=24).transpose(1, 2) + layer.D * u
+    expected = torch.nn.functional.conv1d(padded, taps, groups=24).transpose(1, 2) + cast(torch.Tensor, layer.D) * u
     torch.testing.assert_close(y, expected, **close)
 
 

@@ -49,7 +49,7 @@ def check(asked: Asked) -> None:
     found = places(asked.model, asked.layers, asked.settings.sites, one_axis=False)
     uneven = next((p for p in found for q in found if p.site == q.site and p.shape != q.shape), None)
     if uneven is not None:
-        raise UsageError(f"site {uneven.site!r} is not as wide in every block; choose layers where it is {uneven.shape}")
+        raise UsageError(f"site {uneven.site!r} differs in width; choose blocks where it is {uneven.shape}")
     states = {p.site for p in found if len(p.shape) > 1}
     if states and asked.settings.positions == "all":
         raise UsageError(f"values of {', '.join(sorted(states))} at all positions are too many; list positions")
