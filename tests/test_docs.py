@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from mplat import errors
 from mplat.cli import build_app, main, registry
+from mplat.models.catalog import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -194,3 +195,14 @@ def test_the_options_that_the_readme_says_are_shared_exist(root):
         assert shared | {"-q", "-v"} <= has[name], name
         assert ("--address" in has[name]) == (name != "train")
     assert all("--json" in options for options in has.values())
+
+
+def test_the_readmes_table_of_models_is_what_was_measured():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "tiny_models.json").read_text())["rows"]
+    shown = {line.split("`")[1]: line for line in _text("README.md").splitlines() if line.startswith("| `tiny-")}
+    assert sorted(shown) == sorted(row["what"] for row in measured) == sorted(shipped())
+    for row in measured:
+        levels = " / ".join(f"{row['exact_match'][level]:.2f}" for level in "123456")
+        numbers = [f"{row[key]:,.0f}" for key in ("parameters", "active_parameters", "state_bytes")]
+        speeds = [f"{row[f'{key}_tokens_per_second']:,.0f}" for key in ("read", "generated")]
+        assert [cell.strip() for cell in shown[row["what"]].strip("|").split("|")[1:]] == [*numbers, *speeds, levels]
