@@ -105,7 +105,7 @@ def test_an_empty_path_is_not_this_folder(said, words) -> None:
 
 
 def test_an_empty_model_is_not_this_folder(said) -> None:
-    assert said(2, "sites", "").startswith("the name of the model is empty; valid: tiny-mamba, tiny-mamba2; see ")
+    assert said(2, "sites", "").startswith("the name of the model is empty; valid: tiny-")
 
 
 def test_the_users_own_file_is_not_to_be_deleted(said, tmp_path) -> None:
