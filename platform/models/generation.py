@@ -1,4 +1,4 @@
-"""Generating text: one prefill of the whole batch, then one token at a time from the carried state.
+"""Generating text: the prompts of the whole batch are read, then one token at a time from the carried state.
 
 Prompts of any lengths share a batch; results equal those of batches of one. Greedy by default; sampling draws from a
 generator of its own per row, so that a row's result depends neither on its neighbours nor on their number.
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
-from .greedy import ahead
-from .prefill import read
+from .greedy import ahead, faster_in_loops
+from .prefill import read_beginnings, read_rest
 
 if TYPE_CHECKING:
     from .model import LanguageModel
@@ -81,9 +81,9 @@ def generate(
     if not prompts:
         return []
     rows = encode(model, prompts)
-    scores, carried = read(model, rows, state, share=share_prefix)
+    rest, begun = read_beginnings(model, rows, state, share_prefix)
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
-    following = _Following(model, scores, carried, temperature, generators)
+    following = _Following(model, rest, begun, temperature, generators)
     new: list[list[int]] = [[] for _ in rows]
     reasons: list[StopReason | None] = [None] * len(rows)
     watch = _Stops(model, stop)
@@ -119,18 +119,25 @@ class _Following:
     def __init__(
         self,
         model: LanguageModel,
-        scores: Tensor,
-        state: ModelState,
+        prompts: Sequence[Sequence[int]],
+        state: ModelState | None,
         temperature: float,
         generators: list[torch.Generator],
     ) -> None:
         self._model, self._temperature, self._generators = model, temperature, generators
-        self._scores: Tensor | None = scores  # of the coming tokens, before the first call
-        self._state, self._anchor = state, state.position
-        self._decoder = ahead(model, state) if not temperature else None
         self._decoded: list[list[int | None]] = []  # steps that the decoder is ahead
         self._steps = FIRST_STEPS_AHEAD
+        self._scores: Tensor | None = None  # of the coming tokens, before the first call
         self._last: list[int | None] = []
+        before = model.zero_state(len(prompts)) if state is None else state
+        self._decoder = ahead(model, before) if not temperature and faster_in_loops(model, prompts) else None
+        if self._decoder is not None:
+            self._decoder.read([prompt[:-1] for prompt in prompts])
+            self._last = [prompt[-1] for prompt in prompts]
+            return
+        self._scores, self._state = read_rest(model, prompts, state)
+        self._anchor = self._state.position
+        self._decoder = ahead(model, self._state) if not temperature else None
 
     def tokens(self, wanted: int) -> list[int | None]:
         """The next token of each row, None where its scores are not finite; `wanted` steps are wanted at most."""

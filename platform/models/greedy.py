@@ -7,6 +7,7 @@ itself would choose, up to rounding in a tie.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # Above this the products themselves take the time, and torch's are faster than ours.
 LARGEST_WEIGHTS = 32 << 20  # bytes
+# Prompts are read in the loops where at most this many times their tokens are computed, padding and empty lanes with
+# them: a forward pass of the tiny Mamba takes that many times the loops' time for a token.
+WORTH_LANES = 1.4
 
 
 class GreedyDecoder:
@@ -30,10 +34,9 @@ class GreedyDecoder:
 
     def __init__(self, model: LanguageModel, state: ModelState) -> None:
         from .kernels.greedy_loops import PARTS
-        from .kernels.simd import VECTOR_BYTES
 
         c = model.config
-        self.lanes = VECTOR_BYTES // model.dtype.itemsize
+        self.lanes = _lanes(model)
         self._dims = (c.n_layers, c.d_model, c.inner_size, c.state_size, int(c.dt_rank), c.conv_kernel, c.vocab_size)
         self._eps = c.norm_eps
         pieces: list[Tensor] = []
@@ -69,6 +72,27 @@ class GreedyDecoder:
             self._h = self._grouped(self._h.movedim(-1, 1).flatten(0, 1)[self._place])
             self._place = list(range(len(rows)))
 
+    def read(self, rows: Sequence[Sequence[int]]) -> None:
+        """Go on behind these tokens of each row, some of which may be none at all."""
+        from .kernels.greedy_loops import read
+
+        groups, steps = len(self._h), max(map(len, rows), default=0)
+        if steps == 0:
+            return
+        tokens = torch.zeros(groups * self.lanes, steps, dtype=torch.long)
+        starts = torch.zeros(groups * self.lanes, dtype=torch.long)
+        for place, row in zip(self._place, rows, strict=True):  # all end at the same step
+            tokens[place, steps - len(row) :] = torch.tensor(row, dtype=torch.long)
+            starts[place] = steps - len(row)
+        conv, h = self._conv.numpy().reshape(-1), self._h.numpy().reshape(-1)
+        same = not starts.any()
+        before = (conv, h) if same else (conv.copy(), h.copy())
+        run_tasks(
+            read, groups, (self.lanes, steps, *self._dims), self._eps, self._weights, self._at, self._embeddings,
+            tokens.unflatten(0, (groups, self.lanes)).movedim(1, 2).contiguous().numpy().reshape(-1), starts.numpy(),
+            *before, conv, h,
+        )  # fmt: skip
+
     def tokens(self, last: list[int], steps: int) -> list[list[int | None]]:
         """The next `steps` tokens of each row, one list a step, after the rows' `last` tokens; None where a row's
         scores are not finite."""
@@ -89,21 +113,42 @@ class GreedyDecoder:
 
 def ahead(model: LanguageModel, state: ModelState) -> GreedyDecoder | None:
     """A decoder that continues `state`, or None where the model, its place or an edit asks for the usual way."""
-    c = model.config
-    if c.arch != "mamba" or model.device.type != "cpu" or model.dtype not in (torch.float32, torch.float64):
-        return None
     if model.captures or any(applied.edit.phase != "prefill" for applied in model.edits):
         return None
-    blocks = _blocks(model)
-    plain = all(type(b.mixer) is MambaMixer and b.feed_forward is None for b in blocks) and not c.use_bias
+    return GreedyDecoder(model, state) if _fits(model) else None
+
+
+def faster_in_loops(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> bool:
+    """Whether a decoder may and should read these prompts itself, from whatever state.
+
+    A step of the loops takes the same time for one sequence as for all lanes, and as many steps as the longest prompt
+    has tokens; a forward pass takes time for each token and some for each prompt, where padding is cut off.
+    """
+    if model.captures or model.edits or not _fits(model):
+        return False
+    if not all(0 <= token < model.config.vocab_size for prompt in prompts for token in prompt):
+        return False  # a forward pass says what is wrong with them
+    longest, n = max(map(len, prompts)), len(prompts)
+    groups = -(-n // _lanes(model))
+    return groups * _lanes(model) * longest <= WORTH_LANES * sum(map(len, prompts))
+
+
+def _lanes(model: LanguageModel) -> int:
+    from .kernels.simd import VECTOR_BYTES
+
+    return VECTOR_BYTES // model.dtype.itemsize
+
+
+def _fits(model: LanguageModel) -> bool:
+    """Whether the loops compute what this model computes, where it is, and are fast for its size."""
+    c = model.config
+    if c.arch != "mamba" or model.device.type != "cpu" or model.dtype not in (torch.float32, torch.float64):
+        return False
+    plain = all(type(b.mixer) is MambaMixer and b.feed_forward is None for b in _blocks(model)) and not c.use_bias
     if not plain or not c.residual_in_fp32 or c.d_model % 16 or c.inner_size % 16:
-        return None
-    if (
-        model.n_parameters * model.dtype.itemsize > LARGEST_WEIGHTS
-        or resolve("scan", model.backbone.embeddings.weight) != "numba"
-    ):
-        return None
-    return GreedyDecoder(model, state)
+        return False
+    small = model.n_parameters * model.dtype.itemsize <= LARGEST_WEIGHTS
+    return small and resolve("scan", model.backbone.embeddings.weight) == "numba"
 
 
 def _blocks(model: LanguageModel) -> list[Block]:

@@ -85,6 +85,16 @@ def read(
     state: what the model has read before, one row per prompt, or a single row that every prompt continues. Raises
     UsageError for any other number of rows.
     """
+    rest, state = read_beginnings(model, rows, state, share)
+    return read_rest(model, rest, state)
+
+
+@torch.no_grad()
+def read_beginnings(
+    model: LanguageModel, rows: Sequence[Sequence[int]], state: ModelState | None = None, share: bool = True
+) -> tuple[list[Sequence[int]], ModelState | None]:
+    """What is left of each row, at least a token, after the beginnings that rows share, and the state there (a row per
+    prompt), None where nothing has been read. Arguments and errors as in `read`."""
     after = list(range(len(rows)))
     if state is None:
         after = [0] * len(rows)
@@ -98,6 +108,14 @@ def read(
         state, after = _fork(model, rest, shared, state)
         cut = {i: b.length for b in shared for i in b.rows}
         rest = [row[cut.get(i, 0) :] for i, row in enumerate(rest)]
+    return rest, state
+
+
+@torch.no_grad()
+def read_rest(
+    model: LanguageModel, rest: Sequence[Sequence[int]], state: ModelState | None
+) -> tuple[Tensor, ModelState]:
+    """Scores and state, as in `read`, after what `read_beginnings` has left, in one forward pass."""
     tokens, mask = pad(rest)
     tokens, mask = tokens.to(model.device), mask.to(model.device)
     scores, found = model(tokens, mask, state=state, return_state=True, phase="prefill", last_only=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from mplat.errors import InputError
 from mplat.models import LanguageModel, ModelConfig, Scale, build, generate
-from mplat.models.greedy import GreedyDecoder, ahead
+from mplat.models.greedy import GreedyDecoder, ahead, faster_in_loops
 from mplat.models.state import ModelState
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -87,9 +88,46 @@ def test_generation_is_the_same_with_and_without(new: int, monkeypatch: pytest.M
     model = lively("tiny")
     prompts = [torch.randint(512, (n,)).tolist() for n in (3, 9, 1, 30)]
     fast = generate(model, prompts, max_new_tokens=new, stop=())
+    monkeypatch.setattr("mplat.models.generation.faster_in_loops", lambda model, prompts: True)
+    assert generate(model, prompts, max_new_tokens=new, stop=()) == fast
     monkeypatch.setattr("mplat.models.generation.ahead", lambda model, state: None)
     assert generate(model, prompts, max_new_tokens=new, stop=()) == fast
     assert all(len(g.tokens) == new for g in fast)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("continued", [False, True])
+@torch.no_grad()
+def test_prompts_of_any_lengths_are_read_as_the_model_reads_them(shape: str, continued: bool) -> None:
+    model = lively(shape)
+    generator = torch.Generator().manual_seed(3)
+    lengths = [4, 0, 1, 7, 7, 2, 7, 3, 5, 0, 6]
+    rows = [torch.randint(model.config.vocab_size, (n,), generator=generator).tolist() for n in lengths]
+    before = torch.randint(model.config.vocab_size, (len(rows), 5), generator=generator)
+    state = model(before, return_state=True)[1] if continued else model.zero_state(len(rows))
+    decoder = ahead(model, state)
+    assert decoder is not None
+    decoder.read(rows)
+    conv, h = states_of(decoder)
+    for i, row in enumerate(rows):
+        own = state.rows([i])
+        if row:
+            own = model(torch.tensor([row]), state=own, return_state=True)[1]
+        for layer, values in enumerate(own.layers):
+            torch.testing.assert_close(conv[i, layer], values["conv"][0].flatten(), rtol=0, atol=1e-13)
+            torch.testing.assert_close(h[i, layer], values["h"][0].flatten(), rtol=0, atol=1e-13)
+
+
+def test_prompts_are_read_in_the_loops_where_few_lanes_would_be_empty_and_nobody_watches() -> None:
+    model = lively("tiny")
+    assert faster_in_loops(model, [[1] * 9] * 8) and faster_in_loops(model, [[1] * 9] * 14)
+    assert not faster_in_loops(model, [[1] * 9] * 2)
+    assert not faster_in_loops(model, [[1] * 9] + [[1]] * 7)
+    with model.edit(Scale("blocks.0.mixer_out", 2.0)):
+        assert not faster_in_loops(model, [[1] * 9] * 8)
+        model(torch.tensor([[1]]))
+    with pytest.raises(InputError, match="512 is outside the vocabulary"):
+        generate(model, [[1, 2], *[[512, 3]] * 7])
 
 
 def test_end_of_text_ends_a_row_in_the_middle_of_a_block() -> None:

@@ -102,6 +102,71 @@ def choose(head, dims, x, scores, found):
 
 
 @compiled
+def embed(embeddings, tokens, at, d, lanes, x):
+    """The residual stream x (d, lanes) of the tokens at tokens[at:at+lanes]."""
+    for r in range(lanes):
+        token = tokens[at + r]
+        for c in range(d):
+            x[c * lanes + r] = embeddings[token * d + c]
+
+
+@compiled
+def through(weights, at, dims, eps, g, x, memory, conv, h):
+    """The residual stream x (d, lanes) of group g through all layers; memory: see `working_memory`."""
+    lanes, _, layers, d, E, N, _, K, _ = dims
+    u, wide, inner, low = memory
+    for layer in range(layers):
+        own = at[layer]
+        normalise(weights, own[0], d, eps, lanes, x, u)
+        block = g * layers + layer
+        base = (block * E * (K - 1) * lanes, block * E * N * lanes)
+        mix(weights, own, dims, u, wide, inner, low, conv, h, base)
+        project(weights, own[9], E, d, lanes, inner, u)
+        for c in range(d):
+            store(x, c * lanes, add(load(x, c * lanes), load(u, c * lanes)))
+
+
+@compiled
+def working_memory(weights, dims):
+    """u (d, lanes), wide (2E, lanes), inner (E, lanes), low (R+2N, lanes)."""
+    lanes, _, _, d, E, N, R, _, _ = dims
+    return (
+        np.empty(d * lanes, weights.dtype),
+        np.empty(2 * E * lanes, weights.dtype),
+        np.empty(E * lanes, weights.dtype),
+        np.empty((R + 2 * N + 15) // 16 * 16 * lanes, weights.dtype),
+    )
+
+
+@compiled
+def restore(states, originals, at, numbers, lanes, lane):
+    """One lane of the `numbers` vectors at states[at:] becomes that of `originals`."""
+    for i in range(numbers):
+        states[at + i * lanes + lane] = originals[at + i * lanes + lane]
+
+
+@compiled
+def read(first, last, dims, eps, weights, at, embeddings, tokens, starts, conv_before, h_before, conv, h):
+    """The states of groups first..last-1 after `steps` given tokens (G, steps, lanes), into conv and h.
+
+    starts (G, lanes): the step at which a sequence begins, `steps` for one that reads nothing. What lies before it is no text:
+    the sequence's states are then put back to conv_before and h_before, which are otherwise not looked at.
+    """
+    lanes, steps, layers, d, E, N, _, K, _ = dims
+    window, state = layers * E * (K - 1), layers * E * N
+    x, memory = np.empty(d * lanes, weights.dtype), working_memory(weights, dims)
+    for g in range(first, last):
+        for step in range(steps + 1):
+            for r in range(lanes):
+                if step > 0 and starts[g * lanes + r] == step:
+                    restore(conv, conv_before, g * window * lanes, window, lanes, r)
+                    restore(h, h_before, g * state * lanes, state, lanes, r)
+            if step < steps:
+                embed(embeddings, tokens, (g * steps + step) * lanes, d, lanes, x)
+                through(weights, at, dims, eps, g, x, memory, conv, h)
+
+
+@compiled
 def decode(first, last, dims, eps, weights, at, embeddings, head, tokens, conv, h, chosen):
     """`steps` greedy tokens for groups first..last-1.
 
@@ -109,28 +174,15 @@ def decode(first, last, dims, eps, weights, at, embeddings, head, tokens, conv, 
     states, which become those after the last step; embeddings (V,d), head (V padded to 16, d); chosen
     (G, steps, lanes): the tokens, -1 where a score was not finite.
     """
-    lanes, steps, layers, d, E, N, R, K, V = dims
-    x, u = np.empty(d * lanes, weights.dtype), np.empty(d * lanes, weights.dtype)
-    wide, inner = np.empty(2 * E * lanes, weights.dtype), np.empty(E * lanes, weights.dtype)
-    low = np.empty((R + 2 * N + 15) // 16 * 16 * lanes, weights.dtype)
+    lanes, steps, layers, d, _, _, _, _, _ = dims
+    x, memory = np.empty(d * lanes, weights.dtype), working_memory(weights, dims)
     scores, found = np.empty(16 * lanes, weights.dtype), np.empty(2 * lanes, weights.dtype)
     for g in range(first, last):
         for step in range(steps):
-            for r in range(lanes):
-                token = tokens[g * lanes + r]
-                for c in range(d):
-                    x[c * lanes + r] = embeddings[token * d + c]
-            for layer in range(layers):
-                own = at[layer]
-                normalise(weights, own[0], d, eps, lanes, x, u)
-                block = g * layers + layer
-                base = (block * E * (K - 1) * lanes, block * E * N * lanes)
-                mix(weights, own, dims, u, wide, inner, low, conv, h, base)
-                project(weights, own[9], E, d, lanes, inner, u)
-                for c in range(d):
-                    store(x, c * lanes, add(load(x, c * lanes), load(u, c * lanes)))
-            normalise(weights, at[layers][0], d, eps, lanes, x, u)
-            choose(head, dims, u, scores, found)
+            embed(embeddings, tokens, g * lanes, d, lanes, x)
+            through(weights, at, dims, eps, g, x, memory, conv, h)
+            normalise(weights, at[layers][0], d, eps, lanes, x, memory[0])
+            choose(head, dims, memory[0], scores, found)
             for r in range(lanes):
                 token = int(found[r])
                 tokens[g * lanes + r] = token
