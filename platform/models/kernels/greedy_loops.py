@@ -149,8 +149,8 @@ def restore(states, originals, at, numbers, lanes, lane):
 def read(first, last, dims, eps, weights, at, embeddings, tokens, starts, conv_before, h_before, conv, h):
     """The states of groups first..last-1 after `steps` given tokens (G, steps, lanes), into conv and h.
 
-    starts (G, lanes): the step at which a sequence begins, `steps` for one that reads nothing. What lies before it is no text:
-    the sequence's states are then put back to conv_before and h_before, which are otherwise not looked at.
+    starts (G, lanes): the step at which a sequence begins, `steps` for one that reads nothing. What lies before it is
+    no text: the sequence's states are then put back to conv_before and h_before, which are otherwise not looked at.
     """
     lanes, steps, layers, d, E, N, _, K, _ = dims
     window, state = layers * E * (K - 1), layers * E * N
