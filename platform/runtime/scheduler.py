@@ -1,12 +1,14 @@
 """Runs shards on a pool until every one is committed: the one owner of the retry policy.
 
-Every shard is committed by the driver, in whatever order results arrive. A shard whose worker died is run again; if
-it takes two workers down it is cut in halves, and so on down to the single item, which is then reported with the row
-that `lost_row` makes of it: a poisonous item costs itself, not the run. Work that an actor has held for four times
-the median is copied to an idle one; the first result counts, and a second one goes to `commit` as well, which must
-find it equal. What a worker raises is not retried into silence: an error of mplat's ends the run at once, any other
-when it comes from two actors or twice from one shard. SIGINT or SIGTERM: nothing new starts, what runs gets `grace_s`
-to finish and is committed, then KeyboardInterrupt or StoppedEarly; a second signal does not wait.
+Every shard is committed by the driver, in whatever order results arrive. A shard whose worker died is run again; if it
+takes two workers down it is cut in halves, and so on down to the single item, which is then reported with the row that
+`lost_row` makes of it: a poisonous item costs itself, not the run. A dying worker may take the answer of the shard
+before with it, so what is suspected has its next worker to itself, and an innocent shard is never cut. Work that an
+actor has held for four times the median is copied to an idle one; the first result counts, and a second one goes to
+`commit` as well, which must find it equal. What a worker raises is not retried into silence: an error of mplat's ends
+the run at once, any other when it comes from two actors or twice from one shard. SIGINT or SIGTERM: nothing new starts,
+what runs gets `grace_s` to finish and is committed, then KeyboardInterrupt or StoppedEarly; a second signal does not
+wait.
 
 It knows neither Ray nor files nor models, and takes its clock as an argument.
 """
@@ -180,23 +182,24 @@ class _Run:
         """In rounds: one shard for every actor before a second one for any."""
         for depth in range(1, self.pool.depth + 1):
             for actor in self.pool.actors():
-                unit = self._next_for(actor) if self._load(actor) < depth else None
+                held = [flight.unit for flight in self.flights.values() if flight.actor == actor]
+                takes_more = len(held) < depth and not any(unit.crashes for unit in held)
+                unit = self._next_for(actor, idle=not held) if takes_more else None
                 if unit is not None:
                     self.queue.remove(unit)
                     self._submit(unit, actor)
 
-    def _next_for(self, actor: int) -> _Unit | None:
-        """The first that did not fail on this actor; what did waits for another, where there is one."""
+    def _next_for(self, actor: int, *, idle: bool) -> _Unit | None:
+        """The first that did not fail on this actor; what did waits for another, where there is one. A suspect waits
+        for an idle one: what dies there has killed it."""
         alone = len(self.pool.actors()) == 1
-        return next((unit for unit in self.queue if alone or unit.avoid != actor), None)
+        fitting = (unit for unit in self.queue if alone or unit.avoid != actor)
+        return next((unit for unit in fitting if idle or not unit.crashes), None)
 
     def _submit(self, unit: _Unit, actor: int) -> None:
         ticket = self.pool.submit(actor, self.job.payload(unit.shard, unit.items))
         self.flights[ticket] = _Flight(unit, actor, self.clock())
         unit.copies += 1
-
-    def _load(self, actor: int) -> int:
-        return sum(flight.actor == actor for flight in self.flights.values())
 
     def _overtake_stragglers(self) -> None:
         """Copy what an actor far behind its time holds to actors with nothing to do."""
@@ -272,7 +275,7 @@ class _Run:
             self.queue.append(unit)
 
     def _actor_lost(self, losses: Sequence[Lost]) -> None:
-        """The oldest ticket of a dead actor was running and is the suspect; the others only waited."""
+        """The oldest ticket of a dead actor was running, or its answer was on the way: it is the suspect."""
         flights = [self.flights.pop(loss.ticket) for loss in losses]
         for flight in flights:
             flight.unit.copies -= 1

@@ -30,7 +30,8 @@ def row(item: int) -> tuple[int, int]:
 
 @dataclass
 class Step:
-    """What happens to one execution: its duration and its end ("ok", "dies", "node dies", or an exception's text)."""
+    """What happens to one execution: its duration and its end ("ok", "dies", "node dies", "unsent" for a result that
+    leaves with the next one and is lost where that one dies, or an exception's text)."""
 
     seconds: float = 1.0
     end: str = "ok"
@@ -56,6 +57,7 @@ class FakePool:
         self.running: dict[int, tuple[float, Step]] = {}
         self.starting: dict[int, float] = {}
         self.most_in_flight = 0
+        self.unsent: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
 
     def clock(self) -> float:
         return self.now
@@ -88,11 +90,14 @@ class FakePool:
         for actor in [a for a, (end, _) in self.running.items() if end <= self.now]:
             _, step = self.running.pop(actor)
             if step.end in ("dies", "node dies"):
-                lost = self.queues.pop(actor)
+                lost = [*self.unsent.pop(actor, []), *self.queues.pop(actor)]
                 outcomes += [Lost(ticket, actor, step.end, step.end == "node dies") for ticket, _ in lost]
                 continue
             ticket, items = self.queues[actor].pop(0)
-            if step.end == "ok":
+            if step.end == "unsent" and self.queues[actor]:
+                self.unsent.setdefault(actor, []).append((ticket, items))
+            elif step.end in ("ok", "unsent"):
+                outcomes += [Finished(earlier, rows(done)) for earlier, done in self.unsent.pop(actor, [])]
                 outcomes.append(Finished(ticket, rows(items)))
             else:
                 outcomes.append(Failed(ticket, step.kind, step.end, f"line\n{step.kind}: {step.end}"))
@@ -182,6 +187,17 @@ def test_what_only_waited_on_a_dead_actor_is_not_blamed() -> None:
     outcomes = run(pool, plan_shards(4, 2))
     assert outcomes.values() == right(4)
     assert {s.index: (m.attempts, m.split) for s, _, m in outcomes.commits}[1] == (1, False)
+
+
+@pytest.mark.parametrize("poisons", [{5}, {5, 13}, {2, 9, 13}, {1, 6, 8, 15}])
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_shard_whose_answers_deaths_take_with_them_is_not_cut(poisons: set[int], size: int) -> None:
+    def script(actor: int, items: tuple[int, ...], before: int) -> Step:
+        return Step(end="dies" if poisons & set(items) else "unsent")
+
+    out = run(FakePool(script, size=size), plan_shards(20, 2), losses_in_a_row=99)
+    assert [shard.items for shard, _, made in out.commits if made.split and not poisons & set(shard.items)] == []
+    assert out.values() == right(20) | dict.fromkeys(poisons, -1)
 
 
 @pytest.mark.parametrize("poison", range(16))
