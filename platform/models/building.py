@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 
 from ..errors import UsageError, suggest
+from .block import Block
 from .config import ModelConfig
-from .model import Block, LanguageModel
+from .model import LanguageModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

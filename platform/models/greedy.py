@@ -19,7 +19,8 @@ from .kernels.threads import run_tasks
 from .mixers.mamba import MambaMixer
 
 if TYPE_CHECKING:
-    from .model import Block, LanguageModel
+    from .block import Block
+    from .model import LanguageModel
     from .state import ModelState
 
 # Above this the products themselves take the time, and torch's are faster than ours.

@@ -8,9 +8,7 @@ Mamba classes. Not here: reading and writing files (`loading`), text generation 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,94 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, UsageError
-from . import mixers
+from .block import Backbone, Block
 from .capture import STATE_SITES, Activations, Recorder
 from .config import ModelConfig
 from .edits import Edit
-from .mixers.registry import FeedForward, LayerState, Mixer, SiteInfo
+from .identity import KnownDigest, digest_of
+from .mixers.registry import LayerState, SiteInfo
 from .norms import wide
+from .parameter_groups import parameter_groups
 from .run import Applied, Phase, Run, pack
 from .sites import Site, expand
 from .state import ModelState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-class Block(nn.Module):
-    """residual += mixer(norm(residual)); then, where the architecture has one, += feed_forward(norm_2(residual))."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        architecture = mixers.get(config.arch)
-        self.norm = architecture.norm_class(config.d_model, config.norm_eps)
-        self.mixer = architecture.for_layer(config, layer)
-        self.feed_forward = architecture.feed_forward(config, layer)
-        has_two = self.feed_forward is not None
-        self.norm_2 = architecture.norm_class(config.d_model, config.norm_eps) if has_two else None
-        self.width, self.wide_residual = config.d_model, config.residual_in_fp32
-
-    def site_table(self) -> list[SiteInfo]:
-        """The block's sites, those of its parts among them, in the order in which a forward pass meets them."""
-        d = (self.width,)
-        wide = self.wide_residual
-        found = [
-            SiteInfo("resid_pre", d, "residual stream before the block", wide),
-            SiteInfo("mixer_in", d, "normed residual, the mixer's input"),
-            *(info._replace(name="mixer." + info.name) for info in self.mixer_sites()),
-            SiteInfo("mixer_out", d, "what the mixer adds to the residual stream"),
-        ]
-        if self.feed_forward is not None:
-            found += [
-                SiteInfo("resid_mid", d, "residual stream between mixer and feed-forward", wide),
-                SiteInfo("mlp_in", d, "normed residual, the feed-forward part's input"),
-                *(info._replace(name="mlp." + info.name) for info in self.feed_forward.site_table()),
-                SiteInfo("mlp_out", d, "what the feed-forward part adds to the residual stream"),
-            ]
-        return [*found, SiteInfo("resid_post", d, "residual stream after the block", wide)]
-
-    def forward(
-        self, residual: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
-    ) -> tuple[Tensor, LayerState | None]:
-        residual = run.site(prefix + "resid_pre", residual)
-        u = self.norm(residual.to(self.norm.weight.dtype))
-        u = run.site(prefix + "mixer_in", u)
-        out, new_state = self.mix(u, run, prefix + "mixer.", state, need_state)
-        residual = residual + run.site(prefix + "mixer_out", out)
-        if self.feed_forward is not None and self.norm_2 is not None:
-            residual = run.site(prefix + "resid_mid", residual)
-            u = run.site(prefix + "mlp_in", self.norm_2(residual.to(self.norm_2.weight.dtype)))
-            residual = residual + run.site(prefix + "mlp_out", self.feed_forward(u, run, prefix + "mlp."))
-        return run.site(prefix + "resid_post", residual), new_state
-
-    # What an adapter's block does with another mixer, or with two.
-
-    def mix(
-        self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
-    ) -> tuple[Tensor, LayerState | None]:
-        """The mixer's output for its input u (B, T, d), and the layer's new state."""
-        at_once = None
-        if state is not None and run.plain_step(prefix):
-            at_once = self.mixer.step(u, state, run.overwrite)
-        return at_once or self.mixer(u, run, prefix, state, need_state)
-
-    def mixer_sites(self) -> list[SiteInfo]:
-        """The sites below `mixer.`."""
-        return self.mixer.site_table()
-
-    def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
-        """The layer's state before the first token."""
-        return self.mixer.zero_state(batch, dtype, device)
-
-
-class Backbone(nn.Module):
-    """Everything but the head; exists so that parameter names match the hub's checkpoints."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
-        self.norm_f = mixers.get(config.arch).final_norm_class(config.d_model, config.norm_eps)
 
 
 class LanguageModel(nn.Module):
@@ -125,7 +49,7 @@ class LanguageModel(nn.Module):
         self.name = name or config.arch
         self._edits: list[Applied] = []
         self._recorders: list[Recorder] = []
-        self._digest: tuple[object, str] | None = None
+        self._digest: KnownDigest | None = None
         self._make_parts(config)
 
     # -- the forward pass ---------------------------------------------------------------------------------------
@@ -379,42 +303,12 @@ class LanguageModel(nn.Module):
     @property
     def digest(self) -> str:
         """sha256 over weights, configuration and tokenizer: equal digests mean equal functions of text."""
-        # fused optimizers write without raising the version, and the sum tells
-        version = tuple((p.data_ptr(), p._version, float(p.detach().sum())) for p in self.parameters())
-        if self._digest is None or self._digest[0] != version:
-            h = hashlib.sha256(json.dumps(self.config.to_hf(), sort_keys=True, allow_nan=False).encode())
-            for name, tensor in sorted(self.state_dict().items()):
-                flat = tensor.detach().to("cpu").contiguous()
-                h.update(f"{name} {flat.dtype} {tuple(flat.shape)}".encode())
-                h.update(flat.view(torch.uint8).numpy().tobytes() if flat.ndim else flat.numpy().tobytes())
-            if self.tokenizer is not None:
-                h.update(self.tokenizer.backend_tokenizer.to_str().encode())
-            self._digest = (version, h.hexdigest())
-        return self._digest[1]
+        self._digest = digest_of(self, self._digest)
+        return self._digest.digest
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW groups: no decay on A_log, D, Delta's biases, other biases and norms; decay on everything else.
-
-        Where a mixer asks for another learning rate, groups with `lr_scale` follow, a factor on the common rate.
-        """
-        exempt: set[str] = set()
-        scales: dict[str, float] = {}
-        for module in self.modules():
-            if isinstance(module, (Mixer, FeedForward)):
-                exempt |= module.no_decay
-            if isinstance(module, Mixer):
-                scales |= module.learning_rate_scale
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
-        for name, parameter in self.named_parameters():
-            parts = name.split(".")
-            scale = next((scales[p] for p in parts if p in scales), 1.0)
-            decays = parameter.ndim >= 2 and exempt.isdisjoint(parts)
-            groups.setdefault((scale, decays), []).append(parameter)
-        return [
-            {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
-            | ({} if scale == 1.0 else {"lr_scale": scale})
-            for (scale, decays), parameters in groups.items()
-        ]
+        """AdamW groups of the parameters: see `parameter_groups`."""
+        return parameter_groups(self, weight_decay)
 
     @property
     def auxiliary_loss(self) -> Tensor | None:

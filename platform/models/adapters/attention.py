@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, UsageError
 from ..attention import attend, document_positions, documents
 from ..mixers.registry import LayerState, Mixer, SiteInfo
 from ..norms import wide
@@ -73,11 +73,11 @@ class CausalAttention(Mixer):
 
     def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H P), keys and values (B, T, G P) of u, each contiguous."""
-        raise NotImplementedError
+        raise UsageError(f"{type(self).__name__} does not say what queries, keys and values are")
 
     def output(self, z: Tensor) -> Tensor:
         """What the heads' outputs z (B, T, H P) add to the residual stream."""
-        raise NotImplementedError
+        raise UsageError(f"{type(self).__name__} defines no output projection")
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         width = self.kv_heads * self.head_dim

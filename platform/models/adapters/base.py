@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import InputError, UsageError
+from ..block import Block
 from ..config import ModelConfig
 from ..mixers.registry import FeedForward, LayerState, Mixer, SiteInfo
-from ..model import Block, LanguageModel
+from ..model import LanguageModel
 from ..norms import LayerNorm, RMSNorm
 from ..run import Run
 from .config import AdaptedConfig

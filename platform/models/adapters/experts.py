@@ -12,6 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import UsageError
 from ..mixers.registry import FeedForward, SiteInfo
 from ..moe import ask_experts
 from ..norms import wide
@@ -69,7 +70,7 @@ class MixtureOfExperts(FeedForward):
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and numbers (B, T, k) of the chosen experts, from the router's scores."""
-        raise NotImplementedError
+        raise UsageError(f"{type(self).__name__} does not say how experts are chosen")
 
     def site_table(self) -> list[SiteInfo]:
         k = (self.top_k,)
