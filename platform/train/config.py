@@ -63,6 +63,12 @@ class FactsSection(Config):
         le=1,
         description="where it ends, as the argument of Difficulty.at; 0.15: one hop among at most four facts",
     )
+    shape_noise: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the words between names that are left out, replaced by a random word or followed by one",
+    )
 
 
 class TextSection(Config):

@@ -213,3 +213,28 @@ def test_missing_tokenizer_is_named(tmp_path):
 def test_empty_batches_are_refused(rows, length):
     with pytest.raises(UsageError):
         training_batch(0, 0, rows, length, Difficulty(), SHIPPED)
+
+
+def test_noise_changes_words_between_names_and_nothing_else():
+    hard = Difficulty.at(1.0)
+    words = NAMES | {name[1:] for name in NAMES}
+    changed = 0
+    for step in range(20):
+        plain = TOKENIZER.decode(training_batch(3, step, 1, 400, hard, SHIPPED).tokens[0], skip_special_tokens=False)
+        batch = training_batch(3, step, 1, 400, hard, SHIPPED, shape_noise=0.3)
+        noisy = TOKENIZER.decode(batch.tokens[0].tolist(), skip_special_tokens=False)
+        pattern = re.compile("|".join(sorted(map(re.escape, words), key=len, reverse=True)) + r"|[.?\n]|Q:|A:")
+        kept, found = pattern.findall(plain), pattern.findall(noisy)
+        n = min(len(kept), len(found)) - 10
+        assert n > 30 and found[:n] == kept[:n], "names, cues and punctuation stay, in their order"
+        changed += noisy[:200] != plain[:200]
+    assert changed > 15
+
+
+def test_without_noise_nothing_is_drawn_and_a_share_lies_between_0_and_1():
+    plain = training_batch(5, 1, 2, 128, Difficulty(), SHIPPED)
+    same = training_batch(5, 1, 2, 128, Difficulty(), SHIPPED, shape_noise=0.0)
+    assert (plain.tokens == same.tokens).all() and (plain.weights == same.weights).all()
+    for share in (-0.1, 1.5):
+        with pytest.raises(UsageError, match="shape_noise is a share"):
+            training_batch(1, 1, 1, 16, Difficulty(), SHIPPED, shape_noise=share)

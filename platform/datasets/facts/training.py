@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path as FilePath
 from random import Random
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, UsageError
 from .names import entities
-from .relations import PATHS, Path, questions, statements
+from .relations import PATHS, RELATIONS, Path, questions, statements
 from .world import chains, sample_facts
 
 MAX_FACTS = 16
@@ -35,6 +35,8 @@ BARE_START = 0.125  # share of texts without the leading blank
 SKEW = 1.5  # > 1 draws small numbers of facts more often, so that easy blocks stay in the mix at every difficulty
 UNPLANTED = 0.25  # share of a block's facts that are distractors rather than parts of planted chains
 _TRAIN = entities("train")
+_NAMES = frozenset(name for names in _TRAIN.values() for name in names)
+_NOT_SHAPES = _NAMES | {name[1:] for name in _NAMES} | {"Q:", "\nA:", "\n", "."}
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,18 @@ class _StringTokens(dict[str, list[int]]):
             raise InputError(f"{path}: has no token <|endoftext|>, which ends each training document")
         self.end_of_text: int = end
 
+    @cached_property
+    def marks(self) -> frozenset[int]:
+        """The tokens of punctuation, which end sentences."""
+        return frozenset(token for mark in (".", "?", "\n") for token in self[mark])
+
+    @cached_property
+    def words(self) -> tuple[int, ...]:
+        """The tokens of the sentence shapes of training, without punctuation."""
+        pieces = [p for r in RELATIONS for shape in statements(r, "train") for p in shape if isinstance(p, str)]
+        pieces += [p for paths in PATHS.values() for path in paths for shape in questions(path, "train") for p in shape]
+        return tuple(sorted({token for piece in pieces for token in self[piece]} - self.marks))
+
     def __missing__(self, text: str) -> list[int]:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         self[text] = ids
@@ -229,6 +243,29 @@ def _string_tokens(folder: str) -> _StringTokens:
     return _StringTokens(FilePath(folder))
 
 
+class _ShapeNoise:
+    """The tokens of strings, those of sentence shapes with noise; without noise nothing is drawn."""
+
+    def __init__(self, rng: Random, share: float, table: _StringTokens) -> None:
+        self._rng, self._share, self._table = rng, share, table
+
+    def __call__(self, string: str) -> list[int]:
+        tokens = self._table[string]
+        if self._share == 0.0 or string in _NOT_SHAPES:
+            return tokens
+        noisy: list[int] = []
+        for token in tokens:
+            if self._rng.random() >= self._share or token in self._table.marks:
+                noisy.append(token)
+                continue
+            kind = int(self._rng.random() * 3)
+            if kind == 1:
+                noisy.append(token)
+            if kind > 0:
+                noisy.append(self._rng.choice(self._table.words))
+        return noisy
+
+
 def training_batch(
     seed: int,
     step: int,
@@ -238,13 +275,20 @@ def training_batch(
     tokenizer_folder: str | FilePath,
     answer_weight: float = 1.0,
     context_weight: float = 0.1,
+    shape_noise: float = 0.0,
 ) -> TrainingBatch:
     """Batch number `step` of the stream of `seed`: texts packed into rows of `sequence_length + 1` tokens.
 
     Each document ends with `<|endoftext|>`; the last one of a row is cut where the row is full. Answer tokens (the
     newline after the answer included) weigh `answer_weight`, all others `context_weight`. A target that is the first
     token of a document weighs 0: nothing announces it.
+
+    shape_noise: share of the tokens of sentence shapes (all but names, answers, punctuation and the cues of question
+    and answer) that are left out, replaced by a random token or followed by one, each a third of the time. Who reads
+    names wherever they stand has no trouble with sentence shapes that training does not have.
     """
+    if not 0.0 <= shape_noise <= 1.0:
+        raise UsageError(f"shape_noise is a share, not {shape_noise}")
     if batch_size < 1 or sequence_length < 1:
         raise UsageError(f"batch_size and sequence_length must be at least 1, not {batch_size} and {sequence_length}")
     table = _string_tokens(str(tokenizer_folder))
@@ -252,6 +296,7 @@ def training_batch(
     all_tokens, all_weights, all_resets = [], [], np.zeros((batch_size, width), dtype=np.bool_)
     for row in range(batch_size):
         rng = Random(f"facts-{seed}-{step}-{row}")
+        noise = _ShapeNoise(Random(f"noise-{seed}-{step}-{row}"), shape_noise, table)
         tokens: list[int] = []
         weighted: list[int] = []  # positions of answer tokens
         while len(tokens) < width:
@@ -260,14 +305,14 @@ def training_batch(
             done = 0
             for i in answers:
                 for s in strings[done:i]:
-                    tokens += table[s]
+                    tokens += noise(s)
                 start = len(tokens)
                 tokens += table[strings[i]]
                 tokens += table["\n"]
                 weighted += range(start, len(tokens))
                 done = i + 2
             for s in strings[done:]:
-                tokens += table[s]
+                tokens += noise(s)
             tokens.append(table.end_of_text)
         weights = np.full(len(tokens), context_weight, dtype=np.float32)
         weights[weighted] = answer_weight

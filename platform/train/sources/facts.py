@@ -68,6 +68,7 @@ class FactsSource:
             self.tokenizer.folder,
             answer_weight=_ANSWER,
             context_weight=_CONTEXT,
+            shape_noise=knobs.shape_noise,
         )
         kinds = torch.from_numpy(made.weights)
         answers = kinds == _ANSWER
