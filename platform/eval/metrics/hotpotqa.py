@@ -105,11 +105,21 @@ def _answer(prediction: str, gold: str) -> tuple[float, Overlap]:
 
 
 def _supports(predicted: Iterable[SupportFact], gold: Iterable[SupportFact]) -> tuple[float, Overlap]:
-    predicted_set, gold_set = {tuple(fact) for fact in predicted}, {tuple(fact) for fact in gold}
+    predicted_set, gold_set = _facts(predicted), _facts(gold)
     shared = len(predicted_set & gold_set)
     prec = shared / len(predicted_set) if predicted_set else 0.0
     recall = shared / len(gold_set) if gold_set else 0.0
     return float(predicted_set == gold_set), Overlap(_harmonic(prec, recall), prec, recall)
+
+
+def _facts(facts: Iterable[SupportFact]) -> set[tuple[str, int]]:
+    try:
+        found = {(title, sentence) for title, sentence in facts}
+    except (TypeError, ValueError):
+        found = None
+    if found is None or any(isinstance(sentence, str) for _, sentence in found):
+        raise InputError(f"supporting facts must be pairs of a title and a sentence index, not {facts!r:.80}")
+    return found
 
 
 def _joint(em: float, answer: Overlap, sp_em: float, sp: Overlap) -> tuple[float, Overlap]:

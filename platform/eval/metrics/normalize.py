@@ -57,3 +57,9 @@ def best_over_golds(prediction: str, golds: Sequence[str]) -> tuple[float, float
     tokens = prediction.split()
     em = float(prediction in golds)
     return em, max(token_overlap(tokens, gold.split()).f1 for gold in golds)
+
+
+def best_with_no_answer(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
+    """The same where nothing is an answer: if prediction and a gold both normalise to nothing, F1 is 1 too."""
+    em, f1 = best_over_golds(prediction, golds)
+    return (em, f1) if prediction or not em else (1.0, 1.0)

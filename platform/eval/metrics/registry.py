@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +21,8 @@ class Score:
     """The judgement of one prediction, every value a fraction in [0, 1]; None where a metric has no such value.
 
     `em` exact match, `f1`/`prec`/`recall` token overlap, `sp_*` supporting facts, `joint_*` answer and supporting
-    facts together. Percentages exist only in corpus results whose official script prints percentages.
+    facts together, `contains` the answer stands somewhere in the text, `long_em`/`short_em` the spans of Natural
+    Questions. Percentages exist only in corpus results whose official script prints percentages.
     """
 
     em: float | None = None
@@ -36,16 +37,19 @@ class Score:
     joint_f1: float | None = None
     joint_prec: float | None = None
     joint_recall: float | None = None
+    contains: float | None = None
+    long_em: float | None = None
+    short_em: float | None = None
 
 
 class Metric(Protocol):
-    """What a registered class offers; `score` may take further keyword arguments."""
+    """What a registered class offers; both methods may take keyword arguments of their own."""
 
-    def score(self, prediction: str, gold: Any) -> Score:
+    def score(self, prediction: Any, gold: Any) -> Score:
         """The judgement of one prediction against what the data set holds as its answer."""
         ...
 
-    def evaluate(self, predictions: Mapping[str, Any], references: Any) -> dict[str, float]:
+    def evaluate(self, predictions: Any, references: Any) -> dict[str, float]:
         """The official corpus result: official schema in, official keys and units out."""
         ...
 
@@ -93,3 +97,28 @@ def text_of(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{what} must be a text, not {type(value).__name__}; leave a missing prediction out")
     return value
+
+
+def texts_of(value: Any, what: str) -> list[str]:
+    """`value` as a list of texts: a list of them, or a single one."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise InputError(f"{what} must be a text or a list of texts, not {type(value).__name__}")
+    texts = list(value)
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"{what} must be a list of texts, and one of them is {type(text).__name__}")
+    return texts
+
+
+def mapping_of(value: Any, what: str) -> Mapping[str, Any]:
+    """`value` if it is a mapping: of a list, `in` would find no prediction and everything would score 0."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"{what} must be a mapping, not {type(value).__name__}")
+    return value
+
+
+def scores_unanswerable(name: str) -> bool:
+    """Whether the metric `name` judges questions without any answer, for which saying nothing is right."""
+    return bool(getattr(find(name), "scores_unanswerable", False))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import InputError
 from .normalize import best_over_golds, normalise
-from .registry import Score, metric, text_of
+from .registry import Score, mapping_of, metric, text_of, texts_of
 
 
 @metric("squad_v1")
@@ -20,12 +20,10 @@ class SquadV1:
 
     def score(self, prediction: str, gold: Sequence[str] | str) -> Score:
         """EM and F1 against the best of `gold`; a single text counts as a list of one."""
-        golds = [gold] if isinstance(gold, str) else list(gold)
+        golds = texts_of(gold, "the answers")
         if not golds:
             raise InputError("a SQuAD v1.1 question needs at least one answer text; v2.0 has a metric of its own")
-        em, f1 = best_over_golds(
-            normalise(text_of(prediction, "a prediction")), [normalise(text_of(g, "an answer")) for g in golds]
-        )
+        em, f1 = best_over_golds(normalise(text_of(prediction, "a prediction")), [normalise(g) for g in golds])
         return Score(em=em, f1=f1)
 
     def evaluate(self, predictions: Mapping[str, str], references: Any) -> dict[str, float]:
@@ -33,9 +31,10 @@ class SquadV1:
 
         -> {exact_match, f1} in percent over all questions.
         """
+        mapping_of(predictions, "SQuAD predictions (question id -> text)")
         exact_match = f1 = 0.0
         total = 0
-        for question_id, golds in _questions(references):
+        for question_id, golds in questions(references):
             total += 1
             if question_id in predictions:
                 score = self.score(text_of(predictions[question_id], f"the prediction for {question_id!r}"), golds)
@@ -46,7 +45,8 @@ class SquadV1:
         return {"exact_match": 100.0 * exact_match / total, "f1": 100.0 * f1 / total}
 
 
-def _questions(references: Any) -> Iterator[tuple[str, list[str]]]:
+def questions(references: Any) -> Iterator[tuple[str, list[str]]]:
+    """(id, answer texts) of every question in the official file of either version, or in its list of articles."""
     try:
         articles = references["data"] if isinstance(references, Mapping) else references
         for article in articles:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import InputError
 from .normalize import best_over_golds, blank_articles, fold_whitespace
-from .registry import Score, metric, text_of
+from .registry import Score, mapping_of, metric, text_of, texts_of
 
 # the typographic quotes U+2018 and U+2019, the acute accent U+00B4 and the grave accent (already ASCII)
 _BLANK_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4\u0060", " "))
@@ -27,13 +27,12 @@ def normalise_trivia(text: str) -> str:
 
 def gold_texts(answer: Mapping[str, Any] | Sequence[str] | str) -> list[str]:
     """The accepted texts: a list of (normalised) aliases as it is, or those of an Answer object in either schema."""
-    if isinstance(answer, str):
-        return [answer]
     if not isinstance(answer, Mapping):
-        return list(answer)
+        return texts_of(answer, "the TriviaQA aliases")
     for aliases, human in (("NormalizedAliases", "HumanAnswers"), ("normalized_aliases", "human_answers")):
         if aliases in answer:
-            return [*answer[aliases], *(normalise_trivia(text) for text in answer.get(human) or ())]
+            said = texts_of(answer.get(human) or (), human)
+            return [*texts_of(answer[aliases], aliases), *map(normalise_trivia, said)]
     raise InputError("a TriviaQA Answer needs NormalizedAliases (Hugging Face: normalized_aliases)")
 
 
@@ -43,7 +42,7 @@ class TriviaQA:
 
     def score(self, prediction: str, gold: Mapping[str, Any] | Sequence[str] | str) -> Score:
         """EM and F1 against the best alias; aliases are normalised (once more) when compared."""
-        golds = [normalise_trivia(text_of(text, "a TriviaQA alias")) for text in gold_texts(gold)]
+        golds = [normalise_trivia(text) for text in gold_texts(gold)]
         if not golds:
             raise InputError("a TriviaQA question needs at least one alias")
         em, f1 = best_over_golds(normalise_trivia(text_of(prediction, "a prediction")), golds)
@@ -56,6 +55,7 @@ class TriviaQA:
         question counts once for each of its documents. -> exact_match, f1 (percent), common, denominator, pred_len,
         gold_len.
         """
+        mapping_of(predictions, "TriviaQA predictions (question key -> text)")
         answers = keyed_answers(references)
         exact_match = f1 = 0.0
         common = 0
@@ -74,6 +74,7 @@ class TriviaQA:
 
 def oracle(predictions: Mapping[str, str], references: Any) -> dict[str, float]:
     """The official oracle score: the share of questions with a raw gold text inside the normalised prediction."""
+    mapping_of(predictions, "TriviaQA predictions (question key -> text)")
     answers = keyed_answers(references)
     common = hits = 0
     for key, answer in answers.items():
@@ -112,6 +113,11 @@ def _official(references: Mapping[str, Any]) -> list[tuple[str, Any]]:
         pages = [*datum.get("EntityPages", ()), *datum.get("SearchResults", ())]
         if verified:
             pages = [page for page in pages if page["DocPartOfVerifiedEval"]]
+            if not pages:
+                raise InputError(
+                    f"TriviaQA question {datum['QuestionId']!r} is part of the verified set and has no verified "
+                    "document; the file is damaged"
+                )
         pairs.extend((f"{datum['QuestionId']}--{page['Filename']}", datum["Answer"]) for page in pages)
     return pairs
 
