@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..datasets.records import Question
+from .metrics import scores_unanswerable
 
 # Context, a newline, the question, and the cue after which the answer is written; the blank before the first word gives
 # it the same tokens as in the middle of a text.
@@ -68,6 +69,6 @@ def unusable(question: Question, metrics: set[str]) -> str:
     """Why no prediction for `question` can be scored, or "" where it can."""
     if question.metric not in metrics:
         return f"no answer metric {question.metric!r}" if question.metric else "no answer metric is named"
-    if not any(answer.strip() for answer in question.answers):
+    if not any(answer.strip() for answer in question.answers) and not scores_unanswerable(question.metric):
         return "no answer is given"
     return ""

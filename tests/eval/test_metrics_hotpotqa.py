@@ -71,6 +71,12 @@ def test_empty_supporting_facts() -> None:
     assert (one.sp_em, one.sp_f1) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("facts", [["A"], [["A", 0, 1]], [["A", "0"]], [[["A"], 0]], "A0", [3]])
+def test_supporting_facts_of_another_shape_are_refused(facts: object) -> None:
+    with pytest.raises(InputError, match="pairs of a title and a sentence index"):
+        metrics.score("hotpotqa", "x", "x", predicted_supports=facts, gold_supports=[("A", 0)])
+
+
 def test_one_side_of_the_supporting_facts_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="both"):
         metrics.score("hotpotqa", "x", "x", gold_supports=[("A", 0)])
@@ -119,7 +125,9 @@ def test_corpus_refuses_foreign_schemas() -> None:
 @given(TEXTS, TEXTS, FACTS, FACTS)
 def test_bounds_order_and_the_joint_never_exceeds_its_parts(p: str, g: str, found: list, true: list) -> None:
     score = metrics.score("hotpotqa", p, g, predicted_supports=found, gold_supports=true)
-    values = [getattr(score, name) for name in score.__dataclass_fields__]
+    values = [
+        getattr(score, prefix + part) for prefix in ("", "sp_", "joint_") for part in ("em", "f1", "prec", "recall")
+    ]
     assert all(0.0 <= value <= 1.0 for value in values)
     assert score.joint_prec <= min(score.prec, score.sp_prec) + 1e-12  # type: ignore[operator, type-var]
     assert score.joint_recall <= min(score.recall, score.sp_recall) + 1e-12  # type: ignore[operator, type-var]

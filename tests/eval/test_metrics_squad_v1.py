@@ -171,8 +171,8 @@ def test_a_missing_prediction_or_gold_is_never_scored_as_an_empty_one() -> None:
 def test_names_and_unknown_names() -> None:
     assert {"squad_v1", "hotpotqa", "triviaqa"} <= set(metrics.names())
     with pytest.raises(UsageError, match="did you mean 'squad_v1'"):
-        metrics.score("squad_v", "x", ["x"])
-    with pytest.raises(UsageError, match="valid: .*hotpotqa"):
+        metrics.score("squad_1", "x", ["x"])
+    with pytest.raises(UsageError, match="valid: drop, hotpotqa"):
         metrics.evaluate("rouge", {}, {})
     with pytest.raises(UsageError, match="no argument 'threshold'"):
         metrics.score("squad_v1", "x", ["x"], threshold=1.0)

@@ -148,6 +148,12 @@ def test_verified_files_are_cut_to_the_verified_part_first() -> None:
     assert metrics.evaluate("triviaqa", {}, file_of("Wikipedia", *data, verified=True))["denominator"] == 1
 
 
+def test_a_verified_question_without_a_verified_document_is_a_damaged_file() -> None:
+    references = file_of("Web", datum("q1", "puck", (("a.txt", False),)), verified=True)
+    with pytest.raises(InputError, match="'q1' is part of the verified set and has no verified document"):
+        metrics.evaluate("triviaqa", {}, references)
+
+
 def test_a_mapping_of_keys_to_answers_is_accepted_and_other_schemas_are_refused() -> None:
     result = metrics.evaluate("triviaqa", {"k": "puck"}, {"k": ["puck"], "l": {"NormalizedAliases": ["x"]}})
     assert result["exact_match"] == 50.0

@@ -11,11 +11,11 @@ list in every document, so that nothing depends on it.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from ...errors import InputError
-from .registry import Score, text_of
+from .registry import Score, records_of, text_of
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -62,8 +62,7 @@ class HarnessTask:
         if not golds:
             raise InputError("the references hold no document")
         if not isinstance(predictions, Mapping):
-            if isinstance(predictions, str) or not isinstance(predictions, Sequence):
-                raise InputError(f"predictions must be a mapping or a list, not {type(predictions).__name__}")
+            predictions = records_of(predictions, "predictions")
             if len(predictions) != len(golds):
                 raise InputError(f"there are {len(predictions)} predictions for {len(golds)} documents")
             predictions = dict(zip(golds, predictions, strict=True))
@@ -75,10 +74,8 @@ class HarnessTask:
     def _golds(self, references: Any) -> dict[Any, Any]:
         if isinstance(references, Mapping):
             return dict(references)
-        if isinstance(references, str) or not isinstance(references, Iterable):
-            raise InputError(f"references must be a mapping or a list of documents, not {type(references).__name__}")
         golds: dict[Any, Any] = {}
-        for number, document in enumerate(references):
+        for number, document in enumerate(records_of(references, "references")):
             try:
                 key, gold = document.get(self.id_field, number), self.gold_of(document)
             except (KeyError, TypeError, AttributeError, IndexError) as error:

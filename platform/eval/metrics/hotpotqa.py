@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import InputError, UsageError
 from .normalize import NO_OVERLAP, Overlap, normalise, token_overlap
-from .registry import Score, metric, text_of
+from .registry import Score, metric, records_of, text_of
 
 _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 _KEYS = tuple(prefix + part for prefix in ("", "sp_", "joint_") for part in ("em", "f1", "prec", "recall"))
@@ -58,7 +58,7 @@ class HotpotQA:
         answers, supports = _parts(predictions)
         sums = dict.fromkeys(_KEYS, 0.0)
         count = 0
-        for record in references:
+        for record in records_of(references, "HotpotQA references"):
             try:
                 question_id, gold, gold_supports = record["_id"], record["answer"], record["supporting_facts"]
             except (KeyError, TypeError) as error:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ...errors import InputError, UsageError
 from .normalize import Overlap, best_with_no_answer, normalise
-from .registry import Score, metric, text_of, texts_of
+from .registry import Score, metric, records_of, text_of, texts_of
 
 
 @metric("musique")
@@ -95,10 +95,7 @@ class _Instance(NamedTuple):
 
 
 def _instances(predictions: Any, references: Any) -> list[_Instance]:
-    for records, what in ((predictions, "predictions"), (references, "references")):
-        if isinstance(records, (str, Mapping)) or not isinstance(records, Iterable):
-            raise InputError(f"MuSiQue {what} must be a list of records, not {type(records).__name__}")
-    predicted, gold = list(predictions), list(references)
+    predicted, gold = records_of(predictions, "MuSiQue predictions"), records_of(references, "MuSiQue references")
     if not gold:
         raise InputError("the MuSiQue references hold no question; give the list of official records")
     if len(predicted) != len(gold):

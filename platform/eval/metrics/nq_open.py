@@ -7,12 +7,12 @@ prediction is wrong and counted. The script's regular-expression mode belongs to
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InputError, UsageError, suggest
 from .normalize import normalise
-from .registry import Score, metric, text_of, texts_of
+from .registry import Score, metric, records_of, text_of, texts_of
 
 ANSWER_FIELDS = ("answer", "answer_and_def_correct_predictions")
 
@@ -48,6 +48,7 @@ class NQOpen:
             raise InputError("the NQ-Open references hold no question")
         missing = correct = 0
         for question, answers in golds.items():
+            answers = texts_of(answers, f"the NQ-Open answers of {question!r}")
             if question in predicted:
                 prediction = text_of(predicted[question], f"the prediction for {question!r}")
                 correct += self.score(prediction, answers).em == 1.0
@@ -64,9 +65,7 @@ class NQOpen:
 def _by_question(records: Any, field: str, what: str) -> Mapping[str, Any]:
     if isinstance(records, Mapping):
         return records
-    if isinstance(records, str) or not isinstance(records, Iterable):
-        raise InputError(f"NQ-Open {what} must be a mapping or a list of records, not {type(records).__name__}")
     try:
-        return {record["question"]: record[field] for record in records}
+        return {record["question"]: record[field] for record in records_of(records, f"NQ-Open {what}")}
     except (KeyError, TypeError) as error:
         raise InputError(f"NQ-Open {what} must be records of question and {field}: {error!r}") from error

@@ -103,7 +103,7 @@ def texts_of(value: Any, what: str) -> list[str]:
     """`value` as a list of texts: a list of them, or a single one."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable):
         raise InputError(f"{what} must be a text or a list of texts, not {type(value).__name__}")
     texts = list(value)
     for text in texts:
@@ -117,6 +117,13 @@ def mapping_of(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{what} must be a mapping, not {type(value).__name__}")
     return value
+
+
+def records_of(value: Any, what: str) -> list[Any]:
+    """`value` as a list of records, whatever they are; a mapping or a text is none."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InputError(f"{what} must be a list of records, not {type(value).__name__}")
+    return list(value)
 
 
 def scores_unanswerable(name: str) -> bool:

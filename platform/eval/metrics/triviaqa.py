@@ -60,9 +60,10 @@ class TriviaQA:
         exact_match = f1 = 0.0
         common = 0
         for key, answer in answers.items():
+            golds = gold_texts(answer)
             if key in predictions:
                 common += 1
-                score = self.score(text_of(predictions[key], f"the prediction for {key!r}"), answer)
+                score = self.score(text_of(predictions[key], f"the prediction for {key!r}"), golds)
                 exact_match += score.em or 0.0
                 f1 += score.f1 or 0.0
         return {
@@ -92,7 +93,7 @@ def keyed_answers(references: Any) -> dict[str, Any]:
     else:
         try:
             answers = dict(_official(references))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"the references are not in the official TriviaQA schema (Data, Domain, VerifiedEval): {error!r}"
             ) from error
