@@ -18,7 +18,7 @@ _SOURCES = (
     "models", "eval/metrics", "eval/answers.py", "eval/conditions.py", "eval/schema.py", "eval/side_effects.py",
     "steering/operators.py", "steering/recipe.py", "steering/variants",
 )  # fmt: skip
-_PACKAGES = ("mplat", "torch", "transformers", "tokenizers", "numpy", "numba", "pyarrow")
+_PACKAGES = ("mplat", "torch", "transformers", "tokenizers", "numpy", "scipy", "numba", "pyarrow")
 _DECISIVE = ("torch", "transformers", "tokenizers")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import string
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,7 +44,14 @@ NO_OVERLAP = Overlap(0.0, 0.0, 0.0)
 
 def token_overlap(prediction: Sequence[str], gold: Sequence[str]) -> Overlap:
     """Overlap of two token lists as multisets; zero where nothing is shared, two empty lists included."""
-    shared = sum((Counter(prediction) & Counter(gold)).values())
+    left: dict[str, int] = {}
+    for token in gold:
+        left[token] = left.get(token, 0) + 1
+    shared = 0
+    for token in prediction:  # several times as fast as Counter & Counter for answers of a few words
+        if count := left.get(token, 0):
+            left[token] = count - 1
+            shared += 1
     if shared == 0:
         return NO_OVERLAP
     prec, recall = shared / len(prediction), shared / len(gold)
