@@ -83,7 +83,7 @@ def drop_text(rng: random.Random) -> tuple[str, Any]:
     return prediction if isinstance(prediction, str) else " and ".join(prediction), golds
 
 
-def annotations(rng: random.Random) -> tuple[Any, Any]:
+def annotated(rng: random.Random) -> tuple[Any, Any]:
     gold = [{"long_answer": SPAN, "short_answers": [SPAN], "yes_no_answer": "NONE"} for _ in range(5)]
     return gold[0] if rng.random() < 0.5 else {"long_answer": {**SPAN, "end_byte": 91, "end_token": 10}}, gold
 
@@ -96,7 +96,7 @@ MADE: dict[str, Callable[[random.Random], tuple[Any, Any]]] = {
     "triviaqa": texts(8),
     "nq_open": texts(2),
     "drop": drop,
-    "natural_questions": annotations,
+    "natural_questions": annotated,
     "lm_eval_triviaqa": texts(8),
     "lm_eval_nq_open": texts(2),
     "lm_eval_drop": drop_text,
