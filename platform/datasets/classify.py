@@ -138,7 +138,7 @@ def _account(
         "licence": data_set.licence,
         "files": [
             {
-                "file": file.path.name if root.is_file() else file.path.relative_to(root).as_posix(),
+                "file": _name(file.path, root),
                 "schema": file.schema,
                 "records": file.records,
                 "questions": file.questions,
@@ -153,6 +153,12 @@ def _account(
         "categories": _count(entry.question.category for entry in judged),
         "ambiguous": dict(sorted(Counter(kind for entry in judged for kind in entry.ambiguities).items())),
     }
+
+
+def _name(path: Path | str, root: Path) -> str:
+    if isinstance(path, str):
+        return path
+    return path.name if root.is_file() else path.relative_to(root).as_posix()
 
 
 def _categories(selection: Selection, classified: Sequence[Classified]) -> dict[str, dict[str, Any]]:

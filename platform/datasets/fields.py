@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .registry import BadRecord
@@ -56,6 +56,59 @@ def texts(record: Any, name: str) -> tuple[str, ...]:
     if wrong is not None or None in value:
         raise BadRecord("wrong_type", f"{name!r} holds {_kind(wrong)}, not only texts")
     return tuple(value)
+
+
+def optional_text(record: Any, name: str) -> str:
+    """A field that is a text, or "" where it is missing or null."""
+    return text(record, name) if isinstance(record, Mapping) and record.get(name) is not None else ""
+
+
+def optional_texts(record: Any, name: str) -> tuple[str, ...]:
+    """A field that is a list of texts, or () where it is missing or null."""
+    return texts(record, name) if isinstance(record, Mapping) and record.get(name) is not None else ()
+
+
+def whole(record: Any, name: str) -> int:
+    """A field that is a whole number."""
+    value = field(record, name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BadRecord("wrong_type", f"{name!r} is {_kind(value)}, not a whole number")
+    return value
+
+
+def truth(record: Any, name: str) -> bool:
+    """A field that is true or false."""
+    value = field(record, name)
+    if not isinstance(value, bool):
+        raise BadRecord("wrong_type", f"{name!r} is {_kind(value)}, not true or false")
+    return value
+
+
+def objects(record: Any, name: str) -> list[dict[str, Any]]:
+    """A field that is a list of objects, or an object of columns, which is the same table the other way round."""
+    value = field(record, name)
+    if isinstance(value, Mapping):
+        columns = {key: items_of(value, key) for key in value}
+        if len({len(column) for column in columns.values()}) > 1:
+            raise BadRecord("wrong_type", f"{name!r} has columns of different lengths")
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if not isinstance(value, list):
+        raise BadRecord("wrong_type", f"{name!r} is {_kind(value)}, not a list")
+    wrong = next((item for item in value if not isinstance(item, Mapping)), None)
+    if wrong is not None or None in value:
+        raise BadRecord("wrong_type", f"{name!r} holds {_kind(wrong)}, not only objects")
+    return value
+
+
+def each(record: Any, name: str, expand: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
+    """What `expand` makes of each element of a list field; a BadRecord instance where it is no list."""
+    try:
+        elements = items_of(record, name)
+    except BadRecord as bad:
+        yield bad
+        return
+    for element in elements:
+        yield from expand(element)
 
 
 def answers(candidates: tuple[str, ...]) -> tuple[str, ...]:

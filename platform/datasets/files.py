@@ -1,9 +1,11 @@
-"""The values in a data file: JSON, JSON Lines or Parquet, plain or packed, each with the place it was found at.
+"""The values in a data file: JSON, JSON Lines, Parquet or Arrow, JSON also packed, each with the place it was found at.
 
 Promises
 - Lines are split on \n only: other Unicode line separators are part of the text.
 - A value that cannot be used is yielded with its reason, never dropped: `broken_json`, `invalid_utf8`, `nul_byte`,
   `byte_order_mark` (one at the very start of a file is fine), `duplicate_key`, `line_too_long`. NaN is not JSON.
+- Bytes that are not UTF-8 spoil the elements of a list that they are in; in any other document they become half
+  surrogates (U+DC80 to U+DCFF), which no text may hold, so that whoever takes it apart can tell what is spoilt.
 - A file that ends in the middle (of its packing, of a document or of the last line) is an InputError.
 
 It knows nothing of any data set.
@@ -11,9 +13,10 @@ It knows nothing of any data set.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import InputError
 from .compressed import chunks, opened
@@ -22,7 +25,8 @@ from .json_text import CutOff, Unusable, parse, parse_start
 MAX_LINE_BYTES = 1 << 25
 HEAD_BYTES = 1 << 18
 HEAD_VALUES = 2_000
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
+_TABLES = (".parquet", ".arrow")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -43,7 +47,7 @@ def bare_suffix(path: Path) -> str:
 
 def values(path: Path) -> Iterator[Value]:
     """Every value of a file: its lines, the elements of a list, the rows of a table, or the one document."""
-    if bare_suffix(path) == ".parquet":
+    if bare_suffix(path) in _TABLES:
         yield from _rows(path)
     elif bare_suffix(path) in (".jsonl", ".ndjson"):
         yield from _lines(path, chunks(path))
@@ -69,7 +73,7 @@ def long_head(path: Path) -> list[Any]:
     Raises InputError where there is nothing more to see: the file ends inside its first record, or is no JSON.
     """
     found, start, whole = _head(path, MAX_LINE_BYTES)
-    if whole and len(found) < 2 and bare_suffix(path) != ".parquet":
+    if whole and len(found) < 2 and bare_suffix(path) not in _TABLES:
         if not _is_lines(path, start):
             next(_document(path, start), None)
         elif not found:
@@ -79,7 +83,7 @@ def long_head(path: Path) -> list[Any]:
 
 def _head(path: Path, limit: int) -> tuple[list[Any], bytes, bool]:
     """The values, the bytes that were looked at (none of a table), and whether these are the whole file."""
-    if bare_suffix(path) == ".parquet":
+    if bare_suffix(path) in _TABLES:
         return [row.value for _, row in zip(range(HEAD_VALUES), _rows(path), strict=False)], b"", True
     parts: list[bytes] = []
     read = 0
@@ -121,8 +125,14 @@ def _check_encoding(path: Path, start: bytes) -> None:
 
 def _document(path: Path, content: bytes) -> Iterator[Value]:
     _check_encoding(path, content)
+    spoilt = False
     try:
-        document = parse(content.removeprefix(_BOM))
+        try:
+            document = parse(content.removeprefix(_BOM))
+        except Unusable as error:
+            if error.reason != "invalid_utf8" or isinstance(error, CutOff):
+                raise
+            document, spoilt = parse(content.removeprefix(_BOM), spoilt=True), True
     except CutOff as error:
         raise InputError(
             f"{path}: cut off at byte {len(content)} in the middle of the JSON document ({error})"
@@ -130,9 +140,15 @@ def _document(path: Path, content: bytes) -> Iterator[Value]:
     except Unusable as error:
         raise InputError(f"{path}: not a usable JSON document: {error}") from error
     if isinstance(document, list):
-        yield from (Value(f"record {number}", element) for number, element in enumerate(document, 1))
+        for number, element in enumerate(document, 1):
+            broken = spoilt and _is_spoilt(element)
+            yield Value(f"record {number}", None if broken else element, "invalid_utf8" if broken else "")
     else:
         yield Value("the document", document)
+
+
+def _is_spoilt(element: Any) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in json.dumps(element, ensure_ascii=False))
 
 
 def _lines(path: Path, source: Iterable[bytes]) -> Iterator[Value]:
@@ -180,16 +196,47 @@ def _line(line: bytes, where: str, *, last: bool = False) -> Value:
 
 def _rows(path: Path) -> Iterator[Value]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
+    kind = "Parquet" if bare_suffix(path) == ".parquet" else "Arrow"
     with opened(path) as file:
         try:
-            table = pq.ParquetFile(file, page_checksum_verification=True)
             number = 0
-            for batch in table.iter_batches(batch_size=512):
+            for batch in _parquet_batches(file) if kind == "Parquet" else _arrow_batches(file):
                 for row in batch.to_pylist():
                     number += 1
                     yield Value(f"row {number}", row)
         except (pa.ArrowException, OSError) as error:
             first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path}: not a readable Parquet file ({first_line}); fetch the file again") from error
+            raise InputError(f"{path}: not a readable {kind} file ({first_line}); fetch the file again") from error
+
+
+def _parquet_batches(file: BinaryIO) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(file, page_checksum_verification=True).iter_batches(batch_size=512)
+
+
+def _arrow_batches(file: BinaryIO) -> Iterator[Any]:
+    """Record batches of the stream format, in which `datasets` keeps its cache, or of the file format."""
+    import pyarrow as pa
+
+    start = file.read(8)
+    file.seek(0)
+    if start.startswith(b"ARROW1"):
+        table = pa.ipc.open_file(file)
+        source = (table.get_batch(number) for number in range(table.num_record_batches))
+    else:
+        source = iter(_to_the_end(file))
+    for batch in source:
+        yield from (batch.slice(start, 512) for start in range(0, batch.num_rows, 512))
+
+
+def _to_the_end(file: BinaryIO) -> Iterator[Any]:
+    """The batches of a stream, which must have its end mark: a stream that stops between two batches looks whole."""
+    import pyarrow as pa
+
+    yield from pa.ipc.open_stream(file)
+    end = file.seek(0, 2)
+    file.seek(max(end - 8, 0))
+    if file.read(8) != b"\xff\xff\xff\xff\0\0\0\0":
+        raise pa.ArrowInvalid(f"cut off at byte {end}: the stream has no end mark")

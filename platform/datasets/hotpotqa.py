@@ -1,7 +1,8 @@
 """HotpotQA: a question over titled paragraphs, with the supporting sentences that people marked.
 
 Reads the original records and Hugging Face's columnwise ones. Sentences are kept as given, leading blanks included.
-The number of hops is not annotated, so `hops` stays None; supporting paragraphs are always two.
+The number of hops is not annotated, so `hops` stays None; supporting paragraphs are always two. `source_fields` keeps
+the type (bridge or comparison), the level of difficulty, and supporting facts that point outside the context.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from .fields import answers, field, identifier, items_of, question_text, text, texts
-from .records import Paragraph, Question, Support
-from .registry import BadRecord, DataSet, LookAlike, dataset
+from .fields import answers, field, identifier, items_of, optional_text, question_text, text, texts
+from .records import Paragraph, Question, Support, source_fields
+from .registry import BadRecord, DataSet, HubCopy, LookAlike, dataset
 
 
 @dataset("hotpotqa")
@@ -26,6 +27,7 @@ class HotpotQA(DataSet):
     licence = "CC BY-SA 4.0"
     categories = ("two_hop", "three_hop")
     annotated_supports = True
+    hub_copies = (HubCopy("hotpotqa/hotpot_qa", "distractor", "1908d6afbbead072334abe2965f91bd2709910ab"),)
     expects = "records of _id (or id), question, answer, context and supporting_facts, as pairs or as columns"
     path_hint = re.compile("hotpot", re.IGNORECASE)
     remarks = {"no_answer": "the test files of HotpotQA have no answers"}
@@ -63,10 +65,12 @@ class HotpotQA(DataSet):
         for number, paragraph in enumerate(context):
             place.setdefault(paragraph.title, number)
         supports: dict[Support, None] = {}  # an ordered set
+        outside: list[tuple[str, int]] = []
         for title, sentence in _facts(item):
             number = place.get(title)
             if number is None or not 0 <= sentence < len(context[number].sentences):
                 notes["supporting facts that point outside the context, left out"] += 1
+                outside.append((title, sentence))
             else:
                 supports[Support(number, sentence)] = None
         if not supports:
@@ -81,7 +85,30 @@ class HotpotQA(DataSet):
             metric=self.metric,
             supporting_facts=tuple(supports),
             licence=self.licence,
+            source_fields=source_fields(
+                type=optional_text(item, "type"), level=optional_text(item, "level"), facts_outside_context=outside
+            ),
         )
+
+    def row(self, question: Question) -> dict[str, Any]:
+        """id, question, answer, type, level, and the columns of supporting_facts and context."""
+        source = question.source()
+        facts = [
+            (question.context[p].title, s) for p, s in ((f.paragraph, f.sentence) for f in question.supporting_facts)
+        ]
+        facts += [(title, sentence) for title, sentence in source.get("facts_outside_context", ())]
+        return {
+            "id": question.id,
+            "question": question.question,
+            "answer": question.answers[0],
+            "type": source.get("type", ""),
+            "level": source.get("level", ""),
+            "supporting_facts": {"title": [t for t, _ in facts], "sent_id": [s for _, s in facts]},
+            "context": {
+                "title": [paragraph.title for paragraph in question.context],
+                "sentences": [list(paragraph.sentences) for paragraph in question.context],
+            },
+        }
 
 
 def _context(record: Mapping[str, Any]) -> tuple[Paragraph, ...]:

@@ -27,12 +27,15 @@ class _DuplicateKey(ValueError):
     pass
 
 
-def parse(text: bytes) -> Any:
-    """The value of a complete JSON text in UTF-8; raises Unusable (CutOff where it merely stops too early)."""
+def parse(text: bytes, *, spoilt: bool = False) -> Any:
+    """The value of a complete JSON text in UTF-8; raises Unusable (CutOff where it merely stops too early).
+
+    With `spoilt`, bytes that are not UTF-8 become half surrogates in place of an error.
+    """
     if b"\0" in text:
         raise Unusable("nul_byte", f"byte {text.index(0)} is NUL")
     try:
-        decoded = text.decode("utf-8")
+        decoded = text.decode("utf-8", "surrogateescape" if spoilt else "strict")
     except UnicodeDecodeError as error:
         cut = error.end == len(text) and "unexpected end" in error.reason
         kind = CutOff if cut else Unusable

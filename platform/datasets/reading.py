@@ -1,27 +1,34 @@
 """Reading a data set's files into questions, with an account of every record that could not be used.
 
 `read` promises that no record disappears: each is a question or is counted under a reason, and more bad ones than the
-tolerance allows are an InputError that names the first. Damaged files, ids that occur twice and files without a single
-usable question are InputErrors whatever the tolerance. The order of questions is that of the files.
+tolerance allows are an InputError that names the first. Of records with one id the first is the question and the rest
+are bad. Damaged files and files without a single usable question are InputErrors whatever the tolerance. The order of
+questions is that of the files. `read_rows` does the same with rows that come from elsewhere, such as the hub.
+
+A question whose record has no id gets one from what it asks and of which text; equal ones in a file are numbered.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, UsageError
-from .files import bare_suffix, head, long_head, values
+from .files import Value, bare_suffix, head, long_head, values
 from .records import Question
 from .registry import BadRecord, DataSet, LookAlike, get
 
 FAIL_OVER = 0.01
-MAX_WORDS = 100_000  # of question and context together
+MAX_TOKENS = 100_000  # words and single marks, of question and context together
+MAX_CHARACTERS = 2_000_000  # whatever they are
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 _EXAMPLES = 5
 _SPLITS = {
     "train": "train",
@@ -36,9 +43,9 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class FileReport:
-    """What became of the records of one file."""
+    """What became of the records of one file, or of the rows of one `place` that is no file."""
 
-    path: Path
+    path: Path | str
     schema: str
     records: int
     questions: int
@@ -83,23 +90,23 @@ def read(
 
     `split` overrides what the records and file names say; `fail_over` is the share of bad records that is tolerated.
     """
-    chosen = get(data_set) if isinstance(data_set, str) else data_set
-    if not 0.0 <= fail_over <= 1.0:
-        raise UsageError(f"the tolerated share of bad records is {fail_over}; it must be from 0 to 1")
     files = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
+    reader = _Reader(get(data_set) if isinstance(data_set, str) else data_set, split, fail_over)
     if not files:
-        raise UsageError(f"no file to read {chosen.title} from")
-    reader = _Reader(chosen, split)
-    reports = tuple(reader.read_file(path) for path in files)
-    report = ReadReport(
-        chosen.name,
-        reports,
-        dict(sorted(reader.bad.items())),
-        tuple(reader.examples),
-        dict(sorted(reader.notes.items())),
-    )
-    _check(chosen, report, fail_over)
-    return Reading(tuple(reader.questions), report)
+        raise UsageError(f"no file to read {reader.data_set.title} from")
+    return reader.reading([reader.read_file(path) for path in files])
+
+
+def read_rows(
+    data_set: str | DataSet, places: Mapping[str, tuple[str, Iterable[Any]]], *, fail_over: float = FAIL_OVER
+) -> Reading:
+    """Every question of the rows of each place (name -> split and rows), in the Hugging Face schema of the data set."""
+    reader = _Reader(get(data_set) if isinstance(data_set, str) else data_set, "", fail_over)
+    reports = []
+    for place, (split, rows) in places.items():
+        entries = (Value(f"row {number}", row) for number, row in enumerate(rows, 1))
+        reports.append(reader.read_values(entries, place, "Hugging Face", split))
+    return reader.reading(reports)
 
 
 def split_of(path: Path) -> str:
@@ -111,8 +118,10 @@ def split_of(path: Path) -> str:
 class _Reader:
     """The state of one `read`."""
 
-    def __init__(self, data_set: DataSet, split: str) -> None:
-        self.data_set, self.split = data_set, split
+    def __init__(self, data_set: DataSet, split: str, fail_over: float) -> None:
+        if not 0.0 <= fail_over <= 1.0:
+            raise UsageError(f"the tolerated share of bad records is {fail_over}; it must be from 0 to 1")
+        self.data_set, self.split, self.fail_over = data_set, split, fail_over
         self.questions: list[Question] = []
         self.bad: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
@@ -120,13 +129,15 @@ class _Reader:
         self._places: dict[str, str] = {}
 
     def read_file(self, path: Path) -> FileReport:
-        schema = recognised(self.data_set, path)
-        split = split_of(path)
+        return self.read_values(values(path), path, recognised(self.data_set, path), split_of(path))
+
+    def read_values(self, entries: Iterable[Value], place: Path | str, schema: str, split: str) -> FileReport:
         records, before = 0, len(self.questions)
-        for entry in values(path):
+        without_id: Counter[str] = Counter()
+        for entry in entries:
             if entry.problem:
                 records += 1
-                self._count(BadRecord(entry.problem), path, entry.where)
+                self._count(BadRecord(entry.problem), place, entry.where)
                 continue
             for number, item in enumerate(self.data_set.items(entry.value), 1):
                 records += 1
@@ -136,25 +147,40 @@ class _Reader:
                         raise item
                     question = self.data_set.question(item, split, self.notes)
                     _check_text(question)
+                    if not question.id:
+                        question = _with_id(question, without_id)
+                    self._add(question, f"{place}, {where}")
                 except BadRecord as bad:
-                    self._count(bad, path, where)
-                else:
-                    self._add(question, f"{path}, {where}")
-        return FileReport(path, schema, records, len(self.questions) - before)
+                    self._count(bad, place, where)
+        return FileReport(place, schema, records, len(self.questions) - before)
+
+    def reading(self, reports: Sequence[FileReport]) -> Reading:
+        bad, notes = dict(sorted(self.bad.items())), dict(sorted(self.notes.items()))
+        report = ReadReport(self.data_set.name, tuple(reports), bad, tuple(self.examples), notes)
+        _check(self.data_set, report, self.fail_over)
+        return Reading(tuple(self.questions), report)
 
     def _add(self, question: Question, place: str) -> None:
         if question.id in self._places:
-            raise InputError(
-                f"{place}: the id {question.id!r} is there twice, first in {self._places[question.id]}; "
-                "remove one of the two, or read one of the files only"
-            )
+            raise BadRecord("duplicate_id", f"{question.id!r} is there already, first in {self._places[question.id]}")
         self._places[question.id] = place
         self.questions.append(dataclasses.replace(question, split=self.split) if self.split else question)
 
-    def _count(self, bad: BadRecord, path: Path, where: str) -> None:
+    def _count(self, bad: BadRecord, place: Path | str, where: str) -> None:
         self.bad[bad.reason] += 1
         if len(self.examples) < _EXAMPLES:
-            self.examples.append(f"{path}, {where}: {bad}")
+            self.examples.append(f"{place}, {where}: {bad}")
+
+
+def content_id(data_set: str, *texts: str) -> str:
+    """An id for a record that has none, from the texts that make it what it is."""
+    return f"{data_set}-{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:16]}"
+
+
+def _with_id(question: Question, seen: Counter[str]) -> Question:
+    made = content_id(question.dataset, question.question, question.source_text())
+    seen[made] += 1
+    return dataclasses.replace(question, id=made if seen[made] == 1 else f"{made}-{seen[made]}")
 
 
 def recognised(data_set: DataSet, path: Path) -> str:
@@ -181,16 +207,24 @@ def recognised(data_set: DataSet, path: Path) -> str:
 
 def _check_text(question: Question) -> None:
     """Refuse what no file could store again, and what is too long to be a question."""
-    pieces = [question.id, question.question, *question.answers]
+    asked = [question.question]
     for paragraph in question.context:
-        pieces += [paragraph.title, *paragraph.sentences]
-    whole = "\n".join(pieces)
+        asked += [paragraph.title, *paragraph.sentences]
+    more = [question.id, question.split, question.source_fields, *question.answers]
+    for answer in question.typed_answers:
+        more += [answer.number, answer.date.day, answer.date.month, answer.date.year, *answer.spans]
+    for step in question.decomposition:
+        more += [step.question, step.answer]
+    whole = "\n".join(asked)
     try:
         whole.encode("utf-8")
+        "\n".join(more).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise BadRecord("bad_unicode", f"half of a surrogate pair in {question.id!r}") from error
-    if len(whole) > MAX_WORDS and len(whole.split()) > MAX_WORDS:
-        raise BadRecord("too_long", f"more than {MAX_WORDS} words in {question.id!r}")
+        raise BadRecord("bad_unicode", f"a character that is none in {question.id!a}") from error
+    if len(whole) > MAX_CHARACTERS:
+        raise BadRecord("too_long", f"more than {MAX_CHARACTERS:,} characters in {question.id!r}")
+    if len(whole) > MAX_TOKENS and sum(1 for _ in _TOKEN.finditer(whole)) > MAX_TOKENS:
+        raise BadRecord("too_long", f"more than {MAX_TOKENS:,} words and marks in {question.id!r}")
 
 
 def _check(data_set: DataSet, report: ReadReport, fail_over: float) -> None:

@@ -2,12 +2,14 @@
 
 A `Question` holds what a data set says: the question, its context as titled paragraphs of sentences, every accepted
 answer and where the evidence is. Classification and prompt generation fill the fields from `category` on.
-The schema is written down once, here; every stage that stores questions stores exactly these columns.
+The schema is written down once, here; every stage that stores questions stores exactly these columns. Tables of
+earlier versions, which lack the columns of `ADDED_LATER`, are read with the defaults of those.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +47,50 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Date:
+    """A date answer in words as the data set has them; parts that are not given are empty."""
+
+    day: str = ""
+    month: str = ""
+    year: str = ""
+
+
+@dataclass(frozen=True)
+class TypedAnswer:
+    """An answer of DROP: a number, a date, or one or several spans that belong together."""
+
+    number: str = ""
+    date: Date = Date()
+    spans: tuple[str, ...] = ()
+
+    def texts(self) -> tuple[str, ...]:
+        """What a prediction is compared with: the number, else the spans, else the date; no blank ones."""
+        if self.number.strip():
+            return (self.number,)
+        if spans := tuple(span for span in self.spans if span.strip()):
+            return spans
+        date = " ".join(part for part in (self.date.day, self.date.month, self.date.year) if part.strip())
+        return (date,) if date else ()
+
+    def as_object(self) -> dict[str, Any]:
+        """The answer object as the original data set writes it."""
+        return {"number": self.number, "date": dataclasses.asdict(self.date), "spans": list(self.spans)}
+
+
+@dataclass(frozen=True)
+class SubQuestion:
+    """One step of a decomposed question; `#1` in its text stands for the answer of the first step.
+
+    `paragraph` is the position in the context of the paragraph that answers it, None where there is none.
+    """
+
+    question: str
+    answer: str
+    paragraph: int | None = None
+    id: int | None = None  # of the single question that the data set made the step from
+
+
+@dataclass(frozen=True)
 class Question:
     """One question with its context, answers and evidence."""
 
@@ -54,10 +100,15 @@ class Question:
     question: str
     context: tuple[Paragraph, ...] = ()
     answers: tuple[str, ...] = ()
+    answer_starts: tuple[int, ...] = ()  # of each answer: character of `source_text` where it begins; () if unknown
+    typed_answers: tuple[TypedAnswer, ...] = ()  # first the answer, then those of further annotators
+    answerable: bool | None = None  # from its context; None: the data set does not say
     metric: str = ""  # name under which mplat.eval.metrics scores a prediction
     supporting_facts: tuple[Support, ...] = ()
     hops: int | None = None
+    decomposition: tuple[SubQuestion, ...] = ()
     licence: str = ""
+    source_fields: str = ""  # what else the data set's schema needs, as a JSON object; "" for nothing
     # filled by classification or by prompt generation
     category: str = ""
     level: int | None = None
@@ -65,12 +116,34 @@ class Question:
     reason: str = ""
     n_facts: int | None = None
     context_words: int | None = None
+    context_tokens: int | None = None
     evidence_distance: tuple[int, ...] = field(default=())  # words from each piece of evidence to the question
+    evidence_tokens: tuple[int, ...] = ()  # the same distances in tokens
     prompt: str | None = None  # full text given to the model; None: rendered by the evaluation's template
 
     def context_text(self) -> str:
         """The context as plain text: paragraphs separated by newlines, sentences by single blanks."""
         return "\n".join(" ".join(s.strip() for s in p.sentences) for p in self.context)
+
+    def source_text(self) -> str:
+        """The sentences as the data set has them, white space included, one after the other."""
+        return "".join(sentence for paragraph in self.context for sentence in paragraph.sentences)
+
+    def source(self) -> dict[str, Any]:
+        """The content of `source_fields`."""
+        return json.loads(self.source_fields) if self.source_fields else {}
+
+    def gold(self) -> Any:
+        """What `mplat.eval.metrics.score(self.metric, prediction, gold)` compares with; None where nothing can be."""
+        from .gold import gold
+
+        return gold(self)
+
+
+def source_fields(**fields: Any) -> str:
+    """Those of `fields` that hold anything, as the text for `Question.source_fields`; the same for the same fields."""
+    kept = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+    return json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":")) if kept else ""
 
 
 QUESTION_SCHEMA = pa.schema(
@@ -81,19 +154,55 @@ QUESTION_SCHEMA = pa.schema(
         pa.field("question", pa.string(), nullable=False),
         pa.field("context", pa.list_(pa.struct([("title", pa.string()), ("sentences", pa.list_(pa.string()))]))),
         pa.field("answers", pa.list_(pa.string())),
+        pa.field("answer_starts", pa.list_(pa.int32())),
+        pa.field(
+            "typed_answers",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("number", pa.string()),
+                        ("date", pa.struct([("day", pa.string()), ("month", pa.string()), ("year", pa.string())])),
+                        ("spans", pa.list_(pa.string())),
+                    ]
+                )
+            ),
+        ),
+        pa.field("answerable", pa.bool_()),
         pa.field("metric", pa.string()),
         pa.field("supporting_facts", pa.list_(pa.struct([("paragraph", pa.int32()), ("sentence", pa.int32())]))),
         pa.field("hops", pa.int8()),
+        pa.field(
+            "decomposition",
+            pa.list_(
+                pa.struct(
+                    [("question", pa.string()), ("answer", pa.string()), ("paragraph", pa.int32()), ("id", pa.int64())]
+                )
+            ),
+        ),
         pa.field("licence", pa.string()),
+        pa.field("source_fields", pa.string()),
         pa.field("category", pa.string()),
         pa.field("level", pa.int8()),
         pa.field("rule_set", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("n_facts", pa.int32()),
         pa.field("context_words", pa.int32()),
+        pa.field("context_tokens", pa.int32()),
         pa.field("evidence_distance", pa.list_(pa.int32())),
+        pa.field("evidence_tokens", pa.list_(pa.int32())),
         pa.field("prompt", pa.string()),
     ]
+)
+ADDED_LATER = frozenset(
+    {
+        "answer_starts",
+        "typed_answers",
+        "answerable",
+        "decomposition",
+        "source_fields",
+        "context_tokens",
+        "evidence_tokens",
+    }
 )
 
 
@@ -109,22 +218,40 @@ def from_table(table: pa.Table, *, source: str = "table") -> list[Question]:
     Raises InputError naming `source` where a column is missing or a value has another type.
     """
     missing = [name for name in QUESTION_SCHEMA.names if name not in table.column_names]
-    if missing:
+    if needed := [name for name in missing if name not in ADDED_LATER]:
         raise InputError(
-            f"{source}: not a question table, missing columns {', '.join(missing)}; "
+            f"{source}: not a question table, missing columns {', '.join(needed)}; "
             "make one with `mplat classify` or `mplat prompts`"
         )
+    there = pa.schema([field for field in QUESTION_SCHEMA if field.name not in missing])
     try:
-        rows = table.select(QUESTION_SCHEMA.names).cast(QUESTION_SCHEMA).to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        rows = table.select(there.names).cast(there).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
         raise InputError(f"{source}: a column does not have the question table's type ({error})") from error
-    questions = []
-    for row in rows:
-        row["context"] = tuple(Paragraph(p["title"] or "", tuple(p["sentences"] or ())) for p in row["context"] or ())
-        row["supporting_facts"] = tuple(Support(**s) for s in row["supporting_facts"] or ())
-        row["answers"] = tuple(row["answers"] or ())
-        row["evidence_distance"] = tuple(row["evidence_distance"] or ())
-        for name in ("metric", "licence", "category", "rule_set", "reason"):
-            row[name] = row[name] or ""
-        questions.append(Question(**row))
-    return questions
+    return [_question(row) for row in rows]
+
+
+_TEXTS = ("metric", "licence", "source_fields", "category", "rule_set", "reason")
+_LISTS = ("answers", "answer_starts", "evidence_distance", "evidence_tokens")
+
+
+def _question(row: dict[str, Any]) -> Question:
+    row["context"] = tuple(Paragraph(p["title"] or "", tuple(p["sentences"] or ())) for p in row["context"] or ())
+    row["supporting_facts"] = tuple(Support(**s) for s in row["supporting_facts"] or ())
+    row["typed_answers"] = tuple(
+        TypedAnswer(
+            answer["number"] or "",
+            Date(**{part: value or "" for part, value in (answer["date"] or {}).items()}),
+            tuple(answer["spans"] or ()),
+        )
+        for answer in row.get("typed_answers") or ()
+    )
+    row["decomposition"] = tuple(
+        SubQuestion(**{**step, "question": step["question"] or "", "answer": step["answer"] or ""})
+        for step in row.get("decomposition") or ()
+    )
+    for name in _LISTS:
+        row[name] = tuple(row.get(name) or ())
+    for name in _TEXTS:
+        row[name] = row.get(name) or ""
+    return Question(**row)

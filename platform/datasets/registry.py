@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import PurePath
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..errors import UsageError, suggest
 from .records import Question
@@ -34,6 +34,14 @@ class LookAlike(ValueError):
     """A file in the schema of this data set that is another data set; the message is a sentence for the user."""
 
 
+class HubCopy(NamedTuple):
+    """A copy on the Hugging Face hub, pinned: `revision` is a commit, so that it cannot change under a result."""
+
+    repository: str
+    configuration: str
+    revision: str
+
+
 class DataSet(ABC):
     """What a data set says about itself. One instance serves the whole process and keeps no state."""
 
@@ -44,6 +52,7 @@ class DataSet(ABC):
     categories: ClassVar[tuple[str, ...]]  # those its questions are sorted into
     annotated_supports: ClassVar[bool]  # whether people marked the supporting sentences
     annotated_hops: ClassVar[bool] = False  # whether `Question.hops` comes with the data, such as from decompositions
+    hub_copies: ClassVar[tuple[HubCopy, ...]] = ()  # the first is the one that is read
     expects: ClassVar[str]  # the schemas in a few words, for the error about a file that has neither
     path_hint: ClassVar[re.Pattern[str]]  # a path that names this data set, for files too damaged to look into
     remarks: ClassVar[Mapping[str, str]] = {}  # what a reason for bad records probably means here
@@ -61,7 +70,18 @@ class DataSet(ABC):
 
     @abstractmethod
     def question(self, item: Any, split: str, notes: Counter[str]) -> Question:
-        """One item as a Question; raises BadRecord. What was left out of a good record is counted in `notes`."""
+        """One item as a Question; raises BadRecord. What was left out of a good record is counted in `notes`.
+
+        The id may stay empty where the record has none: `reading` then makes one.
+        """
+
+    @abstractmethod
+    def row(self, question: Question) -> dict[str, Any]:
+        """`question` as a row of the Hugging Face schema, from which `items` and `question` make an equal one."""
+
+    def row_kind(self, question: Question) -> str:
+        """Which of several Hugging Face schemas `row` uses for `question`; "" where there is only one."""
+        return ""
 
 
 _DATA_SETS: dict[str, DataSet] = {}

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..eval.metrics.triviaqa import normalise_trivia
 from .fields import answers, field, identifier, items_of, question_text, texts
 from .records import Question
-from .registry import BadRecord, DataSet, LookAlike, dataset
+from .registry import BadRecord, DataSet, HubCopy, LookAlike, dataset
 
 # Other open-domain sets are passed around in the same three fields; only the name tells them apart.
 _OTHER_SET = re.compile(
@@ -54,6 +54,7 @@ class TriviaQA(DataSet):
     licence = "Apache-2.0"
     categories = ("query_dataset",)
     annotated_supports = False
+    hub_copies = (HubCopy("mandarjoshi/trivia_qa", "rc.nocontext", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f"),)
     expects = (
         "Data[] of QuestionId, Question, Answer; or question_id, question, answer; or id, question, golden_answers"
     )
@@ -114,6 +115,28 @@ class TriviaQA(DataSet):
             metric=self.metric,
             licence=self.licence,
         )
+
+    def row(self, question: Question) -> dict[str, Any]:
+        """question, question_id, and the answer object with its aliases; evidence documents are empty columns."""
+        first, *_ = question.answers
+        return {
+            "question": question.question,
+            "question_id": question.id,
+            "question_source": "",
+            "entity_pages": {name: [] for name in ("doc_source", "filename", "title", "wiki_context")},
+            "search_results": {
+                name: [] for name in ("description", "filename", "rank", "title", "url", "search_context")
+            },
+            "answer": {
+                "value": first,
+                "aliases": list(question.answers),
+                "normalized_aliases": list(dict.fromkeys(normalise_trivia(answer) for answer in question.answers)),
+                "matched_wiki_entity_name": "",
+                "normalized_matched_wiki_entity_name": "",
+                "normalized_value": normalise_trivia(first),
+                "type": "",
+            },
+        }
 
 
 def _accepted(answer: Any, names: _Names) -> tuple[str, ...]:

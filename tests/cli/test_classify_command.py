@@ -73,7 +73,7 @@ def test_out_keeps_the_questions_and_the_summary(
     out = tmp_path / "runs" / "questions.parquet"
     words = ("--datasets", "all", "--data-dir", str(data), "--out", str(out), "--json")
     code, text, errors = run(capsys, *words)
-    assert code == 3 and "no HotpotQA file" in json.loads(text)["error"]["message"]
+    assert code == 3 and "no DROP file" in json.loads(text)["error"]["message"]
     words = ("--datasets", "squad,triviaqa", *words[2:])
     code, text, errors = run(capsys, *words)
     result = json.loads(text)
@@ -123,7 +123,7 @@ def test_bad_data_ends_with_three(capsys: pytest.CaptureFixture[str], data: Path
     with open(data / "trivia.jsonl", "a") as file:
         file.write(json.dumps({"id": "t0", "question": "Again?", "golden_answers": ["x"]}) + "\n")
     code, _, errors = run(capsys, "--datasets", "triviaqa", "--data-dir", str(data))
-    assert code == 3 and "line 4: the id 't0' is there twice" in errors
+    assert code == 3 and "line 4: duplicate_id: 't0' is there already" in errors
 
 
 @pytest.mark.parametrize(

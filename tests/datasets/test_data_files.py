@@ -128,7 +128,7 @@ def test_a_flipped_bit_in_packed_data_is_an_error(tmp_path: Path) -> None:
         ("a.json", b'[{"id": tru', "cut off at byte 11"),
         ("a.json", b'[{"id": 1} {"id": 2}]', "not a usable JSON document: line 1 column 12"),
         ("a.json", b'[{"id": 1, "id": 2}]', "the key 'id' is there twice"),
-        ("a.json", b'[{"id": "\xff"}]', "byte 9 is not valid UTF-8"),
+        ("a.json", b'[{"id": "\xff"', "cut off at byte 11"),
         ("a.jsonl", LINES[:-10], r"cut off at byte \d+ in the middle of line 300"),
         ("a.parquet", b"PAR1 not really PAR1", "not a readable Parquet file"),
     ],
@@ -170,6 +170,14 @@ def test_broken_lines_are_yielded_with_their_place_and_reason(tmp_path: Path) ->
         ("line 9", "broken_json"),
     ]
     assert [entry.value for entry in files.values(path) if not entry.problem] == [{"id": 1}, {"id": 3}]
+
+
+def test_bytes_that_are_no_text_spoil_the_elements_they_are_in(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", b'[{"id": "\xff"}, {"id": "\xc3\xa9"}, {"deep": [{"\xfe": 1}]}]')
+    assert problems(path) == [("record 1", "invalid_utf8"), ("record 3", "invalid_utf8")]
+    assert [entry.value for entry in files.values(path) if not entry.problem] == [{"id": "\u00e9"}]
+    (document,) = files.values(write(tmp_path / "b.json", b'{"id": "\xff", "text": "fine"}'))
+    assert document.value == {"id": "\udcff", "text": "fine"}
 
 
 def test_a_wrong_last_line_is_broken_not_cut_off(tmp_path: Path) -> None:

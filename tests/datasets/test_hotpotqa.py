@@ -49,6 +49,7 @@ def from_question(question: Question) -> dict:
         "id": question.id,
         "question": question.question,
         "answer": question.answers[0],
+        **question.source(),
         "supporting_facts": {
             "title": [question.context[fact.paragraph].title for fact in question.supporting_facts],
             "sent_id": [fact.sentence for fact in question.supporting_facts],

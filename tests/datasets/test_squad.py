@@ -234,13 +234,15 @@ def test_a_context_beyond_any_model_is_too_long(tmp_path: Path) -> None:
     assert read("squad", store(tmp_path / "a.json", value), fail_over=0.5).report.bad == {"too_long": 1}
 
 
-def test_an_id_that_is_there_twice_is_an_error_within_and_across_files(tmp_path: Path) -> None:
+def test_an_id_that_is_there_twice_is_bad_the_second_time_within_and_across_files(tmp_path: Path) -> None:
     twice = store(tmp_path / "a.json", document(qa("q1", ("Rome", 19)), qa("q1", ("1950", 40))))
-    with pytest.raises(InputError, match=r"question 2: the id 'q1' is there twice, first in .*question 1"):
-        read("squad", twice, fail_over=1.0)
+    with pytest.raises(InputError, match=r"duplicate_id 1.*question 2: .*'q1' is there already, first in .*question 1"):
+        read("squad", twice)
+    reading = read("squad", twice, fail_over=0.5)
+    assert reading.report.bad == {"duplicate_id": 1} and reading.questions[0].answers == ("Rome",)
     one = store(tmp_path / "one.json", document(qa("q1", ("Rome", 19))))
     other = store(tmp_path / "other.json", document(qa("q1", ("Rome", 19))))
-    with pytest.raises(InputError, match=r"other\.json, question 1: the id 'q1' is there twice, first in .*one\.json"):
+    with pytest.raises(InputError, match=r"other\.json, question 1: duplicate_id: 'q1' .*one\.json"):
         read("squad", [one, other])
 
 
