@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .fields import field, identifier, objects, optional_text, question_text, text, whole
-from .nq_page import Page, Token, layout_of, page_of, simplified_positions, token_span
+from .nq_page import Page, Token, layout_of, page_of, token_span, tokens_of_text
 from .records import Question, Support, source_fields
 from .registry import BadRecord
 
@@ -113,7 +113,7 @@ def _short_columns(spans: list[list[int]], layout: Any, words: list[str]) -> dic
 
 def _tokens(document: Mapping[str, Any], kind: str) -> list[Token]:
     if kind == "simplified":
-        return simplified_positions(text(document, "document_text"))
+        return tokens_of_text(text(document, "document_text"))
     names = ("token", "is_html") if kind == "Hugging Face" else ("token", "html_token")
     tokens = objects(document, "tokens" if kind == "Hugging Face" else "document_tokens")
     try:

@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class Page:
     def supports(self, first: int, end: int) -> set[Support]:
         """The sentences that the words from `first` to `end` (exclusive) lie in."""
         found: set[Support] = set()
-        paragraph_starts = self._paragraph_starts()
+        paragraph_starts = self._paragraph_starts
         word = first
         while word < end:
             number = bisect_right(paragraph_starts, word) - 1
@@ -58,7 +59,9 @@ class Page:
             word = last
         return found
 
+    @cached_property
     def _paragraph_starts(self) -> list[int]:
+        """The first word of each paragraph."""
         sizes = (len("".join(paragraph.sentences).split(" ")) for paragraph in self.paragraphs)
         return [0, *accumulate(sizes)][:-1]
 
@@ -83,12 +86,10 @@ def page_of(tokens: Iterable[Token], title: str = "") -> Page:
 
 
 def tokens_of_text(text: str) -> list[Token]:
-    """The tokens of a page that is one text with blanks between them, as in the simplified files."""
-    return [Token(piece, _MARKUP.fullmatch(piece) is not None) for piece in text.split(" ") if piece]
+    """The tokens of a page that is one text with blanks between them, as in the simplified files.
 
-
-def simplified_positions(text: str) -> list[Token]:
-    """The same with the empty tokens that two blanks make, because annotations count them."""
+    Two blanks make an empty token, because annotations count it.
+    """
     return [Token(piece, _MARKUP.fullmatch(piece) is not None) for piece in text.split(" ")]
 
 

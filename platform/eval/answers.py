@@ -10,6 +10,7 @@ An item carries its tokens and its condition's name; the conditions themselves a
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 Item = dict[str, Any]
 #: item fields that are columns of its row as they are
 CARRIED = (
-    "question_id", "dataset", "category", "level", "split", "model", "variant", "metric", "answers", "n_cut_tokens",
+    "question_id", "dataset", "category", "level", "split", "model", "variant", "metric", "answers", "gold",
+    "n_cut_tokens",
 )  # fmt: skip
 
 
@@ -70,7 +72,7 @@ class AnswerWorker:
             {key: item[key] for key in CARRIED}
             | condition.fields()
             | {"n_prompt_tokens": len(item["tokens"])}
-            | judge(answer, item["metric"], item["answers"])
+            | judge(answer, item["metric"], json.loads(item["gold"]))
             for item, answer in zip(items, answers, strict=True)
         ]
 
@@ -90,7 +92,7 @@ class AnswerWorker:
             return generate(self._model, prompts, max_new_tokens=self._max_new_tokens, stop=self._stop)
 
 
-def judge(answer: Generation | Exception, metric: str, golds: list[str]) -> dict[str, Any]:
+def judge(answer: Generation | Exception, metric: str, gold: Any) -> dict[str, Any]:
     """The columns that say what came out: prediction, scores, status. Whatever is not known is null."""
     row: dict[str, Any] = dict.fromkeys(("prediction", "em", "f1", "stop_reason", "n_new_tokens", "reason"))
     if isinstance(answer, InputError):
@@ -106,7 +108,7 @@ def judge(answer: Generation | Exception, metric: str, golds: list[str]) -> dict
         "n_new_tokens": len(answer.tokens),
     }
     try:
-        scored = score(metric, row["prediction"], golds)
+        scored = score(metric, row["prediction"], gold)
     except Exception as error:  # one question that cannot be scored is one row, not the end of the run
         return row | {"status": "scorer_error", "reason": f"{type(error).__name__}: {error}"}
     return row | {"status": "ok", "em": scored.em, "f1": scored.f1}

@@ -15,8 +15,8 @@ import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..datasets.gold import missing_gold
 from ..datasets.records import Question
-from .metrics import scores_unanswerable
 
 # Context, a newline, the question, and the cue after which the answer is written; the blank before the first word gives
 # it the same tokens as in the middle of a text.
@@ -69,6 +69,4 @@ def unusable(question: Question, metrics: set[str]) -> str:
     """Why no prediction for `question` can be scored, or "" where it can."""
     if question.metric not in metrics:
         return f"no answer metric {question.metric!r}" if question.metric else "no answer metric is named"
-    if not any(answer.strip() for answer in question.answers) and not scores_unanswerable(question.metric):
-        return "no answer is given"
-    return ""
+    return missing_gold(question)

@@ -8,6 +8,7 @@ reason why there is no score; scores, and whatever was not reached, are null the
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -43,6 +44,7 @@ ITEM_SCHEMA = pa.schema(
         *_CONDITION,
         pa.field("metric", pa.string(), nullable=False),
         pa.field("answers", pa.list_(pa.string())),
+        pa.field("gold", pa.string()),  # what the metric compared with, as JSON; null where there is nothing
         pa.field("prediction", pa.string()),
         pa.field("em", pa.float64()),
         pa.field("f1", pa.float64()),
@@ -87,6 +89,7 @@ def condition_fields(name: str, family: str, draw: int | None, recipe: Recipe | 
 
 def question_fields(question: Question) -> dict[str, Any]:
     """The columns that say what was asked."""
+    gold = question.gold()
     return {
         "question_id": question.id,
         "dataset": question.dataset,
@@ -94,4 +97,5 @@ def question_fields(question: Question) -> dict[str, Any]:
         "level": question.level,
         "metric": question.metric,
         "answers": list(question.answers),
+        "gold": None if gold is None else json.dumps(gold, ensure_ascii=False),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pyarrow as pa
 import pytest
@@ -28,11 +29,12 @@ def recipe(model):
 
 
 def item(name, tokens, condition="unsteered", **changes):
-    return {
+    made = {
         "question_id": name, "dataset": "d", "category": "c", "level": None, "split": "test", "model": "m",
         "variant": "v", "metric": "squad_v1", "answers": ["x"], "tokens": tokens, "n_cut_tokens": 0,
         "condition": condition,
     } | changes  # fmt: skip
+    return made | {"gold": json.dumps(made["answers"])}
 
 
 def worker(model, *conditions):
@@ -92,6 +94,14 @@ def test_a_poison_item_costs_itself(model):
     assert rows["poison"]["em"] is None and rows["poison"]["prediction"] is None
     alone = by_id(worker(model).run({"items": [items[0]]}))
     assert rows["good"] == alone["good"] and rows["fine"]["status"] == "ok"
+
+
+def test_the_gold_that_was_compared_with_is_in_the_row_and_need_not_be_the_answers(model):
+    (said,) = generate(model, [[5, 6]], max_new_tokens=5)
+    other = item("a", [5, 6], answers=["shown, not compared with"]) | {"gold": json.dumps([said.text.strip()])}
+    (row,) = worker(model).run({"items": [other]}).to_pylist()
+    assert row["em"] == 1.0 and json.loads(row["gold"]) == [said.text.strip()]
+    assert row["answers"] == ["shown, not compared with"]
 
 
 def test_a_scorer_that_raises_costs_one_row(model):

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 from mplat.datasets import facts
-from mplat.datasets.records import Paragraph, Question
+from mplat.datasets.records import Paragraph, Question, TypedAnswer
 from mplat.eval.prompting import TEMPLATE_DIGEST, render, unusable
 
 
@@ -71,12 +71,17 @@ def test_questions_that_cannot_be_asked_have_a_status_and_a_reason(changes, stat
         ({}, ""),
         ({"answers": ()}, "no answer is given"),
         ({"answers": (" ", "")}, "no answer is given"),
+        ({"answerable": False}, "the data set marks it as not answerable from its context"),
+        ({"answers": (), "answerable": False, "metric": "squad_v2"}, ""),
+        ({"answers": (), "metric": "squad_v2"}, "no answer is given"),
+        ({"metric": "drop"}, "no typed answer is given"),
+        ({"metric": "drop", "typed_answers": (TypedAnswer(number="3"),)}, ""),
         ({"metric": ""}, "no answer metric is named"),
         ({"metric": "bleu"}, "no answer metric 'bleu'"),
     ],
 )
 def test_questions_that_cannot_be_scored_have_a_reason(changes, reason):
-    assert unusable(question(**changes), {"squad_v1"}) == reason
+    assert unusable(question(**changes), {"squad_v1", "squad_v2", "drop"}) == reason
 
 
 def test_a_question_without_an_answer_is_asked_where_the_metric_knows_that_there_may_be_none():
