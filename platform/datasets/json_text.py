@@ -80,7 +80,7 @@ def parse_start(text: bytes) -> Any | None:
         return None
     end, closing = cut
     try:
-        return parse(text[:end] + closing.encode())
+        return parse(text[:end] + closing.encode(), spoilt=True)
     except Unusable:
         return None
 

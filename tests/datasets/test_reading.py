@@ -11,57 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_set_samples import SAMPLES
 from mplat.datasets.reading import read, split_of
+from mplat.datasets.records import to_table
+from mplat.datasets.registry import names
 from mplat.errors import InputError, UsageError
 
-CONTEXT = "Rome is old. Milan is not."
-ORIGINAL = {
-    "squad": {
-        "version": "1.1",
-        "data": [
-            {
-                "title": "T",
-                "paragraphs": [
-                    {
-                        "context": CONTEXT,
-                        "qas": [
-                            {"id": f"s{n}", "question": "What?", "answers": [{"text": "Rome", "answer_start": 0}]}
-                            for n in range(3)
-                        ],
-                    }
-                ],
-            }
-        ],
-    },
-    "hotpotqa": {
-        "_id": "h",
-        "question": "?",
-        "answer": "Rome",
-        "supporting_facts": [["A", 0], ["B", 1]],
-        "context": [["A", ["Rome.", " Old."]], ["B", ["Milan.", " Not."]]],
-    },
-    "triviaqa": {
-        "Split": "dev",
-        "Data": [
-            {
-                "QuestionId": "t",
-                "Question": "?",
-                "Answer": {"Value": "Rome", "Aliases": [], "NormalizedAliases": ["rome"]},
-            }
-        ],
-    },
+HOTPOT = {
+    "_id": "h",
+    "question": "?",
+    "answer": "Rome",
+    "supporting_facts": [["A", 0], ["B", 1]],
+    "context": [["A", ["Rome.", " Old."]], ["B", ["Milan.", " Not."]]],
 }
-FLAT = {
-    "squad": {"id": "s", "context": CONTEXT, "question": "?", "answers": {"text": ["Rome"], "answer_start": [0]}},
-    "hotpotqa": {
-        "id": "h",
-        "question": "?",
-        "answer": "Rome",
-        "supporting_facts": {"title": ["A"], "sent_id": [0]},
-        "context": {"title": ["A"], "sentences": [["Rome."]]},
-    },
-    "triviaqa": {"question_id": "t", "question": "?", "answer": {"value": "Rome", "normalized_aliases": ["rome"]}},
-}
+TRIVIA = {"question_id": "t", "question": "?", "answer": {"value": "Rome", "normalized_aliases": ["rome"]}}
 JUNK = [None, True, 0, -1, 3.5, 10**30, "", "x", "\ud800", [], {}, [[]], [None], {"text": 1}, {"title": []}, [["A", 0]]]
 
 
@@ -86,29 +49,76 @@ def damaged(value: Any, rnd: random.Random) -> Any:
     return value
 
 
-@pytest.mark.parametrize("name", ["squad", "hotpotqa", "triviaqa"])
-@pytest.mark.parametrize("schema", [ORIGINAL, FLAT], ids=["original", "hugging_face"])
-def test_records_of_any_shape_are_accounted_for_or_refused(tmp_path: Path, name: str, schema: dict) -> None:
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("schema", ["original", "rows"])
+def test_records_of_any_shape_are_accounted_for_or_refused(tmp_path: Path, name: str, schema: str) -> None:
+    (value, *_) = getattr(SAMPLES[name], schema)
     rnd = random.Random(7)
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps(schema[name]), encoding="utf-8")
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
     assert read(name, path).report.bad == {}
     refused = 0
     for _ in range(250):
-        path.write_text(json.dumps(damaged(schema[name], rnd)), encoding="utf-8")
+        path.write_text(json.dumps(damaged(value, rnd)), encoding="utf-8")
         try:
             reading = read(name, path, fail_over=1.0)
         except InputError as error:
-            assert "a.json" in str(error)
+            assert path.name in str(error)
             refused += 1
         else:
             assert reading.report.records == len(reading.questions) + sum(reading.report.bad.values())
+            to_table(reading.questions)
     assert refused < 250
+
+
+@pytest.mark.parametrize("name", names())
+def test_bad_records_are_counted_by_reason_and_follow_the_tolerance(tmp_path: Path, name: str) -> None:
+    """Whatever the data set, beside good rows there may be these, and each costs one record."""
+    rows = [row for row in SAMPLES[name].rows if not isinstance(row.get("answers"), dict) or row["answers"]["text"]]
+    (key,) = {"id", "query_id", "question_id"} & rows[0].keys()
+    good = [{**rows[0], key: f"good {number}"} for number in range(9)]
+    surrogate = json.dumps({**rows[0], key: "half \ud800"}).encode()
+    encoded = json.dumps({**rows[0], key: "caf\u00e9"}, ensure_ascii=False).encode("latin-1", "replace")
+    bad = [
+        json.dumps({**rows[0], key: "good 3"}).encode(),
+        surrogate,
+        encoded,
+        b'{"question": "cut in two',
+        json.dumps({**rows[0], key: 7 if name != "natural_questions" else [7]}).encode(),
+        json.dumps({name: value for name, value in rows[0].items() if name != key}).encode(),
+        json.dumps("text").encode(),
+    ]
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in good]
+    path = tmp_path / f"{name}.jsonl"
+    path.write_bytes(b"\n".join([*lines, *bad, lines[0].replace(b"good 0", b"good 9")]) + b"\n")
+    with pytest.raises(InputError, match=r"7 of 17 .* --fail-over 0\.412"):
+        read(name, path)
+    reading = read(name, path, fail_over=0.412)
+    assert [question.id for question in reading.questions] == [f"good {number}" for number in range(10)]
+    expected = {"duplicate_id": 1, "bad_unicode": 1, "invalid_utf8": 1, "broken_json": 1, "wrong_type": 2}
+    assert reading.report.bad == {**expected, "missing_field": 1}
+
+
+@pytest.mark.parametrize("filler", [" word", "x. ", "\u4e2d\u3002", "\u2028"])
+def test_a_context_of_a_hundred_thousand_tokens_is_too_long(tmp_path: Path, filler: str) -> None:
+    row = {**SAMPLES["drop"].rows[0], "passage": "Rome." + filler * 100_000}
+    path = tmp_path / "drop.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**SAMPLES["drop"].rows[1]}) + "\n", encoding="utf-8")
+    reading = read("drop", path, fail_over=0.5)
+    assert reading.report.bad == ({} if filler == "\u2028" else {"too_long": 1})
+
+
+def test_a_document_with_bytes_that_are_no_text_loses_the_questions_they_are_in(tmp_path: Path) -> None:
+    text = json.dumps(SAMPLES["squad"].original[0], ensure_ascii=False).encode()
+    path = tmp_path / "dev.json"
+    path.write_bytes(text.replace(b'"Dogs?"', b'"Dogs\xff?"'))
+    reading = read("squad", path, fail_over=0.5)
+    assert reading.report.bad == {"bad_unicode": 1} and [q.id for q in reading.questions] == ["s1"]
 
 
 @pytest.mark.parametrize("name", ["hotpot.jsonl", "hotpot.jsonl.gz"])
 def test_damaged_bytes_never_give_fewer_questions_without_a_count(tmp_path: Path, name: str) -> None:
-    rows = [{**ORIGINAL["hotpotqa"], "_id": str(n)} for n in range(20)]
+    rows = [{**HOTPOT, "_id": str(n)} for n in range(20)]
     whole = "".join(json.dumps(row) + "\n" for row in rows).encode()
     whole = gzip.compress(whole) if name.endswith(".gz") else whole
     rnd = random.Random(11)
@@ -125,7 +135,7 @@ def test_damaged_bytes_never_give_fewer_questions_without_a_count(tmp_path: Path
 
 
 def test_the_tolerance_is_a_share_and_the_message_says_which_would_do(tmp_path: Path) -> None:
-    rows = [{**FLAT["triviaqa"], "question_id": str(n)} for n in range(99)] + [{"question_id": "bad", "question": "?"}]
+    rows = [{**TRIVIA, "question_id": str(n)} for n in range(99)] + [{"question_id": "bad", "question": "?"}]
     path = tmp_path / "trivia.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len(read("triviaqa", path).questions) == 99  # one in a hundred is within the default
@@ -142,7 +152,7 @@ def test_the_tolerance_is_a_share_and_the_message_says_which_would_do(tmp_path: 
 
 def test_files_are_read_in_the_order_given_and_reported_one_by_one(tmp_path: Path) -> None:
     for name in ("b", "a"):
-        (tmp_path / f"{name}.json").write_text(json.dumps([{**FLAT["triviaqa"], "question_id": name}]))
+        (tmp_path / f"{name}.json").write_text(json.dumps([{**TRIVIA, "question_id": name}]))
     reading = read("triviaqa", [tmp_path / "b.json", tmp_path / "a.json"])
     assert [question.id for question in reading.questions] == ["b", "a"]
     assert [(file.path.name, file.schema, file.records) for file in reading.report.files] == [

@@ -156,5 +156,5 @@ def test_every_real_record_of_every_file_is_read_and_survives_the_other_schema(
         again = read(name, convert(name, path, tmp_path / path.name, suffix=".jsonl.zst"))
         order = {question.id: number for number, question in enumerate(once.questions)}
         assert sorted(again.questions, key=lambda question: order[question.id]) == list(once.questions)
-        ids.update(order)
+        ids.update(list(order))
     assert ids.total() == len(ids) == sum(counts.values())
