@@ -50,6 +50,17 @@ def parse_numbers(
     return numbers
 
 
+def parse_counts(text: str, *, high: int, option: str) -> list[int]:
+    """`0,64,256` as whole numbers from 0 to `high`, in the order given."""
+    counts: list[int] = []
+    for word in _words(text, option):
+        if not (word.isascii() and word.isdecimal()) or int(word) > high:
+            raise UsageError(f"{option} {text!r}: {word!r} is no whole number from 0 to {high}")
+        counts.append(int(word))
+    _refuse_duplicates(counts, text, option)
+    return counts
+
+
 def parse_names(text: str, valid: Iterable[str], *, option: str) -> list[str]:
     """`squad,hotpotqa` or `all` as known names, in the order given."""
     known = list(valid)

@@ -120,6 +120,17 @@ class Question:
     evidence_distance: tuple[int, ...] = field(default=())  # words from each piece of evidence to the question
     evidence_tokens: tuple[int, ...] = ()  # the same distances in tokens
     prompt: str | None = None  # full text given to the model; None: rendered by the evaluation's template
+    # of prompts that were made from another question (`datasets.facts`)
+    control: str = ""  # kind of control: a question that its text does not answer; "" for one that it does
+    derived_from: str = ""  # id of the question that this one was made from; "" for an original
+    distance_target: int | None = None  # asked-for distance from the evidence to the question, in tokens or facts
+    distance_tokens: int | None = None  # the distance that there is, in tokens of the shipped tokenizer
+    prompt_digest: str = ""  # sha256 of `prompt`; "" where that is None
+
+    @property
+    def origin(self) -> str:
+        """Id of the original question: all that was made from it shares its side of a split and counts as one."""
+        return self.derived_from or self.id
 
     def context_text(self) -> str:
         """The context as plain text: paragraphs separated by newlines, sentences by single blanks."""
@@ -191,6 +202,11 @@ QUESTION_SCHEMA = pa.schema(
         pa.field("evidence_distance", pa.list_(pa.int32())),
         pa.field("evidence_tokens", pa.list_(pa.int32())),
         pa.field("prompt", pa.string()),
+        pa.field("control", pa.string()),
+        pa.field("derived_from", pa.string()),
+        pa.field("distance_target", pa.int32()),
+        pa.field("distance_tokens", pa.int32()),
+        pa.field("prompt_digest", pa.string()),
     ]
 )
 ADDED_LATER = frozenset(
@@ -202,6 +218,11 @@ ADDED_LATER = frozenset(
         "source_fields",
         "context_tokens",
         "evidence_tokens",
+        "control",
+        "derived_from",
+        "distance_target",
+        "distance_tokens",
+        "prompt_digest",
     }
 )
 
@@ -213,9 +234,9 @@ def to_table(questions: Iterable[Question]) -> pa.Table:
 
 
 def from_table(table: pa.Table, *, source: str = "table") -> list[Question]:
-    """The inverse of `to_table`.
+    """The inverse of `to_table`. A table older than a column of `ADDED_LATER` has that column's default.
 
-    Raises InputError naming `source` where a column is missing or a value has another type.
+    Raises InputError naming `source` where another column is missing or a value has another type.
     """
     missing = [name for name in QUESTION_SCHEMA.names if name not in table.column_names]
     if needed := [name for name in missing if name not in ADDED_LATER]:
@@ -231,7 +252,17 @@ def from_table(table: pa.Table, *, source: str = "table") -> list[Question]:
     return [_question(row) for row in rows]
 
 
-_TEXTS = ("metric", "licence", "source_fields", "category", "rule_set", "reason")
+_TEXTS = (
+    "metric",
+    "licence",
+    "source_fields",
+    "category",
+    "rule_set",
+    "reason",
+    "control",
+    "derived_from",
+    "prompt_digest",
+)
 _LISTS = ("answers", "answer_starts", "evidence_distance", "evidence_tokens")
 
 

@@ -16,15 +16,23 @@ What it does not do: it does not divide the items into development and test sets
 A prompt opens with a blank, so that the first name has the same tokens as the others, and ends with "A:"; the answer
 that a trained model gives is " <answer>\\n". Everything an analysis may condition on is in the record: hops, n_facts,
 distractors (in `reason`), evidence and its distance to the question.
+
+From these questions others are made on request: `controls` that nothing answers, `distances` of the evidence, and
+`examples` before the prompt. None of them changes which questions are drawn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
 from ...errors import UsageError
-from ..records import CATEGORIES, Paragraph, Question, Support
+from ..records import CATEGORIES, Question
+from .asked import Asked, Stated
+from .controls import controls_of
+from .distances import LEVELS_SWEPT, check_distances, sweep
+from .examples import header
 from .names import Entities, entities
 from .relations import PATHS, RELATIONS, Path, questions, statements
 from .world import sample_facts
@@ -60,59 +68,63 @@ def distinct_questions(level: int, split: str = "eval") -> int:
     return min(total) * len(total)
 
 
-def _item(rng: Random, names: Entities, split: str, level: int, hops: int, item_id: str) -> Question:
+def _item(rng: Random, names: Entities, split: str, level: int, hops: int, item_id: str) -> Asked:
     spec = LEVELS[level]
     path: Path = rng.choice(PATHS[hops])
     n_facts = rng.randint(spec.min_facts, spec.max_facts)
     facts = sample_facts(rng, names, [path], n_facts)
     order = list(range(n_facts))
     rng.shuffle(order)
-    sentences = []
-    for i in order:
-        fact = facts[i]
-        before, between, after, subject_first = rng.choice(statements(fact.relation, split))
-        first, second = (fact.subject, fact.object) if subject_first else (fact.object, fact.subject)
-        sentences.append((before + first + between + second + after).strip())
-    shape = rng.choice(questions(path, split))
-    question = (shape.before + facts[0].subject + shape.after).strip()
-
-    words = [len(sentence.split()) for sentence in sentences]
-    support = [order.index(i) for i in range(hops)]
-    distractors = n_facts - hops
-    same_relation = sum(fact.relation in path for fact in facts[hops:])
-    return Question(
+    stated = tuple(Stated(facts[i], rng.choice(statements(facts[i].relation, split))) for i in order)
+    return Asked(
         id=item_id,
-        dataset="facts",
         split=split,
-        question=question,
-        context=(Paragraph("", tuple(sentences)),),
-        answers=(facts[hops - 1].object.strip(),),
-        metric="squad_v1",
-        supporting_facts=tuple(Support(0, i) for i in support),
-        hops=hops,
-        licence="MIT",
-        category=CATEGORIES[level - 1],
         level=level,
-        rule_set="generated",
-        reason=f"path={'>'.join(path)} hops={hops} facts={n_facts} "
-        f"distractors={distractors} same_relation={same_relation}",
-        n_facts=n_facts,
-        context_words=sum(words),
-        evidence_distance=tuple(sum(words[i + 1 :]) for i in support),
-        prompt=f" {' '.join(sentences)}\nQ: {question}\nA:",
+        path=path,
+        head=facts[0].subject,
+        answer=facts[hops - 1].object,
+        shape=rng.choice(questions(path, split)),
+        stated=stated,
+        evidence=tuple(order.index(i) for i in range(hops)),
     )
 
 
-def prompts(per_level: int = 100, seed: int = 0, split: str = "eval") -> list[Question]:
-    """`per_level` questions for each of levels 1-6, in order of level.
+def prompts(
+    per_level: int = 100,
+    seed: int = 0,
+    split: str = "eval",
+    *,
+    controls: Sequence[str] = (),
+    distances: Sequence[int] = (),
+    unit: str = "tokens",
+    shots: int = 0,
+) -> list[Question]:
+    """`per_level` questions for each of levels 1-6, in order of level; then their controls, in the same order.
 
     `split="train"` makes them of training names and shapes, to tell what was learned from what generalises.
-    Raises UsageError where `per_level` is not positive or exceeds a level's distinct questions, and for another split.
+    controls: kinds of `controls.control_names()`. distances: instead of the questions of all levels, those of levels
+    1-3 at each of these distances (`distances.sweep`), counted in `unit`. shots: worked examples before each prompt.
+
+    Raises UsageError where `per_level` is not positive or exceeds a level's distinct questions, for another split, and
+    for controls, distances or shots that do not exist.
     """
     names = entities(split)
+    if distances:
+        check_distances(distances, unit)
+    drawn = _drawn(per_level, seed, split, names)
+    if distances:
+        drawn = [
+            at for asked in drawn if asked.level in LEVELS_SWEPT for at in sweep(asked, distances, unit, names, seed)
+        ]
+    drawn += [made for asked in drawn for made in controls_of(asked, controls, names, seed)]
+    return [asked.record(header(asked, shots, seed)) for asked in drawn]
+
+
+def _drawn(per_level: int, seed: int, split: str, names: Entities) -> list[Asked]:
+    """The questions themselves."""
     if per_level <= 0:
         raise UsageError(f"prompts: per_level must be at least 1, not {per_level}")
-    made: list[Question] = []
+    made: list[Asked] = []
     for level, spec in LEVELS.items():
         limit = distinct_questions(level, split)
         too_many = UsageError(
