@@ -5,6 +5,7 @@ Parses, makes the plan, runs it, prints the table per level and the verdict. The
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,7 @@ from .values import parse_layers, parse_names, parse_numbers
 if TYPE_CHECKING:
     from ..eval.planning import Plan
     from ..eval.runner import EvalResult
+    from ..eval.summary import Summary
     from ..runtime import Progress as JobProgress
 
 
@@ -202,6 +204,7 @@ def _plan_values(plan: Plan) -> dict[str, Any]:
         "mode": plan.mode,
         "development": len(plan.development),
         "test": len(plan.test),
+        "unanswerable": len(plan.unanswerable),
         "unused": len(plan.unused),
         "refused": len(plan.refused),
         "cut": sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()),
@@ -228,6 +231,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     lines = [
         f"model: {plan.model.name}, variant {plan.variant.name}, {_arithmetic(plan)}",
         f"questions: {len(plan.development)} development, {len(plan.test)} test"
+        + (f", {len(plan.unanswerable)} without an answer" if plan.unanswerable else "")
         + (f", {len(plan.unused)} of the development side unused" if plan.unused else "")
         + (f", {len(plan.refused)} cannot be asked or scored" if plan.refused else ""),
         f"recipe: {plan.config.steering.recipe}"
@@ -245,7 +249,8 @@ def _report(result: EvalResult) -> str:
     summary = result.summary
     families = list(summary.overall.em.conditions)
     compared = [name for name in summary.overall.em.differences if name.startswith("steered-")]
-    groups = [*summary.levels, *(summary.datasets if len(summary.datasets) > 1 else []), summary.overall]
+    at = [dataclasses.replace(group, name=f"distance {group.name}") for group in summary.distances]
+    groups = [*summary.levels, *(summary.datasets if len(summary.datasets) > 1 else []), *at, summary.overall]
     rows = []
     for group in groups:
         row: list[object] = [group.level, group.name, group.n]
@@ -261,6 +266,7 @@ def _report(result: EvalResult) -> str:
         f"exact match on test questions, {summary.method['confidence']:.0%} intervals; p corrected across levels",
         table(columns, rows),
         "",
+        *_guess_lines(summary, families),
         summary.verdict.sentence,
     ]
     if bad:
@@ -272,6 +278,23 @@ def _report(result: EvalResult) -> str:
         )
         lines.append(f"{bad} of {summary.test_rows} test rows have no score ({counted}).")
     return "\n".join([*lines, f"results: {result.out}"])
+
+
+def _guess_lines(summary: Summary, families: list[str]) -> list[str]:
+    """How often something was answered that the text does not say; nothing where nobody was asked such a question."""
+    if not summary.guesses:
+        return []
+    names = [family.removeprefix("control_") for family in families]
+    rows: list[list[object]] = []
+    for guesses in summary.guesses:
+        named = [_cell(guesses.named.conditions[family]) for family in families]
+        rows.append([guesses.kind, guesses.n, *named, *(_cell(guesses.original.conditions[f]) for f in families)])
+    columns = ["no answer", "n", *(f"{name} guesses" for name in names), *(f"{name} original" for name in names)]
+    return [
+        "answers to questions that their text does not answer: any name of the right kind, and the original's answer",
+        table(columns, rows),
+        "",
+    ]
 
 
 def _cell(value: Any, *, signed: bool = False) -> str:

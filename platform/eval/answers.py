@@ -34,6 +34,8 @@ CARRIED = (
     "question_id", "dataset", "category", "level", "split", "model", "variant", "metric", "answers", "gold",
     "n_cut_tokens",
 )  # fmt: skip
+#: the same, null where the item does not have them
+CARRIED_IF_KNOWN = ("control", "derived_from", "distance_target", "distance_tokens", "prompt_digest")
 
 
 def make_worker(
@@ -70,9 +72,10 @@ class AnswerWorker:
         answers = self._answers(condition, [item["tokens"] for item in items])
         return [
             {key: item[key] for key in CARRIED}
+            | {key: item.get(key) for key in CARRIED_IF_KNOWN}
             | condition.fields()
             | {"n_prompt_tokens": len(item["tokens"])}
-            | judge(answer, item["metric"], json.loads(item["gold"]))
+            | judge(answer, item["metric"], json.loads(item["gold"]), item.get("no_answer", ""))
             for item, answer in zip(items, answers, strict=True)
         ]
 
@@ -92,8 +95,11 @@ class AnswerWorker:
             return generate(self._model, prompts, max_new_tokens=self._max_new_tokens, stop=self._stop)
 
 
-def judge(answer: Generation | Exception, metric: str, gold: Any) -> dict[str, Any]:
-    """The columns that say what came out: prediction, scores, status. Whatever is not known is null."""
+def judge(answer: Generation | Exception, metric: str, gold: Any, no_answer: str = "") -> dict[str, Any]:
+    """The columns that say what came out: prediction, scores, status. Whatever is not known is null.
+
+    no_answer: what the prompt asks for where there is no answer; who writes it is scored as writing nothing.
+    """
     row: dict[str, Any] = dict.fromkeys(("prediction", "em", "f1", "stop_reason", "n_new_tokens", "reason"))
     if isinstance(answer, InputError):
         return row | {"status": "bad_input", "reason": str(answer)}
@@ -108,7 +114,9 @@ def judge(answer: Generation | Exception, metric: str, gold: Any) -> dict[str, A
         "n_new_tokens": len(answer.tokens),
     }
     try:
-        scored = score(metric, row["prediction"], gold)
+        said = row["prediction"].rstrip(".")
+        declines = bool(no_answer) and said.casefold() == no_answer.casefold()
+        scored = score(metric, "" if declines else row["prediction"], gold)
     except Exception as error:  # one question that cannot be scored is one row, not the end of the run
         return row | {"status": "scorer_error", "reason": f"{type(error).__name__}: {error}"}
     return row | {"status": "ok", "em": scored.em, "f1": scored.f1}

@@ -56,7 +56,10 @@ class EvalConfig(Config):
     per_level: int = Field(100, ge=1)
     """Generated questions per level."""
     limit: int | None = Field(default=None, ge=1)
-    """At most this many questions in all, as equally from every category as there are."""
+    """At most this many questions in all, as equally from every category as there are; those without an answer come
+    with their originals."""
+    template: str | None = None
+    """Prompt template of every question that brings no prompt, such as facts; default: that of its data set."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the generated questions, the split, the controls and the resampling."""
     steering: SteeringSection = SteeringSection()

@@ -24,6 +24,7 @@ from .metrics import names as metric_names
 from .prompting import Prompt, render, unusable
 from .schema import question_fields
 from .split import DEVELOPMENT, TEST, choose, split
+from .templates import Template, find, template_for
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
@@ -34,8 +35,12 @@ SAME_OPENING = 32  # tokens; prompts that agree in so many have a context in com
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation will do. development: the questions that choose a recipe; test: those that judge it;
-    unused: development questions that are not needed. refused: question id -> why it cannot be asked or scored."""
+    """What an evaluation will do.
+
+    development: the questions that choose a recipe; test: those that judge it; unused: those of the development side
+    that are not needed. unanswerable: controls of test questions, which nothing in their text answers; they choose and
+    judge nothing, an answer to them is a guess. refused: question id -> why it cannot be asked or scored.
+    """
 
     config: EvalConfig
     model: LanguageModel
@@ -49,6 +54,7 @@ class Plan:
     development: tuple[Question, ...]
     test: tuple[Question, ...]
     unused: tuple[Question, ...]
+    unanswerable: tuple[Question, ...]
     prompts: Mapping[str, Prompt]
     refused: Mapping[str, tuple[str, str]]
 
@@ -62,6 +68,18 @@ class Plan:
         """The development questions that the model can be asked."""
         return [question for question in self.development if question.id not in self.refused]
 
+    @property
+    def every_question(self) -> list[Question]:
+        """All that was read."""
+        return [*self.development, *self.test, *self.unused, *self.unanswerable]
+
+    def template_of(self, question: Question) -> Template:
+        """The template that puts `question` into words, where it brings no prompt."""
+        return find(self.config.template) if self.config.template else template_for(question.dataset)
+
+    def _asked_fields(self, question: Question) -> dict[str, Any]:
+        return question_fields(question) | {"prompt_digest": self.prompts[question.id].digest}
+
     def items(self, questions: Sequence[Question], side: str, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
         """Work for the answering worker: condition by condition, the longest prompts first, so that batches are
         even. Prompts that begin alike stand together, because a batch reads a common beginning once."""
@@ -72,9 +90,10 @@ class Plan:
             longest[opening[q.id]] = max(longest.get(opening[q.id], 0), len(self.prompts[q.id].tokens))
         order.sort(key=lambda q: (-longest[opening[q.id]], opening[q.id], -len(self.prompts[q.id].tokens), q.id))
         return [
-            question_fields(q)
+            self._asked_fields(q)
             | {"split": side, "model": label(self.model), "variant": self.variant.name, "condition": condition.name}
             | {"tokens": self.prompts[q.id].tokens, "n_cut_tokens": self.prompts[q.id].cut_tokens}
+            | {"no_answer": self.template_of(q).no_answer}
             for condition in conditions
             for q in order
         ]
@@ -84,7 +103,7 @@ class Plan:
     ) -> list[dict[str, Any]]:
         """Rows of the questions that cannot be asked, one for every condition."""
         return [
-            question_fields(q)
+            self._asked_fields(q)
             | {"split": side, "model": label(self.model), "variant": self.variant.name}
             | condition.fields()
             | dict(zip(("status", "reason"), self.refused[q.id], strict=True))
@@ -117,22 +136,30 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         raise InputError(
             f"model {model.name} has no tokenizer, so it cannot be asked questions; add its tokenizer files"
         )
-    prompts, refused = tokenize(questions, model, config.max_prompt_tokens)
-    development, test = split(questions, seed=config.seed, share=config.development_share)
+    template = None if config.template is None else find(config.template)
+    prompts, refused = tokenize(questions, model, config.max_prompt_tokens, template)
+    answerable = [q for q in questions if not q.control]
+    development, test = split(answerable, seed=config.seed, share=config.development_share)
+    unasked, unanswerable = split((q for q in questions if q.control), seed=config.seed, share=config.development_share)
     usable = [q for q in development if q.id not in refused]
     chosen = [] if recipe is not None else choose(usable, config.development_limit, seed=config.seed)
     chosen_ids = {q.id for q in chosen} | ({q.id for q in development} - {q.id for q in usable})
     for side, there in ((DEVELOPMENT, chosen or recipe), (TEST, [q for q in test if q.id not in refused])):
         if not there:
             raise InputError(
-                f"none of the {len(questions)} questions that can be asked fell on the {side} side of the split; "
+                f"none of the {len(answerable)} questions that can be asked fell on the {side} side of the split; "
                 "give more questions, another --seed, or a stored recipe"
             )
     return Plan(
         config=config, model=model, variant=variant, recipe=recipe, strengths=strengths, layers=layers,
         channel_share=steering.channel_share or variant.channel_share, controls=controls, mode=mode_of(config),
         development=tuple(q for q in development if q.id in chosen_ids), test=tuple(test),
-        unused=tuple(q for q in development if q.id not in chosen_ids), prompts=prompts, refused=refused,
+        unused=(
+            *(q for q in development if q.id not in chosen_ids),
+            *unasked,
+        ),
+        unanswerable=tuple(unanswerable),
+        prompts=prompts, refused=refused,
     )  # fmt: skip
 
 
@@ -147,8 +174,10 @@ def mode_of(config: EvalConfig) -> str:
 
 
 def read_questions(config: EvalConfig) -> list[Question]:
-    """The questions of the mode, at most `limit` of them. Raises InputError for a file that holds none, or an id
-    twice."""
+    """The questions of the mode, at most `limit` of them, and those without an answer that were made from them.
+
+    Raises InputError for a file that holds none, or an id twice.
+    """
     mode = mode_of(config)
     found: list[Question] = []
     if mode != "dataset":
@@ -159,10 +188,16 @@ def read_questions(config: EvalConfig) -> list[Question]:
         found += _from_file(config.questions)
     twice = [name for name, count in Counter(q.id for q in found).items() if count > 1]
     if twice:
+        generated = "; the file holds generated prompts, ask them with --mode dataset" if mode == "both" else ""
         raise InputError(
-            f"{len(twice)} question ids occur more than once, the first is {twice[0]!r}; ids must be unique"
+            f"{len(twice)} question ids occur more than once, the first is {twice[0]!r}; ids must be unique{generated}"
         )
-    return found if config.limit is None else choose(found, config.limit, seed=config.seed)
+    if config.limit is None:
+        return found
+    chosen = choose([q for q in found if not q.control], config.limit, seed=config.seed)
+    kept = {q.id for q in chosen}
+    origins = {q.origin for q in chosen}
+    return [q for q in found if (q.origin in origins if q.control else q.id in kept)]
 
 
 def _from_file(path: Path) -> list[Question]:
@@ -201,7 +236,7 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
 
 
 def tokenize(
-    questions: Sequence[Question], model: LanguageModel, max_tokens: int
+    questions: Sequence[Question], model: LanguageModel, max_tokens: int, template: Template | None = None
 ) -> tuple[dict[str, Prompt], dict[str, tuple[str, str]]]:
     """Question id -> prompt, and question id -> (status, reason) for those that cannot be asked or scored."""
     from ..models.generation import encode
@@ -211,8 +246,8 @@ def tokenize(
     metrics = set(metric_names())
     one = partial(_encode_one, encode, model)
     for question in questions:
-        prompt = prompts[question.id] = render(question, one, max_tokens)
-        reason = unusable(question, metrics)
+        prompt = prompts[question.id] = render(question, one, max_tokens, template)
+        reason = unusable(question, metrics, template)
         if prompt.status != "ok":
             refused[question.id] = (prompt.status, prompt.reason)
         elif reason:

@@ -5,7 +5,8 @@
         result = evaluate(plan, out=Path("runs/eval"), session=session, find_channels=find_channels)
 
 Writes into `out`: run.json (settings, versions, digests, seeds, where it ran), recipe.json, discovery.parquet (every
-candidate), items.parquet (every answer), price.parquet, summary.json; and below work/ the ledgers and parts by which
+candidate), items.parquet (every answer), prompts.parquet (every prompt once, by its digest), price.parquet,
+summary.json; and below work/ the ledgers and parts by which
 an interrupted run continues: each job's folder there is named by everything that decides its rows, and the same
 command repeats nothing. A folder that holds a run of another command, or an evaluation with other settings, is
 refused; `fresh` deletes an evaluation first, and nothing else.
@@ -40,14 +41,14 @@ from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, comput
 from .planning import Plan
 from .prompting import TEMPLATE_DIGEST
 from .provenance import computation_key, kernels, versions
-from .schema import ITEM_ORDER, ITEM_SCHEMA, PRICE_ORDER, PRICE_SCHEMA
-from .split import DEVELOPMENT, TEST, counts
+from .schema import ITEM_ORDER, ITEM_SCHEMA, PRICE_ORDER, PRICE_SCHEMA, PROMPT_SCHEMA
+from .split import DEVELOPMENT, TEST, UNANSWERABLE, counts
 from .summary import Resampling, Summary, mean_of, summarise
 
 if TYPE_CHECKING:
     from ..steering.discovery import FindChannels
 
-_RESULTS = ("recipe.json", "discovery.parquet", "items.parquet", "price.parquet", "summary.json")
+_RESULTS = ("recipe.json", "discovery.parquet", "items.parquet", "prompts.parquet", "price.parquet", "summary.json")
 # Compared by what they hold, or without an influence on any table.
 _BY_CONTENT = frozenset({"model", "questions", "steering.recipe", "fail_over"})
 _PRICE_BATCH = 8  # logits of whole texts are large where the vocabulary is
@@ -101,12 +102,14 @@ def evaluate(
             recipe, development = run.find(find_channels)
             conditions = judged(recipe, run.controls(recipe))
             tested = run.answer("test", plan.test, TEST, conditions)
+            guessed = run.guesses(conditions)
             prices = run.price(conditions)
-        items = pa.concat_tables([development, tested])
+        items = pa.concat_tables([development, tested, guessed])
         items = items.sort_by([(column, "ascending") for column in ITEM_ORDER]).combine_chunks()
         how = Resampling(plan.config.seed, plan.config.confidence, plan.config.resamples)
         summary = summarise(items, prices, how)
         replace_table(items, out / "items.parquet")
+        replace_table(_prompt_table(plan), out / "prompts.parquet")
         replace_table(prices, out / "price.parquet")
         publish_json(_summary_file(plan, recipe, summary), out / "summary.json")
         publish_json(_record(plan, recipe, session), out / RUN_RECORD)
@@ -128,6 +131,8 @@ def differences(plan: Plan, earlier: Mapping[str, Any]) -> list[str]:
         found.append("the model")
     if digest not in (None, _questions_digest(plan)):  # None: older than this entry
         found.append("the questions")
+    if earlier.get("templates", _templates(plan)) != _templates(plan):
+        found.append("the prompt templates")
     if plan.recipe is not None and earlier.get("recipe", plan.recipe.to_dict()) != plan.recipe.to_dict():
         found.append("the recipe")
     return found
@@ -219,6 +224,12 @@ class _Run:
         everywhere = [PLAIN, *conditions] if refused_under is None else refused_under
         return self._rows([table, aliases(table, conditions)], plan.refused_rows(questions, side, everywhere))
 
+    def guesses(self, conditions: Sequence[Condition]) -> pa.Table:
+        """What is said to questions without an answer, under the conditions of the test."""
+        if not self.plan.unanswerable:
+            return ITEM_SCHEMA.empty_table()
+        return self.answer(UNANSWERABLE, self.plan.unanswerable, UNANSWERABLE, conditions)
+
     def price(self, conditions: Sequence[Condition]) -> pa.Table:
         """The held-out texts under the conditions of the test."""
         from ..models.generation import encode
@@ -308,8 +319,21 @@ def score_candidates(
 
 
 def _questions_digest(plan: Plan) -> str:
-    questions = sorted((*plan.development, *plan.test, *plan.unused), key=lambda q: q.id)
+    questions = sorted(plan.every_question, key=lambda q: q.id)
     return digest_of([dataclasses.asdict(question) for question in questions])
+
+
+def _templates(plan: Plan) -> dict[str, str]:
+    """Data set -> digest of the template that its questions are put with; those with ready-made prompts have none."""
+    return {q.dataset: plan.template_of(q).digest for q in plan.every_question if q.prompt is None}
+
+
+def _prompt_table(plan: Plan) -> pa.Table:
+    """Every prompt that was asked."""
+    questions = (*plan.development, *plan.test, *plan.unanswerable)
+    asked = [plan.prompts[q.id] for q in questions if q.id not in plan.refused]
+    rows = {p.digest: {"prompt_digest": p.digest, "template": p.template, "text": p.text} for p in asked}
+    return pa.Table.from_pylist([rows[digest] for digest in sorted(rows)], schema=PROMPT_SCHEMA)
 
 
 def _summary_file(plan: Plan, recipe: Recipe, summary: Summary) -> dict[str, Any]:
@@ -323,6 +347,7 @@ def _summary_file(plan: Plan, recipe: Recipe, summary: Summary) -> dict[str, Any
             DEVELOPMENT: counts(plan.development),
             TEST: counts(plan.test),
             "unused": counts(plan.unused),
+            UNANSWERABLE: counts(plan.unanswerable),
         },
         **summary.to_dict(),
     }
@@ -346,6 +371,7 @@ def _record(plan: Plan, recipe: Recipe | None, session: Session) -> dict[str, An
         "controls": list(plan.controls),
         "seeds": {"seed": plan.config.seed, "held_out_texts": side_effects.TEXT_SEED},
         "template": TEMPLATE_DIGEST,
+        "templates": _templates(plan),
         "questions_digest": _questions_digest(plan),
         "split_rule": {"share": plan.config.development_share, "seed": plan.config.seed, "key": "seed, category, id"},
         "kernels": kernels(plan.model),

@@ -54,6 +54,11 @@ ITEM_SCHEMA = pa.schema(
         pa.field("n_prompt_tokens", pa.int32()),
         pa.field("n_cut_tokens", pa.int32()),  # context tokens that did not fit
         pa.field("n_new_tokens", pa.int32()),
+        pa.field("control", pa.string()),  # kind of a question without an answer, whose `answers` are guesses
+        pa.field("derived_from", pa.string()),  # the question that this one was made from
+        pa.field("distance_target", pa.int32()),
+        pa.field("distance_tokens", pa.int32()),
+        pa.field("prompt_digest", pa.string()),  # sha256 of the whole prompt; the text is in prompts.parquet
     ]
 )
 ITEM_ORDER = ("split", "question_id", "condition")
@@ -71,6 +76,15 @@ PRICE_SCHEMA = pa.schema(
     ]
 )
 PRICE_ORDER = ("text_id", "condition")
+
+#: every prompt text once, by its digest
+PROMPT_SCHEMA = pa.schema(
+    [
+        pa.field("prompt_digest", pa.string(), nullable=False),
+        pa.field("template", pa.string(), nullable=False),  # digest of the template; "" for a ready-made prompt
+        pa.field("text", pa.string(), nullable=False),  # before the context was cut
+    ]
+)
 
 
 def condition_fields(name: str, family: str, draw: int | None, recipe: Recipe | None) -> dict[str, Any]:
@@ -98,4 +112,8 @@ def question_fields(question: Question) -> dict[str, Any]:
         "metric": question.metric,
         "answers": list(question.answers),
         "gold": None if gold is None else json.dumps(gold, ensure_ascii=False),
+        "control": question.control,
+        "derived_from": question.derived_from,
+        "distance_target": question.distance_target,
+        "distance_tokens": question.distance_tokens,
     }

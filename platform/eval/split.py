@@ -1,8 +1,9 @@
 """Which questions may be looked at while steering is tuned (development) and which only judge it (test).
 
-The side of a question is a pure function of seed, category and question id: a hash below the development share is
-development. So the two sides are disjoint, adding questions or reordering them moves none, and every category is
-divided by a stream of its own. The price is that the shares are right only on average; `counts` says what they are.
+The side of a question is a pure function of seed, category and the id of its origin: a hash below the development
+share is development. What was made from a question (a control, the same at another distance) lies on its side. So the
+two sides are disjoint, adding questions or reordering them moves none, and every category is divided by a stream of its
+own. The price is that the shares are right only on average; `counts` says what they are.
 
 The questions that discovery really uses are a fixed-size choice from the development side, equal numbers from every
 category. That choice may change when questions are added; the sides do not.
@@ -21,6 +22,7 @@ from ..errors import UsageError
 Side = Literal["development", "test"]
 DEVELOPMENT: Side = "development"
 TEST: Side = "test"
+UNANSWERABLE = "unanswerable"  # in tables, the side of controls that their text does not answer: they judge nothing
 
 
 def position(seed: int, category: str, question_id: str) -> float:
@@ -34,7 +36,7 @@ def side(question: Question, *, seed: int, share: float) -> Side:
     """The side of one question; `share` is the expected share of development questions."""
     if not 0 < share < 1:
         raise UsageError(f"the development share must lie strictly between 0 and 1, not {share}")
-    return DEVELOPMENT if position(seed, question.category, question.id) < share else TEST
+    return DEVELOPMENT if position(seed, question.category, question.origin) < share else TEST
 
 
 def split(questions: Iterable[Question], *, seed: int, share: float) -> tuple[list[Question], list[Question]]:

@@ -3,7 +3,9 @@
 Promises
 - Only test rows with status ok enter a mean; how many did not is counted beside it. A difference is taken over
   questions that both sides answered.
-- A control with several draws is averaged per question first, so that draws do not pass for questions.
+- A control with several draws is averaged per question first, so that draws do not pass for questions; so is a question
+  that was asked at several distances.
+- Questions without an answer are counted apart, as guesses, and enter nothing else.
 - p-values of a comparison are Holm-corrected across the groups of one list (the levels; the data sets), EM and F1 each.
 - Intervals of shares (every value 0 or 1) are Wilson's, all others percentile bootstrap over questions.
 
@@ -22,7 +24,8 @@ import pyarrow as pa
 
 from ..datasets.records import CATEGORIES, LEVEL_OF_CATEGORY
 from .conditions import STEERED, UNSTEERED
-from .split import TEST
+from .metrics import score
+from .split import TEST, UNANSWERABLE
 from .statistics import Difference, Estimate, holm, mean_interval, paired_difference
 from .verdict import Verdict, judge
 
@@ -61,6 +64,19 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Guesses:
+    """Answers to questions whose text does not answer them, one kind of them together. n: original questions.
+
+    named: share of answers that name anything of the kind asked for; original: that name the original's answer.
+    """
+
+    kind: str
+    n: int
+    named: Measure
+    original: Measure
+
+
+@dataclass(frozen=True)
 class Draw:
     """One draw of a control, over all test questions it answered."""
 
@@ -88,9 +104,11 @@ class Summary:
     overall: Group
     levels: list[Group]
     datasets: list[Group]
+    distances: list[Group]
+    guesses: list[Guesses]
     draws: dict[str, list[Draw]]
     status: dict[str, dict[str, int]]
-    test_rows: int
+    test_rows: int  # of the test side, and of questions without an answer
     bad_test_rows: int
     price: Price
     method: dict[str, Any]
@@ -102,16 +120,20 @@ class Summary:
 
 def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     """The summary of the per-item table and the price table of one evaluation."""
-    rows = [row for row in items.to_pylist() if row["split"] == TEST]
+    every = [row | {"origin": row["derived_from"] or row["question_id"]} for row in items.to_pylist()]
+    rows = [row for row in every if row["split"] == TEST and not row["control"]]
     families = [f for f in dict.fromkeys([UNSTEERED, STEERED, *sorted({r["family"] for r in rows})])]
     compared = pairs(families)
     overall = group("overall", None, rows, families, compared, how)
     levels = _groups(rows, lambda r: r["category"], families, compared, how)
     datasets = _groups(rows, lambda r: r["dataset"], families, compared, how)
+    swept = [row for row in rows if row["distance_target"] is not None]
+    distances = _groups(swept, lambda r: f"{r['distance_target']:07d}", families, compared, how)
     draws = _draws(rows)
     price = _price(prices.to_pylist(), families, compared, how)
+    judged = [row for row in every if row["split"] in (TEST, UNANSWERABLE)]
     status: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in items.to_pylist():
+    for row in every:
         status[row["family"]][row["status"]] += 1
     return Summary(
         verdict=judge(
@@ -124,10 +146,12 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
         overall=overall,
         levels=levels,
         datasets=datasets,
+        distances=[dataclasses.replace(g, name=str(int(g.name))) for g in distances],
+        guesses=_guesses([row for row in every if row["split"] == UNANSWERABLE], families, compared, how),
         draws=draws,
         status={family: dict(sorted(counted.items())) for family, counted in sorted(status.items())},
-        test_rows=len(rows),
-        bad_test_rows=sum(row["status"] != "ok" for row in rows),
+        test_rows=len(judged),
+        bad_test_rows=sum(row["status"] != "ok" for row in judged),
         price=price,
         method={
             "confidence": how.confidence,
@@ -193,10 +217,10 @@ def group(
     how: Resampling,
 ) -> Group:
     """One group of test rows."""
-    em = values_of(rows, "question_id", "em")
+    em = values_of(rows, "origin", "em")
     everywhere = set.intersection(*(set(em.get(family, {})) for family in families))
-    f1 = measure(values_of(rows, "question_id", "f1"), families, compared, how)
-    ids = {row["question_id"] for row in rows}
+    f1 = measure(values_of(rows, "origin", "f1"), families, compared, how)
+    ids = {row["origin"] for row in rows}
     return Group(name, level, len(ids), len(everywhere), measure(em, families, compared, how), f1)
 
 
@@ -215,6 +239,25 @@ def _groups(
     groups = [group(n, LEVEL_OF_CATEGORY.get(n), by_name[n], families, compared, how) for n in order]
     em, f1 = _holm([g.em for g in groups]), _holm([g.f1 for g in groups])
     return [dataclasses.replace(g, em=em[i], f1=f1[i]) for i, g in enumerate(groups)]
+
+
+def _guesses(
+    rows: Sequence[Row], families: Sequence[str], compared: Sequence[tuple[str, str]], how: Resampling
+) -> list[Guesses]:
+    """All questions without an answer together, then kind by kind; `answers` are guesses, the original's first."""
+    scored = [{**row, "original": _names_original(row)} for row in rows]
+    kinds = sorted({row["control"] for row in rows})
+    found = []
+    for kind, of_kind in [("all", scored), *((k, [row for row in scored if row["control"] == k]) for k in kinds)]:
+        named, original = (
+            measure(values_of(of_kind, "origin", column), families, compared, how) for column in ("em", "original")
+        )
+        found.append(Guesses(kind, len({row["origin"] for row in of_kind}), named, original))
+    return found if rows else []
+
+
+def _names_original(row: Row) -> float | None:
+    return score(row["metric"], row["prediction"], row["answers"][:1]).em if row["status"] == "ok" else None
 
 
 def _holm(measures: Sequence[Measure]) -> list[Measure]:

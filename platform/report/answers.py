@@ -91,16 +91,17 @@ def _questions(run: Document) -> tuple[dict[str, Asked], str]:
         if not path.is_file():
             return found, f"the prompts of the example answers: {path} is not there any more"
         from ..datasets.records import from_table
+        from ..eval.prompting import prompt_text
+        from ..eval.templates import find
         from ..runtime.storage import read_table
 
         try:
             questions = from_table(read_table(path, advice=""), source=str(path))
         except InputError as error:
             return found, f"the prompts of the example answers: {error}"
+        template = find(config.at("template").text()) if "template" in config else None
         for question in questions:
-            context = question.context_text()
-            rendered = question.prompt or f"{context}\nQ: {question.question}\nA:".strip()
-            found[question.id] = Asked(rendered, question.answers)
+            found[question.id] = Asked(prompt_text(question, template), question.answers)
     return found, ""
 
 

@@ -1,0 +1,95 @@
+"""Where prompt templates register, and what a template is.
+
+A template is one file in this folder with one class under `@template("name of the data set")` that sets what differs
+from the plain template below: texts only, no code, so that its digest says everything about it. The files are found by
+import, there is no list to edit. Changing a text changes every number obtained with it; results name the digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar
+
+from ...datasets.records import Paragraph
+from ...errors import UsageError, suggest
+
+_FIRST = ("context", "question", "alone")  # in the digest as they are; all others only where they differ from below
+_LATER = ("head", "paragraph", "between", "no_answer")
+
+
+class Template:
+    """The plain template: context, newline, question, and the cue after which the answer is written.
+
+    Without a context `alone` takes the place of `question`. When a prompt is too long, the context is cut from the
+    left; `head` and the question stay whole.
+    """
+
+    name: ClassVar[str] = ""  # set by the decorator
+    head: ClassVar[str] = ""  # what stands before everything: instructions
+    # the blank before the first word gives it the same tokens as in the middle of a text
+    context: ClassVar[str] = " {context}"
+    paragraph: ClassVar[str] = "{text}"  # a paragraph with a title, {title}; one without is its text alone
+    between: ClassVar[str] = "\n"  # between paragraphs
+    question: ClassVar[str] = "\nQ: {question}\nA:"
+    alone: ClassVar[str] = "Q: {question}\nA:"
+    no_answer: ClassVar[str] = ""  # what the model is told to write where there is no answer; scored as ""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the texts."""
+        texts = [getattr(self, part) for part in _FIRST]
+        texts += [f"{part}={own}" for part in _LATER if (own := getattr(self, part)) != getattr(Template, part)]
+        return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+    def context_text(self, paragraphs: Sequence[Paragraph]) -> str:
+        """The context in words; "" where there is none."""
+        told = []
+        for title, text in ((p.title.strip(), " ".join(s.strip() for s in p.sentences).strip()) for p in paragraphs):
+            if text:
+                told.append(self.paragraph.format(title=title, text=text) if title else text)
+        return self.between.join(told)
+
+
+PLAIN = Template()
+_TEMPLATES: dict[str, Template] = {}
+_T = TypeVar("_T", bound=Template)
+
+
+def template(name: str) -> Callable[[type[_T]], type[_T]]:
+    """Register the decorated class as the template of the data set `name`."""
+
+    def register(cls: type[_T]) -> type[_T]:
+        if name in _TEMPLATES and type(_TEMPLATES[name]).__qualname__ != cls.__qualname__:
+            raise UsageError(f"the data set {name!r} has a template, {type(_TEMPLATES[name]).__qualname__}")
+        cls.name = name
+        _TEMPLATES[name] = cls()
+        return cls
+
+    return register
+
+
+def _import_all() -> None:
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+def names() -> list[str]:
+    """Every data set with a template of its own, sorted."""
+    _import_all()
+    return sorted(_TEMPLATES)
+
+
+def find(name: str) -> Template:
+    """The template `name`; UsageError with the nearest name otherwise."""
+    if name not in names():
+        raise UsageError(f"there is no prompt template {name!r}; {suggest(name, names())}")
+    return _TEMPLATES[name]
+
+
+def template_for(data_set: str) -> Template:
+    """The template of a data set; the plain one where it has none."""
+    return _TEMPLATES[data_set] if data_set in names() else PLAIN
