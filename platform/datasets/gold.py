@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..eval.metrics import scores_unanswerable
 from ..eval.metrics.triviaqa import normalise_trivia
 from .records import Question
 
@@ -21,8 +22,8 @@ def gold(question: Question) -> Any:
 
 def missing_gold(question: Question) -> str:
     """Why there is nothing to score a prediction against, or "" where there is."""
-    if question.metric in _MAY_BE_EMPTY and question.answerable is False and not question.answers:
-        return ""
+    if question.answerable is False and not question.answers and scores_unanswerable(question.metric):
+        return ""  # nothing is the right answer
     if question.answerable is False:
         return "the data set marks it as not answerable from its context"
     if question.metric in _TYPED and not any(answer.texts() for answer in question.typed_answers):
@@ -53,5 +54,4 @@ _FORMS: dict[str, Callable[[Question], Any]] = {
     "triviaqa": _normalised_aliases,
     "drop": _answer_objects,
 }
-_MAY_BE_EMPTY = frozenset({"squad_v2"})  # a question without an answer is scored too: nothing is the right answer
 _TYPED = frozenset({"drop"})

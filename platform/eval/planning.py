@@ -247,7 +247,7 @@ def tokenize(
     one = partial(_encode_one, encode, model)
     for question in questions:
         prompt = prompts[question.id] = render(question, one, max_tokens, template)
-        reason = unusable(question, metrics, template)
+        reason = unusable(question, metrics)
         if prompt.status != "ok":
             refused[question.id] = (prompt.status, prompt.reason)
         elif reason:

@@ -83,16 +83,8 @@ def render(question: Question, encode: Encode, max_tokens: int, template: Templa
     return Prompt(tokens, "ok", "", len(told) - len(kept), head + context + asked, chosen.digest)
 
 
-def unusable(question: Question, metrics: set[str], template: Template | None = None) -> str:
-    """Why no prediction for `question` can be scored, or "" where it can.
-
-    Only where the template says what to write then may a question have no answer.
-    """
+def unusable(question: Question, metrics: set[str]) -> str:
+    """Why no prediction for `question` can be scored, or "" where it can."""
     if question.metric not in metrics:
         return f"no answer metric {question.metric!r}" if question.metric else "no answer metric is named"
-    if reason := missing_gold(question):
-        return reason
-    chosen = template or template_for(question.dataset)
-    if not any(answer.strip() for answer in question.answers) and not chosen.no_answer:
-        return "no answer is given"
-    return ""
+    return missing_gold(question)
