@@ -117,10 +117,13 @@ class LanguageModel(nn.Module):
         whole = run.active("final_norm") or run.active("logits")  # edits and captures there see every token
         if last_only and not whole:
             x = run.last(x)
-        x = run.site("final_norm", self._final_norm(x))
-        logits = self._scores(x)
-        logits = run.site("logits", logits.to(wide(logits.dtype)))
+        logits = self.head(x, run)
         return run.last(logits) if last_only and whole else logits, new_layers
+
+    def head(self, residual: Tensor, run: Run) -> Tensor:
+        """Logits (B, T, V), float32 or wider, of the residual stream (B, T, d) after the last block."""
+        logits = self._scores(run.site("final_norm", self._final_norm(residual)))
+        return run.site("logits", logits.to(wide(logits.dtype)))
 
     # An adapter over another program's model (`adapters`) answers these in its own way.
 
@@ -137,6 +140,11 @@ class LanguageModel(nn.Module):
     def embedding(self) -> nn.Embedding:
         """The table of token embeddings; its dtype and device are those of the model."""
         return self.backbone.embeddings
+
+    @property
+    def embedding_scale(self) -> float:
+        """Factor between a row of that table and what it adds to site `embed`; 1 but for a few adapted models."""
+        return 1.0
 
     def _embed(self, tokens: Tensor, run: Run, state: ModelState | None) -> Tensor:
         """What enters the first block, (B, T, d)."""

@@ -102,7 +102,8 @@ class Run:
         """Whether this is one token for every row, and no edit or capture acts on a site below `prefix`."""
         if self.width != 1 or self.keep is not None or self.reset is not None or self.captures:
             return False
-        return not any(s.startswith(prefix) for a in self.edits if a.edit.phase != "prefill" for s in a.sites)
+        acting = (a for a in self.edits if a.edit.phase in ("both", self.phase))
+        return not any(site.startswith(prefix) for a in acting for site in a.sites)
 
     def _edits(self, site: str) -> list[Applied]:
         return [a for a in self.edits if site in a.sites and a.edit.phase in ("both", self.phase)]

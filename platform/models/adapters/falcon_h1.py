@@ -115,7 +115,11 @@ class FalconH1(AdaptedModel):
         return FalconH1Block(layer, hf)
 
     def _embed(self, tokens: Tensor, run: Run, state: ModelState | None) -> Tensor:
-        return super()._embed(tokens, run, state) * self.hf.embedding_multiplier
+        return super()._embed(tokens, run, state) * self.embedding_scale
+
+    @property
+    def embedding_scale(self) -> float:
+        return float(self.hf.embedding_multiplier)
 
     def _scores(self, normed: Tensor) -> Tensor:
         return super()._scores(normed) * self.hf.lm_head_multiplier
