@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
-from mplat.models import Add, LanguageModel, ModelState, Replace
+from mplat.models import Activations, Add, LanguageModel, ModelState, Replace
 from torch import Tensor
 
 
@@ -58,15 +59,21 @@ class Oracle:
         with self.model.edit(Add("embed", self.noise)):
             yield
 
+    @cached_property
+    def held(self) -> Activations:
+        """What the clean run holds at every site of its blocks that can be edited at a position."""
+        names = [s.name for s in self.model.sites() if s.name.startswith("blocks") and s.editable and not s.constant]
+        with self.model.capture(*names) as acts:
+            self.model(self.clean)
+        return acts
+
     def effects(self, restored: Tensor) -> Tensor:
         """Per sample, from the final logits (S, V) of restored runs."""
         return self.prob(restored) - self.p_corrupted
 
     def by_edits(self, sites: Sequence[str], position: int) -> Tensor:
         """Effects (S,) of replacing what the corrupted runs hold at full site names by what the clean run holds."""
-        with self.model.capture(*sites) as acts:
-            self.model(self.clean)
-        edits = [Replace(s, acts[s][:, position : position + 1], positions=[position]) for s in sites]
+        edits = [Replace(s, self.held[s][:, position : position + 1], positions=[position]) for s in sites]
         with self.corruption(), self.model.edit(*edits):
             return self.effects(self.model(self.rows)[:, -1])
 

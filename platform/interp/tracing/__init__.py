@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from .averages import average_traces
+from .bins import bin_trace, token_bins
 from .corruption import subject_noise
 from .trace import causal_trace
 
-__all__ = ["causal_trace", "subject_noise"]
+__all__ = ["average_traces", "bin_trace", "causal_trace", "subject_noise", "token_bins"]

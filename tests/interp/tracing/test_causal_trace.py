@@ -12,11 +12,11 @@ from adapter_zoo import adapted
 from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.interp.tracing import causal_trace
 from mplat.interp.tracing.restoration import SITES
-from mplat.models import LanguageModel, Scale
+from mplat.models import LanguageModel, Replace, Scale
 from tracing_oracle import Oracle, restore_entries
 
-T, L, SUBJECT, SAMPLES = 7, 3, (2, 4), 2
-CLOSE = {"rtol": 0.0, "atol": 1e-10}
+T, L, SUBJECT, SAMPLES = 6, 3, (2, 4), 2
+PLACES = [0, 3, T - 1]  # before the corruption, in it, and the last token
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -39,7 +39,7 @@ def by_key(table) -> dict[tuple[str, int, int], dict]:
     return found
 
 
-def check_against_edits(model: LanguageModel, oracle: Oracle, table, window: int = 1) -> None:
+def check_against_edits(model: LanguageModel, oracle: Oracle, table, window: int = 1, places=PLACES) -> None:
     depth = model.n_layers
     rows = by_key(table)
     expected_keys = [
@@ -47,7 +47,7 @@ def check_against_edits(model: LanguageModel, oracle: Oracle, table, window: int
         for site in dict.fromkeys(table["site"].to_pylist())
         for layer in range(depth)
         if names(model, site, [layer])
-        for position in range(oracle.clean.shape[1])
+        for position in places
     ]
     assert list(rows) == expected_keys
     for (site, layer, position), row in rows.items():
@@ -67,7 +67,7 @@ def check_against_edits(model: LanguageModel, oracle: Oracle, table, window: int
 @torch.no_grad()
 def test_noise_trace_equals_one_edit_at_a_time(model) -> None:
     clean = tokens(1, T)[0]
-    table = causal_trace(model, clean, subject=SUBJECT, samples=SAMPLES, seed=3)
+    table = causal_trace(model, clean, subject=SUBJECT, samples=SAMPLES, seed=3, positions=PLACES)
     oracle = Oracle(model, clean, subject=SUBJECT, samples=SAMPLES, seed=3)
     assert set(table["site"].to_pylist()) == {s for s in SITES if names(model, s, list(range(L)))}
     check_against_edits(model, oracle, table)
@@ -86,8 +86,8 @@ def test_windows_and_replacement_equal_one_edit_at_a_time(model) -> None:
     oracle = Oracle(model, clean, other)
     sites = [s for s in ("resid_post", "mixer_out", "h_post+conv_state", "y", "mlp_out") if names(model, s, [0, 1, 2])]
     for window in (2, 3):
-        table = causal_trace(model, clean, other, sites=sites, window=window)
-        check_against_edits(model, oracle, table, window)
+        table = causal_trace(model, clean, other, sites=sites, window=window, positions=[3, 4])
+        check_against_edits(model, oracle, table, window, [3, 4])
 
 
 @torch.no_grad()
@@ -96,9 +96,8 @@ def test_post_step_restorations_equal_token_by_token_replay(model) -> None:
     oracle = Oracle(model, clean, subject=SUBJECT, samples=SAMPLES)
     entries = {"h_post": ["h"], "conv_state": ["conv"], "h_post+conv_state": ["h", "conv"], "state": None}
     sites = [s for s in entries if s == "state" or names(model, s, list(range(L)))]
-    for (site, layer, position), row in by_key(
-        causal_trace(model, clean, subject=SUBJECT, samples=SAMPLES, sites=sites)
-    ).items():
+    table = causal_trace(model, clean, subject=SUBJECT, samples=SAMPLES, sites=sites, positions=[2, 4])
+    for (site, layer, position), row in by_key(table).items():
         effects = oracle.by_replay(position, restore_entries(layer, entries=entries[site]))
         assert row["effect"] == pytest.approx(float(effects.mean()), rel=0, abs=1e-10), (site, layer, position)
 
@@ -140,9 +139,10 @@ def test_edits_in_force_are_part_of_all_runs(model) -> None:
     """A steered model is traced as it is steered: in the clean, the corrupted and the restored runs."""
     clean = tokens(1, T)[0]
     edits = [Scale("blocks.1.mixer_out", 1.5), Scale("blocks.0.resid_pre", 0.9, positions=[-1, 3], phase="prefill")]
-    plain = causal_trace(model, clean, subject=SUBJECT, samples=SAMPLES, sites=["mixer_out", "resid_post"])
+    options = {"subject": SUBJECT, "samples": SAMPLES, "positions": PLACES, "sites": ["mixer_out", "resid_post"]}
+    plain = causal_trace(model, clean, **options)
     with model.edit(*edits):
-        table = causal_trace(model, clean, subject=SUBJECT, samples=SAMPLES, sites=["mixer_out", "resid_post"])
+        table = causal_trace(model, clean, **options)
         check_against_edits(model, Oracle(model, clean, subject=SUBJECT, samples=SAMPLES), table)
     assert plain["effect"].to_pylist() != table["effect"].to_pylist()
 
@@ -155,10 +155,11 @@ def test_adapted_models_are_traced_like_our_own(case: str, tmp_path: Path) -> No
     other = clean.clone()
     other[1:3] = (other[1:3] + 11) % 40
     oracle = Oracle(model, clean, other)
-    table = causal_trace(model, clean, other)
+    table = causal_trace(model, clean, other, positions=[2, 4])
     assert {"resid_post", "mixer_out"} <= set(table["site"].to_pylist())
-    check_against_edits(model, oracle, table)
-    for (_, layer, position), row in by_key(causal_trace(model, clean, other, sites=["state"])).items():
+    check_against_edits(model, oracle, table, places=[2, 4])
+    traced = causal_trace(model, clean, other, sites=["state"], positions=[2, 4])
+    for (_, layer, position), row in by_key(traced).items():
         effects = oracle.by_replay(position, restore_entries(layer))
         assert row["effect"] == pytest.approx(float(effects.mean()), rel=0, abs=1e-10)
 
@@ -186,8 +187,6 @@ def test_other_metrics_are_what_they_say(model) -> None:
     oracle = Oracle(model, clean, other)
     with model.capture("blocks.1.mixer_out") as acts:
         first = model(oracle.clean)[0, -1]
-    from mplat.models import Replace
-
     with model.edit(Replace("blocks.1.mixer_out", acts["blocks.1.mixer_out"][:, 5:6], positions=[5])):
         restored = model(oracle.rows)[0, -1]
     second = model(oracle.rows)[0, -1]
