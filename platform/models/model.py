@@ -158,6 +158,14 @@ class LanguageModel(nn.Module):
         """Logits (B, T, V)."""
         return F.linear(normed, self.embedding.weight if self.lm_head is None else self.lm_head.weight)
 
+    def unembed(self, residual: Tensor) -> Tensor:
+        """Next-token logits (B, T, V) of a residual stream (B, T, d), as if the last block had left it so.
+
+        The final norm and the head alone: no edit acts, no capture sees it.
+        """
+        logits = self._scores(self._final_norm(residual))
+        return logits.to(wide(logits.dtype))
+
     def _checked(
         self, tokens: Tensor, mask: Tensor | None, reset: Tensor | None, state: ModelState | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -172,9 +172,12 @@ def require_scans(model: LanguageModel, layers: tuple[int, ...], what: str) -> l
     return [scan for scans in found.values() for scan in scans]
 
 
-def refuse_state_edits(model: LanguageModel, what: str) -> None:
-    """UsageError where an edit of a recurrent state is in force: then a state is not what the scan's inputs wrote."""
+def refuse_state_edits(model: LanguageModel, what: str, *more: str) -> None:
+    """UsageError where an edit of a recurrent state is in force: then a state is not what the scan's inputs wrote.
+
+    more: further sites whose edits would be undone or missed.
+    """
     for applied in model.edits:
         for site in applied.sites:
-            if site.rpartition(".")[2] in ("h", "h_post", "h_fused"):
+            if site.rpartition(".")[2] in ("h", "h_post", "h_fused", *more):
                 raise UsageError(f"{what} cannot be computed while {applied.edit} is in force: leave that edit first")
