@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from mplat.models import LanguageModel, ModelConfig, build
+from mplat.models.mixers.mamba import MambaMixer
 from torch import Tensor
 
 NAMES = ("anna", "boris", "clara", "denis")
@@ -106,7 +107,8 @@ def _layer(
     model: LanguageModel, layer: int, code: slice, write_at: int, read_at: int, generator: torch.Generator
 ) -> None:
     """Channels read `code` of the residual stream where `write_at` is set, and are read where `read_at` is set."""
-    mixer = model.backbone.layers[layer].mixer
+    mixer = model.blocks[layer].mixer
+    assert isinstance(mixer, MambaMixer)
     channels, n, E = CHANNELS[layer], COORDINATE[layer], 2 * _WIDTH
     random = torch.randn(E, _WIDTH, generator=generator, dtype=torch.float64)
     mixer.in_proj.weight[:E] = 0.3 * random  # x: what the other channels see is anything
@@ -124,6 +126,7 @@ def _layer(
         mixer.in_proj.weight[key, at] = 1.0
     mixer.conv1d.weight.zero_()
     mixer.conv1d.weight[:, 0, -1] = 1.0
+    assert mixer.conv1d.bias is not None
     mixer.conv1d.bias.zero_()
     rank = int(model.config.dt_rank)
     mixer.x_proj.weight.zero_()

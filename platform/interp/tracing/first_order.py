@@ -20,7 +20,7 @@ from ...models.edits import Add, Edit, Replace
 from ...models.norms import wide
 from ..places import Place
 from .outcome import answer_token, score
-from .recurrences import Scan, ScanPlace, scans_of
+from .recurrences import ScanPlace, scans_of
 from .state_adjoint import state_effects
 
 if TYPE_CHECKING:
@@ -155,8 +155,7 @@ def _along(asked: _Asked, before: Mapping[str, Tensor], after: Mapping[str, Tens
         effects[place.layer, place.site] = (moved * run.gradients[place.name].double()).flatten(2).sum(2)
     for scan in asked.scans:
         gradient = torch.cat([run.gradients[name] for name in scan.outputs], -1)
-        rebuilt: list[Scan] = [scan.rebuild(values) for values in (before, after, run.values)]
-        found = state_effects(*rebuilt, gradient)
+        found = state_effects(scan.rebuild(before), scan.rebuild(after), scan.rebuild(run.values), gradient)
         relative = scan.prefix.split(".", 2)[2]
         effects[scan.layer, relative + "h"], effects[scan.layer, relative + "h_post"] = found
     return effects

@@ -1,6 +1,6 @@
 """Hidden attention: what each token's output reads of each earlier token, as a matrix (Ali et al., arXiv 2403.01590).
 
-    alpha[e, i, j] = sum_n C_i[n] exp(A[e, n] sum_{r=j+1..i} Delta_r[e]) Delta_j[e] B_j[n]   j <= i;    y = alpha x + D x
+    alpha[e, i, j] = sum_n C_i[n] exp(A[e, n] sum_{r=j+1..i} Delta_r[e]) Delta_j[e] B_j[n]   j <= i;  y = alpha x + D x
 
 and with the convolution and the gate around the scan, u being the convolution's input and c its output,
     F = diag(silu z) (alpha + D I) diag(sigmoid(c)) K,    silu(z) * y = F u + bias.
@@ -121,8 +121,8 @@ def watched(
     around = [place.prefix + "x_in", place.prefix + "gate"] if whole_mixer else []
     if whole_mixer and not _is_plain(place):
         raise UsageError(
-            f"hidden attention: the mixer form needs a mixer that is convolution, scan and gate alone; block {layer} of "
-            f"model {model.name} has other parts; use form='scan'"
+            "hidden attention: the mixer form needs a mixer that is convolution, scan and gate alone; "
+            f"block {layer} of model {model.name} has other parts; use form='scan'"
         )
     with torch.inference_mode(False), torch.no_grad(), model.capture(*place.inputs, *around) as acts:
         model(text[None], last_only=True)

@@ -227,9 +227,7 @@ def _removed(
     for row, mask in enumerate(masks):
         if mask is None:
             continue
-        alone = values._replace(
-            **{k: getattr(values, k)[row : row + 1] for k in ("x", "delta", "B", "C", "skip")}
-        )
+        alone = values._replace(**{k: getattr(values, k)[row : row + 1] for k in ("x", "delta", "B", "C", "skip")})
         read = alone.read_out(written[row : row + 1], None if bool(mask.all()) else mask)
         removed[row, list(targets)] = read[0, list(targets)]
     return removed

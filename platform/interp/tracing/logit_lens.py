@@ -71,7 +71,9 @@ def logit_lens(
     rows = []
     for place in found:  # one block at a time: (T, V) numbers
         lens = torch.log_softmax(model.unembed(acts[place.name][:, where])[0].double(), -1)
-        kl = torch.nn.functional.kl_div(lens, final, reduction="none", log_target=True).sum(-1).clamp(min=0.0)  # -1e-17 is 0
+        kl = (
+            torch.nn.functional.kl_div(lens, final, reduction="none", log_target=True).sum(-1).clamp(min=0.0)
+        )  # -1e-17 is 0
         best = lens.topk(top, dim=-1)
         rank = 1 + (lens > lens[:, target, None]).sum(-1)
         for i, t in enumerate(where):

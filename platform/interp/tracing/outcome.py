@@ -75,7 +75,7 @@ def token_texts(model: LanguageModel, tokens: Tensor) -> list[str]:
     ids = [int(t) for t in tokens]
     if model.tokenizer is None:
         return [str(i) for i in ids]
-    return [model.tokenizer.decode([i]) for i in ids]
+    return [str(model.tokenizer.decode([i])) for i in ids]
 
 
 def absolute_positions(positions: int | Sequence[int] | None, width: int, name: str) -> tuple[int, ...]:

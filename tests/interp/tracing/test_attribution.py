@@ -7,6 +7,8 @@ import torch
 from model_zoo import nano, tokens
 from mplat.errors import UsageError
 from mplat.interp.tracing.attribution import SITES, attribution_patching
+from mplat.interp.tracing.recurrences import scans_of
+from mplat.interp.tracing.state_adjoint import state_effects, unit_blocks
 from mplat.models import Interpolate, LanguageModel, Scale
 from torch import Tensor
 
@@ -94,6 +96,24 @@ def test_the_adjoint_of_a_scan_equals_edits_of_the_state(prompts) -> None:
         assert max(map(abs, by_adjoint)) > 1e-5
 
 
+@torch.no_grad()
+def test_blocks_of_units_change_nothing() -> None:
+    for arch in ("mamba", "mamba2"):
+        model, text = nano(arch), tokens(3, T)
+        (place,) = scans_of(model, 1)
+        with model.capture(*place.inputs) as acts:
+            model(text)
+        scan = place.rebuild(acts)
+        rows_of = lambda rows: scan._replace(**{k: v[rows] for k, v in scan._asdict().items() if k != "A"})  # noqa: E731
+        clean, corrupted = rows_of([0]), rows_of([1, 2])
+        gradient = torch.randn(corrupted.x.shape, dtype=torch.float64)
+        whole = state_effects(clean, corrupted, corrupted, gradient)
+        small = state_effects(clean, corrupted, corrupted, gradient, bytes_per_block=1)
+        assert len(unit_blocks(corrupted, 1)) == corrupted.units and len(unit_blocks(corrupted)) == 1
+        torch.testing.assert_close(small.h, whole.h, rtol=0, atol=1e-12)
+        torch.testing.assert_close(small.h_post, whole.h_post, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("arch", ["mamba", "mamba2", "dense_mamba", "striped_hyena"])
 @torch.no_grad()
 def test_the_ratio_to_the_true_effect_goes_to_one_as_the_corruption_shrinks(arch, prompts) -> None:
@@ -144,7 +164,9 @@ def test_samples_are_averaged(prompts) -> None:
     second = corrupted.clone()
     second[2] = (second[2] + 11) % 40
     both = attribution_patching(model, clean, torch.stack([corrupted, second]), ["h_post", "delta"])
-    alone = [attribution_patching(model, clean, c, ["h_post", "delta"])["effect"].to_pylist() for c in (corrupted, second)]
+    alone = [
+        attribution_patching(model, clean, c, ["h_post", "delta"])["effect"].to_pylist() for c in (corrupted, second)
+    ]
     stacked = torch.tensor(alone, dtype=torch.float64)
     assert both["effect"].to_pylist() == pytest.approx(stacked.mean(0).tolist(), rel=1e-9)
     assert both["effect_std"].to_pylist() == pytest.approx(stacked.std(0).tolist(), rel=1e-9)

@@ -79,7 +79,9 @@ def test_restoring_states_coordinate_by_coordinate_names_the_planted_ones(plante
 @pytest.mark.parametrize("layer", [0, 1])
 def test_attribution_names_the_planted_coordinates(planted, layer) -> None:
     t = planted.name_at + 1 if layer == 0 else planted.relay_at + 1
-    table = coordinate_attribution(planted.model, planted.clean, planted.corrupted, "h_post", t, layers=[layer], metric="logprob")
+    table = coordinate_attribution(
+        planted.model, planted.clean, planted.corrupted, "h_post", t, layers=[layer], metric="logprob"
+    )
     effects = {(r["channel"], r["coordinate"]): r["effect"] for r in table.to_pylist()}
     assert len(effects) == 48 * 8
     assert {place for place, effect in effects.items() if effect > SOME} == planted.coordinates[layer]
