@@ -132,6 +132,8 @@ def _as_tuple(values: Sequence[int] | int, label: str) -> tuple[int, ...]:
 
 def matches(pattern: str, name: str) -> bool:
     """Whether `name` fits `pattern`, in which `*` stands for exactly one dot-separated part (or a part of it)."""
+    if "*" not in pattern:  # a model has hundreds of sites, and a capture may name all of them one by one
+        return pattern == name
     left, right = pattern.split("."), name.split(".")
     return len(left) == len(right) and all(
         re.fullmatch(re.escape(p).replace(r"\*", ".*"), part) is not None for p, part in zip(left, right, strict=True)

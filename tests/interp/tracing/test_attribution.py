@@ -104,8 +104,8 @@ def test_blocks_of_units_change_nothing() -> None:
         with model.capture(*place.inputs) as acts:
             model(text)
         scan = place.rebuild(acts)
-        rows_of = lambda rows: scan._replace(**{k: v[rows] for k, v in scan._asdict().items() if k != "A"})  # noqa: E731
-        clean, corrupted = rows_of([0]), rows_of([1, 2])
+        of_rows = {name: value for name, value in scan._asdict().items() if name != "A"}
+        clean, corrupted = (scan._replace(**{n: v[rows] for n, v in of_rows.items()}) for rows in ([0], [1, 2]))
         gradient = torch.randn(corrupted.x.shape, dtype=torch.float64)
         whole = state_effects(clean, corrupted, corrupted, gradient)
         small = state_effects(clean, corrupted, corrupted, gradient, bytes_per_block=1)
