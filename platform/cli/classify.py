@@ -1,21 +1,30 @@
 """`mplat classify`: sort the questions of data sets into seven categories and draw a balanced sample of them.
 
 Without `--out` nothing is written; the tables are shown. With it the questions are one Parquet file, and the summary
-lies beside it as JSON. The files are the same, byte for byte, for the same data and arguments.
+lies beside it as JSON. The files are the same, byte for byte, for the same data and arguments, wherever the questions
+are judged. With `--address auto` and no RAY_ADDRESS, Ray is not started for a few shards, which take less time than it.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
-from .options import DryRun, Json, Quiet, Seed, Verbose, as_path, writable_folder
-from .output import Output, table
+from .options import Actors, Address, DryRun, Json, Quiet, Seed, Verbose, as_path, writable_folder
+from .output import Output, Progress, table
 from .registry import command
 from .values import parse_names
+
+if TYPE_CHECKING:
+    from ..runtime import Progress as JobProgress
+
+FEW_SHARDS = 8
 
 
 @command("classify", order=24)
@@ -24,14 +33,22 @@ def classify(
         str, typer.Option("--datasets", metavar="A,B|all", help="Data sets, such as squad,hotpotqa,triviaqa.")
     ] = "squad,hotpotqa,triviaqa",
     data_dir: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--data-dir",
             metavar="DIR",
             parser=as_path,
-            help="Folder of the data files, searched by content; or one file.",
+            help="Folder of the data files, searched by content; or one file. Default: data.",
         ),
-    ] = Path("data"),
+    ] = None,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            "--hub",
+            metavar="dev,train|all",
+            help="In place of --data-dir: these splits of the pinned copies on the Hugging Face hub or in its cache.",
+        ),
+    ] = None,
     per_dataset: Annotated[
         int, typer.Option("--per-dataset", metavar="N", help="At most N questions of a data set; 0: all.")
     ] = 500,
@@ -41,6 +58,14 @@ def classify(
     rule_set: Annotated[
         str, typer.Option("--rule-set", help="evidence: real sentences and marked evidence; source: lengths and words.")
     ] = "evidence",
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer",
+            metavar="T",
+            help="What tokens are counted with: tiny (the shipped models'), a folder with a tokenizer.json, a hub id.",
+        ),
+    ] = "tiny",
     fail_over: Annotated[
         float, typer.Option("--fail-over", metavar="SHARE", help="Share of bad records that is tolerated.")
     ] = 0.01,
@@ -50,6 +75,8 @@ def classify(
             "--out", metavar="FILE.parquet", parser=as_path, help="File for the questions; none: tables only."
         ),
     ] = None,
+    actors: Actors = None,
+    address: Address = "auto",
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -58,10 +85,13 @@ def classify(
 ) -> None:
     """Sort questions into categories by their evidence, each with the reason, and draw a balanced sample."""
     from ..datasets import registry
-    from ..datasets.classify import classify_folder, summary_path, write
+    from ..datasets.classify import check, classify_gathered, gather, summary_path, write
+    from ..runtime import open_session
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     names = parse_names(datasets, registry.names(), option="--datasets")
+    splits = [] if hub is None else _splits(hub, data_dir)
+    check(rule_set, per_dataset, per_category)
     if out is not None:
         if out.suffix != ".parquet":
             raise UsageError(f"--out {out}: the questions are a Parquet file; give a name that ends in .parquet")
@@ -69,17 +99,27 @@ def classify(
             raise UsageError(f"--out {out}: is a folder; give the name of a file")
         if not dry_run:
             writable_folder(out.parent)
-    result = classify_folder(
-        names,
-        data_dir,
-        rule_set=rule_set,
-        per_dataset=per_dataset,
-        per_category=per_category,
-        seed=seed,
-        fail_over=fail_over,
-    )
     written = out if out is not None and not dry_run else None
+    gathered = gather(names, data_dir or Path("data"), hub=splits, fail_over=fail_over)
+    few = address == "auto" and actors is None and not os.environ.get("RAY_ADDRESS")
+    where = "none" if few and len(gathered.items) <= FEW_SHARDS else address
+    work = None if written is None else written.with_suffix(".work")
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session(where, actors=actors))
+        result = classify_gathered(
+            gathered,
+            rule_set=rule_set,
+            tokenizer=tokenizer,
+            per_dataset=per_dataset,
+            per_category=per_category,
+            seed=seed,
+            session=session,
+            work=work,
+            progress=_Counter(output, stack) if len(gathered.items) > FEW_SHARDS else None,
+        )
     summary = write(result, written) if written is not None else result.summary
+    if work is not None:
+        shutil.rmtree(work)
     for name, account in summary["datasets"].items():
         for note in account["left_out"]:
             output.say(f"{name}: left out: {note}")
@@ -90,6 +130,32 @@ def classify(
             output.warn(f"{name}: {sum(account['bad'].values())} of {account['records']} records left out: {reasons}")
     text = "\n".join([*_tables(summary), _last_line(summary, written, summary_path(written) if written else None)])
     output.result({**summary, "out": None if written is None else str(written)}, text)
+
+
+class _Counter:
+    """Shows the shards of the runtime as progress of the command."""
+
+    def __init__(self, output: Output, stack: ExitStack) -> None:
+        self._output, self._stack = output, stack
+        self._shown: tuple[int, Progress] | None = None  # shards shown, where
+
+    def __call__(self, job: JobProgress) -> None:
+        if job.note:
+            self._output.warn(job.note)
+        if self._shown is None:
+            progress = self._output.progress(job.name, job.shards, "shards")
+            self._shown = (0, self._stack.enter_context(progress))
+        done, progress = self._shown
+        progress.advance(job.shards_done - done)
+        self._shown = (job.shards_done, progress)
+
+
+def _splits(words: str, data_dir: Path | None) -> list[str]:
+    from ..datasets.hub import SPLITS
+
+    if data_dir is not None:
+        raise UsageError("--data-dir and --hub name two places to read from; give one of them")
+    return parse_names(words, list(SPLITS), option="--hub")
 
 
 def _tables(summary: dict[str, Any]) -> list[str]:

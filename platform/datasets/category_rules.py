@@ -25,6 +25,8 @@ BETWEEN_BANDS = "between_bands"  # more facts than long context names (5-7), few
 LONGER_IN_WORDS = "longer_in_words"  # the length of the context in words alone would give a higher category
 FEWER_PARAGRAPHS = "fewer_paragraphs_than_facts"  # several supporting facts share a paragraph: hops are at most facts
 SEVERAL_SENTENCES = "evidence_in_several_sentences"  # the marked answers do not lie in one sentence
+MORE_HOPS = "more_hops_than_three"  # there is no category for four hops
+NO_CONTEXT = "no_context"  # the data set maps to categories of long contexts, and this question has none
 OUTSIDE_MAPPING = "outside_mapping"  # the rule names a category that the data set does not map to
 
 
@@ -65,6 +67,8 @@ def judge(question: Question, counts: Evidence, rule_set: str, data_set: DataSet
     if category not in categories:
         category = min(categories, key=lambda name: (abs(_level(name) - _level(ruling.category)), _level(name)))
         doubts.append((OUTSIDE_MAPPING, f"by the rule {ruling.category}, which {question.dataset} does not map to"))
+    if not counts.sentences:
+        doubts.append((NO_CONTEXT, "there is no context"))
     reason = ruling.because + "".join(f"; ambiguous: {words}" for _, words in doubts)
     return Verdict(category, reason, ruling.n_facts, hops, tuple(kind for kind, _ in doubts))
 
@@ -109,7 +113,8 @@ def _source(question: Question, counts: Evidence, data_set: DataSet) -> _Ruling:
 
 def _evidence(question: Question, counts: Evidence, data_set: DataSet) -> _Ruling:
     if (hops := _known_hops(question, data_set)) is not None:
-        return _Ruling(_by_hops(hops), f"{hops} hops in the decomposition", counts.supports)
+        beyond = ((MORE_HOPS, "no category has more than three"),) if hops > 3 else ()
+        return _Ruling(_by_hops(hops), f"{hops} hops in the decomposition", counts.supports, beyond)
     doubts: list[tuple[str, str]] = []
     if data_set.annotated_supports:
         facts, paragraphs = counts.supports, counts.support_paragraphs

@@ -1,27 +1,33 @@
 """The classify stage: data sets in, a balanced table of categorised questions and its summary out.
 
-`classify` judges questions one by one and depends on nothing but them; `classify_folder` finds, reads, judges and
-draws; `write` stores the table (columns of `QUESTION_SCHEMA`) and the summary, each whole or not at all. The same
-files and arguments give the same bytes.
+`classify` judges one question and depends on nothing but it. `gather` finds and reads, `classify_gathered` judges in a
+session of the runtime and draws, `classify_folder` does both; `write` stores the table (columns of `QUESTION_SCHEMA`)
+and the summary, each whole or not at all. The same files and arguments give the same bytes, wherever and on however
+many workers the questions are judged.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, UsageError, suggest
-from .category_rules import RULE_SETS, judge
-from .evidence import evidence_of
-from .finding import Found, find
-from .reading import FAIL_OVER, ReadReport, read
+from ..runtime import Progress, Session, open_session
+from .category_rules import RULE_SETS
+from .classify_work import bundles, filled, judge_all, judged
+from .finding import find
+from .reading import FAIL_OVER, Reading, read
 from .records import CATEGORIES, LEVEL_OF_CATEGORY, Question, to_table
 from .registry import DataSet, get
 from .selection import Selection, select
+from .token_counts import TINY, TokenCounter, open_counter
 
 
 class Classified(NamedTuple):
@@ -38,85 +44,118 @@ class Classification(NamedTuple):
     summary: dict[str, Any]
 
 
-def classify(question: Question, data_set: DataSet, rule_set: str = "evidence") -> Classified:
-    """One question with category, level, reason, hops, number of facts, words and distances filled."""
-    counts = evidence_of(question)
-    verdict = judge(question, counts, rule_set, data_set)
-    return Classified(
-        dataclasses.replace(
-            question,
-            hops=verdict.hops,
-            category=verdict.category,
-            level=LEVEL_OF_CATEGORY[verdict.category],
-            rule_set=rule_set,
-            reason=verdict.reason,
-            n_facts=verdict.n_facts,
-            context_words=counts.words,
-            evidence_distance=counts.distances,
-        ),
-        verdict.ambiguities,
+@dataclass(frozen=True)
+class Gathered:
+    """What was read of each data set, by its name. left_out: files that were not, and why; places: how files are
+    named in the summary."""
+
+    readings: Mapping[str, Reading]
+    left_out: Mapping[str, tuple[str, ...]]
+    places: Mapping[Path | str, str]
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """All questions, data set by data set."""
+        return [question for reading in self.readings.values() for question in reading.questions]
+
+    @cached_property
+    def items(self) -> list[dict[str, Any]]:
+        """The shards of work: what one worker judges at a time."""
+        return bundles(self.questions)
+
+
+@lru_cache(maxsize=1)
+def _default_counter() -> TokenCounter:
+    return open_counter()
+
+
+def classify(
+    question: Question, data_set: DataSet, rule_set: str = "evidence", counter: TokenCounter | None = None
+) -> Classified:
+    """One question with category, level, reason, hops, number of facts, words, tokens and distances filled."""
+    row = judged(question, data_set, rule_set, counter or _default_counter())
+    return Classified(filled(question, rule_set, row), tuple(row["ambiguities"]))
+
+
+def gather(
+    names: Sequence[str], data_dir: Path | str | None, *, hub: Sequence[str] = (), fail_over: float = FAIL_OVER
+) -> Gathered:
+    """The questions of the data sets `names` below `data_dir` or, where `hub` names splits, of their copies there.
+
+    Raises UsageError for an unknown name, InputError for files that are missing, damaged, empty, or have a larger
+    share of bad records than `fail_over`.
+    """
+    wanted = sorted(set(names))
+    if not wanted:
+        raise UsageError("no data set is named; give some with --datasets")
+    if hub:
+        from .hub import read_hub
+
+        readings = {name: read_hub(name, splits=hub, fail_over=fail_over) for name in wanted}
+        return Gathered(readings, dict.fromkeys(wanted, ()), {})
+    if data_dir is None:
+        raise UsageError("no folder of data files is named; give one with --data-dir")
+    root = Path(data_dir)
+    found = find(wanted, root)
+    readings = {name: read(name, found[name].files, fail_over=fail_over) for name in wanted}
+    paths = [path for entry in found.values() for path in entry.files]
+    return Gathered(
+        readings,
+        {name: found[name].notes for name in wanted},
+        {path: path.name if root.is_file() else path.relative_to(root).as_posix() for path in paths},
     )
 
 
-def classify_folder(
-    names: Sequence[str],
-    data_dir: Path | str,
+def classify_gathered(
+    gathered: Gathered,
     *,
     rule_set: str = "evidence",
+    tokenizer: str = TINY,
     per_dataset: int = 500,
     per_category: int = 100,
     seed: int = 0,
-    fail_over: float = FAIL_OVER,
+    session: Session | None = None,
+    work: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Classification:
-    """Every question of the data sets `names` below `data_dir`, judged, and a sample of them drawn.
+    """Every question judged in `session` (by default in this process), and a sample of them drawn.
 
-    Raises UsageError for an unknown name or rule set, InputError for files that are missing, damaged, empty, or have a
-    larger share of bad records than `fail_over`.
+    `work` is a folder in which an interrupted run continues; by default one that is deleted. Raises UsageError for an
+    unknown rule set or a negative number, InputError where there is no such tokenizer or no question is drawn.
     """
-    if rule_set not in RULE_SETS:
-        raise UsageError(f"there is no rule set {rule_set!r}; {suggest(rule_set, RULE_SETS)}")
-    for option, value in (("--per-dataset", per_dataset), ("--per-category", per_category)):
-        if value < 0:
-            raise UsageError(f"{option} {value}: a number of questions, 0 for all of them")
-    root, wanted = Path(data_dir), sorted(set(names))
-    if not wanted:
-        raise UsageError("no data set is named; give some with --datasets")
-    found = find(wanted, root)
-    classified: list[Classified] = []
-    accounts: dict[str, dict[str, Any]] = {}
-    for name in wanted:
-        reading = read(name, found[name].files, fail_over=fail_over)
-        judged = [classify(question, get(name), rule_set) for question in reading.questions]
-        classified += judged
-        accounts[name] = _account(get(name), reading.report, found[name], judged, root)
+    check(rule_set, per_dataset, per_category)
+    counter = open_counter(tokenizer)
+    with ExitStack() as stack:
+        place = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mplat-classify-")))
+        where = session or stack.enter_context(open_session("none"))
+        rows = judge_all(gathered.items, rule_set, counter, session=where, work=place, progress=progress)
+    classified = [
+        Classified(filled(question, rule_set, row), tuple(row["ambiguities"]))
+        for question, row in zip(gathered.questions, rows.to_pylist(), strict=True)
+    ]
     selection = select(
         (entry.question for entry in classified), per_dataset=per_dataset, per_category=per_category, seed=seed
     )
     if not selection.questions:
-        raise InputError(f"{root}: no question is left of {', '.join(wanted)}; look at the files and the limits")
-    given = Counter(question.dataset for question in selection.questions)
-    for name in wanted:
-        accounts[name]["taken"] = given[name]
-    return Classification(
-        selection.questions,
-        {
-            "rule_set": rule_set,
-            "seed": seed,
-            "per_dataset": per_dataset,
-            "per_category": per_category,
-            "questions": len(selection.questions),
-            "datasets": accounts,
-            "categories": _categories(selection, classified),
-            "shortfalls": [shortfall._asdict() for shortfall in selection.shortfalls],
-        },
-    )
+        raise InputError(f"no question is left of {', '.join(gathered.readings)}; look at the files and the limits")
+    settings = {"rule_set": rule_set, "seed": seed, "per_dataset": per_dataset, "per_category": per_category}
+    return Classification(selection.questions, settings | _summary(gathered, classified, selection, counter))
+
+
+def classify_folder(
+    names: Sequence[str], data_dir: Path | str, *, fail_over: float = FAIL_OVER, **settings: Any
+) -> Classification:
+    """`gather` the data sets `names` below `data_dir`, and `classify_gathered` with `settings`."""
+    check(settings.get("rule_set", "evidence"), settings.get("per_dataset", 0), settings.get("per_category", 0))
+    return classify_gathered(gather(names, data_dir, fail_over=fail_over), **settings)
 
 
 def write(result: Classification, path: Path) -> dict[str, Any]:
     """Store the table at `path` and the summary beside it as `<name>.summary.json`; returns the stored summary."""
     from ..runtime.storage import publish_json, replace_table
 
-    settings = {key: result.summary[key] for key in ("rule_set", "seed", "per_dataset", "per_category")}
+    keys = ("rule_set", "tokenizer", "seed", "per_dataset", "per_category")
+    settings = {key: result.summary[key] for key in keys}
     table = to_table(result.questions).replace_schema_metadata({"mplat.classify": json.dumps(settings)})
     stored = replace_table(table, path)
     summary = {**result.summary, "table": {"file": path.name, "rows": stored.rows, "sha256": stored.sha256}}
@@ -129,16 +168,42 @@ def summary_path(path: Path) -> Path:
     return path.with_suffix(".summary.json")
 
 
-def _account(
-    data_set: DataSet, report: ReadReport, found: Found, judged: Sequence[Classified], root: Path
+def check(rule_set: str, per_dataset: int, per_category: int) -> None:
+    """Raises UsageError for an unknown rule set or a number below 0, before anything is read."""
+    if rule_set not in RULE_SETS:
+        raise UsageError(f"there is no rule set {rule_set!r}; {suggest(rule_set, RULE_SETS)}")
+    for option, value in (("--per-dataset", per_dataset), ("--per-category", per_category)):
+        if value < 0:
+            raise UsageError(f"{option} {value}: a number of questions, 0 for all of them")
+
+
+def _summary(
+    gathered: Gathered, classified: Sequence[Classified], selection: Selection, counter: TokenCounter
 ) -> dict[str, Any]:
+    by_name: dict[str, list[Classified]] = {name: [] for name in gathered.readings}
+    for entry in classified:
+        by_name[entry.question.dataset].append(entry)
+    given = Counter(question.dataset for question in selection.questions)
+    return {
+        "tokenizer": {"name": counter.name, "sha256": counter.digest},
+        "questions": len(selection.questions),
+        "datasets": {
+            name: _account(name, gathered, entries) | {"taken": given[name]} for name, entries in by_name.items()
+        },
+        "categories": _categories(selection, classified),
+        "shortfalls": [shortfall._asdict() for shortfall in selection.shortfalls],
+    }
+
+
+def _account(name: str, gathered: Gathered, entries: Sequence[Classified]) -> dict[str, Any]:
     """What there was of one data set; file names are relative, so that the summary is the same on every machine."""
+    data_set, report = get(name), gathered.readings[name].report
     return {
         "title": data_set.title,
         "licence": data_set.licence,
         "files": [
             {
-                "file": _name(file.path, root),
+                "file": gathered.places.get(file.path, str(file.path)),
                 "schema": file.schema,
                 "records": file.records,
                 "questions": file.questions,
@@ -149,16 +214,18 @@ def _account(
         "questions": report.questions,
         "bad": dict(report.bad),
         "notes": dict(report.notes),
-        "left_out": list(found.notes),
-        "categories": _count(entry.question.category for entry in judged),
-        "ambiguous": dict(sorted(Counter(kind for entry in judged for kind in entry.ambiguities).items())),
+        "left_out": list(gathered.left_out[name]),
+        "categories": _count(entry.question.category for entry in entries),
+        "ambiguous": dict(sorted(Counter(kind for entry in entries for kind in entry.ambiguities).items())),
+        "context_tokens": _spread(entry.question.context_tokens or 0 for entry in entries),
+        "evidence_tokens": _spread(d for entry in entries for d in entry.question.evidence_tokens),
     }
 
 
-def _name(path: Path | str, root: Path) -> str:
-    if isinstance(path, str):
-        return path
-    return path.name if root.is_file() else path.relative_to(root).as_posix()
+def _spread(numbers: Iterable[int]) -> dict[str, int] | None:
+    """The least, the lower of the middle, and the greatest number; None where there is none."""
+    ordered = sorted(numbers)
+    return {"min": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "max": ordered[-1]} if ordered else None
 
 
 def _categories(selection: Selection, classified: Sequence[Classified]) -> dict[str, dict[str, Any]]:

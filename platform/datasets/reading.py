@@ -100,11 +100,14 @@ def read(
 def read_rows(
     data_set: str | DataSet, places: Mapping[str, tuple[str, Iterable[Any]]], *, fail_over: float = FAIL_OVER
 ) -> Reading:
-    """Every question of the rows of each place (name -> split and rows), in the Hugging Face schema of the data set."""
+    """Every question of the rows of each place (name -> split and rows), in the Hugging Face schema of the data set.
+
+    A row may be a `Value` of `files`, which says where it was and what is wrong with it.
+    """
     reader = _Reader(get(data_set) if isinstance(data_set, str) else data_set, "", fail_over)
     reports = []
     for place, (split, rows) in places.items():
-        entries = (Value(f"row {number}", row) for number, row in enumerate(rows, 1))
+        entries = (row if isinstance(row, Value) else Value(f"row {n}", row) for n, row in enumerate(rows, 1))
         reports.append(reader.read_values(entries, place, "Hugging Face", split))
     return reader.reading(reports)
 

@@ -134,7 +134,7 @@ class Question:
 
     def context_text(self) -> str:
         """The context as plain text: paragraphs separated by newlines, sentences by single blanks."""
-        return "\n".join(" ".join(s.strip() for s in p.sentences) for p in self.context)
+        return rendered(self.context)
 
     def source_text(self) -> str:
         """The sentences as the data set has them, white space included, one after the other."""
@@ -149,6 +149,11 @@ class Question:
         from .gold import gold
 
         return gold(self)
+
+
+def rendered(context: Iterable[Paragraph]) -> str:
+    """Paragraphs separated by newlines, sentences by single blanks."""
+    return "\n".join(" ".join(sentence.strip() for sentence in paragraph.sentences) for paragraph in context)
 
 
 def source_fields(**fields: Any) -> str:
