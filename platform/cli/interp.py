@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ToleranceError, UsageError
+from ..errors import InputError, ToleranceError, UsageError
 from .options import (
     Actors,
     Address,
@@ -180,6 +180,7 @@ def refuse_file(cache: Path | None) -> None:
 
 
 def _questions(settings: Any) -> list[Any]:
+    """What is asked; controls that their text does not answer are for `mplat eval`."""
     if settings.questions is None:
         from ..datasets import facts
 
@@ -187,7 +188,11 @@ def _questions(settings: Any) -> list[Any]:
     from ..datasets.records import from_table
     from ..runtime.storage import QUESTION_FILE, read_table
 
-    return from_table(read_table(Path(settings.questions), advice=QUESTION_FILE), source=settings.questions)
+    found = from_table(read_table(Path(settings.questions), advice=QUESTION_FILE), source=settings.questions)
+    asked = [question for question in found if not question.control]
+    if found and not asked:
+        raise InputError(f"{settings.questions}: holds only questions without an answer, which no analysis asks")
+    return asked
 
 
 def _plan_values(plan: Plan, missing: list[str], cache: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -54,7 +55,8 @@ def first(place):
 
 def test_it_writes_the_run_and_says_what_came_out(first, run):
     assert {p.name for p in first.iterdir()} == {
-        "run.json", "recipe.json", "discovery.parquet", "items.parquet", "price.parquet", "summary.json", "work",
+        "run.json", "recipe.json", "discovery.parquet", "items.parquet", "prompts.parquet", "price.parquet",
+        "summary.json", "work",
     }  # fmt: skip
     code, out, err = run(*FEW, "--out", str(first))
     assert code == 0
@@ -152,6 +154,68 @@ def test_questions_of_a_file(run, tmp_path):
     assert code == 0
     split = json.loads((tmp_path / "run" / "summary.json").read_text())["split"]
     assert sum(sum(counts.values()) for counts in split.values()) == 12
+
+
+def test_questions_without_an_answer_are_shown_as_guesses_and_judge_nothing(run, tmp_path):
+    made = facts.prompts(per_level=3, seed=9, controls=["deleted", "absent_entity"])
+    for name, questions in (("plain", made[:18]), ("made", made)):
+        pq.write_table(to_table(questions), tmp_path / f"{name}.parquet")
+        words = [*FEW, "--questions", str(tmp_path / f"{name}.parquet"), "--out", str(tmp_path / name)]
+        code, out, err = run(*words)
+        assert code == 0, err
+        assert ("does not answer" in out) == (name == "made") == ("without an answer" in err)
+    plain, with_controls = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("plain", "made"))
+    assert all(plain[key] == with_controls[key] for key in ("overall", "levels", "verdict", "recipe", "price"))
+    test = sum(plain["split"]["test"].values())
+    assert {g["kind"]: g["n"] for g in with_controls["guesses"]} == {
+        "all": test,
+        "deleted": test,
+        "absent_entity": test,
+    }
+    assert with_controls["split"]["unanswerable"] and not plain["guesses"]
+
+
+def test_distances_are_groups_of_their_own_and_one_question(run, tmp_path):
+    pq.write_table(to_table(facts.prompts(per_level=6, seed=9, distances=(0, 40))), tmp_path / "q.parquet")
+    words = ["--questions", str(tmp_path / "q.parquet"), "--limit", "36", "--out", str(tmp_path / "run")]
+    code, out, err = run(*FEW, *words)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [g["name"] for g in summary["distances"]] == ["0", "40"] and "distance 40" in out
+    assert {g["n"] for g in summary["distances"]} == {summary["overall"]["n"]}
+
+
+def test_generated_prompts_twice_say_which_mode_to_use(run, tmp_path):
+    pq.write_table(to_table(facts.prompts(per_level=3)), tmp_path / "q.parquet")
+    code, _, err = run(*FEW, "--questions", str(tmp_path / "q.parquet"), "--mode", "both")
+    assert code == 3 and "18 question ids occur more than once" in err and "--mode dataset" in err
+
+
+def test_both_modes_ask_both(run, tmp_path):
+    asked = [dataclasses.replace(q, id=f"own-{q.id}", dataset="own") for q in facts.prompts(per_level=2, seed=4)]
+    pq.write_table(to_table(asked), tmp_path / "q.parquet")
+    for mode, expected in (("dataset", 12), ("both", 30)):
+        words = [
+            "--questions",
+            str(tmp_path / "q.parquet"),
+            "--mode",
+            mode,
+            "--out",
+            str(tmp_path / "run"),
+            "--dry-run",
+        ]
+        code, out, err = run(*FEW, *words, "--json")
+        plan = json.loads(out)["plan"]
+        assert code == 0 and plan["development"] + plan["test"] + plan["unused"] == expected, err
+
+
+def test_every_prompt_is_kept_once_by_its_digest(first):
+    table = {row["prompt_digest"]: row for row in pq.read_table(first / "prompts.parquet").to_pylist()}
+    items = pq.read_table(first / "items.parquet").to_pylist()
+    asked = {q.id: q.prompt for q in facts.prompts(per_level=3)}
+    assert {row["prompt_digest"] for row in items} == set(table)
+    assert all(table[row["prompt_digest"]]["text"] == asked[row["question_id"]] for row in items)
+    assert {row["template"] for row in table.values()} == {""}, "their prompts were ready-made"
 
 
 def test_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run, tmp_path):

@@ -48,6 +48,13 @@ def make(rows, prices=None):
     )
 
 
+def guess(question, condition, prediction, *, origin, control="deleted", **more):
+    """A row of a question without an answer; "original" is what the original would have answered."""
+    em = float(prediction in ("original", "other"))
+    made = {"control": control, "derived_from": origin, "answers": ["original", "other"], "prediction": prediction}
+    return {**row(question, condition, em, split="unanswerable"), **made, **more}
+
+
 def table_of(em, **more):
     """question -> EM of each condition."""
     return [
@@ -134,6 +141,53 @@ def test_the_price_is_the_paired_difference_over_texts():
     assert price.nll.differences["steered-unsteered"].mean == pytest.approx((0.5 + 0.25) / 2)
     failed = make(table_of({"a": (0, 1, 0, 0)}), {"t": [1.0, None, 1.0, 1.0], "u": [1.0, 1.0, 1.0, 1.0]}).price
     assert failed.failed == 1 and failed.nll.differences["steered-unsteered"].n == 1
+
+
+def test_guesses_are_counted_apart_and_enter_nothing_else():
+    rows = table_of({"a": (0, 1, 0, 0), "b": (0, 1, 1, 0)})
+    said = {("a1", "a", "deleted"): ["original", "other", "other", "nothing"],
+            ("a2", "a", "absent_entity"): ["nothing", "nothing", "original", "original"],
+            ("b1", "b", "deleted"): ["other", "nothing", "nothing", "nothing"]}  # fmt: skip
+    guesses = [
+        guess(name, c, prediction, origin=origin, control=kind)
+        for (name, origin, kind), predictions in said.items()
+        for c, prediction in zip(CONDITIONS, predictions, strict=True)
+    ]
+    plain, found = make(rows), make([*rows, *guesses])
+    assert (found.overall, found.levels, found.draws, found.verdict) == (
+        plain.overall, plain.levels, plain.draws, plain.verdict,
+    )  # fmt: skip
+    assert plain.guesses == []
+    by_kind = {g.kind: g for g in found.guesses}
+    assert [(g.kind, g.n) for g in found.guesses] == [("all", 2), ("absent_entity", 1), ("deleted", 2)]
+    named = {k: {f: e.mean for f, e in g.named.conditions.items()} for k, g in by_kind.items()}
+    original = {k: {f: e.mean for f, e in g.original.conditions.items()} for k, g in by_kind.items()}
+    assert named["deleted"] == {"unsteered": 1.0, "steered": 0.5, "control_random": 0.25}
+    assert original["deleted"] == {"unsteered": 0.5, "steered": 0.0, "control_random": 0.0}
+    assert named["absent_entity"] == {"unsteered": 0.0, "steered": 0.0, "control_random": 1.0}
+    # question a has two controls, averaged before questions are
+    assert named["all"]["unsteered"] == ((1 + 0) / 2 + 1) / 2
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_failed_guess_is_no_guess_and_is_counted():
+    rows = [guess("a1", c, None, origin="a", status="model_nonfinite", em=None) for c in CONDITIONS]
+    found = make([*table_of({"a": (0, 1, 0, 0)}), *rows])
+    assert found.guesses[0].named.conditions["steered"].n == 0
+    assert (found.bad_test_rows, found.test_rows) == (4, 8)
+
+
+def test_a_question_at_several_distances_is_one_question():
+    at = {0: {"a": (1, 1, 0, 0), "b": (0, 1, 0, 0)}, 64: {"a": (0, 1, 0, 0), "b": (0, 0, 0, 0)}}
+    rows = [
+        {**r, "question_id": f"{r['question_id']}-d{far}", "derived_from": r["question_id"], "distance_target": far}
+        for far, em in at.items() for r in table_of(em)
+    ]  # fmt: skip
+    found = make(rows)
+    assert found.overall.n == 2 and found.overall.em.conditions["unsteered"].mean == (0.5 + 0) / 2
+    assert [(g.name, g.n) for g in found.distances] == [("0", 2), ("64", 2)]
+    assert [g.em.conditions["steered"].mean for g in found.distances] == [1.0, 0.5]
+    assert make(table_of({"a": (1, 1, 0, 0)})).distances == []
 
 
 # -- the verdict ----------------------------------------------------------------------------------------------------

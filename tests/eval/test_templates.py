@@ -1,0 +1,134 @@
+"""Prompt templates: every registered one keeps to the same rules, and says how its data set is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import pytest
+from mplat.datasets import registry as data_sets
+from mplat.datasets.records import Paragraph, Question
+from mplat.errors import UsageError
+from mplat.eval import templates
+from mplat.eval.answers import judge
+from mplat.eval.prompting import TEMPLATE_DIGEST, prompt_text, render, unusable
+from mplat.eval.templates import Template, registry
+from mplat.models import Generation
+
+CONTEXT = (Paragraph("Mira", ("Mira lives {there}. ", "She is old.")), Paragraph("", ("Oslo is a town.",)))
+ALL = templates.names()
+
+
+def encode(text: str) -> list[int]:
+    return [ord(c) for c in text]
+
+
+def question(dataset="facts", **changes) -> Question:
+    made = Question("q", dataset, "dev", "Who {lives} in Oslo?", CONTEXT, ("Mira",), "squad_v1")
+    return dataclasses.replace(made, **changes)
+
+
+def text(prompt) -> str:
+    return "".join(map(chr, prompt.tokens))
+
+
+def test_every_data_set_has_a_template():
+    assert set(data_sets.names()) <= set(ALL)
+    assert {"squad", "squad_v2", "hotpotqa", "musique", "triviaqa", "natural_questions", "drop", "facts"} <= set(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_prompt_holds_everything_and_ends_with_the_cue(name):
+    asked = question(name)
+    told = text(render(asked, encode, 10_000))
+    assert told == prompt_text(asked)
+    assert told.endswith(":") and told.count("Who {lives} in Oslo?") == 1
+    assert "Mira lives {there}. She is old." in told and "Oslo is a town." in told
+    assert told.index("Oslo is a town.") < told.index("Who {lives}")
+    assert "{context}" not in told and "{title}" not in told
+    alone = text(render(question(name, context=()), encode, 10_000))
+    assert alone.endswith(told[told.index("Who {lives}") :]) and "Oslo is a town." not in alone
+    assert alone == alone.strip() or name == "facts"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_context_is_cut_from_the_left_and_instructions_and_question_never(name):
+    template = templates.find(name)
+    whole = render(question(name), encode, 10_000)
+    asked = template.question.format(question="Who {lives} in Oslo?")
+    fixed = len(template.head) + len(asked)
+    cut = render(question(name), encode, fixed + 7)
+    assert text(cut) == template.head + text(whole)[len(template.head) : -len(asked)][-7:] + asked
+    assert cut.cut_tokens == len(whole.tokens) - fixed - 7
+    assert cut.digest == whole.digest == hashlib.sha256(text(whole).encode()).hexdigest()
+    assert render(question(name), encode, fixed - 1).status == "too_long"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_template_is_named_by_the_digest_of_its_texts(name):
+    template = templates.find(name)
+    assert render(question(name), encode, 10_000).template == template.digest
+    for part in ("head", "context", "paragraph", "between", "question", "alone", "no_answer"):
+        changed = type("Changed", (type(template),), {part: getattr(template, part) + "!"})()
+        assert changed.digest != template.digest, part
+    assert type("Same", (type(template),), {})().digest == template.digest
+
+
+def test_templates_differ_and_the_facts_world_has_the_plain_one():
+    digests = {name: templates.find(name).digest for name in ALL}
+    assert digests["facts"] == TEMPLATE_DIGEST == Template().digest
+    assert len(set(digests.values())) >= len(ALL) - 1  # HotpotQA and MuSiQue need not differ by much, but they do
+    assert templates.template_for("never_heard_of") is registry.PLAIN
+
+
+def test_a_ready_prompt_has_no_template():
+    made = render(question("squad", prompt=" A.\nQ: B?\nA:"), encode, 100)
+    assert (text(made), made.template) == (" A.\nQ: B?\nA:", "")
+
+
+def test_titles_are_told_where_there_are_titles():
+    assert "Mira: Mira lives" in prompt_text(question("hotpotqa"))
+    assert "\nOslo is a town." in prompt_text(question("hotpotqa"))
+    assert "Mira\n" not in prompt_text(question("facts"))
+
+
+def test_another_template_can_be_named():
+    plain = templates.find("facts")
+    assert prompt_text(question("squad"), plain) == prompt_text(question("facts"))
+    assert render(question("squad"), encode, 1000, plain).template == TEMPLATE_DIGEST
+    with pytest.raises(UsageError, match="did you mean 'squad'"):
+        templates.find("sqad")
+
+
+def test_a_question_without_an_answer_can_be_asked_where_the_template_says_what_to_write():
+    known = {"squad_v1", "squad_v2"}
+    assert unusable(question("squad", answers=()), known) == "no answer is given"
+    open_question = question("squad_v2", answers=(), metric="squad_v2")
+    assert unusable(open_question, known) == ""
+    assert unusable(open_question, known, templates.find("squad")) == "no answer is given"
+    assert templates.find("squad_v2").no_answer in prompt_text(open_question)
+
+
+def test_the_agreed_word_is_scored_as_writing_nothing(monkeypatch):
+    scored = []
+    monkeypatch.setattr("mplat.eval.answers.score", lambda m, said, gold: scored.append(said) or templates_score(said))
+    for said in ("unanswerable", " Unanswerable.", "unanswerable, I think", "Mira"):
+        row = judge(Generation(said, (1,), "stop"), "squad_v2", [], "unanswerable")
+        assert row["prediction"] == said.strip(), "the table keeps what was written"
+    assert scored == ["", "", "unanswerable, I think", "Mira"]
+    judge(Generation("unanswerable", (1,), "stop"), "squad_v1", ["x"])
+    assert scored[-1] == "unanswerable", "it means something only where the prompt said so"
+
+
+def templates_score(said):
+    from mplat.eval.metrics import Score
+
+    return Score(em=float(not said), f1=float(not said))
+
+
+def test_a_name_cannot_be_taken_twice():
+    class Other(Template):
+        pass
+
+    with pytest.raises(UsageError, match="has a template"):
+        templates.template("squad")(Other)
