@@ -91,6 +91,19 @@ def test_the_new_data_set_works(examples, tmp_path, monkeypatch):
     assert found.report.records == 2 and not found.report.bad
 
 
+def test_the_new_template_works(examples, tmp_path, monkeypatch):
+    from mplat.datasets.records import Question
+    from mplat.eval.prompting import prompt_text
+    from mplat.eval.templates import registry as template_registry
+
+    template_registry.names()
+    monkeypatch.setattr(template_registry, "_TEMPLATES", dict(template_registry._TEMPLATES))
+    asked = Question("1", "qa_lines", "dev", "Who?", (), ("Mira",))
+    assert prompt_text(asked) == "Q: Who?\nA:"
+    _load(examples["platform/eval/templates/qa_lines"], "mplat.eval.templates.qa_lines", tmp_path)
+    assert prompt_text(asked) == "Question: Who?\nShort answer:"
+
+
 def test_the_new_analysis_works(examples, tmp_path, monkeypatch):
     import torch
     from interp_jobs import run_step, token_items
