@@ -72,6 +72,17 @@ def test_an_edit_of_the_residual_stream_leaves_the_steps_alone(model: LanguageMo
             assert same(decode(model, tokens), fast)
 
 
+@torch.no_grad()
+def test_an_edit_of_whole_texts_acts_on_a_whole_text_of_one_token(model: LanguageModel) -> None:
+    """A text that is read on by a single token is prefill if the caller says so, and its edits act."""
+    tokens = torch.randint(64, (2, 6), generator=torch.Generator().manual_seed(2))
+    _, state = model(tokens[:, :5], return_state=True)
+    for phase in ("prefill", "both"):
+        with model.edit(Scale("blocks.1.mixer.y", 3.0, positions=[5], phase=phase)):
+            last = model(tokens[:, 5:], state=state, phase="prefill")
+            torch.testing.assert_close(last[:, 0], model(tokens)[:, 5])
+
+
 def test_gradients_take_the_way_with_sites(model: LanguageModel, steps_taken: list[bool]) -> None:
     tokens = torch.randint(64, (2, 6), generator=torch.Generator().manual_seed(2))
     _, state = model(tokens[:, :5], return_state=True)

@@ -6,6 +6,7 @@ contrast, the foil. The softmax is taken in the logits' dtype, float32 or wider.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -59,9 +60,13 @@ def make_metric(kind: str, answer: int | tuple[int, int] | None, clean: Tensor, 
     return Metric(kind, chosen, foil, answer is not None)
 
 
-def _token(value: int, vocabulary: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocabulary:
+def _token(value: object, vocabulary: int) -> int:
+    try:
+        token = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        token = -1
+    if not 0 <= token < vocabulary:
         raise UsageError(
             f"answer {value!r} is not a token id of this model: give an integer from 0 to {vocabulary - 1}"
         )
-    return value
+    return token

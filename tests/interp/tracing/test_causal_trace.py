@@ -108,7 +108,8 @@ def test_batched_equals_one_at_a_time(model) -> None:
     clean = tokens(1, T)[0]
 
     def trace(**changes):
-        return causal_trace(model, clean, subject=SUBJECT, samples=3, window=2, **changes)
+        options = {"subject": SUBJECT, "samples": 3, "window": 2, "positions": [3, T - 1]} | changes
+        return causal_trace(model, clean, **options)
 
     whole = trace()
     with pytest.raises(ValueError, match="give at least") as refused:
@@ -121,10 +122,7 @@ def test_batched_equals_one_at_a_time(model) -> None:
         a, b = (torch.tensor(t[name].to_pylist(), dtype=torch.float64) for t in (whole, small))
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     # and any choice of sites, layers and positions gives the rows of the whole
-    some = causal_trace(
-        model, clean, subject=SUBJECT, samples=3, window=2, sites=["mixer_out", "resid_post"], layers=[2, 1],
-        positions=[-1, 3],
-    )  # fmt: skip
+    some = trace(sites=["mixer_out", "resid_post"], layers=[2, 1], positions=[-1, 3])
     rows = by_key(whole)
     assert [(r["site"], r["layer"], r["position"]) for r in some.to_pylist()] == [
         (s, i, p) for s in ("mixer_out", "resid_post") for i in (1, 2) for p in (3, T - 1)
