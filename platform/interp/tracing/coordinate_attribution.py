@@ -15,12 +15,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
 from ...models.edits import Add
 from ...models.norms import wide
 from ..columns import column
-from ..places import check_layers, places
-from .outcome import absolute_positions, answer_token, check_metric, prompt_tokens, score
+from ..places import Place, check_layers, places
+from .asked import about_runs, check_finite, evaluating, prompt_positions
+from .corruption import Span, corrupt
+from .metric import make_metric
+from .table import text_metadata
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -31,62 +33,64 @@ SCHEMA = pa.schema([
     column("position", pa.int32(), "token position"),
     column("channel", pa.int32(), "channel of the site"),
     column("coordinate", pa.int32(), "coordinate of the channel's state; null where a channel holds one value"),
-    column("effect", pa.float64(), "its term of the estimated change of the metric when the site is restored"),
+    column("effect", pa.float64(), "its term of the estimated effect of restoring the site, mean over samples"),
 ])  # fmt: skip
 
 
 def coordinate_attribution(
     model: LanguageModel,
-    clean: Tensor | Sequence[int],
-    corrupted: Tensor | Sequence[int],
+    clean: Tensor,
+    corrupted: Tensor | None,
     site: str,
     position: int,
     *,
+    subject: Span | None = None,
+    noise: float | None = None,
+    samples: int = 10,
+    seed: int = 1,
     layers: Sequence[int] | None = None,
-    answer: int | str | None = None,
+    answer: int | tuple[int, int] | None = None,
     metric: str = "prob",
 ) -> pa.Table:
     """The terms of one site's attribution at one position, for every layer (None: all that have the site).
 
     Arguments as in `attribution_patching`. Returns a table of `SCHEMA` by layer, channel and coordinate. Raises
-    UsageError for prompts of different length, and for a site, layer or position that the model lacks.
+    UsageError for arguments that do not fit the model or each other, InputError where a run is not finite.
     """
-    check_metric(metric)
-    before, after = prompt_tokens(model, clean, "clean"), prompt_tokens(model, corrupted, "corrupted")
-    if len(before) != len(after):
-        raise UsageError(f"corrupted has {len(after)} tokens, clean {len(before)}; make them equally long")
-    (t,) = absolute_positions(position, len(before), "position")
+    corruption = corrupt(model, clean, corrupted, subject=subject, noise=noise, samples=samples, seed=seed)
+    (t,) = prompt_positions([position], len(corruption.clean))
     found = places(model, check_layers(layers, model.n_layers), [site], one_axis=False)
     names = [f"{place.name}@[{t}]" for place in found]
-    with torch.inference_mode(False), torch.no_grad(), model.capture(*names) as there:
-        said = model(before[None], last_only=True)[0, -1]
-    target = answer_token(model, answer, said)
+    tokens = corruption.rows(slice(None))
     options = {"dtype": wide(model.dtype), "device": model.device, "requires_grad": True}
     with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        zeros = [torch.zeros(1, 1, *place.shape, **options) for place in found]
-        stack.enter_context(model.edit(*(Add(name, zero) for name, zero in zip(names, zeros, strict=True))))
-        here = stack.enter_context(model.capture(*names))
-        logits = model(after[None], last_only=True)[:, -1]
-        slopes = torch.autograd.grad(score(logits, target, metric).sum(), zeros)
+        zeros = [torch.zeros(len(tokens), 1, *place.shape, **options) for place in found]
+        added = [Add(name, zero) for name, zero in zip(names, zeros, strict=True)]
+        stack.enter_context(model.edit(*corruption.edits(model, slice(None)), *added))
+        acts = stack.enter_context(model.capture(*names))
+        logits = model(tokens, phase="prefill", last_only=True)[:, 0]
+        before, after = logits[0].detach(), logits[1:].detach()
+        check_finite(model, before, after)
+        judge = make_metric(metric, answer, before, after)
+        slopes = torch.autograd.grad(judge(logits[1:]).sum(), zeros)
     parts = []
     for place, name, slope in zip(found, names, slopes, strict=True):
-        effect = ((there[name] - here[name].detach()).double() * slope.double())[0, 0].cpu().numpy()
-        channel = np.indices(effect.shape)[0].ravel()
-        coordinate = np.indices(effect.shape)[1].ravel() if effect.ndim > 1 else None
-        n = effect.size
-        parts.append(
-            pa.table(
-                [
-                    pa.array([place.site] * n, pa.string()),
-                    pa.array(np.full(n, place.layer, np.int32)),
-                    pa.array(np.full(n, t, np.int32)),
-                    pa.array(channel.astype(np.int32)),
-                    pa.nulls(n, pa.int32()) if coordinate is None else pa.array(coordinate.astype(np.int32)),
-                    pa.array(effect.ravel()),
-                ],
-                schema=SCHEMA.with_metadata({"answer": str(target), "metric": metric}),
-            )
-        )
-    return pa.concat_tables(parts)
+        value = acts[name].detach()
+        effect = ((value[:1] - value[1:]).double() * slope[1:].double()).mean(0)[0]
+        parts.append(_rows(place, t, effect))
+    about = about_runs(model, corruption, judge, before, after, seed)
+    return pa.concat_tables(parts).replace_schema_metadata(text_metadata(about))
+
+
+def _rows(place: Place, t: int, effect: Tensor) -> pa.Table:
+    values = effect.cpu().numpy()
+    n, index = values.size, np.indices(values.shape).astype(np.int32)
+    held = pa.array(index[1].ravel()) if values.ndim > 1 else pa.nulls(n, pa.int32())
+    columns = [
+        pa.array([place.site] * n, pa.string()), pa.array(np.full(n, place.layer, np.int32)),
+        pa.array(np.full(n, t, np.int32)), pa.array(index[0].ravel()), held, pa.array(values.ravel()),
+    ]  # fmt: skip
+    return pa.table(columns, schema=SCHEMA)

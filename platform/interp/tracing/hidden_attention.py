@@ -30,7 +30,8 @@ from ...models.mixers.mamba import MambaMixer
 from ...models.mixers.mamba2 import Mamba2Mixer
 from ...models.mixers.stable_mamba import StableMambaMixer
 from ..places import check_layers
-from .outcome import prompt_tokens
+from .asked import evaluating
+from .corruption import token_row
 from .recurrences import Scan, ScanPlace, refuse_state_edits, require_scans
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class HiddenAttention:
 @torch.no_grad()
 def hidden_attention(
     model: LanguageModel,
-    tokens: Tensor | Sequence[int],
+    tokens: Tensor,
     layer: int,
     *,
     channels: Sequence[int] | None = None,
@@ -87,14 +88,14 @@ def hidden_attention(
 
 
 @torch.no_grad()
-def rollout(model: LanguageModel, tokens: Tensor | Sequence[int], layers: Sequence[int] | None = None) -> Tensor:
+def rollout(model: LanguageModel, tokens: Tensor, layers: Sequence[int] | None = None) -> Tensor:
     """Attention rollout (T, T) through `layers` (None: all): the product of (P_l + I) / 2, the last block leftmost.
 
     P_l is |F| of block l averaged over channels, with rows that add up to 1. After Abnar and Zuidema (arXiv
     2005.00928). Row i tells where the residual stream of token i comes from; rows add up to 1. Every block named must
     have the mixer form of `hidden_attention`.
     """
-    text = prompt_tokens(model, tokens, "tokens")
+    text = token_row(model, tokens, "tokens")
     stay = torch.eye(len(text), dtype=torch.float64, device=text.device)
     whole = stay
     for layer in check_layers(layers, model.n_layers):
@@ -111,10 +112,10 @@ def rollout(model: LanguageModel, tokens: Tensor | Sequence[int], layers: Sequen
 
 
 def watched(
-    model: LanguageModel, tokens: Tensor | Sequence[int], layer: int, whole_mixer: bool
+    model: LanguageModel, tokens: Tensor, layer: int, whole_mixer: bool
 ) -> tuple[ScanPlace, Mapping[str, Tensor]]:
     """The scan of a block and the values of its sites in a run of the prompt; whole_mixer: x_in and gate among them."""
-    text = prompt_tokens(model, tokens, "tokens")
+    text = token_row(model, tokens, "tokens")
     (layer,) = check_layers([layer], model.n_layers)
     refuse_state_edits(model, "hidden attention", *(["conv_state"] if whole_mixer else []))
     place = require_scans(model, (layer,), "hidden_attention")[0]
@@ -124,7 +125,7 @@ def watched(
             "hidden attention: the mixer form needs a mixer that is convolution, scan and gate alone; "
             f"block {layer} of model {model.name} has other parts; use form='scan'"
         )
-    with torch.inference_mode(False), torch.no_grad(), model.capture(*place.inputs, *around) as acts:
+    with evaluating(model), torch.no_grad(), model.capture(*place.inputs, *around) as acts:
         model(text[None], last_only=True)
     return place, acts
 

@@ -25,9 +25,12 @@ from ...models.edits import Edit
 from ..columns import column
 from ..places import check_layers
 from ..taps import Watch
+from .asked import check_finite, evaluating, prompt_positions
+from .corruption import token_row
 from .decay_groups import decay_groups
-from .outcome import absolute_positions, answer_token, prompt_tokens
+from .metric import make_metric
 from .recurrences import ScanPlace, refuse_state_edits, require_scans, scans_of
+from .table import text_metadata
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -56,7 +59,7 @@ class _Cut(NamedTuple):
 
 def knockout(
     model: LanguageModel,
-    tokens: Tensor | Sequence[int],
+    tokens: Tensor,
     targets: int | Sequence[int],
     sources: int | Sequence[int],
     layers: Sequence[int] | Sequence[Sequence[int]] | None = None,
@@ -64,7 +67,7 @@ def knockout(
     channels: Channels | Mapping[str, Channels] | None = None,
     decay: int | Sequence[float] | None = None,
     block_conv: bool = False,
-    answer: int | str | None = None,
+    answer: int | None = None,
 ) -> pa.Table:
     """What the answer's probability loses when `targets` no longer read `sources` through the scans of `layers`.
 
@@ -72,26 +75,27 @@ def knockout(
     layers: blocks cut at once; several such windows give a row each (`layer_windows` makes sliding ones); None: all
     blocks with a scan. channels: numbers of channels, a mask (E) or (E, N), or several of these by name, a row each;
     decay: instead, a number of groups or borders of half-life in tokens (`decay_groups`), for each scan by its own.
-    answer: token id or text; None: what the model says.
+    answer: token id; None: what the model says.
 
     Returns a table of `SCHEMA`, by window, then group; its metadata holds p0 (without a cut) and the arguments.
     Raises UsageError for positions or layers that are not there, blocks without a selective scan of their own states,
     and channels the scans do not have.
     """
-    text = prompt_tokens(model, tokens, "tokens")
-    cut_at = absolute_positions(targets, len(text), "targets")
-    cut_from = absolute_positions(sources, len(text), "sources")
+    text = token_row(model, tokens, "tokens")
+    cut_at = prompt_positions([targets] if isinstance(targets, int) else targets, len(text))
+    cut_from = prompt_positions([sources] if isinstance(sources, int) else sources, len(text))
     if channels is not None and decay is not None:
         raise UsageError("knockout: give channels or decay, not both")
     refuse_state_edits(model, "a knock-out", "conv_state" if block_conv else "h")
     windows = _windows(model, layers)
     scans = require_scans(model, tuple(sorted({layer for window in windows for layer in window})), "knockout")
-    with torch.inference_mode(False), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         names = [name for scan in scans for name in scan.inputs]
         with model.capture(*names) as acts:
             said = model(text[None], last_only=True)[0, -1]
-        target = answer_token(model, answer, said)
-        p0 = float(torch.softmax(said, -1)[target])
+        check_finite(model, said)
+        judge = make_metric("prob", answer, said, said[None])
+        p0 = float(judge(said[None])[0])
         groups = {scan.prefix: _masks(scan, acts, channels, decay) for scan in scans}
         cuts = _cuts(windows, scans, groups)
         p: list[float] = []
@@ -100,17 +104,17 @@ def knockout(
             edits = [e for scan in scans for e in _edits(scan, part, cut_at, cut_from, block_conv)]
             with model.edit(*edits):
                 logits = model(text.expand(len(part), -1), last_only=True)[:, -1]
-            p += torch.softmax(logits, -1)[:, target].tolist()
+            p += judge(logits).tolist()
     rows = [
         {"layers": list(cut.layers), "group": cut.group, "coordinates": sum(int(m.sum()) for m in cut.masks.values()),
          "p": value, "effect": (value - p0) / p0 if p0 > 0.0 else None}
         for cut, value in zip(cuts, p, strict=True)
     ]  # fmt: skip
-    metadata = {
-        "p0": repr(p0), "answer": str(target), "targets": str(list(cut_at)), "sources": str(list(cut_from)),
-        "block_conv": str(block_conv),
+    about = {
+        "p0": p0, "answer": judge.answer, "answer_given": judge.given, "targets": cut_at, "sources": cut_from,
+        "block_conv": block_conv, "length": len(text), "model": model.name,
     }  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(text_metadata(about)))
 
 
 def layer_windows(n_layers: int, width: int) -> list[tuple[int, ...]]:

@@ -16,7 +16,10 @@ from torch import Tensor
 from ...errors import UsageError
 from ..columns import column
 from ..places import check_layers, places
-from .outcome import absolute_positions, answer_token, prompt_tokens, token_texts
+from .asked import check_finite, evaluating, prompt_positions
+from .corruption import token_row
+from .metric import make_metric
+from .table import text_metadata, token_labels
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -40,34 +43,36 @@ _SITES = ("resid_pre", "resid_mid", "resid_post")
 @torch.no_grad()
 def logit_lens(
     model: LanguageModel,
-    tokens: Tensor | Sequence[int],
+    tokens: Tensor,
     *,
     site: str = "resid_post",
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
-    answer: int | str | None = None,
+    answer: int | None = None,
     top: int = 5,
 ) -> pa.Table:
     """What the residual stream says after every block at every position of the prompt tokens (T).
 
-    site: of the residual stream ("resid_post", "resid_pre", "resid_mid"). answer: token id or text, the same at all
-    positions; None: what the model says after the last token. top: how many of the most probable tokens are listed.
+    site: of the residual stream ("resid_post", "resid_pre", "resid_mid"). answer: token id, the same at all positions;
+    None: what the model says after the last token. top: how many of the most probable tokens are listed.
 
     Returns a table of `SCHEMA` by layer and position; its metadata holds the answer. Raises UsageError for sites,
     layers or positions that the model lacks, and for `top` outside 1 to the size of the vocabulary.
     """
-    text = prompt_tokens(model, tokens, "tokens")
+    text = token_row(model, tokens, "tokens")
     if site not in _SITES:
         raise UsageError(f"logit_lens: site {site!r} is not the residual stream; choose one of {', '.join(_SITES)}")
     if isinstance(top, bool) or not 1 <= top <= model.config.vocab_size:
         raise UsageError(f"logit_lens: top is {top!r}; it can be 1 to {model.config.vocab_size}, the vocabulary's size")
-    where = list(absolute_positions(positions, len(text), "positions"))
+    where = prompt_positions(positions, len(text))
     found = places(model, check_layers(layers, model.n_layers), [site], one_axis=False)
-    with model.capture(*(place.name for place in found)) as acts:
+    with evaluating(model), model.capture(*(place.name for place in found)) as acts:
         logits = model(text[None])
-    target = answer_token(model, answer, logits[0, -1])
+    check_finite(model, logits)
+    judge = make_metric("prob", answer, logits[0, -1], logits[:, -1])
+    target = judge.answer
     final = torch.log_softmax(logits[0, where].double(), -1)
-    texts = token_texts(model, text)
+    texts = token_labels(model, text.tolist())
     rows = []
     for place in found:  # one block at a time: (T, V) numbers
         lens = torch.log_softmax(model.unembed(acts[place.name][:, where])[0].double(), -1)
@@ -79,8 +84,9 @@ def logit_lens(
         for i, t in enumerate(where):
             rows.append({
                 "site": site, "layer": place.layer, "position": t, "token": texts[t],
-                "top_tokens": token_texts(model, best.indices[i]), "top_ids": best.indices[i].tolist(),
+                "top_tokens": token_labels(model, best.indices[i].tolist()), "top_ids": best.indices[i].tolist(),
                 "top_probs": best.values[i].exp().tolist(), "answer_rank": int(rank[i]),
                 "answer_prob": float(lens[i, target].exp()), "kl": float(kl[i]),
             })  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"answer": str(target)}))
+    about = {"answer": target, "answer_given": judge.given, "length": len(text), "model": model.name}
+    return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(text_metadata(about)))

@@ -12,17 +12,20 @@ Sender and receiver are selections of public sites, `blocks.3.mixer.h_post@[4]` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
-from ...models.edits import Replace
+from ...errors import InputError, UsageError
+from ...models.edits import Edit, Replace
 from ...models.sites import Selection, expand, parse
 from ..columns import column
-from .outcome import answer_token, check_metric, prompt_tokens, score
+from .asked import about_runs, check_finite, evaluating
+from .corruption import Span, corrupt
+from .metric import Metric, make_metric
+from .table import text_metadata
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -30,46 +33,48 @@ if TYPE_CHECKING:
 SCHEMA = pa.schema([
     column("sender", pa.string(), "the site restored to its clean value, with its channels and positions"),
     column("receiver", pa.string(), "the site that takes what it makes of that"),
-    column("p", pa.float64(), "probability of the answer with the path restored"),
-    column("effect", pa.float64(), "change of the metric against the corrupted run"),
+    column("effect", pa.float64(), "mean over samples of the metric with the path restored minus the corrupted run's"),
+    column("effect_std", pa.float64(), "unbiased standard deviation of that difference over samples; null for one"),
+    column("samples", pa.int32(), "corrupted runs"),
 ])  # fmt: skip
 
 _ADDED = ("mixer_out", "mlp_out")  # what blocks add to the residual stream
 
 
 class _Runs(NamedTuple):
-    """Values of the two runs by selection or full site name, and the outcome of both."""
+    """The corrupted prompts (S, T) with the edits that corrupt them, and the values of the clean run by selection and
+    of the corrupted runs by site name; the corrupted runs' metric (S,)."""
 
+    tokens: Tensor
+    start: list[Edit]
     clean: Mapping[str, Tensor]
     frozen: Mapping[str, Tensor]
-    answer: int
-    p_clean: float
-    p_corrupted: float
-    score_corrupted: float
+    lowest: Tensor
 
 
 def path_patching(
     model: LanguageModel,
-    clean: Tensor | Sequence[int],
-    corrupted: Tensor | Sequence[int],
+    clean: Tensor,
+    corrupted: Tensor | None,
     sender: str | Sequence[str],
     receiver: str | Sequence[str],
     *,
-    answer: int | str | None = None,
+    subject: Span | None = None,
+    noise: float | None = None,
+    samples: int = 10,
+    seed: int = 1,
+    answer: int | tuple[int, int] | None = None,
     metric: str = "prob",
 ) -> pa.Table:
     """The effect of every direct path from a sender to a receiver that comes after it in a forward pass.
 
-    clean, corrupted (T): prompts of one length. sender, receiver: selections, or several; `*` stands for every block.
-    answer, metric: as in `attribution_patching`. Each pair costs two forward passes.
-    Returns a table of `SCHEMA`, by sender, then receiver, in the order of a forward pass; its metadata holds p_clean,
-    p_corrupted, answer and metric. Raises UsageError for sites the model lacks and where no sender comes before a
-    receiver.
+    sender, receiver: selections, or several; `*` stands for every block. The other arguments as in `causal_trace`. Each
+    pair costs two forward passes of all samples.
+
+    Returns a table of `SCHEMA`, by sender, then receiver. Raises UsageError for sites the model lacks, where no sender
+    comes before a receiver, and for arguments that do not fit each other; InputError where a run is not finite.
     """
-    check_metric(metric)
-    before, after = prompt_tokens(model, clean, "clean"), prompt_tokens(model, corrupted, "corrupted")
-    if len(before) != len(after):
-        raise UsageError(f"corrupted has {len(after)} tokens, clean {len(before)}; make them equally long")
+    corruption = corrupt(model, clean, corrupted, subject=subject, noise=noise, samples=samples, seed=seed)
     order = {site.name: number for number, site in enumerate(model.sites())}
     senders, receivers = _selections(model, sender, "sender"), _selections(model, receiver, "receiver")
     pairs = [(a, b) for a in senders for b in receivers if order[a.name] < order[b.name]]
@@ -78,14 +83,25 @@ def path_patching(
             f"path_patching: {senders[0]} does not come before {receivers[0]} in a forward pass, nor does any other "
             "sender before a receiver; exchange them or choose other sites"
         )
-    with torch.inference_mode(False), torch.no_grad():
-        runs = _watch(model, before, after, senders, answer, metric)
-        rows = [_row(model, after, a, b, runs, frozen_sites(order, a.name, b.name), metric) for a, b in pairs]
-    metadata = {
-        "p_clean": repr(runs.p_clean), "p_corrupted": repr(runs.p_corrupted), "answer": str(runs.answer),
-        "metric": metric,
-    }  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    added = [name for name in order if name.count(".") == 2 and name.rpartition(".")[2] in _ADDED]
+    every = slice(None)
+    with evaluating(model), torch.no_grad():
+        with model.edit(*corruption.edits(model, every)), model.capture("embed", *added, *map(str, senders)) as acts:
+            logits = model(corruption.rows(every), phase="prefill", last_only=True)[:, 0]
+        before, after = logits[0], logits[1:]
+        check_finite(model, before, after)
+        judge = make_metric(metric, answer, before, after)
+        start: list[Edit] = [] if corruption.noise is None else [Replace("embed", acts["embed"][1:])]
+        runs = _Runs(
+            corruption.corrupted,
+            start,
+            {str(s): acts[str(s)][:1] for s in senders},
+            {name: acts[name][1:] for name in added},
+            judge(after),
+        )
+        rows = [_row(model, a, b, runs, frozen_sites(order, a.name, b.name), judge) for a, b in pairs]
+    about = about_runs(model, corruption, judge, before, after, seed)
+    return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(text_metadata(about)))
 
 
 def frozen_sites(order: Mapping[str, int], sender: str, receiver: str) -> list[str]:
@@ -116,32 +132,18 @@ def _selections(model: LanguageModel, given: str | Sequence[str], what: str) -> 
     return list(dict.fromkeys(found))
 
 
-def _watch(
-    model: LanguageModel, clean: Tensor, corrupted: Tensor, senders: Sequence[Selection], answer: int | str | None,
-    metric: str,
-) -> _Runs:  # fmt: skip
-    added = [s.name for s in model.sites() if s.name.count(".") == 2 and s.name.rpartition(".")[2] in _ADDED]
-    with model.capture(*map(str, senders)) as before:
-        said = model(clean[None], last_only=True)[:, -1]
-    with model.capture(*added) as after:
-        logits = model(corrupted[None], last_only=True)[:, -1]
-    target = answer_token(model, answer, said[0])
-    p_clean, p_corrupted = (float(torch.softmax(v, -1)[0, target]) for v in (said, logits))
-    return _Runs(before, after, target, p_clean, p_corrupted, float(score(logits, target, metric)))
-
-
 def _row(
-    model: LanguageModel, corrupted: Tensor, sender: Selection, receiver: Selection, runs: _Runs, frozen: Sequence[str],
-    metric: str,
-) -> dict[str, str | float]:  # fmt: skip
+    model: LanguageModel, sender: Selection, receiver: Selection, runs: _Runs, frozen: Sequence[str], judge: Metric
+) -> dict[str, Any]:
     first = [Replace(str(sender), runs.clean[str(sender)]), *(Replace(name, runs.frozen[name]) for name in frozen)]
-    with model.edit(*first), model.capture(str(receiver)) as told:
-        model(corrupted[None], last_only=True)
-    with model.edit(Replace(str(receiver), told[str(receiver)])):
-        logits = model(corrupted[None], last_only=True)[:, -1]
+    with model.edit(*runs.start, *first), model.capture(str(receiver)) as told:
+        model(runs.tokens, phase="prefill", last_only=True)
+    with model.edit(*runs.start, Replace(str(receiver), told[str(receiver)])):
+        logits = model(runs.tokens, phase="prefill", last_only=True)[:, 0]
+    effect = judge(logits) - runs.lowest
+    if not bool(torch.isfinite(effect).all()):
+        raise InputError(f"the path from {sender} to {receiver} gives logits that are not finite")
     return {
-        "sender": str(sender),
-        "receiver": str(receiver),
-        "p": float(torch.softmax(logits, -1)[0, runs.answer]),
-        "effect": float(score(logits, runs.answer, metric)) - runs.score_corrupted,
-    }
+        "sender": str(sender), "receiver": str(receiver), "effect": float(effect.mean()),
+        "effect_std": float(effect.std()) if len(effect) > 1 else None, "samples": len(effect),
+    }  # fmt: skip

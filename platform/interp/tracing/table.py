@@ -31,8 +31,12 @@ SCHEMA = pa.schema([
 
 def trace_table(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> pa.Table:
     """The rows in their order, with `about` as metadata; entries that are None are left out."""
-    metadata = {key: _text(value) for key, value in about.items() if value is not None}
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA.with_metadata(metadata))
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA.with_metadata(text_metadata(about)))
+
+
+def text_metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    """`about` as a schema holds it; entries that are None are left out."""
+    return {key: _text(value) for key, value in about.items() if value is not None}
 
 
 def about(table: pa.Table) -> dict[str, str]:

@@ -12,18 +12,18 @@ reads; their effect is 0 exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError, UsageError
+from .asked import about_runs, check_finite, evaluating, prompt_positions
 from .baseline import Baseline, exchanges, final_logits
 from .corruption import Corruption, Span, corrupt
 from .memory import DEFAULT_BUDGET, Memory
-from .metric import Metric, make_metric
+from .metric import make_metric
 from .restoration import Restoration, restorations
 from .sweep import Item, Sweep
 from .table import token_labels, trace_table
@@ -68,7 +68,7 @@ def causal_trace(
     corruption = corrupt(model, clean, corrupted, subject=subject, noise=noise, samples=samples, seed=seed)
     length = len(corruption.clean)
     wanted, blocks = restorations(model, sites, layers)
-    places = _positions(positions, length)
+    places = prompt_positions(positions, length)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise UsageError(f"window is a number of layers of at least 1, not {window!r}")
     memory = Memory(model, length, memory_budget)
@@ -76,10 +76,10 @@ def causal_trace(
         slice(i, min(i + memory.samples_at_once, corruption.samples))
         for i in range(0, corruption.samples, memory.samples_at_once)
     ]
-    with _evaluating(model):
+    with evaluating(model):
         ends = [final_logits(model, corruption, turn) for turn in turns]
         before, after = ends[0][0], torch.cat([end[1:] for end in ends])
-        _check_finite(model, before, after)
+        check_finite(model, before, after)
         judge = make_metric(metric, answer, before, after)
         lowest = judge(after)
         plan = _plan(model, corruption, wanted, blocks, places, window)
@@ -95,7 +95,7 @@ def causal_trace(
         if layer in r.layers
         for position in places
     ]
-    return trace_table(rows, _about(model, corruption, judge, before, after, seed, window))
+    return trace_table(rows, about_runs(model, corruption, judge, before, after, seed) | {"window": window})
 
 
 Key = tuple[Restoration, int, int]
@@ -148,50 +148,3 @@ def _row(site: str, layer: int, position: int, token: str, effect: Tensor) -> di
         "site": site, "layer": layer, "position": position, "token": token, "effect": float(effect.mean()),
         "effect_std": float(effect.std()) if len(effect) > 1 else None, "samples": len(effect),
     }  # fmt: skip
-
-
-def _about(
-    model: LanguageModel, corruption: Corruption, judge: Metric, before: Tensor, after: Tensor, seed: int, window: int
-) -> dict[str, Any]:
-    prob = Metric("prob", judge.answer, None, judge.given)
-    noisy = corruption.noise is not None
-    return {
-        "p_clean": float(prob(before[None])[0]), "p_corrupted": float(prob(after).mean()),
-        "metric": judge.kind, "metric_clean": float(judge(before[None])[0]),
-        "metric_corrupted": float(judge(after).mean()), "answer": judge.answer, "answer_given": judge.given,
-        "predicted": int(before.argmax()), "foil": judge.foil, "corruption": "noise" if noisy else "replacement",
-        "noise": corruption.std, "seed": seed if noisy else None,
-        "subject": f"{corruption.subject[0]}:{corruption.subject[1]}", "window": window,
-        "length": len(corruption.clean), "model": model.name,
-    }  # fmt: skip
-
-
-def _positions(positions: Sequence[int] | None, length: int) -> list[int]:
-    if positions is None:
-        return list(range(length))
-    outside = next((p for p in positions if not -length <= p < length), None)
-    if outside is not None:
-        raise UsageError(f"there is no position {outside} in a prompt of {length} tokens (0 to {length - 1})")
-    found = sorted({int(p) % length for p in positions})
-    if len(found) != len(positions) or not found:
-        raise UsageError(f"positions {list(positions)}: name at least one, and each of them once")
-    return found
-
-
-def _check_finite(model: LanguageModel, before: Tensor, after: Tensor) -> None:
-    for what, logits in (("clean", before), ("corrupted", after)):
-        if not bool(torch.isfinite(logits).all()):
-            raise InputError(
-                f"model {model.name}: the {what} run's logits are not finite; nothing can be traced. Check the weights"
-                " (mplat doctor), or take float32 or float64"
-            )
-
-
-@contextmanager
-def _evaluating(model: LanguageModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -207,8 +207,8 @@ def test_decay_groups_cover_every_coordinate_once_by_half_life() -> None:
 def test_wrong_arguments_say_what_would_be_right() -> None:
     model, text = nano("mamba"), tokens(1, T)[0]
     for arguments, told in [
-        ({"targets": T}, "targets: there is no position 9"),
-        ({"sources": []}, "at least one position"),
+        ({"targets": T}, "there is no position 9"),
+        ({"sources": []}, "at least one"),
         ({"layers": [0, 5]}, "blocks 0 to 1"),
         ({"layers": [0, [1]]}, "mixes blocks and windows"),
         ({"channels": [48]}, "channels 0 to 47"),

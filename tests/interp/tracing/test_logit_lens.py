@@ -53,7 +53,7 @@ def test_layers_positions_site_and_answer_are_chosen(model) -> None:
     some = logit_lens(model, text, answer=4, layers=[2, 0], positions=[-1, 2])
     assert some.schema.metadata[b"answer"] == b"4"
     rows = some.to_pylist()
-    assert [(r["layer"], r["position"]) for r in rows] == [(0, 6), (0, 2), (2, 6), (2, 2)]
+    assert [(r["layer"], r["position"]) for r in rows] == [(0, 2), (0, 6), (2, 2), (2, 6)]
     assert all(r["kl"] == pytest.approx(whole[r["layer"], r["position"]]["kl"], abs=1e-12) for r in rows)
     # what leaves a block enters the next one
     before = logit_lens(model, text, answer=4, layers=[1], site="resid_pre").to_pylist()
@@ -68,8 +68,6 @@ def test_texts_are_those_of_the_tokenizer() -> None:
     rows = logit_lens(model, text, positions=[-1], top=1).to_pylist()
     assert "".join(r["token"] for r in logit_lens(model, text, layers=[0]).to_pylist()) == " Bekdok lives in"
     assert rows[-1]["top_tokens"] == [model.tokenizer.decode([int(model(text[None])[0, -1].argmax())])]
-    first = model.tokenizer(" Kanbak").input_ids[0]
-    assert logit_lens(model, text, answer=" Kanbak").schema.metadata[b"answer"] == str(first).encode()
 
 
 @torch.no_grad()

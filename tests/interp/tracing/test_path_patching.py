@@ -9,6 +9,7 @@ import torch
 from adapter_zoo import adapted
 from model_zoo import nano, tokens
 from mplat.errors import UsageError
+from mplat.interp.tracing.corruption import corrupt
 from mplat.interp.tracing.path_patching import frozen_sites, path_patching
 from mplat.models import LanguageModel, Replace
 
@@ -33,6 +34,10 @@ def watch(model, text, *names):
     with model.capture(*names) as acts:
         logits = model(text[None])
     return acts, logits[0, -1]
+
+
+def probabilities(table) -> list[float]:
+    return [effect + float(table.schema.metadata[b"p_corrupted"]) for effect in table["effect"].to_pylist()]
 
 
 @torch.no_grad()
@@ -61,7 +66,7 @@ def test_the_path_to_the_logits_leaves_everything_between_as_it_was(model, promp
     residual = b["blocks.2.resid_post"] + a["blocks.0.mixer_out"] - b["blocks.0.mixer_out"]
     expected = torch.softmax(model.unembed(residual)[0, -1], -1)[int(said.argmax())]
     table = path_patching(model, clean, corrupted, "blocks.0.mixer_out", "logits")
-    assert table["p"].to_pylist() == pytest.approx([float(expected)], **close)
+    assert probabilities(table) == pytest.approx([float(expected)], **close)
 
 
 @torch.no_grad()
@@ -77,7 +82,7 @@ def test_a_last_part_that_hears_everything_restores_the_sender_whole(model, prom
         if "mlp_out" in {s.name.rpartition(".")[2] for s in model.sites()} and "mixer_out@" in sender:
             receiver = f"blocks.{last}.resid_mid"
         table = path_patching(model, clean, corrupted, sender, receiver)
-        assert table["p"].to_pylist() == pytest.approx([float(expected)], **close)
+        assert probabilities(table) == pytest.approx([float(expected)], **close)
 
 
 @torch.no_grad()
@@ -85,13 +90,43 @@ def test_positions_and_channels_of_both_ends_count(prompts) -> None:
     model, (clean, corrupted) = nano("mamba", n_layers=3), prompts
     senders = ["blocks.0.mixer.h_post@[2]", "blocks.0.mixer.h_post[0,1]@[2]", "blocks.0.mixer.h_post@[1]"]
     receivers = ["blocks.1.mixer.x@[3]", "blocks.1.mixer.x@[2]", "blocks.1.mixer.x[7]"]
-    table = path_patching(model, clean, corrupted, senders, receivers, metric="logit", answer=5).to_pylist()
+    table = path_patching(model, clean, corrupted, senders, receivers, metric="logprob", answer=5).to_pylist()
     effect = {(r["sender"], r["receiver"]): r["effect"] for r in table}
     assert len(effect) == 9
     assert abs(effect[senders[0], receivers[0]]) > 1e-6
     assert effect[senders[0], receivers[1]] == 0.0  # a state after step 2 is not read at step 2
     assert all(effect[senders[2], r] == 0.0 for r in receivers)  # before the corruption both runs are one
     assert len({effect[s, r] for s in senders[:2] for r in (receivers[0], receivers[2])}) == 4
+
+
+@torch.no_grad()
+def test_noise_is_a_corruption_too_and_samples_are_averaged(prompts) -> None:
+    model, text = nano("mamba2", n_layers=3), prompts[0]
+    options = {"subject": (2, 4), "noise": 0.4, "seed": 2, "metric": "logprob"}
+    table = path_patching(model, text, None, "blocks.0.mixer.h_post@[3]", "blocks.2.mixer.x@[-1]", samples=2, **options)
+    corruption = corrupt(model, text, subject=(2, 4), noise=0.4, samples=2, seed=2)
+    assert corruption.noise is not None
+    expected = []
+    for noise in corruption.noise:
+        changed = model.embedding.weight[text].clone()
+        changed[2:4] += noise
+        a, said = watch(model, text, "blocks.0.mixer.h_post")
+        with model.edit(Replace("embed", changed)):
+            b, plain = watch(model, text, "blocks.1.mixer_out")
+            kept = [
+                Replace("blocks.0.mixer.h_post", a["blocks.0.mixer.h_post"][:, 3:4], positions=[3]),
+                Replace("blocks.1.mixer_out", b["blocks.1.mixer_out"]),
+            ]
+            with model.edit(*kept):
+                told, _ = watch(model, text, "blocks.2.mixer.x")
+            with model.edit(Replace("blocks.2.mixer.x", told["blocks.2.mixer.x"][:, -1:], positions=[-1])):
+                _, patched = watch(model, text, "logits")
+        answer = int(said.argmax())
+        expected.append(float(torch.log_softmax(patched, -1)[answer] - torch.log_softmax(plain, -1)[answer]))
+    stacked = torch.tensor(expected, dtype=torch.float64)
+    assert table["effect"].to_pylist() == pytest.approx([float(stacked.mean())], **close)
+    assert table["effect_std"].to_pylist() == pytest.approx([float(stacked.std())], **close)
+    assert table["samples"].to_pylist() == [2]
 
 
 @torch.no_grad()
@@ -134,5 +169,5 @@ def test_wrong_arguments_say_what_would_be_right(prompts) -> None:
     ]:
         with pytest.raises(UsageError, match=told):
             path_patching(model, *prompts, sender, receiver)
-    with pytest.raises(UsageError, match="equally long"):
+    with pytest.raises(UsageError, match="equal token length"):
         path_patching(model, prompts[0], prompts[1][1:], "embed", "logits")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from mplat.interp.tracing.attribution import attribution_patching
+from mplat.interp.tracing import attribution_patching, causal_trace
 from mplat.interp.tracing.coordinate_attribution import coordinate_attribution
 from mplat.interp.tracing.hidden_attention import hidden_attention
 from mplat.interp.tracing.knockout import knockout
@@ -155,3 +155,15 @@ def test_the_lens_sees_the_answer_after_the_second_layer(planted) -> None:
     rows = logit_lens(planted.model, planted.clean, positions=[-1], top=1).to_pylist()
     assert [r["top_tokens"] == ["north"] for r in rows] == [False, True]
     assert rows[1]["answer_rank"] == 1 and rows[1]["kl"] < 1e-12 < rows[0]["kl"]
+
+
+def test_tracing_shows_the_way_of_the_name_through_the_layers(planted) -> None:
+    table = causal_trace(planted.model, planted.clean, planted.corrupted, sites=["h_post", "conv_state", "resid_post"])
+    rows = {(r["site"], r["layer"], r["position"]): r["effect"] for r in table.to_pylist()}
+    width, name, relay = len(planted.clean), planted.name_at, planted.relay_at
+    whole = float(table.schema.metadata[b"p_clean"]) - float(table.schema.metadata[b"p_corrupted"])
+    states = {("h_post", 0, t) for t in range(name, relay)} | {("h_post", 1, t) for t in range(relay, width - 1)}
+    stream = {("resid_post", 0, relay), ("resid_post", 1, width - 1)}
+    assert {key for key, effect in rows.items() if effect > SOME} == states | stream
+    assert [rows[key] for key in sorted(states | stream)] == pytest.approx([whole] * len(states | stream), abs=NONE)
+    assert all(abs(effect) < NONE for key, effect in rows.items() if key not in states | stream)
