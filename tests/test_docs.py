@@ -89,6 +89,8 @@ def test_the_new_data_set_works(examples, tmp_path, monkeypatch):
         ("2", "dev", "Where?", ("Oslo", "oslo")),
     ]
     assert found.report.records == 2 and not found.report.bad
+    rows = [dataset_registry.get("qa_lines").row(question) for question in found.questions]
+    assert [json.loads(line) for line in file.read_text().splitlines()] == rows
 
 
 def test_the_new_template_works(examples, tmp_path, monkeypatch):
@@ -178,6 +180,12 @@ def test_files_that_documents_point_to_exist(document):
     for target in re.findall(r"\b(?:tests|configs)/[\w/-]+\.(?:py|yaml)\b", _text(document)):
         if target != "configs/a.yaml":  # the example file of the error texts
             assert (ROOT / target).exists(), f"{document} names {target}"
+
+
+def test_the_page_of_categories_has_the_numbers_of_its_benchmark(tmp_path):
+    script = _load((ROOT / "benchmarks/classify.py").read_text(), "classify_benchmark", tmp_path)
+    written = script.tables(json.loads(_text("benchmarks/results/classify.json")))
+    assert f"{script.BEGIN}{written}{script.END}" in _text("docs/categories.md")
 
 
 def test_every_exit_code_is_explained():

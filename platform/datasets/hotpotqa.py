@@ -48,10 +48,6 @@ class HotpotQA(DataSet):
             raise LookAlike("has 'evidences', as 2WikiMultihopQA does, which is not HotpotQA")
         return schema
 
-    def items(self, value: Any) -> Iterator[Any]:
-        """A value is a question."""
-        yield value
-
     def question(self, item: Any, split: str, notes: Counter[str]) -> Question:
         """The question with its paragraphs; supporting facts become positions in them.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -50,10 +50,6 @@ class MuSiQue(DataSet):
             return "Hugging Face" if "paragraph_text" in paragraphs else None
         one = paragraphs[0] if isinstance(paragraphs, list) and paragraphs else None
         return "original" if isinstance(one, Mapping) and "paragraph_text" in one else None
-
-    def items(self, value: Any) -> Iterator[Any]:
-        """A value is a question."""
-        yield value
 
     def question(self, item: Any, split: str, notes: Counter[str]) -> Question:
         """The question with its paragraphs in sentences, its decomposition, and the evidence for each step."""

@@ -64,9 +64,12 @@ class DataSet(ABC):
         `path` may only settle what the content leaves open. Raises LookAlike for a close relative.
         """
 
-    @abstractmethod
     def items(self, value: Any) -> Iterator[Any]:
-        """The questions of one value of a file, in a form of the data set's own; a BadRecord instance for a bad one."""
+        """The questions of one value of a file, in a form of the data set's own; a BadRecord instance for a bad one.
+
+        By default a value is a question.
+        """
+        yield value
 
     @abstractmethod
     def question(self, item: Any, split: str, notes: Counter[str]) -> Question:
