@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, UsageError
+from ...models.lending import label
+from .arguments import integers
 from .corruption import Corruption
 from .metric import Metric
 
@@ -24,10 +26,11 @@ def prompt_positions(positions: Sequence[int] | None, length: int) -> list[int]:
     """
     if positions is None:
         return list(range(length))
+    positions = integers(positions, "positions")
     outside = next((p for p in positions if not -length <= p < length), None)
     if outside is not None:
         raise UsageError(f"there is no position {outside} in a prompt of {length} tokens (0 to {length - 1})")
-    found = sorted({int(p) % length for p in positions})
+    found = sorted({p % length for p in positions})
     if len(found) != len(positions) or not found:
         raise UsageError(f"positions {list(positions)}: name at least one, and each of them once")
     return found
@@ -67,5 +70,5 @@ def about_runs(
         "predicted": int(clean.argmax()), "foil": judge.foil, "corruption": "noise" if noisy else "replacement",
         "noise": corruption.std, "seed": seed if noisy else None,
         "subject": f"{corruption.subject[0]}:{corruption.subject[1]}",
-        "length": len(corruption.clean), "model": model.name,
+        "length": len(corruption.clean), "model": label(model),
     }  # fmt: skip

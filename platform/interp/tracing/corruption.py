@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...models.edits import Add, Edit
+from .arguments import integer
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -86,14 +87,14 @@ def corrupt(
             "or corrupted, the tokens of another prompt of equal length"
         )
     subject = check_span(subject, len(clean))
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise UsageError(f"samples: how many noisy runs there are, must be an integer of at least 1, not {samples!r}")
-    std = subject_noise(model, [clean], [subject]) if noise is None else float(noise)
-    if not isfinite(std) or std <= 0:
+    samples = integer(samples, "samples, the number of noisy runs,", 1)
+    std = subject_noise(model, [clean], [subject]) if noise is None else noise
+    if isinstance(std, str) or not isfinite(std) or std <= 0:
         raise UsageError(f"noise of standard deviation {std!r} changes nothing; give a positive number")
+    std, generator = float(std), torch.Generator().manual_seed(integer(seed, "seed"))
     shape = (samples, subject[1] - subject[0], model.embedding.embedding_dim)
     # drawn in float64, so that models of any dtype see the same draw
-    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * std
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * std
     return Corruption(clean, clean.expand(samples, -1), drawn.to(clean.device), subject, subject[0], std)
 
 
@@ -113,6 +114,8 @@ def subject_noise(model: LanguageModel, prompts: Sequence[Tensor], subjects: Seq
 
 def token_row(model: LanguageModel, tokens: Tensor, what: str) -> Tensor:
     """`tokens` as integers (T,) on the model's device; whether they are in the vocabulary is for the model to say."""
+    if isinstance(tokens, str):
+        raise UsageError(f"{what}: give token ids, such as model.tokenizer(text)['input_ids'], not text")
     row = torch.as_tensor(tokens, device=model.device)
     if row.ndim != 1 or row.is_floating_point() or row.dtype == torch.bool or not len(row):
         raise UsageError(

@@ -14,6 +14,7 @@ from ...errors import UsageError
 from ...models.capture import STATE_SITES
 from ...models.norms import wide
 from ...models.past import PAST
+from .arguments import integer
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -34,8 +35,7 @@ class Memory:
     """
 
     def __init__(self, model: LanguageModel, length: int, budget: int) -> None:
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-            raise UsageError(f"memory_budget is a number of bytes, not {budget!r}")
+        budget = integer(budget, "memory_budget, a number of bytes,", 1)
         item = wide(model.dtype).itemsize
         d, depth = model.config.d_model, model.n_layers
         self._length, self._stream, self._vocabulary = length, item * d, item * model.config.vocab_size

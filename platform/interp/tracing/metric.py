@@ -6,13 +6,13 @@ contrast, the foil. The softmax is taken in the logits' dtype, float32 or wider.
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...errors import UsageError, suggest
+from .arguments import integer
 
 METRICS = ("prob", "logprob", "logit_diff")
 
@@ -61,12 +61,7 @@ def make_metric(kind: str, answer: int | tuple[int, int] | None, clean: Tensor, 
 
 
 def _token(value: object, vocabulary: int) -> int:
-    try:
-        token = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        token = -1
+    token = integer(value, "answer, a token id,")
     if not 0 <= token < vocabulary:
-        raise UsageError(
-            f"answer {value!r} is not a token id of this model: give an integer from 0 to {vocabulary - 1}"
-        )
+        raise UsageError(f"answer {token} is not a token id of this model: they go from 0 to {vocabulary - 1}")
     return token

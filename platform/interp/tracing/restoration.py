@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import UsageError
 from ..places import check_layers, relative_name
+from .arguments import integers
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -71,7 +72,7 @@ def restorations(
 
     Raises UsageError for a site that the model has not, or none of the layers, or that cannot be restored.
     """
-    wanted = check_layers(layers, model.n_layers)
+    wanted = check_layers(None if layers is None else integers(layers, "layers"), model.n_layers)
     if sites is None:
         found = [r for name in SITES if (r := _find(model, name, wanted, optional=True)) is not None]
         return found, wanted

@@ -3,7 +3,7 @@
 Metadata, all text, numbers as Python's `repr`: p_clean, p_corrupted (probabilities of the answer; of the corrupted runs
 the mean), metric, metric_clean, metric_corrupted, answer (token id), answer_given, predicted (what the clean run finds
 most probable), foil, corruption ("noise" or "replacement"), noise (its standard deviation), seed, subject
-("start:stop"), window, length, model. What does not apply is left out.
+("start:stop"), window, length, model (its name). What does not apply is left out.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...errors import InputError, UsageError
+from ...errors import InputError
+from .arguments import integer
 from .asked import about_runs, check_finite, evaluating, prompt_positions
 from .baseline import Baseline, exchanges, final_logits
 from .corruption import Corruption, Span, corrupt
@@ -69,8 +70,7 @@ def causal_trace(
     length = len(corruption.clean)
     wanted, blocks = restorations(model, sites, layers)
     places = prompt_positions(positions, length)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise UsageError(f"window is a number of layers of at least 1, not {window!r}")
+    window = integer(window, "window, a number of layers,", 1)
     memory = Memory(model, length, memory_budget)
     turns = [
         slice(i, min(i + memory.samples_at_once, corruption.samples))

@@ -37,8 +37,8 @@ def made(effects: np.ndarray, subject: tuple[int, int], **changes: Any) -> pa.Ta
     ]
     about = {
         "metric": "prob", "metric_clean": 0.9, "metric_corrupted": 0.2, "answer": 3, "predicted": 3,
-        "answer_given": True, "subject": f"{subject[0]}:{subject[1]}", "length": effects.shape[1], "window": 1, "corruption": "noise",
-        "model": "m", "noise": 0.5,
+        "answer_given": True, "subject": f"{subject[0]}:{subject[1]}", "length": effects.shape[1],
+        "window": 1, "corruption": "noise", "model": "m", "noise": 0.5,
     }  # fmt: skip
     return trace_table(rows, about | changes)
 

@@ -31,10 +31,10 @@ def model() -> LanguageModel:
         ({}, "nothing to corrupt: give subject"),
         ({"noise": 0.0}, "changes nothing; give a positive number"),
         ({"noise": math.nan}, "changes nothing; give a positive number"),
-        ({"samples": 0}, "samples.*at least 1"),
-        ({"window": 0}, "window is a number of layers"),
+        ({"samples": 0}, "samples, the number of noisy runs, must be an integer of at least 1, not 0"),
+        ({"window": 0}, "window, a number of layers, must be an integer of at least 1"),
         ({"memory_budget": 10}, "too small for one sample of 6 tokens.*give at least"),
-        ({"memory_budget": 1.5}, "memory_budget is a number of bytes"),
+        ({"memory_budget": 1.5}, "memory_budget, a number of bytes, must be an integer"),
         ({"layers": [2]}, "there is no block 2; this model has blocks 0 to 1"),
         ({"layers": []}, "name at least one block"),
         ({"positions": [6]}, "there is no position 6 in a prompt of 6 tokens"),
@@ -46,8 +46,12 @@ def model() -> LanguageModel:
         ({"sites": ["mlp_out"]}, "no site 'mlp_out'"),
         ({"sites": ["h+mixer.h"]}, "names one site twice"),
         ({"metric": "probability"}, "metric 'probability'; did you mean 'prob'"),
-        ({"answer": 40}, "answer 40 is not a token id of this model: give an integer from 0 to 39"),
-        ({"answer": "Paris"}, "answer 'Paris' is not a token id"),
+        ({"answer": 40}, "answer 40 is not a token id of this model: they go from 0 to 39"),
+        ({"answer": "Paris"}, "answer, a token id, must be an integer, not 'Paris'"),
+        ({"seed": "x"}, "seed must be an integer"),
+        ({"noise": "loud"}, "changes nothing; give a positive number"),
+        ({"positions": 3}, "positions is a list of integers"),
+        ({"layers": ["a"]}, "each of layers must be an integer, not 'a'"),
         ({"answer": (1, 2)}, "only metric 'logit_diff' takes a pair"),
         ({"answer": (1, 1), "metric": "logit_diff"}, "both token 1"),
     ],
@@ -69,6 +73,8 @@ def test_wrong_prompts_are_refused(model: LanguageModel) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             causal_trace(model, clean, bad)
+    with pytest.raises(UsageError, match="give token ids"):
+        causal_trace(model, "Mary", subject=(1, 2))
     with pytest.raises(UsageError, match="take one row of the batch"):
         causal_trace(model, clean[None], subject=(1, 2))
     with pytest.raises(UsageError, match="not both"):
