@@ -99,7 +99,7 @@ def first_order(
 
 def layer_groups(
     model: LanguageModel, found: Sequence[Place], corruption: Corruption, memory: int
-) -> list[list[Place]]:  # fmt: skip
+) -> list[list[Place]]:
     """`found` in groups of whole layers, one layer at least."""
     if isinstance(memory, bool) or memory < 1:
         raise UsageError(f"memory_budget is a number of bytes of at least 1, not {memory!r}")

@@ -1,0 +1,66 @@
+"""CounterFact: facts with a counterfactual object, paraphrases and neighbours (Meng et al., arXiv 2202.05262; MIT).
+
+Reads the original nesting (requested_rewrite, paraphrase_prompts, neighborhood_prompts) and the flat form of EasyEdit
+(prompt, subject, ground_truth, target_new, rephrase_prompt, locality_prompt), which leaves out the relation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..fields import field, identifier, text, texts
+from .records import FactualPrompt, filled, found_in
+from .registry import FactualSet, factual
+
+
+@factual("counterfact")
+class CounterFact(FactualSet):
+    """One prompt a record; `other_answer` is the counterfactual object."""
+
+    title = "CounterFact"
+    licence = "MIT"
+    expects = "objects with case_id and requested_rewrite, or with case_id, prompt, subject, ground_truth, target_new"
+
+    def recognise(self, value: Any) -> bool:
+        return (
+            isinstance(value, Mapping)
+            and "case_id" in value
+            and ("requested_rewrite" in value or "target_new" in value)
+        )
+
+    def prompt(self, value: Any) -> FactualPrompt:
+        return self._nested(value) if "requested_rewrite" in value else self._flat(value)
+
+    def _nested(self, value: Any) -> FactualPrompt:
+        asked = field(value, "requested_rewrite")
+        subject = identifier(asked, "subject")
+        prompt, span = filled(text(asked, "prompt"), "{}", subject)
+        return FactualPrompt(
+            id=str(field(value, "case_id")),
+            dataset=self.name,
+            prompt=prompt,
+            subject=subject,
+            subject_span=span,
+            answer=identifier(field(asked, "target_true"), "str").strip(),
+            relation=text(asked, "relation_id"),
+            other_answer=identifier(field(asked, "target_new"), "str").strip(),
+            paraphrases=texts(value, "paraphrase_prompts"),
+            neighbours=texts(value, "neighborhood_prompts"),
+            licence=self.licence,
+        )
+
+    def _flat(self, value: Any) -> FactualPrompt:
+        subject, prompt = identifier(value, "subject"), identifier(value, "prompt")
+        return FactualPrompt(
+            id=str(field(value, "case_id")),
+            dataset=self.name,
+            prompt=prompt,
+            subject=subject,
+            subject_span=found_in(prompt, subject),
+            answer=identifier(value, "ground_truth").strip(),
+            other_answer=identifier(value, "target_new").strip(),
+            paraphrases=(text(value, "rephrase_prompt"),),
+            neighbours=(text(value, "locality_prompt"),),
+            licence=self.licence,
+        )

@@ -1,0 +1,42 @@
+"""known_1000: facts that GPT-2 XL completes correctly (Meng et al., arXiv 2202.05262; MIT), 1,209 in the original file.
+
+One record is {known_id, subject, attribute, template, prediction, prompt, relation_id}. The prompt is the template with
+the subject in it, sometimes a few words longer; " " + attribute continues it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..fields import field, identifier, text
+from .records import FactualPrompt, filled, found_in
+from .registry import FactualSet, factual
+
+
+@factual("known_1000")
+class Known1000(FactualSet):
+    """One prompt a record."""
+
+    title = "known_1000"
+    licence = "MIT"
+    expects = "a list of objects with known_id, subject, attribute, template and prompt"
+
+    def recognise(self, value: Any) -> bool:
+        return isinstance(value, Mapping) and "known_id" in value and "attribute" in value
+
+    def prompt(self, value: Any) -> FactualPrompt:
+        subject, prompt = identifier(value, "subject"), identifier(value, "prompt")
+        start, span = filled(text(value, "template"), "{}", subject)
+        if not prompt.startswith(start.rstrip()):  # the prompt counts; its template may be worded otherwise
+            span = found_in(prompt, subject)
+        return FactualPrompt(
+            id=str(field(value, "known_id")),
+            dataset=self.name,
+            prompt=prompt,
+            subject=subject,
+            subject_span=span,
+            answer=identifier(value, "attribute"),
+            relation=text(value, "relation_id"),
+            licence=self.licence,
+        )

@@ -1,0 +1,59 @@
+"""Relations of subject and object with prompt templates (Hernandez et al., arXiv 2308.09124, "LRE"; MIT).
+
+One record is a relation: {name, prompt_templates, prompt_templates_zs, samples: [{subject, object}], ...}. Each sample
+is a prompt from the first template; the other templates give its paraphrases. A subject may have several objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..fields import identifier, items_of, texts
+from ..registry import BadRecord
+from .records import FactualPrompt, filled
+from .registry import Entry, FactualSet, Unusable, factual
+
+
+@factual("lre_relations")
+class LreRelations(FactualSet):
+    """One prompt a sample."""
+
+    title = "LRE relations"
+    licence = "MIT"
+    expects = "objects with name, prompt_templates and samples of subject and object, one for each relation"
+
+    def recognise(self, value: Any) -> bool:
+        return isinstance(value, Mapping) and "prompt_templates" in value and "samples" in value
+
+    def prompts(self, entries: Sequence[Entry]) -> Iterator[FactualPrompt | Unusable]:
+        for where, value in entries:
+            try:
+                relation, samples = identifier(value, "name"), items_of(value, "samples")
+                given = (*texts(value, "prompt_templates"), *texts(value, "prompt_templates_zs"))
+                templates = tuple(dict.fromkeys(given))
+                if not templates:
+                    raise BadRecord("bad_template", f"relation {relation!r} has no template")
+            except BadRecord as bad:
+                yield Unusable(where, bad)
+                continue
+            for number, sample in enumerate(samples):
+                try:
+                    yield self._prompt(relation, number, sample, templates)
+                except BadRecord as bad:
+                    yield Unusable(f"{where}, sample {number + 1}", bad)
+
+    def _prompt(self, relation: str, number: int, sample: Any, templates: Sequence[str]) -> FactualPrompt:
+        subject = identifier(sample, "subject")
+        prompt, span = filled(templates[0], "{}", subject)
+        return FactualPrompt(
+            id=f"{relation}/{number}",
+            dataset=self.name,
+            prompt=prompt,
+            subject=subject,
+            subject_span=span,
+            answer=identifier(sample, "object"),
+            relation=relation,
+            paraphrases=tuple(filled(template, "{}", subject)[0] for template in templates[1:]),
+            licence=self.licence,
+        )
