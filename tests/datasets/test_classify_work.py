@@ -18,6 +18,7 @@ from mplat.datasets.registry import get, names
 from mplat.datasets.token_counts import open_counter
 from mplat.errors import InputError
 from mplat.eval.prompting import render
+from mplat.eval.templates.registry import PLAIN
 from mplat.runtime import open_session
 from tokenizers import Tokenizer
 
@@ -67,7 +68,7 @@ def test_the_tokens_of_a_context_are_those_that_its_prompt_spends() -> None:
     def encode(text: str) -> list[int]:
         return TOKENIZER.encode(text, add_special_tokens=False).ids
 
-    spent = len(render(question, encode, 1000).tokens) - len(encode("\nQ: Who?\nA:"))
+    spent = len(render(question, encode, 1000, PLAIN).tokens) - len(encode("\nQ: Who?\nA:"))
     assert done.context_tokens == spent
     assert done.evidence_tokens == (len(encode(" It is.\nMilan.")),)
     empty = classify(asked(), get("squad")).question

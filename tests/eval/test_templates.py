@@ -100,13 +100,12 @@ def test_another_template_can_be_named():
         templates.find("sqad")
 
 
-def test_a_question_without_an_answer_can_be_asked_where_the_template_says_what_to_write():
+def test_a_question_without_an_answer_is_told_what_to_write_where_its_metric_scores_that():
     known = {"squad_v1", "squad_v2"}
-    assert unusable(question("squad", answers=()), known) == "no answer is given"
-    open_question = question("squad_v2", answers=(), metric="squad_v2")
-    assert unusable(open_question, known) == ""
-    assert unusable(open_question, known, templates.find("squad")) == "no answer is given"
-    assert templates.find("squad_v2").no_answer in prompt_text(open_question)
+    nothing = question("squad_v2", answers=(), answerable=False, metric="squad_v2")
+    assert unusable(nothing, known) == ""
+    assert templates.find("squad_v2").no_answer in prompt_text(nothing)
+    assert unusable(question("squad", answers=(), metric="squad_v1"), known) == "no answer is given"
 
 
 def test_the_agreed_word_is_scored_as_writing_nothing(monkeypatch):
