@@ -86,12 +86,14 @@ def classify(
     """Sort questions into categories by their evidence, each with the reason, and draw a balanced sample."""
     from ..datasets import registry
     from ..datasets.classify import check, classify_gathered, gather, summary_path, write
+    from ..datasets.token_counts import open_counter
     from ..runtime import open_session
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     names = parse_names(datasets, registry.names(), option="--datasets")
     splits = [] if hub is None else _splits(hub, data_dir)
     check(rule_set, per_dataset, per_category)
+    open_counter(tokenizer)  # so that a wrong name is told before everything is read
     if out is not None:
         if out.suffix != ".parquet":
             raise UsageError(f"--out {out}: the questions are a Parquet file; give a name that ends in .parquet")

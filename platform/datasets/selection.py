@@ -2,7 +2,8 @@
 
 Categories take turns, and within a category the data sets take turns, until a category has its number, a data set has
 given its number, or nothing is left: rare categories are filled first in effect, and no data set crowds out another.
-Which question of a data set comes first follows from the seed and its id alone, so the sample does not depend on the
+Of a data set, questions with a context come before those without (open questions of Natural Questions say nothing about
+long contexts); among either, the order follows from the seed and the id alone, so the sample does not depend on the
 order of files or of data sets, and growing a limit only adds questions.
 """
 
@@ -41,7 +42,8 @@ def select(questions: Iterable[Question], *, per_dataset: int, per_category: int
         pools[question.category, question.dataset].append(question)
     available = Counter({category: 0 for category in CATEGORIES})
     for (category, _), pool in pools.items():
-        pool.sort(key=lambda question: _rank(seed, question), reverse=True)  # drawn from the end
+        # drawn from the end
+        pool.sort(key=lambda question: (not question.context, _rank(seed, question)), reverse=True)
         available[category] += len(pool)
     turns = sorted(pools, key=lambda key: (CATEGORIES.index(key[0]), key[1]))
     taken, given = Counter({category: 0 for category in CATEGORIES}), Counter[str]()

@@ -107,6 +107,38 @@ def test_what_was_left_out_is_said_on_stderr(capsys: pytest.CaptureFixture[str],
     assert "warning: triviaqa: 1 of 4 records left out: broken_json 1" in errors
 
 
+def test_a_wrong_tokenizer_ends_with_three_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, errors = run(capsys, "--data-dir", str(tmp_path / "nowhere"), "--tokenizer", "gpt-5")
+    assert (code, out) == (3, "") and "tokenizer gpt-5: gpt-5/tokenizer.json cannot be read" in errors
+
+
+def test_duplicate_ids_follow_the_tolerance(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    with open(data / "trivia.jsonl", "a") as file:
+        file.write(json.dumps({"id": "t0", "question": "Again?", "golden_answers": ["x"]}) + "\n")
+    words = ("--datasets", "triviaqa", "--data-dir", str(data), "--json")
+    code, text, _ = run(capsys, *words)
+    assert code == 3 and "duplicate_id 1" in json.loads(text)["error"]["message"]
+    code, text, errors = run(capsys, *words, "--fail-over", "0.25")
+    assert code == 0 and json.loads(text)["datasets"]["triviaqa"]["bad"] == {"duplicate_id": 1}
+    assert "1 of 4 records left out: duplicate_id 1" in errors
+
+
+@pytest.mark.ray
+def test_ray_workers_write_what_this_process_writes(
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
+) -> None:
+    files = []
+    for where in (("none",), ("local", "--actors", "2")):
+        out = tmp_path / where[0] / "q.parquet"
+        words = ("--datasets", "squad,triviaqa", "--data-dir", str(data), "--out", str(out), "--address", *where)
+        assert run(capsys, *words)[0] == 0
+        files.append((out.read_bytes(), out.with_suffix(".summary.json").read_bytes()))
+        assert sorted(path.name for path in out.parent.iterdir()) == ["q.parquet", "q.summary.json"]
+    assert files[0] == files[1]
+
+
 def test_bad_data_ends_with_three(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     words = ("--datasets", "squad", "--data-dir", str(data))
     packed = (data / "squad_v1" / "dev.json.gz").read_bytes()
@@ -134,6 +166,7 @@ def test_bad_data_ends_with_three(capsys: pytest.CaptureFixture[str], data: Path
         (("--rule-set", "sources"), "did you mean 'source'"),
         (("--per-category", "-1"), "--per-category -1"),
         (("--fail-over", "2"), "from 0 to 1"),
+        (("--actors", "2", "--address", "none"), "2 actors need Ray"),
         (("--out", "questions.json"), "ends in .parquet"),
         (("--seed", "-1"), "--seed -1"),
     ],

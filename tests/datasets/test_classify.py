@@ -285,6 +285,16 @@ def test_data_sets_share_a_category_evenly_and_no_limit_takes_everything() -> No
     assert len(everything.questions) == 55 and everything.shortfalls == ()
 
 
+def test_questions_with_a_context_are_drawn_before_those_without() -> None:
+    bare = pool(natural_questions__long_context=40)
+    context = (Paragraph("", ("Rome is old.",)),)
+    full = [dataclasses.replace(entry, id=f"full{n}", context=context) for n, entry in enumerate(bare[:10])]
+    bare = [dataclasses.replace(entry, context=()) for entry in bare]
+    for wanted in (6, 10, 15):
+        chosen = select([*bare, *full], per_dataset=0, per_category=wanted, seed=2).questions
+        assert sum(bool(entry.context) for entry in chosen) == min(wanted, 10) and len(chosen) == wanted
+
+
 def test_the_draw_depends_on_the_seed_and_the_ids_only() -> None:
     asked = pool(squad__simple_recall=80, hotpotqa__two_hop=80)
     first = select(asked, per_dataset=20, per_category=10, seed=3).questions

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from mplat.datasets.reading import read
+from mplat.datasets.triviaqa_evidence import documents
 from mplat.errors import InputError
 from mplat.eval import metrics
 from mplat.eval.metrics.triviaqa import normalise_trivia
@@ -175,3 +176,22 @@ def test_every_real_open_domain_record_is_read(shared_data: Path, tmp_path: Path
         for question in reading.questions
     ]
     assert read("triviaqa", lines(tmp_path / "test.jsonl", rows)).questions == reading.questions
+
+
+def test_the_documents_that_real_questions_name_are_there(shared_data: Path) -> None:
+    found = documents(real(shared_data, "official_rc_wikipedia_evidence.jsonl.zst"))
+    assert len(found) == 10 and all(text.strip() for text in found.values())
+    for name in ("official_rc_wikipedia-dev.json", "official_rc_wikipedia-train.json"):
+        original = json.loads(real(shared_data, name).read_text(encoding="utf-8"))
+        named = {page["Filename"] for entry in original["Data"] for page in entry["EntityPages"]}
+        assert named and named <= found.keys()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"Filename": "a"}, {"Filename": "x", "text": "again"}, ["x"], {"Filename": " ", "text": ""}]
+)
+def test_a_document_that_is_none_is_an_error(tmp_path: Path, wrong: object) -> None:
+    path = lines(tmp_path / "evidence.jsonl", [{"Filename": "x", "text": "\u2028"}, wrong])
+    with pytest.raises(InputError, match="line 2: not a document of {Filename, text}"):
+        documents(path)
+    assert documents(lines(tmp_path / "good.jsonl", [{"Filename": "x", "text": "a\u2028b"}])) == {"x": "a\u2028b"}
