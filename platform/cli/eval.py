@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ToleranceError, UsageError
+from .job_progress import JobCounter
 from .options import (
     Actors,
     Address,
@@ -28,7 +29,7 @@ from .options import (
     given,
     writable_folder,
 )
-from .output import Output, Progress, table
+from .output import Output, table
 from .registry import command
 from .values import parse_layers, parse_names, parse_numbers
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from ..eval.planning import Plan
     from ..eval.runner import EvalResult
     from ..eval.summary import Summary
-    from ..runtime import Progress as JobProgress
 
 
 @command("eval", order=44)
@@ -168,7 +168,7 @@ def evaluate(
     with ExitStack() as stack:
         session = stack.enter_context(open_session(address, actors=actors))
         shown = stack.enter_context(ExitStack())
-        observer = Observer(say=output.say, progress=_Counter(output, shown))
+        observer = Observer(say=output.say, progress=JobCounter(output, shown, "answers"))
         find = bottleneck_finder(
             plan.model, plan.asked_in_development, cache_dir=cache_folder(), seed=plan.config.seed, say=output.say
         )
@@ -303,30 +303,3 @@ def _cell(value: Any, *, signed: bool = False) -> str:
         return "-"
     interval = "" if value.low is None else f" [{value.low:{sign}.2f}, {value.high:{sign}.2f}]"
     return f"{value.mean:{sign}.3f}{interval}"
-
-
-class _Counter:
-    """Shows the jobs of the runtime, one after the other, as progress of the command."""
-
-    def __init__(self, output: Output, stack: ExitStack) -> None:
-        self._output, self._stack = output, stack
-        self._shown: tuple[str, int, Progress] | None = None  # job, answers shown, where
-
-    def __call__(self, job: JobProgress) -> None:
-        if job.note:
-            self._output.warn(job.note)
-        if self._shown is None or self._shown[0] != job.name:
-            self._stack.close()
-            self._shown = None
-            if job.rows_done < job.rows:
-                there = f" ({job.rows_done} are there from an earlier run)" if job.rows_done else ""
-                progress = self._output.progress(f"{job.name}{there}", job.rows - job.rows_done, "answers")
-                self._shown = (job.name, job.rows_done, self._stack.enter_context(progress))
-            elif job.resumed_shards:
-                self._output.say(f"{job.name}: all {job.rows} answers are there from an earlier run")
-            return
-        name, done, progress = self._shown
-        progress.advance(job.rows_done - done)
-        self._shown = (name, job.rows_done, progress)
-        if job.shards_done == job.shards:
-            self._stack.close()

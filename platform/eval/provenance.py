@@ -16,6 +16,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 # What turns a prompt's tokens into a row. Everything before that is in the items, everything after is computed anew.
 _SOURCES = (
     "models", "eval/metrics", "eval/answers.py", "eval/conditions.py", "eval/schema.py", "eval/side_effects.py",
+    "eval/perplexity.py", "eval/perplexity_worker.py",
     "steering/operators.py", "steering/recipe.py", "steering/variants",
 )  # fmt: skip
 _PACKAGES = ("mplat", "torch", "transformers", "tokenizers", "numpy", "scipy", "numba", "pyarrow")

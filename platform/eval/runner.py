@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from ..config import differing_keys
 from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
 from ..models.lending import label, lent, loadable_name
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
-from ..runtime.lock import FolderLock
+from ..runtime.lock import alone_in
 from ..runtime.storage import write_errors
 from ..steering import Recipe, Scored, choose, control_recipes, grid
 from ..steering.discovery import discovery_table
@@ -91,7 +90,7 @@ def evaluate(
     alone (`mplat eval` asks `mplat.interp.bottleneck_channels`). It is not called where the plan has a recipe.
     """
     check_folder(plan, out, fresh=fresh)
-    with _alone_in(out):
+    with alone_in(out):
         if fresh:
             _clear(out)
         for name in _RESULTS:  # of other versions, perhaps: never beside this run's record
@@ -149,18 +148,6 @@ def _clear(out: Path) -> None:
         for job in (out / "work").iterdir():
             if job.is_dir():
                 shutil.rmtree(job)
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Hold the folder's lock; UsageError says who else does."""
-    with write_errors(out):
-        (out / "work").mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(out / "work" / ".lock")
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Run:

@@ -1,6 +1,7 @@
 """Intervals and p-values for small, paired, often binary samples. Pure numpy, float64, seeded, vectorised.
 
 - `bootstrap_mean`: percentile (default) or BCa interval of a mean; of paired differences when given differences.
+- `bootstrap_ratio`: percentile interval of sum(a) / sum(b), such as bits per byte over documents.
 - `wilson`: interval of a proportion; unlike the bootstrap it is not empty when every answer is right.
 - `sign_flip_p`: two-sided permutation p-value of a mean difference; exact for up to 16 non-zero differences.
 - `holm`: p-values corrected for their number.
@@ -72,6 +73,28 @@ def bootstrap_mean(
         levels = _bca_levels(x, mean, means, levels)
     low, high = np.quantile(means, levels)
     return Estimate(len(x), mean, float(low), float(high))
+
+
+def bootstrap_ratio(
+    numerators: ArrayLike, denominators: ArrayLike, *, seed: int, confidence: float = 0.95, n_resamples: int = 10_000
+) -> Estimate:
+    """sum(numerators) / sum(denominators) over units that are resampled together, with percentile bootstrap interval.
+
+    numerators, denominators: (n,), same order, denominators positive. `mean` is the ratio.
+    """
+    a, b = _checked(numerators, confidence), _checked(denominators, confidence)
+    if a.shape != b.shape or np.any(b <= 0):
+        raise UsageError("a ratio needs as many numerators as denominators, and these greater than 0")
+    if len(a) < 2:
+        return Estimate(len(a), float(a.sum() / b.sum()) if len(a) else None, None, None)
+    rng = np.random.default_rng(seed)
+    ratios = []
+    for rows in _blocks(n_resamples, len(a)):
+        chosen = rng.integers(0, len(a), size=(rows, len(a)))
+        ratios.append(a[chosen].sum(axis=1) / b[chosen].sum(axis=1))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
+    return Estimate(len(a), float(a.sum() / b.sum()), float(low), float(high))
 
 
 def paired_difference(

@@ -14,12 +14,27 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from .storage import write_errors
 
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Hold the lock of the run folder `out`, made where it is not there; UsageError says who else holds it."""
+    with write_errors(out):
+        (out / "work").mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out / "work" / ".lock")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class FolderLock:
