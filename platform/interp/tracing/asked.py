@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError, UsageError
 from ...models.lending import label
+from ..places import check_layers
 from .arguments import integers
 from .corruption import Corruption
 from .metric import Metric
@@ -19,21 +20,26 @@ if TYPE_CHECKING:
     from ...models import LanguageModel
 
 
-def prompt_positions(positions: Sequence[int] | None, length: int) -> list[int]:
-    """Ascending positions 0 to length - 1, negative ones counted from the end; None is all.
+def prompt_positions(positions: Sequence[int] | None, length: int, what: str = "positions") -> list[int]:
+    """Ascending positions 0 to length - 1, negative ones counted from the end; None is all. what: for errors.
 
     Raises UsageError for one that the prompt does not have, for one named twice, and for none.
     """
     if positions is None:
         return list(range(length))
-    positions = integers(positions, "positions")
+    positions = integers(positions, what)
     outside = next((p for p in positions if not -length <= p < length), None)
     if outside is not None:
-        raise UsageError(f"there is no position {outside} in a prompt of {length} tokens (0 to {length - 1})")
+        raise UsageError(f"{what}: there is no position {outside} in a prompt of {length} tokens (0 to {length - 1})")
     found = sorted({p % length for p in positions})
     if len(found) != len(positions) or not found:
-        raise UsageError(f"positions {list(positions)}: name at least one, and each of them once")
+        raise UsageError(f"{what} {list(positions)}: name at least one, and each of them once")
     return found
+
+
+def chosen_layers(model: LanguageModel, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """Ascending numbers of blocks; None is all. Raises UsageError for what is none of the model's."""
+    return check_layers(None if layers is None else integers(layers, "layers"), model.n_layers)
 
 
 def check_finite(model: LanguageModel, clean: Tensor, corrupted: Tensor | None = None) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...errors import InputError, UsageError
 from ..places import Place, places
+from .arguments import integer
 from .asked import about_runs, check_finite, evaluating, prompt_positions
 from .corruption import Span, corrupt
 from .first_order import Effects, first_order
@@ -61,8 +62,8 @@ def attribution_patching(
 
     Raises UsageError for arguments that do not fit the model or each other, InputError where a run is not finite.
     """
-    if integrated_steps is not None and (isinstance(integrated_steps, bool) or integrated_steps < 1):
-        raise UsageError(f"integrated_steps must be 1 or more, or None for none, not {integrated_steps!r}")
+    if integrated_steps is not None:
+        integrated_steps = integer(integrated_steps, "integrated_steps, the number of points, or None,", 1)
     corruption = corrupt(model, clean, corrupted, subject=subject, noise=noise, samples=samples, seed=seed)
     wanted, blocks = restorations(model, sites, layers)
     where = prompt_positions(positions, len(corruption.clean))

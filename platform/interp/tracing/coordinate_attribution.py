@@ -18,8 +18,8 @@ from torch import Tensor
 from ...models.edits import Add
 from ...models.norms import wide
 from ..columns import column
-from ..places import Place, check_layers, places
-from .asked import about_runs, check_finite, evaluating, prompt_positions
+from ..places import Place, places
+from .asked import about_runs, check_finite, chosen_layers, evaluating, prompt_positions
 from .corruption import Span, corrupt
 from .metric import make_metric
 from .table import text_metadata
@@ -58,8 +58,8 @@ def coordinate_attribution(
     UsageError for arguments that do not fit the model or each other, InputError where a run is not finite.
     """
     corruption = corrupt(model, clean, corrupted, subject=subject, noise=noise, samples=samples, seed=seed)
-    (t,) = prompt_positions([position], len(corruption.clean))
-    found = places(model, check_layers(layers, model.n_layers), [site], one_axis=False)
+    (t,) = prompt_positions([position], len(corruption.clean), "position")
+    found = places(model, chosen_layers(model, layers), [site], one_axis=False)
     names = [f"{place.name}@[{t}]" for place in found]
     tokens = corruption.rows(slice(None))
     options = {"dtype": wide(model.dtype), "device": model.device, "requires_grad": True}

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
 from ...models.capture import STATE_SITES
 from ...models.edits import Add, Edit, Replace
 from ...models.norms import wide
 from ..places import Place
+from .arguments import integer
 from .corruption import Corruption
 from .metric import Metric
 from .recurrences import ScanPlace, scans_of
@@ -101,8 +101,7 @@ def layer_groups(
     model: LanguageModel, found: Sequence[Place], corruption: Corruption, memory: int
 ) -> list[list[Place]]:
     """`found` in groups of whole layers, one layer at least."""
-    if isinstance(memory, bool) or memory < 1:
-        raise UsageError(f"memory_budget is a number of bytes of at least 1, not {memory!r}")
+    memory = integer(memory, "memory_budget, a number of bytes,", 1)
     numbers = (1 + corruption.samples) * len(corruption.clean) * torch.finfo(wide(model.dtype)).bits // 8
     groups: list[list[Place]] = []
     left = 0

@@ -29,8 +29,8 @@ from ...errors import UsageError
 from ...models.mixers.mamba import MambaMixer
 from ...models.mixers.mamba2 import Mamba2Mixer
 from ...models.mixers.stable_mamba import StableMambaMixer
-from ..places import check_layers
-from .asked import evaluating
+from .arguments import integers
+from .asked import chosen_layers, evaluating
 from .corruption import token_row
 from .recurrences import Scan, ScanPlace, refuse_state_edits, require_scans
 
@@ -98,7 +98,7 @@ def rollout(model: LanguageModel, tokens: Tensor, layers: Sequence[int] | None =
     text = token_row(model, tokens, "tokens")
     stay = torch.eye(len(text), dtype=torch.float64, device=text.device)
     whole = stay
-    for layer in check_layers(layers, model.n_layers):
+    for layer in chosen_layers(model, layers):
         place, values = watched(model, text, layer, True)
         every = torch.arange(place.rebuild(values).state_shape[0], device=text.device)
         total = torch.zeros_like(stay)
@@ -116,7 +116,7 @@ def watched(
 ) -> tuple[ScanPlace, Mapping[str, Tensor]]:
     """The scan of a block and the values of its sites in a run of the prompt; whole_mixer: x_in and gate among them."""
     text = token_row(model, tokens, "tokens")
-    (layer,) = check_layers([layer], model.n_layers)
+    (layer,) = chosen_layers(model, [layer])
     refuse_state_edits(model, "hidden attention", *(["conv_state"] if whole_mixer else []))
     place = require_scans(model, (layer,), "hidden_attention")[0]
     around = [place.prefix + "x_in", place.prefix + "gate"] if whole_mixer else []
@@ -207,7 +207,7 @@ def _blocks(scan: Scan, chosen: Tensor) -> list[Tensor]:
 def _chosen(channels: Sequence[int] | None, many: int) -> list[int]:
     if channels is None:
         return list(range(many))
-    wanted = [int(c) for c in channels]
+    wanted = integers(channels, "channels")
     wrong = next((c for c in wanted if not -many <= c < many), None)
     if wrong is not None or not wanted:
         told = "name at least one" if wrong is None else f"there is no channel {wrong}"

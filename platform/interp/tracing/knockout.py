@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...models.lending import label
 from ..columns import column
-from ..places import check_layers
-from .asked import check_finite, evaluating, prompt_positions
+from .arguments import integers
+from .asked import check_finite, chosen_layers, evaluating, prompt_positions
 from .corruption import token_row
 from .cuts import cut_edits
 from .decay_groups import decay_groups
@@ -78,8 +79,7 @@ def knockout(
     and channels the scans do not have.
     """
     text = token_row(model, tokens, "tokens")
-    cut_at = prompt_positions([targets] if isinstance(targets, int) else targets, len(text))
-    cut_from = prompt_positions([sources] if isinstance(sources, int) else sources, len(text))
+    cut_at, cut_from = _positions(targets, len(text), "targets"), _positions(sources, len(text), "sources")
     if channels is not None and decay is not None:
         raise UsageError("knockout: give channels or decay, not both")
     refuse_state_edits(model, "a knock-out", "conv_state" if block_conv else "h")
@@ -112,7 +112,7 @@ def knockout(
     ]  # fmt: skip
     about = {
         "p0": p0, "answer": judge.answer, "answer_given": judge.given, "targets": cut_at, "sources": cut_from,
-        "block_conv": block_conv, "length": len(text), "model": model.name,
+        "block_conv": block_conv, "length": len(text), "model": label(model),
     }  # fmt: skip
     return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(text_metadata(about)))
 
@@ -129,12 +129,18 @@ def _windows(model: LanguageModel, layers: Sequence[int] | Sequence[Sequence[int
         having = tuple(layer for layer in range(model.n_layers) if scans_of(model, layer))
         require_scans(model, having or (0,), "knockout")
         return [having]
-    given = list(layers)
-    several = [isinstance(window, Sequence) for window in given]
+    given = layers.tolist() if isinstance(layers, Tensor) else layers
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise UsageError(f"knockout: layers is a list of blocks, or of windows of blocks, not {layers!r}")
+    several = [isinstance(window, Sequence) and not isinstance(window, str) for window in given]
     if any(several) != all(several):
         raise UsageError(f"knockout: layers {given} mixes blocks and windows of blocks; give one or the other")
     windows = given if given and all(several) else [given]
-    return [check_layers(window, model.n_layers) for window in windows]  # type: ignore[arg-type]
+    return [chosen_layers(model, window) for window in windows]  # type: ignore[arg-type]
+
+
+def _positions(given: int | Sequence[int], length: int, what: str) -> list[int]:
+    return prompt_positions([given] if isinstance(given, int) else given, length, what)
 
 
 def _masks(
@@ -164,14 +170,12 @@ def _mask(chosen: Channels, shape: tuple[int, int], scan: ScanPlace, name: str) 
             raise UsageError(f"{form}: a mask of shape {tuple(chosen.shape)}; it must be ({width},) or {shape}")
         mask = chosen if chosen.ndim == 2 else chosen[:, None].expand(shape)
     else:
-        index = torch.as_tensor(chosen)
-        if index.ndim != 1 or index.is_floating_point():
-            raise UsageError(f"{form}: must be numbers of channels or a mask of booleans")
-        wrong = [int(i) for i in index if not -width <= int(i) < width]
+        index = integers(chosen.tolist() if isinstance(chosen, Tensor) else chosen, form)
+        wrong = [i for i in index if not -width <= i < width]
         if wrong:
             raise UsageError(f"{form}: there is no channel {wrong[0]}; the scan has channels 0 to {width - 1}")
         mask = torch.zeros(shape, dtype=torch.bool)
-        mask[index.long()] = True
+        mask[index] = True
     if not bool(mask.any()):
         raise UsageError(f"{form}: selects nothing")
     return mask

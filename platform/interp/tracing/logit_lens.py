@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...models.lending import label
 from ..columns import column
-from ..places import check_layers, places
-from .asked import check_finite, evaluating, prompt_positions
+from ..places import places
+from .arguments import integer
+from .asked import check_finite, chosen_layers, evaluating, prompt_positions
 from .corruption import token_row
 from .metric import make_metric
 from .table import text_metadata, token_labels
@@ -62,10 +64,10 @@ def logit_lens(
     text = token_row(model, tokens, "tokens")
     if site not in _SITES:
         raise UsageError(f"logit_lens: site {site!r} is not the residual stream; choose one of {', '.join(_SITES)}")
-    if isinstance(top, bool) or not 1 <= top <= model.config.vocab_size:
-        raise UsageError(f"logit_lens: top is {top!r}; it can be 1 to {model.config.vocab_size}, the vocabulary's size")
+    if integer(top, "top, the number of tokens listed,", 1) > model.config.vocab_size:
+        raise UsageError(f"logit_lens: top is {top}; the vocabulary has {model.config.vocab_size} tokens")
     where = prompt_positions(positions, len(text))
-    found = places(model, check_layers(layers, model.n_layers), [site], one_axis=False)
+    found = places(model, chosen_layers(model, layers), [site], one_axis=False)
     with evaluating(model), model.capture(*(place.name for place in found)) as acts:
         logits = model(text[None])
     check_finite(model, logits)
@@ -88,5 +90,5 @@ def logit_lens(
                 "top_probs": best.values[i].exp().tolist(), "answer_rank": int(rank[i]),
                 "answer_prob": float(lens[i, target].exp()), "kl": float(kl[i]),
             })  # fmt: skip
-    about = {"answer": target, "answer_given": judge.given, "length": len(text), "model": model.name}
+    about = {"answer": target, "answer_given": judge.given, "length": len(text), "model": label(model)}
     return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(text_metadata(about)))

@@ -119,9 +119,9 @@ def frozen_sites(order: Mapping[str, int], sender: str, receiver: str) -> list[s
 
 
 def _selections(model: LanguageModel, given: str | Sequence[str], what: str) -> list[Selection]:
-    texts = [given] if isinstance(given, str) else list(given)
-    if not texts:
-        raise UsageError(f"path_patching: name at least one {what}")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, Sequence) or not texts:
+        raise UsageError(f"path_patching: {what} is the name of a site, or a list of at least one, not {given!r}")
     found: list[Selection] = []
     for text in texts:
         pattern = parse(text)

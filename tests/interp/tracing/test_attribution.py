@@ -215,9 +215,11 @@ def test_wrong_arguments_say_what_would_be_right(prompts) -> None:
         ({"layers": [2]}, "blocks 0 to 1"),
         ({"positions": [T]}, f"0 to {T - 1}"),
         ({"metric": "probs"}, "did you mean 'prob'"),
-        ({"answer": 40}, "0 to 39"),
+        ({"answer": 40}, "from 0 to 39"),
         ({"noise": 1.0}, "not both"),
-        ({"integrated_steps": 0}, "1 or more"),
+        ({"integrated_steps": 0}, "at least 1"),
+        ({"integrated_steps": 2.5}, "integrated_steps.*integer"),
+        ({"positions": 3}, "list of integers"),
         ({"memory_budget": 0}, "at least 1"),
     ]:
         with pytest.raises(UsageError, match=told):

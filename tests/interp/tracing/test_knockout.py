@@ -207,7 +207,11 @@ def test_decay_groups_cover_every_coordinate_once_by_half_life() -> None:
 def test_wrong_arguments_say_what_would_be_right() -> None:
     model, text = nano("mamba"), tokens(1, T)[0]
     for arguments, told in [
-        ({"targets": T}, "there is no position 9"),
+        ({"targets": T}, "targets: there is no position 9"),
+        ({"targets": 3.5}, "targets is a list of integers"),
+        ({"layers": 5}, "list of blocks"),
+        ({"channels": "all"}, "each of knockout: channels .given. of block 0 must be an integer"),
+        ({"answer": "Rome"}, "token id, must be an integer"),
         ({"sources": []}, "at least one"),
         ({"layers": [0, 5]}, "blocks 0 to 1"),
         ({"layers": [0, [1]]}, "mixes blocks and windows"),

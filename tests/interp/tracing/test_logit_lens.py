@@ -83,10 +83,11 @@ def test_wrong_arguments_say_what_would_be_right() -> None:
     for arguments, told in [
         ({"site": "mixer_out"}, "resid_pre, resid_mid, resid_post"),
         ({"site": "resid_mid"}, "did you mean 'resid_pre'"),
-        ({"top": 0}, "1 to 40"),
+        ({"top": 0}, "at least 1"),
+        ({"top": 41}, "has 40 tokens"),
         ({"layers": [3]}, "blocks 0 to 1"),
         ({"positions": [-8]}, "0 to 6"),
-        ({"answer": -1}, "0 to 39"),
+        ({"answer": -1}, "from 0 to 39"),
     ]:
         with pytest.raises(UsageError, match=told):
             logit_lens(model, text, **arguments)

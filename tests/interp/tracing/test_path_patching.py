@@ -164,7 +164,8 @@ def test_wrong_arguments_say_what_would_be_right(prompts) -> None:
         ("blocks.1.mixer_out", "blocks.0.mixer_in", "does not come before"),
         ("blocks.0.mixer.h_pots", "logits", "did you mean 'blocks.{i}.mixer.h_post'"),
         ("blocks.5.mixer_out", "logits", "layers 0 to 1"),
-        ([], "logits", "at least one sender"),
+        ([], "logits", "at least one"),
+        (3, "logits", "the name of a site"),
         ("blocks.0.mixer.h@[9]", "logits", "never fired"),
     ]:
         with pytest.raises(UsageError, match=told):
