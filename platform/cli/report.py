@@ -46,7 +46,7 @@ def report(
     writable_folder(page.parent)
     digest = write(content, page)
     gaps = [*content.missing]
-    for run in (*content.evaluations, *content.interpretations):
+    for run in (*content.evaluations, *content.interpretations, *content.traces):
         gaps += run.missing
     for gap in gaps:
         output.warn(gap)
@@ -55,6 +55,7 @@ def report(
         "sha256": digest,
         "evaluations": [run.folder for run in content.evaluations],
         "interpretations": [run.folder for run in content.interpretations],
+        "traces": [run.folder for run in content.traces],
         "classifications": [entry.source for entry in content.classifications],
         "trainings": [entry.source for entry in content.trainings],
         "missing": gaps,

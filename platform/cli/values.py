@@ -74,6 +74,13 @@ def parse_names(text: str, valid: Iterable[str], *, option: str) -> list[str]:
     return names
 
 
+def parse_words(text: str, *, option: str) -> list[str]:
+    """`h,h_post+conv_state` as words in the order given; what they mean is for others to check."""
+    words = _words(text, option)
+    _refuse_duplicates(words, text, option)
+    return words
+
+
 def _words(text: str, option: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if not all(words):

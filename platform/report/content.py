@@ -176,6 +176,41 @@ class Interpretation:
 
 
 @dataclass(frozen=True)
+class TracedBin:
+    """Average indirect effects of restoring one site at one kind of token, in the order of the layers."""
+
+    title: str
+    effects: tuple[Estimate, ...]
+    drawn: bool  # False where the effect is 0 by definition: before the first corrupted token
+
+
+@dataclass(frozen=True)
+class TracedSite:
+    """One site of a trace: what it is in words, and its effects by kind of token."""
+
+    site: str
+    meaning: str
+    bins: tuple[TracedBin, ...]
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """One trace of one model: what was corrupted and restored, in words, and what came back."""
+
+    folder: str
+    model: str
+    about: tuple[Fact, ...]
+    unit: str
+    layers: tuple[int, ...]
+    total: Estimate  # ATE: metric of the clean runs minus that of the corrupted ones
+    sites: tuple[TracedSite, ...]
+    statuses: tuple[tuple[str, int], ...]
+    left_out: tuple[tuple[str, str, str], ...]  # id, status, reason of the first prompts without effects
+    provenance: tuple[Fact, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CategoryRow:
     """How many questions fall into a category, by data set, and how many were drawn."""
 
@@ -216,6 +251,7 @@ class Report:
     reproduce: str  # the command that makes everything on it; empty where there is not one
     evaluations: tuple[Evaluation, ...]
     interpretations: tuple[Interpretation, ...]
+    traces: tuple[Tracing, ...]
     classifications: tuple[Classification, ...]
     trainings: tuple[Training, ...]
     missing: tuple[str, ...]

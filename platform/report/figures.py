@@ -31,14 +31,14 @@ class Series(NamedTuple):
     bars: Sequence[Bar]
 
 
-_MARKERS = ("o", "s", "^", "D", "v")
+MARKERS = ("o", "s", "^", "D", "v")
 _LEGEND_CHARACTERS = 70  # what fits below a figure in one row
 
 
 def accuracy(name: str, title: str, rows: Sequence[str], series: Sequence[Series]) -> str:
     """Exact match in percent per row (level) for each series, with intervals, on a scale from 0 to 100."""
     with style(name):
-        figure, axis = _canvas(4.6, 3.3)
+        figure, axis = canvas(4.6, 3.3)
         _points(axis, rows, series)
         axis.set_ylim(-2, 102)
         axis.set_ylabel("exact match, %")
@@ -51,7 +51,7 @@ def accuracy(name: str, title: str, rows: Sequence[str], series: Sequence[Series
 def differences(name: str, title: str, rows: Sequence[str], series: Sequence[Series]) -> str:
     """Paired differences in percentage points per row, with intervals, around a line at zero."""
     with style(name):
-        figure, axis = _canvas(4.6, 3.3)
+        figure, axis = canvas(4.6, 3.3)
         axis.axhline(0.0, color=TEXT, linewidth=1.0)
         _points(axis, rows, series)
         reach = max([abs(v) for s in series for bar in s.bars for v in bar if v is not None], default=0.0)
@@ -77,7 +77,7 @@ def strip(
     if grid.ndim != 2 or not grid.size:
         raise ValueError(f"a strip needs layers of equally many channels, not shape {grid.shape}")
     with style(name):
-        figure, axis = _canvas(4.6, 0.9 + 0.26 * len(grid))
+        figure, axis = canvas(4.6, 0.9 + 0.26 * len(grid))
         norm, colours = _norm(grid, scale)
         image = axis.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
         axis.set_yticks(range(len(grid)), [str(layer) for layer in layers])
@@ -93,7 +93,7 @@ def strip(
 def curve(name: str, title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, label: str) -> str:
     """Values against training steps, one line per entry."""
     with style(name):
-        figure, axis = _canvas(4.6, 2.8)
+        figure, axis = canvas(4.6, 2.8)
         for number, (entry, points) in enumerate(lines.items()):
             xs, ys = zip(*points, strict=True) if points else ((), ())
             axis.plot(xs, ys, color=SERIES[(number + 1) % len(SERIES)], label=entry)
@@ -105,7 +105,7 @@ def curve(name: str, title: str, lines: Mapping[str, Sequence[tuple[float, float
         return to_svg(figure, name, f"{title}: {label} against training steps")
 
 
-def _canvas(width: float, height: float) -> tuple[Any, Any]:
+def canvas(width: float, height: float) -> tuple[Any, Any]:
     """A figure that belongs to no window system and no global state."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -143,7 +143,7 @@ def _points(axis: Any, rows: Sequence[str], series: Sequence[Series]) -> None:
             [x for x, _ in shown],
             [100 * bar.mean for _, bar in shown if bar.mean is not None],
             linestyle="none",
-            marker=_MARKERS[entry.mark % len(_MARKERS)],
+            marker=MARKERS[entry.mark % len(MARKERS)],
             markersize=6.5,
             markerfacecolor=colour,
             markeredgecolor=SURFACE,

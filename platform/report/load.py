@@ -13,14 +13,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from .content import Classification, Evaluation, Interpretation, Report, Training
+from .content import Classification, Evaluation, Interpretation, Report, Tracing, Training
 from .documents import read_json
 from .evaluation import read_evaluation
 from .interpretation import read_interpretation
 from .other_runs import SUMMARY_SUFFIX, read_classification, read_training
+from .tracing import read_tracing
 
 RUN_FILE = "run.json"
-_HOW = "make one with `mplat quickstart`, `mplat eval`, `mplat interp --out`, `mplat classify --out` or `mplat train`"
+_HOW = (
+    "make one with `mplat quickstart`, `mplat eval`, `mplat interp --out`, `mplat trace`, `mplat classify --out` or "
+    "`mplat train`"
+)
 _DEPTH = 4  # how far below a folder runs are looked for
 
 
@@ -28,6 +32,7 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
     """Everything that the runs at `paths` have to show. `reproduce`: the command that makes all of it, if one does."""
     evaluations: list[Evaluation] = []
     interpretations: list[Interpretation] = []
+    traces: list[Tracing] = []
     classifications: list[Classification] = []
     trainings: list[Training] = []
     missing: list[str] = []
@@ -49,19 +54,22 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
                 evaluations.append(read_evaluation(folder, run))
             elif command == "interp":
                 interpretations.append(read_interpretation(folder, run))
+            elif command == "trace":
+                traces.append(read_tracing(folder, run))
             elif command == "train":
                 trainings.append(read_training(folder / "log.jsonl", folder.name))
             elif command != "quickstart":  # the folder of a quickstart is the runs below it
                 missing.append(f"{folder}: a run of `mplat {command}`, which this report cannot show")
     trainings += _of_shipped_models({run.model for run in evaluations} - {run.model for run in trainings})
-    shown = [*evaluations, *interpretations, *classifications, *trainings]
+    shown = [*evaluations, *interpretations, *traces, *classifications, *trainings]
     if not shown:
         raise InputError(f"{paths[0]}: nothing to show: {'; '.join(missing) or 'no run'}; {_HOW}")
     return Report(
-        title=title or _title(evaluations, interpretations),
+        title=title or _title(evaluations, [*interpretations, *traces]),
         reproduce=reproduce,
         evaluations=tuple(evaluations),
         interpretations=tuple(interpretations),
+        traces=tuple(traces),
         classifications=tuple(classifications),
         trainings=tuple(trainings),
         missing=tuple(missing),
@@ -102,7 +110,7 @@ def _of_shipped_models(names: set[str]) -> list[Training]:
     return [read_training(log, name) for name, log in logs.items() if log.is_file()]
 
 
-def _title(evaluations: Sequence[Evaluation], interpretations: Sequence[Interpretation]) -> str:
-    names = list(dict.fromkeys([run.model for run in evaluations] or [run.model for run in interpretations]))
-    what = "Steering" if evaluations else "Inside" if interpretations else "Runs"
+def _title(evaluations: Sequence[Evaluation], looks: Sequence[Interpretation | Tracing]) -> str:
+    names = list(dict.fromkeys([run.model for run in evaluations] or [run.model for run in looks]))
+    what = "Steering" if evaluations else "Inside" if looks else "Runs"
     return f"{what} {', '.join(names)}".strip()

@@ -1,0 +1,128 @@
+"""What a trace will do, decided before anything is computed: prompts in tokens, what is restored, the noise.
+
+Wrong settings and prompts that cannot be used are found here. The noise is that of all prompts together, three times
+the standard deviation of their subjects' embeddings (ROME), so that every prompt meets the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import InputError, UsageError
+from ...runtime.plan import digest_of
+from .config import TraceConfig, check_settings
+from .corruption import subject_noise
+from .facts_source import read_prompts
+from .memory import Memory
+from .prompts import Excluded, Item, Prompt, to_items
+from .replacement import exchange_subjects, replace_subject
+from .restoration import restorations
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+ONE_PROMPT = "prompt"  # the id of the prompt that --prompt gives
+
+
+@dataclass(frozen=True)
+class TracePlan:
+    """A trace with everything that decides its tables.
+
+    items: the prompts that are traced, in the order given; excluded: those that cannot be. sites, layers: what is
+    restored. noise: standard deviation in units of the embeddings, None where subjects are replaced.
+    """
+
+    config: TraceConfig
+    model: LanguageModel
+    prompts: tuple[Prompt, ...]
+    items: tuple[Item, ...]
+    excluded: tuple[Excluded, ...]
+    sites: tuple[str, ...]
+    layers: tuple[int, ...]
+    noise: float | None
+
+    @property
+    def many(self) -> bool:
+        """Whether these are facts and not the one prompt of --prompt."""
+        return self.config.facts is not None
+
+    @property
+    def correct_only(self) -> bool:
+        """Whether only prompts that are answered correctly are traced."""
+        return self.many and self.config.correct_only
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the prompts in tokens and those left out."""
+        return digest_of([[i.to_json() for i in self.items], [list(e) for e in self.excluded]])
+
+    @property
+    def restorations(self) -> int:
+        """Runs that would have to be made one by one: sites x layers x positions x samples of all prompts, at most."""
+        samples = self.config.samples if self.noise is not None else 1
+        return sum(len(item.tokens) for item in self.items) * len(self.sites) * len(self.layers) * samples
+
+    def arguments(self) -> dict[str, Any]:
+        """What all prompts share of `causal_trace`'s arguments, and whether wrong answers are traced."""
+        config = self.config
+        return {
+            "sites": list(self.sites), "layers": list(self.layers), "window": config.window, "metric": config.metric,
+            "samples": config.samples, "noise": self.noise, "seed": config.seed,
+            "memory_budget": config.memory_mib * 2**20, "correct_only": self.correct_only,
+            "judged": config.judged,
+        }  # fmt: skip
+
+
+def prepare(config: TraceConfig, model: LanguageModel | None = None) -> TracePlan:
+    """The plan of a trace; loads the model unless it is given.
+
+    Raises UsageError for settings that contradict each other or do not fit the model, InputError where no prompt can
+    be used.
+    """
+    check_settings(config)
+    prompts = read_prompts(config) if config.facts is not None else [_one(config)]  # before a large model is loaded
+    if model is None:
+        from ...models import load
+
+        assert config.model is not None
+        model = load(config.model, dtype=config.dtype)
+    wanted, layers = restorations(model, config.sites, config.layers)
+    sites = tuple(r.name for r in wanted)
+    items, excluded = to_items(model, prompts, max_tokens=config.max_tokens)
+    if config.corrupt_with is not None:
+        items = [replace_subject(model, prompts[0], item, config.corrupt_with) for item in items]
+    elif config.corruption == "replacement":
+        items, without = exchange_subjects(model, prompts, items, seed=config.seed)
+        excluded += without
+    if not items:
+        first = excluded[0]
+        few = "the prompt cannot" if len(prompts) == 1 else f"none of the {len(prompts)} prompts can"
+        raise InputError(f"{few} be traced; {first.id!r}: {first.status}, {first.reason}")
+    Memory(model, max(len(item.tokens) for item in items), config.memory_mib * 2**20)  # refuses what is too small
+    return TracePlan(
+        config, model, tuple(prompts), tuple(items), tuple(excluded), sites, layers, _noise(config, model, items)
+    )
+
+
+def _one(config: TraceConfig) -> Prompt:
+    """The prompt of --prompt and --subject."""
+    assert config.prompt is not None and config.subject is not None
+    start = config.prompt.find(config.subject)
+    if start < 0 or not config.subject.strip():
+        raise UsageError(f"--subject {config.subject!r} does not occur in --prompt {config.prompt!r}")
+    if config.answer is not None and not config.answer.strip():
+        raise UsageError("--answer is empty; leave it out to trace what the model finds most probable")
+    return Prompt(ONE_PROMPT, config.prompt, (start, start + len(config.subject)), config.answer)
+
+
+def _noise(config: TraceConfig, model: LanguageModel, items: Sequence[Item]) -> float | None:
+    if config.corrupt_with is not None or config.corruption == "replacement":
+        return None
+    if config.noise is not None:
+        return config.noise
+    return subject_noise(model, [torch.tensor(i.tokens) for i in items], [i.subject for i in items])
