@@ -202,7 +202,7 @@ def _plan_values(plan: TracePlan) -> dict[str, Any]:
         "tokens": sum(len(item.tokens) for item in plan.items),
         "sites": list(plan.sites),
         "layers": list(plan.layers),
-        "corruption": "noise" if plan.noise is not None else "replacement",
+        "corruption": plan.kind,
         "noise": plan.noise,
         "restorations": plan.restorations,
     }

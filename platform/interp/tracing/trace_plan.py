@@ -34,7 +34,8 @@ class TracePlan:
     """A trace with everything that decides its tables.
 
     items: the prompts that are traced, in the order given; excluded: those that cannot be. sites, layers: what is
-    restored. noise: standard deviation in units of the embeddings, None where subjects are replaced.
+    restored. noise: standard deviation in units of the embeddings, None where subjects are replaced. many: whether
+    these are facts, and not the one prompt of --prompt.
     """
 
     config: TraceConfig
@@ -45,11 +46,17 @@ class TracePlan:
     sites: tuple[str, ...]
     layers: tuple[int, ...]
     noise: float | None
+    many: bool
 
     @property
-    def many(self) -> bool:
-        """Whether these are facts and not the one prompt of --prompt."""
-        return self.config.facts is not None
+    def kind(self) -> str:
+        """Which corruption it is: noise or replacement."""
+        return "replacement" if self.noise is None else "noise"
+
+    @property
+    def samples(self) -> int:
+        """Corrupted runs of every prompt."""
+        return 1 if self.noise is None else self.config.samples
 
     @property
     def correct_only(self) -> bool:
@@ -64,8 +71,8 @@ class TracePlan:
     @property
     def restorations(self) -> int:
         """Runs that would have to be made one by one: sites x layers x positions x samples of all prompts, at most."""
-        samples = self.config.samples if self.noise is not None else 1
-        return sum(len(item.tokens) for item in self.items) * len(self.sites) * len(self.layers) * samples
+        tokens = sum(len(item.tokens) for item in self.items)
+        return tokens * len(self.sites) * len(self.layers) * self.samples
 
     def arguments(self) -> dict[str, Any]:
         """What all prompts share of `causal_trace`'s arguments, and whether wrong answers are traced."""
@@ -78,14 +85,18 @@ class TracePlan:
         }  # fmt: skip
 
 
-def prepare(config: TraceConfig, model: LanguageModel | None = None) -> TracePlan:
-    """The plan of a trace; loads the model unless it is given.
+def prepare(
+    config: TraceConfig, model: LanguageModel | None = None, prompts: Sequence[Prompt] | None = None
+) -> TracePlan:
+    """The plan of a trace. model: default loaded as the configuration says. prompts: default those that it names.
 
     Raises UsageError for settings that contradict each other or do not fit the model, InputError where no prompt can
     be used.
     """
-    check_settings(config)
-    prompts = read_prompts(config) if config.facts is not None else [_one(config)]  # before a large model is loaded
+    many = prompts is not None or config.facts is not None
+    if prompts is None:
+        check_settings(config)
+        prompts = read_prompts(config) if many else [_one(config)]  # before a large model is loaded
     if model is None:
         from ...models import load
 
@@ -95,7 +106,7 @@ def prepare(config: TraceConfig, model: LanguageModel | None = None) -> TracePla
     sites = tuple(r.name for r in wanted)
     items, excluded = to_items(model, prompts, max_tokens=config.max_tokens)
     if config.corrupt_with is not None:
-        items = [replace_subject(model, prompts[0], item, config.corrupt_with) for item in items]
+        items = [_replaced(model, prompts[0], item, config.corrupt_with) for item in items]
     elif config.corruption == "replacement":
         items, without = exchange_subjects(model, prompts, items, seed=config.seed)
         excluded += without
@@ -105,7 +116,7 @@ def prepare(config: TraceConfig, model: LanguageModel | None = None) -> TracePla
         raise InputError(f"{few} be traced; {first.id!r}: {first.status}, {first.reason}")
     Memory(model, max(len(item.tokens) for item in items), config.memory_mib * 2**20)  # refuses what is too small
     return TracePlan(
-        config, model, tuple(prompts), tuple(items), tuple(excluded), sites, layers, _noise(config, model, items)
+        config, model, tuple(prompts), tuple(items), tuple(excluded), sites, layers, _noise(config, model, items), many
     )
 
 
@@ -118,6 +129,13 @@ def _one(config: TraceConfig) -> Prompt:
     if config.answer is not None and not config.answer.strip():
         raise UsageError("--answer is empty; leave it out to trace what the model finds most probable")
     return Prompt(ONE_PROMPT, config.prompt, (start, start + len(config.subject)), config.answer)
+
+
+def _replaced(model: LanguageModel, prompt: Prompt, item: Item, words: str) -> Item:
+    try:
+        return replace_subject(model, prompt, item, words)
+    except UsageError as error:
+        raise UsageError(f"--corrupt-with: {error}") from error
 
 
 def _noise(config: TraceConfig, model: LanguageModel, items: Sequence[Item]) -> float | None:

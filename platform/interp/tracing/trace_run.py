@@ -215,9 +215,7 @@ def _record(
         "sites": list(plan.sites),
         "layers": list(plan.layers),
         "corruption": {
-            "kind": "noise" if plan.noise is not None else "replacement",
-            "noise": plan.noise,
-            "samples": plan.config.samples if plan.noise is not None else 1,
+            "kind": plan.kind, "noise": plan.noise, "samples": plan.samples,
         },
         "in_words": {
             "corruption": corruption_in_words(plan),

@@ -1,0 +1,289 @@
+"""A trace over prompts says what `causal_trace` says of each, averages that, and accounts for every prompt."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from interp_jobs import reader
+from mplat.errors import InputError, UsageError
+from mplat.interp.tracing import causal_trace, token_bins
+from mplat.interp.tracing.config import TraceConfig, check_settings
+from mplat.interp.tracing.prompts import Prompt
+from mplat.interp.tracing.trace_plan import TracePlan, prepare
+from mplat.interp.tracing.trace_run import TraceResult, run_trace
+from mplat.interp.tracing.trace_schema import STATUSES, TRACE_SCHEMA
+from mplat.interp.tracing.trace_worker import TraceWorker
+from mplat.models import LanguageModel, load
+from mplat.runtime import open_session, read_table
+
+SITES = ("resid_post", "delta", "h_post+conv_state")
+
+
+def prompt(name: str, subject: str, before: str = "", after: str = " is in", target: str | None = " Paris", **more: str) -> Prompt:
+    start = len(before)
+    return Prompt(name, before + subject + after, (start, start + len(subject)), target, **more)
+
+
+PROMPTS = [
+    prompt("a", "Mona Lisa"),
+    prompt("b", "the table", before="On "),
+    prompt("c", "Rome", after=" was built in the year"),
+    prompt("d", "a ship", before="They were on "),
+    prompt("e", "I"),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return reader()
+
+
+def settings(**changes: object) -> TraceConfig:
+    values = {"samples": 3, "sites": SITES, "correct_only": False, "batch_size": 2, "resamples": 200, "pictures": 1}
+    return TraceConfig.model_validate(values | changes)
+
+
+def run(plan: TracePlan, out: Path, *, address: str = "none", actors: int | None = None, **more: object) -> TraceResult:
+    with open_session(address, actors=actors) as session:
+        return run_trace(plan, out=out, session=session, **more)
+
+
+def of(table: pa.Table, name: str) -> list[dict]:
+    return [row for row in table.to_pylist() if row["id"] == name]
+
+
+def test_the_rows_of_a_prompt_are_those_of_causal_trace(model, tmp_path) -> None:
+    plan = prepare(settings(window=2, layers=(0, 1)), model, PROMPTS)
+    result = run(plan, tmp_path / "out")
+    assert result.statuses == {"ok": 5} and result.traces.schema.equals(TRACE_SCHEMA)
+    embeddings = model.backbone.embeddings.weight.detach()
+    of_subjects = torch.cat([embeddings[list(i.tokens[slice(*i.subject)])] for i in plan.items])
+    noise = 3 * float(of_subjects.double().std())
+    for item, given in zip(plan.items, PROMPTS, strict=True):
+        answer = model.tokenizer(given.target, add_special_tokens=False)["input_ids"][0]
+        alone = causal_trace(
+            model, torch.tensor(item.tokens), subject=item.subject, noise=noise, samples=3, seed=1, sites=SITES,
+            window=2, answer=answer,
+        ).to_pylist()  # fmt: skip
+        bins = token_bins(len(item.tokens), item.subject)
+        rows = of(result.traces, given.id)
+        by_place = {(r["site"], r["layer"], r["position"]): r for r in rows}
+        assert len(rows) == len(alone) == len(SITES) * 2 * len(item.tokens)
+        for row in alone:
+            found = by_place[row["site"], row["layer"], row["position"]]
+            assert found["effect"] == pytest.approx(row["effect"], abs=1e-12)
+            assert (found["token"], found["samples"]) == (row["token"], 3)
+            assert found["bin"] == bins[row["position"]]
+        clean = torch.softmax(model(torch.tensor([item.tokens]))[0, -1].detach().double(), -1)
+        assert rows[0]["p_clean"] == pytest.approx(float(clean[answer]), rel=1e-5)
+        assert (rows[0]["correct"], rows[0]["predicted"]) == (int(clean.argmax()) == answer, int(clean.argmax()))
+
+
+def test_averages_are_means_over_prompts_of_means_over_a_bins_tokens(model, tmp_path) -> None:
+    plan = prepare(settings(), model, PROMPTS)
+    result = run(plan, tmp_path / "out")
+    assert result.averages is not None
+    rows = result.averages.to_pylist()
+    assert list(dict.fromkeys(row["site"] for row in rows)) == list(SITES)  # in the order asked for
+    traces = result.traces.to_pylist()
+    for row in rows:
+        per_prompt = {}
+        for r in traces:
+            if (r["site"], r["layer"], r["bin"]) == (row["site"], row["layer"], row["bin"]):
+                per_prompt.setdefault(r["id"], []).append(r["effect"])
+        means = [np.mean(values) for values in per_prompt.values()]
+        assert row["prompts"] == len(means)
+        assert row["effect"] == pytest.approx(np.mean(means), abs=1e-12)
+        if len(means) > 1:
+            assert min(means) - 1e-12 <= row["low"] <= row["effect"] + 1e-12 and row["effect"] <= row["high"] + 1e-12
+        else:
+            assert row["low"] is row["high"] is None
+    totals = {r["id"]: r["metric_clean"] - r["metric_corrupted"] for r in traces}
+    assert len({row["ate"] for row in rows}) == 1
+    assert rows[0]["ate"] == pytest.approx(np.mean(list(totals.values())), abs=1e-12)
+
+
+def test_files_are_what_run_json_says(model, tmp_path) -> None:
+    result = run(prepare(settings(), model, PROMPTS), tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["command"] == "trace" and record["statuses"] == {"ok": 5}
+    assert record["corruption"]["kind"] == "noise" and record["corruption"]["samples"] == 3
+    pictures = {f"heat_maps/{name}.{kind}" for name in ("averages", "01-a") for kind in ("png", "svg")}
+    assert record["files"] == result.files and result.files.keys() == {"traces.parquet", "averages.parquet",
+                                                                       "trace.html", *pictures}  # fmt: skip
+    for name in ("traces.parquet", "averages.parquet"):
+        read_table(tmp_path / name, record["files"][name])
+
+
+def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(model, tmp_path, monkeypatch) -> None:
+    first = run(prepare(settings(), model, PROMPTS), tmp_path / "first")
+    traced: list[str] = []
+    whole = TraceWorker._trace
+
+    def dies(self, item):
+        if len(traced) == 3:
+            raise KeyboardInterrupt
+        traced.append(item["id"])
+        return whole(self, item)
+
+    monkeypatch.setattr(TraceWorker, "_trace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(prepare(settings(), model, PROMPTS), tmp_path / "second")
+    kept, traced[:] = set(traced[:2]), []  # one shard of two prompts was finished
+    monkeypatch.setattr(TraceWorker, "_trace", lambda self, item: traced.append(item["id"]) or whole(self, item))
+    second = run(prepare(settings(), model, PROMPTS), tmp_path / "second")
+    assert set(traced) == {"a", "b", "c", "d", "e"} - kept and second.files == first.files
+    traced.clear()
+    assert run(prepare(settings(), model, PROMPTS), tmp_path / "second").files == first.files and traced == []
+
+
+@pytest.mark.ray
+def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path) -> None:
+    folder = reader().save(tmp_path / "model")
+    found = []
+    for name, address, actors in (("here", "none", None), ("one", "local", 1), ("two", "local", 2)):
+        plan = prepare(settings(), load(folder), PROMPTS)
+        found.append(run(plan, tmp_path / name, address=address, actors=actors).files)
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_prompt_that_cannot_be_traced_is_a_row_that_says_why(model, tmp_path) -> None:
+    odd = [
+        Prompt("empty", "", (0, 0)),
+        Prompt("long", "a " * 40, (0, 1), "b"),
+        Prompt("nowhere", "Rome is in", (4, 4), "Italy"),
+        prompt("no target", "Rome", target="  "),
+    ]
+    result = run(prepare(settings(max_tokens=30), model, [*PROMPTS, *odd]), tmp_path)
+    assert result.statuses == {"bad_input": 2, "no_subject": 1, "ok": 5, "too_long": 1}
+    assert result.failed_share == pytest.approx(4 / 9)
+    for name, status in (("empty", "bad_input"), ("long", "too_long"), ("nowhere", "no_subject"),
+                         ("no target", "bad_input")):  # fmt: skip
+        (row,) = of(result.traces, name)
+        assert row["status"] == status and row["reason"]
+        assert {key for key, value in row.items() if value is not None} == {"id", "status", "reason"}
+    assert set(result.statuses) <= set(STATUSES)
+
+
+def test_only_prompts_answered_correctly_are_traced_unless_all_are_asked_for(model, tmp_path) -> None:
+    said = {}
+    for row in run(prepare(settings(), model, PROMPTS), tmp_path / "all").traces.to_pylist():
+        said[row["id"]] = row["predicted_token"]
+    knows = [p._replace(target=said[p.id]) if p.id in "ab" else p for p in PROMPTS]
+    result = run(prepare(settings(correct_only=True), model, knows), tmp_path / "correct")
+    assert result.statuses == {"model_wrong": 3, "ok": 2} and result.failed_share == 0
+    (row,) = of(result.traces, "c")
+    assert row["effect"] is None and row["correct"] is False and 0 <= row["p_clean"] < 1
+    assert repr(said["c"]) in row["reason"] and repr(row["answer_token"]) in row["reason"]
+    assert result.averages is not None and max(result.averages["prompts"].to_pylist()) == 2
+    everything = run(prepare(settings(judged="predicted"), model, PROMPTS), tmp_path / "predicted")
+    rows = everything.traces.to_pylist()
+    assert all(row["answer"] == row["predicted"] and row["correct"] is False for row in rows)
+
+
+def test_where_nothing_is_answered_correctly_nothing_is_averaged(model, tmp_path) -> None:
+    result = run(prepare(settings(correct_only=True), model, PROMPTS), tmp_path)
+    assert result.traced == 0 and result.averages is None and list(result.files) == ["traces.parquet"]
+
+
+def test_scores_that_are_not_finite_are_no_effects(tmp_path) -> None:
+    broken = reader(seed=3)
+    with torch.no_grad():
+        broken.backbone.embeddings.weight[broken.tokenizer("I")["input_ids"][0]] = torch.nan
+    result = run(prepare(settings(noise=0.5), broken, PROMPTS), tmp_path)
+    assert result.statuses["model_nonfinite"] >= 1
+    (row,) = of(result.traces, "e")
+    assert row["status"] == "model_nonfinite" and row["effect"] is None and row["p_clean"] is None
+
+
+def test_subjects_are_replaced_by_others_of_equal_length_of_the_same_relation_first(model) -> None:
+    given = [
+        prompt("x", "Berlin", relation="1"), prompt("y", "Vienna", relation="2"), prompt("z", "London", relation="1"),
+        prompt("long", "the old house behind the church", relation="1"),
+    ]  # fmt: skip
+    lengths = {p.id: len(i.tokens) for p, i in zip(given, prepare(settings(), model, given).items, strict=True)}
+    plan = prepare(settings(corruption="replacement"), model, given)
+    assert plan.noise is None
+    for item in plan.items:
+        start, stop = item.subject
+        assert item.corrupted is not None and len(item.corrupted) == len(item.tokens) and item.corrupted != item.tokens
+        assert item.corrupted[:start] == item.tokens[:start] and item.corrupted[stop:] == item.tokens[stop:]
+    donors = {i.id: model.tokenizer.decode(i.corrupted[slice(*i.subject)]) for i in plan.items}
+    if lengths["x"] == lengths["z"]:
+        assert donors["x"] == "London" and donors["z"] == "Berlin"
+    assert [(e.id, e.status) for e in plan.excluded if e.id == "long"] == [("long", "no_replacement")]
+    again = prepare(settings(corruption="replacement"), model, given[::-1])
+    assert {i.id: i.corrupted for i in again.items} == {i.id: i.corrupted for i in plan.items}
+
+
+def test_one_prompt_with_another_subject_in_its_place(model, tmp_path) -> None:
+    config = settings(prompt="Berlin is in", subject="Berlin", model="nano", correct_only=True)
+    same = next(w for w in ("London", "Vienna", "Dublin", "Madrid") if _length(model, w) == _length(model, "Berlin"))
+    plan = prepare(config.model_copy(update={"corrupt_with": same}), model)
+    result = run(plan, tmp_path)
+    rows = result.traces.to_pylist()
+    other = torch.tensor(model.tokenizer(f"{same} is in", add_special_tokens=False)["input_ids"])
+    alone = causal_trace(model, torch.tensor(plan.items[0].tokens), other, sites=SITES).to_pylist()
+    key = ("site", "layer", "position")
+    assert {tuple(r[k] for k in key): r["effect"] for r in rows} == {tuple(r[k] for k in key): r["effect"] for r in alone}
+    assert {row["correct"] for row in rows} == {None} and {row["effect_std"] for row in rows} == {None}
+    with pytest.raises(UsageError, match="--corrupt-with.*equal token length"):
+        prepare(config.model_copy(update={"corrupt_with": "the whole of the old world"}), model)
+
+
+def _length(model: LanguageModel, text: str) -> int:
+    return len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "no model is named"),
+        ({"model": "m"}, "say what to trace"),
+        ({"model": "m", "prompt": "a", "facts": "known_1000"}, "not both"),
+        ({"model": "m", "prompt": "a"}, "needs --subject"),
+        ({"model": "m", "prompt": "a", "subject": "a", "limit": 3}, "--limit belongs to --facts"),
+        ({"model": "m", "facts": "x", "answer": "a"}, "--answer belongs to --prompt"),
+        ({"model": "m", "facts": "x", "corruption": "replacement", "noise": 1.0}, "--noise is for"),
+        ({"model": "m", "prompt": "a", "subject": "a", "corruption": "replacement"}, "--corrupt-with"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(values, message) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        check_settings(TraceConfig.model_validate(values))
+
+
+def test_what_does_not_fit_the_model_is_refused_before_anything_is_computed(model) -> None:
+    for changes, message in (
+        ({"sites": ("delte",)}, "did you mean 'mixer.delta'"),
+        ({"layers": (7,)}, "there is no block 7"),
+        ({"memory_mib": 1, "max_tokens": 5000}, "memory_budget"),
+    ):
+        texts = PROMPTS if "memory_mib" not in changes else [prompt("long", "word " * 2000)]
+        with pytest.raises(UsageError, match=message):
+            prepare(settings(**changes), model, texts)
+    with pytest.raises(InputError, match="'a' occurs more than once"):
+        prepare(settings(), model, [PROMPTS[0], PROMPTS[0]])
+    with pytest.raises(InputError, match="none of the 1 prompts|the prompt cannot"):
+        prepare(settings(max_tokens=2), model, PROMPTS[:1])
+
+
+def test_a_folder_holds_one_trace(model, tmp_path) -> None:
+    run(prepare(settings(), model, PROMPTS), tmp_path)
+    with pytest.raises(UsageError, match=r"differs in samples\)"):
+        run(prepare(settings(samples=2), model, PROMPTS), tmp_path)
+    with pytest.raises(UsageError, match="the prompts"):
+        run(prepare(settings(), model, PROMPTS[:3]), tmp_path)
+    (tmp_path / "mine.txt").write_text("kept")
+    result = run(prepare(settings(samples=2, pictures=0), model, PROMPTS), tmp_path, fresh=True)
+    assert set(result.traces["samples"].to_pylist()) == {2} and (tmp_path / "mine.txt").read_text() == "kept"
+    assert not list((tmp_path / "heat_maps").glob("01-*"))
+    (tmp_path / "run.json").write_text(json.dumps({"command": "eval", "config": {}}))
+    with pytest.raises(UsageError, match="holds a run of `mplat eval`"):
+        run(prepare(settings(), model, PROMPTS), tmp_path, fresh=True)
