@@ -144,18 +144,19 @@ def trace(
     settings = load_config(TraceConfig, config, [*own, *overrides])
     check_settings(settings)
 
-    from ..interp.tracing.facts_source import read_prompts
+    from ..interp.tracing.facts_source import read_facts
     from ..interp.tracing.trace_plan import prepare
     from ..models import load
 
-    if settings.facts is not None:
-        read_prompts(settings)  # a wrong file is found before a large model is loaded
+    read = None if settings.facts is None else read_facts(settings)  # a wrong file is found before a model is loaded
     assert settings.model is not None
     opened = load(settings.model, dtype=settings.dtype)
     if layers is not None:
         blocks = given({"layers": parse_layers(layers, opened.n_layers)})
         settings = load_config(TraceConfig, config, [*own, *overrides, *blocks])
-    plan = prepare(settings, opened)
+    for note in () if read is None else read.notes:
+        output.warn(note)
+    plan = prepare(settings, opened, None if read is None else read.prompts)
     folder = out or Path("runs") / f"trace-{Path(settings.model).name}"
 
     from ..interp.tracing.trace_run import Observer, check_folder, run_trace

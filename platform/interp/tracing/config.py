@@ -31,11 +31,11 @@ class TraceConfig(Config):
     """The answer, of which the first token is judged; default: what the model finds most probable."""
 
     facts: str | None = None
-    """Many prompts: known_1000, counterfact, relations, generated, or a file of facts."""
+    """Many prompts: known_1000, counterfact, relations, pararel, generated, or a file of one of these."""
     data_dir: Path | None = None
-    """Where the files of known data sets are; default: MPLAT_SHARED_DATA."""
+    """Folder of the data files of named sets, searched by content; or one file; default: data."""
     limit: int | None = Field(default=None, ge=1)
-    """At most this many facts, drawn with `seed`."""
+    """At most this many facts, drawn with `seed`; of generated ones, how many: 100 where nothing is said."""
     correct_only: bool = True
     """Of facts, trace only those whose first answer token the model gets right, as ROME does; false: all."""
 
@@ -44,7 +44,7 @@ class TraceConfig(Config):
     with models that do not know the facts."""
 
     corruption: Literal["noise", "replacement"] = "noise"
-    """Of facts: noise on the subject's embeddings, or another fact's subject of equal token length."""
+    """Of facts: noise on the subject's embeddings, or in its place another one's of the same relation and length."""
     samples: int = Field(10, ge=1)
     """Noisy runs of every prompt."""
     noise: float | None = Field(default=None, gt=0)

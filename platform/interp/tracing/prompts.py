@@ -1,37 +1,26 @@
-"""Factual prompts as token ids: where the subject's tokens are, and which token is the answer.
+"""Prompts as token ids: where the subject's tokens are, and which token is the answer.
 
-The subject is a span of characters; its tokens are those that overlap it, so a blank that belongs to the first token
-does not matter. The answer is the first token of the target, as it follows the prompt: behind a blank, unless prompt
-or target has one. What cannot be used is left out with a status and a reason, never silently.
+The answer is judged by its first token, as it follows the prompt. What cannot be used is left out with a status and a
+reason, never silently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...errors import InputError
+from ...datasets.factual import FactualPrompt, locate, swap_subjects
+from ...errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
 
 
-class Prompt(NamedTuple):
-    """A text with a subject. span: its characters (start, stop); target: what should follow, None where open.
-    relation: prompts of one relation exchange subjects first; "" where there is none."""
-
-    id: str
-    text: str
-    span: tuple[int, int]
-    target: str | None = None
-    relation: str = ""
-
-
 @dataclass(frozen=True)
 class Item:
-    """A prompt as a worker gets it. subject: token positions (start, stop). corrupted: the prompt with another
-    subject, of equal length; None: noise. answer: a token id; None: what the model finds most probable."""
+    """A prompt as a worker gets it. subject: token positions (start, stop). answer: the first token of what should
+    follow; None: open. corrupted: the prompt with another subject, of equal length; None: noise."""
 
     id: str
     tokens: tuple[int, ...]
@@ -54,66 +43,113 @@ class Excluded(NamedTuple):
     reason: str
 
 
-class Encoded(NamedTuple):
-    """Token ids of a text, with the characters (start, stop) of each."""
-
-    tokens: tuple[int, ...]
-    offsets: tuple[tuple[int, int], ...]
-
-    def covering(self, span: tuple[int, int]) -> tuple[int, int] | None:
-        """Token positions (start, stop) of the tokens that overlap a span of characters; None of none."""
-        inside = [i for i, (start, stop) in enumerate(self.offsets) if start < min(stop, span[1]) and stop > span[0]]
-        return (inside[0], inside[-1] + 1) if inside else None
-
-
-def encode_text(model: LanguageModel, text: str) -> Encoded:
-    """The tokens of `text`. Raises InputError for a model whose tokenizer cannot say which characters they are."""
-    tokenizer = model.tokenizer
-    if tokenizer is None or not tokenizer.is_fast:
-        raise InputError(
-            f"model {model.name} has no tokenizer that maps words to tokens; add tokenizer.json to its folder, or call "
-            "mplat.interp.tracing.causal_trace with token ids"
-        )
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return Encoded(tuple(found["input_ids"]), tuple((int(a), int(b)) for a, b in found["offset_mapping"]))  # type: ignore[misc]
-
-
-def answer_text(prompt: str, target: str) -> str:
-    """The target as it follows the prompt."""
-    words = target.strip()
-    return words if prompt[-1:].isspace() else f" {words}"
-
-
-def to_item(model: LanguageModel, prompt: Prompt, *, max_tokens: int) -> Item | Excluded:
-    """The prompt in tokens, or why it cannot be traced."""
-    encoded = encode_text(model, prompt.text)
-    if not encoded.tokens:
-        return Excluded(prompt.id, "bad_input", "the prompt is empty")
-    if len(encoded.tokens) > max_tokens:
-        return Excluded(prompt.id, "too_long", f"{len(encoded.tokens)} tokens, more than max_tokens {max_tokens}")
-    if (highest := max(encoded.tokens)) >= model.config.vocab_size:
-        return Excluded(prompt.id, "bad_input", f"token {highest} is outside of the model's vocabulary")
-    subject = encoded.covering(prompt.span)
-    if subject is None:
-        return Excluded(prompt.id, "no_subject", f"no token of the prompt lies in characters {prompt.span}")
-    answer: int | None = None
-    if prompt.target is not None:
-        if not prompt.target.strip():
-            return Excluded(prompt.id, "bad_input", "the target is empty")
-        answer = encode_text(model, answer_text(prompt.text, prompt.target)).tokens[0]
-        if answer >= model.config.vocab_size:
-            return Excluded(prompt.id, "bad_input", f"the answer's token {answer} is outside of the vocabulary")
-    return Item(prompt.id, encoded.tokens, subject, answer)
-
-
-def to_items(
-    model: LanguageModel, prompts: Sequence[Prompt], *, max_tokens: int
+def fact_items(
+    model: LanguageModel, prompts: Sequence[FactualPrompt], *, max_tokens: int, swapped: bool
 ) -> tuple[list[Item], list[Excluded]]:
-    """`to_item` of each, in order. Raises InputError for an id that occurs twice."""
+    """Factual prompts in tokens, in order, and those that cannot be traced.
+
+    swapped: each gets as its corrupted version the same prompt about another one's subject (`swap_subjects`).
+    Raises InputError for an id that occurs twice, and for a model whose tokenizer cannot say where its tokens stand.
+    """
+    tokenizer = _tokenizer(model)
     seen: set[str] = set()
+    items: list[Item] = []
+    excluded: list[Excluded] = []
+    usable: list[FactualPrompt] = []
     for prompt in prompts:
         if prompt.id in seen:
             raise InputError(f"the prompt id {prompt.id!r} occurs more than once; ids must be unique")
         seen.add(prompt.id)
-    found = [to_item(model, prompt, max_tokens=max_tokens) for prompt in prompts]
-    return [f for f in found if isinstance(f, Item)], [f for f in found if isinstance(f, Excluded)]
+        try:
+            found = locate(prompt, tokenizer)
+        except InputError as error:
+            excluded.append(Excluded(prompt.id, "no_place", str(error)))
+            continue
+        item = Item(prompt.id, found.tokens, found.subject, found.answer[0])
+        if (problem := _problem(model, item, max_tokens)) is not None:
+            excluded.append(problem)
+        else:
+            items.append(item)
+            usable.append(prompt)
+    if not swapped:
+        return items, excluded
+    found_items: list[Item] = []
+    for item, other in zip(items, swap_subjects(usable, tokenizer), strict=True):
+        if other is None:
+            reason = "no prompt of the same relation has a subject of as many tokens and another answer"
+            excluded.append(Excluded(item.id, "no_replacement", reason))
+        else:
+            found_items.append(replace(item, corrupted=other.tokens))
+    return found_items, excluded
+
+
+def open_item(
+    model: LanguageModel, name: str, text: str, subject: str, *, answer: str | None, replacement: str | None
+) -> Item:
+    """One prompt with the first occurrence of `subject` in it, and with `replacement` in its place where given.
+
+    Raises UsageError for a subject that is not in the text, an answer without a token, and a replacement of another
+    number of tokens; InputError as `fact_items`.
+    """
+    start = text.find(subject)
+    if start < 0 or not subject.strip():
+        raise UsageError(f"--subject {subject!r} does not occur in --prompt {text!r}")
+    tokens, offsets = _encode(model, text)
+    inside = [i for i, (a, b) in enumerate(offsets) if a < start + len(subject) and b > start]
+    if not inside:
+        raise UsageError(f"--subject {subject!r}: the tokenizer of {model.name} has no token for it; choose more words")
+    first: int | None = None
+    if answer is not None:
+        follows = answer.strip() if text[-1:].isspace() else f" {answer.strip()}"
+        if not answer.strip():
+            raise UsageError("--answer is empty; leave it out to trace what the model finds most probable")
+        first = _encode(model, follows)[0][0]
+    item = Item(name, tokens, (inside[0], inside[-1] + 1), first)
+    if replacement is None:
+        return item
+    other, _ = _encode(model, text[:start] + replacement + text[start + len(subject) :])
+    return replace(item, corrupted=_of_equal_length(item, other, subject, replacement))
+
+
+def _of_equal_length(item: Item, other: tuple[int, ...], subject: str, words: str) -> tuple[int, ...]:
+    start, stop = item.subject
+    if len(other) != len(item.tokens):
+        raise UsageError(
+            f"--corrupt-with {words!r} makes the prompt {len(other)} tokens long and {subject!r} makes it "
+            f"{len(item.tokens)}: positions would not correspond; choose a subject of equal token length"
+        )
+    if other[:start] + other[stop:] != item.tokens[:start] + item.tokens[stop:]:
+        raise UsageError(f"--corrupt-with {words!r}: the tokens around the subject change too; choose another subject")
+    if other == item.tokens:
+        raise UsageError(f"--corrupt-with {words!r} leaves the prompt as it is; choose another subject")
+    return other
+
+
+def check_item(model: LanguageModel, item: Item, max_tokens: int) -> None:
+    """Raises InputError for a prompt that cannot be traced."""
+    if (problem := _problem(model, item, max_tokens)) is not None:
+        raise InputError(f"the prompt cannot be traced: {problem.reason}")
+
+
+def _problem(model: LanguageModel, item: Item, max_tokens: int) -> Excluded | None:
+    if len(item.tokens) > max_tokens:
+        return Excluded(item.id, "too_long", f"{len(item.tokens)} tokens, more than max_tokens {max_tokens}")
+    size = model.config.vocab_size
+    outside = next((t for t in (*item.tokens, *(item.corrupted or ()), item.answer or 0) if t >= size), None)
+    if outside is not None:
+        return Excluded(item.id, "bad_input", f"token {outside} is outside of the model's vocabulary of {size}")
+    return None
+
+
+def _encode(model: LanguageModel, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    found = _tokenizer(model)(text, add_special_tokens=False, return_offsets_mapping=True)
+    return tuple(int(t) for t in found["input_ids"]), [(int(a), int(b)) for a, b in found["offset_mapping"]]
+
+
+def _tokenizer(model: LanguageModel) -> Any:
+    if model.tokenizer is None or not model.tokenizer.is_fast:
+        raise InputError(
+            f"model {model.name} has no tokenizer that maps words to tokens; add tokenizer.json to its folder, or call "
+            "mplat.interp.tracing.causal_trace with token ids"
+        )
+    return model.tokenizer

@@ -28,7 +28,6 @@ _TITLE = 110  # characters of a prompt in a title
 def draw(plan: TracePlan, traces: pa.Table, averages: pa.Table, out: Path) -> dict[str, str]:
     """Write every picture of a trace below `out`; name -> sha256. Averages are drawn for several prompts."""
     singles = single_traces(plan, traces)
-    texts = {prompt.id: prompt.text for prompt in plan.prompts}
     pictures: dict[str, HeatMap] = {}
     if plan.many:
         pictures["averages"] = average_map(plan, averages)
@@ -36,14 +35,14 @@ def draw(plan: TracePlan, traces: pa.Table, averages: pa.Table, out: Path) -> di
     for number, trace in enumerate(chosen, 1):
         name = about(trace)["id"]
         slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40]
-        pictures[f"{number:02d}-{slug}" if plan.many else "prompt"] = prompt_map(plan, trace, texts[name])
+        pictures[f"{number:02d}-{slug}" if plan.many else "prompt"] = prompt_map(plan, trace, plan.texts[name])
     files = {}
     for name, picture in pictures.items():
         for kind, data in render(picture).items():
             path = out / FOLDER / f"{name}.{kind}"
             files[f"{FOLDER}/{path.name}"] = publish_bytes(data, path).sha256
     left_out = [row for row in traces.select(["id", "status", "reason"]).to_pylist() if row["status"] != "ok"]
-    text = page(plan, averages, [(trace, texts[about(trace)["id"]]) for trace in singles], left_out)
+    text = page(plan, averages, [(trace, plan.texts[about(trace)["id"]]) for trace in singles], left_out)
     files[PAGE] = publish_bytes(text.encode("utf-8"), out / PAGE).sha256
     return files
 

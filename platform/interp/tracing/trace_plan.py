@@ -6,24 +6,24 @@ the standard deviation of their subjects' embeddings (ROME), so that every promp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...runtime.plan import digest_of
 from .config import TraceConfig, check_settings
 from .corruption import subject_noise
-from .facts_source import read_prompts
+from .facts_source import read_facts
 from .memory import Memory
-from .prompts import Excluded, Item, Prompt, to_items
-from .replacement import exchange_subjects, replace_subject
+from .prompts import Excluded, Item, check_item, fact_items, open_item
 from .restoration import restorations
 
 if TYPE_CHECKING:
+    from ...datasets.factual import FactualPrompt
     from ...models import LanguageModel
 
 ONE_PROMPT = "prompt"  # the id of the prompt that --prompt gives
@@ -33,14 +33,15 @@ ONE_PROMPT = "prompt"  # the id of the prompt that --prompt gives
 class TracePlan:
     """A trace with everything that decides its tables.
 
-    items: the prompts that are traced, in the order given; excluded: those that cannot be. sites, layers: what is
+    texts: every prompt's text by id. items: the prompts that are traced, in the order given; excluded: those that
+    cannot be. sites, layers: what is
     restored. noise: standard deviation in units of the embeddings, None where subjects are replaced. many: whether
     these are facts, and not the one prompt of --prompt.
     """
 
     config: TraceConfig
     model: LanguageModel
-    prompts: tuple[Prompt, ...]
+    texts: Mapping[str, str]
     items: tuple[Item, ...]
     excluded: tuple[Excluded, ...]
     sites: tuple[str, ...]
@@ -86,7 +87,7 @@ class TracePlan:
 
 
 def prepare(
-    config: TraceConfig, model: LanguageModel | None = None, prompts: Sequence[Prompt] | None = None
+    config: TraceConfig, model: LanguageModel | None = None, prompts: Sequence[FactualPrompt] | None = None
 ) -> TracePlan:
     """The plan of a trace. model: default loaded as the configuration says. prompts: default those that it names.
 
@@ -96,7 +97,7 @@ def prepare(
     many = prompts is not None or config.facts is not None
     if prompts is None:
         check_settings(config)
-        prompts = read_prompts(config) if many else [_one(config)]  # before a large model is loaded
+        prompts = read_facts(config).prompts if many else ()  # before a large model is loaded
     if model is None:
         from ...models import load
 
@@ -104,38 +105,29 @@ def prepare(
         model = load(config.model, dtype=config.dtype)
     wanted, layers = restorations(model, config.sites, config.layers)
     sites = tuple(r.name for r in wanted)
-    items, excluded = to_items(model, prompts, max_tokens=config.max_tokens)
-    if config.corrupt_with is not None:
-        items = [_replaced(model, prompts[0], item, config.corrupt_with) for item in items]
-    elif config.corruption == "replacement":
-        items, without = exchange_subjects(model, prompts, items, seed=config.seed)
-        excluded += without
-    if not items:
-        first = excluded[0]
-        few = "the prompt cannot" if len(prompts) == 1 else f"none of the {len(prompts)} prompts can"
-        raise InputError(f"{few} be traced; {first.id!r}: {first.status}, {first.reason}")
+    if many:
+        swapped = config.corruption == "replacement"
+        items, excluded = fact_items(model, prompts, max_tokens=config.max_tokens, swapped=swapped)
+        texts = {prompt.id: prompt.prompt for prompt in prompts}
+        if not items:
+            first = f"; the first, {excluded[0].id!r}: {excluded[0].reason}" if excluded else ""
+            raise InputError(f"none of the {len(prompts)} prompts can be traced{first}")
+    else:
+        items, excluded = [_one(config, model)], []
+        texts = {ONE_PROMPT: config.prompt or ""}
     Memory(model, max(len(item.tokens) for item in items), config.memory_mib * 2**20)  # refuses what is too small
-    return TracePlan(
-        config, model, tuple(prompts), tuple(items), tuple(excluded), sites, layers, _noise(config, model, items), many
-    )
+    noise = _noise(config, model, items)
+    return TracePlan(config, model, texts, tuple(items), tuple(excluded), sites, layers, noise, many)
 
 
-def _one(config: TraceConfig) -> Prompt:
+def _one(config: TraceConfig, model: LanguageModel) -> Item:
     """The prompt of --prompt and --subject."""
     assert config.prompt is not None and config.subject is not None
-    start = config.prompt.find(config.subject)
-    if start < 0 or not config.subject.strip():
-        raise UsageError(f"--subject {config.subject!r} does not occur in --prompt {config.prompt!r}")
-    if config.answer is not None and not config.answer.strip():
-        raise UsageError("--answer is empty; leave it out to trace what the model finds most probable")
-    return Prompt(ONE_PROMPT, config.prompt, (start, start + len(config.subject)), config.answer)
-
-
-def _replaced(model: LanguageModel, prompt: Prompt, item: Item, words: str) -> Item:
-    try:
-        return replace_subject(model, prompt, item, words)
-    except UsageError as error:
-        raise UsageError(f"--corrupt-with: {error}") from error
+    item = open_item(
+        model, ONE_PROMPT, config.prompt, config.subject, answer=config.answer, replacement=config.corrupt_with
+    )
+    check_item(model, item, config.max_tokens)
+    return item
 
 
 def _noise(config: TraceConfig, model: LanguageModel, items: Sequence[Item]) -> float | None:

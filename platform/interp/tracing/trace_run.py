@@ -211,7 +211,7 @@ def _record(
             "n_layers": plan.model.n_layers,
             "dtype": str(plan.model.dtype).removeprefix("torch."),
         },
-        "prompts": {"given": len(plan.prompts), "digest": plan.digest, "correct_only": plan.correct_only},
+        "prompts": {"given": len(plan.texts), "digest": plan.digest, "correct_only": plan.correct_only},
         "sites": list(plan.sites),
         "layers": list(plan.layers),
         "corruption": {

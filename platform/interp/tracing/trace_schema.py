@@ -11,9 +11,9 @@ import pyarrow as pa
 from ..columns import column
 
 #: what a row's status may be. model_wrong: the model's first answer token is another one, and only prompts that are
-#: answered correctly were asked for; that is a finding and no failure
+#: answered correctly were asked for; that is a finding and no failure. no_place: subject or answer has no token of its own
 STATUSES = (
-    "ok", "model_wrong", "bad_input", "no_subject", "too_long", "no_replacement", "model_nonfinite", "worker_lost",
+    "ok", "model_wrong", "bad_input", "no_place", "too_long", "no_replacement", "model_nonfinite", "worker_lost",
 )  # fmt: skip
 MODEL_WRONG = "model_wrong"
 

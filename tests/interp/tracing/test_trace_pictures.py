@@ -10,10 +10,10 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 from interp_jobs import reader
+from mplat.datasets.factual import FactualPrompt
 from mplat.interp.tracing.config import TraceConfig
 from mplat.interp.tracing.heat_maps import HeatMap, Panel, render, visible_token
 from mplat.interp.tracing.over_prompts import single_traces
-from mplat.interp.tracing.prompts import Prompt
 from mplat.interp.tracing.trace_page import page
 from mplat.interp.tracing.trace_pictures import average_map, prompt_map
 from mplat.interp.tracing.trace_plan import TracePlan, prepare
@@ -21,14 +21,17 @@ from mplat.interp.tracing.trace_run import TraceResult, run_trace
 from mplat.runtime import open_session
 
 EVIL = "$x_1$ </script><script>alert('x')</script> <b>"
-PROMPTS = [Prompt("a", "Rome is in", (0, 4), "Italy"), Prompt("<i>b</i>", f"{EVIL} is in", (0, 5), "Italy"),
-           Prompt("gone", "Rome", (0, 4), " ")]  # fmt: skip
+PROMPTS = [
+    FactualPrompt("a", "test", "Rome is in", "Rome", (0, 4), "Italy"),
+    FactualPrompt("<i>b</i>", "test", f"{EVIL} is in", "$x_1$", (0, 5), "Italy"),
+    FactualPrompt("gone", "test", "Rome is " * 30 + "in", "Rome", (0, 4), "Italy"),
+]
 
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory) -> tuple[TracePlan, TraceResult, Path]:
     folder = tmp_path_factory.mktemp("trace")
-    config = TraceConfig(samples=2, sites=("resid_post", "C"), correct_only=False, resamples=100, pictures=2)
+    config = TraceConfig(samples=2, sites=("resid_post", "C"), correct_only=False, resamples=100, pictures=2, max_tokens=80)
     plan = prepare(config, reader(), PROMPTS)
     with open_session("none") as session:
         return plan, run_trace(plan, out=folder, session=session), folder
@@ -87,7 +90,7 @@ def test_the_page_holds_every_number_and_no_foreign_markup(traced) -> None:
     text = (folder / "trace.html").read_text()
     assert "<script>alert" not in text and "<i>b" not in text
     assert re.search(r"https?:|//[a-z]|@import", text.replace("default-src", "")) is None
-    assert "default-src 'none'" in text and "1 prompt without effects" in text and "the target is empty" in text
+    assert "default-src 'none'" in text and "1 prompt without effects" in text and "more than max_tokens 80" in text
     data = _data(text)
     averages, *prompts = data["views"]
     assert [view["name"] for view in prompts] == ["<i>b</i>", "a"] and prompts[0]["text"] == f"{EVIL} is in"

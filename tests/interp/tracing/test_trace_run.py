@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import pyarrow as pa
 import pytest
 import torch
 from interp_jobs import reader
+from mplat.datasets.factual import FactualPrompt, facts_world_prompts, locate
 from mplat.errors import InputError, UsageError
-from mplat.interp.tracing import causal_trace, token_bins
+from mplat.interp.tracing import causal_trace, prompts, token_bins
 from mplat.interp.tracing.config import TraceConfig, check_settings
-from mplat.interp.tracing.prompts import Prompt
 from mplat.interp.tracing.trace_plan import TracePlan, prepare
 from mplat.interp.tracing.trace_run import TraceResult, run_trace
 from mplat.interp.tracing.trace_schema import STATUSES, TRACE_SCHEMA
@@ -25,9 +26,11 @@ from mplat.runtime import open_session, read_table
 SITES = ("resid_post", "delta", "h_post+conv_state")
 
 
-def prompt(name: str, subject: str, before: str = "", after: str = " is in", target: str | None = " Paris", **more: str) -> Prompt:
-    start = len(before)
-    return Prompt(name, before + subject + after, (start, start + len(subject)), target, **more)
+def prompt(
+    name: str, subject: str, before: str = "", after: str = " is in", answer: str = "Paris", relation: str = ""
+) -> FactualPrompt:
+    span = (len(before), len(before) + len(subject))
+    return FactualPrompt(name, "test", before + subject + after, subject, span, answer, relation)
 
 
 PROMPTS = [
@@ -66,7 +69,7 @@ def test_the_rows_of_a_prompt_are_those_of_causal_trace(model, tmp_path) -> None
     of_subjects = torch.cat([embeddings[list(i.tokens[slice(*i.subject)])] for i in plan.items])
     noise = 3 * float(of_subjects.double().std())
     for item, given in zip(plan.items, PROMPTS, strict=True):
-        answer = model.tokenizer(given.target, add_special_tokens=False)["input_ids"][0]
+        answer = model.tokenizer(f" {given.answer}", add_special_tokens=False)["input_ids"][0]
         alone = causal_trace(
             model, torch.tensor(item.tokens), subject=item.subject, noise=noise, samples=3, seed=1, sites=SITES,
             window=2, answer=answer,
@@ -153,38 +156,46 @@ def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path) -
     assert found[0] == found[1] == found[2]
 
 
-def test_a_prompt_that_cannot_be_traced_is_a_row_that_says_why(model, tmp_path) -> None:
-    odd = [
-        Prompt("empty", "", (0, 0)),
-        Prompt("long", "a " * 40, (0, 1), "b"),
-        Prompt("nowhere", "Rome is in", (4, 4), "Italy"),
-        prompt("no target", "Rome", target="  "),
-    ]
+def test_a_prompt_that_cannot_be_traced_is_a_row_that_says_why(model, tmp_path, monkeypatch) -> None:
+    def joins(given, tokenizer):
+        if given.id == "joined":
+            raise InputError("the tokenizer joins the end of the prompt with the answer")
+        return locate(given, tokenizer)
+
+    monkeypatch.setattr(prompts, "locate", joins)
+    odd = [prompt("long", "Rome", after=" is" * 40), prompt("joined", "Rome")]
     result = run(prepare(settings(max_tokens=30), model, [*PROMPTS, *odd]), tmp_path)
-    assert result.statuses == {"bad_input": 2, "no_subject": 1, "ok": 5, "too_long": 1}
-    assert result.failed_share == pytest.approx(4 / 9)
-    for name, status in (("empty", "bad_input"), ("long", "too_long"), ("nowhere", "no_subject"),
-                         ("no target", "bad_input")):  # fmt: skip
+    assert result.statuses == {"no_place": 1, "ok": 5, "too_long": 1}
+    assert result.failed_share == pytest.approx(2 / 7)
+    for name, status in (("long", "too_long"), ("joined", "no_place")):
         (row,) = of(result.traces, name)
         assert row["status"] == status and row["reason"]
         assert {key for key, value in row.items() if value is not None} == {"id", "status", "reason"}
     assert set(result.statuses) <= set(STATUSES)
 
 
-def test_only_prompts_answered_correctly_are_traced_unless_all_are_asked_for(model, tmp_path) -> None:
-    said = {}
-    for row in run(prepare(settings(), model, PROMPTS), tmp_path / "all").traces.to_pylist():
-        said[row["id"]] = row["predicted_token"]
-    knows = [p._replace(target=said[p.id]) if p.id in "ab" else p for p in PROMPTS]
-    result = run(prepare(settings(correct_only=True), model, knows), tmp_path / "correct")
-    assert result.statuses == {"model_wrong": 3, "ok": 2} and result.failed_share == 0
-    (row,) = of(result.traces, "c")
-    assert row["effect"] is None and row["correct"] is False and 0 <= row["p_clean"] < 1
-    assert repr(said["c"]) in row["reason"] and repr(row["answer_token"]) in row["reason"]
-    assert result.averages is not None and max(result.averages["prompts"].to_pylist()) == 2
-    everything = run(prepare(settings(judged="predicted"), model, PROMPTS), tmp_path / "predicted")
-    rows = everything.traces.to_pylist()
-    assert all(row["answer"] == row["predicted"] and row["correct"] is False for row in rows)
+def test_only_prompts_answered_correctly_are_traced_unless_all_are_asked_for(tmp_path) -> None:
+    knows = load("tiny-mamba")
+    given = facts_world_prompts(3, n_facts=2)
+    given[1] = replace(given[1], answer="nobody")
+    right = {}
+    for p in given:
+        ids, answer = (knows.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (p.prompt, f" {p.answer}"))
+        right[p.id] = int(knows(torch.tensor([ids]))[0, -1].argmax()) == answer[0]
+    assert right[given[0].id] and not right[given[1].id]
+    cheap = {"sites": ("resid_post",), "layers": (3,), "samples": 1}
+    result = run(prepare(settings(correct_only=True, **cheap), knows, given), tmp_path / "correct")
+    ok = sum(right.values())
+    assert result.statuses == {"model_wrong": 3 - ok, "ok": ok} and result.failed_share == 0
+    (row,) = of(result.traces, given[1].id)
+    assert row["effect"] is None and row["correct"] is False and 0 <= row["p_clean"] < 0.5
+    assert repr(row["predicted_token"]) in row["reason"] and repr(row["answer_token"]) in row["reason"]
+    assert result.averages is not None and max(result.averages["prompts"].to_pylist()) == ok
+    everything = run(prepare(settings(**cheap), knows, given), tmp_path / "all")
+    assert everything.statuses == {"ok": 3}
+    assert {r["id"]: r["correct"] for r in everything.traces.to_pylist()} == right
+    rows = run(prepare(settings(judged="predicted", **cheap), knows, given), tmp_path / "predicted").traces.to_pylist()
+    assert all(row["answer"] == row["predicted"] for row in rows) and {r["id"]: r["correct"] for r in rows} == right
 
 
 def test_where_nothing_is_answered_correctly_nothing_is_averaged(model, tmp_path) -> None:
@@ -202,24 +213,21 @@ def test_scores_that_are_not_finite_are_no_effects(tmp_path) -> None:
     assert row["status"] == "model_nonfinite" and row["effect"] is None and row["p_clean"] is None
 
 
-def test_subjects_are_replaced_by_others_of_equal_length_of_the_same_relation_first(model) -> None:
-    given = [
-        prompt("x", "Berlin", relation="1"), prompt("y", "Vienna", relation="2"), prompt("z", "London", relation="1"),
-        prompt("long", "the old house behind the church", relation="1"),
-    ]  # fmt: skip
-    lengths = {p.id: len(i.tokens) for p, i in zip(given, prepare(settings(), model, given).items, strict=True)}
+def test_subjects_are_replaced_by_others_of_their_relation_and_length(model, tmp_path) -> None:
+    given = [prompt("x", "Mona", answer="Paris", relation="1"), prompt("y", "Lisa", answer="Rome", relation="2"),
+             prompt("z", "Dora", answer="Berlin", relation="1")]  # fmt: skip
+    sizes = {p.id: _length(model, p.prompt) for p in given}
+    assert sizes["x"] == sizes["z"]
     plan = prepare(settings(corruption="replacement"), model, given)
-    assert plan.noise is None
-    for item in plan.items:
-        start, stop = item.subject
-        assert item.corrupted is not None and len(item.corrupted) == len(item.tokens) and item.corrupted != item.tokens
-        assert item.corrupted[:start] == item.tokens[:start] and item.corrupted[stop:] == item.tokens[stop:]
-    donors = {i.id: model.tokenizer.decode(i.corrupted[slice(*i.subject)]) for i in plan.items}
-    if lengths["x"] == lengths["z"]:
-        assert donors["x"] == "London" and donors["z"] == "Berlin"
-    assert [(e.id, e.status) for e in plan.excluded if e.id == "long"] == [("long", "no_replacement")]
-    again = prepare(settings(corruption="replacement"), model, given[::-1])
-    assert {i.id: i.corrupted for i in again.items} == {i.id: i.corrupted for i in plan.items}
+    assert plan.noise is None and [(e.id, e.status) for e in plan.excluded] == [("y", "no_replacement")]
+    assert {i.id: model.tokenizer.decode(i.corrupted) for i in plan.items} == {"x": "Dora is in", "z": "Mona is in"}
+    result = run(plan, tmp_path)
+    assert result.statuses == {"no_replacement": 1, "ok": 2}
+    clean, other = (torch.tensor(t) for t in (plan.items[0].tokens, plan.items[0].corrupted))
+    alone = causal_trace(model, clean, other, sites=SITES, answer=plan.items[0].answer).to_pylist()
+    key = ("site", "layer", "position")
+    found = {tuple(r[k] for k in key): r["effect"] for r in of(result.traces, "x")}
+    assert found == {tuple(r[k] for k in key): r["effect"] for r in alone}
 
 
 def test_one_prompt_with_another_subject_in_its_place(model, tmp_path) -> None:
@@ -270,7 +278,7 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_is_computed(mode
             prepare(settings(**changes), model, texts)
     with pytest.raises(InputError, match="'a' occurs more than once"):
         prepare(settings(), model, [PROMPTS[0], PROMPTS[0]])
-    with pytest.raises(InputError, match="none of the 1 prompts|the prompt cannot"):
+    with pytest.raises(InputError, match="none of the 1 prompts can be traced; the first, 'a'"):
         prepare(settings(max_tokens=2), model, PROMPTS[:1])
 
 
