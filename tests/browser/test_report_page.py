@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
-import shutil
 import subprocess
 from typing import Any
 
 import pytest
+from browser import find_browser
 from mplat.report import load, render
-from report_runs import write_classification, write_eval_run, write_interp_run
+from report_runs import write_classification, write_eval_run, write_interp_run, write_trace_run
 
 pytestmark = pytest.mark.browser
 
 WIDTHS = (400, 1400)
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _MEASURE = """
 <script>
 const result = {};
@@ -44,21 +42,14 @@ document.getElementById("measured").textContent = JSON.stringify(result);
 """
 
 
-def _browser() -> str:
-    chosen = os.environ.get("MPLAT_BROWSER")
-    found = chosen or next((path for name in _NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no browser: install Chromium, or name one with MPLAT_BROWSER")
-    return found
-
-
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    browser = _browser()
+    browser = find_browser()
     folder = tmp_path_factory.mktemp("browser")
     long = "".join(f"word{i} " for i in range(60)) + "x" * 400
     write_eval_run(folder / "runs" / "eval", model="toy", predictions={"facts-eval-L1-0001": long})
     write_interp_run(folder / "runs" / "interp")
+    write_trace_run(folder / "runs" / "trace")
     write_classification(folder / "runs" / "classify")
     page = html.escape(render(load([folder / "runs"], title="A report with a title of some length")))
     frames = "".join(f'<iframe width="{width}" height="900" srcdoc="{page}"></iframe>' for width in WIDTHS)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mplat.report import load, render, write
 from mplat.report.text import p_value, percent, plain_number, points, shown, signed, visible
-from report_runs import questions, write_classification, write_eval_run, write_interp_run
+from report_runs import questions, write_classification, write_eval_run, write_interp_run, write_trace_run
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 EVIL = "\x1b[31m<script>alert('x')</script></pre>\x07 \u202eabc &amp; \"quoted\" {{ 7 * 7 }}"
@@ -64,6 +64,7 @@ class Made:
         self.summary: dict[str, Any] = write_eval_run(folder / "eval" / "toy", predictions=evil)
         write_eval_run(folder / "eval" / "other", model="other")
         write_interp_run(folder / "interp")
+        write_trace_run(folder / "trace")
         write_classification(folder / "classify")
         self.report = load([folder], title="A <b>title</b>\ud800", reproduce="mplat quickstart --seed 3")
         self.html = render(self.report)
@@ -123,7 +124,7 @@ def test_everything_a_reader_needs_is_there(made: Made) -> None:
         "mplat quickstart --seed 3", "versions.mplat", "two_hop", "What the numbers do not show",
     ):  # fmt: skip
         assert words in made.page.text, words
-    assert [tag for tag, _ in made.page.tags].count("svg") == 2 * 2 + 1
+    assert [tag for tag, _ in made.page.tags].count("svg") == 2 * 2 + 1 + 2 * 2  # evaluations, a map, traced sites
     assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in made.page.tags if tag == "svg")
 
 

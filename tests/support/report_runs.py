@@ -111,6 +111,36 @@ def write_interp_run(folder: Path, *, model: str = "toy") -> None:
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
 
 
+def write_trace_run(folder: Path, *, model: str = "toy") -> list[dict[str, Any]]:
+    """A trace of two layers and two sites over three prompts, a fourth without effects; the rows of its averages."""
+    folder.mkdir(parents=True)
+    bins = ("prefix", "subject_first", "subject_last", "further", "last")
+    averages = [
+        {"site": site, "layer": layer, "bin": name, "effect": effect, "low": effect - 0.25, "high": effect + 0.25,
+         "prompts": 3, "ate": 0.75, "ate_low": 0.5, "ate_high": 1.0}
+        for s, site in enumerate(("resid_post", "h_post+conv_state"))
+        for layer in (0, 1)
+        for b, name in enumerate(bins)
+        for effect in [0.0 if name == "prefix" else 0.125 * (b + layer) - 0.5 * s]
+    ]  # fmt: skip
+    averages[-1] |= {"low": None, "high": None, "prompts": 1}
+    traces = [{"id": f"p{i}", "status": "ok", "reason": None} for i in range(3)]
+    traces += [{"id": "<b>p3</b>", "status": "model_wrong", "reason": "the model says ' a', not ' b'"}]
+    pq.write_table(pa.Table.from_pylist(averages), folder / "averages.parquet")
+    pq.write_table(pa.Table.from_pylist(traces), folder / "traces.parquet")
+    run = {
+        "command": "trace", "config": {"facts": "known_1000"}, "model": {"name": model, "digest": "ab" * 32},
+        "sites": ["resid_post", "h_post+conv_state"], "layers": [0, 1],
+        "in_words": {"corruption": "noise of standard deviation 0.5 on the subject, 10 samples",
+                     "restored": "one layer restored", "metric": "probability", "answer": "the fact's target",
+                     "prompts": "answered correctly"},
+        "statuses": {"model_wrong": 1, "ok": 3},
+        "files": {"traces.parquet": "cd" * 32, "averages.parquet": "ef" * 32},
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    return averages
+
+
 def write_classification(folder: Path) -> Path:
     """What `mplat classify` leaves beside its table."""
     folder.mkdir(parents=True, exist_ok=True)
