@@ -67,7 +67,7 @@ def test_an_effect_has_a_sign_and_three_digits() -> None:
 
 def _points(svg: str, group: int) -> list[tuple[float, float]]:
     """The corners of the path of a line of the figure."""
-    paths = re.findall(r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--series-\d\); stroke-linecap', svg)
+    paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--series-\d\); stroke-linecap: square"', svg)
     numbers = [float(n) for n in re.findall(r"-?\d+\.?\d*", paths[group])]
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
