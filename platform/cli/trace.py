@@ -49,17 +49,23 @@ def trace(
     corrupt_with: Annotated[
         str | None,
         typer.Option(
-            "--corrupt-with", metavar="WORDS", help="Replace the subject by these words of equal token length: no noise."
+            "--corrupt-with",
+            metavar="WORDS",
+            help="Replace the subject by these words of equal token length: no noise.",
         ),
     ] = None,
     answer: Annotated[
         str | None,
-        typer.Option("--answer", metavar="WORDS", help="Answer to --prompt; default: what the model finds most probable."),
+        typer.Option(
+            "--answer", metavar="WORDS", help="Answer to --prompt; default: what the model finds most probable."
+        ),
     ] = None,
     facts: Annotated[
         str | None,
         typer.Option(
-            "--facts", metavar="NAME|FILE", help="Trace many prompts: known_1000, counterfact, relations, generated, a file."
+            "--facts",
+            metavar="NAME|FILE",
+            help="Trace many prompts: known_1000, counterfact, relations, generated, a file.",
         ),
     ] = None,
     data_dir: Annotated[
@@ -157,7 +163,7 @@ def trace(
     for note in () if read is None else read.notes:
         output.warn(note)
     plan = prepare(settings, opened, None if read is None else read.prompts)
-    folder = out or Path("runs") / f"trace-{Path(settings.model).name}"
+    folder = out or Path("runs") / f"trace-{Path(opened.name).name}"
 
     from ..interp.tracing.trace_run import Observer, check_folder, run_trace
     from ..runtime import open_session
@@ -262,8 +268,8 @@ def _text(plan: TracePlan, result: TraceResult) -> str:
         first = result.traces.to_pylist()[0] if not plan.many else None
         if first is not None:
             lines.append(
-                f"answer {first['answer_token']!r}: p {first['p_clean']:.4g} clean, {first['p_corrupted']:.4g} corrupted; "
-                "where most of it comes back:"
+                f"answer {first['answer_token']!r}: p {first['p_clean']:.4g} clean, {first['p_corrupted']:.4g} "
+                "corrupted; where most of it comes back:"
             )
         else:
             lines.append("average indirect effects: where most of the answer comes back")

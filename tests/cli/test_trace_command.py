@@ -14,6 +14,7 @@ from mplat.cli import main
 from mplat.config import load_config
 from mplat.interp.tracing import causal_trace
 from mplat.interp.tracing.config import TraceConfig
+from mplat.models.generation import encode
 
 ONE = ["--prompt", "Rome is in the south", "--subject", "Rome"]
 CHEAP = ["--address", "none", "--sites", "resid_post,h_post+conv_state", "--samples", "2"]
@@ -54,9 +55,9 @@ def test_one_prompt_is_traced_and_its_tables_and_pictures_written(run, model, tm
         "averages.parquet", "heat_maps/prompt.png", "heat_maps/prompt.svg", "trace.html", "traces.parquet",
     ]  # fmt: skip
     nano = reader()
-    tokens = torch.tensor(nano.tokenizer("Rome is in the south", add_special_tokens=False)["input_ids"])
-    n = len(nano.tokenizer("Rome", add_special_tokens=False)["input_ids"])
-    answer = nano.tokenizer(" Italy", add_special_tokens=False)["input_ids"][0]
+    tokens = torch.tensor(encode(nano, ["Rome is in the south"])[0])
+    n = len(encode(nano, ["Rome"])[0])
+    answer = encode(nano, [" Italy"])[0][0]
     alone = causal_trace(
         nano, tokens, subject=(0, n), noise=0.5, samples=2, sites=["resid_post", "h_post+conv_state"], answer=answer
     ).to_pylist()

@@ -56,13 +56,18 @@ def test_the_page_says_what_was_corrupted_restored_and_left_out(folder: Path) ->
     assert "<b>p3</b>" not in page
     told = [re.sub(r"<[^>]+>", " ", cell).split() for cell in re.findall(r'data-cell="resid_post">(.*?)</td>', page)]
     rows = [r for r in pq.read_table(folder / "averages.parquet").to_pylist() if r["site"] == "resid_post"]
-    by_bin = sorted(rows, key=lambda row: (["prefix", "subject_first", "subject_last", "further", "last"].index(row["bin"]),
-                                           row["layer"]))  # fmt: skip
+    order = ["prefix", "subject_first", "subject_last", "further", "last"]
+    by_bin = sorted(rows, key=lambda row: (order.index(row["bin"]), row["layer"]))
     assert told == [[effect_size(r["effect"]), effect_size(r["low"]), "to", effect_size(r["high"])] for r in by_bin]
 
 
 def test_an_effect_has_a_sign_and_three_digits() -> None:
-    assert [effect_size(v) for v in (0.0, 0.12345, -0.5, 1e-9)] == ["0", "+0.123", f"{MINUS}0.5", "+1e-09".replace("-", MINUS)]
+    assert [effect_size(v) for v in (0.0, 0.12345, -0.5, 1e-9)] == [
+        "0",
+        "+0.123",
+        f"{MINUS}0.5",
+        "+1e-09".replace("-", MINUS),
+    ]
 
 
 def _points(svg: str, group: int) -> list[tuple[float, float]]:

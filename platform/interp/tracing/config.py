@@ -40,8 +40,8 @@ class TraceConfig(Config):
     """Of facts, trace only those whose first answer token the model gets right, as ROME does; false: all."""
 
     judged: Literal["target", "predicted"] = "target"
-    """Of facts, whose probability is measured: the fact's target, or what the model finds most probable, which is of use
-    with models that do not know the facts."""
+    """Of facts, whose probability is measured: the fact's target, or what the model finds most probable, which is of
+    use with models that do not know the facts."""
 
     corruption: Literal["noise", "replacement"] = "noise"
     """Of facts: noise on the subject's embeddings, or in its place another one's of the same relation and length."""

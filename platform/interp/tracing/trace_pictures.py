@@ -76,7 +76,8 @@ def average_map(plan: TracePlan, averages: pa.Table) -> HeatMap:
         title=f"{label(plan.model)}: average indirect effect; prompts: {used_in_words(plan, used)}",
         notes=[
             f"{corruption_in_words(plan)}; {window_in_words(plan)}",
-            f"colours: AIE ({UNITS[plan.config.metric]}), each panel with its own scale; answer: {judged_in_words(plan)}",
+            f"colours: AIE ({UNITS[plan.config.metric]}), each panel with its own scale; "
+            f"answer: {judged_in_words(plan)}",
         ],
         rows=[BIN_TITLES[name] for name in there],
         layers=plan.layers,
@@ -93,9 +94,7 @@ def _panels(
     sites: Sequence[str], rows: Sequence[Mapping[str, Any]], key: str, places: Sequence[Any], layers: Sequence[int]
 ) -> list[Panel]:
     known = {(row["site"], row["layer"], row[key]): row["effect"] for row in rows}
-    return [
-        Panel(site, [[known.get((site, layer, place)) for layer in layers] for place in places]) for site in sites
-    ]
+    return [Panel(site, [[known.get((site, layer, place)) for layer in layers] for place in places]) for site in sites]
 
 
 def _cut(text: str) -> str:

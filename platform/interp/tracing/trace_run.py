@@ -36,8 +36,8 @@ from . import trace_worker
 from .over_prompts import average_prompts
 from .trace_pictures import FOLDER, PAGE, draw
 from .trace_plan import TracePlan
-from .trace_words import UNITS, corruption_in_words, judged_in_words, which_in_words, window_in_words
 from .trace_schema import MODEL_WRONG, TRACE_ORDER, TRACE_SCHEMA
+from .trace_words import UNITS, corruption_in_words, judged_in_words, which_in_words, window_in_words
 
 TRACES, AVERAGES = "traces.parquet", "averages.parquet"
 # Compared by what they hold, or without an influence on any table.
@@ -215,7 +215,9 @@ def _record(
         "sites": list(plan.sites),
         "layers": list(plan.layers),
         "corruption": {
-            "kind": plan.kind, "noise": plan.noise, "samples": plan.samples,
+            "kind": plan.kind,
+            "noise": plan.noise,
+            "samples": plan.samples,
         },
         "in_words": {
             "corruption": corruption_in_words(plan),

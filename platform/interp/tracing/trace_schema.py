@@ -11,7 +11,8 @@ import pyarrow as pa
 from ..columns import column
 
 #: what a row's status may be. model_wrong: the model's first answer token is another one, and only prompts that are
-#: answered correctly were asked for; that is a finding and no failure. no_place: subject or answer has no token of its own
+#: answered correctly were asked for; that is a finding and no failure. no_place: subject or answer has no token of its
+#: own
 STATUSES = (
     "ok", "model_wrong", "bad_input", "no_place", "too_long", "no_replacement", "model_nonfinite", "worker_lost",
 )  # fmt: skip
@@ -30,8 +31,8 @@ TRACE_SCHEMA = pa.schema([
     column("p_clean", pa.float64(), "probability of the answer in the clean run"),
     column("p_corrupted", pa.float64(), "the same in the corrupted runs, their mean"),
     column("metric_clean", pa.float64(), "metric of the clean run"),
-    column("metric_corrupted", pa.float64(), "metric of the corrupted runs, their mean; the difference is the total effect"),
-    column("answer", pa.int32(), "token id whose metric it is: the first of the fact's target, or the clean run's most probable"),
+    column("metric_corrupted", pa.float64(), "metric of the corrupted runs, their mean; the rest is the total effect"),
+    column("answer", pa.int32(), "token id: the first of the fact's target, or the clean run's most probable"),
     column("answer_token", pa.string(), "what it says"),
     column("predicted", pa.int32(), "the clean run's most probable token"),
     column("predicted_token", pa.string(), "what it says"),

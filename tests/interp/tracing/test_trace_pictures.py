@@ -31,7 +31,9 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory) -> tuple[TracePlan, TraceResult, Path]:
     folder = tmp_path_factory.mktemp("trace")
-    config = TraceConfig(samples=2, sites=("resid_post", "C"), correct_only=False, resamples=100, pictures=2, max_tokens=80)
+    config = TraceConfig(
+        samples=2, sites=("resid_post", "C"), correct_only=False, resamples=100, pictures=2, max_tokens=80
+    )
     plan = prepare(config, reader(), PROMPTS)
     with open_session("none") as session:
         return plan, run_trace(plan, out=folder, session=session), folder
@@ -70,7 +72,13 @@ def test_a_positive_effect_is_brown_a_negative_one_purple_and_a_missing_one_neit
 
 
 def test_tokens_that_cannot_be_seen_are_made_visible() -> None:
-    assert [visible_token(t) for t in (" Paris", "\n", "", "x", "\x1b[31m")] == ["␣Paris", "\\n", "(empty)", "x", "\\x1b[31m"]
+    assert [visible_token(t) for t in (" Paris", "\n", "", "x", "\x1b[31m")] == [
+        "␣Paris",
+        "\\n",
+        "(empty)",
+        "x",
+        "\\x1b[31m",
+    ]
     assert visible_token("x", starred=True) == "x*"
 
 

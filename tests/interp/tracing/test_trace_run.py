@@ -21,6 +21,7 @@ from mplat.interp.tracing.trace_run import TraceResult, run_trace
 from mplat.interp.tracing.trace_schema import STATUSES, TRACE_SCHEMA
 from mplat.interp.tracing.trace_worker import TraceWorker
 from mplat.models import LanguageModel, load
+from mplat.models.generation import encode
 from mplat.runtime import open_session, read_table
 
 SITES = ("resid_post", "delta", "h_post+conv_state")
@@ -69,7 +70,7 @@ def test_the_rows_of_a_prompt_are_those_of_causal_trace(model, tmp_path) -> None
     of_subjects = torch.cat([embeddings[list(i.tokens[slice(*i.subject)])] for i in plan.items])
     noise = 3 * float(of_subjects.double().std())
     for item, given in zip(plan.items, PROMPTS, strict=True):
-        answer = model.tokenizer(f" {given.answer}", add_special_tokens=False)["input_ids"][0]
+        answer = encode(model, [f" {given.answer}"])[0][0]
         alone = causal_trace(
             model, torch.tensor(item.tokens), subject=item.subject, noise=noise, samples=3, seed=1, sites=SITES,
             window=2, answer=answer,
@@ -180,7 +181,7 @@ def test_only_prompts_answered_correctly_are_traced_unless_all_are_asked_for(tmp
     given[1] = replace(given[1], answer="nobody")
     right = {}
     for p in given:
-        ids, answer = (knows.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (p.prompt, f" {p.answer}"))
+        ids, answer = (encode(knows, [text])[0] for text in (p.prompt, f" {p.answer}"))
         right[p.id] = int(knows(torch.tensor([ids]))[0, -1].argmax()) == answer[0]
     assert right[given[0].id] and not right[given[1].id]
     cheap = {"sites": ("resid_post",), "layers": (3,), "samples": 1}
@@ -206,7 +207,7 @@ def test_where_nothing_is_answered_correctly_nothing_is_averaged(model, tmp_path
 def test_scores_that_are_not_finite_are_no_effects(tmp_path) -> None:
     broken = reader(seed=3)
     with torch.no_grad():
-        broken.backbone.embeddings.weight[broken.tokenizer("I")["input_ids"][0]] = torch.nan
+        broken.backbone.embeddings.weight[encode(broken, ["I"])[0][0]] = torch.nan
     result = run(prepare(settings(noise=0.5), broken, PROMPTS), tmp_path)
     assert result.statuses["model_nonfinite"] >= 1
     (row,) = of(result.traces, "e")
@@ -236,17 +237,19 @@ def test_one_prompt_with_another_subject_in_its_place(model, tmp_path) -> None:
     plan = prepare(config.model_copy(update={"corrupt_with": same}), model)
     result = run(plan, tmp_path)
     rows = result.traces.to_pylist()
-    other = torch.tensor(model.tokenizer(f"{same} is in", add_special_tokens=False)["input_ids"])
+    other = torch.tensor(encode(model, [f"{same} is in"])[0])
     alone = causal_trace(model, torch.tensor(plan.items[0].tokens), other, sites=SITES).to_pylist()
     key = ("site", "layer", "position")
-    assert {tuple(r[k] for k in key): r["effect"] for r in rows} == {tuple(r[k] for k in key): r["effect"] for r in alone}
+    assert {tuple(r[k] for k in key): r["effect"] for r in rows} == {
+        tuple(r[k] for k in key): r["effect"] for r in alone
+    }
     assert {row["correct"] for row in rows} == {None} and {row["effect_std"] for row in rows} == {None}
     with pytest.raises(UsageError, match="--corrupt-with.*equal token length"):
         prepare(config.model_copy(update={"corrupt_with": "the whole of the old world"}), model)
 
 
 def _length(model: LanguageModel, text: str) -> int:
-    return len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(encode(model, [text])[0])
 
 
 @pytest.mark.parametrize(
