@@ -4,6 +4,7 @@
 - `bootstrap_ratio`: percentile interval of sum(a) / sum(b), such as bits per byte over documents.
 - `wilson`: interval of a proportion; unlike the bootstrap it is not empty when every answer is right.
 - `sign_flip_p`: two-sided permutation p-value of a mean difference; exact for up to 16 non-zero differences.
+- `correlations`: of quantities with an outcome, with permutation p-values; point-biserial where the outcome is 0 or 1.
 - `holm`: p-values corrected for their number.
 
 Promises: fewer than two values give None, never a made-up number; the same values and seed give the same result, bit
@@ -132,6 +133,57 @@ def sign_flip_p(differences: ArrayLike, *, seed: int, n_draws: int = 10_000) -> 
         signs = 1.0 - 2.0 * rng.integers(0, 2, size=(rows, len(moved)))
         hits += int(np.sum(np.abs(signs @ moved) >= threshold))
     return (1 + hits) / (1 + n_draws)
+
+
+class Correlation(NamedTuple):
+    """Pearson's r of n pairs and its two-sided permutation p-value; both None where one side does not vary."""
+
+    n: int
+    r: float | None
+    p: float | None
+
+
+def correlations(
+    quantities: Sequence[ArrayLike], outcome: ArrayLike, *, seed: int, n_draws: int = 10_000
+) -> list[Correlation]:
+    """Pearson's r of each of `quantities`, all (n,), with `outcome` (n,); point-biserial where that is 0 or 1.
+
+    p is the share of random pairings whose |r| is at least the observed one, the observed one counted as drawn, so that
+    it is never 0: (1 + hits) / (1 + n_draws). All quantities meet the same pairings. Fewer than three pairs, or a side
+    without variation, have no correlation.
+    """
+    y = _checked(outcome, 0.95)
+    rows = [_checked(quantity, 0.95) for quantity in quantities]
+    if any(row.shape != y.shape for row in rows):
+        raise UsageError(
+            f"correlated values come in equal numbers, not {sorted({len(row) for row in rows} | {len(y)})}"
+        )
+    dy = _standardised(y)
+    standard = [_standardised(row) for row in rows]
+    known = [i for i, row in enumerate(standard) if row is not None]
+    if dy is None or len(y) < 3 or not known:
+        return [Correlation(len(y), None, None) for _ in rows]
+    dx = np.stack([row for row in standard if row is not None])
+    observed = dx @ dy
+    hits = np.zeros(len(known), np.int64)
+    rng = np.random.default_rng(seed)
+    for count in _blocks(n_draws, len(y)):
+        drawn = rng.permuted(np.broadcast_to(dy, (count, len(dy))), axis=1) @ dx.T
+        hits += (np.abs(drawn) >= np.abs(observed) - 1e-12).sum(0)  # rounding makes no equal pairing less extreme
+    found = [Correlation(len(y), None, None) for _ in rows]
+    for i, r, count in zip(known, observed, hits, strict=True):
+        found[i] = Correlation(len(y), float(np.clip(r, -1.0, 1.0)), float((1 + count) / (1 + n_draws)))
+    return found
+
+
+def _standardised(x: Floats) -> Floats | None:
+    """x - mean with norm 1; None where x does not vary. Scaled first, so that no square overflows or vanishes."""
+    if len(x) == 0 or np.all(x == x[0]):
+        return None
+    centred = x / np.abs(x).max()
+    centred = centred - centred.mean()
+    norm = float(np.linalg.norm(centred))
+    return centred / norm if norm > 0 else None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -17,20 +17,31 @@ from ..models.prefill import pad
 
 @dataclass(frozen=True)
 class Item:
-    """One question as token ids; `answer` is the first accepted answer, preceded by a blank."""
+    """One question as token ids; `answer` is the first accepted answer, preceded by a blank.
+
+    fact: the tokens (start, stop) of the prompt that state the answer; None where it does not state it.
+    """
 
     id: str
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    fact: tuple[int, int] | None = None
+
+    @property
+    def distance(self) -> int | None:
+        """Tokens from the end of the fact to the last one of the prompt, over which it has to be kept."""
+        return None if self.fact is None else len(self.prompt) - self.fact[1]
 
     def to_json(self) -> dict[str, Any]:
         """As a worker receives it."""
-        return {"id": self.id, "prompt": list(self.prompt), "answer": list(self.answer)}
+        fact = None if self.fact is None else list(self.fact)
+        return {"id": self.id, "prompt": list(self.prompt), "answer": list(self.answer), "fact": fact}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Item:
         """The inverse of `to_json`."""
-        return cls(value["id"], tuple(value["prompt"]), tuple(value["answer"]))
+        fact = None if value["fact"] is None else (value["fact"][0], value["fact"][1])
+        return cls(value["id"], tuple(value["prompt"]), tuple(value["answer"]), fact)
 
 
 class AnsweredBatch(NamedTuple):

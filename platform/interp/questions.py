@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError, UsageError
 from ..runtime.plan import Shard, digest_of, plan_shards
 from .batches import Item
+from .evidence import stated_at
 from .registry import Excluded
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def encode(model: LanguageModel, questions: Sequence[Question], *, max_tokens: i
         elif not text:
             excluded.append(Excluded(question.id, "bad_input", "no answer is given"))
         else:
-            items.append(Item(question.id, tuple(prompt.tokens), tuple(ids(" " + text))))
+            answer = ids(" " + text)
+            fact = stated_at(question, prompt.tokens, answer, ids)
+            items.append(Item(question.id, tuple(prompt.tokens), tuple(answer), fact))
     if not items:
         first = excluded[0]
         raise InputError(f"none of the {len(questions)} questions can be used; the first, {first.id!r}: {first.reason}")

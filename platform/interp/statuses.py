@@ -2,6 +2,8 @@
 
 Counted from the tables themselves, so that a cached result is judged as one just computed. A row without a value says
 why in its column `status`; a table that has no such column cannot tell, and counts as good.
+
+`not_applicable` is no failure: the row says that there is nothing to measure, such as the decay of an attention layer.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ if TYPE_CHECKING:
     from .run import StepResult
 
 COLUMN, GOOD = "status", "ok"
+NOT_APPLICABLE = "not_applicable"
 FAIL_OVER = 0.05  # share of a step's rows that may be without a value, as in `mplat eval`
 
 
 def bad_statuses(tables: Iterable[pa.Table]) -> dict[str, int]:
-    """Status -> rows, of those that are not ok, by name."""
+    """Status -> rows, of those that failed, by name."""
     counted: Counter[str] = Counter()
+    fine = (GOOD, NOT_APPLICABLE)
     for table in tables:
         if COLUMN in table.column_names:
             counts = table[COLUMN].value_counts().to_pylist()
-            counted.update({str(entry["values"]): entry["counts"] for entry in counts if entry["values"] != GOOD})
+            counted.update({str(entry["values"]): entry["counts"] for entry in counts if entry["values"] not in fine})
     return dict(sorted(counted.items()))
 
 

@@ -21,6 +21,7 @@ from mplat.interp import (
     run_plan,
     run_steps,
 )
+from mplat.interp.graph import in_order
 from mplat.interp.key import differences, nearest
 from mplat.interp.questions import encode
 from mplat.interp.work import build_worker
@@ -59,7 +60,7 @@ def config(**values: object) -> InterpConfig:
 def test_a_second_run_computes_nothing_and_gives_the_same_tables(model, questions, tmp_path, passes) -> None:
     cache = Cache(tmp_path)
     first = run_steps(model, questions, config(), cache=cache)
-    assert list(first) == ["activations", "attribution", "delta_sensitivity", "bottlenecks"] and passes
+    assert list(first) == [step.name for step in in_order(None)] and passes
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     passes.clear()
     second = run_steps(model, questions, config(), cache=cache)
@@ -152,7 +153,9 @@ def test_keys_follow_what_a_step_uses(model, questions) -> None:
     base = keys(model, questions)
     seeded = keys(model, questions, seed=5)
     changed = {name for name in base if seeded[name][0] != base[name][0]}
-    assert changed == {"bottlenecks"}  # the only step that draws
+    steps = in_order(None)
+    drawing = {step.name for step in steps if step.seeded}
+    assert changed == drawing | {step.name for step in steps if drawing & set(step.needs)} > {"bottlenecks"}
     upstream = keys(model, questions, delta_sensitivity={"sites": ("mixer_out", "mixer.delta", "mixer.x")})
     changed = {name for name in base if upstream[name][0] != base[name][0]}
     assert changed == {"delta_sensitivity", "bottlenecks"}

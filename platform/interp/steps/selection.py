@@ -1,0 +1,241 @@
+"""Which patterns of Delta, B and C go with recall: features of how a layer selects, against right and wrong answers.
+
+For every prompt that states its answer (`evidence`) and every selective recurrence, `selectivity.FEATURES` say how
+strongly the fact was written, how well B at the fact matches C at the last token, what the tokens between have left of
+it. Each is correlated over prompts with whether the answer is right (point-biserial) and with its log-probability
+(Pearson); p-values are of random pairings of prompts and outcomes, corrected after Holm over all layers and features
+of an outcome. Distance and length of the prompt stand beside them as what could explain both sides.
+
+A correlation over prompts is no effect: `memory_decay` and tracing intervene.
+
+Parts: `correlations`; `features`, a row for each prompt and recurrence; `profiles`, where each unit opens: its mean log
+Delta in the parts of the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ...eval.statistics import correlations, holm
+from ..answers import score_answers
+from ..batches import Batch, Item
+from ..columns import column
+from ..decays import Decay, decays_of
+from ..moments import Moments, merge_all, moments_of
+from ..registry import Job, StepSettings, Tables, step
+from ..selectivity import FEATURES, PARTS, delta_profile, features
+from ..statuses import NOT_APPLICABLE
+from ..taps import Watch
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+OUTCOMES = ("correct", "logprob")
+#: what could explain a correlation; properties of the prompt alone
+CONFOUNDS = ("distance", "length")
+
+
+class Settings(StepSettings):
+    draws: int = Field(20_000, ge=100, le=1_000_000)
+    """random pairings behind each p-value; the smallest possible one is 1 / (draws + 1)"""
+
+
+_PLACE = [
+    column("layer", pa.int32(), "block; null for properties of the prompt"),
+    column("site", pa.string(), "where the recurrence stands in the block; null where there is none"),
+]
+_STATUS = column("status", pa.string(), "ok; model_nonfinite; not_applicable: no selective recurrence in the layer, "
+                 "no answer stated in the prompt, or nothing varies; or why a question was not used")  # fmt: skip
+
+CORRELATIONS_SCHEMA = pa.schema([
+    *_PLACE,
+    column("feature", pa.string(), "; ".join(f"{name}: {meaning}" for name, meaning in FEATURES.items())),
+    column("outcome", pa.string(), "correct: teacher-forced answer right or wrong; logprob: of the answer, nats"),
+    column("r", pa.float64(), "Pearson's correlation over prompts, point-biserial for correct"),
+    column("p", pa.float64(), "two-sided permutation p-value"),
+    column("p_holm", pa.float64(), "p corrected for all layers and features of this outcome; null for confounds"),
+    column("mean_right", pa.float64(), "mean of the feature over prompts answered right; null where there are none"),
+    column("mean_wrong", pa.float64(), "over those answered wrong"),
+    column("n_prompts", pa.int32(), "prompts counted"),
+    column("n_nonfinite", pa.int32(), "prompts left out because a feature or the answer's score was not finite"),
+    _STATUS,
+])  # fmt: skip
+
+FEATURES_SCHEMA = pa.schema([
+    column("question_id", pa.string(), "the prompt"),
+    *_PLACE,
+    column("correct", pa.bool_(), "whether every token of the answer is the most probable one"),
+    column("logprob", pa.float64(), "of the answer, nats"),
+    column("distance", pa.int32(), "tokens from the end of the fact to the last one of the prompt"),
+    column("length", pa.int32(), "tokens of the prompt"),
+    *(column(name, pa.float64(), meaning) for name, meaning in FEATURES.items()),
+    _STATUS,
+])  # fmt: skip
+
+PROFILES_SCHEMA = pa.schema([
+    *_PLACE,
+    column("unit", pa.int32(), "what has a Delta of its own: channel or head"),
+    *(column(part, pa.float64(), f"mean over prompts of log Delta {where}, less that over the whole prompt")
+      for part, where in zip(PARTS, ("before the fact", "in it", "after it", "at the last token"), strict=True)),
+    column("n_prompts", pa.int32(), "prompts that have all these parts"),
+    _STATUS,
+])  # fmt: skip
+
+_PROFILE = [pa.field("n", pa.int64()), pa.field("mean", pa.list_(pa.float64())), pa.field("m2", pa.list_(pa.float64()))]
+BATCH_SCHEMA = pa.schema([*FEATURES_SCHEMA, *_PROFILE])
+
+
+@step("selection", version=1, settings=Settings, seeded=True)
+def selection(job: Job) -> Tables:
+    """Which patterns of Delta, B and C go with right answers, with permutation p-values."""
+    found = {layer: selective(job.model, layer) for layer in job.layers}
+    decays = [decay for decays in found.values() for decay in decays]
+    rows = job.map(batch_selection, BATCH_SCHEMA, {"layers": list(job.layers)}).to_pylist() if decays else []
+    order = {item.id: number for number, item in enumerate(job.items)}
+    of_prompts = [row for row in rows if row["question_id"] is not None]
+    of_prompts.sort(key=lambda row: (order[row["question_id"]], row["layer"], row["site"]))
+    without = [{"layer": layer, "status": NOT_APPLICABLE} for layer, decays in found.items() if not decays]
+    unstated = [(item.id, NOT_APPLICABLE) for item in job.items if item.fact is None]
+    left_out = [
+        {"question_id": id_, "layer": decay.layer, "site": decay.site, "status": status}
+        for id_, status in [*unstated, *((e.id, e.status) for e in job.excluded)]
+        for decay in decays
+    ]
+    tables = {
+        "correlations": (_correlations(of_prompts, decays, job) + without, CORRELATIONS_SCHEMA),
+        "features": (of_prompts + left_out + without, FEATURES_SCHEMA),
+        "profiles": (_profiles(rows, decays) + without, PROFILES_SCHEMA),
+    }
+    return {name: pa.Table.from_pylist(rows, schema=schema) for name, (rows, schema) in tables.items()}
+
+
+def selective(model: LanguageModel, layer: int) -> list[Decay]:
+    """The recurrences of a block that choose their Delta by the token."""
+    return [decay for decay in decays_of(model, layer) if decay.delta is not None]
+
+
+def _correlations(rows: Sequence[dict[str, Any]], decays: Sequence[Decay], job: Job) -> list[dict[str, Any]]:
+    result = []
+    for outcome in OUTCOMES:
+        here: list[dict[str, Any]] = []
+        for decay in decays:
+            place = {"layer": decay.layer, "site": decay.site, "outcome": outcome}
+            its = [row for row in rows if (row["layer"], row["site"]) == (decay.layer, decay.site)]
+            here += [place | row for row in _correlate(its, tuple(FEATURES), outcome, job)]
+        for row, corrected in zip(here, holm([row.get("p") for row in here]), strict=True):
+            row["p_holm"] = corrected
+        prompts = list({row["question_id"]: row for row in rows if row["status"] == "ok"}.values())
+        here += [{"outcome": outcome} | row for row in _correlate(prompts, CONFOUNDS, outcome, job)] if decays else []
+        result += here
+    return result
+
+
+def _correlate(rows: Sequence[dict[str, Any]], names: Sequence[str], outcome: str, job: Job) -> list[dict[str, Any]]:
+    """A row for each of `names`, over the prompts whose rows are ok."""
+    good = [row for row in rows if row["status"] == "ok"]
+    target = np.array([row[outcome] for row in good], np.float64)
+    right = np.array([row["correct"] for row in good], bool)
+    values = [np.array([row[name] for row in good], np.float64) for name in names]
+    tested = correlations(values, target, seed=job.seed, n_draws=job.settings.draws)
+    found = []
+    for name, value, test in zip(names, values, tested, strict=True):
+        nothing = "model_nonfinite" if rows and not good else NOT_APPLICABLE
+        found.append({
+            "feature": name, "r": test.r, "p": test.p, "n_prompts": test.n, "n_nonfinite": len(rows) - len(good),
+            "mean_right": float(value[right].mean()) if right.any() else None,
+            "mean_wrong": float(value[~right].mean()) if (~right).any() else None,
+            "status": nothing if test.r is None else "ok",
+        })  # fmt: skip
+    return found
+
+
+def _profiles(rows: Sequence[dict[str, Any]], decays: Sequence[Decay]) -> list[dict[str, Any]]:
+    result = []
+    for decay in decays:
+        its = [r for r in rows if r["question_id"] is None and (r["layer"], r["site"]) == (decay.layer, decay.site)]
+        units = len(decay.A)
+        streams = (Moments(r["n"], np.array(r["mean"]), np.array(r["m2"])) for r in its)
+        total = merge_all(streams, len(PARTS) * units)
+        means = total.mean.reshape(len(PARTS), units)
+        for unit in range(units):
+            row = {"layer": decay.layer, "site": decay.site, "unit": unit, "n_prompts": total.n}
+            values = dict(zip(PARTS, means[:, unit].tolist(), strict=True))
+            result.append(row | (values | {"status": "ok"} if total.n else {"status": NOT_APPLICABLE}))
+    return result
+
+
+@torch.no_grad()
+def batch_selection(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    """A row for each prompt that states its answer and each recurrence; one more with a recurrence's profile."""
+    items = [item for item in batch.items if item.fact is not None]
+    if not items:
+        return BATCH_SCHEMA.empty_table()
+    rows: list[dict[str, Any]] = []
+    taps: list[Watch] = []
+    for layer in arguments["layers"]:
+        for decay in selective(model, layer):
+            taps += _taps(decay, items, rows)
+    answered = Batch(items, batch.device).answered()
+    with model.edit(*taps):
+        logits = model(answered.tokens, answered.mask)
+    scores = score_answers(logits, answered)
+    outcomes = {
+        item.id: {"correct": correct, "logprob": logprob, "distance": item.distance, "length": len(item.prompt)}
+        for item, correct, logprob, finite in zip(
+            items, scores.correct.tolist(), scores.logprob.tolist(), scores.finite.tolist(), strict=True
+        )
+        if finite
+    }
+    return pa.Table.from_pylist([_with_outcome(row, outcomes) for row in rows], schema=BATCH_SCHEMA)
+
+
+def _with_outcome(row: dict[str, Any], outcomes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    if row["question_id"] is None:
+        return row
+    known = outcomes.get(row["question_id"])
+    if known is None:  # the answer's scores are not finite: the features belong to no outcome
+        return {name: row[name] for name in ("question_id", "layer", "site")} | {"status": "model_nonfinite"}
+    return row | known
+
+
+def _taps(decay: Decay, items: Sequence[Item], rows: list[dict[str, Any]]) -> list[Watch]:
+    """Edits that change nothing and, when Delta, B and C of a recurrence have been seen, append its rows."""
+    seen: dict[str, Tensor] = {}
+
+    def watch(quantity: str) -> Watch:
+        def see(x: Tensor, lengths: Tensor) -> None:
+            seen[quantity] = x.double().cpu()
+            if len(seen) == 3:
+                rows.extend(_rows(decay, items, **seen))
+                seen.clear()
+
+        return Watch(decay.name(quantity), see)
+
+    return [watch(quantity) for quantity in ("delta", "B", "C")]
+
+
+def _rows(decay: Decay, items: Sequence[Item], delta: Tensor, B: Tensor, C: Tensor) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = []
+    profiles = []
+    for i, item in enumerate(items):
+        assert item.fact is not None
+        row = {"question_id": item.id, "layer": decay.layer, "site": decay.site, "status": "ok"}
+        own = slice(0, len(item.prompt))
+        step, write, read = delta[i, own], *(v[i, own].unflatten(-1, (decay.groups, -1)) for v in (B, C))
+        values = features(decay, step, write, read, item.fact)
+        if np.isfinite(list(values.values())).all():
+            result.append(row | values)
+            profiles.append(delta_profile(step, item.fact).flatten().numpy())
+        else:
+            result.append(row | {"status": "model_nonfinite"})
+    whole = [profile for profile in profiles if np.isfinite(profile).all()]
+    moments = moments_of(np.stack(whole) if whole else np.zeros((0, len(PARTS) * len(decay.A))))
+    about = {"question_id": None, "layer": decay.layer, "site": decay.site}
+    return [*result, about | {"n": moments.n, "mean": moments.mean, "m2": moments.m2}]

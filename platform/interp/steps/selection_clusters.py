@@ -1,0 +1,152 @@
+"""Kinds of selection: units that open at the same places, and prompts that are selected in the same way.
+
+Two clusterings of what the step `selection` found, see `clustering` for method and silhouette:
+units of a layer, by the profile of their log Delta over the parts of a prompt (before the fact, in it, after it, at the
+last token), in nats; and prompts, by the features of all layers, each standardised over prompts, with how many of each
+cluster are answered right. Clusters are a description: no test says that a cluster with more right answers is more
+than chance, which `selection` tests feature by feature.
+
+Parts: `clusters`, a row for each; `units` and `prompts`, who is in which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from ...errors import InputError
+from ...eval.statistics import wilson
+from ..clustering import Clusters, cluster
+from ..columns import column
+from ..registry import Job, StepSettings, Tables, step
+from ..selectivity import FEATURES, PARTS
+from ..statuses import NOT_APPLICABLE
+
+
+class Settings(StepSettings):
+    largest: int = Field(8, ge=2, le=50)
+    """clusters to try at most; their number is that of the best silhouette"""
+
+
+_OF = column("of", pa.string(), "units: channels or heads of one recurrence; prompts: all layers together")
+_STATUS = column("status", pa.string(), "ok; not_applicable: nothing to cluster, or fewer than three different points; "
+                 "model_nonfinite")  # fmt: skip
+_PLACE = [
+    column("layer", pa.int32(), "block; null for prompts"),
+    column("site", pa.string(), "where the recurrence stands in the block; null for prompts"),
+]
+
+CLUSTERS_SCHEMA = pa.schema([
+    _OF, *_PLACE,
+    column("k", pa.int32(), "how many clusters, chosen by silhouette"),
+    column("silhouette", pa.float64(), "mean silhouette of that number; near 0: the cloud has no parts"),
+    column("cluster", pa.int32(), "from 0, the largest first"),
+    column("size", pa.int32(), "members"),
+    *(column(part, pa.float64(), f"units: log Delta of the centre, {part}, less that over the prompt") for part in
+      PARTS),
+    column("accuracy", pa.float64(), "prompts: share answered right"),
+    column("accuracy_low", pa.float64(), "lower bound of its 95 % Wilson interval"),
+    column("accuracy_high", pa.float64(), "upper bound"),
+    _STATUS,
+])  # fmt: skip
+UNITS_SCHEMA = pa.schema(
+    [*_PLACE, column("unit", pa.int32(), "channel or head"), column("cluster", pa.int32(), "its cluster"), _STATUS]
+)
+PROMPTS_SCHEMA = pa.schema(
+    [column("question_id", pa.string(), "the prompt"), column("cluster", pa.int32(), "its cluster"),
+     column("correct", pa.bool_(), "whether it is answered right"), _STATUS]
+)  # fmt: skip
+
+
+@step("selection_clusters", version=1, needs=("selection",), settings=Settings, seeded=True)
+def selection_clusters(job: Job) -> Tables:
+    """Clusters of units by where they open, and of prompts by how they are selected."""
+    upstream = job.upstream["selection"]
+    clusters, units = _of_units(upstream["profiles"].to_pylist(), job)
+    more, prompts = _of_prompts(upstream["features"].to_pylist(), job)
+    return {
+        "clusters": pa.Table.from_pylist(clusters + more, schema=CLUSTERS_SCHEMA),
+        "units": pa.Table.from_pylist(units, schema=UNITS_SCHEMA),
+        "prompts": pa.Table.from_pylist(prompts, schema=PROMPTS_SCHEMA),
+    }
+
+
+Rows = list[dict[str, Any]]
+
+
+def _of_units(profiles: Sequence[dict[str, Any]], job: Job) -> tuple[Rows, Rows]:
+    clusters: Rows = []
+    members: Rows = []
+    for layer, site in dict.fromkeys((row["layer"], row["site"]) for row in profiles):
+        its = [row for row in profiles if (row["layer"], row["site"]) == (layer, site)]
+        place = {"layer": layer, "site": site}
+        points = [[row[part] for part in PARTS] for row in its if row["status"] == "ok"]
+        found = _cluster(points, job) if len(points) == len(its) else None
+        if found is None:
+            clusters.append({"of": "units", "status": NOT_APPLICABLE} | place)
+            members += [place | {"unit": row["unit"], "status": NOT_APPLICABLE} for row in its]
+            continue
+        for number, row in enumerate(_cluster_rows("units", found)):
+            clusters.append(row | place | dict(zip(PARTS, found.centres[number].tolist(), strict=True)))
+        members += [
+            place | {"unit": row["unit"], "cluster": int(label), "status": "ok"}
+            for row, label in zip(its, found.labels, strict=True)
+        ]
+    return clusters, members
+
+
+def _of_prompts(features: Sequence[dict[str, Any]], job: Job) -> tuple[Rows, Rows]:
+    by_prompt: dict[str, Rows] = {}
+    for row in features:
+        if row["question_id"] is not None:
+            by_prompt.setdefault(row["question_id"], []).append(row)
+    # a prompt that is not finite in one layer has no pattern over all of them
+    whole = {id_: rows for id_, rows in by_prompt.items() if all(row["status"] == "ok" for row in rows)}
+    points = [[row[name] for row in rows for name in FEATURES] for rows in whole.values()]
+    found = _cluster(_standardised(points), job)
+    if found is None:
+        status = NOT_APPLICABLE
+        return [{"of": "prompts", "status": status}], [{"question_id": id_, "status": status} for id_ in by_prompt]
+    correct = np.array([rows[0]["correct"] for rows in whole.values()])
+    clusters = []
+    for number, row in enumerate(_cluster_rows("prompts", found)):
+        share = wilson(correct[found.labels == number])
+        clusters.append(row | {"accuracy": share.mean, "accuracy_low": share.low, "accuracy_high": share.high})
+    members: Rows = [
+        {"question_id": id_, "cluster": int(label), "correct": bool(right), "status": "ok"}
+        for id_, label, right in zip(whole, found.labels, correct, strict=True)
+    ]
+    for id_, rows in by_prompt.items():
+        if id_ not in whole:
+            bad = next(row["status"] for row in rows if row["status"] != "ok")
+            members.append({"question_id": id_, "status": bad})
+    return clusters, members
+
+
+def _standardised(points: Sequence[Sequence[float]]) -> np.ndarray:
+    """Each column with mean 0 and variance 1; columns that do not vary are left out, they tell nothing apart."""
+    if not points:
+        return np.zeros((0, 0))
+    x = np.array(points, np.float64)
+    x = x[:, np.ptp(x, axis=0) > 0]
+    return (x - x.mean(0)) / x.std(0)
+
+
+def _cluster(points: Any, job: Job) -> Clusters | None:
+    """None where there are no three different points."""
+    if len(points) < 3:
+        return None
+    try:
+        return cluster(points, largest=job.settings.largest, seed=job.seed % 2**32)
+    except InputError:
+        return None
+
+
+def _cluster_rows(of: str, found: Clusters) -> Rows:
+    sizes = np.bincount(found.labels, minlength=found.k)
+    about = {"of": of, "k": found.k, "silhouette": found.silhouette, "status": "ok"}
+    return [about | {"cluster": number, "size": int(size)} for number, size in enumerate(sizes)]

@@ -1,0 +1,141 @@
+"""The path of the recurrent state through a text, in the two or three directions in which it varies most.
+
+For each of the first `texts` prompts and each layer the states after all of its tokens, (tokens, channels x
+coordinates), are projected on their own principal components; see `projection`. Components belong to one text and one
+layer: coordinates of two of them have nothing in common but the method. How much of the variance a picture shows is
+stated beside it.
+
+Parts: `paths`, a row for each token; `components`, a row for each component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+
+from ..batches import Batch, Item
+from ..columns import column
+from ..projection import principal_components
+from ..registry import Job, StepSettings, Tables, step
+from ..statuses import NOT_APPLICABLE
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+AXES = ("x", "y", "z")
+
+
+class Settings(StepSettings):
+    texts: int = Field(4, ge=1)
+    """prompts to project, the first ones"""
+    components: Literal[2, 3] = 3
+    site: Literal["h", "h_post"] = "h"
+
+
+_KEYS = [
+    column("question_id", pa.string(), "the text"),
+    column("layer", pa.int32(), "block"),
+    column("site", pa.string(), "the state, relative to the block; null where the layer has none"),
+]
+_STATUS = column("status", pa.string(), "ok; model_nonfinite; bad_input: the text has fewer than two different states; "
+                 "not_applicable: the layer has no recurrent state; or why the text was not used")  # fmt: skip
+
+PATHS_SCHEMA = pa.schema([
+    *_KEYS,
+    column("position", pa.int32(), "token, from 0; null where there is no path"),
+    column("token", pa.int32(), "its id"),
+    *(column(axis, pa.float64(), f"coordinate in component {i}, in units of the state") for i, axis in enumerate(AXES)),
+    _STATUS,
+])  # fmt: skip
+
+COMPONENTS_SCHEMA = pa.schema([
+    *_KEYS,
+    column("component", pa.int32(), "from 0, by variance"),
+    column("variance", pa.float64(), "unbiased variance of the coordinates over the text's tokens"),
+    column("variance_ratio", pa.float64(), "its share of the variance of the state over the text"),
+    column("tokens", pa.int32(), "how many states were projected"),
+    _STATUS,
+])  # fmt: skip
+
+BATCH_SCHEMA = pa.schema([
+    *_KEYS, pa.field("tokens", pa.list_(pa.int32())),
+    *(pa.field(axis, pa.list_(pa.float64())) for axis in AXES),
+    pa.field("variance", pa.list_(pa.float64())), pa.field("ratio", pa.list_(pa.float64())), _STATUS,
+])  # fmt: skip
+
+
+@step("state_projection", version=1, settings=Settings)
+def state_projection(job: Job) -> Tables:
+    """Principal components of the recurrent state along a text, with explained variance."""
+    chosen = [item.id for item in job.items][: job.settings.texts]
+    arguments = {"ids": chosen, "layers": list(job.layers)} | job.settings.model_dump(include={"components", "site"})
+    order = {id_: number for number, id_ in enumerate(chosen)}
+    found = job.map(batch_paths, BATCH_SCHEMA, arguments).to_pylist()
+    found.sort(key=lambda row: (order[row["question_id"]], row["layer"], row["site"] or ""))
+    found += [{"question_id": e.id, "layer": layer, "status": e.status} for e in job.excluded for layer in job.layers]
+    paths, components = [], []
+    for row in found:
+        keys = {name: row.get(name) for name in ("question_id", "layer", "site", "status")}
+        if row["status"] != "ok":
+            paths.append(keys)
+            components.append(keys)
+            continue
+        axes = AXES[: len(row["variance"])]
+        for position, token in enumerate(row["tokens"]):
+            paths.append(keys | {"position": position, "token": token} | {a: row[a][position] for a in axes})
+        for number, (variance, ratio) in enumerate(zip(row["variance"], row["ratio"], strict=True)):
+            about = {"component": number, "variance": variance, "variance_ratio": ratio, "tokens": len(row["tokens"])}
+            components.append(keys | about)
+    return {
+        "paths": pa.Table.from_pylist(paths, schema=PATHS_SCHEMA),
+        "components": pa.Table.from_pylist(components, schema=COMPONENTS_SCHEMA),
+    }
+
+
+@torch.no_grad()
+def batch_paths(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    """A row for each chosen text of the batch and layer."""
+    rows: list[dict[str, Any]] = []
+    for item in batch.items:
+        if item.id not in arguments["ids"]:
+            continue
+        for layer in arguments["layers"]:  # one at a time: all states of a text and all layers would be large
+            row = {"question_id": item.id, "layer": layer}
+            found = state_sites(model, layer, arguments["site"])
+            rows += [row | _path(model, item, layer, site, arguments["components"]) for site in found]
+            rows += [] if found else [row | {"status": NOT_APPLICABLE}]
+    return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
+
+
+def _path(model: LanguageModel, item: Item, layer: int, site: str, k: int) -> dict[str, Any]:
+    states = states_along(model, item.prompt, f"blocks.{layer}.{site}")
+    if not np.isfinite(states).all():
+        return {"site": site, "status": "model_nonfinite"}
+    if len(states) < 2 or not np.ptp(states, axis=0).any():
+        return {"site": site, "status": "bad_input"}
+    found = principal_components(states, min(k, states.shape[1]))
+    values = {axis: column.tolist() for axis, column in zip(AXES, found.coordinates.T, strict=False)}
+    return values | {
+        "site": site, "tokens": list(item.prompt), "variance": found.variance.tolist(), "ratio": found.ratio.tolist(),
+        "status": "ok",
+    }  # fmt: skip
+
+
+def state_sites(model: LanguageModel, layer: int, site: str) -> list[str]:
+    """The states of block `layer` called `site` ("h", "h_post"), relative to it: none, one, or one for each mixer."""
+    prefix = f"blocks.{layer}."
+    found = [s.name.removeprefix(prefix) for s in model.sites() if s.name.startswith(prefix)]
+    return [name for name in found if name.rpartition(".")[2] == site]
+
+
+@torch.no_grad()
+def states_along(model: LanguageModel, tokens: tuple[int, ...] | list[int], site: str) -> np.ndarray:
+    """The state (T, channels x coordinates) at the full site name after each of T tokens, float64."""
+    with model.capture(site) as captured:
+        model(torch.tensor([list(tokens)], device=model.device), last_only=True)
+    return captured[site][0].double().flatten(1).cpu().numpy()
