@@ -44,6 +44,12 @@ class Item:
         return cls(value["id"], tuple(value["prompt"]), tuple(value["answer"]), fact)
 
 
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, at equal steps from the first: questions often come in order of difficulty."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
 class AnsweredBatch(NamedTuple):
     """Prompts followed by all but the last token of their answers.
 

@@ -1,9 +1,9 @@
 """The path of the recurrent state through a text, in the two or three directions in which it varies most.
 
-For each of the first `texts` prompts and each layer the states after all of its tokens, (tokens, channels x
-coordinates), are projected on their own principal components; see `projection`. Components belong to one text and one
-layer: coordinates of two of them have nothing in common but the method. How much of the variance a picture shows is
-stated beside it.
+For `texts` prompts, spread evenly over the questions, and each layer the states after all of its tokens, (tokens,
+channels x coordinates), are projected on their own principal components; see `projection`. Components belong to one
+text and one layer: coordinates of two of them have nothing in common but the method. How much of the variance a picture
+shows is stated beside it.
 
 Parts: `paths`, a row for each token; `components`, a row for each component.
 """
@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
-from ..batches import Batch, Item
+from ..batches import Batch, Item, spread
 from ..columns import column
 from ..projection import principal_components
 from ..registry import Job, StepSettings, Tables, step
@@ -32,7 +32,7 @@ AXES = ("x", "y", "z")
 
 class Settings(StepSettings):
     texts: int = Field(4, ge=1)
-    """prompts to project, the first ones"""
+    """prompts to project, spread evenly over the questions"""
     components: Literal[2, 3] = 3
     site: Literal["h", "h_post"] = "h"
 
@@ -72,7 +72,7 @@ BATCH_SCHEMA = pa.schema([
 @step("state_projection", version=1, settings=Settings)
 def state_projection(job: Job) -> Tables:
     """Principal components of the recurrent state along a text, with explained variance."""
-    chosen = [item.id for item in job.items][: job.settings.texts]
+    chosen = [item.id for item in spread(job.items, job.settings.texts)]
     arguments = {"ids": chosen, "layers": list(job.layers)} | job.settings.model_dump(include={"components", "site"})
     order = {id_: number for number, id_ in enumerate(chosen)}
     found = job.map(batch_paths, BATCH_SCHEMA, arguments).to_pylist()

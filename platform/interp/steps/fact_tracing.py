@@ -1,0 +1,156 @@
+"""How much of the answer comes back when what a model holds of a stated fact is restored, site by site and later on.
+
+For `prompts` prompts that state their answer (`evidence`), spread evenly over the questions, noise on the tokens that
+state it makes the answer improbable; then one clean value at a time is restored, see `tracing.causal_trace`: at the
+fact's first and last token, at some distances after it, and at the last token. `memory_decay` reads how this falls with
+distance, and `layer_specialisation` where along the depth it lies. Restoring h alone misses what travels through the
+convolution's window, so the window is a site of its own, and both together another.
+
+Rows are single prompts: no average is taken here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import AfterValidator, Field
+
+from ...errors import InputError, UsageError
+from ..batches import Batch, Item, spread
+from ..columns import column
+from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..statuses import NOT_APPLICABLE
+from ..tracing import causal_trace, token_bins
+from ..tracing.table import about
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+
+def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    if min(values, default=-1) < 0 or list(values) != sorted(set(values)):
+        raise ValueError("distances are tokens after the fact's last one: ascending, from 0 on, each once")
+    return values
+
+
+class Settings(StepSettings):
+    sites: Sites = ("mixer_out", "mlp_out?", "h_post?", "conv_state?", "h_post+conv_state?")
+    """what to restore (with ?: where the model has it); several at once joined by +"""
+    prompts: int = Field(24, ge=1)
+    """prompts to trace, spread evenly over those that state their answer"""
+    distances: Annotated[tuple[int, ...], AfterValidator(named_once), AfterValidator(_ascending)] = (
+        0, 1, 2, 4, 8, 16, 32, 64, 128,
+    )  # fmt: skip
+    """tokens after the fact's last one at which to restore"""
+    samples: int = Field(3, ge=1, le=1000)
+    """draws of the noise"""
+    window: int = Field(1, ge=1)
+    """layers restored together, around each"""
+    metric: Literal["prob", "logprob"] = "prob"
+
+
+SCHEMA = pa.schema([
+    column("question_id", pa.string(), "the prompt"),
+    column("site", pa.string(), "what was restored; several sites joined by +"),
+    column("layer", pa.int32(), "block, or the centre of the window of blocks"),
+    column("position", pa.int32(), "token of the prompt, from 0"),
+    column("distance", pa.int32(), "tokens from the fact's last one; negative inside the fact"),
+    column("bin", pa.string(), "where the token stands: subject_first, subject_middle, subject_last (of the fact), "
+           "further, last (of the prompt)"),
+    column("effect", pa.float64(), "restored run's metric minus the corrupted run's, mean over samples"),
+    column("metric_clean", pa.float64(), "metric of the clean run: the answer's first token at the last position"),
+    column("metric_corrupted", pa.float64(), "of the corrupted runs, mean over samples"),
+    column("correct", pa.bool_(), "whether the clean run finds the answer's first token most probable"),
+    column("status", pa.string(), "ok; model_nonfinite; not_applicable: the prompt does not state its answer; or why "
+           "the question was not used"),
+    column("reason", pa.string(), "what is wrong; null where the status is ok"),
+])  # fmt: skip
+
+
+def check(asked: Asked) -> None:
+    """`Step.check`: the sites that are not optional exist and can be restored."""
+    if not present(asked.model, asked.settings.sites, asked.layers):
+        raise UsageError(f"sites {list(asked.settings.sites)}: the model has none of them")
+
+
+def present(model: LanguageModel, sites: tuple[str, ...], layers: Any) -> list[str]:
+    """The sites of the settings, those marked ? only where one of the layers has them, without the mark."""
+    from ..tracing.restoration import restorations
+
+    found = []
+    for site in sites:
+        try:
+            restorations(model, [site.removesuffix("?")], layers)
+        except UsageError:
+            if not site.endswith("?"):
+                raise
+        else:
+            found.append(site.removesuffix("?"))
+    return found
+
+
+@step("fact_tracing", version=1, settings=Settings, seeded=True, check=check)
+def fact_tracing(job: Job) -> Tables:
+    """Effects of restoring what is held of a stated fact, at the fact and at distances after it."""
+    stated = [item for item in job.items if item.fact is not None]
+    chosen = [item.id for item in spread(stated, job.settings.prompts)]
+    arguments = {
+        "ids": chosen, "layers": list(job.layers), "seed": job.seed % 2**63,
+        "sites": present(job.model, job.settings.sites, job.layers),
+    } | job.settings.model_dump(mode="json", exclude={"sites", "prompts"})  # fmt: skip
+    table = job.map(batch_traces, SCHEMA, arguments)
+    order = {id_: number for number, id_ in enumerate(chosen)}
+    numbers = pa.array([order[id_] for id_ in table["question_id"].to_pylist()], pa.int32())
+    # rows of one prompt stand together and in order; only the prompts were planned by length
+    table = table.take(pc.sort_indices(numbers))
+    left_out = [
+        {"question_id": item.id, "status": NOT_APPLICABLE, "reason": "the prompt does not state its answer"}
+        for item in job.items if item.fact is None
+    ] + [{"question_id": e.id, "status": e.status, "reason": e.reason} for e in job.excluded]  # fmt: skip
+    return {"": pa.concat_tables([table, pa.Table.from_pylist(left_out, schema=SCHEMA)])}
+
+
+@torch.no_grad()
+def batch_traces(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    """Rows of the chosen prompts of one batch; prompts are traced one by one."""
+    rows: list[dict[str, Any]] = []
+    for item in batch.items:
+        if item.id in arguments["ids"]:
+            try:
+                rows += _trace(model, item, arguments)
+            except InputError as error:
+                rows.append({"question_id": item.id, "status": "model_nonfinite", "reason": str(error)})
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _trace(model: LanguageModel, item: Item, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    assert item.fact is not None
+    table = causal_trace(
+        model, torch.tensor(item.prompt, device=model.device), subject=item.fact, sites=arguments["sites"],
+        layers=arguments["layers"], positions=positions(item, arguments["distances"]), samples=arguments["samples"],
+        seed=arguments["seed"], window=arguments["window"], answer=item.answer[0], metric=arguments["metric"],
+    )  # fmt: skip
+    known = about(table)
+    bins = token_bins(len(item.prompt), item.fact)
+    common = {
+        "question_id": item.id, "metric_clean": float(known["metric_clean"]), "status": "ok",
+        "metric_corrupted": float(known["metric_corrupted"]), "correct": known["predicted"] == known["answer"],
+    }  # fmt: skip
+    return [
+        common
+        | {name: row[name] for name in ("site", "layer", "position", "effect")}
+        | {"distance": row["position"] - item.fact[1] + 1, "bin": bins[row["position"]]}
+        for row in table.to_pylist()
+    ]
+
+
+def positions(item: Item, distances: list[int]) -> list[int]:
+    """Where to restore: the fact's first and last token, those at the distances after it, and the prompt's last."""
+    assert item.fact is not None
+    start, stop = item.fact
+    after = (stop - 1 + distance for distance in distances)
+    return sorted({start, stop - 1, len(item.prompt) - 1, *(p for p in after if p < len(item.prompt))})

@@ -1,0 +1,226 @@
+"""How long the recurrent state keeps a fact: what its decays allow, what restoring it shows, what the answers say.
+
+Three views of one question, in the same unit, tokens after the fact:
+
+- `half_lives`: ln 2 / (Delta |A|) of every state coordinate at its mean Delta; and, with Delta token by token, its
+  horizon at the end of a prompt, max k with S(k) = exp(-|A| sum of the last k Deltas) >= theta, mean over prompts.
+- `restoration`: the mean effect of restoring the state after step fact + distance into a run whose fact is noise, from
+  `fact_tracing`. Convolutions alone carry a fact over a few tokens: their window stands beside it as the control.
+- `behaviour`: share of right answers by the distance of the fact, with what the decays leave of it.
+
+`layers` puts the first two side by side. A coordinate with a long half-life can keep a fact and need not: the first
+view is a bound, the second an effect. A post-step state at the prompt's last token is read by nobody and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+
+from ...eval.statistics import bootstrap_mean, wilson
+from ..columns import column
+from ..decays import Decay, decays_of, half_life
+from ..forgetting import BATCH_SCHEMA, batch_forgetting
+from ..moments import Moments, merge_all
+from ..registry import Job, StepSettings, Tables, step
+from ..statuses import NOT_APPLICABLE
+
+#: restored sites that are memory: the state, the convolution's window, and both
+MEMORY = ("h_post", "conv_state", "h_post+conv_state")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Settings(StepSettings):
+    theta: float = Field(0.5, gt=0, lt=1)
+    """share that must be left for a coordinate to count as keeping: 0.5 makes horizons of half-lives"""
+    traced: Literal["correct", "all"] = "correct"
+    """traced prompts that count: those whose answer's first token the model finds most probable, or all"""
+    resamples: int = Field(2000, ge=100, le=1_000_000)
+    """of the bootstrap"""
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+
+_PLACE = [
+    column("layer", pa.int32(), "block"),
+    column("site", pa.string(), "where the recurrence stands in the block; null where there is none"),
+]
+_STATUS = column("status", pa.string(), "ok; model_nonfinite; not_applicable: there is nothing to measure")
+_PROMPTS = column("n_prompts", pa.int32(), "prompts counted")
+
+HALF_LIVES_SCHEMA = pa.schema([
+    *_PLACE,
+    column("unit", pa.int32(), "channel (Mamba, modal filter) or head (Mamba-2)"),
+    column("state", pa.int32(), "coordinate of the unit; null where all of them decay alike"),
+    column("delta_mean", pa.float64(), "mean Delta over all tokens of the prompts; null for modal filters"),
+    column("half_life_tokens", pa.float64(), "ln 2 / (mean Delta |A|)"),
+    column("horizon_tokens", pa.float64(), "horizon at theta at the last token, mean over prompts; at most the prompt"),
+    _PROMPTS, _STATUS,
+])  # fmt: skip
+LAYERS_SCHEMA = pa.schema([
+    *_PLACE,
+    *(column(f"half_life_q{round(100 * q):02d}", pa.float64(), f"quantile {q} of half_life_tokens") for q in QUANTILES),
+    *(column(f"horizon_q{round(100 * q):02d}", pa.float64(), f"quantile {q} of horizon_tokens") for q in QUANTILES),
+    column("survival", pa.float64(), "what is left of the fact at the last token, mean over coordinates and prompts"),
+    column("restored_half", pa.int32(), "largest traced distance with at least half of the largest mean effect of "
+           "h_post over distances; null where it was not traced or no effect is positive"),
+    _STATUS,
+])  # fmt: skip
+RESTORATION_SCHEMA = pa.schema([
+    column("layer", pa.int32(), "block, or the centre of the window of blocks"),
+    column("site", pa.string(), "what was restored after the step: h_post, conv_state, or both"),
+    column("distance", pa.int32(), "tokens from the fact's last one to that step"),
+    column("effect", pa.float64(), "mean over prompts of the restored minus the corrupted run's metric"),
+    column("low", pa.float64(), "lower end of its bootstrap interval; null for fewer than two prompts"),
+    column("high", pa.float64(), "upper end"),
+    column("fraction", pa.float64(), "effect over the mean of clean minus corrupted metric of the same prompts; null "
+           "where that is not positive"),
+    _PROMPTS, _STATUS,
+])  # fmt: skip
+BEHAVIOUR_SCHEMA = pa.schema([
+    column("distance_from", pa.int32(), "tokens from the fact's end to the prompt's last token, at least"),
+    column("distance_to", pa.int32(), "at most"),
+    column("accuracy", pa.float64(), "share of teacher-forced answers that are right"),
+    column("low", pa.float64(), "lower end of its Wilson interval; null for fewer than two prompts"),
+    column("high", pa.float64(), "upper end"),
+    column("logprob", pa.float64(), "mean log-probability of the answer, nats"),
+    column("surviving", pa.float64(), "share of state coordinates of all layers with at least theta of the fact left"),
+    _PROMPTS, _STATUS,
+])  # fmt: skip
+
+Rows = list[dict[str, Any]]
+
+
+@step("memory_decay", version=1, needs=("fact_tracing",), settings=Settings, seeded=True)
+def memory_decay(job: Job) -> Tables:
+    """How long the state keeps a fact: half-lives, restoration against distance, accuracy against distance."""
+    found = {layer: decays_of(job.model, layer) for layer in job.layers}
+    decays = [decay for decays in found.values() for decay in decays]
+    without: Rows = [{"layer": layer, "status": NOT_APPLICABLE} for layer, its in found.items() if not its]
+    arguments = {"layers": list(job.layers), "theta": job.settings.theta}
+    passed = job.map(batch_forgetting, BATCH_SCHEMA, arguments).to_pylist()
+    restoration = _restoration(job)
+    spectra = {(decay.layer, decay.site): _half_lives(decay, passed) for decay in decays}
+    tables = {
+        "half_lives": ([row for rows in spectra.values() for row in rows] + without, HALF_LIVES_SCHEMA),
+        "layers": ([_layer(d, spectra, passed, restoration) for d in decays] + without, LAYERS_SCHEMA),
+        "restoration": (restoration, RESTORATION_SCHEMA),
+        "behaviour": (_behaviour(job, passed), BEHAVIOUR_SCHEMA),
+    }
+    return {name: pa.Table.from_pylist(rows, schema=schema) for name, (rows, schema) in tables.items()}
+
+
+def _of(rows: Rows, decay: Decay) -> Rows:
+    return [row for row in rows if (row["layer"], row["site"]) == (decay.layer, decay.site)]
+
+
+def _half_lives(decay: Decay, passed: Rows) -> Rows:
+    parts = [row for row in _of(passed, decay) if row["question_id"] is None]
+
+    def merged(name: str, width: int) -> Moments:
+        fields = (f"{name}_n", f"{name}_mean", f"{name}_m2")
+        return merge_all((Moments(r[fields[0]], *(np.array(r[f]) for f in fields[1:])) for r in parts), width)
+
+    units, count = decay.A.shape
+    delta, reach = merged("delta", units), merged("horizon", units * count)
+    shared = count == 1 and decay.delta is not None
+    lives = half_life(decay.rate, torch.from_numpy(delta.mean)) if delta.n else torch.full((units, count), torch.nan)
+    result: Rows = []
+    for unit in range(units):
+        for state in range(count):
+            row = {"layer": decay.layer, "site": decay.site, "unit": unit, "state": None if shared else state}
+            values = {
+                "delta_mean": None if decay.delta is None else float(delta.mean[unit]),
+                "half_life_tokens": float(lives[unit, state]),
+                "horizon_tokens": float(reach.mean[unit * count + state]),
+                "status": "ok",
+            }
+            row |= {"n_prompts": reach.n}
+            result.append(row | (values if reach.n else {"status": "model_nonfinite"}))
+    return result
+
+
+def _layer(decay: Decay, spectra: dict[tuple[int, str], Rows], passed: Rows, restoration: Rows) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer": decay.layer, "site": decay.site, "status": "ok"}
+    spectrum = spectra[decay.layer, decay.site]
+    if any(r["status"] != "ok" for r in spectrum):
+        return row | {"status": "model_nonfinite"}
+    for name, label in (("half_life_tokens", "half_life"), ("horizon_tokens", "horizon")):
+        values = np.quantile([r[name] for r in spectrum], QUANTILES)
+        row |= {f"{label}_q{round(100 * q):02d}": float(v) for q, v in zip(QUANTILES, values, strict=True)}
+    left = [r["survival"] for r in _of(passed, decay) if r["question_id"] is not None and r["status"] == "ok"]
+    row["survival"] = float(np.mean(left)) if left else None
+    curve: dict[int, float] = {}
+    if decay.site == "mixer":  # `h_post` is the state of the block's own mixer, not of one added to it
+        here = (decay.layer, "h_post", "ok")
+        curve = {
+            r["distance"]: r["effect"] for r in restoration if (r.get("layer"), r.get("site"), r["status"]) == here
+        }
+    peak = max(curve.values(), default=0.0)
+    row["restored_half"] = max(d for d, effect in curve.items() if effect >= peak / 2) if peak > 0 else None
+    return row
+
+
+def _restoration(job: Job) -> Rows:
+    """Mean effects over prompts by site, layer and distance."""
+    traced = job.upstream["fact_tracing"][""].to_pylist()
+    cells: dict[tuple[str, int, int], Rows] = {}
+    failed = 0
+    for row in traced:
+        failed += row["status"] == "model_nonfinite"
+        memory = row["site"] in MEMORY and row["distance"] >= 0 and row["bin"] != "last"
+        if row["status"] == "ok" and memory and (row["correct"] or job.settings.traced == "all"):
+            cells.setdefault((row["site"], row["layer"], row["distance"]), []).append(row)
+    order = sorted(cells, key=lambda cell: (MEMORY.index(cell[0]), *cell[1:]))
+    result: Rows = []
+    for site, layer, distance in order:
+        rows = cells[site, layer, distance]
+        about = {"site": site, "layer": layer, "distance": distance, "n_prompts": len(rows), "status": "ok"}
+        mean = _interval([row["effect"] for row in rows], job)
+        total = float(np.mean([row["metric_clean"] - row["metric_corrupted"] for row in rows]))
+        result.append(about | mean | {"fraction": mean["effect"] / total if total > 0 else None})
+    nothing = "model_nonfinite" if failed else NOT_APPLICABLE  # no state, no stated fact, or none answered rightly
+    return result or [{"n_prompts": 0, "status": nothing}]
+
+
+def _interval(values: Sequence[float], job: Job) -> dict[str, Any]:
+    settings = job.settings
+    found = bootstrap_mean(
+        values, seed=job.seed, confidence=settings.confidence, n_resamples=settings.resamples
+    )  # fmt: skip
+    return {"effect": found.mean, "low": found.low, "high": found.high}
+
+
+def _behaviour(job: Job, passed: Rows) -> Rows:
+    """Accuracy by distance, in bins that double."""
+    distances = {item.id: item.distance for item in job.items if item.distance is not None}
+    outcomes = {r["question_id"]: r for r in passed if r["question_id"] is not None and r["layer"] is None}
+    surviving: dict[str, list[float]] = {}
+    for row in passed:
+        if row["question_id"] is not None and row["layer"] is not None and row["status"] == "ok":
+            surviving.setdefault(row["question_id"], []).append(row["surviving"])
+    bins: dict[int, list[str]] = {}
+    for id_, distance in distances.items():
+        bins.setdefault(distance.bit_length(), []).append(id_)
+    result: Rows = []
+    for bits, ids in sorted(bins.items()):
+        good = [outcomes[id_] for id_ in ids if outcomes[id_]["status"] == "ok"]
+        row: dict[str, Any] = {"distance_from": 2**bits // 2, "distance_to": 2**bits - 1, "n_prompts": len(good)}
+        if not good:
+            result.append(row | {"status": "model_nonfinite"})
+            continue
+        share = wilson([r["correct"] for r in good], confidence=job.settings.confidence)
+        row |= {"accuracy": share.mean, "low": share.low, "high": share.high, "status": "ok"}
+        row["logprob"] = float(np.mean([r["logprob"] for r in good]))
+        row["surviving"] = _mean(np.mean(surviving[id_]) for id_ in ids if id_ in surviving)
+        result.append(row)
+    return result or [{"n_prompts": 0, "status": NOT_APPLICABLE}]
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    known = list(values)
+    return float(np.mean(known)) if known else None
