@@ -62,11 +62,11 @@ def cluster(points: ArrayLike, *, largest: int = 8, seed: int = 0) -> Clusters:
     tried: dict[int, float] = {}
     with threadpool_limits(1):  # threads would add up in an order of their own, and change the last bits
         for k in range(2, min(largest, different - 1) + 1):
-            found = KMeans(k, n_init=RESTARTS, random_state=seed).fit(x)
-            labels = found.labels_.astype(np.int64)
+            found = KMeans(k, n_init=RESTARTS, random_state=seed).fit(x)  # pyright: ignore[reportArgumentType]
+            labels = np.asarray(found.labels_, np.int64)
             tried[k] = float(silhouette_score(x, labels, sample_size=sample, random_state=seed))
             if best is None or tried[k] > best[0]:
-                best = tried[k], labels, found.cluster_centers_
+                best = tried[k], labels, np.asarray(found.cluster_centers_)
     assert best is not None
     return Clusters(*_by_size(best[1], best[2]), best[0], tried)
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from pydantic import AfterValidator, Field
 
@@ -104,9 +104,8 @@ def fact_tracing(job: Job) -> Tables:
     } | job.settings.model_dump(mode="json", exclude={"sites", "prompts"})  # fmt: skip
     table = job.map(batch_traces, SCHEMA, arguments)
     order = {id_: number for number, id_ in enumerate(chosen)}
-    numbers = pa.array([order[id_] for id_ in table["question_id"].to_pylist()], pa.int32())
-    # rows of one prompt stand together and in order; only the prompts were planned by length
-    table = table.take(pc.sort_indices(numbers))
+    numbers = np.array([order[id_] for id_ in table["question_id"].to_pylist()], np.int64)
+    table = table.take(np.argsort(numbers, kind="stable"))  # prompts were planned by length; rows of one are in order
     left_out = [
         {"question_id": item.id, "status": NOT_APPLICABLE, "reason": "the prompt does not state its answer"}
         for item in job.items if item.fact is None

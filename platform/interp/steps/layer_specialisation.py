@@ -93,12 +93,12 @@ def layer_specialisation(job: Job) -> Tables:
     nothing = "model_nonfinite" if not layers and any(r["status"] == "model_nonfinite" for r in traced) else None
     sites = list(dict.fromkeys(site for site, _ in layers))
     bins = [name for name in BINS if any(row["bin"] == name for row in traced)]
-    profile = [
+    profile: Rows = [
         {"site": site, "bin": bin_, "group": group, "layers": sorted(layers.get((site, group), ()))}
         | _mean(cells.get((site, bin_, group), {}), job)
         for site in sites for bin_ in bins for group in GROUPS
     ]  # fmt: skip
-    contrasts = [
+    contrasts: Rows = [
         {"site": site, "bin": bin_, "group": later, "other": earlier}
         | _contrast(cells, site, bin_, later, earlier, job)
         for site in sites for bin_ in bins for earlier, later in combinations(GROUPS, 2)
