@@ -13,6 +13,7 @@ from mplat.errors import UsageError
 from mplat.eval import statistics
 from mplat.eval.statistics import (
     bootstrap_mean,
+    correlations,
     holm,
     mean_interval,
     paired_difference,
@@ -172,3 +173,49 @@ def test_unequal_numbers_are_no_pairs():
         paired_difference([1, 2], [1, 2, 3], seed=0)
     with pytest.raises(UsageError, match="confidence"):
         bootstrap_mean([1, 2], seed=0, confidence=95)
+
+
+# -- correlations ---------------------------------------------------------------------------------------------------
+
+
+def test_the_correlation_with_an_outcome_of_0_and_1_is_the_point_biserial_one():
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal(40), generator.integers(0, 2, 40)
+    (found,) = correlations([x], y, seed=0, n_draws=200)
+    share = y.mean()
+    expected = (x[y == 1].mean() - x[y == 0].mean()) / x.std() * np.sqrt(share * (1 - share))
+    assert found.r == pytest.approx(expected) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    (scaled,) = correlations([1e200 * x], y, seed=0, n_draws=200)
+    assert scaled.r == pytest.approx(expected) and scaled.p == found.p
+
+
+def test_the_permutation_p_value_is_the_share_of_all_pairings_that_are_as_extreme():
+    x, y = np.array([0.1, 0.4, 0.2, 0.9, 0.7]), np.array([0, 0, 1, 1, 1])
+    observed = abs(np.corrcoef(x, y)[0, 1])
+    every = [abs(np.corrcoef(x, np.array(pairing))[0, 1]) for pairing in itertools.permutations(y)]
+    exact = np.mean([r >= observed - 1e-12 for r in every])
+    (found,) = correlations([x], y, seed=3, n_draws=40_000)
+    assert found.p == pytest.approx(exact, abs=0.01)
+    perfect = np.arange(30.0)
+    (found,) = correlations([perfect], -2 * perfect, seed=0, n_draws=99)
+    assert (found.r, found.p) == (pytest.approx(-1.0), 0.01)  # never 0
+
+
+def test_under_shuffled_outcomes_p_values_are_even():
+    generator = np.random.default_rng(1)
+    x = generator.standard_normal((300, 25))
+    p = np.array([c.p for c in correlations(list(x), generator.integers(0, 2, 25), seed=5, n_draws=999)])
+    assert abs((p < 0.05).mean() - 0.05) < 0.04 and abs((p < 0.5).mean() - 0.5) < 0.1
+
+
+def test_what_does_not_vary_has_no_correlation():
+    x, flat = [0.0, 1.0, 2.0], [5.0, 5.0, 5.0]
+    a, b = correlations([x, flat], [0, 1, 1], seed=0, n_draws=100)
+    assert a.r is not None and (b.n, b.r, b.p) == (3, None, None)
+    assert correlations([x], flat, seed=0)[0].p is None
+    assert correlations([x[:2]], [0, 1], seed=0)[0].r is None
+    assert correlations([], [0, 1, 1], seed=0) == []
+    with pytest.raises(UsageError, match="equal numbers"):
+        correlations([x], [0, 1], seed=0)
+    with pytest.raises(UsageError, match="finite"):
+        correlations([[0.0, 1.0, np.nan]], [0, 1, 1], seed=0)

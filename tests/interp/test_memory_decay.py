@@ -262,9 +262,8 @@ def test_a_prompt_that_does_not_state_its_answer_has_a_row_that_says_so() -> Non
 
 
 def test_traced_prompts_are_spread_over_the_questions() -> None:
-    table = run_step("fact_tracing", nano("mamba"), ITEMS, **FEW)[
-        ""
-    ]
+    few = {"samples": 1, "prompts": 3, "sites": ("mixer_out",), "distances": (0,)}
+    table = run_step("fact_tracing", nano("mamba"), ITEMS, **few)[""]
     assert list(dict.fromkeys(table["question_id"].to_pylist())) == ["q0", "q2", "q4"]
 
 

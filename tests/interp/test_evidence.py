@@ -1,0 +1,66 @@
+"""Where a prompt states its answer is where the facts world put it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from interp_jobs import asked, reader
+from mplat.interp.batches import Batch, Item, spread
+from mplat.interp.evidence import occurrences, stated_at
+from mplat.interp.questions import encode
+from mplat.models import LanguageModel
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return reader()
+
+
+def test_every_occurrence_is_found() -> None:
+    assert occurrences([1, 2, 1, 2, 1], [1, 2]) == [(0, 2), (2, 4)]
+    assert occurrences([1, 1, 1], [1, 1]) == [(0, 2), (1, 3)]
+    assert occurrences([1, 2], [3]) == occurrences([1], [1, 2]) == occurrences([1], []) == []
+
+
+def test_the_fact_of_every_question_of_the_facts_world_lies_in_its_evidence(model: LanguageModel) -> None:
+    questions = asked(per_level=12, seed=1)
+    tokenizer, several = model.tokenizer, 0
+    assert tokenizer is not None
+    for question, item in zip(questions, encode(model, questions, max_tokens=2048).items, strict=True):
+        assert item.fact is not None and item.distance == len(item.prompt) - item.fact[1] > 0
+        start, stop = item.fact
+        assert tokenizer.decode(list(item.prompt[start:stop])).strip() == question.answers[0]
+        text = question.prompt or ""
+        sentence = question.context[0].sentences[question.supporting_facts[-1].sentence]
+        from_, to = text.index(sentence), text.index(sentence) + len(sentence)
+        before = len(tokenizer.decode(list(item.prompt[:start])))
+        assert from_ <= before + 1 < to, (sentence, text)
+        several += text.count(question.answers[0]) > 1
+    assert several > 3  # the answer alone would not have told where
+
+
+def test_without_evidence_it_is_the_last_place_and_what_is_not_stated_has_none(model: LanguageModel) -> None:
+    question = dataclasses.replace(
+        asked()[0],
+        prompt=" The cup is red. The cup is red.\nQ: What is red?\nA:",
+        answers=("cup",),
+        supporting_facts=(),
+    )
+    (item,) = encode(model, [question], max_tokens=100).items
+    assert item.fact == occurrences(item.prompt, item.answer)[-1] != occurrences(item.prompt, item.answer)[0]
+    (open_,) = encode(model, [dataclasses.replace(question, answers=("zebra",))], max_tokens=100).items
+    assert open_.fact is None and open_.distance is None
+    assert stated_at(question, [1, 2, 3], [3], lambda text: []) is None  # the prompt's last token needs no memory
+
+
+def test_a_worker_receives_the_fact() -> None:
+    for item in (Item("a", (1, 2, 3), (2,), (1, 2)), Item("b", (1,), (2,))):
+        assert Item.from_json(item.to_json()) == item
+
+
+def test_items_are_spread_at_equal_steps() -> None:
+    items = [Item(str(i), (1,), (1,)) for i in range(10)]
+    assert [item.id for item in spread(items, 4)] == ["0", "2", "5", "7"]
+    assert spread(items, 99) == items and spread([], 3) == []
+    assert Batch(spread(items, 1), None).items[0].id == "0"
