@@ -147,6 +147,12 @@ def _trace(model: LanguageModel, item: Item, arguments: Mapping[str, Any]) -> li
     ]
 
 
+def is_read(row: Mapping[str, Any]) -> bool:
+    """Whether what a row restores can have an effect: nobody reads a post-step state at the prompt's last token."""
+    leaves = [part.rpartition(".")[2] for part in row["site"].split("+")]
+    return row["bin"] != "last" or not all(leaf in ("h_post", "conv_state", "state") for leaf in leaves)
+
+
 def positions(item: Item, distances: list[int]) -> list[int]:
     """Where to restore: the fact's first and last token, those at the distances after it, and the prompt's last."""
     assert item.fact is not None

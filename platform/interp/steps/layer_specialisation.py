@@ -23,6 +23,7 @@ from ..columns import column
 from ..registry import Job, StepSettings, Tables, step
 from ..statuses import NOT_APPLICABLE
 from ..tracing.bins import BINS
+from .fact_tracing import is_read
 
 GROUPS = ("early", "middle", "late")
 
@@ -83,7 +84,7 @@ def layer_specialisation(job: Job) -> Tables:
     values: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     layers: dict[tuple[str, str], set[int]] = {}
     for row in traced:
-        if row["status"] == "ok":
+        if row["status"] == "ok" and is_read(row):
             group = group_of(row["layer"], job.model.n_layers)
             layers.setdefault((row["site"], group), set()).add(row["layer"])
             if row["correct"] or job.settings.traced == "all":
@@ -92,16 +93,17 @@ def layer_specialisation(job: Job) -> Tables:
     cells = {key: {id_: float(np.mean(found)) for id_, found in of.items()} for key, of in values.items()}
     nothing = "model_nonfinite" if not layers and any(r["status"] == "model_nonfinite" for r in traced) else None
     sites = list(dict.fromkeys(site for site, _ in layers))
-    bins = [name for name in BINS if any(row["bin"] == name for row in traced)]
+    places = {site: [b for b in BINS if any(is_read(r) for r in traced if (r["site"], r["bin"]) == (site, b))]
+              for site in sites}  # fmt: skip
     profile: Rows = [
         {"site": site, "bin": bin_, "group": group, "layers": sorted(layers.get((site, group), ()))}
         | _mean(cells.get((site, bin_, group), {}), job)
-        for site in sites for bin_ in bins for group in GROUPS
+        for site in sites for bin_ in places[site] for group in GROUPS
     ]  # fmt: skip
     contrasts: Rows = [
         {"site": site, "bin": bin_, "group": later, "other": earlier}
         | _contrast(cells, site, bin_, later, earlier, job)
-        for site in sites for bin_ in bins for earlier, later in combinations(GROUPS, 2)
+        for site in sites for bin_ in places[site] for earlier, later in combinations(GROUPS, 2)
     ]  # fmt: skip
     for row, corrected in zip(contrasts, holm([row.get("p") for row in contrasts]), strict=True):
         row["p_holm"] = corrected

@@ -29,6 +29,7 @@ from ..forgetting import BATCH_SCHEMA, batch_forgetting
 from ..moments import Moments, merge_all
 from ..registry import Job, StepSettings, Tables, step
 from ..statuses import NOT_APPLICABLE
+from .fact_tracing import is_read
 
 #: restored sites that are memory: the state, the convolution's window, and both
 MEMORY = ("h_post", "conv_state", "h_post+conv_state")
@@ -172,8 +173,9 @@ def _restoration(job: Job) -> Rows:
     failed = 0
     for row in traced:
         failed += row["status"] == "model_nonfinite"
-        memory = row["site"] in MEMORY and row["distance"] >= 0 and row["bin"] != "last"
-        if row["status"] == "ok" and memory and (row["correct"] or job.settings.traced == "all"):
+        if row["status"] != "ok" or row["site"] not in MEMORY or row["distance"] < 0 or not is_read(row):
+            continue
+        if row["correct"] or job.settings.traced == "all":
             cells.setdefault((row["site"], row["layer"], row["distance"]), []).append(row)
     order = sorted(cells, key=lambda cell: (MEMORY.index(cell[0]), *cell[1:]))
     result: Rows = []

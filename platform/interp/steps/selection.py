@@ -144,15 +144,16 @@ def _correlate(rows: Sequence[dict[str, Any]], names: Sequence[str], outcome: st
     right = np.array([row["correct"] for row in good], bool)
     values = [np.array([row[name] for row in good], np.float64) for name in names]
     tested = correlations(values, target, seed=job.seed, n_draws=job.settings.draws)
-    found = []
+    found: list[dict[str, Any]] = []
     for name, value, test in zip(names, values, tested, strict=True):
-        nothing = "model_nonfinite" if rows and not good else NOT_APPLICABLE
-        found.append({
-            "feature": name, "r": test.r, "p": test.p, "n_prompts": test.n, "n_nonfinite": len(rows) - len(good),
-            "mean_right": float(value[right].mean()) if right.any() else None,
-            "mean_wrong": float(value[~right].mean()) if (~right).any() else None,
-            "status": nothing if test.r is None else "ok",
-        })  # fmt: skip
+        row = {"feature": name, "n_prompts": test.n, "n_nonfinite": len(rows) - len(good)}
+        if test.r is None:
+            row["status"] = "model_nonfinite" if rows and not good else NOT_APPLICABLE
+        else:
+            row |= {"r": test.r, "p": test.p, "status": "ok"}
+            row["mean_right"] = float(value[right].mean()) if right.any() else None
+            row["mean_wrong"] = float(value[~right].mean()) if (~right).any() else None
+        found.append(row)
     return found
 
 

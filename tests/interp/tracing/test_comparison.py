@@ -63,11 +63,12 @@ def prompts(target: Callable[[str], str] = lambda text: "France") -> list[Prompt
 
 
 def said(model: LanguageModel, text: str) -> str:
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[misc]
+    words: Any = model.tokenizer
+    ids = words(text, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         scores = model(torch.tensor([ids]))[0, -1]
-    scores[len(model.tokenizer) :] = -torch.inf  # type: ignore[arg-type]
-    return str(model.tokenizer.decode([int(scores.argmax())]))  # type: ignore[union-attr]
+    scores[len(words) :] = -torch.inf
+    return str(words.decode([int(scores.argmax())]))
 
 
 def test_a_comparison_is_each_models_own_traces(models: dict[str, LanguageModel]) -> None:
@@ -75,14 +76,15 @@ def test_a_comparison_is_each_models_own_traces(models: dict[str, LanguageModel]
     rows = [row for row in table.to_pylist() if row["status"] == "ok"]
     assert list(dict.fromkeys(row["model"] for row in rows)) == list(models)
     for name, model in models.items():
-        encoded = [model.tokenizer(p.text, add_special_tokens=False, return_offsets_mapping=True) for p in prompts()]
+        words: Any = model.tokenizer
+        encoded = [words(p.text, add_special_tokens=False, return_offsets_mapping=True) for p in prompts()]
         tokens = [torch.tensor(e["input_ids"]) for e in encoded]
         subjects = []
         for prompt, e in zip(prompts(), encoded, strict=True):
             inside = [i for i, (a, b) in enumerate(e["offset_mapping"]) if a < prompt.span[1] and b > prompt.span[0]]
             subjects.append((inside[0], inside[-1] + 1))
         noise = subject_noise(model, tokens, subjects)
-        answer = model.tokenizer(" France", add_special_tokens=False)["input_ids"][0]
+        answer = words(" France", add_special_tokens=False)["input_ids"][0]
         sites = [
             s for s in ("resid_post", "mixer_out", "mlp_out") if any(x.name.endswith(f"0.{s}") for x in model.sites())
         ]

@@ -1,0 +1,64 @@
+"""Every analysis runs on every kind of model: what a model does not have is said in a row, and is no failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapter_zoo import adapted
+from interp_jobs import asked, reader
+from mplat.interp import Cache, all_steps, config_model, run_steps
+from mplat.models import LanguageModel, load
+
+FEW = {
+    "batch_size": 4, "bottlenecks": {"resamples": 100, "random_draws": 1}, "selection": {"draws": 100},
+    "fact_tracing": {"prompts": 3, "samples": 1, "distances": (0, 4)}, "layer_specialisation": {"resamples": 100},
+    "memory_decay": {"resamples": 100, "traced": "all"},
+}  # fmt: skip
+STATUSES = {"ok", "not_applicable"}
+
+
+def config(**values: Any) -> Any:
+    return config_model().model_validate(FEW | values)
+
+
+def model_of(name: str, folder: Path) -> LanguageModel:
+    if name not in ("gpt2", "jamba"):
+        return reader(name)
+    model = adapted(name, folder, vocab_size=1024, **({"n_positions": 400} if name == "gpt2" else {}))
+    model.tokenizer = reader().tokenizer
+    return model
+
+
+@pytest.mark.parametrize("name", ["hyena", "striped_hyena", "moe_mamba", "stable_mamba_attached", "gpt2", "jamba"])
+def test_every_step_runs_on_every_kind_of_model(name: str, tmp_path: Path) -> None:
+    model = model_of(name, tmp_path / "model")
+    results = run_steps(model, asked(), config(), cache=Cache(tmp_path / "cache"))
+    assert results.keys() == all_steps().keys()
+    for step, result in results.items():
+        assert result.bad == {} and result.rows > 0, step
+        for part, table in result.tables.items():
+            if "status" in table.column_names:
+                assert set(table["status"].to_pylist()) <= STATUSES, (step, part)
+                for row in table.to_pylist():
+                    if row["status"] == "not_applicable":  # says where, and holds no measured number
+                        assert not any(isinstance(value, float) for value in row.values()), (step, part, row)
+
+
+@pytest.mark.ray
+def test_analyses_of_prompts_are_the_same_from_workers_elsewhere(tmp_path: Path) -> None:
+    from mplat.runtime import open_session
+
+    reader("mamba2").save(tmp_path / "model")
+    model = load(tmp_path / "model")
+    chosen = config(batch_size=2, steps=("memory_decay",))
+    here = run_steps(model, asked(), chosen, cache=Cache(tmp_path / "here"))
+    with open_session("local", actors=2) as session:
+        there = run_steps(model, asked(), chosen, cache=Cache(tmp_path / "there"), session=session)
+    assert here.keys() == there.keys() >= {"fact_tracing"}
+    for step, result in here.items():
+        assert result.key == there[step].key
+        for part in sorted(path.name for path in (tmp_path / "here" / step / result.key).glob("*.parquet")):
+            one, two = ((tmp_path / side / step / result.key / part).read_bytes() for side in ("here", "there"))
+            assert one == two, (step, part)
