@@ -15,7 +15,7 @@ pytestmark = pytest.mark.ray
 def test_classify_then_eval_on_a_private_ray(shared_data: Path, tmp_path: Path) -> None:
     questions, out = tmp_path / "questions.parquet", tmp_path / "run"
     words = ["classify", "--datasets", "squad,hotpotqa,triviaqa", "--data-dir", str(shared_data), "--quiet"]
-    assert main([*words, "--per-category", "70", "--out", str(questions)]) == 0
+    assert main([*words, "--per-category", "70", "--address", "none", "--out", str(questions)]) == 0
     asked = pq.read_table(questions)
     assert asked.num_rows >= 350 and set(asked["dataset"].to_pylist()) == {"squad", "hotpotqa", "triviaqa"}
 
