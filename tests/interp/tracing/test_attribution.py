@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from adapter_zoo import adapted
 from model_zoo import nano, tokens
 from mplat.errors import UsageError
 from mplat.interp.tracing import attribution_patching, causal_trace
@@ -136,6 +139,18 @@ def test_the_ratio_to_the_true_effect_goes_to_one_as_the_corruption_shrinks(mode
         assert len(pairs) > 5
         worst.append(max(abs(a / b - 1) for a, b in pairs))
     assert worst[1] < worst[0] / 5 and worst[2] < 1e-3
+
+
+@pytest.mark.parametrize("case", ["bamba", "jamba", "falcon_h1", "zamba2", "gpt2"])
+@torch.no_grad()
+def test_hybrids_and_transformers_have_the_slope_of_their_traces(case, tmp_path: Path) -> None:
+    model, text = adapted(case, tmp_path), tokens(1, T)[0]
+    options = {"subject": (1, 3), "samples": 1, "noise": 1e-6, "metric": "logprob"}
+    true = causal_trace(model, text, **options).to_pylist()
+    slope = attribution_patching(model, text, **options).to_pylist()
+    largest = max(abs(r["effect"]) for r in true)
+    pairs = [(a["effect"], b["effect"]) for a, b in zip(slope, true, strict=True) if abs(b["effect"]) > largest / 20]
+    assert len(pairs) > 5 and max(abs(a / b - 1) for a, b in pairs) < 5e-3
 
 
 @torch.no_grad()

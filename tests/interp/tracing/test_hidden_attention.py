@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from adapter_zoo import adapted
 from model_zoo import nano, tokens
 from mplat.errors import UsageError
 from mplat.interp.tracing.hidden_attention import hidden_attention, rollout, segment_sums
@@ -90,6 +93,15 @@ def test_the_mixer_form_reproduces_the_input_of_out_proj(model) -> None:
         some = hidden_attention(model, text, layer, form="mixer", channels=[5, -1])
         assert some.channels == (5, 47)
         torch.testing.assert_close(some.weights, found.weights[[5, 47]], **close)
+
+
+@pytest.mark.parametrize(("case", "layer"), [("bamba", 0), ("jamba", 0), ("falcon_h1", 1), ("zamba2", 2)])
+@torch.no_grad()
+def test_the_mixers_of_hybrids_are_reproduced_too(case, layer, tmp_path: Path) -> None:
+    model, text = adapted(case, tmp_path), tokens(1, T)[0]
+    u, y, gate = watch(model, text, layer, "x_in", "y", "gate")
+    found = hidden_attention(model, text, layer, form="mixer")
+    torch.testing.assert_close(torch.einsum("eij,je->ie", found.weights, u) + found.bias.T, y * F.silu(gate), **close)
 
 
 @torch.no_grad()
