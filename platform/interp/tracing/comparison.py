@@ -8,7 +8,7 @@ information between tokens in a block, a recurrence, attention, a long convoluti
 `mixer` names; "mlp" is the feed-forward part, wherever it stands: in models whose layers are one or the other
 (Nemotron-H, MoE-Mamba) it is the output of the layers that do not mix tokens.
 
-The answer is the first token of the target, and noise is a multiple of the standard deviation of the subjects'
+The answer is judged by its first token, and noise is a multiple of the standard deviation of the subjects'
 embeddings, in each model its own. By default only prompts count that every model answers correctly, so that all
 numbers are about the same prompts.
 """
@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pyarrow as pa
 import torch
 
+from ...datasets.factual import LocatedPrompt, locate
 from ...errors import InputError, UsageError, suggest
 from ..columns import column
 from ..statuses import NOT_APPLICABLE
 from .averages import average_traces
 from .bins import BINS
 from .corruption import NOISE_STDS, subject_noise
-from .prompts import Item, Prompt, to_item
 from .restoration import restorations
 from .trace import causal_trace
 
 if TYPE_CHECKING:
+    from ...datasets.factual import FactualPrompt
     from ...models import LanguageModel
 
 #: kind -> the site that shows it; `mlp` is also `mixer_out` of blocks that mix no tokens
@@ -65,14 +66,14 @@ class _Entry(NamedTuple):
 
     name: str
     model: LanguageModel
-    items: dict[str, Item]
+    items: dict[str, LocatedPrompt]
     right: set[str]
     broken: set[str]
 
 
 def compare(
     models: Mapping[str, LanguageModel] | Sequence[LanguageModel],
-    prompts: Sequence[Prompt],
+    prompts: Sequence[FactualPrompt],
     *,
     sites: Sequence[str] = tuple(KINDS),
     metric: str = "prob",
@@ -87,15 +88,16 @@ def compare(
 ) -> pa.Table:
     """Mean indirect effects of all models on the same prompts, by model, kind of site, layer and token bin.
 
-    models: by the name they shall have in the table; from a sequence, by their own. sites: "residual", "mixer", "mlp",
+    models: by the name they shall have in the table; from a sequence, by their own. prompts: of
+    `mplat.datasets.factual`, with ids that occur once. sites: "residual", "mixer", "mlp",
     or names that `causal_trace` knows, such as "h_post". counted: "common", prompts that every model answers correctly;
     "correct", for each model those that it does; "all" that every model can read. noise_stds: noise in standard
     deviations of the subjects' embeddings. Other arguments as in `causal_trace` and `average_traces`.
     Metadata: prompts (which count), metric, samples, seed, noise_stds, window, confidence, n_resamples, given (how many
     prompts), and as JSON by model: used (their ids), answered (how many it answers correctly), left_out (id -> why).
 
-    Raises UsageError for no or equally named models, unknown sites, and prompts without target where correctness
-    counts; InputError for prompts that no model can read, or of which none counts for any model.
+    Raises UsageError for no or equally named models and unknown sites; InputError for a model without tokenizer, for
+    prompts that no model can read, and where none counts for any model.
     """
     named = _named(models)
     kinds = _kinds(named, sites)
@@ -103,10 +105,10 @@ def compare(
         raise UsageError(f"counted={counted!r}; {suggest(str(counted), _COUNTED)}")
     if not noise_stds > 0:
         raise UsageError(f"noise_stds is a number of standard deviations above 0, not {noise_stds!r}")
-    _check_prompts(prompts, counted)
+    _check_prompts(prompts)
     left_out: dict[str, dict[str, str]] = {name: {} for name in named}
     entries = [_entry(name, model, prompts, max_tokens, left_out[name]) for name, model in named.items()]
-    chosen = _chosen(entries, prompts, counted)
+    chosen = _chosen(entries, prompts, counted, left_out)
     rows: list[dict[str, Any]] = []
     for entry in entries:
         ids = chosen[entry.name]
@@ -121,7 +123,7 @@ def compare(
         traces = [
             causal_trace(
                 entry.model, row, subject=item.subject, noise=noise, samples=samples, seed=seed, sites=traced,
-                window=window, answer=item.answer, metric=metric,
+                window=window, answer=item.answer[0], metric=metric,
             )
             for row, item in zip(tokens, items, strict=True)
         ] if traced else []  # fmt: skip
@@ -189,47 +191,50 @@ def _sites(model: LanguageModel, kinds: Mapping[str, str]) -> list[str]:
     return [site for site in dict.fromkeys(wanted) if _has(model, site)]
 
 
-def _check_prompts(prompts: Sequence[Prompt], counted: str) -> None:
+def _check_prompts(prompts: Sequence[FactualPrompt]) -> None:
     if not prompts:
         raise InputError("compare: there are no prompts")
     ids = [prompt.id for prompt in prompts]
     if len(set(ids)) < len(ids):
         raise InputError("compare: a prompt id occurs more than once; ids must be unique")
-    open_ = next((prompt.id for prompt in prompts if prompt.target is None), None)
-    if counted != "all" and open_ is not None:
-        raise UsageError(
-            f"compare: prompt {open_!r} has no target, so that it is not known who answers correctly; "
-            "give targets, or take all prompts with counted='all'"
-        )
 
 
 @torch.no_grad()
 def _entry(
-    name: str, model: LanguageModel, prompts: Sequence[Prompt], max_tokens: int, left_out: dict[str, str]
+    name: str, model: LanguageModel, prompts: Sequence[FactualPrompt], max_tokens: int, left_out: dict[str, str]
 ) -> _Entry:
-    items: dict[str, Item] = {}
+    if model.tokenizer is None:
+        raise InputError(f"compare: model {name} has no tokenizer for the prompts; add tokenizer files to its folder")
+    items: dict[str, LocatedPrompt] = {}
     right: set[str] = set()
     broken: set[str] = set()
     for prompt in prompts:
-        found = to_item(model, prompt, max_tokens=max_tokens)
-        if not isinstance(found, Item):
-            left_out[prompt.id] = f"{found.status}: {found.reason}"
+        try:
+            found = locate(prompt, model.tokenizer)
+        except InputError as error:
+            left_out[prompt.id] = f"bad_input: {error}"
+            continue
+        if len(found.tokens) > max_tokens:
+            left_out[prompt.id] = f"too_long: {len(found.tokens)} tokens, more than max_tokens {max_tokens}"
             continue
         items[prompt.id] = found
-        logits = model(torch.tensor([found.tokens]), last_only=True)[0, -1]
+        logits = model(torch.tensor([found.tokens], device=model.device), last_only=True)[0, -1]
         if not bool(torch.isfinite(logits).all()):
             broken.add(prompt.id)
             left_out[prompt.id] = "model_nonfinite: the scores of the clean run are not finite"
-        elif int(logits.argmax()) == found.answer:
+        elif int(logits.argmax()) == found.answer[0]:
             right.add(prompt.id)
     return _Entry(name, model, items, right, broken)
 
 
-def _chosen(entries: Sequence[_Entry], prompts: Sequence[Prompt], counted: str) -> dict[str, list[str]]:
+def _chosen(
+    entries: Sequence[_Entry], prompts: Sequence[FactualPrompt], counted: str, left_out: Mapping[str, dict[str, str]]
+) -> dict[str, list[str]]:
     """The ids of the prompts that count, by model; none for a model whose scores are never finite."""
     readable = [e for e in entries if e.items.keys() - e.broken]
     if not readable:
-        raise InputError("compare: no model can use any of the prompts; the first reasons are in `to_items`")
+        first = next(why for entry in entries for why in left_out[entry.name].values())
+        raise InputError(f"compare: no model can use any of the prompts; the first one: {first}")
     shared = set.intersection(*(set(e.items) - e.broken for e in readable))
     common = shared.intersection(*(e.right for e in readable))
     chosen: dict[str, list[str]] = {}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from adapter_zoo import adapted
+from mplat.datasets.factual import FactualPrompt
 from mplat.errors import InputError, UsageError
 from mplat.interp.tracing import bin_trace, causal_trace, compare, subject_noise
 from mplat.interp.tracing.comparison import mixer_kind
-from mplat.interp.tracing.prompts import Prompt
 from mplat.models import LanguageModel, ModelConfig, build
 
 WORDS = "the tower of Paris Rome London stands in a big old city France Italy England and is near to".split()
@@ -57,9 +57,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]
     return made
 
 
-def prompts(target: Callable[[str], str] = lambda text: "France") -> list[Prompt]:
-    spans = [(text, text.index(subject), len(subject)) for text, subject in TEXTS]
-    return [Prompt(f"p{i}", text, (at, at + n), target(text)) for i, (text, at, n) in enumerate(spans)]
+def prompt(name: str, text: str, subject: str, answer: str = "France") -> FactualPrompt:
+    at = text.index(subject)
+    return FactualPrompt(name, "made", text, subject, (at, at + len(subject)), answer)
+
+
+def prompts(answer: Callable[[str], str] = lambda text: "France") -> list[FactualPrompt]:
+    return [prompt(f"p{i}", text, subject, answer(text)) for i, (text, subject) in enumerate(TEXTS)]
 
 
 def said(model: LanguageModel, text: str) -> str:
@@ -77,11 +81,12 @@ def test_a_comparison_is_each_models_own_traces(models: dict[str, LanguageModel]
     assert list(dict.fromkeys(row["model"] for row in rows)) == list(models)
     for name, model in models.items():
         words: Any = model.tokenizer
-        encoded = [words(p.text, add_special_tokens=False, return_offsets_mapping=True) for p in prompts()]
+        encoded = [words(p.prompt, add_special_tokens=False, return_offsets_mapping=True) for p in prompts()]
         tokens = [torch.tensor(e["input_ids"]) for e in encoded]
         subjects = []
-        for prompt, e in zip(prompts(), encoded, strict=True):
-            inside = [i for i, (a, b) in enumerate(e["offset_mapping"]) if a < prompt.span[1] and b > prompt.span[0]]
+        for asked, e in zip(prompts(), encoded, strict=True):
+            start, stop = asked.subject_span
+            inside = [i for i, (a, b) in enumerate(e["offset_mapping"]) if a < stop and b > start]
             subjects.append((inside[0], inside[-1] + 1))
         noise = subject_noise(model, tokens, subjects)
         answer = words(" France", add_special_tokens=False)["input_ids"][0]
@@ -159,7 +164,7 @@ def test_a_model_that_is_not_finite_has_a_status_and_the_others_their_numbers() 
 
 
 def test_a_prompt_that_one_model_cannot_read_counts_for_none_and_is_named() -> None:
-    long = Prompt("long", "the tower of Paris " * 20 + "is in", (13, 18), "France")
+    long = prompt("long", "the tower of Paris " * 20 + "is in", "Paris")
     table = compare([small("mamba")], [*prompts(), long], counted="all", max_tokens=40, **FAST)
     assert json.loads(table.schema.metadata[b"left_out"])["mamba"]["long"].startswith("too_long")
     assert json.loads(table.schema.metadata[b"used"])["mamba"] == ["p0", "p1", "p2", "p3"]
@@ -176,9 +181,8 @@ def test_a_prompt_that_one_model_cannot_read_counts_for_none_and_is_named() -> N
         ({"counted": "corect"}, UsageError, "did you mean 'correct'"),
         ({"noise_stds": 0.0}, UsageError, "above 0"),
         ({"prompts": []}, InputError, "no prompts"),
-        ({"prompts": [Prompt("p", "Rome is in", (0, 4))], "counted": "common"}, UsageError, "no target"),
-        ({"prompts": [Prompt("p", "Rome", (0, 4), "a")] * 2}, InputError, "more than once"),
-        ({"prompts": [Prompt("p", "Rome", (9, 12), "a")]}, InputError, "no model can use"),
+        ({"prompts": [prompt("p", "Rome", "Rome")] * 2}, InputError, "more than once"),
+        ({"max_tokens": 1}, InputError, "no model can use any of the prompts; the first one: too_long"),
     ],
 )
 def test_wrong_arguments_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
