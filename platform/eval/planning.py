@@ -194,7 +194,7 @@ def read_questions(config: EvalConfig) -> list[Question]:
         )
     if config.limit is None:
         return found
-    chosen = choose([q for q in found if not q.control], config.limit, seed=config.seed)
+    chosen = choose([q for q in found if not q.control], config.limit, seed=config.seed, stream="limit")
     kept = {q.id for q in chosen}
     origins = {q.origin for q in chosen}
     return [q for q in found if (q.origin in origins if q.control else q.id in kept)]

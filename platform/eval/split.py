@@ -25,9 +25,9 @@ TEST: Side = "test"
 UNANSWERABLE = "unanswerable"  # in tables, the side of controls that their text does not answer: they judge nothing
 
 
-def position(seed: int, category: str, question_id: str) -> float:
-    """A number in [0, 1) that only these three decide. Parts are length-prefixed: no two triples share a text."""
-    parts = [str(seed), category, question_id]
+def position(seed: int, category: str, question_id: str, stream: str = "") -> float:
+    """A number in [0, 1) that only these decide. Parts are length-prefixed: no two lists of them share a text."""
+    parts = [str(seed), category, question_id, *([stream] if stream else [])]
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
@@ -47,13 +47,15 @@ def split(questions: Iterable[Question], *, seed: int, share: float) -> tuple[li
     return sides[DEVELOPMENT], sides[TEST]
 
 
-def choose(questions: Sequence[Question], limit: int, *, seed: int) -> list[Question]:
+def choose(questions: Sequence[Question], limit: int, *, seed: int, stream: str = "") -> list[Question]:
     """At most `limit` questions, as equal numbers per category as there are, in the order given.
 
-    Within a category those with the smallest hash are taken, so that a larger limit only adds.
+    Within a category those with the smallest hash are taken, so that a larger limit only adds, and what was made from
+    one question stays together. `stream` names the hash:
+    a choice made before the split needs one of its own, or the smallest of the split's hash would all be development.
     """
     queues: dict[str, list[Question]] = defaultdict(list)
-    for question in sorted(questions, key=lambda q: position(seed, q.category, q.id)):
+    for question in sorted(questions, key=lambda q: position(seed, q.category, q.origin, stream)):
         queues[question.category].append(question)
     chosen: set[str] = set()
     for rank in range(max(map(len, queues.values()), default=0)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -64,6 +66,24 @@ def test_chosen_questions_are_spread_over_categories_and_a_larger_limit_only_add
         assert set(ids(choose(asked, limit, seed=0))) < set(ids(choose(asked, limit + 1, seed=0)))
     assert choose(asked, 1000, seed=0) == asked
     assert choose([], 5, seed=0) == []
+
+
+def test_a_choice_before_the_split_leaves_questions_for_both_sides():
+    asked = questions(1400)
+    chosen = choose(asked, 140, seed=0, stream="limit")
+    assert len(chosen) == 140
+    development, test = split(chosen, seed=0, share=0.3)
+    assert 20 < len(development) < 65 and len(development) + len(test) == 140
+    assert not split(choose(asked, 140, seed=0), seed=0, share=0.3)[1], "by the split's own hash it is all development"
+
+
+def test_what_is_made_from_a_question_is_on_its_side_and_chosen_with_it():
+    asked = questions(60)
+    made = [dataclasses.replace(q, id=f"{q.id}-{i}", derived_from=q.id) for q in asked for i in range(3)]
+    sides = {q.id: side(q, seed=0, share=0.4) for q in asked}
+    assert all(side(q, seed=0, share=0.4) == sides[q.derived_from] for q in made)
+    chosen = choose(made, 3 * len(CATEGORIES), seed=0, stream="limit")
+    assert all(n == 3 for n in Counter(q.derived_from for q in chosen).values())
 
 
 def test_a_small_category_leaves_its_places_to_others():
