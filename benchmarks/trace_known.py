@@ -57,7 +57,6 @@ def main() -> None:
         "seconds": {"trace": tracing, "report": reporting},
         "total_effect": traced["total_effect"],
         "strongest": traced["strongest"],
-        "sha256": traced["files"]["traces.parquet"],
     }
     RESULT.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))

@@ -10,15 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyarrow import compute
+
+from ..errors import InputError
 from ..eval.statistics import Estimate
 from ..interp.tracing.bins import BINS
 from ..interp.tracing.trace_words import BIN_TITLES
+from ..runtime import read_table
 from .content import Fact, TracedBin, TracedSite, Tracing
 from .documents import Document, flat, read_rows
 
 Row = Mapping[str, Any]
 _REMEDY = "make it again with `mplat trace`"
 _COLUMNS = ("site", "layer", "bin", "effect", "low", "high", "prompts", "ate", "ate_low", "ate_high")
+_STATUS = ["id", "status", "reason"]
 _LEFT_OUT_SHOWN = 20
 _NO_ESTIMATE = Estimate(0, None, None, None)
 SITE_MEANINGS = {
@@ -49,9 +54,9 @@ def read_tracing(folder: Path, run: Document) -> Tracing:
     else:
         statuses = tuple((name, count.whole()) for name, count in run.at("statuses").entries())
         there = dict(run.at("files").entries())
-        rows = _table(folder / "averages.parquet", _COLUMNS, "averages.parquet" in there, missing)
-        traces = _table(folder / "traces.parquet", ("id", "status", "reason"), True, missing)
-        left_out = [(row["id"], row["status"], row["reason"] or "") for row in traces if row["status"] != "ok"]
+        if "averages.parquet" in there:
+            rows = _averages(folder / "averages.parquet", missing)
+        left_out = _without_effects(folder / "traces.parquet", missing)
         if not rows and not missing:
             missing.append(f"{folder}: no prompt was traced, so there is nothing to average")
     layers = tuple(layer.whole() for layer in run.at("layers").elements())
@@ -66,17 +71,31 @@ def read_tracing(folder: Path, run: Document) -> Tracing:
         total=_total(rows),
         sites=tuple(_site(site, rows, layers) for site in sites if any(row["site"] == site for row in rows)),
         statuses=statuses,
-        left_out=tuple(left_out[:_LEFT_OUT_SHOWN]),
+        left_out=tuple(left_out),
         provenance=tuple(Fact(name, value) for name, value in flat(run.value)),
         missing=tuple(missing),
     )
 
 
-def _table(path: Path, columns: Sequence[str], expected: bool, missing: list[str]) -> list[dict[str, Any]]:
-    """The rows of a table; one that should be there and is not is noted."""
-    if expected and not path.is_file():
+def _averages(path: Path, missing: list[str]) -> list[dict[str, Any]]:
+    """The averages; a table that should be there and is not is noted."""
+    if path.is_file():
+        return read_rows(path, _COLUMNS, _REMEDY)
+    missing.append(f"{path.name}: {path} is not there; {_REMEDY}")
+    return []
+
+
+def _without_effects(path: Path, missing: list[str]) -> list[tuple[str, str, str]]:
+    """Id, status and reason of the first prompts without effects; the table may have millions of rows of others."""
+    if not path.is_file():
         missing.append(f"{path.name}: {path} is not there; {_REMEDY}")
-    return read_rows(path, columns, _REMEDY) if expected and path.is_file() else []
+        return []
+    table = read_table(path, advice=_REMEDY)
+    absent = [name for name in _STATUS if name not in table.column_names]
+    if absent:
+        raise InputError(f"{path}: has no column {', '.join(absent)}; {_REMEDY}")
+    bad = table.select(_STATUS).filter(compute.field("status") != "ok").slice(0, _LEFT_OUT_SHOWN)
+    return [(row["id"], row["status"], row["reason"] or "") for row in bad.to_pylist()]
 
 
 def _total(rows: Sequence[Row]) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mplat.cli import main
 from mplat.config import load_config
 from mplat.interp.tracing import causal_trace
 from mplat.interp.tracing.config import TraceConfig
+from mplat.interp.tracing.trace_schema import STATUSES
 from mplat.models.generation import encode
 
 ONE = ["--prompt", "Rome is in the south", "--subject", "Rome"]
@@ -148,6 +150,14 @@ def test_wrong_inputs_end_before_anything_is_done(run, model, tmp_path, words, c
 def test_a_model_must_be_named_and_be_there(run) -> None:
     assert "give --model" in run(*ONE, code=2)[0]["error"]["message"]
     assert "no model" in run("--model", "tiny-nothing", *ONE, code=3)[0]["error"]["message"]
+
+
+def test_the_document_explains_every_status_and_its_example_runs(root, capsys) -> None:
+    text = (root / "docs" / "tracing.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M)[-len(STATUSES) :] == list(STATUSES)
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(compile(block, "docs/tracing.md", "exec"), {})
+    assert capsys.readouterr().out == "2\n"  # the layer whose state holds the fact, as the notebook shows
 
 
 def test_the_shipped_configurations_are_valid_and_the_default_one_changes_nothing(root) -> None:

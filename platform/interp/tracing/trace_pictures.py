@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyarrow import compute
+
 from ...models.lending import label
 from ...runtime import publish_bytes
 from .bins import BINS
@@ -41,7 +43,8 @@ def draw(plan: TracePlan, traces: pa.Table, averages: pa.Table, out: Path) -> di
         for kind, data in render(picture).items():
             path = out / FOLDER / f"{name}.{kind}"
             files[f"{FOLDER}/{path.name}"] = publish_bytes(data, path).sha256
-    left_out = [row for row in traces.select(["id", "status", "reason"]).to_pylist() if row["status"] != "ok"]
+    columns = ["id", "status", "reason"]
+    left_out = traces.select(columns).filter(compute.field("status") != "ok").to_pylist()
     text = page(plan, averages, [(trace, plan.texts[about(trace)["id"]]) for trace in singles], left_out)
     files[PAGE] = publish_bytes(text.encode("utf-8"), out / PAGE).sha256
     return files

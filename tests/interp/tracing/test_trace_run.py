@@ -53,8 +53,8 @@ def settings(**changes: object) -> TraceConfig:
     return TraceConfig.model_validate(values | changes)
 
 
-def run(plan: TracePlan, out: Path, *, address: str = "none", actors: int | None = None, **more: object) -> TraceResult:
-    with open_session(address, actors=actors) as session:
+def run(plan: TracePlan, out: Path, **more: object) -> TraceResult:
+    with open_session("none") as session:
         return run_trace(plan, out=out, session=session, **more)
 
 
@@ -150,11 +150,12 @@ def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(mo
 @pytest.mark.ray
 def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path) -> None:
     folder = reader().save(tmp_path / "model")
-    found = []
-    for name, address, actors in (("here", "none", None), ("one", "local", 1), ("two", "local", 2)):
-        plan = prepare(settings(), load(folder), PROMPTS)
-        found.append(run(plan, tmp_path / name, address=address, actors=actors).files)
-    assert found[0] == found[1] == found[2]
+    plan = prepare(settings(sites=("resid_post",), pictures=0), load(folder), PROMPTS)
+    here = run(plan, tmp_path / "here").files
+    with open_session("local", actors=2) as session:
+        for actors in (1, 2):
+            out = tmp_path / f"ray{actors}"
+            assert run_trace(plan, out=out, session=session.using(actors=actors)).files == here
 
 
 def test_a_prompt_that_cannot_be_traced_is_a_row_that_says_why(model, tmp_path, monkeypatch) -> None:

@@ -13,7 +13,10 @@
   };
   const largest = (view, sites) => Math.max(0, ...sites.map(site =>
     view.cells[site].reduce((most, row) => row.reduce((m, cell) => cell ? Math.max(m, Math.abs(cell[0])) : m, most), 0)));
-  const number = value => value === 0 ? "0" : Number(value.toPrecision(3)).toString();
+  const number = value => {
+    const size = Math.abs(value), text = size === 0 ? "0" : size < 1e-3 ? size.toExponential(1) : String(+size.toPrecision(3));
+    return (value < 0 ? "\u2212" : "") + text.replace("e-", "e\u2212");
+  };
 
   function colour(share) {
     const end = share < 0 ? LESS : MORE, part = Math.min(1, Math.abs(share));
