@@ -29,7 +29,7 @@ format: $(STAMP) ## rewrite the sources in the project's formatting
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## every benchmark, side by side with its peers; prints and writes benchmarks/results/*.json
-	@set -e; for name in kernels forward train_step decode tiny_models metrics; do \
+	@set -e; for name in kernels forward train_step decode tiny_models metrics tracing; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
 # setuptools comes first because the project itself is then built with that version instead of a downloaded one.
