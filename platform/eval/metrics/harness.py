@@ -14,7 +14,7 @@ import string
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from ...errors import InputError
+from ...errors import InputError, UsageError
 from .registry import Score, records_of, text_of
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -41,11 +41,11 @@ class HarnessTask:
 
     def score(self, prediction: str, gold: Any) -> Score:
         """The judgement of one continuation."""
-        raise NotImplementedError
+        raise UsageError(f"{type(self).__name__} does not say how a continuation is judged")
 
     def gold_of(self, document: Mapping[str, Any]) -> Any:
         """What `score` takes as gold, from a document in the schema that the task loads."""
-        raise NotImplementedError
+        raise UsageError(f"{type(self).__name__} does not say what the gold of a document is")
 
     def evaluate(self, predictions: Any, references: Any) -> dict[str, float]:
         """`references`: the task's documents, or key -> gold. `predictions`: continuations in the order of the
