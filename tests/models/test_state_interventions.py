@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from model_zoo import STATE_SPACE, nano, tokens
+from model_zoo import ARCHITECTURES, STATE_SPACE, nano, tokens
 from mplat.models import Add, LanguageModel, ModelState, Replace, Scale
 from torch import Tensor
 
@@ -163,6 +163,27 @@ def test_restoring_the_residual_everywhere_gives_the_clean_output(runs) -> None:
         name = f"blocks.{i}.resid_post"
         with model.edit(Replace(name, acts[name])):
             torch.testing.assert_close(model(corrupted), clean, **close)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@torch.no_grad()
+def test_the_residual_of_every_architecture_at_all_positions_is_all_there_is(arch: str) -> None:
+    """With changed tokens in the middle. DenseMamba's layers also read the states of those below, which no residual
+    holds: there it is true after the last layer only."""
+    model = nano(arch, n_layers=3)
+    clean = tokens(1, T)
+    corrupted = clean.clone()
+    corrupted[0, CHANGED] = (corrupted[0, CHANGED] + 7) % 40
+    with model.capture("blocks.*.resid_post") as acts:
+        expected = model(clean)
+    assert not torch.allclose(model(corrupted)[:, max(CHANGED) + 1 :], expected[:, max(CHANGED) + 1 :], atol=1e-6)
+    last = max(int(name.split(".")[1]) for name in acts)
+    for name, value in acts.items():
+        with model.edit(Replace(name, value)):
+            found = model(corrupted)
+        if arch == "dense_mamba" and not name.startswith(f"blocks.{last}."):
+            continue
+        torch.testing.assert_close(found, expected, **close)
 
 
 @torch.no_grad()
