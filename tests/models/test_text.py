@@ -1,0 +1,89 @@
+"""Texts as a model reads them, against what the tokenizers say of the whole text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mplat.models import load
+from mplat.models.text import decode, decode_continuation, encode_continued, encode_text
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+
+def llama_kind(template: str = "<s> $A") -> PreTrainedTokenizerFast:
+    """Blanks written as ▁, unknown characters as bytes, and special tokens around a text."""
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "ab", "▁a", "\n"]
+    bpe = models.BPE(
+        {w: i for i, w in enumerate(words)}, [("a", "b"), ("▁", "a")], unk_token="<unk>", byte_fallback=True
+    )
+    tokenizer = Tokenizer(bpe)
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(template, None, [("<s>", 1), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="module")
+def byte_level() -> PreTrainedTokenizerFast:
+    tokenizer = load("tiny-mamba").tokenizer
+    assert tokenizer is not None
+    return tokenizer
+
+
+def test_bos_is_added_once_and_eos_not_at_all():
+    tokenizer = llama_kind("<s> $A </s>")
+    whole = tokenizer("a b")["input_ids"]
+    assert whole[0] == 1 and whole[-1] == 2
+    assert list(encode_text(tokenizer, "a b").ids) == whole[:-1]
+    assert encode_text(tokenizer, "<s>a b").ids.count(1) == 1
+    assert encode_text(tokenizer, "").ids == (1,)
+    assert encode_text(llama_kind("$A </s>"), "").ids == ()
+
+
+def test_a_tokenizer_without_bos_gets_none(byte_level):
+    assert list(encode_text(byte_level, "Where is it?").ids) == byte_level("Where is it?")["input_ids"]
+    assert encode_text(byte_level, "Where is it?").added == 0
+
+
+@given(prompt=st.text("ab \né", min_size=1, max_size=8), answer=st.text("ab é", min_size=1, max_size=5))
+def test_prompt_and_continuation_are_the_tokens_of_both(prompt, answer):
+    tokenizer = llama_kind()
+    cut = encode_continued(tokenizer, prompt, answer)
+    assert list(cut.prompt + cut.continuation) == tokenizer(prompt + answer)["input_ids"]
+    if not cut.merged:
+        assert decode_continuation(tokenizer, cut.prompt, cut.continuation) == answer
+
+
+def test_a_shared_token_belongs_to_the_continuation_and_is_told():
+    cut = encode_continued(llama_kind(), "b a", "b")
+    assert cut.merged is False or cut.continuation
+    joined = encode_continued(llama_kind(), "ba", "b")
+    assert joined.merged and decode(llama_kind(), joined.continuation) == "ab"
+
+
+def test_a_leading_blank_and_split_characters_survive(byte_level):
+    for tokenizer in (llama_kind(), byte_level):
+        ids = encode_text(tokenizer, "a b é日").ids
+        text = decode(tokenizer, ids[encode_text(tokenizer, "").added :])
+        for cut in range(1, len(ids)):
+            before = decode(tokenizer, ids[:cut]).rstrip("\ufffd")
+            assert before + decode_continuation(tokenizer, ids[:cut], ids[cut:]) == decode(tokenizer, ids)
+        assert text.endswith("é日")
+
+
+def test_characters_to_tokens():
+    encoded = encode_text(llama_kind(), "a b ab")
+    first, last = encoded.tokens_of(4, 6)
+    assert decode_continuation(llama_kind(), encoded.ids[:first], encoded.ids[first:last]).strip() == "ab"
+    assert encoded.tokens_of(0, 0) == (0, 0)
+
+
+@given(prompt=st.text("ab \n.", min_size=1, max_size=8), answer=st.text("ab \n", min_size=1, max_size=5))
+def test_offsets_that_leave_blanks_out_cut_at_the_same_place(byte_level, prompt, answer):
+    trimmed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(byte_level.backend_tokenizer.to_str()))
+    trimmed.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True, add_prefix_space=False)
+    assert encode_continued(trimmed, prompt, answer) == encode_continued(byte_level, prompt, answer)
