@@ -42,7 +42,7 @@ def causal_conv(
     if initial_state is not None:
         expect_shape(call, "initial_state", initial_state, (batch, channels, taps - 1), "(batch, channels, taps - 1)")
     expect_reset(call, reset, batch, time)
-    run = select("conv", u, backend)
+    run = select("conv", u, backend, empty=not u.numel())
     with full_precision(u):
         u_, weight_, bias_, past = floating(
             call, {"u": u, "weight": weight, "bias": bias, "initial_state": initial_state}

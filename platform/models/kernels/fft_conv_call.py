@@ -45,7 +45,7 @@ def fft_conv(
         earlier = history.shape[-1] if history.ndim == 3 else 0
         expect_shape(call, "history", history, (batch, channels, earlier), "(batch, channels, earlier inputs)")
     expect_reset(call, reset, batch, time)
-    run = select("fft_conv", u, backend)
+    run = select("fft_conv", u, backend, empty=not u.numel())
     with full_precision(u):
         u_, kernel_, D_, past = floating(call, {"u": u, "kernel": kernel, "D": D, "history": history})
         assert u_ is not None

@@ -171,10 +171,16 @@ def _limit(operation: str, name: str) -> Callable[..., str | None]:
     return _limits[operation, name]
 
 
-def select(operation: str, tensor: torch.Tensor, backend: str) -> Backend:
+def select(operation: str, tensor: torch.Tensor, backend: str, *, empty: bool = False) -> Backend:
     """The function of the backend that `resolve` names, importing its file on first use. Where that depends on the
-    arguments, the function that is returned decides when it gets them."""
+    arguments, the function that is returned decides when it gets them.
+
+    empty: the call has no sequence, channel or state. There is nothing to cut into chunks, vectors or programs then,
+    and every backend's answer is that of the definition.
+    """
     name = resolve(operation, tensor, backend)
+    if empty:
+        return _function(operation, "reference")
     if name in _files("limits").get(operation, {}):
         return lambda *arguments: _function(operation, resolve(operation, tensor, backend, arguments))(*arguments)
     return _function(operation, name)

@@ -64,7 +64,7 @@ def ssd(
         raise UsageError(f"{call}: chunk is {chunk}, expected at least 1")
     wanted = readout(call, states_at, return_state, time)
     arguments = {"x": x, "delta": delta, "A": A, "B": B, "C": C, "D": D}
-    run = select("ssd", x, backend)
+    run = select("ssd", x, backend, empty=not (x.numel() and size))
     with full_precision(x):
         x_, delta_, A_, B_, C_, D_, start = floating(call, {**arguments, "initial_state": initial_state})
         y, states = run(x_, delta_, A_, B_, C_, D_, chunk, start, reset, wanted.positions)

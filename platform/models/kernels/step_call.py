@@ -16,6 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ...errors import UsageError
 from .arguments import full_precision
 from .registry import resolve
 
@@ -80,12 +81,15 @@ def ssd_step(
     if kind != state.dtype:
         x, delta, B, C = x.to(state.dtype), delta.to(state.dtype), B.to(state.dtype), C.to(state.dtype)
     batch, heads, width, size = state.shape
-    pairs = batch * B.shape[1]
+    groups = B.shape[1]
+    if groups < 1 or heads % groups:
+        raise UsageError(f"ssd_step: x has {heads} heads, which do not divide into the {groups} groups of B")
+    pairs, rows_each = batch * groups, heads // groups * width
     decay = (delta * A).exp_().view(batch, heads, 1, 1)
     state = state.mul_(decay) if inplace else (state * decay).contiguous()
     # The heads of a group lie side by side: one matrix of rows (head, p) per sequence and group.
-    rows = state.view(pairs, -1, size)
-    rows.addcmul_((delta.unsqueeze(2) * x).view(pairs, -1, 1), B.reshape(pairs, 1, size))
+    rows = state.view(pairs, rows_each, size)
+    rows.addcmul_((delta.unsqueeze(2) * x).view(pairs, rows_each, 1), B.reshape(pairs, 1, size))
     with full_precision(state):
         y = torch.bmm(rows, C.reshape(pairs, size, 1)).view(batch, heads, width)
     if D is not None:
