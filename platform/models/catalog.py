@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +78,39 @@ _LICENCES = {
     "tiiuae/falcon-mamba-7b": "TII Falcon-Mamba 2.0",
     "Zymrael/hyena-small-150b-tok": "see its page",
 }
+# the tokenizer that models without one of their own were trained with, by the owner or id of the model
+_TOKENIZERS = {
+    "state-spaces": "EleutherAI/gpt-neox-20b",
+    "Zyphra/BlackMamba-1.5B": "EleutherAI/gpt-neox-20b",
+    "Zyphra/BlackMamba-2.8B": "EleutherAI/gpt-neox-20b",
+    "Zymrael/hyena-small-150b-tok": "openai-community/gpt2",
+}
+
+
+def tokenizer_of(name: str) -> str | None:
+    """The hub id whose tokenizer the model `name` of the hub was trained with, where it comes without one."""
+    return _TOKENIZERS.get(name) or _TOKENIZERS.get(name.partition("/")[0])
+
+
+def near(name: str) -> str:
+    """The end of a message that no model is called `name`: the known one with the most telling words in common, then
+    what there is."""
+    known = [*shipped(), *HUB]
+    words = {other: set(_words(other)) for other in known}
+    rarity = {word: 1 / sum(word in of for of in words.values()) for of in words.values() for word in of}
+
+    def likeness(other: str) -> tuple[float, float]:
+        asked = [difflib.get_close_matches(word, words[other], n=1, cutoff=0.75) for word in _words(name)]
+        shared = sum(rarity[found[0]] for found in asked if found)
+        return shared, difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+
+    best = max(known, key=likeness)
+    guess = f"did you mean {best!r}? " if max(likeness(best)) >= 0.5 or likeness(best)[0] > 0 else ""
+    return f"{guess}valid: {', '.join(shipped())}, a folder, or a model of the hub"
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+|\d+(?:\.\d+)?", name.lower())
 
 
 def shipped() -> dict[str, Path]:

@@ -132,8 +132,6 @@ class SafariLayout(Layout):
                     raise InputError(
                         f"{name}: differs from the frequencies of the layers before; they are one parameter"
                     )
-        if config.tie_embeddings:
-            named.pop("lm_head.weight", None)
         return named
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:

@@ -335,6 +335,6 @@ class LanguageModel(nn.Module):
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
         """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or one of `layouts`."""
-        from .loading import save
+        from .saving import save
 
         return save(self, folder, dtype=dtype, layout=layout)

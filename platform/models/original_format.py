@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..errors import InputError, UsageError, suggest
+from .base_models import below
 from .config import ModelConfig
 from .layouts import Layout, layout
 
@@ -105,8 +106,9 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def rename(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Our parameter names for an original checkpoint's tensors."""
-    return {("backbone.embeddings.weight" if n == "backbone.embedding.weight" else n): t for n, t in weights.items()}
+    """Our parameter names for an original checkpoint's tensors, or for those of its backbone alone."""
+    named = below(weights, "backbone", "lm_head")
+    return {("backbone.embeddings.weight" if n == "backbone.embedding.weight" else n): t for n, t in named.items()}
 
 
 def restore_names(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

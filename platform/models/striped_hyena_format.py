@@ -148,8 +148,6 @@ class StripedHyenaLayout(Layout):
                 ours = _INNER.get(part, part)
                 by_head = ours.startswith(_BY_HEAD) and len(tensor) == 3 * config.d_model
                 named[at + ours] = tensor[_by_part(config)] if by_head else tensor
-        if config.tie_embeddings:
-            named.pop("lm_head.weight", None)
         return named
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:

@@ -11,7 +11,8 @@ Dropout is not applied, in training mode either: an adapted model is there to be
 
 from __future__ import annotations
 
+from .base import AdaptedModel
 from .config import AdaptedConfig
 from .registry import adapter, build, construct, get, names, read
 
-__all__ = ["AdaptedConfig", "adapter", "build", "construct", "get", "names", "read"]
+__all__ = ["AdaptedConfig", "AdaptedModel", "adapter", "build", "construct", "get", "names", "read"]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import InputError, UsageError
+from ..base_models import below
 from ..block import Block
 from ..config import ModelConfig
 from ..mixers.registry import FeedForward, LayerState, Mixer, SiteInfo
@@ -21,6 +22,7 @@ from ..model import LanguageModel
 from ..norms import LayerNorm, RMSNorm
 from ..run import Run
 from .config import AdaptedConfig
+from .stacked import unstacked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -144,25 +146,17 @@ class AdaptedModel(LanguageModel):
     def rename(cls, weights: Mapping[str, Tensor], config: AdaptedConfig) -> dict[str, Tensor]:
         """The tensors of a file by our names, which are those that transformers writes.
 
-        Accepted as well: the names of transformers' own attributes, a base model's file without the prefix, a tied
-        head that is repeated, and what `ignored_weights` lists.
+        Accepted as well: the names of transformers' own attributes, a base model's file without the prefix, experts
+        in one tensor, and what `ignored_weights` lists.
         """
-        found: dict[str, Tensor] = {}
+        kept = {n: t for n, t in weights.items() if not any(re.search(p, n) for p in cls.ignored_weights)}
         own = {cls.base_attribute: cls.base_name, "lm_head": cls.head_name}
-        for name, value in weights.items():
-            if any(re.search(pattern, name) for pattern in cls.ignored_weights):
-                continue
-            first, _, rest = name.partition(".")
-            if first in own:
-                name = f"{own[first]}.{rest}"
-            elif first not in own.values():
-                name = f"{cls.base_name}.{name}"
-            found[name] = value
-        if config.tie_embeddings:
-            head = found.pop(f"{cls.head_name}.weight", None)
-            if head is not None:
-                found.setdefault(f"{cls.base_name}.{cls.embedding_attribute}.weight", head)
-        return found
+        return unstacked(below(kept, cls.base_name, cls.head_name, own))
+
+    @classmethod
+    def ties(cls, config: AdaptedConfig, weights: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+        """Names (copy, original) that are one parameter where config.json ties; weights: a file's, by our names."""
+        return [(f"{cls.head_name}.weight", f"{cls.base_name}.{cls.embedding_attribute}.weight")]
 
     # -- what LanguageModel asks for ----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ and each layer has its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ..mixers.registry import LayerState, SiteInfo
 from ..run import Run
 from .attention import Rotation, SeparateAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm
+from .config import AdaptedConfig
 from .registry import adapter
 from .ssm import AdaptedMamba2
 
@@ -182,3 +184,15 @@ class Zamba2(AdaptedModel):
             blocks.append(AskingBlock(layer, shared, owns, i == 0, hf.hidden_size))
             asked += 1
         return blocks
+
+    @classmethod
+    def ties(cls, config: AdaptedConfig, weights: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+        """The head, and every shared block's weights: those of the layers that ask later are the first ones' again."""
+        pairs = super().ties(config, weights)
+        asking = [i for i, kind in enumerate(config.hf.layers_block_type) if kind == "hybrid"]
+        for number, layer in enumerate(asking[config.hf.num_mem_blocks :]):
+            owner = asking[number % config.hf.num_mem_blocks]
+            copy, original = (f"model.layers.{i}.shared_transformer." for i in (layer, owner))
+            parts = {name.removeprefix(at) for at in (copy, original) for name in weights if name.startswith(at)}
+            pairs += [(copy + part, original + part) for part in sorted(parts)]
+        return pairs

@@ -1,0 +1,137 @@
+"""Model folders of the Hugging Face hub: from its local cache, and from the hub itself where the cache lacks something.
+
+A cache may hold a part of a model: the configuration that another program has looked at, or the shards that came before
+a download broke off. What is there is used, and the hub is asked for the rest. HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE
+mean what they mean everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from . import catalog, layouts, weight_files
+
+_SMALL_FILES = ("*.json", "*.txt", "*.model")
+_SECONDS = 5  # to wait for the hub's answer
+
+
+def cache() -> Path:
+    """The folder that holds the hub's files here. It need not exist."""
+    if named := os.environ.get("HF_HUB_CACHE"):
+        return Path(named).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def is_id(name: str) -> bool:
+    """Whether `name` may be a model on the hub: `owner/model`, or one of the first models, which have no owner."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not name.startswith(("~", "."))
+
+
+def snapshot(repo: str) -> Path | None:
+    """The folder of the cached files of `repo`, those of its main branch; None where there are none."""
+    home = cache() / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = (home / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    folder = home / "snapshots" / commit
+    return folder if commit and folder.is_dir() else None
+
+
+def fetch(repo: str) -> Path:
+    """The folder of a model on the hub with all its files, of which none is fetched that is in the cache.
+
+    Raises InputError, naming what is missing, where the hub gives no answer.
+    """
+    here = snapshot(repo)
+    if here is not None and not _missing(here):
+        return here
+    known = [pattern for layout in layouts.layouts().values() for pattern in layout.hub_files]
+    found = _ask(repo, [*_SMALL_FILES, *weight_files.SAFETENSORS])
+    if _missing(found):  # pickles are many gigabytes, and needed only where there is nothing better
+        found = _ask(repo, [*_SMALL_FILES, *weight_files.SAFETENSORS, *weight_files.PICKLES, *known])
+    lacking = _missing(found)
+    if lacking:
+        raise InputError(f"model {repo!r} of the hub lacks {weight_files.listed(lacking)}; {_remedy(repo)}")
+    return found
+
+
+def fetch_file(repo: str, name: str) -> Path | None:
+    """One file of `repo`, cached or fetched; None where it is in no cache and the hub has or answers nothing."""
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+
+    known = try_to_load_from_cache(repo, name, cache_dir=cache())
+    if isinstance(known, str):
+        return Path(known)
+    if known is _CACHED_NO_EXIST or _offline():
+        return None
+    try:
+        return Path(hf_hub_download(repo, name, cache_dir=cache(), etag_timeout=_SECONDS))
+    except (OSError, ValueError, RuntimeError):  # the library's own errors are of these kinds
+        return None
+
+
+def _missing(folder: Path) -> list[str]:
+    """The files that the model in `folder` cannot be loaded without and that are not there."""
+    known = [pattern for layout in layouts.layouts().values() for pattern in layout.hub_files]
+    if any(path for pattern in known for path in folder.glob(pattern)):
+        return []  # a file of another program, which holds everything
+    here = [] if (folder / "config.json").exists() else ["config.json"]
+    return here + weight_files.missing_files(folder)
+
+
+def _ask(repo: str, patterns: Sequence[str]) -> Path:
+    """The folder after the hub has been asked for what fits `patterns`."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    here = snapshot(repo)
+    try:
+        if _offline():
+            raise OSError("HF_HUB_OFFLINE forbids it")
+        return Path(snapshot_download(repo, allow_patterns=list(patterns), cache_dir=cache(), etag_timeout=_SECONDS))
+    except GatedRepoError as error:
+        raise InputError(f"model {repo!r} is gated: accept its terms on the hub, then `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        if here is None:
+            raise InputError(
+                f"no model {repo!r}: no such folder, not shipped, and the hub has none of that name; "
+                f"{catalog.near(repo)}; see `mplat models`"
+            ) from error
+        reason = error
+    except (OSError, ValueError, RuntimeError) as error:  # the library's own errors are of these kinds
+        reason = error
+    if here is not None:
+        raise InputError(
+            f"model {repo!r} is in the local cache without {weight_files.listed(_missing(here))}, and the hub gave no "
+            f"answer; {_remedy(repo)}"
+        ) from reason
+    near = "mplat knows it" if repo in catalog.HUB else catalog.near(repo)
+    raise InputError(
+        f"no model {repo!r}: no such folder, not shipped, not in the local cache, and the hub gave no answer; {near}; "
+        f"{_remedy(repo)}"
+    ) from reason
+
+
+def _remedy(repo: str) -> str:
+    return f"fetch it where there is a network with `hf download {repo}`"
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

@@ -1,0 +1,47 @@
+"""Saving models: a Hugging Face folder, or the layout of another program (`layouts`). `loading` reads both."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from . import layouts
+from .model import LanguageModel
+
+
+def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
+    """Write `model` into `folder` (made if missing); files there are replaced one by one, weights last.
+
+    layout "hf": config.json, model.safetensors. layout "original": the state-spaces config and pytorch_model.bin.
+    Others: see `layouts`. dtype: of the stored weights, default the model's.
+
+    Raises UsageError for a layout that is not known, or that cannot hold this architecture.
+    """
+    from safetensors.torch import save_file
+
+    other = None if layout == "hf" else layouts.for_saving(layout, model.config.arch)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    weights = {n: t.detach().to("cpu", dtype or t.dtype).contiguous().clone() for n, t in model.state_dict().items()}
+    content = model.config.to_hf() if other is None else other.write_config(model.config)
+    if other is None:
+        content["dtype"] = str(dtype or model.dtype).removeprefix("torch.")
+    _replace(target / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(str(target))
+    part = target / ".weights.part"
+    if other is None:
+        save_file(weights, part, metadata={"format": "pt"})
+    else:
+        other.write_weights(other.restore_names(weights, model.config), part)
+    os.replace(part, target / ("model.safetensors" if other is None else other.weight_file))
+    return target
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
