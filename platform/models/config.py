@@ -51,7 +51,9 @@ class ModelConfig:
     """Shape and constants of a state-space language model.
 
     arch: name of a registered mixer ("mamba", "mamba2", "hyena", ...).
-    vocab_size, d_model, n_layers: V, d, L. state_size: N. expand: E = expand * d_model. conv_kernel: k taps.
+    vocab_size, d_model, n_layers: V, d, L. state_size: N. conv_kernel: k taps.
+    expand: E / d, with E = int(expand * d_model) as transformers rounds it; kept whole where d divides E, so that
+    models of equal widths are equal.
     dt_rank: rank R of the Delta projection (mamba); "auto" is ceil(d / 16).
     head_dim, n_groups: P and G (mamba2); H = E / P heads. chunk_size: kept for other programs; our kernels choose
     their own chunk, which does not change the result.
@@ -64,7 +66,7 @@ class ModelConfig:
     d_model: int
     n_layers: int
     state_size: int = 16
-    expand: int = 2
+    expand: int | float = 2
     conv_kernel: int = 4
     dt_rank: int | str = "auto"
     head_dim: int = 64
@@ -97,7 +99,6 @@ class ModelConfig:
             "d_model",
             "n_layers",
             "state_size",
-            "expand",
             "conv_kernel",
             "head_dim",
             "n_groups",
@@ -105,6 +106,9 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"model config: {name} must be a positive integer, not {value!r}")
+        if isinstance(self.expand, bool) or not isinstance(self.expand, int | float) or not self.inner_size >= 1:
+            raise UsageError(f"model config: expand must be a positive number, not {self.expand!r}")
+        object.__setattr__(self, "expand", _ratio(self.inner_size, self.d_model))
         if self.conv_kernel < 2:
             raise UsageError("model config: conv_kernel must be at least 2")
         if self.dt_rank == "auto":
@@ -116,7 +120,7 @@ class ModelConfig:
     @property
     def inner_size(self) -> int:
         """E, the width of the recurrent branch."""
-        return self.expand * self.d_model
+        return int(self.expand * self.d_model)
 
     @property
     def n_heads(self) -> int:
@@ -138,6 +142,8 @@ class ModelConfig:
             return content | {"dt_limit": None if self._any_delta else list(self.dt_limit)} | asdict(self.own)
         # rescale_prenorm_residual stays false: with true, transformers 5.23 divides the out_proj it has just loaded
         content |= {"hidden_act": "silu", "rescale_prenorm_residual": False, "intermediate_size": self.inner_size}
+        if architecture.hf_inner is not None:  # transformers wants a whole factor, and reads the width beside it
+            content["expand"] = max(1, int(self.expand))
         if "head_dim" in architecture.config_fields:
             content["num_heads"] = self.n_heads
             if not self._any_delta:  # the default contains infinity, which JSON cannot hold
@@ -163,6 +169,8 @@ class ModelConfig:
         for ours, theirs in (_HF_NAMES | _specific_names(str(arch))).items():
             if theirs in content:
                 values[ours] = content[theirs]
+        if architecture.hf_inner is not None and architecture.hf_inner in content:
+            values["expand"] = _ratio(content[architecture.hf_inner], values["d_model"])
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = values["eos_token_id"][0]
         values["own"] = {f.name: content[f.name] for f in fields(architecture.options_class) if f.name in content}
@@ -173,12 +181,7 @@ class ModelConfig:
             config = cls(**values)
         except (UsageError, TypeError) as error:
             raise InputError(f"{source}: {error}") from error
-        heads = content.get("num_heads", config.n_heads)
-        if architecture.hf_class and "head_dim" in architecture.config_fields and heads != config.n_heads:
-            raise InputError(
-                f"{source}: num_heads {heads} times head_dim {config.head_dim} is not "
-                f"expand * hidden_size = {config.inner_size}"
-            )
+        architecture.check_hf(content, config, source)
         return config
 
     @classmethod
@@ -196,6 +199,14 @@ class ModelConfig:
                 raise UsageError(f"model config: unknown field {name!r}; {suggest(name, known | own)}")
         common = {k: v for k, v in values.items() if k in known}
         return cls(**common, own={k: v for k, v in values.items() if k in own})
+
+
+def _ratio(inner: int, d_model: int) -> int | float:
+    """The factor that `inner_size` turns back into `inner`."""
+    if inner % d_model == 0:
+        return inner // d_model
+    ratio = inner / d_model
+    return ratio if int(ratio * d_model) == inner else math.nextafter(ratio, math.inf)
 
 
 def _specific_names(arch: str) -> dict[str, str]:

@@ -65,6 +65,7 @@ class DenseMambaMixer(MambaMixer):
     hf_class = None
     hf_names: ClassVar[Mapping[str, str]] = {}
     hf_defaults: ClassVar[Mapping[str, Any]] = {}
+    hf_inner = None
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)

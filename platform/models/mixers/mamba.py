@@ -62,6 +62,7 @@ class MambaMixer(Mixer):
     config_fields: ClassVar[frozenset[str]] = frozenset({"dt_rank"})
     hf_class = "MambaForCausalLM"
     hf_names: ClassVar[Mapping[str, str]] = {"dt_rank": "time_step_rank"}
+    hf_inner = "intermediate_size"
     hf_defaults: ClassVar[Mapping[str, Any]] = {"vocab_size": 50280, "d_model": 768, "n_layers": 32, "state_size": 16}
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import InputError, UsageError
 from ..config import ModelConfig
 from ..kernels import compiled_steps, ssd
 from ..norms import RMSNorm, wide
@@ -43,7 +43,7 @@ class Mamba2Mixer(Mixer):
     hf_names: ClassVar[Mapping[str, str]] = {n: n for n in ("head_dim", "n_groups", "chunk_size")}
     hf_defaults: ClassVar[Mapping[str, Any]] = {
         "vocab_size": 32768, "d_model": 4096, "n_layers": 64, "state_size": 128, "head_dim": 64, "n_groups": 8,
-        "chunk_size": 256, "tie_embeddings": False,
+        "chunk_size": 256, "tie_embeddings": False, "eos_token_id": 2, "pad_token_id": 1,
     }  # fmt: skip
 
     @classmethod
@@ -55,6 +55,16 @@ class Mamba2Mixer(Mixer):
             )
         if config.n_heads % config.n_groups:
             raise UsageError(f"model config: {config.n_heads} heads do not divide into {config.n_groups} groups")
+
+    @classmethod
+    def check_hf(cls, content: Mapping[str, Any], config: ModelConfig, source: str) -> None:
+        """transformers' heads have a number of their own, 128 unless given, which must fill the width."""
+        heads = content.get("num_heads", 128)
+        if heads != config.n_heads:
+            raise InputError(
+                f"{source}: num_heads {heads} times head_dim {config.head_dim} is not "
+                f"expand * hidden_size = {config.inner_size}"
+            )
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)

@@ -90,6 +90,8 @@ class Mixer(nn.Module):
     #: our field -> its name in that class's config.json; its defaults where they differ from ours
     hf_names: ClassVar[Mapping[str, str]] = {}
     hf_defaults: ClassVar[Mapping[str, Any]] = {}
+    #: the name there of E, where E may be other than expand * hidden_size; None: always the product
+    hf_inner: ClassVar[str | None] = None
     #: size name ("nano", "tiny", ...) -> fields of ModelConfig and of Options that differ from the common size table
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: constructor of the norms
@@ -104,6 +106,10 @@ class Mixer(nn.Module):
     @classmethod
     def check(cls, config: ModelConfig) -> None:
         """Raise UsageError for a shape that this architecture cannot have."""
+
+    @classmethod
+    def check_hf(cls, content: Mapping[str, Any], config: ModelConfig, source: str) -> None:
+        """Raise InputError where a config.json of `hf_class` says what `config`, read from it, cannot hold."""
 
     @classmethod
     def for_layer(cls, config: ModelConfig, layer: int) -> Mixer:
