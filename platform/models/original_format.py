@@ -32,8 +32,20 @@ _OF_LAYER = {
     "mamba": {"dt_rank": "dt_rank"},
     "mamba2": {"headdim": "head_dim", "ngroups": "n_groups", "chunk_size": "chunk_size", "dt_limit": "dt_limit"},
 }
-# keys that change initialisation or the choice of kernel, never the function of given weights
-_HARMLESS = {"layer", "use_fast_path", "dt_init", "dt_scale", "A_init_range", "use_mem_eff_path", "dt_init_floor"}
+# keys that change initialisation, placement or the choice of kernel, never the function of given weights
+_HARMLESS = frozenset({
+    "layer", "use_fast_path", "dt_init", "dt_scale", "A_init_range", "use_mem_eff_path", "dt_init_floor", "conv_init",
+    "sequence_parallel", "layer_idx", "device", "dtype",
+})  # fmt: skip
+# keys of Mamba-2 that would change the function, with the values that mean the one that is computed here
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "rmsnorm": (True,),
+    "norm_before_gate": (False,),
+    "D_has_hdim": (False,),
+    "learnable_init_states": (False,),
+    "activation": ("swish", "silu"),
+    "process_group": (None,),
+}
 
 
 def is_original(content: Mapping[str, Any]) -> bool:
@@ -53,6 +65,9 @@ def read_config(content: Mapping[str, Any], *, source: str = "config.json") -> M
         raise InputError(f"{source}: rms_norm false (LayerNorm) is not supported")
     arch = _LAYERS[layer]
     names = _COMMON | _OF_LAYER[arch]
+    if arch == "mamba2":
+        _check_fixed(ssm, content, source)
+        ssm = {k: v for k, v in ssm.items() if k not in _FIXED and k != "d_ssm"}
     unknown = sorted(ssm.keys() - names.keys() - _HARMLESS)
     if unknown:
         raise InputError(f"{source}: ssm_cfg has options that are not supported: {', '.join(unknown)}")
@@ -74,6 +89,14 @@ def read_config(content: Mapping[str, Any], *, source: str = "config.json") -> M
         )
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise InputError(f"{source}: not a usable state-spaces config ({error})") from error
+
+
+def _check_fixed(ssm: Mapping[str, Any], content: Mapping[str, Any], source: str) -> None:
+    """Raise InputError for a value of Mamba-2's ssm_cfg that means another function than the one computed here."""
+    inner = content.get("d_model", 0) * ssm.get("expand", 2)
+    for key, valid in (_FIXED | {"d_ssm": (None, inner)}).items():
+        if ssm.get(key, valid[0]) not in valid:
+            raise InputError(f"{source}: ssm_cfg.{key} {ssm[key]!r} is not supported; only {valid[-1]!r} is")
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:

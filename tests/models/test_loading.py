@@ -54,6 +54,30 @@ def test_an_original_checkpoint_as_it_is_published(tmp_path: Path) -> None:
         assert torch.equal(load(tmp_path)(tokens(1, 5)), model(tokens(1, 5)))
 
 
+def test_an_original_config_may_write_out_what_is_computed_anyway(tmp_path: Path) -> None:
+    """The defaults of mamba_ssm's Mamba2, and what only places or initialises; other values are refused by their key."""
+    model = nano("mamba2", dtype=torch.float32)
+    model.save(tmp_path, layout="original")
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    harmless = {
+        "rmsnorm": True, "norm_before_gate": False, "D_has_hdim": False, "d_ssm": 48, "conv_init": None,
+        "A_init_range": [1, 16], "use_mem_eff_path": True, "sequence_parallel": True, "process_group": None,
+        "layer_idx": None, "learnable_init_states": False, "activation": "swish",
+    }  # fmt: skip
+    given = content["ssm_cfg"]
+    for ssm in (harmless, {"d_ssm": None}):
+        path.write_text(json.dumps(content | {"ssm_cfg": given | ssm, "attn_layer_idx": [], "attn_cfg": {}}))
+        assert load(tmp_path).digest == model.digest
+    for key, wrong in {
+        "rmsnorm": False, "norm_before_gate": True, "D_has_hdim": True, "d_ssm": 24, "activation": "gelu",
+        "learnable_init_states": True, "process_group": 1,
+    }.items():  # fmt: skip
+        path.write_text(json.dumps(content | {"ssm_cfg": given | {key: wrong}}))
+        with pytest.raises(InputError, match=rf"config.json: ssm_cfg.{key} {wrong!r} is not supported; only"):
+            load(tmp_path)
+
+
 def test_dtype_and_untied_head(tmp_path: Path) -> None:
     model = nano("mamba2", dtype=torch.float32, tie_embeddings=False)
     model.save(tmp_path, dtype=torch.float16)
