@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ToleranceError, UsageError, suggest
 from .interp import CacheFolder, Layers, ModelName, OwnSeed, PerLevel, Questions, make_plan, refuse_file
-from .options import ConfigFile, Json, Overrides
+from .options import ConfigFile, Json, Overrides, TokenizerName
 from .output import Output, table
 from .registry import command
 
@@ -59,6 +59,7 @@ def cache_verify(step: StepFilter = None, cache: CacheFolder = None, as_json: Js
 def cache_why(
     step: Annotated[str, typer.Argument(help="The step whose cached result is in question.")],
     model: ModelName = None,
+    tokenizer: TokenizerName = None,
     layers: Layers = None,
     questions: Questions = None,
     per_level: PerLevel = None,
@@ -73,7 +74,7 @@ def cache_why(
     from ..interp.key import nearest
 
     output = Output(json=as_json)
-    own = {"model": model, "questions": questions, "per_level": per_level, "seed": seed}
+    own = {"model": model, "tokenizer": tokenizer, "questions": questions, "per_level": per_level, "seed": seed}
     name = _known(step)
     assert name is not None
     refuse_file(cache)

@@ -24,6 +24,7 @@ from .options import (
     Out,
     Overrides,
     Quiet,
+    TokenizerName,
     Verbose,
     as_path,
     given,
@@ -45,6 +46,7 @@ def evaluate(
         str | None,
         typer.Option("--model", metavar="M", help="A shipped model, a folder, or a hub id; default: the variant's."),
     ] = None,
+    tokenizer: TokenizerName = None,
     steering: Annotated[
         str | None, typer.Option("--steering", metavar="NAME", help="Steering variant, such as mamba or mamba2.")
     ] = None,
@@ -113,6 +115,7 @@ def evaluate(
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     chosen = {
         "model": model,
+        "tokenizer": tokenizer,
         "questions": None if questions is None else str(questions),
         "mode": mode,
         "per_level": per_level,

@@ -24,6 +24,7 @@ from .options import (
     Out,
     Overrides,
     Quiet,
+    TokenizerName,
     Verbose,
     as_path,
     given,
@@ -60,6 +61,7 @@ OwnSeed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Everyt
 @command("interp", order=40)
 def interp(
     model: ModelName = None,
+    tokenizer: TokenizerName = None,
     steps: Annotated[
         str | None, typer.Option("--steps", metavar="all|A,B", help="Analyses to run; `mplat interp ls` lists them.")
     ] = None,
@@ -87,7 +89,14 @@ def interp(
 ) -> None:
     """Analyse a model: activations, sensitivity, attribution, bottlenecks. What is cached is not computed again."""
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
-    own = {"model": model, "steps": steps, "questions": questions, "per_level": per_level, "seed": seed}
+    own = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "steps": steps,
+        "questions": questions,
+        "per_level": per_level,
+        "seed": seed,
+    }
     if fail_over is not None and not 0 <= fail_over <= 1:
         raise UsageError(f"--fail-over {fail_over:g}: a share lies between 0 and 1")
     plan = make_plan(own, layers, config, overrides)
@@ -163,7 +172,7 @@ def make_plan(own: Mapping[str, Any], layers: str | None, config: Path | None, o
 
     from ..models import load
 
-    opened = load(settings.model)
+    opened = load(settings.model, tokenizer=settings.tokenizer)
     if layers is not None:
         settings = settings.model_copy(update={"layers": tuple(parse_layers(layers, opened.n_layers))})
     return plan_steps(opened, asked, settings)

@@ -64,6 +64,14 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key of the configuration (a.b=c); may be repeated."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", parser=as_path, help="Folder for the results.")]
+TokenizerName = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="NAME|FOLDER",
+        help="Take the tokenizer from this model, hub id or folder; default: the model's own.",
+    ),
+]
 Seed = Annotated[
     int, typer.Option("--seed", metavar="N", callback=_check_seed, help="Everything random follows from it.")
 ]

@@ -23,6 +23,7 @@ from .options import (
     Out,
     Overrides,
     Quiet,
+    TokenizerName,
     Verbose,
     as_path,
     given,
@@ -45,6 +46,7 @@ def perplexity(
     model: Annotated[
         str | None, typer.Option("--model", metavar="M", help="A shipped model, a folder, or a hub id.")
     ] = None,
+    tokenizer: TokenizerName = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +98,7 @@ def perplexity(
     chosen = {
         "data": str(data),
         "model": model,
+        "tokenizer": tokenizer,
         "method": method,
         "window": window,
         "limit": limit,

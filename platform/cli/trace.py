@@ -22,6 +22,7 @@ from .options import (
     Out,
     Overrides,
     Quiet,
+    TokenizerName,
     Verbose,
     as_path,
     given,
@@ -42,6 +43,7 @@ def trace(
     model: Annotated[
         str | None, typer.Option("--model", metavar="M", help="A shipped model, a folder, or a hub id.")
     ] = None,
+    tokenizer: TokenizerName = None,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Trace this one prompt.")] = None,
     subject: Annotated[
         str | None, typer.Option("--subject", metavar="WORDS", help="The part of --prompt that is corrupted.")
@@ -128,6 +130,7 @@ def trace(
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     chosen = {
         "model": model,
+        "tokenizer": tokenizer,
         "prompt": prompt,
         "subject": subject,
         "corrupt_with": corrupt_with,
@@ -156,7 +159,7 @@ def trace(
 
     read = None if settings.facts is None else read_facts(settings)  # a wrong file is found before a model is loaded
     assert settings.model is not None
-    opened = load(settings.model, dtype=settings.dtype)
+    opened = load(settings.model, dtype=settings.dtype, tokenizer=settings.tokenizer)
     if layers is not None:
         blocks = given({"layers": parse_layers(layers, opened.n_layers)})
         settings = load_config(TraceConfig, config, [*own, *overrides, *blocks])

@@ -45,9 +45,10 @@ def make_worker(
     max_new_tokens: int,
     stop: list[str],
     dtype: str = "float32",
+    tokenizer: str | None = None,
 ) -> AnswerWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    opened = open_model(model, model_digest, dtype=dtype)
+    opened = open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer)
     return AnswerWorker(opened, [Condition.from_dict(c) for c in conditions], max_new_tokens, stop)
 
 

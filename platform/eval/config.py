@@ -48,6 +48,8 @@ class EvalConfig(Config):
 
     model: str | None = None
     """A shipped model, a folder, or a hub id; default: the variant's."""
+    tokenizer: str | None = None
+    """A folder, a tokenizer.json, a shipped model or a hub id to take the tokenizer from; default: the model's own."""
     mode: Literal["prompts", "dataset", "both"] | None = None
     """prompts: the generated questions of levels 1-6; dataset: the rows of `questions`; default: dataset where
     given."""

@@ -25,7 +25,7 @@ from ..config import Config, differing_keys
 from ..datasets.pile import PileReport, Reading, read
 from ..errors import UsageError
 from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
-from ..models.lending import label, lent, loadable_name
+from ..models.lending import label, lent, loadable
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
 from ..runtime.lock import alone_in
 from ..runtime.storage import write_errors
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 COMMAND = "perplexity"
 _RESULTS = ("documents.parquet", "summary.json")
 # Compared by what they hold, or without an influence on any table.
-_BY_CONTENT = frozenset({"model", "data", "fail_over"})
+_BY_CONTENT = frozenset({"model", "tokenizer", "data", "fail_over"})
 
 
 class PerplexityConfig(Config):
@@ -51,6 +51,8 @@ class PerplexityConfig(Config):
     """A file in The Pile's format, or a folder of such files."""
     model: str | None = None
     """A shipped model, a folder, or a hub id."""
+    tokenizer: str | None = None
+    """A folder, a tokenizer.json, a shipped model or a hub id to take the tokenizer from; default: the model's own."""
     method: Literal["carried", "harness"] = "carried"
     """carried: the state goes on from window to window; harness: rolling windows of lm-evaluation-harness."""
     window: int | None = Field(default=None, ge=1)
@@ -115,7 +117,7 @@ def prepare(config: PerplexityConfig, model: LanguageModel | None = None) -> Per
         from ..models import load
 
         assert config.model is not None
-        model = load(config.model, dtype=config.dtype)
+        model = load(config.model, dtype=config.dtype, tokenizer=config.tokenizer)
     first_token(model)
     return PerplexityPlan(config, model, reading, config.window or WINDOWS[config.method])
 
@@ -164,7 +166,7 @@ def _documents(
         WorkerFactory(
             f"{perplexity_worker.__name__}:make_worker",
             {
-                "model": loadable_name(model),
+                **loadable(model),
                 "model_digest": model.digest,
                 "dtype": str(model.dtype).removeprefix("torch."),
                 **arguments,

@@ -37,9 +37,11 @@ DOCUMENT_SCHEMA = pa.schema(
 DOCUMENT_ORDER = ("document_id",)
 
 
-def make_worker(model: str, model_digest: str, method: Method, window: int, dtype: str = "float32") -> DocumentWorker:
+def make_worker(
+    model: str, model_digest: str, method: Method, window: int, dtype: str = "float32", tokenizer: str | None = None
+) -> DocumentWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    return DocumentWorker(open_model(model, model_digest, dtype=dtype), method, window)
+    return DocumentWorker(open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer), method, window)
 
 
 def first_token(model: LanguageModel) -> int:
@@ -48,7 +50,7 @@ def first_token(model: LanguageModel) -> int:
     Raises InputError for a model without a tokenizer, or with one that has neither.
     """
     if model.tokenizer is None:
-        raise InputError(f"model {model.name} has no tokenizer for the texts; add its tokenizer files")
+        raise InputError(f"model {model.name} has no tokenizer for the texts; name one with --tokenizer")
     begin, end = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
     if begin is None and end is None:
         raise InputError(f"the tokenizer of {model.name} has no token that begins or ends a text, none to start from")

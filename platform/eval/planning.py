@@ -134,7 +134,7 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
 
     if model.tokenizer is None:
         raise InputError(
-            f"model {model.name} has no tokenizer, so it cannot be asked questions; add its tokenizer files"
+            f"model {model.name} has no tokenizer, so it cannot be asked questions; name one with --tokenizer"
         )
     template = None if config.template is None else find(config.template)
     prompts, refused = tokenize(questions, model, config.max_prompt_tokens, template)
@@ -220,7 +220,7 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
             raise UsageError(f"say what to evaluate with --steering or --model; {suggest('', variant_names())}")
         assert config.model is not None or variant is not None
         name = config.model if config.model is not None else variant.default_model  # type: ignore[union-attr]
-        model = load(name, dtype=config.dtype)
+        model = load(name, dtype=config.dtype, tokenizer=config.tokenizer)
     if variant is None:
         if model.config.arch not in variant_names():
             raise UsageError(

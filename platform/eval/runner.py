@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from ..config import differing_keys
 from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
-from ..models.lending import label, lent, loadable_name
+from ..models.lending import label, lent, loadable
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
 from ..runtime.lock import alone_in
 from ..runtime.storage import write_errors
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _RESULTS = ("recipe.json", "discovery.parquet", "items.parquet", "prompts.parquet", "price.parquet", "summary.json")
 # Compared by what they hold, or without an influence on any table.
-_BY_CONTENT = frozenset({"model", "questions", "steering.recipe", "fail_over"})
+_BY_CONTENT = frozenset({"model", "tokenizer", "questions", "steering.recipe", "fail_over"})
 _PRICE_BATCH = 8  # logits of whole texts are large where the vocabulary is
 
 
@@ -265,7 +265,7 @@ class _Run:
             WorkerFactory(
                 f"{module}:make_worker",
                 {
-                    "model": loadable_name(model),
+                    **loadable(model),
                     "model_digest": model.digest,
                     "dtype": str(model.dtype).removeprefix("torch."),
                     **arguments,

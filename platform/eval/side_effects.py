@@ -55,9 +55,16 @@ def mean_token_nll(model: LanguageModel, rows: list[list[int]]) -> list[float]:
     ]
 
 
-def make_worker(model: str, model_digest: str, conditions: list[dict[str, Any]], dtype: str = "float32") -> PriceWorker:
+def make_worker(
+    model: str,
+    model_digest: str,
+    conditions: list[dict[str, Any]],
+    dtype: str = "float32",
+    tokenizer: str | None = None,
+) -> PriceWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    return PriceWorker(open_model(model, model_digest, dtype=dtype), [Condition.from_dict(c) for c in conditions])
+    opened = open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer)
+    return PriceWorker(opened, [Condition.from_dict(c) for c in conditions])
 
 
 class PriceWorker:

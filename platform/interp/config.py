@@ -16,6 +16,7 @@ class InterpConfig(Config):
     """What all steps share. `config_model()` adds a section named like the step for each step's settings."""
 
     model: str | None = Field(None, description="shipped name, folder or hub id")
+    tokenizer: str | None = Field(None, description="where the tokenizer is taken from; default: the model's own")
     questions: str | None = Field(None, description="Parquet file of questions; default: prompts of the facts world")
     per_level: int = Field(20, ge=1, description="facts world: prompts for each of the six levels")
     steps: tuple[str, ...] | None = Field(None, description="steps to run, with those they need; default: all")

@@ -66,7 +66,7 @@ def encode(model: LanguageModel, questions: Sequence[Question], *, max_tokens: i
     if twice:
         raise InputError(f"{len(twice)} question ids occur more than once, {twice[0]!r} for one; ids must be unique")
     if model.tokenizer is None:
-        raise InputError(f"model {model.name} has no tokenizer for the questions; add tokenizer files to its folder")
+        raise InputError(f"model {model.name} has no tokenizer for the questions; name one with --tokenizer")
     tokenizer = model.tokenizer
 
     def ids(text: str) -> list[int]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..errors import ToleranceError
-from ..models.lending import loadable_name, open_model
+from ..models.lending import loadable, open_model
 from ..runtime.plan import digest_of
 from ..runtime.pool import WorkerFactory
 from ..runtime.session import Session
@@ -50,7 +50,7 @@ class BatchRunner:
         kwargs = {
             "function": f"{function.__module__}:{function.__qualname__}",
             "arguments": dict(arguments),
-            "model": loadable_name(self.model),
+            **loadable(self.model),
             "digest": self.model.digest,
             "device": str(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -90,13 +90,18 @@ class BatchWorker:
 
 
 def build_worker(
-    function: str, arguments: dict[str, Any], model: str, digest: str, device: str, dtype: str
+    function: str,
+    arguments: dict[str, Any],
+    model: str,
+    digest: str,
+    device: str,
+    dtype: str,
+    tokenizer: str | None = None,
 ) -> BatchWorker:
     """What a `WorkerFactory` calls, in this process or an actor's."""
     module, _, name = function.partition(":")
-    return BatchWorker(
-        open_model(model, digest, device, dtype), getattr(importlib.import_module(module), name), arguments
-    )
+    opened = open_model(model, digest, device, dtype, tokenizer)
+    return BatchWorker(opened, getattr(importlib.import_module(module), name), arguments)
 
 
 def _refuse_lost_item(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:

@@ -100,17 +100,20 @@ def near(name: str) -> str:
     rarity = {word: 1 / sum(word in of for of in words.values()) for of in words.values() for word in of}
 
     def likeness(other: str) -> tuple[float, float]:
-        asked = [difflib.get_close_matches(word, words[other], n=1, cutoff=0.75) for word in _words(name)]
+        closeness = {word: 1.0 if word[0].isdecimal() else 0.75 for word in _words(name)}  # 130 is not nearly 370
+        asked = [difflib.get_close_matches(word, words[other], n=1, cutoff=c) for word, c in closeness.items()]
         shared = sum(rarity[found[0]] for found in asked if found)
-        return shared, difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+        short = other.rpartition("/")[2].removesuffix("-hf")
+        return shared, max(difflib.SequenceMatcher(None, name.lower(), o.lower()).ratio() for o in (other, short))
 
     best = max(known, key=likeness)
-    guess = f"did you mean {best!r}? " if max(likeness(best)) >= 0.5 or likeness(best)[0] > 0 else ""
+    shared, spelling = likeness(best)
+    guess = f"did you mean {best!r}? " if shared > 0 or spelling >= 0.6 else ""
     return f"{guess}valid: {', '.join(shipped())}, a folder, or a model of the hub"
 
 
 def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+|\d+(?:\.\d+)?", name.lower())
+    return re.findall(r"[a-z]{2,}|\d+(?:\.\d+)?", name.lower())
 
 
 def shipped() -> dict[str, Path]:

@@ -43,7 +43,7 @@ def encode(model: LanguageModel, prompts: Sequence[str] | Sequence[Sequence[int]
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             if model.tokenizer is None:
-                raise InputError(f"model {model.name} has no tokenizer: give token ids instead of text")
+                raise InputError(f"model {model.name} has no tokenizer: give token ids, or load it with tokenizer=...")
             one = model.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         else:
             one = [int(t) for t in prompt]

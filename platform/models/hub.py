@@ -60,14 +60,12 @@ def fetch(repo: str) -> Path:
     here = snapshot(repo)
     if here is not None and not _missing(here):
         return here
-    known = [pattern for layout in layouts.layouts().values() for pattern in layout.hub_files]
-    found = _ask(repo, [*_SMALL_FILES, *weight_files.SAFETENSORS])
-    if _missing(found):  # pickles are many gigabytes, and needed only where there is nothing better
-        found = _ask(repo, [*_SMALL_FILES, *weight_files.SAFETENSORS, *weight_files.PICKLES, *known])
-    lacking = _missing(found)
-    if lacking:
-        raise InputError(f"model {repo!r} of the hub lacks {weight_files.listed(lacking)}; {_remedy(repo)}")
-    return found
+    safe = [*_SMALL_FILES, *weight_files.SAFETENSORS]
+    for patterns in (safe, [*safe, *weight_files.PICKLES, *_of_other_programs()]):
+        found = _ask(repo, patterns)  # pickles are many gigabytes, and asked for only where there is nothing better
+        if not _missing(found):
+            return found
+    raise InputError(_partly(repo, found))
 
 
 def fetch_file(repo: str, name: str) -> Path | None:
@@ -77,7 +75,7 @@ def fetch_file(repo: str, name: str) -> Path | None:
     known = try_to_load_from_cache(repo, name, cache_dir=cache())
     if isinstance(known, str):
         return Path(known)
-    if known is _CACHED_NO_EXIST or _offline():
+    if known is _CACHED_NO_EXIST:
         return None
     try:
         return Path(hf_hub_download(repo, name, cache_dir=cache(), etag_timeout=_SECONDS))
@@ -87,11 +85,14 @@ def fetch_file(repo: str, name: str) -> Path | None:
 
 def _missing(folder: Path) -> list[str]:
     """The files that the model in `folder` cannot be loaded without and that are not there."""
-    known = [pattern for layout in layouts.layouts().values() for pattern in layout.hub_files]
-    if any(path for pattern in known for path in folder.glob(pattern)):
-        return []  # a file of another program, which holds everything
+    if any(path for pattern in _of_other_programs() for path in folder.glob(pattern)):
+        return []  # one file with everything
     here = [] if (folder / "config.json").exists() else ["config.json"]
     return here + weight_files.missing_files(folder)
+
+
+def _of_other_programs() -> list[str]:
+    return [pattern for layout in layouts.layouts().values() for pattern in layout.hub_files]
 
 
 def _ask(repo: str, patterns: Sequence[str]) -> Path:
@@ -101,37 +102,23 @@ def _ask(repo: str, patterns: Sequence[str]) -> Path:
 
     here = snapshot(repo)
     try:
-        if _offline():
-            raise OSError("HF_HUB_OFFLINE forbids it")
         return Path(snapshot_download(repo, allow_patterns=list(patterns), cache_dir=cache(), etag_timeout=_SECONDS))
     except GatedRepoError as error:
         raise InputError(f"model {repo!r} is gated: accept its terms on the hub, then `hf auth login`") from error
-    except RepositoryNotFoundError as error:
-        if here is None:
-            raise InputError(
-                f"no model {repo!r}: no such folder, not shipped, and the hub has none of that name; "
-                f"{catalog.near(repo)}; see `mplat models`"
-            ) from error
-        reason = error
     except (OSError, ValueError, RuntimeError) as error:  # the library's own errors are of these kinds
-        reason = error
-    if here is not None:
-        raise InputError(
-            f"model {repo!r} is in the local cache without {weight_files.listed(_missing(here))}, and the hub gave no "
-            f"answer; {_remedy(repo)}"
-        ) from reason
-    near = "mplat knows it" if repo in catalog.HUB else catalog.near(repo)
-    raise InputError(
-        f"no model {repo!r}: no such folder, not shipped, not in the local cache, and the hub gave no answer; {near}; "
-        f"{_remedy(repo)}"
-    ) from reason
+        if here is not None:
+            raise InputError(_partly(repo, here)) from error
+        near = "mplat knows it" if repo in catalog.HUB else catalog.near(repo)
+        start = f"no model {repo!r}: no such folder, not shipped, not in the local cache, and the hub"
+        if isinstance(error, RepositoryNotFoundError):
+            raise InputError(f"{start} has none of that name; {near}; see `mplat models`") from error
+        raise InputError(f"{start} gave no answer; {near}; {_remedy(repo)}") from error
+
+
+def _partly(repo: str, folder: Path) -> str:
+    lacking = weight_files.listed(_missing(folder))
+    return f"model {repo!r} is in the local cache without {lacking}, and the hub gave no more; {_remedy(repo)}"
 
 
 def _remedy(repo: str) -> str:
     return f"fetch it where there is a network with `hf download {repo}`"
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

@@ -33,10 +33,12 @@ def lent(model: LanguageModel) -> Iterator[None]:
             _LENT[model.digest] = before
 
 
-def open_model(name: str, digest: str, device: str | None = None, dtype: str | None = None) -> LanguageModel:
+def open_model(
+    name: str, digest: str, device: str | None = None, dtype: str | None = None, tokenizer: str | None = None
+) -> LanguageModel:
     """The model with `digest`, lent or loaded as `name`; what is loaded stays for the next phase of this process.
 
-    device, dtype: as in `load`; a lent model is used where it is.
+    device, dtype, tokenizer: as in `load`; a lent model is used where it is.
 
     Raises UsageError where the name cannot be loaded here or is another model.
     """
@@ -47,7 +49,7 @@ def open_model(name: str, digest: str, device: str | None = None, dtype: str | N
 
     where = "save it to a folder that every machine sees, load it from there, or use --address none"
     try:
-        model = load(name, device=device, dtype=dtype)
+        model = load(name, device=device, dtype=dtype, tokenizer=tokenizer)
     except InputError as error:
         raise UsageError(f"a worker cannot load the model of this run by its name: {error}; {where}") from error
     if model.digest != digest:
@@ -57,9 +59,15 @@ def open_model(name: str, digest: str, device: str | None = None, dtype: str | N
     return model
 
 
-def loadable_name(model: LanguageModel) -> str:
-    """The model's name; a folder's in full, because a worker may have another working directory."""
-    return str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
+def loadable(model: LanguageModel) -> dict[str, str | None]:
+    """What a worker loads the model by: its name, and that of the tokenizer that was named for it, if one was."""
+    chosen = model.tokenizer_name
+    return {"model": _in_full(model.name), "tokenizer": None if chosen is None else _in_full(chosen)}
+
+
+def _in_full(name: str) -> str:
+    """A folder's or file's whole path, because a worker may have another working directory; another name as it is."""
+    return str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
 
 
 def label(model: LanguageModel) -> str:

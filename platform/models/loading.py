@@ -60,6 +60,7 @@ def load(
     _fit(model, weights, folder)
     model.load_state_dict(weights, assign=True)
     model.tokenizer = tokenizer_files.of_model(os.fspath(name), folder, tokenizer, config.vocab_size)
+    model.tokenizer_name = None if tokenizer is None else os.fsdecode(tokenizer)
     model = model.to(device=place, dtype=dtype_named(dtype, place, config.d_model))
     return model.requires_grad_(True).eval()
 

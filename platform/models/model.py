@@ -47,6 +47,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.name = name or config.arch
+        self.tokenizer_name: str | None = None  # what was named to take the tokenizer from, where it is not the model's
         self._edits: list[Applied] = []
         self._recorders: list[Recorder] = []
         self._digest: KnownDigest | None = None

@@ -55,7 +55,7 @@ def test_an_original_checkpoint_as_it_is_published(tmp_path: Path) -> None:
 
 
 def test_an_original_config_may_write_out_what_is_computed_anyway(tmp_path: Path) -> None:
-    """The defaults of mamba_ssm's Mamba2, and what only places or initialises; other values are refused by their key."""
+    """The defaults of mamba_ssm's Mamba2, and what only places or initialises; other values are refused by key."""
     model = nano("mamba2", dtype=torch.float32)
     model.save(tmp_path, layout="original")
     path = tmp_path / "config.json"

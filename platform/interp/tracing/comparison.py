@@ -204,7 +204,7 @@ def _entry(
     name: str, model: LanguageModel, prompts: Sequence[FactualPrompt], max_tokens: int, left_out: dict[str, str]
 ) -> _Entry:
     if model.tokenizer is None:
-        raise InputError(f"compare: model {name} has no tokenizer for the prompts; add tokenizer files to its folder")
+        raise InputError(f"compare: model {name} has no tokenizer for the prompts; load it with tokenizer=...")
     items: dict[str, LocatedPrompt] = {}
     right: set[str] = set()
     broken: set[str] = set()

@@ -20,6 +20,8 @@ class TraceConfig(Config):
 
     model: str | None = None
     """A shipped model, a folder, or a hub id."""
+    tokenizer: str | None = None
+    """A folder, a tokenizer.json, a shipped model or a hub id to take the tokenizer from; default: the model's own."""
 
     prompt: str | None = None
     """One prompt; its answer is the token that follows."""

@@ -149,7 +149,7 @@ def _encode(model: LanguageModel, text: str) -> tuple[tuple[int, ...], list[tupl
 def _tokenizer(model: LanguageModel) -> Any:
     if model.tokenizer is None or not model.tokenizer.is_fast:
         raise InputError(
-            f"model {model.name} has no tokenizer that maps words to tokens; add tokenizer.json to its folder, or call "
+            f"model {model.name} has no tokenizer that maps words to tokens; name one with --tokenizer, or call "
             "mplat.interp.tracing.causal_trace with token ids"
         )
     return model.tokenizer

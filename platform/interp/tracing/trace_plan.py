@@ -102,7 +102,7 @@ def prepare(
         from ...models import load
 
         assert config.model is not None
-        model = load(config.model, dtype=config.dtype)
+        model = load(config.model, dtype=config.dtype, tokenizer=config.tokenizer)
     wanted, layers = restorations(model, config.sites, config.layers)
     sites = tuple(r.name for r in wanted)
     if many:

@@ -27,7 +27,7 @@ import pyarrow as pa
 from ...config import differing_keys
 from ...eval.provenance import kernels, versions
 from ...folders import RUN_RECORD, earlier_run, refuse_other_settings
-from ...models.lending import label, lent, loadable_name
+from ...models.lending import label, lent, loadable
 from ...runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
 from ...runtime.lock import FolderLock
 from ...runtime.storage import write_errors
@@ -41,7 +41,7 @@ from .trace_words import UNITS, corruption_in_words, judged_in_words, which_in_w
 
 TRACES, AVERAGES = "traces.parquet", "averages.parquet"
 # Compared by what they hold, or without an influence on any table.
-_BY_CONTENT = frozenset({"model", "facts", "data_dir", "fail_over", "pictures", "batch_size"})
+_BY_CONTENT = frozenset({"model", "tokenizer", "facts", "data_dir", "fail_over", "pictures", "batch_size"})
 _DECISIVE = ("torch", "transformers", "tokenizers")
 
 
@@ -130,7 +130,7 @@ def _traces(plan: TracePlan, out: Path, session: Session, fresh: bool, observer:
     key = trace_key(plan)
     folder = digest_of({"key": key, "items": digest_of(items), "batch": config.batch_size})[:12]
     arguments = {
-        "model": loadable_name(model),
+        **loadable(model),
         "digest": model.digest,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -72,9 +72,11 @@ class TraceWorker:
         return _with(traced, row, [bins[position] for position in traced["position"].to_pylist()])
 
 
-def build_worker(model: str, digest: str, device: str, dtype: str, arguments: dict[str, Any]) -> TraceWorker:
+def build_worker(
+    model: str, digest: str, device: str, dtype: str, arguments: dict[str, Any], tokenizer: str | None = None
+) -> TraceWorker:
     """What a `WorkerFactory` calls, in this process or an actor's."""
-    return TraceWorker(open_model(model, digest, device, dtype), arguments)
+    return TraceWorker(open_model(model, digest, device, dtype, tokenizer), arguments)
 
 
 def _with(traced: pa.Table, row: Mapping[str, Any], bins: list[str]) -> pa.Table:
