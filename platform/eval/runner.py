@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from ..config import differing_keys
 from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
+from ..models import ends
 from ..models.lending import label, lent, loadable
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
 from ..runtime.lock import alone_in
@@ -352,6 +353,7 @@ def _record(plan: Plan, recipe: Recipe | None, session: Session) -> dict[str, An
             "n_parameters": plan.model.n_parameters,
             "dtype": str(plan.model.dtype).removeprefix("torch."),
         },
+        "end_tokens": ends.record(plan.model),
         "variant": plan.variant.name,
         "operators": list(plan.strengths),
         "layers": list(plan.layers),

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import differing_keys
 from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
+from ..models import ends
 from ..runtime.session import Session
 from ..runtime.storage import publish_json, replace_table, write_errors
 from .run import Plan, StepResult
@@ -82,6 +83,7 @@ def _record(
             "arch": plan.model.config.arch,
             "parameters": plan.model.n_parameters,
         },
+        "end_tokens": ends.record(plan.model),
         "layers": list(plan.layers),
         "seed": plan.config.seed,
         "questions": {

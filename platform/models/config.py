@@ -58,6 +58,7 @@ class ModelConfig:
     head_dim, n_groups: P and G (mamba2); H = E / P heads. chunk_size: kept for other programs; our kernels choose
     their own chunk, which does not change the result.
     dt_min, dt_max, dt_floor: initialisation range of Delta. dt_limit: clamp of Delta (mamba2).
+    eos_token_id: the token that ends a text, or several; `models.ends` says what else ends one.
     own: the architecture's own options (`options_class` of its mixer), as an instance or a mapping; None: defaults.
     """
 
@@ -82,7 +83,7 @@ class ModelConfig:
     dt_floor: float = 1e-4
     dt_limit: tuple[float, float] = (0.0, math.inf)
     bos_token_id: int | None = 0
-    eos_token_id: int | None = 0
+    eos_token_id: int | tuple[int, ...] | None = 0
     pad_token_id: int | None = 0
     own: Any = None
 
@@ -90,6 +91,8 @@ class ModelConfig:
         from .mixers import get
 
         architecture = get(self.arch)
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
         for field in fields(self):  # what the architecture does not use keeps its default: equal models, equal configs
             if field.name in _OPTIONAL and field.name not in architecture.config_fields:
                 object.__setattr__(self, field.name, field.default)
@@ -137,7 +140,8 @@ class ModelConfig:
             "model_type": self.arch,
         }
         for ours, theirs in (_HF_NAMES | _specific_names(self.arch)).items():
-            content[theirs] = getattr(self, ours)
+            value = getattr(self, ours)
+            content[theirs] = list(value) if isinstance(value, tuple) else value
         if architecture.hf_class is None:
             return content | {"dt_limit": None if self._any_delta else list(self.dt_limit)} | asdict(self.own)
         # rescale_prenorm_residual stays false: with true, transformers 5.23 divides the out_proj it has just loaded
@@ -171,8 +175,6 @@ class ModelConfig:
                 values[ours] = content[theirs]
         if architecture.hf_inner is not None and architecture.hf_inner in content:
             values["expand"] = _ratio(content[architecture.hf_inner], values["d_model"])
-        if isinstance(values.get("eos_token_id"), list):
-            values["eos_token_id"] = values["eos_token_id"][0]
         values["own"] = {f.name: content[f.name] for f in fields(architecture.options_class) if f.name in content}
         limit = content.get("time_step_limit" if architecture.hf_class else "dt_limit")
         if limit is not None:

@@ -65,7 +65,7 @@ def generate(
     state: ModelState | None = None,
     share_prefix: bool = True,
 ) -> list[Generation]:
-    """Continue every prompt until a stop string, end-of-text or `max_new_tokens`.
+    """Continue every prompt until a stop string, a token that ends a text (`model.end_tokens`) or `max_new_tokens`.
 
     temperature 0 is greedy; above it, tokens are drawn from softmax(logits / temperature) with `seed`.
     state: what the model has already read before these prompts: one row per prompt, or a single row that all continue.
@@ -88,6 +88,7 @@ def generate(
     reasons: list[StopReason | None] = [None] * len(rows)
     watch = _Stops(model, stop)
     alive = list(range(len(rows)))  # batch rows still running
+    ends = frozenset(model.end_tokens)
     for step in range(max_new_tokens):
         chosen = following.tokens(max_new_tokens - step)
         still: list[int] = []
@@ -95,7 +96,7 @@ def generate(
             token = chosen[j]
             if token is None:
                 reasons[i] = "nonfinite"
-            elif token == model.config.eos_token_id and model.config.eos_token_id is not None:
+            elif token in ends:
                 reasons[i] = "eos"
             else:
                 new[i].append(token)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from .ends import ids
+
 if TYPE_CHECKING:
     from .model import LanguageModel
 
@@ -20,7 +22,7 @@ class KnownDigest(NamedTuple):
 
 
 def digest_of(model: LanguageModel, known: KnownDigest | None = None) -> KnownDigest:
-    """sha256 over weights, configuration and tokenizer; `known` itself where nothing has changed since."""
+    """sha256 over weights, configuration, tokenizer and end tokens; `known` itself where nothing has changed since."""
     # fused optimizers write without raising the version, and the sum tells
     version = tuple((p.data_ptr(), p._version, float(p.detach().sum())) for p in model.parameters())
     if known is not None and known.version == version:
@@ -32,4 +34,6 @@ def digest_of(model: LanguageModel, known: KnownDigest | None = None) -> KnownDi
         h.update(flat.view(torch.uint8).numpy().tobytes() if flat.ndim else flat.numpy().tobytes())
     if model.tokenizer is not None:
         h.update(model.tokenizer.backend_tokenizer.to_str().encode())
+    if set(model.end_tokens) != set(ids(model.config.eos_token_id)):  # else the configuration has said it
+        h.update(json.dumps({"ends": model.end_tokens}).encode())
     return KnownDigest(version, h.hexdigest())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..errors import InputError, suggest
 from . import adapters, layouts, mixers, original_format, tokenizer_files
 from .config import ModelConfig
+from .ends import generation_settings
 from .json_files import read_object
 from .model import LanguageModel
 from .model_folders import resolve
@@ -59,10 +61,18 @@ def load(
             model = LanguageModel(config, name=os.fspath(name))
     _fit(model, weights, folder)
     model.load_state_dict(weights, assign=True)
+    model.generation_settings = _generation_settings(folder)
     model.tokenizer = tokenizer_files.of_model(os.fspath(name), folder, tokenizer, config.vocab_size)
     model.tokenizer_name = None if tokenizer is None else os.fsdecode(tokenizer)
     model = model.to(device=place, dtype=dtype_named(dtype, place, config.d_model))
     return model.requires_grad_(True).eval()
+
+
+def _generation_settings(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    content = read_object(path) if path.exists() else None
+    of_transformers = content is not None and layouts.recognise(folder, content) is None
+    return generation_settings(folder, content if of_transformers else None)
 
 
 def read(folder: Path) -> tuple[AnyConfig, dict[str, Tensor]]:

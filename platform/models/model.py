@@ -9,7 +9,7 @@ Mamba classes. Not here: reading and writing files (`loading`), text generation 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError, UsageError
+from . import ends
 from .block import Backbone, Block
 from .capture import STATE_SITES, Activations, Recorder
 from .config import ModelConfig
@@ -39,7 +40,8 @@ class LanguageModel(nn.Module):
     """A state-space language model whose every internal quantity can be read and edited.
 
     `model(tokens)` -> logits (B, T, V); see `forward`. `model.tokenizer` is None for a model without one; only text
-    functions need it. `model.name` is what it was loaded as.
+    functions need it. `model.name` is what it was loaded as, `model.generation_settings` the content of its
+    generation_config.json, None without one.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> None:
@@ -48,6 +50,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.name = name or config.arch
         self.tokenizer_name: str | None = None  # what was named to take the tokenizer from, where it is not the model's
+        self.generation_settings: Mapping[str, Any] | None = None
         self._edits: list[Applied] = []
         self._recorders: list[Recorder] = []
         self._digest: KnownDigest | None = None
@@ -318,8 +321,13 @@ class LanguageModel(nn.Module):
         return self.n_parameters - sum(block.mixer.n_idle_parameters for block in blocks)
 
     @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The ids of the tokens that end a text, ascending; see `ends`."""
+        return ends.of_model(self)
+
+    @property
     def digest(self) -> str:
-        """sha256 over weights, configuration and tokenizer: equal digests mean equal functions of text."""
+        """sha256 over weights, configuration, tokenizer and end tokens: equal digests mean equal functions of text."""
         self._digest = digest_of(self, self._digest)
         return self._digest.digest
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import layouts
+from .ends import GENERATION_FILE
 from .model import LanguageModel
 
 
 def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
     """Write `model` into `folder` (made if missing); files there are replaced one by one, weights last.
 
-    layout "hf": config.json, model.safetensors. layout "original": the state-spaces config and pytorch_model.bin.
-    Others: see `layouts`. dtype: of the stored weights, default the model's.
+    layout "hf": config.json, generation_config.json where the model came with one, model.safetensors. layout
+    "original": the state-spaces config and pytorch_model.bin. Others: see `layouts`. dtype: of the stored weights, default the model's.
 
     Raises UsageError for a layout that is not known, or that cannot hold this architecture.
     """
@@ -29,7 +32,11 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
     content = model.config.to_hf() if other is None else other.write_config(model.config)
     if other is None:
         content["dtype"] = str(dtype or model.dtype).removeprefix("torch.")
-    _replace(target / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    _replace(target / "config.json", _json(content))
+    if model.generation_settings is None:
+        (target / GENERATION_FILE).unlink(missing_ok=True)  # of another model: it would decide what ends a text
+    else:
+        _replace(target / GENERATION_FILE, _json(model.generation_settings))
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(str(target))
     part = target / ".weights.part"
@@ -39,6 +46,10 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
         other.write_weights(other.restore_names(weights, model.config), part)
     os.replace(part, target / ("model.safetensors" if other is None else other.weight_file))
     return target
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _replace(path: Path, content: bytes) -> None:

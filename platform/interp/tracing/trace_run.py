@@ -27,6 +27,7 @@ import pyarrow as pa
 from ...config import differing_keys
 from ...eval.provenance import kernels, versions
 from ...folders import RUN_RECORD, earlier_run, refuse_other_settings
+from ...models import ends
 from ...models.lending import label, lent, loadable
 from ...runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
 from ...runtime.lock import FolderLock
@@ -211,6 +212,7 @@ def _record(
             "n_layers": plan.model.n_layers,
             "dtype": str(plan.model.dtype).removeprefix("torch."),
         },
+        "end_tokens": ends.record(plan.model),
         "prompts": {"given": len(plan.texts), "digest": plan.digest, "correct_only": plan.correct_only},
         "sites": list(plan.sites),
         "layers": list(plan.layers),

@@ -91,9 +91,10 @@ class AdaptedConfig:
         return _one(self.hf.bos_token_id)
 
     @property
-    def eos_token_id(self) -> int | None:
-        """The first, where there are several."""
-        return _one(self.hf.eos_token_id)
+    def eos_token_id(self) -> int | tuple[int, ...] | None:
+        """As in `ModelConfig`: several where config.json has a list."""
+        value = self.hf.eos_token_id
+        return tuple(value) if isinstance(value, list) else value
 
     @property
     def pad_token_id(self) -> int | None:
