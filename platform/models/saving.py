@@ -19,7 +19,8 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
     """Write `model` into `folder` (made if missing); files there are replaced one by one, weights last.
 
     layout "hf": config.json, generation_config.json where the model came with one, model.safetensors. layout
-    "original": the state-spaces config and pytorch_model.bin. Others: see `layouts`. dtype: of the stored weights, default the model's.
+    "original": the state-spaces config and pytorch_model.bin. Others: see `layouts`.
+    dtype: of the stored weights, default the model's.
 
     Raises UsageError for a layout that is not known, or that cannot hold this architecture.
     """
