@@ -16,7 +16,7 @@ from mplat.errors import UsageError
 from mplat.interp.batches import Item
 from mplat.interp.decays import decays_of, half_life, horizon, survival, time_constant
 from mplat.interp.steps.layer_specialisation import group_of
-from mplat.interp.tracing import causal_trace
+from mplat.interp.tracing import causal_trace, prompt_seed
 from mplat.models import LanguageModel
 from mplat.models.mixers.recall import inverse_softplus
 
@@ -248,7 +248,7 @@ def test_a_fact_is_traced_at_its_tokens_at_distances_after_it_and_at_the_end() -
     ]  # fmt: skip
     direct = causal_trace(
         model, torch.tensor(item.prompt), subject=(1, 3), sites=["h_post"], layers=[1], positions=[1, 2, 4, last],
-        samples=2, seed=4, answer=item.answer[0],
+        samples=2, seed=prompt_seed(4, item.id), answer=item.answer[0],
     )  # fmt: skip
     assert [r["effect"] for r in here] == pytest.approx(direct["effect"].to_pylist(), abs=1e-12)
     assert here[-1]["effect"] == 0.0  # nobody reads a state that follows the last token

@@ -24,7 +24,7 @@ from ..batches import Batch, Item, spread
 from ..columns import column
 from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
 from ..statuses import NOT_APPLICABLE
-from ..tracing import causal_trace, token_bins
+from ..tracing import causal_trace, prompt_seed, token_bins
 from ..tracing.table import about
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Settings(StepSettings):
     )  # fmt: skip
     """tokens after the fact's last one at which to restore"""
     samples: int = Field(3, ge=1, le=1000)
-    """draws of the noise"""
+    """draws of the noise, for each prompt its own"""
     window: int = Field(1, ge=1)
     """layers restored together, around each"""
     metric: Literal["prob", "logprob"] = "prob"
@@ -93,7 +93,7 @@ def present(model: LanguageModel, sites: tuple[str, ...], layers: Any) -> list[s
     return found
 
 
-@step("fact_tracing", version=1, settings=Settings, seeded=True, check=check)
+@step("fact_tracing", version=2, settings=Settings, seeded=True, check=check)
 def fact_tracing(job: Job) -> Tables:
     """Effects of restoring what is held of a stated fact, at the fact and at distances after it."""
     stated = [item for item in job.items if item.fact is not None]
@@ -131,7 +131,8 @@ def _trace(model: LanguageModel, item: Item, arguments: Mapping[str, Any]) -> li
     table = causal_trace(
         model, torch.tensor(item.prompt, device=model.device), subject=item.fact, sites=arguments["sites"],
         layers=arguments["layers"], positions=positions(item, arguments["distances"]), samples=arguments["samples"],
-        seed=arguments["seed"], window=arguments["window"], answer=item.answer[0], metric=arguments["metric"],
+        seed=prompt_seed(arguments["seed"], item.id), window=arguments["window"], answer=item.answer[0],
+        metric=arguments["metric"],
     )  # fmt: skip
     known = about(table)
     bins = token_bins(len(item.prompt), item.fact)

@@ -28,7 +28,7 @@ from ..columns import column
 from ..statuses import NOT_APPLICABLE
 from .averages import average_traces
 from .bins import BINS
-from .corruption import NOISE_STDS, subject_noise
+from .corruption import NOISE_STDS, prompt_seed, subject_noise
 from .restoration import restorations
 from .trace import causal_trace
 
@@ -122,10 +122,10 @@ def compare(
         traced = _sites(entry.model, kinds)
         traces = [
             causal_trace(
-                entry.model, row, subject=item.subject, noise=noise, samples=samples, seed=seed, sites=traced,
-                window=window, answer=item.answer[0], metric=metric,
+                entry.model, row, subject=item.subject, noise=noise, samples=samples, seed=prompt_seed(seed, id_),
+                sites=traced, window=window, answer=item.answer[0], metric=metric,
             )
-            for row, item in zip(tokens, items, strict=True)
+            for id_, row, item in zip(ids, tokens, items, strict=True)
         ] if traced else []  # fmt: skip
         rows += _rows(entry, kinds, traces, {"confidence": confidence, "n_resamples": n_resamples, "seed": seed})
     about = {

@@ -3,6 +3,8 @@
 Noise (Meng et al., arXiv 2202.05262, "ROME"): a standard normal draw times `noise` is added to the embeddings of the
 subject's tokens, `samples` times; by default `noise` is three times the unbiased standard deviation over all entries
 of those embeddings. The draws depend on seed and shapes alone, so that every restoration meets the same ones.
+Over several prompts each has a seed of its own, made from the run's and the prompt's id (`prompt_seed`): one draw for
+all would be one accident repeated, which no average over prompts removes and no interval over prompts shows.
 Replacement ("symmetric"): the tokens of another prompt; one sample.
 """
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...models.edits import Add, Edit
+from ...runtime.plan import digest_of
 from .arguments import integer
 
 if TYPE_CHECKING:
@@ -96,6 +99,11 @@ def corrupt(
     # drawn in float64, so that models of any dtype see the same draw
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * std
     return Corruption(clean, clean.expand(samples, -1), drawn.to(clean.device), subject, subject[0], std)
+
+
+def prompt_seed(seed: int, id_: str) -> int:
+    """The seed of the noise of prompt `id_` in a run with `seed`: independent of the other prompts and their order."""
+    return int(digest_of([integer(seed, "seed"), id_])[:15], 16)
 
 
 def subject_noise(model: LanguageModel, prompts: Sequence[Tensor], subjects: Sequence[Span]) -> float:

@@ -15,6 +15,7 @@ import torch
 from ...errors import InputError, UsageError
 from ...models.lending import open_model
 from .bins import token_bins
+from .corruption import prompt_seed
 from .table import about, token_labels
 from .trace import causal_trace
 from .trace_schema import MODEL_WRONG, TRACE_SCHEMA
@@ -55,7 +56,7 @@ class TraceWorker:
             row["p_clean"] = float(torch.softmax(logits.double(), -1)[answer])
             return _without(row, MODEL_WRONG, f"the model says {said!r}, not {expected!r}")
         start, stop = item["subject"]
-        how: dict[str, Any] = {"subject": (start, stop)}
+        how: dict[str, Any] = {"subject": (start, stop), "seed": prompt_seed(self._arguments["seed"], item["id"])}
         if item["corrupted"] is not None:
             how["corrupted"] = torch.tensor(item["corrupted"])
             how["noise"] = None

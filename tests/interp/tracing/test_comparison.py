@@ -13,7 +13,7 @@ import torch
 from adapter_zoo import adapted
 from mplat.datasets.factual import FactualPrompt
 from mplat.errors import InputError, UsageError
-from mplat.interp.tracing import bin_trace, causal_trace, compare, subject_noise
+from mplat.interp.tracing import bin_trace, causal_trace, compare, prompt_seed, subject_noise
 from mplat.interp.tracing.comparison import mixer_kind
 from mplat.models import LanguageModel, ModelConfig, build
 
@@ -94,9 +94,16 @@ def test_a_comparison_is_each_models_own_traces(models: dict[str, LanguageModel]
             s for s in ("resid_post", "mixer_out", "mlp_out") if any(x.name.endswith(f"0.{s}") for x in model.sites())
         ]
         cells: dict[tuple[str, int, str], list[float]] = {}
-        for row, subject in zip(tokens, subjects, strict=True):
+        for asked, row, subject in zip(prompts(), tokens, subjects, strict=True):
             trace = causal_trace(
-                model, row, subject=subject, noise=noise, samples=2, seed=1, sites=sites, answer=answer
+                model,
+                row,
+                subject=subject,
+                noise=noise,
+                samples=2,
+                seed=prompt_seed(1, asked.id),
+                sites=sites,
+                answer=answer,
             )
             for cell in bin_trace(trace).to_pylist():
                 cells.setdefault((cell["site"], cell["layer"], cell["bin"]), []).append(cell["effect"])

@@ -14,7 +14,7 @@ import torch
 from interp_jobs import reader
 from mplat.datasets.factual import FactualPrompt, facts_world_prompts, locate
 from mplat.errors import InputError, UsageError
-from mplat.interp.tracing import causal_trace, prompts, token_bins
+from mplat.interp.tracing import causal_trace, prompt_seed, prompts, token_bins
 from mplat.interp.tracing.config import TraceConfig, check_settings
 from mplat.interp.tracing.trace_plan import TracePlan, prepare
 from mplat.interp.tracing.trace_run import TraceResult, run_trace
@@ -72,8 +72,8 @@ def test_the_rows_of_a_prompt_are_those_of_causal_trace(model, tmp_path) -> None
     for item, given in zip(plan.items, PROMPTS, strict=True):
         answer = encode(model, [f" {given.answer}"])[0][0]
         alone = causal_trace(
-            model, torch.tensor(item.tokens), subject=item.subject, noise=noise, samples=3, seed=1, sites=SITES,
-            window=2, answer=answer,
+            model, torch.tensor(item.tokens), subject=item.subject, noise=noise, samples=3,
+            seed=prompt_seed(1, item.id), sites=SITES, window=2, answer=answer,
         ).to_pylist()  # fmt: skip
         bins = token_bins(len(item.tokens), item.subject)
         rows = of(result.traces, given.id)
