@@ -14,12 +14,12 @@ inputs, and documents do not depend on each other. Fitting a modal filter to a g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .float32_kept import Float32Kept
 from .kernels.arguments import full_precision
 from .norms import wide
 from .states import Scanned
@@ -191,9 +191,11 @@ def _states_at(
     return torch.stack([found[c] for c in columns], 1)
 
 
-class ModalFilter(nn.Module):
+class ModalFilter(Float32Kept):
     """A trained modal filter per channel: lambda = exp(-exp(log_decay) + i angle), so that |lambda| < 1 whatever the
     parameters. They stay float32 where a model becomes bfloat16: a pole near 1 decides over hundreds of tokens."""
+
+    keep_float32: ClassVar[frozenset[str]] = frozenset({"log_decay", "angle", "residues"})
 
     def __init__(self, channels: int, n_modes: int) -> None:
         super().__init__()
@@ -217,14 +219,3 @@ class ModalFilter(nn.Module):
     def poles(self) -> Tensor:
         """lambda (E, S, 2), real and imaginary part."""
         return torch.view_as_real(torch.polar(torch.exp(-torch.exp(self.log_decay)), self.angle))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        before = {name: (p.detach(), p.grad) for name, p in self.named_parameters(recurse=False)}
-        super()._apply(fn, recurse)
-        for name, parameter in self.named_parameters(recurse=False):
-            if parameter.dtype in (torch.bfloat16, torch.float16):
-                value, grad = before[name]
-                parameter.grad = None
-                parameter.data = value.to(device=parameter.device, dtype=torch.float32)
-                parameter.grad = None if grad is None else grad.to(device=parameter.device, dtype=torch.float32)
-        return self

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import layouts
 from .ends import GENERATION_FILE
+from .float32_kept import HALVES, kept_names
 from .model import LanguageModel
 
 
@@ -20,7 +22,7 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
 
     layout "hf": config.json, generation_config.json where the model came with one, model.safetensors. layout
     "original": the state-spaces config and pytorch_model.bin. Others: see `layouts`.
-    dtype: of the stored weights, default the model's.
+    dtype: of the stored weights, default the model's; what `float32_kept` names is never stored in halves.
 
     Raises UsageError for a layout that is not known, or that cannot hold this architecture.
     """
@@ -29,7 +31,7 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
     other = None if layout == "hf" else layouts.for_saving(layout, model.config.arch)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    weights = {n: t.detach().to("cpu", dtype or t.dtype).contiguous().clone() for n, t in model.state_dict().items()}
+    weights = _stored(model, dtype)
     content = model.config.to_hf() if other is None else other.write_config(model.config)
     if other is None:
         content["dtype"] = str(dtype or model.dtype).removeprefix("torch.")
@@ -51,6 +53,16 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _stored(model: LanguageModel, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Copies of the weights in `dtype`; what a model of half precision keeps in float32 stays so in its file."""
+    kept = kept_names(model) if dtype in HALVES else frozenset()
+    stored: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        wanted = torch.float32 if name in kept else dtype or tensor.dtype
+        stored[name] = tensor.detach().to("cpu", wanted).contiguous().clone()
+    return stored
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from .building import build
 from .config import ModelConfig
+from .float32_kept import kept_names
 from .model import LanguageModel
 
 
@@ -34,6 +36,9 @@ class MplatForCausalLM(PreTrainedModel):
         if model.lm_head is not None:
             self.lm_head = model.lm_head
         self.__dict__["language_model"] = model  # not a part: its parts are ours already
+        # regular expressions there, so the whole name, in any layer
+        kept = {re.sub(r"\d+", r"\\d+", re.escape(name)) + "$" for name in kept_names(self.backbone)}
+        self._keep_in_fp32_modules_strict = sorted(kept)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -4,7 +4,7 @@ gated MLP or a mixture of them in each layer.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from .ssm import AdaptedMamba
 
 class JambaExperts(MixtureOfExperts):
     """The k most probable experts, each with its probability, which are not scaled to add up to one."""
+
+    keep_float32: ClassVar[frozenset[str]] = frozenset({"router"})
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         weights, index = logits.softmax(-1).topk(self.top_k, -1)

@@ -8,7 +8,7 @@ out, as transformers does, and not written back.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class NemotronMixture(MixtureOfExperts):
     The correction bias of DeepSeek-V3 (arXiv 2412.19437) enters the choice and not the weights. With a latent size the
     chosen experts work on a narrower projection of u.
     """
+
+    keep_float32: ClassVar[frozenset[str]] = frozenset({"gate"})
 
     def __init__(self, theirs: Any, hf: Any) -> None:
         stacked = zip(theirs.experts.up_proj, theirs.experts.down_proj, strict=True)

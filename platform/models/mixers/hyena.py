@@ -91,6 +91,7 @@ class HyenaMixer(Mixer):
     """Hyena operator. Shapes: u, x0 .. x_{n-1}, v (B, T, d); k (d, L) for each of n - 1 filters."""
 
     no_decay: ClassVar[frozenset[str]] = frozenset({"implicit_filter", "D"})
+    keep_float32: ClassVar[frozenset[str]] = frozenset({"implicit_filter"})
     options_class: ClassVar[type[Options]] = HyenaOptions
     norm_class: ClassVar[type[RMSNorm | LayerNorm]] = LayerNorm
     final_norm_class: ClassVar[type[RMSNorm | LayerNorm]] = LayerNorm

@@ -59,6 +59,7 @@ class MambaMixer(Mixer):
     """S6 mixer. Shapes: u (B, T, d); x, gate, delta, y (B, T, E); B, C (B, T, N); h (B, E, N)."""
 
     no_decay: ClassVar[frozenset[str]] = frozenset({"A_log", "D"})
+    keep_float32: ClassVar[frozenset[str]] = frozenset({"A_log", "D"})
     config_fields: ClassVar[frozenset[str]] = frozenset({"dt_rank"})
     hf_class = "MambaForCausalLM"
     hf_names: ClassVar[Mapping[str, str]] = {"dt_rank": "time_step_rank"}

@@ -33,6 +33,7 @@ class Mamba2Mixer(Mixer):
     """SSD mixer. Shapes: u (B, T, d); x, gate, y (B, T, E); delta (B, T, H); B, C (B, T, G N); h (B, E, N)."""
 
     no_decay: ClassVar[frozenset[str]] = frozenset({"A_log", "D", "dt_bias"})
+    keep_float32: ClassVar[frozenset[str]] = frozenset({"A_log", "D", "dt_bias"})
     config_fields: ClassVar[frozenset[str]] = frozenset({"head_dim", "n_groups", "chunk_size", "dt_limit"})
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nano": {"state_size": 16, "head_dim": 16},
@@ -173,7 +174,7 @@ class Mamba2Mixer(Mixer):
         xBC, window = convolve(run, prefix + "conv_state", xBC, conv_weight, self.conv1d.bias, history, need_state)
         x, B, C = F.silu(xBC).split([E, G * N, G * N], dim=-1)
         x = run.site(prefix + "x", x.contiguous())
-        delta = F.softplus(dt + self.dt_bias)
+        delta = F.softplus(dt + self.dt_bias).to(dt.dtype)  # summed in float32, where the bias is
         if c.dt_limit != (0.0, float("inf")):
             delta = delta.clamp(*c.dt_limit)
         delta = run.site(prefix + "delta", delta)

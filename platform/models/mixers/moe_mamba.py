@@ -90,6 +90,7 @@ class MoEMixer(Mixer):
     """
 
     config_fields: ClassVar[frozenset[str]] = frozenset({"dt_rank"})
+    keep_float32: ClassVar[frozenset[str]] = frozenset({"router"})
     options_class: ClassVar[type[Options]] = MoEOptions
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nano": {"n_experts": 4, "expert_size": 48},

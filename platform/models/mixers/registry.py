@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import UsageError, suggest
+from ..float32_kept import Float32Kept
 from ..norms import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Options:
     """
 
 
-class FeedForward(nn.Module):
+class FeedForward(Float32Kept):
     """Base of what may stand after the mixer in a block: residual += feed_forward(norm_2(residual)).
 
     `forward(u, run, prefix)` maps (B, T, d) to (B, T, d), token by token. Sites as in `Mixer`.
@@ -69,7 +70,7 @@ class FeedForward(nn.Module):
         raise UsageError(f"{type(self).__name__} defines no forward pass")
 
 
-class Mixer(nn.Module):
+class Mixer(Float32Kept):
     """Base of all mixers.
 
     `forward(u, run, prefix, state, need_state)` maps the normed block input u (B, T, d) to the mixer output (B, T, d)

@@ -45,6 +45,7 @@ class StableMambaMixer(Mixer):
     """Stable-Mamba mixer. Shapes: u (B, T, d); x, x_in (B, T, 3E); B, C (B, T, N); h (B, 3E, N); y, gated (B, T, E)."""
 
     config_fields: ClassVar[frozenset[str]] = frozenset({"head_dim", "dt_rank"})
+    keep_float32: ClassVar[frozenset[str]] = frozenset({"tau_offset", "rho_logits", "D"})
     options_class = StableMambaOptions
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nano": {"state_size": 16, "head_dim": 16, "expand": 1},
