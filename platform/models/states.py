@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .kernels.conv_windows import windows_after
 from .run import Run
 
 
@@ -105,16 +106,8 @@ def windows(u: Tensor, history: Tensor, columns: Tensor, reset: Tensor | None) -
     u (B, T, E) inputs of this call; history (B, E, k-1) inputs before it; columns (B, P), -1 meaning before the call.
     Inputs from before the last reset at or before a step are zero there, as the convolution treats them.
     """
-    reach = history.shape[2]
-    joined = torch.cat([history.transpose(1, 2).to(u.dtype), u], 1)  # joined[:, j] is the input of step j - reach
-    index = columns[:, :, None] + 1 + torch.arange(reach, device=u.device)  # (B, P, k-1)
-    rows = torch.arange(len(u), device=u.device)[:, None, None]
-    window = joined[rows, index]  # (B, P, k-1, E)
-    if reset is not None:
-        document = torch.cat([reset.new_zeros(len(u), reach, dtype=torch.long), reset.long().cumsum(1)], 1)
-        here = document[rows[:, :, 0], columns + reach]
-        window = window.masked_fill((document[rows, index] != here[:, :, None])[..., None], 0)
-    return window.transpose(2, 3)
+    rows = torch.arange(len(u), device=u.device)[:, None].expand(columns.shape)
+    return windows_after(u, history, rows.flatten(), columns.flatten(), reset).unflatten(0, columns.shape)
 
 
 def edit_windows(

@@ -5,7 +5,7 @@ Each is a pure function of tensors with several backends (see `registry`): `refe
 `torch`, fast and always there; `numba`, compiled on first use, the default on a CPU where it exists. All take
 a reset mask for packed documents and what came before the first token (the recurrent state, which they also return, or
 the inputs themselves for `fft_conv`), and are differentiable in every floating argument. The `..._step` functions are
-one token of the same, for decoding.
+one token of the same, for decoding. docs/kernels.md has the options side by side, and what is not offered.
 
 Shapes: B batch, T time, E channels, N states per channel, R read-outs, H heads, P head width, G groups, K taps, L lags.
 Promises: float64 in, float64 throughout; any other floating type is computed in float32 and y returned in the type of

@@ -84,10 +84,13 @@ class Readout(NamedTuple):
     """The caller wants the final state; then the last entry of `positions` is the last time index."""
     order: tuple[int, ...] | None
     """For each requested position its place in `positions`; None when the caller asked for none."""
+    documents: tuple[Tensor, Tensor] | None = None
+    """For each document its row and the place of its last token in `positions`; None when the caller asked for none."""
 
     def answer(self, y: Tensor, states: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-        """`y` alone, or (y[, state][, states]) as requested; `states` is (batch, positions, ...)."""
-        if not self.final and self.order is None:
+        """`y` alone, or (y[, state][, states][, states of documents]) as requested; `states` is (batch, positions,
+        ...)."""
+        if not self.final and self.order is None and self.documents is None:
             return y
         assert states is not None
         found: tuple[Tensor, ...] = (y,)
@@ -98,11 +101,20 @@ class Readout(NamedTuple):
                 found += (states,)
             else:
                 found += (states.index_select(1, torch.tensor(self.order, dtype=torch.long, device=states.device)),)
+        if self.documents is not None:
+            found += (states[self.documents],)
         return found
 
 
-def readout(call: str, states_at: Tensor | Sequence[int] | None, return_state: bool, time: int) -> Readout:
-    """Read `states_at` (1-D tensor or list of indices in 0..time-1, any order, repeats allowed) and `return_state`."""
+def readout(
+    call: str,
+    states_at: Tensor | Sequence[int] | None,
+    return_state: bool,
+    time: int,
+    ends: tuple[Tensor, Tensor] | None = None,
+) -> Readout:
+    """Read `states_at` (1-D tensor or list of indices in 0..time-1, any order, repeats allowed) and `return_state`;
+    `ends`, rows and times, where the states of documents are wanted."""
     wanted: list[int] | None = None
     if isinstance(states_at, Tensor):
         if states_at.ndim != 1 or states_at.is_floating_point() or states_at.dtype == torch.bool:
@@ -119,6 +131,12 @@ def readout(call: str, states_at: Tensor | Sequence[int] | None, return_state: b
             f"{call}: states_at holds {outside[0]}, outside of 0..{time - 1} (the sequence has {time} steps)"
         )
     # An empty request still needs one state, to give the empty answer its shape.
-    distinct = sorted(set(wanted or []) | ({time - 1} if return_state or wanted == [] else set()))
-    order = None if wanted is None else tuple(distinct.index(index) for index in wanted)
-    return Readout(tuple(distinct), return_state, order)
+    last: list[int] = [] if ends is None else ends[1].tolist()
+    needed = return_state or wanted == [] or (ends is not None and not last)
+    distinct = sorted(set(wanted or []) | set(last) | ({time - 1} if needed else set()))
+    place = {position: slot for slot, position in enumerate(distinct)}
+    order = None if wanted is None else tuple(place[index] for index in wanted)
+    if ends is None:
+        return Readout(tuple(distinct), return_state, order)
+    slots = torch.tensor([place[index] for index in last], dtype=torch.long, device=ends[0].device)
+    return Readout(tuple(distinct), return_state, order, (ends[0], slots))

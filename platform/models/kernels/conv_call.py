@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from .arguments import expect_rank, expect_reset, expect_shape, floating, full_precision
+from .arguments import expect_rank, expect_shape, floating, full_precision
+from .conv_windows import last_windows, windows_after
+from .packing import Together, packing
 from .registry import select
+from .state_pool import pooled, starting_state
 
 
 def causal_conv(
@@ -16,18 +19,23 @@ def causal_conv(
     bias: Tensor | None = None,
     *,
     initial_state: Tensor | None = None,
+    state_rows: Tensor | None = None,
+    inplace: bool = False,
     reset: Tensor | None = None,
+    seq_idx: Tensor | None = None,
     return_state: bool = False,
+    return_document_states: bool = False,
     backend: str = "auto",
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, ...]:
     """The causal depthwise convolution in front of the scan, without an activation.
 
         y_t = bias + sum_{i<K} weight[:, i] u_{t-K+1+i}        (the last tap weighs the current token)
 
     u (B,T,E); weight (E,K); bias (E) or None. initial_state (B,E,K-1): the K-1 inputs before the first, oldest first,
-    zero if None. reset (B,T) bool: True where a new document starts, inputs before it do not reach outputs from it on.
-    Returns y (B,T,E), or (y, state (B,E,K-1)) with the last K-1 inputs, zero where they lie before the last document
-    start.
+    zero if None; or a pool (S,E,K-1) with state_rows. reset (B,T) bool: True where a new document starts, inputs before
+    it do not reach outputs from it on. seq_idx, state_rows, inplace: as in `selective_scan`; padding is not among the
+    inputs that a tap counts back. Returns y (B,T,E), or (y[, state (B,E,K-1)][, states of documents (documents,
+    E,K-1)]) with the last K-1 inputs of each, zero where they lie before the start of the document.
 
     Raises UsageError for the reasons listed in `selective_scan`.
     """
@@ -39,29 +47,41 @@ def causal_conv(
         raise UsageError(f"{call}: weight has shape {tuple(weight.shape)}, expected at least one tap")
     if bias is not None:
         expect_shape(call, "bias", bias, (channels,), "(channels,)")
-    if initial_state is not None:
-        expect_shape(call, "initial_state", initial_state, (batch, channels, taps - 1), "(batch, channels, taps - 1)")
-    expect_reset(call, reset, batch, time)
+    start = starting_state(
+        call, initial_state, state_rows, (batch, channels, taps - 1), "channels, taps - 1", written=return_state,
+        inplace=inplace,
+    )  # fmt: skip
+    packed = packing(call, reset, seq_idx, batch, time)
+    together = None if packed.keep is None else Together.of(packed.keep)
+    starts = packed.reset
     run = select("conv", u, backend, empty=not u.numel())
     with full_precision(u):
         u_, weight_, bias_, past = floating(
-            call, {"u": u, "weight": weight, "bias": bias, "initial_state": initial_state}
+            call, {"u": packed.silence(u), "weight": weight, "bias": bias, "initial_state": start}
         )
         assert u_ is not None
-        y = run(u_, weight_, bias_, past, reset).to(u.dtype)
-        return (y, _conv_state(u_, past, reset, taps - 1)) if return_state else y
+        if together is not None:
+            assert starts is not None
+            u_, starts = Together.move(u_, together.order), Together.move(starts, together.order)
+        y = run(u_, weight_, bias_, past, starts)
+        if together is not None:
+            y = packed.silence(Together.move(y, together.back))
+        found: tuple[Tensor, ...] = (y.to(u.dtype),)
+        if return_state and together is None:
+            found += (last_windows(u_, past, starts, taps - 1),)
+        elif return_state:
+            assert together is not None
+            rows = torch.arange(batch, device=u.device)
+            found += (_windows(u_, past, starts, rows, together.lengths - 1, taps),)
+        if return_document_states:
+            rows, ends = packed.ends(batch, time, u.device)
+            at = ends if together is None else together.back[rows, ends]
+            found += (_windows(u_, past, starts, rows, at, taps),)
+    if return_state:
+        return pooled(found, initial_state, state_rows, inplace)
+    return found if return_document_states else found[0]
 
 
-def _conv_state(u: Tensor, past: Tensor | None, reset: Tensor | None, window: int) -> Tensor:
-    """The last `window` inputs (B,E,window), oldest first, zero where they belong to an earlier document than the last
-    input."""
-    kept = u[:, max(0, u.shape[1] - window) :].transpose(1, 2)
-    missing = window - kept.shape[2]
-    if missing:
-        before = kept.new_zeros(*kept.shape[:2], missing) if past is None else past[..., past.shape[2] - missing :]
-        kept = torch.cat((before, kept), 2)
-    if reset is not None:
-        document = torch.nn.functional.pad(reset.cumsum(1), (window, 0))
-        old = document[:, document.shape[1] - window :] != document[:, -1:]
-        kept = kept.masked_fill(old[:, None, :], 0.0)
-    return kept
+def _windows(u: Tensor, past: Tensor | None, reset: Tensor | None, rows: Tensor, times: Tensor, taps: int) -> Tensor:
+    past = u.new_zeros(u.shape[0], u.shape[2], taps - 1) if past is None else past
+    return windows_after(u, past, rows, times, reset)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...errors import UsageError
-from .arguments import expect_rank, expect_reset, expect_shape, floating, full_precision
+from .arguments import expect_rank, expect_shape, floating, full_precision
+from .packing import Together, packing
 from .registry import select
 
 
@@ -16,6 +17,7 @@ def fft_conv(
     *,
     history: Tensor | None = None,
     reset: Tensor | None = None,
+    seq_idx: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """The causal convolution with a filter as long as the text (Poli et al., Hyena, arXiv 2302.10866, section 3).
@@ -25,7 +27,8 @@ def fft_conv(
     u (B,T,E); kernel (E,L), L shorter or longer than T; D (E) or None. history (B,E,S): the S inputs before the first,
     oldest first, any S (only the last L-1 matter), none if None; a text in pieces, each with the inputs before it as
     history, gives what the whole text gives. reset (B,T) bool: True where a new document starts, inputs before it, the
-    history among them, do not reach outputs from it on. Returns y (B,T,E).
+    history among them, do not reach outputs from it on. seq_idx: as in `selective_scan`; padding is not among the
+    inputs that a lag counts back. Returns y (B,T,E).
 
     Exactly causal: y_t has the same bits whatever comes after it, and its gradient there is exactly zero. `torch` pays
     for that with blocks, `reference` with a loop; one FFT over the text would mix later inputs in by rounding. But one
@@ -44,12 +47,18 @@ def fft_conv(
     if history is not None:
         earlier = history.shape[-1] if history.ndim == 3 else 0
         expect_shape(call, "history", history, (batch, channels, earlier), "(batch, channels, earlier inputs)")
-    expect_reset(call, reset, batch, time)
+    packed = packing(call, reset, seq_idx, batch, time)
+    starts = packed.reset
     run = select("fft_conv", u, backend, empty=not u.numel())
     with full_precision(u):
-        u_, kernel_, D_, past = floating(call, {"u": u, "kernel": kernel, "D": D, "history": history})
+        u_, kernel_, D_, past = floating(call, {"u": packed.silence(u), "kernel": kernel, "D": D, "history": history})
         assert u_ is not None
         if past is not None:
             past = past[..., max(0, past.shape[2] - (lags - 1)) :]
             past = past if past.shape[2] else None
-        return run(u_, kernel_, D_, past, reset).to(u.dtype)
+        if packed.keep is None:
+            return run(u_, kernel_, D_, past, starts).to(u.dtype)
+        together = Together.of(packed.keep)
+        assert starts is not None
+        y = run(Together.move(u_, together.order), kernel_, D_, past, Together.move(starts, together.order))
+        return packed.silence(Together.move(y, together.back)).to(u.dtype)

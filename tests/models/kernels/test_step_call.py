@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mplat.errors import UsageError
 from mplat.models.kernels import causal_conv, conv_step, scan_step, selective_scan, ssd, ssd_step
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -134,6 +135,83 @@ def test_low_precision_tokens_are_computed_in_float32_under_autocast_too(case):
         y, after = stepwise(step, tensors, inplace=False)
     assert y.dtype == torch.bfloat16 and after.dtype == tensors[state].dtype
     assert torch.equal(y, expected.to(torch.bfloat16))
+
+
+def one_token(tensors: Tensors) -> tuple[Tensor, Tensors]:
+    """The state and the other arguments of a step."""
+    state, *rest = tensors
+    return tensors[state], {name: tensors[name][:, 0] if name in PER_TOKEN else tensors[name] for name in rest}
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["new state", "in place"])
+@pytest.mark.parametrize("readouts", [None, 2])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_groups_of_b_and_c_in_a_scan_step(groups, readouts, inplace):
+    state, now = one_token(scan_problem(1, 4, 6, readouts))
+    g = torch.Generator().manual_seed(7)
+    now["B"] = torch.randn(2, groups, 4, generator=g, dtype=torch.float64)
+    now["C"] = torch.randn(2, *(() if readouts is None else (readouts,)), groups, 4, generator=g, dtype=torch.float64)
+    B, C = (now[name].repeat_interleave(6 // groups, -2) for name in "BC")  # (..., E, N)
+    after = torch.exp(now["delta"][:, :, None] * now["A"]) * state + (now["delta"] * now["x"])[:, :, None] * B
+    expected = (C * (after if readouts is None else after[:, None])).sum(-1)
+    (expected if readouts is None else expected[:, 0]).add_(now["D"] * now["x"])
+    y, found = scan_step(state.clone(), **now, inplace=inplace)
+    torch.testing.assert_close(found, after, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(UsageError, match="6 channels, which do not divide into the 4 groups"):
+        scan_step(state, **now | {"B": torch.ones(2, 4, 4, dtype=torch.float64)})
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["new state", "in place"])
+@pytest.mark.parametrize("own", ["delta", "A", "A of each state", "D", "all"])
+def test_a_delta_an_a_and_a_d_for_every_channel_of_a_head(own, inplace):
+    state, now = one_token(ssd_problem(1))
+    g = torch.Generator().manual_seed(7)
+    if own in ("delta", "all"):
+        now["delta"] = torch.rand(2, 6, 3, generator=g, dtype=torch.float64)
+    if own in ("A", "A of each state", "all"):
+        now["A"] = -torch.rand(6, 3, *(() if own == "A" else (5,)), generator=g, dtype=torch.float64)
+    if own in ("D", "all"):
+        now["D"] = torch.randn(6, 3, generator=g, dtype=torch.float64)
+    after, expected = torch.empty_like(state), torch.empty_like(now["x"])
+    for b in range(2):
+        for head in range(6):
+            for p in range(3):
+                delta, A, D = (
+                    now[name][at + ((head, p) if now[name].ndim > len(at) + 1 else (head,))]
+                    for name, at in (("delta", (b,)), ("A", ()), ("D", ()))
+                )
+                x, B, C = now["x"][b, head, p], now["B"][b, head // 3], now["C"][b, head // 3]
+                after[b, head, p] = torch.exp(delta * A) * state[b, head, p] + delta * x * B
+                expected[b, head, p] = after[b, head, p] @ C + D * x
+    y, found = ssd_step(state.clone(), **now, inplace=inplace)
+    torch.testing.assert_close(found, after, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    names = [name for name in now if now[name].is_floating_point()]
+    leaves = [now[name].clone().requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(
+        lambda *values: ssd_step(state, **dict(zip(names, values, strict=True))), leaves, fast_mode=True
+    )
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["new pool", "in place"])
+@pytest.mark.parametrize("case", ["scan", "scan, three read-outs", "ssd", "conv", "conv, one tap"])
+def test_a_step_takes_states_from_the_rows_of_a_pool(case, inplace):
+    """The first sequence has row 3, the second none: it starts from zero and leaves nothing."""
+    step, _, problem = CASES[case]
+    state, now = one_token(problem(1))
+    pool = torch.randn(5, *state.shape[1:], generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    pool[3] = state[0]
+    before = pool.clone()
+    expected, after = step(torch.stack([state[0], torch.zeros_like(state[1])]), **now)
+    y, found = step(pool, **now, state_rows=torch.tensor([3, -1]), inplace=inplace)
+    assert torch.equal(y, expected)
+    assert torch.equal(found, before.index_copy(0, torch.tensor([3]), after[:1]))
+    assert torch.equal(pool, found if inplace else before)
+    with pytest.raises(UsageError, match="state_rows holds 1 twice"):
+        step(pool, **now, state_rows=torch.tensor([1, 1]))
+    with pytest.raises(UsageError, match="holds 5, which is neither"):
+        step(pool, **now, state_rows=torch.tensor([1, 5]))
 
 
 class Counted(TorchDispatchMode):
