@@ -90,7 +90,7 @@ def bootstrap_ratio(
         return Estimate(len(a), float(a.sum() / b.sum()) if len(a) else None, None, None)
     rng = np.random.default_rng(seed)
     ratios = []
-    for rows in _blocks(n_resamples, len(a)):
+    for rows in blocks(n_resamples, len(a)):
         chosen = rng.integers(0, len(a), size=(rows, len(a)))
         ratios.append(a[chosen].sum(axis=1) / b[chosen].sum(axis=1))
     tail = (1 - confidence) / 2
@@ -129,7 +129,7 @@ def sign_flip_p(differences: ArrayLike, *, seed: int, n_draws: int = 10_000) -> 
         return float(np.mean(np.abs(sums) >= threshold))
     rng = np.random.default_rng(seed)
     hits = 0
-    for rows in _blocks(n_draws, len(moved)):
+    for rows in blocks(n_draws, len(moved)):
         signs = 1.0 - 2.0 * rng.integers(0, 2, size=(rows, len(moved)))
         hits += int(np.sum(np.abs(signs @ moved) >= threshold))
     return (1 + hits) / (1 + n_draws)
@@ -167,7 +167,7 @@ def correlations(
     observed = dx @ dy
     hits = np.zeros(len(known), np.int64)
     rng = np.random.default_rng(seed)
-    for count in _blocks(n_draws, len(y)):
+    for count in blocks(n_draws, len(y)):
         drawn = rng.permuted(np.broadcast_to(dy, (count, len(dy))), axis=1) @ dx.T
         hits += (np.abs(drawn) >= np.abs(observed) - 1e-12).sum(0)  # rounding makes no equal pairing less extreme
     found = [Correlation(len(y), None, None) for _ in rows]
@@ -233,11 +233,12 @@ def _checked(values: ArrayLike, confidence: float) -> Floats:
 def _resampled_means(x: Floats, n_resamples: int, seed: int) -> Floats:
     """Means (n_resamples,) of samples drawn from x with replacement."""
     rng = np.random.default_rng(seed)
-    blocks = [x[rng.integers(0, len(x), size=(rows, len(x)))].mean(axis=1) for rows in _blocks(n_resamples, len(x))]
-    return np.concatenate(blocks)
+    means = [x[rng.integers(0, len(x), size=(rows, len(x)))].mean(axis=1) for rows in blocks(n_resamples, len(x))]
+    return np.concatenate(means)
 
 
-def _blocks(total: int, width: int) -> Iterator[int]:
+def blocks(total: int, width: int) -> Iterator[int]:
+    """Sizes that add up to `total`, of as many rows of `width` values as memory shall hold at once."""
     step = max(1, _CELLS_AT_ONCE // width)
     for start in range(0, total, step):
         yield min(step, total - start)

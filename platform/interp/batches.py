@@ -19,13 +19,15 @@ from ..models.prefill import pad
 class Item:
     """One question as token ids; `answer` is the first accepted answer, preceded by a blank.
 
-    fact: the tokens (start, stop) of the prompt that state the answer; None where it does not state it.
+    fact: the tokens (start, stop) of the prompt that state the answer; None where it does not state it. kind: sort of
+    question, its category and number of hops; None where nothing is known of it.
     """
 
     id: str
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     fact: tuple[int, int] | None = None
+    kind: str | None = None
 
     @property
     def distance(self) -> int | None:
@@ -35,13 +37,14 @@ class Item:
     def to_json(self) -> dict[str, Any]:
         """As a worker receives it."""
         fact = None if self.fact is None else list(self.fact)
-        return {"id": self.id, "prompt": list(self.prompt), "answer": list(self.answer), "fact": fact}
+        return {"id": self.id, "prompt": list(self.prompt), "answer": list(self.answer), "fact": fact,
+                "kind": self.kind}  # fmt: skip
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Item:
         """The inverse of `to_json`."""
         fact = None if value["fact"] is None else (value["fact"][0], value["fact"][1])
-        return cls(value["id"], tuple(value["prompt"]), tuple(value["answer"]), fact)
+        return cls(value["id"], tuple(value["prompt"]), tuple(value["answer"]), fact, value.get("kind"))
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

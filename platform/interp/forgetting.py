@@ -1,8 +1,9 @@
 """What the tokens of a prompt leave of what was stated in it: one pass over a batch, all recurrences of the model.
 
 Delta depends on the token, so the same coordinate forgets faster in one text than in another. For each recurrence the
-pass gives, over its prompts, the moments of Delta and of the horizon at the last token; and for each prompt that states
-its answer, how much the tokens between the fact and the end leave of it, beside whether the answer is right.
+pass gives, over its prompts, the moments of Delta, of the horizon at the last token and of whether the prompt ended
+before it; and for each prompt that states its answer, how much the tokens between the fact and the end leave of it,
+beside whether the answer is right.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BATCH_SCHEMA = pa.schema([
     *_KEYS,
     pa.field("survival", pa.float64()), pa.field("surviving", pa.float64()),
     pa.field("correct", pa.bool_()), pa.field("logprob", pa.float64()), pa.field("status", pa.string()),
-    *(pa.field(f"{of}_{name}", kind) for of in ("delta", "horizon") for name, kind in
+    *(pa.field(f"{of}_{name}", kind) for of in ("delta", "horizon", "censored") for name, kind in
       (("n", pa.int64()), ("mean", pa.list_(pa.float64())), ("m2", pa.list_(pa.float64())))),
 ])  # fmt: skip
 
@@ -84,8 +85,14 @@ def _rows(decay: Decay, items: Sequence[Item], deltas: Sequence[Tensor], theta: 
     kept = [delta for delta, good in zip(deltas, finite, strict=True) if good]
     steps = moments_of(torch.cat(kept).numpy() if kept else np.zeros((0, len(decay.A))))
     horizons = [horizon(decay.rate, delta, theta).flatten().double().numpy() for delta in kept]
-    reach = moments_of(np.stack(horizons) if kept else np.zeros((0, decay.A.numel())))
-    return [*rows, place | _fields("delta", steps) | _fields("horizon", reach)]
+    found = np.stack(horizons) if kept else np.zeros((0, decay.A.numel()))
+    # a horizon of all tokens: the prompt ends before its share is lost
+    ended = found >= np.array([len(delta) for delta in kept]).reshape(-1, 1)
+    return [
+        *rows,
+        place | _fields("delta", steps) | _fields("horizon", moments_of(found))
+        | _fields("censored", moments_of(ended.astype(np.float64))),
+    ]  # fmt: skip
 
 
 def _fields(name: str, moments: Moments) -> dict[str, Any]:

@@ -45,6 +45,12 @@ class Encoded:
         return plan_shards(self.lengths, batch_size)
 
 
+def kind_of(question: Question) -> str | None:
+    """The sort of question, within which prompts are compared: category and number of hops, as far as known."""
+    hops = None if question.hops is None else f"{question.hops} hop{'' if question.hops == 1 else 's'}"
+    return ", ".join(part for part in (question.category, hops) if part) or None
+
+
 def plan_digest(plan: Sequence[Shard]) -> str:
     """Digest of which items meet in which batch, in which order."""
     return digest_of([list(shard.items) for shard in plan])
@@ -84,7 +90,7 @@ def encode(model: LanguageModel, questions: Sequence[Question], *, max_tokens: i
         else:
             answer = ids(" " + text)
             fact = stated_at(question, prompt.tokens, answer, ids)
-            items.append(Item(question.id, tuple(prompt.tokens), tuple(answer), fact))
+            items.append(Item(question.id, tuple(prompt.tokens), tuple(answer), fact, kind_of(question)))
     if not items:
         first = excluded[0]
         raise InputError(f"none of the {len(questions)} questions can be used; the first, {first.id!r}: {first.reason}")

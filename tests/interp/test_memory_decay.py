@@ -169,17 +169,70 @@ def traced(effects: dict[tuple[str, str, int, int], float], *, correct: bool = T
 
 def test_restoration_over_distance_is_the_mean_over_prompts_of_what_was_traced() -> None:
     decay = {0: 0.8, 1: 0.4, 2: 0.2, 4: 0.05}
-    effects = {(q, "h_post", 0, d): size * e for q, size in (("a", 1.0), ("b", 0.5)) for d, e in decay.items()}
+    sizes = {"a": 1.0, "b": 0.5, "c": 0.75, "d": 0.7, "e": 0.8, "f": 0.75}
+    effects = {(q, "h_post", 0, d): size * e for q, size in sizes.items() for d, e in decay.items()}
     effects |= {("a", "conv_state", 0, 0): 0.1, ("a", "mixer_out", 0, 0): 9.0}
     tables = run_step("memory_decay", nano("mamba"), ITEMS, upstream={"fact_tracing": traced(effects)})
     curve = rows(tables["restoration"], site="h_post", layer=0)
     assert [row["distance"] for row in curve] == [0, 1, 2, 4]
     np.testing.assert_allclose([row["effect"] for row in curve], [0.75 * e for e in decay.values()])
     np.testing.assert_allclose([row["fraction"] for row in curve], [0.75 * e / 0.8 for e in decay.values()])
-    assert all(row["low"] <= row["effect"] <= row["high"] and row["n_prompts"] == 2 for row in curve)
+    assert all(row["low"] <= row["effect"] <= row["high"] and row["n_prompts"] == 6 for row in curve)
     assert rows(tables["restoration"], site="conv_state")[0]["low"] is None  # one prompt has no interval
     assert not rows(tables["restoration"], site="mixer_out")
-    assert [row["restored_half"] for row in tables["layers"].to_pylist()] == [1, None]
+    first, second = tables["layers"].to_pylist()
+    assert (first["restored_half"], first["restored_half_low"], first["restored_half_high"]) == (1, 1, 1)
+    assert not first["restored_half_censored"] and first["restored_prompts"] == 6
+    assert first["restored_p"] == first["restored_p_holm"] == 2**-6  # one of all signs is as extreme: all as they are
+    assert {value for name, value in second.items() if name.startswith("restored_")} == {None}
+
+
+def test_distances_are_compared_over_the_same_prompts_and_farther_ones_marked() -> None:
+    """Long prompts remember all, short ones little: the mean over whoever is long enough would rise with distance."""
+    effects = {(f"long{i}", "h_post", 0, d): 0.8 - 0.04 * i for i in range(4) for d in (0, 4, 32, 128)}
+    effects |= {(f"short{i}", "h_post", 0, d): 0.1 / (1 + d) + 0.01 * i for i in range(6) for d in (0, 4)}
+    layers, restoration = (
+        run_step("memory_decay", nano("mamba"), ITEMS, upstream={"fact_tracing": traced(effects)})[part]
+        for part in ("layers", "restoration")
+    )
+    curve = rows(restoration, site="h_post", layer=0)
+    assert [(r["distance"], r["same_prompts"], r["n_prompts"]) for r in curve] == [
+        (0, True, 10), (4, True, 10), (32, False, 4), (128, False, 4),
+    ]  # fmt: skip
+    row = layers.to_pylist()[0]
+    assert (row["restored_half"], row["restored_half_censored"], row["restored_half_high"]) == (4, True, None)
+    assert row["restored_prompts"] == 10
+
+
+@pytest.mark.parametrize("planted", [0.0, 0.5])
+def test_no_half_distance_is_given_where_no_effect_is_shown(planted: float) -> None:
+    """Prompts whose effects cancel exactly but for `planted`: every interval contains zero without it."""
+    noise = {(f"{sign}{i}", d): sign * (0.1 + 0.01 * i + 0.02 * d) for i in range(6) for sign in (1, -1)
+             for d in range(4)}  # fmt: skip
+    effects = {(q, "h_post", 0, d): value + planted * 2.0**-d for (q, d), value in noise.items()}
+    tables = run_step("memory_decay", nano("mamba"), ITEMS, upstream={"fact_tracing": traced(effects)})
+    row, curve = tables["layers"].to_pylist()[0], rows(tables["restoration"], layer=0)
+    if planted:
+        assert row["restored_half"] == 1 and row["restored_p_holm"] < 0.01
+        assert row["restored_half_low"] <= 1 <= row["restored_half_high"]
+    else:
+        assert all(r["low"] < 0 < r["high"] for r in curve)
+        assert row["restored_half"] is None and row["restored_half_censored"] is None and row["restored_p"] > 0.05
+
+
+def test_horizons_longer_than_the_prompt_are_counted_as_censored() -> None:
+    model = steady("mamba", step=math.log(2.0) / 6)  # rates 0.7 and more: half-lives of 8.6 tokens and less
+    tables = run_step("memory_decay", model, ITEMS, upstream={"fact_tracing": NOTHING_TRACED})
+    lengths = np.array([len(item.prompt) for item in ITEMS])
+    for row in rows(tables["half_lives"], layer=0):
+        life = row["half_life_tokens"]
+        assert row["horizon_censored"] == pytest.approx(np.mean(lengths <= math.floor(life * (1 + 1e-9))))
+        assert row["extrapolated"] == (life > lengths.max())
+        assert row["horizon_tokens"] == pytest.approx(np.minimum(math.floor(life * (1 + 1e-9)), lengths).mean())
+    first = tables["layers"].to_pylist()[0]
+    assert 0 < first["horizon_censored"] < 1
+    slow = run_step("memory_decay", steady("mamba", rate=1e-6), ITEMS, upstream={"fact_tracing": NOTHING_TRACED})
+    assert {(r["horizon_censored"], r["extrapolated"]) for r in slow["half_lives"].to_pylist()} == {(1.0, True)}
 
 
 def test_only_prompts_that_are_answered_rightly_count_unless_all_are_asked_for() -> None:

@@ -3,18 +3,22 @@
 Three views of one question, in the same unit, tokens after the fact:
 
 - `half_lives`: ln 2 / (Delta |A|) of every state coordinate at its mean Delta; and, with Delta token by token, its
-  horizon at the end of a prompt, max k with S(k) = exp(-|A| sum of the last k Deltas) >= theta, mean over prompts.
+  horizon at the end of a prompt, max k with S(k) = exp(-|A| sum of the last k Deltas) >= theta, mean over prompts. A
+  prompt that ends before a coordinate has forgotten bounds its horizon from below only: such are counted as censored.
 - `restoration`: the mean effect of restoring the state after step fact + distance into a run whose fact is noise, from
   `fact_tracing`. Convolutions alone carry a fact over a few tokens: their window stands beside it as the control.
-- `behaviour`: share of right answers by the distance of the fact, with what the decays leave of it.
+- `behaviour`: share of right answers by the distance of the fact, with what the decays leave of it, over all prompts
+  and within each sort of question: far facts stand in other questions than near ones.
 
 `layers` puts the first two side by side. A coordinate with a long half-life can keep a fact and need not: the first
-view is a bound, the second an effect. A post-step state at the prompt's last token is read by nobody and left out.
+view is a bound, the second an effect. A half-distance of restoration is given only where restoring has an effect above
+zero (see `fading`; Holm over the recurrences) whose interval at the curve's peak lies above zero, and it comes with its
+own interval. A post-step state at the prompt's last token is read by nobody and left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +26,11 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
-from ...eval.statistics import bootstrap_mean, wilson
+from ...eval.statistics import bootstrap_mean, holm, wilson
+from ..batches import Item
 from ..columns import column
 from ..decays import Decay, decays_of, half_life
+from ..fading import Fading, fading, same_prompts
 from ..forgetting import BATCH_SCHEMA, batch_forgetting
 from ..moments import Moments, merge_all
 from ..registry import Job, StepSettings, Tables, step
@@ -42,7 +48,7 @@ class Settings(StepSettings):
     traced: Literal["correct", "all"] = "correct"
     """traced prompts that count: those whose answer's first token the model finds most probable, or all"""
     resamples: int = Field(2000, ge=100, le=1_000_000)
-    """of the bootstrap"""
+    """of the bootstrap, and random signs where prompts are too many to try all"""
     confidence: float = Field(0.95, gt=0, lt=1)
 
 
@@ -59,16 +65,28 @@ HALF_LIVES_SCHEMA = pa.schema([
     column("state", pa.int32(), "coordinate of the unit; null where all of them decay alike"),
     column("delta_mean", pa.float64(), "mean Delta over all tokens of the prompts; null for modal filters"),
     column("half_life_tokens", pa.float64(), "ln 2 / (mean Delta |A|)"),
-    column("horizon_tokens", pa.float64(), "horizon at theta at the last token, mean over prompts; at most the prompt"),
+    column("extrapolated", pa.bool_(), "whether that is longer than the longest prompt, so that no prompt shows it"),
+    column("horizon_tokens", pa.float64(), "horizon at theta at the last token, mean over prompts; at most the prompt: "
+           "a lower bound where horizon_censored is above 0"),
+    column("horizon_censored", pa.float64(), "share of prompts that end before theta is reached"),
     _PROMPTS, _STATUS,
 ])  # fmt: skip
 LAYERS_SCHEMA = pa.schema([
     *_PLACE,
     *(column(f"half_life_q{round(100 * q):02d}", pa.float64(), f"quantile {q} of half_life_tokens") for q in QUANTILES),
     *(column(f"horizon_q{round(100 * q):02d}", pa.float64(), f"quantile {q} of horizon_tokens") for q in QUANTILES),
+    column("horizon_censored", pa.float64(), "share of pairs of coordinate and prompt where the prompt ends before "
+           "theta is reached; above 0 the upper quantiles of horizon_tokens are lower bounds"),
     column("survival", pa.float64(), "what is left of the fact at the last token, mean over coordinates and prompts"),
-    column("restored_half", pa.int32(), "largest traced distance with at least half of the largest mean effect of "
-           "h_post over distances; null where it was not traced or no effect is positive"),
+    column("restored_half", pa.int32(), "half-distance of restoring h_post: the last traced distance before its mean "
+           "effect, over the same prompts at every distance, falls below half of its maximum; null where it was not "
+           "traced, or no effect above zero is shown"),
+    column("restored_half_low", pa.int32(), "lower end of its bootstrap interval"),
+    column("restored_half_high", pa.int32(), "upper end; null where it lies beyond the farthest distance"),
+    column("restored_half_censored", pa.bool_(), "the effect never falls below half: restored_half is a lower bound"),
+    column("restored_p", pa.float64(), "one-sided sign-flip p-value of no effect of h_post above zero at any distance"),
+    column("restored_p_holm", pa.float64(), "corrected for all recurrences"),
+    column("restored_prompts", pa.int32(), "prompts behind restored_half"),
     _STATUS,
 ])  # fmt: skip
 RESTORATION_SCHEMA = pa.schema([
@@ -80,9 +98,12 @@ RESTORATION_SCHEMA = pa.schema([
     column("high", pa.float64(), "upper end"),
     column("fraction", pa.float64(), "effect over the mean of clean minus corrupted metric of the same prompts; null "
            "where that is not positive"),
+    column("same_prompts", pa.bool_(), "whether the row is of the prompts that have every distance up to the farthest "
+           "that half of them have: such rows of a layer and site are comparable; others are of those long enough"),
     _PROMPTS, _STATUS,
 ])  # fmt: skip
 BEHAVIOUR_SCHEMA = pa.schema([
+    column("kind", pa.string(), "category and hops of the questions; null: all of them together"),
     column("distance_from", pa.int32(), "tokens from the fact's end to the prompt's last token, at least"),
     column("distance_to", pa.int32(), "at most"),
     column("accuracy", pa.float64(), "share of teacher-forced answers that are right"),
@@ -94,9 +115,11 @@ BEHAVIOUR_SCHEMA = pa.schema([
 ])  # fmt: skip
 
 Rows = list[dict[str, Any]]
+#: (site, layer) -> prompt -> distance -> its row of `fact_tracing`
+Curves = dict[tuple[str, int], dict[str, dict[int, dict[str, Any]]]]
 
 
-@step("memory_decay", version=1, needs=("fact_tracing",), settings=Settings, seeded=True)
+@step("memory_decay", version=2, needs=("fact_tracing",), settings=Settings, seeded=True)
 def memory_decay(job: Job) -> Tables:
     """How long the state keeps a fact: half-lives, restoration against distance, accuracy against distance."""
     found = {layer: decays_of(job.model, layer) for layer in job.layers}
@@ -104,11 +127,14 @@ def memory_decay(job: Job) -> Tables:
     without: Rows = [{"layer": layer, "status": NOT_APPLICABLE} for layer, its in found.items() if not its]
     arguments = {"layers": list(job.layers), "theta": job.settings.theta}
     passed = job.map(batch_forgetting, BATCH_SCHEMA, arguments).to_pylist()
-    restoration = _restoration(job)
-    spectra = {(decay.layer, decay.site): _half_lives(decay, passed) for decay in decays}
+    curves = _curves(job)
+    restoration = _restoration(job, curves)
+    half_distances = _half_distances(decays, curves, restoration, job)
+    longest = max((len(item.prompt) for item in job.items), default=0)
+    spectra = {(decay.layer, decay.site): _half_lives(decay, passed, longest) for decay in decays}
     tables = {
         "half_lives": ([row for rows in spectra.values() for row in rows] + without, HALF_LIVES_SCHEMA),
-        "layers": ([_layer(d, spectra, passed, restoration) for d in decays] + without, LAYERS_SCHEMA),
+        "layers": ([_layer(d, spectra, passed, half_distances) for d in decays] + without, LAYERS_SCHEMA),
         "restoration": (restoration, RESTORATION_SCHEMA),
         "behaviour": (_behaviour(job, passed), BEHAVIOUR_SCHEMA),
     }
@@ -119,7 +145,7 @@ def _of(rows: Rows, decay: Decay) -> Rows:
     return [row for row in rows if (row["layer"], row["site"]) == (decay.layer, decay.site)]
 
 
-def _half_lives(decay: Decay, passed: Rows) -> Rows:
+def _half_lives(decay: Decay, passed: Rows, longest: int) -> Rows:
     parts = [row for row in _of(passed, decay) if row["question_id"] is None]
 
     def merged(name: str, width: int) -> Moments:
@@ -128,6 +154,7 @@ def _half_lives(decay: Decay, passed: Rows) -> Rows:
 
     units, count = decay.A.shape
     delta, reach = merged("delta", units), merged("horizon", units * count)
+    censored = merged("censored", units * count)
     shared = count == 1 and decay.delta is not None
     lives = half_life(decay.rate, torch.from_numpy(delta.mean)) if delta.n else torch.full((units, count), torch.nan)
     result: Rows = []
@@ -137,7 +164,9 @@ def _half_lives(decay: Decay, passed: Rows) -> Rows:
             values = {
                 "delta_mean": None if decay.delta is None else float(delta.mean[unit]),
                 "half_life_tokens": float(lives[unit, state]),
+                "extrapolated": bool(lives[unit, state] > longest),
                 "horizon_tokens": float(reach.mean[unit * count + state]),
+                "horizon_censored": float(censored.mean[unit * count + state]),
                 "status": "ok",
             }
             row |= {"n_prompts": reach.n}
@@ -145,7 +174,9 @@ def _half_lives(decay: Decay, passed: Rows) -> Rows:
     return result
 
 
-def _layer(decay: Decay, spectra: dict[tuple[int, str], Rows], passed: Rows, restoration: Rows) -> dict[str, Any]:
+def _layer(
+    decay: Decay, spectra: dict[tuple[int, str], Rows], passed: Rows, half_distances: dict[tuple[int, str], Any]
+) -> dict[str, Any]:
     row: dict[str, Any] = {"layer": decay.layer, "site": decay.site, "status": "ok"}
     spectrum = spectra[decay.layer, decay.site]
     if any(r["status"] != "ok" for r in spectrum):
@@ -153,40 +184,71 @@ def _layer(decay: Decay, spectra: dict[tuple[int, str], Rows], passed: Rows, res
     for name, label in (("half_life_tokens", "half_life"), ("horizon_tokens", "horizon")):
         values = np.quantile([r[name] for r in spectrum], QUANTILES)
         row |= {f"{label}_q{round(100 * q):02d}": float(v) for q, v in zip(QUANTILES, values, strict=True)}
+    row["horizon_censored"] = float(np.mean([r["horizon_censored"] for r in spectrum]))
     left = [r["survival"] for r in _of(passed, decay) if r["question_id"] is not None and r["status"] == "ok"]
     row["survival"] = float(np.mean(left)) if left else None
-    curve: dict[int, float] = {}
-    if decay.site == "mixer":  # `h_post` is the state of the block's own mixer, not of one added to it
-        here = (decay.layer, "h_post", "ok")
-        curve = {
-            r["distance"]: r["effect"] for r in restoration if (r.get("layer"), r.get("site"), r["status"]) == here
-        }
-    peak = max(curve.values(), default=0.0)
-    row["restored_half"] = max(d for d, effect in curve.items() if effect >= peak / 2) if peak > 0 else None
-    return row
+    return row | half_distances.get((decay.layer, decay.site), {})
 
 
-def _restoration(job: Job) -> Rows:
-    """Mean effects over prompts by site, layer and distance."""
-    traced = job.upstream["fact_tracing"][""].to_pylist()
-    cells: dict[tuple[str, int, int], Rows] = {}
-    failed = 0
-    for row in traced:
-        failed += row["status"] == "model_nonfinite"
+def _curves(job: Job) -> Curves:
+    """What counts of the traces, in the order of sites and layers."""
+    found: Curves = {}
+    for row in job.upstream["fact_tracing"][""].to_pylist():
         if row["status"] != "ok" or row["site"] not in MEMORY or row["distance"] < 0 or not is_read(row):
             continue
         if row["correct"] or job.settings.traced == "all":
-            cells.setdefault((row["site"], row["layer"], row["distance"]), []).append(row)
-    order = sorted(cells, key=lambda cell: (MEMORY.index(cell[0]), *cell[1:]))
+            curve = found.setdefault((row["site"], row["layer"]), {})
+            curve.setdefault(row["question_id"], {})[row["distance"]] = row
+    return {key: found[key] for key in sorted(found, key=lambda key: (MEMORY.index(key[0]), key[1]))}
+
+
+def _effects(curve: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, dict[int, float]]:
+    return {id_: {distance: row["effect"] for distance, row in rows.items()} for id_, rows in curve.items()}
+
+
+def _restoration(job: Job, curves: Curves) -> Rows:
+    """Mean effects over prompts by site, layer and distance."""
     result: Rows = []
-    for site, layer, distance in order:
-        rows = cells[site, layer, distance]
-        about = {"site": site, "layer": layer, "distance": distance, "n_prompts": len(rows), "status": "ok"}
-        mean = _interval([row["effect"] for row in rows], job)
-        total = float(np.mean([row["metric_clean"] - row["metric_corrupted"] for row in rows]))
-        result.append(about | mean | {"fraction": mean["effect"] / total if total > 0 else None})
+    for (site, layer), curve in curves.items():
+        ids, comparable = same_prompts(_effects(curve))
+        for distance in sorted({d for of_prompt in curve.values() for d in of_prompt}):
+            same = distance in comparable
+            rows = [curve[id_][distance] for id_ in (ids if same else curve) if distance in curve[id_]]
+            about = {"site": site, "layer": layer, "distance": distance, "same_prompts": same, "n_prompts": len(rows)}
+            mean = _interval([row["effect"] for row in rows], job)
+            total = float(np.mean([row["metric_clean"] - row["metric_corrupted"] for row in rows]))
+            fraction = mean["effect"] / total if total > 0 else None
+            result.append(about | mean | {"fraction": fraction, "status": "ok"})
+    failed = any(row["status"] == "model_nonfinite" for row in job.upstream["fact_tracing"][""].to_pylist())
     nothing = "model_nonfinite" if failed else NOT_APPLICABLE  # no state, no stated fact, or none answered rightly
     return result or [{"n_prompts": 0, "status": nothing}]
+
+
+def _half_distances(
+    decays: Sequence[Decay], curves: Curves, restoration: Rows, job: Job
+) -> dict[tuple[int, str], dict[str, Any]]:
+    """The columns `restored_...` of the recurrences that were traced."""
+    how = {"seed": job.seed, "confidence": job.settings.confidence, "n_resamples": job.settings.resamples}
+    found: dict[int, Fading] = {}
+    for decay in decays:
+        curve = curves.get(("h_post", decay.layer))
+        if curve is None or decay.site != "mixer":  # `h_post` is the state of the block's own mixer, of no added one
+            continue
+        ids, distances = same_prompts(_effects(curve))
+        if distances:
+            values = [[curve[id_][d]["effect"] for d in distances] for id_ in ids]
+            found[decay.layer] = fading(np.reshape(values, (len(ids), len(distances))), distances, **how)
+    lows = {(r["layer"], r["distance"]): r["low"] for r in restoration if r.get("site") == "h_post"}
+    result: dict[tuple[int, str], dict[str, Any]] = {}
+    corrected = holm([of.p for of in found.values()])
+    for (layer, of), p_holm in zip(found.items(), corrected, strict=True):
+        row: dict[str, Any] = {"restored_p": of.p, "restored_p_holm": p_holm, "restored_prompts": of.n}
+        low = None if of.peak is None else lows[layer, of.peak]
+        if p_holm is not None and p_holm <= 1 - job.settings.confidence and low is not None and low > 0:
+            row |= {"restored_half": of.half, "restored_half_low": of.low, "restored_half_high": of.high}
+            row["restored_half_censored"] = of.censored
+        result[layer, "mixer"] = row
+    return result
 
 
 def _interval(values: Sequence[float], job: Job) -> dict[str, Any]:
@@ -198,8 +260,16 @@ def _interval(values: Sequence[float], job: Job) -> dict[str, Any]:
 
 
 def _behaviour(job: Job, passed: Rows) -> Rows:
-    """Accuracy by distance, in bins that double."""
-    distances = {item.id: item.distance for item in job.items if item.distance is not None}
+    """Accuracy by distance, in bins that double, over all prompts and where there are several kinds within each."""
+    kinds = sorted({item.kind for item in job.items if item.kind is not None and item.distance is not None})
+    groups = [(None, job.items)]
+    groups += [(kind, [i for i in job.items if i.kind == kind]) for kind in kinds] if len(kinds) > 1 else []
+    rows = [{"kind": kind} | row for kind, items in groups for row in _accuracy(items, job, passed)]
+    return rows or [{"n_prompts": 0, "status": NOT_APPLICABLE}]
+
+
+def _accuracy(items: Sequence[Item], job: Job, passed: Rows) -> Rows:
+    distances = {item.id: item.distance for item in items if item.distance is not None}
     outcomes = {r["question_id"]: r for r in passed if r["question_id"] is not None and r["layer"] is None}
     surviving: dict[str, list[float]] = {}
     for row in passed:
@@ -220,7 +290,7 @@ def _behaviour(job: Job, passed: Rows) -> Rows:
         row["logprob"] = float(np.mean([r["logprob"] for r in good]))
         row["surviving"] = _mean(np.mean(surviving[id_]) for id_ in ids if id_ in surviving)
         result.append(row)
-    return result or [{"n_prompts": 0, "status": NOT_APPLICABLE}]
+    return result
 
 
 def _mean(values: Iterable[Any]) -> float | None:
