@@ -36,7 +36,7 @@ def parts(record: Mapping[str, Any], kind: str, notes: Counter[str]) -> dict[str
         notes["records without annotations, kept without answers"] += 1
     else:
         annotations = [_annotation(annotation, page) for annotation in objects(record, "annotations")]
-    found = [answer for annotation in annotations if (answer := _answer(annotation, page))]
+    found = [answer for annotation in annotations for answer in _answers(annotation, page)]
     return {
         "id": question_id,
         "question": asked,
@@ -152,10 +152,11 @@ def _words(span: Any, page: Page) -> list[int] | None:
     return words if words[0] < words[1] else None
 
 
-def _answer(annotation: _Annotation, page: Page) -> str:
-    if annotation["yes_no"] != "NONE":
-        return annotation["yes_no"].lower()
-    return ", ".join(page.text(*span) for span in annotation["short"])
+def _answers(annotation: _Annotation, page: Page) -> list[str]:
+    """Yes or no, and the spans; an annotator may have given both."""
+    given = [] if annotation["yes_no"] == "NONE" else [annotation["yes_no"].lower()]
+    spans = ", ".join(page.text(*span) for span in annotation["short"])
+    return [*given, spans] if spans else given
 
 
 def _evidence(annotations: list[_Annotation], page: Page) -> tuple[Support, ...]:

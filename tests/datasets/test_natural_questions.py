@@ -82,6 +82,13 @@ def test_the_simplified_record_is_the_same_question(tmp_path: Path) -> None:
     assert simple.source() == full.source() and simple.id == "18"
 
 
+def test_an_annotator_who_gave_yes_and_spans_gave_two_answers(tmp_path: Path) -> None:
+    first, *others = FULL["annotations"]
+    record = {**FULL, "annotations": [{**first, "yes_no_answer": "NO"}, *others]}
+    (question,) = read("natural_questions", lines(tmp_path / "dev.jsonl", record)).questions
+    assert question.answers == ("no", "3 dogs", "yes") and question.supporting_facts == (Support(2, 1),)
+
+
 def test_long_answers_are_the_evidence_where_nobody_gave_a_short_one(tmp_path: Path) -> None:
     long_only = [{"annotation_id": 1, "long_answer": LONG, "short_answers": [], "yes_no_answer": "NONE"}]
     nothing = [{"annotation_id": 1, "long_answer": NO_LONG, "short_answers": [], "yes_no_answer": "NONE"}]

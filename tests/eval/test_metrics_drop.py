@@ -33,7 +33,7 @@ def number(text: str) -> dict[str, Any]:
     return {"number": text, "date": {"day": "", "month": "", "year": ""}, "spans": []}
 
 
-def date(day: str, month: str, year: str) -> dict[str, Any]:
+def date(day: Any, month: Any, year: Any) -> dict[str, Any]:
     return {"number": "", "date": {"day": day, "month": month, "year": year}, "spans": []}
 
 
@@ -86,6 +86,17 @@ def test_the_answer_is_the_number_else_the_spans_else_the_date() -> None:
     assert both("3", everything) == (1.0, 1.0)
     assert both("x", everything | {"number": ""}) == (1.0, 1.0)
     assert both("8 March 2010", everything | {"number": "", "spans": []}) == (1.0, 1.0)
+
+
+def test_parts_of_a_date_that_are_null_are_the_word_none() -> None:
+    """As the official script formats them; a part that is not a text is written out, too."""
+    assert both("None March 2010", date(None, "March", "2010")) == (1.0, 1.0)
+    assert both("March 2010", date(None, "March", "2010")) == (0.0, 0.8)
+    assert both("2010", date(None, None, "2010")) == (0.0, 0.67)
+    assert both("8 March none", date("8", "March", None)) == (1.0, 1.0)
+    assert both("none none none", date(None, None, None)) == (1.0, 1.0)
+    assert both("8 March 2010", date(8, "March", 2010)) == (1.0, 1.0)
+    assert both("0 March 2010", date(0, "March", 2010)) == (1.0, 1.0)
 
 
 def test_empty_parts_of_a_date_are_blank() -> None:

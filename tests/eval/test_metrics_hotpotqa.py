@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,8 +73,47 @@ def test_empty_supporting_facts() -> None:
     assert (one.sp_em, one.sp_f1) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("facts", [["A"], [["A", 0, 1]], [["A", "0"]], [[["A"], 0]], "A0", [3]])
-def test_supporting_facts_of_another_shape_are_refused(facts: object) -> None:
+def supports_by_membership(predicted: Any, gold: Any) -> tuple[float, float, float, float]:
+    """The official counts said once more: em, f1, precision, recall of distinct tuples, whatever is in them."""
+    found, true = {tuple(fact) for fact in predicted}, {tuple(fact) for fact in gold}
+    hits = sum(fact in true for fact in found)
+    misses, extra = sum(fact not in found for fact in true), len(found) - hits
+    prec = hits / (hits + extra) if found else 0.0
+    recall = hits / (hits + misses) if true else 0.0
+    f1 = 2 * prec * recall / (prec + recall) if hits else 0.0
+    return float(extra + misses == 0), f1, prec, recall
+
+
+ODD_FACTS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from("AB"), st.integers(0, 2)).map(list),
+        st.lists(st.one_of(st.sampled_from(["A", "B", "0", None]), st.integers(0, 2), st.booleans()), max_size=3),
+        st.sampled_from(["A0", "", "B"]),
+    ),
+    max_size=4,
+)
+
+
+@given(ODD_FACTS, ODD_FACTS)
+def test_supporting_facts_of_any_arity_are_counted_as_facts(found: list, true: list) -> None:
+    score = metrics.score("hotpotqa", "x", "x", predicted_supports=found, gold_supports=true)
+    assert (score.sp_em, score.sp_f1, score.sp_prec, score.sp_recall) == pytest.approx(
+        supports_by_membership(found, true)
+    )
+
+
+def test_one_malformed_fact_does_not_refuse_a_file() -> None:
+    predictions = {"answer": {}, "sp": {"1": [["A", 0], ["B", 0, 1], ["B"], ["B", "0"]], "2": "A0"}}
+    references = [
+        {"_id": "1", "answer": "x", "supporting_facts": [["A", 0], ["B", 0]]},
+        {"_id": "2", "answer": "x", "supporting_facts": [["A", 0]]},
+    ]
+    result = metrics.evaluate("hotpotqa", predictions, references)
+    assert (result["sp_prec"], result["sp_recall"]) == (1 / 4 / 2, 1 / 2 / 2)
+
+
+@pytest.mark.parametrize("facts", [[[["A"], 0]], ["A", 0], [3], 7])
+def test_what_is_no_collection_of_facts_is_refused(facts: object) -> None:
     with pytest.raises(InputError, match="pairs of a title and a sentence index"):
         metrics.score("hotpotqa", "x", "x", predicted_supports=facts, gold_supports=[("A", 0)])
 

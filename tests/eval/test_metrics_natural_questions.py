@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mplat.errors import InputError
 from mplat.eval import metrics
 
@@ -60,6 +62,48 @@ def test_yes_and_no_are_short_answers() -> None:
     assert both(answer(yes_no="yes"), *annotations)[1] == 1.0
     assert both(answer(yes_no="NO"), *annotations)[1] == 0.0
     assert both(answer(short=[span(1, 2)]), *annotations)[1] == 1.0
+
+
+def test_an_annotator_may_have_given_yes_or_no_and_spans() -> None:
+    """Then a prediction of either kind can be right, and the two count as one annotator."""
+    gold = answer(short=[span(1, 2)], yes_no="YES")
+    assert both(answer(yes_no="YES"), gold) == (None, None)
+    assert both(answer(yes_no="YES"), gold, gold)[1] == 1.0
+    assert both(answer(yes_no="NO"), gold, gold)[1] == 0.0
+    assert both(answer(short=[span(1, 2)]), gold, gold)[1] == 1.0
+    assert both(answer(short=[span(1, 3)]), gold, answer(short=[NULL], yes_no="NO"))[1] == 0.0
+    result = metrics.evaluate(
+        "natural_questions", {"predictions": [predicted(1, None, 0.0) | answer(yes_no="YES")]}, [record(1, gold, gold)]
+    )
+    assert result["short-best-threshold-f1"] == 1.0
+
+
+SHORT = st.builds(
+    answer,
+    short=st.lists(st.sampled_from([span(1, 2), span(3, 4), span(3, 4, tokens=True), NULL]), max_size=2),
+    yes_no=st.sampled_from(["NONE", "NONE", "YES", "No"]),
+)
+
+
+@given(SHORT, st.lists(SHORT, min_size=5, max_size=5))
+def test_short_answers_are_judged_by_the_official_rule(prediction: dict[str, Any], gold: list) -> None:
+    def spans(given: dict[str, Any]) -> set[tuple[int, ...]]:
+        return {tuple(one.values()) for one in given["short_answers"] if one != NULL}
+
+    def label(given: dict[str, Any]) -> str:
+        return given["yes_no_answer"].lower()
+
+    if label(prediction) != "none" and spans(prediction):
+        with pytest.raises(InputError, match="not both"):
+            both(prediction, *gold)
+        return
+    if sum(bool(spans(one)) or label(one) != "none" for one in gold) < 2:
+        expected = None
+    elif label(prediction) != "none":
+        expected = float(label(prediction) in map(label, gold))
+    else:
+        expected = float(bool(spans(prediction)) and spans(prediction) in map(spans, gold))
+    assert both(prediction, *gold)[1] == expected
 
 
 def record(example_id: int, *annotations: dict[str, Any]) -> dict[str, Any]:

@@ -194,7 +194,8 @@ def _texts(answer: Any) -> tuple[list[str], str]:
     date = answer.get("date")
     if not isinstance(date, Mapping):
         raise InputError(f"a DROP answer has a number, spans or a date, and this one has none: {dict(answer)!r:.80}")
-    return [" ".join(str(date.get(part) or "") for part in ("day", "month", "year"))], "date"
+    # A part that is null is the word None, as the official script formats it.
+    return [" ".join(f"{date.get(part, '')}" for part in ("day", "month", "year"))], "date"
 
 
 def _questions(references: Any) -> Iterator[tuple[str, list[Any]]]:

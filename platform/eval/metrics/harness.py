@@ -11,7 +11,7 @@ list in every document, so that nothing depends on it.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ...errors import InputError, UsageError
@@ -28,9 +28,18 @@ def stop_at(continuation: Any, stops: Iterable[str]) -> str:
     return text
 
 
-def bare(text: str) -> str:
-    """The harness's exact match with ignore_case and ignore_punctuation: articles and whitespace stay."""
-    return text.lower().translate(_DELETE_PUNCTUATION)
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """The harness's exact match of any gold with ignore_case and ignore_punctuation: articles and whitespace stay."""
+    return float(bool(golds) and _bare([prediction])[0] in _bare(golds))
+
+
+def _bare(texts: Sequence[str]) -> list[str]:
+    """Lower case without punctuation, in an array of the width of the longest text, as the harness holds them: a text
+    that lower-casing makes longer ("\u0130", I with a dot, becomes two characters) is cut there, and a NUL at the end
+    is none."""
+    width = max(map(len, texts))
+    lowered = (text.rstrip("\0").lower()[:width] for text in texts)
+    return [text.translate(_DELETE_PUNCTUATION).rstrip("\0") for text in lowered]
 
 
 class HarnessTask:

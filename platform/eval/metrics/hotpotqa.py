@@ -2,7 +2,8 @@
 
 The answer uses the base normaliser with one extra rule: where prediction or answer is yes, no or noanswer after
 normalisation and the two differ, F1, precision and recall are 0 (exact match needs no such rule). Both normalising to
-nothing: EM 1, F1 0. Supporting facts are sets of (title, sentence index); two empty sets have sp_em 1 and sp_f1 0.
+nothing: EM 1, F1 0. Supporting facts are sets of (title, sentence index); two empty sets have sp_em 1 and sp_f1 0. A
+predicted fact with a part more or less, or with its index as a text, is a wrong one like any other.
 """
 
 from __future__ import annotations
@@ -105,21 +106,21 @@ def _answer(prediction: str, gold: str) -> tuple[float, Overlap]:
 
 
 def _supports(predicted: Iterable[SupportFact], gold: Iterable[SupportFact]) -> tuple[float, Overlap]:
-    predicted_set, gold_set = _facts(predicted), _facts(gold)
+    predicted_set, gold_set = _facts(predicted, "predicted"), _facts(gold, "gold")
     shared = len(predicted_set & gold_set)
     prec = shared / len(predicted_set) if predicted_set else 0.0
     recall = shared / len(gold_set) if gold_set else 0.0
     return float(predicted_set == gold_set), Overlap(_harmonic(prec, recall), prec, recall)
 
 
-def _facts(facts: Iterable[SupportFact]) -> set[tuple[str, int]]:
+def _facts(facts: Iterable[SupportFact], whose: str) -> set[tuple[Any, ...]]:
+    """What has another form than (title, sentence index) is a fact that is wrong."""
     try:
-        found = {(title, sentence) for title, sentence in facts}
-    except (TypeError, ValueError):
-        found = None
-    if found is None or any(isinstance(sentence, str) for _, sentence in found):
-        raise InputError(f"supporting facts must be pairs of a title and a sentence index, not {facts!r:.80}")
-    return found
+        return set(map(tuple, facts))
+    except TypeError as error:
+        raise InputError(
+            f"{whose} supporting facts must be pairs of a title and a sentence index, not {facts!r:.80}"
+        ) from error
 
 
 def _joint(em: float, answer: Overlap, sp_em: float, sp: Overlap) -> tuple[float, Overlap]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InputError
-from .harness import HarnessTask, bare, stop_at
+from .harness import HarnessTask, exact_match, stop_at
 from .lm_eval_triviaqa import STOPS
 from .registry import Score, metric, texts_of
 
@@ -29,13 +29,9 @@ class LmEvalNQOpen(HarnessTask):
         answers = texts_of(gold, "the NQ-Open answers")
         if not answers:
             raise InputError("an NQ-Open question needs at least one answer")
-        predicted = _bare(stop_at(prediction, STOPS).strip())
-        return Score(em=float(any(predicted == _bare(answer) for answer in answers)))
+        predicted = _ARTICLE.sub("", stop_at(prediction, STOPS).strip())
+        return Score(em=exact_match(predicted, [_ARTICLE.sub("", answer) for answer in answers]))
 
     def gold_of(self, document: Mapping[str, Any]) -> Any:
         """The list of answers."""
         return document["answer"]
-
-
-def _bare(text: str) -> str:
-    return bare(_ARTICLE.sub("", text))

@@ -1,7 +1,8 @@
 """lm-evaluation-harness's triviaqa: exact match with any raw alias.
 
 The continuation ends at a newline, a full stop or a comma and is stripped; both sides are lower-cased and lose their
-punctuation. Articles and inner whitespace stay: "The Beatles" is not "Beatles" unless an alias says so.
+punctuation. Articles and inner whitespace stay: "The Beatles" is not "Beatles" unless an alias says so. Letters that
+grow in lower case are cut as the harness cuts them, so whether they match depends on the longest alias.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InputError
-from .harness import HarnessTask, bare, stop_at
+from .harness import HarnessTask, exact_match, stop_at
 from .registry import Score, metric, texts_of
 
 STOPS = ("\n", ".", ",")
@@ -27,8 +28,7 @@ class LmEvalTriviaQA(HarnessTask):
         aliases = texts_of(_aliases(gold), "the TriviaQA aliases")
         if not aliases:
             raise InputError("a TriviaQA question needs at least one alias")
-        predicted = bare(stop_at(prediction, STOPS).strip())
-        return Score(em=float(any(predicted == bare(alias) for alias in aliases)))
+        return Score(em=exact_match(stop_at(prediction, STOPS).strip(), aliases))
 
     def gold_of(self, document: Mapping[str, Any]) -> Any:
         """The answer object."""

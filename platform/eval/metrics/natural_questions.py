@@ -2,7 +2,8 @@
 
 A question has a gold answer if at least 2 of its annotators gave one. A long prediction is right if its span is that
 of any annotator who gave one; a short one if its set of spans is that of an annotator, or its yes/no label one of
-theirs. Two spans are equal by their byte offsets or by their token offsets, whichever both have.
+theirs. An annotator may have given both, a prediction may not. Two spans are equal by their byte offsets or by their
+token offsets, whichever both have.
 
 Precision is over questions with a prediction, recall over questions with gold. Every distinct score of a prediction is
 a threshold; reported are the best F1 with its threshold, and the largest recall where precision reaches 0.5, 0.75, 0.9.
@@ -75,7 +76,7 @@ class NaturalQuestions:
 
     def score(self, prediction: Mapping[str, Any], gold: Sequence[Mapping[str, Any]]) -> Score:
         """long_em and short_em of a prediction record; None where the question has no such gold answer."""
-        long, short = judge(_label(prediction, "the prediction"), _gold(gold, "the question"), 0.0, 0.0)
+        long, short = judge(_prediction(prediction, "the prediction"), _gold(gold, "the question"), 0.0, 0.0)
         return Score(
             long_em=float(long.right) if long.has_gold else None,
             short_em=float(short.right) if short.has_gold else None,
@@ -104,7 +105,7 @@ class NaturalQuestions:
         for example_id, annotated in golds.items():
             record, what = predicted[example_id], f"example {example_id!r}"
             scores = float(_field(record, "long_answer_score")), float(_field(record, "short_answers_score"))
-            one_long, one_short = judge(_label(record, what), _gold(annotated, what), *scores)
+            one_long, one_short = judge(_prediction(record, what), _gold(annotated, what), *scores)
             long.append(one_long)
             short.append(one_short)
         return _curve(long, "long-") | _curve(short, "short-")
@@ -172,10 +173,14 @@ def _label(record: Any, what: str) -> Label:
     yes_no = str(record.get("yes_no_answer") or "none").lower()
     if yes_no not in ("yes", "no", "none"):
         raise InputError(f"{what}: yes_no_answer must be YES, NO or NONE, not {yes_no!r}")
-    given = [span for span in short if not span.is_null]
-    if yes_no != "none" and given:
-        raise InputError(f"{what}: an answer is yes or no, or it has short spans, not both")
-    return Label(None if long.is_null else long, given, yes_no)
+    return Label(None if long.is_null else long, [span for span in short if not span.is_null], yes_no)
+
+
+def _prediction(record: Any, what: str) -> Label:
+    label = _label(record, what)
+    if label.yes_no != "none" and label.short:
+        raise InputError(f"{what}: a prediction is yes or no, or it has short spans, not both")
+    return label
 
 
 def _span(record: Any, what: str) -> Span:
