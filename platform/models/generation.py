@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError, UsageError
 from .greedy import ahead, faster_in_loops
 from .prefill import read_beginnings, read_rest
+from .text import ContinuedText, decode, decode_continuation, encode_text
 
 if TYPE_CHECKING:
     from .model import LanguageModel
@@ -29,27 +30,35 @@ StopReason = Literal["stop", "eos", "length", "nonfinite"]
 
 
 class Generation(NamedTuple):
-    """One continuation. text: without the stop string ("" for a model without tokenizer). tokens: all new ids except
-    end-of-text. stop_reason: what ended it; "nonfinite" means that the model's scores were NaN or infinite."""
+    """One continuation. text: what it adds to the text of the prompt, leading blanks included, without the stop string
+    ("" for a model without tokenizer). tokens: all new ids except the one that ends a text. stop_reason: what ended it;
+    "nonfinite" means that the model's scores were NaN or infinite."""
 
     text: str
     tokens: tuple[int, ...]
     stop_reason: StopReason
 
 
-def encode(model: LanguageModel, prompts: Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:
-    """Token ids of prompts. Raises InputError for an empty prompt or a text where there is no tokenizer."""
+def encode(
+    model: LanguageModel, prompts: Sequence[str] | Sequence[Sequence[int]], *, state: ModelState | None = None
+) -> list[list[int]]:
+    """Token ids of prompts; texts with what the tokenizer puts before a text, unless they continue the one in `state`.
+
+    Raises InputError for an empty prompt or a text where there is no tokenizer.
+    """
+    read = [0] if state is None else state.position.tolist()
     ids: list[list[int]] = []
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             if model.tokenizer is None:
                 raise InputError(f"model {model.name} has no tokenizer: give token ids, or load it with tokenizer=...")
-            one = model.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            encoded = encode_text(model.tokenizer, prompt)
+            one = encoded.ids[encoded.added if read[i % len(read)] else 0 :]
         else:
             one = [int(t) for t in prompt]
         if not one:
             raise InputError(f"prompt {i} is empty")
-        ids.append(list(one))  # type: ignore[arg-type]
+        ids.append(list(one))
     return ids
 
 
@@ -80,13 +89,13 @@ def generate(
         raise UsageError("a stop string is empty: it would end every text at once")
     if not prompts:
         return []
-    rows = encode(model, prompts)
+    rows = encode(model, prompts, state=state)
     rest, begun = read_beginnings(model, rows, state, share_prefix)
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
     following = _Following(model, rest, begun, temperature, generators)
     new: list[list[int]] = [[] for _ in rows]
     reasons: list[StopReason | None] = [None] * len(rows)
-    watch = _Stops(model, stop)
+    watch = _Stops(model, rows, stop)
     alive = list(range(len(rows)))  # batch rows still running
     ends = frozenset(model.end_tokens)
     for step in range(max_new_tokens):
@@ -100,7 +109,7 @@ def generate(
                 reasons[i] = "eos"
             else:
                 new[i].append(token)
-                if watch.ended(new[i]):
+                if watch.ended(i, new[i]):
                     reasons[i] = "stop"
                 elif step + 1 == max_new_tokens:
                     reasons[i] = "length"
@@ -111,7 +120,7 @@ def generate(
         if len(still) < len(alive):  # finished rows leave the batch
             following.keep(still)
             alive = [alive[j] for j in still]
-    return [Generation(watch.text(new[i]), tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
+    return [Generation(watch.text(i, new[i]), tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
 
 
 class _Following:
@@ -187,32 +196,36 @@ def _choose(scores: Tensor, temperature: float, generators: list[torch.Generator
 
 
 class _Stops:
-    """Finds stop strings in growing texts; a text is decoded only after a token that may complete one."""
+    """The texts of a batch as they grow, and the stop strings in them. A text is decoded, with the prompt before it,
+    only after a token that may complete a stop string."""
 
-    def __init__(self, model: LanguageModel, stop: Sequence[str]) -> None:
-        self._tokenizer, self._stop = model.tokenizer, stop
+    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], stop: Sequence[str]) -> None:
+        self._tokenizer, self._prompts, self._stop = model.tokenizer, prompts, stop
         self._last = {s[-1] for s in stop}
         self._may_end: dict[int, bool] = {}
+        self._texts: dict[int, ContinuedText] = {}
 
-    def ended(self, tokens: list[int]) -> bool:
-        """Whether the text of `tokens` has a stop string; it is asked after every token."""
+    def ended(self, row: int, tokens: list[int]) -> bool:
+        """Whether the text of `tokens`, all new ones of that row, has a stop string; it is asked after every token."""
         if self._tokenizer is None or not self._stop:
             return False
         token = tokens[-1]
         if token not in self._may_end:
-            # A token that is not whole characters by itself may complete any character, and some tokenizers drop a
-            # leading blank of what they decode.
-            alone = self._decode([token])
-            self._may_end[token] = "\ufffd" in alone or " " in self._last or not self._last.isdisjoint(alone)
-        return self._may_end[token] and any(s in self._decode(tokens) for s in self._stop)
+            # A token that is not whole characters by itself may complete any character, and how a token is written may
+            # depend on the one before.
+            before = [*self._prompts[row], *tokens[:-1]]
+            written = decode(self._tokenizer, [token]) + decode_continuation(self._tokenizer, before, [token])
+            self._may_end[token] = "\ufffd" in written or " " in self._last or not self._last.isdisjoint(written)
+        return self._may_end[token] and any(s in self._text(row, tokens) for s in self._stop)
 
-    def text(self, tokens: list[int]) -> str:
+    def text(self, row: int, tokens: list[int]) -> str:
         """The text of `tokens` up to the first stop string; "" without a tokenizer."""
-        if self._tokenizer is None:
-            return ""
-        text = self._decode(tokens)
+        text = self._text(row, tokens)
         return text[: min((at for s in self._stop if (at := text.find(s)) >= 0), default=len(text))]
 
-    def _decode(self, tokens: list[int]) -> str:
-        assert self._tokenizer is not None
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    def _text(self, row: int, tokens: list[int]) -> str:
+        if self._tokenizer is None:
+            return ""
+        if row not in self._texts:
+            self._texts[row] = ContinuedText(self._tokenizer, self._prompts[row])
+        return self._texts[row](tokens)

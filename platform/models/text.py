@@ -13,6 +13,7 @@ Not here: stop strings and end tokens (`generation`), templates (`eval.prompting
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Span = tuple[int, int]
-CONTEXT_TOKENS = 16  # tokens before a continuation that it is decoded with; a character has 4 bytes at most
+CONTEXT_TOKENS = 16  # tokens before a continuation that it is decoded with
+_BYTES = 4  # of a character, at most
 _BROKEN = "\ufffd"
 _BLANKS = ("Ġ", "▁", " ")  # how vocabularies write a blank at the beginning of a token
 
 
 class Encoded(NamedTuple):
     """A text in tokens. offsets: (start, stop) in characters of the text for each token, (0, 0) for those that the
-    tokenizer puts before it. added: how many of those there are."""
+    tokenizer puts before it. added: how many of those there are, also where the text itself begins with them."""
 
     text: str
     ids: tuple[int, ...]
@@ -69,8 +71,13 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> Encoded:
         stop = added = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
     elif added and ids[added : 2 * added] == ids[:added]:  # the text says it already
         ids, offsets, stop = ids[added:], offsets[added:], stop - added
-        added = 0
     return Encoded(text, tuple(ids[:stop]), tuple(offsets[:stop]), added)
+
+
+def added_before(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """The tokens that the tokenizer itself puts before every text: BOS, or none."""
+    encoded = encode_text(tokenizer, "a")
+    return encoded.ids[: encoded.added]
 
 
 def _untrimmed(tokenizer: PreTrainedTokenizerFast, ids: list[int], offsets: list[Span]) -> list[Span]:
@@ -105,14 +112,52 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+class ContinuedText:
+    """What new tokens say behind the tokens `before`: called with all of them so far, as they grow."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, before: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._context, self._told = _context(tokenizer, before)
+        self._whole = decode(tokenizer, self._context)
+
+    def __call__(self, new: Sequence[int]) -> str:
+        """The text that `new` adds. A character that only begins before it belongs to it; one whose last bytes are
+        missing is U+FFFD."""
+        if not new:
+            return ""
+        text = self._text(new)
+        for told in (self._whole, self._told):
+            if text.startswith(told):
+                return text[len(told) :]
+        same = len(os.path.commonprefix([self._told, text]))
+        if text[same : same + 1] != _BROKEN:
+            return text[same:]  # the new tokens change how the end of the text before is written
+        # with some tokenizers, bytes that are no character make the characters next to them unreadable, too
+        for missing in range(1, min(_BYTES, len(new) + 1)) if text.endswith(_BROKEN) else ():
+            if (text := self._text(new[:-missing])).startswith(self._told):
+                return text[len(self._told) :] + _BROKEN
+        return decode(self._tokenizer, new)
+
+    def _text(self, new: Sequence[int]) -> str:
+        return decode(self._tokenizer, [*self._context, *new])
+
+
+def _context(tokenizer: PreTrainedTokenizerFast, before: Sequence[int]) -> tuple[list[int], str]:
+    """The last tokens of `before`, from the beginning of a character on, and the text of their whole characters."""
+    context: list[int] = []
+    told = ""
+    for more in range(_BYTES):
+        context = list(before[-CONTEXT_TOKENS - more :])
+        text = decode(tokenizer, context)
+        # tokens of a character that is not whole yet can make those before them unreadable
+        cuts = range(1, min(_BYTES, len(context) + 1)) if text.endswith(_BROKEN) else ()
+        texts = [text, *(decode(tokenizer, context[:-cut]) for cut in cuts)]
+        told = max((t.rstrip(_BROKEN) for t in texts), key=len)
+        if not told.startswith(_BROKEN) and (told or not context):
+            break
+    return context, told
+
+
 def decode_continuation(tokenizer: PreTrainedTokenizerFast, before: Sequence[int], new: Sequence[int]) -> str:
     """What `new` adds to the text of `before`."""
-    if not new:
-        return ""
-    context = list(before[-CONTEXT_TOKENS:])
-    told = decode(tokenizer, context).rstrip(_BROKEN)  # a character that only begins in `before` ends in `new`
-    text = decode(tokenizer, [*context, *new])
-    if text.startswith(told):
-        return text[len(told) :]
-    same = next((i for i, (a, b) in enumerate(zip(told, text, strict=False)) if a != b), min(len(told), len(text)))
-    return text[same:]
+    return ContinuedText(tokenizer, before)(new)

@@ -6,25 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.models import load
-from mplat.models.text import decode, decode_continuation, encode_continued, encode_text
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from mplat.models.text import added_before, decode, decode_continuation, encode_continued, encode_text
+from tokenizer_zoo import fallback, llama_kind, word_pieces
+from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
-
-
-def llama_kind(template: str = "<s> $A") -> PreTrainedTokenizerFast:
-    """Blanks written as ▁, unknown characters as bytes, and special tokens around a text."""
-    words = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "ab", "▁a", "\n"]
-    bpe = models.BPE(
-        {w: i for i, w in enumerate(words)}, [("a", "b"), ("▁", "a")], unk_token="<unk>", byte_fallback=True
-    )
-    tokenizer = Tokenizer(bpe)
-    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(template, None, [("<s>", 1), ("</s>", 2)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +55,7 @@ def test_a_leading_blank_and_split_characters_survive(byte_level):
         ids = encode_text(tokenizer, "a b é日").ids
         text = decode(tokenizer, ids[encode_text(tokenizer, "").added :])
         for cut in range(1, len(ids)):
-            before = decode(tokenizer, ids[:cut]).rstrip("\ufffd")
+            before = max((decode(tokenizer, ids[:k]).rstrip("\ufffd") for k in range(cut + 1)), key=len)
             assert before + decode_continuation(tokenizer, ids[:cut], ids[cut:]) == decode(tokenizer, ids)
         assert text.endswith("é日")
 
@@ -87,3 +72,36 @@ def test_offsets_that_leave_blanks_out_cut_at_the_same_place(byte_level, prompt,
     trimmed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(byte_level.backend_tokenizer.to_str()))
     trimmed.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True, add_prefix_space=False)
     assert encode_continued(trimmed, prompt, answer) == encode_continued(byte_level, prompt, answer)
+
+
+def test_pieces_of_words_are_joined_to_the_words_before():
+    tokenizer = word_pieces()
+    assert encode_text(tokenizer, "a b").ids == (1, 4, 6) and encode_text(tokenizer, "a b").added == 1
+    assert decode_continuation(tokenizer, [1, 4], [5, 6]) == "a b"
+    assert decode_continuation(tokenizer, [1, 4], [6, 8]) == " b."
+    cut = encode_continued(tokenizer, "a", " b")
+    assert (cut.prompt, cut.continuation, cut.merged) == ((1, 4), (6,), False)
+
+
+def test_a_long_run_of_bytes_is_read_from_the_beginning_of_a_character():
+    before = [1, *fallback("日" * 20)]
+    for cut in range(1, len(before)):
+        whole = (cut - 1) // 3
+        assert decode_continuation(llama_kind(), before[:cut], before[cut:]) == "日" * (20 - whole)
+    assert decode_continuation(llama_kind(), before, fallback("é")) == "é"
+
+
+def test_bytes_that_are_no_character_leave_the_text_before_alone():
+    tokenizer = llama_kind()
+    assert decode_continuation(tokenizer, [1, *fallback("é")], fallback("日")[:2]) == "\ufffd"
+    assert decode_continuation(tokenizer, [1, *fallback("é")], [*fallback("日"), fallback("é")[0]]) == "日\ufffd"
+    a = tokenizer.convert_tokens_to_ids("a")
+    assert decode_continuation(tokenizer, [1, *fallback("é")], [3 + 0xFF, a]) == "\ufffda"
+
+
+def test_what_a_text_says_itself_counts_as_added():
+    tokenizer = llama_kind()
+    assert added_before(tokenizer) == (1,)
+    said = encode_text(tokenizer, "<s>a b")
+    assert (said.ids[0], said.added) == (1, 1) and 1 not in said.ids[1:]
+    assert "".join(said.text[a:b] for a, b in said.offsets[1:]) == "a b"
