@@ -9,6 +9,7 @@ and Rousseeuw 1990).
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,14 @@ def cluster(points: ArrayLike, *, largest: int = 8, seed: int = 0) -> Clusters:
                 best = tried[k], labels, np.asarray(found.cluster_centers_)
     assert best is not None
     return Clusters(*_by_size(best[1], best[2]), best[0], tried)
+
+
+def agreement(labels: Sequence[Hashable], others: Sequence[Hashable]) -> float:
+    """Adjusted Rand index of two partitions of the same points (Hubert and Arabie 1985): 1 if equal, 0 by chance."""
+    from sklearn.metrics import adjusted_rand_score
+
+    numbers = [{of: i for i, of in enumerate(dict.fromkeys(part))} for part in (labels, others)]
+    return float(adjusted_rand_score([numbers[0][of] for of in labels], [numbers[1][of] for of in others]))
 
 
 def _by_size(labels: NDArray[np.int64], centres: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UsageError
-from ..eval.statistics import EXACT_SIGN_FLIPS, blocks
+from ..eval.statistics import EXACT_SIGN_FLIPS, Floats, blocks
 
-Floats = NDArray[np.float64]
 PANEL_SHARE = 0.5  # of the prompts that have to reach a distance for it to count
 
 

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from interp_jobs import run_step, token_items
+from interp_jobs import asked, run_step, token_items
 from model_zoo import nano
+from mplat.datasets.records import Question
 from mplat.errors import InputError, UsageError
 from mplat.eval.statistics import holm
 from mplat.interp.batches import Item
 from mplat.interp.clustering import cluster
 from mplat.interp.decays import decays_of
+from mplat.interp.questions import kind_of
 from mplat.interp.selectivity import FEATURES, PARTS, features, read_weights
 from mplat.models import LanguageModel, Replace
 
@@ -113,6 +115,38 @@ def test_a_pattern_that_decides_the_answer_is_found_and_a_shuffled_one_is_not(ar
     assert [row["p_holm"] for row in tested] == holm([row["p"] for row in tested])
     noise = correlations(model, decided_by(model, feature, layer=1, shuffled=True))
     assert min(row["p_holm"] for row in noise if row["layer"] is not None) > 0.05
+
+
+@torch.no_grad()
+def test_a_pattern_that_only_the_kind_of_question_explains_is_not_found() -> None:
+    """Right answers follow the feature's median, and the kinds are the two halves: within one nothing varies but a few
+    answers at random."""
+    model, feature = nano("mamba"), "delta_fact"
+    items = decided_by(model, feature, layer=1)
+    right = [item.answer == (int(model(torch.tensor([item.prompt]))[0, -1].argmax()),) for item in items]
+    flipped = np.random.default_rng(0).permutation(len(items))[:6].tolist()
+    confounded = [
+        dataclasses.replace(item, kind="easy, 1 hop" if is_right else "hard, 2 hops",
+                            answer=((item.answer[0] + 1) % 40,) if i in flipped else item.answer)
+        for i, (item, is_right) in enumerate(zip(items, right, strict=True))
+    ]  # fmt: skip
+
+    def planted(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return next(row for row in rows if (row["layer"], row["feature"]) == (1, feature))
+
+    found = planted(correlations(model, confounded))
+    assert found["n_kinds"] == 2 and abs(found["r"]) > 0.3 and found["p"] > 0.05
+    pooled = planted(correlations(model, [dataclasses.replace(item, kind=None) for item in confounded]))
+    assert pooled["n_kinds"] == 1 and pooled["r"] == found["r"] and pooled["p"] < 0.05
+
+
+def test_a_question_is_of_the_kind_that_its_category_and_hops_say() -> None:
+    kinds = {kind_of(question) for question in asked(per_level=2)}
+    assert {"simple_recall, 1 hop", "two_hop, 2 hops", "three_hop, 3 hops"} <= kinds
+    plain = Question("q", "own", "test", "Who?")
+    assert kind_of(plain) is None and kind_of(dataclasses.replace(plain, category="own")) == "own"
+    item = Item("q", (1, 2), (3,), None, "own, 2 hops")
+    assert Item.from_json(item.to_json()) == item
 
 
 @torch.no_grad()
@@ -245,6 +279,12 @@ def test_prompts_of_one_kind_of_selection_share_a_cluster_and_its_accuracy() -> 
     rows = [row for row in tables["clusters"].to_pylist() if row["of"] == "prompts"]
     assert sorted((row["size"], row["accuracy"]) for row in rows) == [(8, 0.0), (8, 1.0)]
     assert {row["k"] for row in rows} == {2} and rows[0]["silhouette"] > 0.5
+    assert {row["p"] < 0.001 for row in rows} == {True} and {row["agreement"] for row in rows} == {None}
+    # where the clusters are the kinds of question, nothing is left for them to explain
+    sorted_items = [dataclasses.replace(item, kind="odd" if i % 2 else "even") for i, item in enumerate(items)]
+    of_kinds = run_step("selection", model, sorted_items, draws=100)
+    same = run_step("selection_clusters", model, sorted_items, upstream={"selection": of_kinds}, largest=2)["clusters"]
+    assert {(r["p"], r["agreement"]) for r in same.to_pylist() if r["of"] == "prompts"} == {(None, 1.0)}
     labels = {row["question_id"]: row["cluster"] for row in tables["prompts"].to_pylist()}
     assert len({labels[f"q{i}"] for i in range(0, 16, 2)}) == len({labels[f"q{i}"] for i in range(1, 16, 2)}) == 1
     units = tables["units"].to_pylist()

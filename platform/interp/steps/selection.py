@@ -3,8 +3,11 @@
 For every prompt that states its answer (`evidence`) and every selective recurrence, `selectivity.FEATURES` say how
 strongly the fact was written, how well B at the fact matches C at the last token, what the tokens between have left of
 it. Each is correlated over prompts with whether the answer is right (point-biserial) and with its log-probability
-(Pearson); p-values are of random pairings of prompts and outcomes, corrected after Holm over all layers and features
-of an outcome. Distance and length of the prompt stand beside them as what could explain both sides.
+(Pearson). Questions of one kind are easier than those of another and are written otherwise, farther back, in longer
+prompts; so over all prompts nearly everything correlates. What is tested is the correlation within kinds of question
+(category and number of hops), with distance and length of the prompt taken out: p-values are of random pairings of
+prompts and outcomes within a kind, corrected after Holm over all layers and features of an outcome. Distance and length
+stand beside the features, within kinds.
 
 A correlation over prompts is no effect: `memory_decay` and tracing intervene.
 
@@ -58,11 +61,15 @@ CORRELATIONS_SCHEMA = pa.schema([
     *_PLACE,
     column("feature", pa.string(), "; ".join(f"{name}: {meaning}" for name, meaning in FEATURES.items())),
     column("outcome", pa.string(), "correct: teacher-forced answer right or wrong; logprob: of the answer, nats"),
-    column("r", pa.float64(), "Pearson's correlation over prompts, point-biserial for correct"),
-    column("p", pa.float64(), "two-sided permutation p-value"),
+    column("r", pa.float64(), "Pearson's correlation over all prompts, point-biserial for correct; kind of question, "
+           "distance and length may explain it"),
+    column("r_within", pa.float64(), "of what differs within kinds of question (category and hops) after distance and "
+           "length, of confounds within kinds; null where nothing does"),
+    column("p", pa.float64(), "two-sided p-value of r_within, prompts and outcomes paired anew within kinds"),
     column("p_holm", pa.float64(), "p corrected for all layers and features of this outcome; null for confounds"),
     column("mean_right", pa.float64(), "mean of the feature over prompts answered right; null where there are none"),
     column("mean_wrong", pa.float64(), "over those answered wrong"),
+    column("n_kinds", pa.int32(), "kinds of question among the prompts"),
     column("n_prompts", pa.int32(), "prompts counted"),
     column("n_nonfinite", pa.int32(), "prompts left out because a feature or the answer's score was not finite"),
     _STATUS,
@@ -75,6 +82,7 @@ FEATURES_SCHEMA = pa.schema([
     column("logprob", pa.float64(), "of the answer, nats"),
     column("distance", pa.int32(), "tokens from the end of the fact to the last one of the prompt"),
     column("length", pa.int32(), "tokens of the prompt"),
+    column("kind", pa.string(), "category and hops of the question; null where nothing is known of it"),
     *(column(name, pa.float64(), meaning) for name, meaning in FEATURES.items()),
     _STATUS,
 ])  # fmt: skip
@@ -92,9 +100,9 @@ _PROFILE = [pa.field("n", pa.int64()), pa.field("mean", pa.list_(pa.float64())),
 BATCH_SCHEMA = pa.schema([*FEATURES_SCHEMA, *_PROFILE])
 
 
-@step("selection", version=1, settings=Settings, seeded=True)
+@step("selection", version=2, settings=Settings, seeded=True)
 def selection(job: Job) -> Tables:
-    """Which patterns of Delta, B and C go with right answers, with permutation p-values."""
+    """Which patterns of Delta, B and C go with right answers within kinds of question, with permutation p-values."""
     found = {layer: selective(job.model, layer) for layer in job.layers}
     decays = [decay for decays in found.values() for decay in decays]
     rows = job.map(batch_selection, BATCH_SCHEMA, {"layers": list(job.layers)}).to_pylist() if decays else []
@@ -143,14 +151,16 @@ def _correlate(rows: Sequence[dict[str, Any]], names: Sequence[str], outcome: st
     target = np.array([row[outcome] for row in good], np.float64)
     right = np.array([row["correct"] for row in good], bool)
     values = [np.array([row[name] for row in good], np.float64) for name in names]
-    tested = correlations(values, target, seed=job.seed, n_draws=job.settings.draws)
+    kinds = [row["kind"] for row in good]
+    given = [] if names == CONFOUNDS else [np.array([row[name] for row in good], np.float64) for name in CONFOUNDS]
+    tested = correlations(values, target, seed=job.seed, n_draws=job.settings.draws, strata=kinds, given=given)
     found: list[dict[str, Any]] = []
     for name, value, test in zip(names, values, tested, strict=True):
-        row = {"feature": name, "n_prompts": test.n, "n_nonfinite": len(rows) - len(good)}
+        row = {"feature": name, "n_kinds": len(set(kinds)), "n_prompts": test.n, "n_nonfinite": len(rows) - len(good)}
         if test.r is None:
             row["status"] = "model_nonfinite" if rows and not good else NOT_APPLICABLE
         else:
-            row |= {"r": test.r, "p": test.p, "status": "ok"}
+            row |= {"r": test.r, "r_within": test.r_within, "p": test.p, "status": "ok"}
             row["mean_right"] = float(value[right].mean()) if right.any() else None
             row["mean_wrong"] = float(value[~right].mean()) if (~right).any() else None
         found.append(row)
@@ -188,12 +198,13 @@ def batch_selection(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
         logits = model(answered.tokens, answered.mask)
     scores = score_answers(logits, answered)
     outcomes = {
-        item.id: {"correct": correct, "logprob": logprob, "distance": item.distance, "length": len(item.prompt)}
+        item.id: {"correct": correct, "logprob": logprob, "distance": item.distance, "length": len(item.prompt),
+                  "kind": item.kind}
         for item, correct, logprob, finite in zip(
             items, scores.correct.tolist(), scores.logprob.tolist(), scores.finite.tolist(), strict=True
         )
         if finite
-    }
+    }  # fmt: skip
     return pa.Table.from_pylist([_with_outcome(row, outcomes) for row in rows], schema=BATCH_SCHEMA)
 
 

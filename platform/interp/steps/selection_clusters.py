@@ -3,8 +3,9 @@
 Two clusterings of what the step `selection` found, see `clustering` for method and silhouette:
 units of a layer, by the profile of their log Delta over the parts of a prompt (before the fact, in it, after it, at the
 last token), in nats; and prompts, by the features of all layers, each standardised over prompts, with how many of each
-cluster are answered right. Clusters are a description: no test says that a cluster with more right answers is more
-than chance, which `selection` tests feature by feature.
+cluster are answered right. Prompts that are selected alike are often questions of one kind: `agreement` says how far
+clusters are the kinds (category and hops), and `p` whether right answers go with clusters within kinds. Clusters are
+a description; k-means finds some in any cloud.
 
 Parts: `clusters`, a row for each; `units` and `prompts`, who is in which.
 """
@@ -19,8 +20,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from ...errors import InputError
-from ...eval.statistics import wilson
-from ..clustering import Clusters, cluster
+from ...eval.statistics import groups_differ_p, wilson
+from ..clustering import Clusters, agreement, cluster
 from ..columns import column
 from ..registry import Job, StepSettings, Tables, step
 from ..selectivity import FEATURES, PARTS
@@ -30,6 +31,8 @@ from ..statuses import NOT_APPLICABLE
 class Settings(StepSettings):
     largest: int = Field(8, ge=2, le=50)
     """clusters to try at most; their number is that of the best silhouette"""
+    draws: int = Field(10_000, ge=100, le=1_000_000)
+    """random pairings behind the p-value"""
 
 
 _OF = column("of", pa.string(), "units: channels or heads of one recurrence; prompts: all layers together")
@@ -51,6 +54,10 @@ CLUSTERS_SCHEMA = pa.schema([
     column("accuracy", pa.float64(), "prompts: share answered right"),
     column("accuracy_low", pa.float64(), "lower bound of its 95 % Wilson interval"),
     column("accuracy_high", pa.float64(), "upper bound"),
+    column("p", pa.float64(), "prompts: that clusters differ in accuracy within kinds of question, the same for all of "
+           "them; permutations; null where accuracy varies within no kind"),
+    column("agreement", pa.float64(), "prompts: adjusted Rand index of clusters and kinds of question: 1 they are the "
+           "same, 0 no more alike than chance; null where there is one kind"),
     _STATUS,
 ])  # fmt: skip
 UNITS_SCHEMA = pa.schema(
@@ -62,7 +69,7 @@ PROMPTS_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-@step("selection_clusters", version=1, needs=("selection",), settings=Settings, seeded=True)
+@step("selection_clusters", version=2, needs=("selection",), settings=Settings, seeded=True)
 def selection_clusters(job: Job) -> Tables:
     """Clusters of units by where they open, and of prompts by how they are selected."""
     upstream = job.upstream["selection"]
@@ -112,8 +119,15 @@ def _of_prompts(features: Sequence[dict[str, Any]], job: Job) -> tuple[Rows, Row
         status = NOT_APPLICABLE
         return [{"of": "prompts", "status": status}], [{"question_id": id_, "status": status} for id_ in by_prompt]
     correct = np.array([rows[0]["correct"] for rows in whole.values()])
+    kinds = [rows[0]["kind"] for rows in whole.values()]
+    labels = found.labels.tolist()
+    about = {
+        "p": groups_differ_p(labels, correct, seed=job.seed, n_draws=job.settings.draws, strata=kinds),
+        "agreement": agreement(labels, kinds) if len(set(kinds)) > 1 else None,
+    }
     clusters = []
     for number, row in enumerate(_cluster_rows("prompts", found)):
+        row |= about
         share = wilson(correct[found.labels == number])
         clusters.append(row | {"accuracy": share.mean, "accuracy_low": share.low, "accuracy_high": share.high})
     members: Rows = [
