@@ -48,7 +48,12 @@ def evaluate(
     ] = None,
     tokenizer: TokenizerName = None,
     steering: Annotated[
-        str | None, typer.Option("--steering", metavar="NAME", help="Steering variant, such as mamba or mamba2.")
+        str | None,
+        typer.Option(
+            "--steering",
+            metavar="NAME",
+            help="Steering variant, such as mamba or mamba2; general: for any model; none: ask without steering.",
+        ),
     ] = None,
     questions: Annotated[
         Path | None,
@@ -147,7 +152,7 @@ def evaluate(
         blocks = given({"steering.layers": parse_layers(layers, opened.n_layers)}, {"steering.layers": "--layers"})
         settings = load_config(EvalConfig, config, [*own, *overrides, *blocks])
     plan = prepare(settings, opened)
-    if plan.recipe is None and {value for values in plan.strengths.values() for value in values} == {1.0}:
+    if plan.grid_size and {value for values in plan.strengths.values() for value in values} == {1.0}:
         raise UsageError("--strength 1 changes nothing, so there is nothing to choose from; give another one besides")
     folder = out or Path("runs") / f"eval-{variant.name}"
 
@@ -178,7 +183,12 @@ def evaluate(
         result = run(plan, out=folder, session=session, find_channels=find, fresh=fresh, observer=observer)
     summary = result.summary.to_dict()
     output.result(
-        {"out": str(folder), "recipe": result.recipe.to_dict(), "bad_share": result.bad_share, "summary": summary},
+        {
+            "out": str(folder),
+            "recipe": None if result.recipe is None else result.recipe.to_dict(),
+            "bad_share": result.bad_share,
+            "summary": summary,
+        },
         _report(result),
     )
     if result.bad_share > settings.fail_over:
@@ -229,22 +239,29 @@ def _arithmetic(plan: Plan) -> str:
 
 
 def _plan_lines(plan: Plan) -> list[str]:
-    grid = ", ".join(f"{name} by {'/'.join(f'{v:g}' for v in values)}" for name, values in plan.strengths.items())
-    controls = ", ".join(f"{name} x {plan.config.draws}" for name in plan.controls) or "none"
+    counted = f"{len(plan.development)} development, {len(plan.test)} test" if plan.steers else str(len(plan.test))
     lines = [
         f"model: {plan.model.name}, variant {plan.variant.name}, {_arithmetic(plan)}",
-        f"questions: {len(plan.development)} development, {len(plan.test)} test"
+        f"questions: {counted}"
         + (f", {len(plan.unanswerable)} without an answer" if plan.unanswerable else "")
         + (f", {len(plan.unused)} of the development side unused" if plan.unused else "")
         + (f", {len(plan.refused)} cannot be asked or scored" if plan.refused else ""),
-        f"recipe: {plan.config.steering.recipe}"
-        if plan.recipe is not None
-        else f"search: {plan.grid_size} candidates, {grid}, layers {', '.join(map(str, plan.layers))}",
-        f"controls: {controls}",
+        _steering_line(plan),
     ]
+    if plan.steers:
+        lines.append(f"controls: {', '.join(f'{name} x {plan.config.draws}' for name in plan.controls) or 'none'}")
     if cut := sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()):
         lines.append(f"contexts: {cut} are cut from the left to {plan.config.max_prompt_tokens} tokens a prompt")
     return lines
+
+
+def _steering_line(plan: Plan) -> str:
+    if not plan.steers:
+        return "not steered: every question is asked of the model as it is"
+    if plan.recipe is not None:
+        return f"recipe: {plan.config.steering.recipe}"
+    grid = ", ".join(f"{name} by {'/'.join(f'{v:g}' for v in values)}" for name, values in plan.strengths.items())
+    return f"search: {plan.grid_size} candidates, {grid}, layers {', '.join(map(str, plan.layers))}"
 
 
 def _report(result: EvalResult) -> str:
@@ -266,7 +283,8 @@ def _report(result: EvalResult) -> str:
     columns += [f"p({c.split('-')[1].removeprefix('control_')})" for c in compared]
     bad = summary.bad_test_rows
     lines = [
-        f"exact match on test questions, {summary.method['confidence']:.0%} intervals; p corrected across levels",
+        f"exact match on {'test' if compared else 'all'} questions, {summary.method['confidence']:.0%} intervals"
+        + ("; p corrected across levels" if compared else ""),
         table(columns, rows),
         "",
         *_guess_lines(summary, families),

@@ -16,7 +16,8 @@ class SteeringSection(Config):
     """Where a recipe is looked for. What is left out is the variant's own."""
 
     variant: str | None = None
-    """mamba, mamba2, ...; default: the variant named like the model's architecture."""
+    """mamba, mamba2, ..., general for any model, none for no steering; default: the variant named like the model's
+    architecture, else the general one."""
     recipe: Path | None = None
     """A stored recipe to judge: nothing is searched for."""
     operators: list[str] | None = None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..datasets.records import Question, from_table
 from ..errors import InputError, UsageError, suggest
 from ..models.lending import label
-from ..steering import Recipe, Variant, control_names, find_operator, find_variant, variant_names
+from ..steering import Recipe, Variant, control_names, find_operator, find_variant, variant_for, variant_names
 from .conditions import Condition
 from .config import EvalConfig
 from .metrics import names as metric_names
@@ -37,10 +37,10 @@ SAME_OPENING = 32  # tokens; prompts that agree in so many have a context in com
 class Plan:
     """What an evaluation will do.
 
-    development: the questions that choose a recipe; test: those that judge it; unused: those of the development side
-    that are not needed. unanswerable: controls of test questions, which nothing in their text answers; they choose and
-    judge nothing, an answer to them is a guess. refused: question id -> why it cannot be asked or scored.
-    """
+    development: the questions that choose a recipe; test: those that judge it, all where nothing is steered; unused:
+    those of the development side that are not needed. unanswerable: controls of test questions, which nothing in their
+    text answers; they choose and judge nothing, an answer to them is a guess. refused: question id -> why it cannot be
+    asked or scored."""
 
     config: EvalConfig
     model: LanguageModel
@@ -61,7 +61,16 @@ class Plan:
     @property
     def grid_size(self) -> int:
         """Number of candidates."""
-        return 0 if self.recipe is not None else len(self.layers) * sum(map(len, self.strengths.values()))
+        return (
+            0
+            if self.recipe is not None or not self.steers
+            else len(self.layers) * sum(map(len, self.strengths.values()))
+        )
+
+    @property
+    def steers(self) -> bool:
+        """Whether the model is steered, and not only asked."""
+        return self.recipe is not None or self.variant.steers
 
     @property
     def asked_in_development(self) -> list[Question]:
@@ -118,15 +127,17 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
     questions = read_questions(config)
     variant, model = variant_and_model(config, model)
     steering = config.steering
+    if not variant.steers:
+        _refuse_what_steers(config)
     layers = tuple(variant.layers(model.n_layers) if steering.layers is None else sorted(steering.layers))
     if wrong := [layer for layer in layers if not 0 <= layer < model.n_layers]:
         raise UsageError(f"layer {wrong[0]} does not exist; {model.name} has layers 0 to {model.n_layers - 1}")
     operators = list(variant.strengths) if steering.operators is None else steering.operators
     for name in operators:
         find_operator(name)
-    fallback = next(iter(variant.strengths.values()))
+    fallback = next(iter(variant.strengths.values()), ())
     strengths = {name: tuple(steering.strengths or variant.strengths.get(name, fallback)) for name in operators}
-    controls = tuple(control_names() if config.controls is None else config.controls)
+    controls = tuple(control_names() if config.controls is None else config.controls) if variant.steers else ()
     for name in controls:
         if name not in control_names():
             raise UsageError(f"there is no control {name!r}; {suggest(name, control_names())}")
@@ -139,13 +150,18 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
     template = None if config.template is None else find(config.template)
     prompts, refused = tokenize(questions, model, config.max_prompt_tokens, template)
     answerable = [q for q in questions if not q.control]
-    development, test = split(answerable, seed=config.seed, share=config.development_share)
-    unasked, unanswerable = split((q for q in questions if q.control), seed=config.seed, share=config.development_share)
+    development, test = _sides(config, variant, answerable)
+    unasked, unanswerable = _sides(config, variant, [q for q in questions if q.control])
     usable = [q for q in development if q.id not in refused]
     chosen = [] if recipe is not None else choose(usable, config.development_limit, seed=config.seed)
     chosen_ids = {q.id for q in chosen} | ({q.id for q in development} - {q.id for q in usable})
-    for side, there in ((DEVELOPMENT, chosen or recipe), (TEST, [q for q in test if q.id not in refused])):
+    for side, there in (
+        (DEVELOPMENT, chosen or recipe or not variant.steers),
+        (TEST, [q for q in test if q.id not in refused]),
+    ):
         if not there:
+            if not variant.steers:
+                raise InputError(_all_refused(answerable, refused))
             raise InputError(
                 f"none of the {len(answerable)} questions that can be asked fell on the {side} side of the split; "
                 "give more questions, another --seed, or a stored recipe"
@@ -161,6 +177,27 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         unanswerable=tuple(unanswerable),
         prompts=prompts, refused=refused,
     )  # fmt: skip
+
+
+def _sides(config: EvalConfig, variant: Variant, questions: list[Question]) -> tuple[list[Question], list[Question]]:
+    """(development, test); where nothing is tuned, every question judges."""
+    return split(questions, seed=config.seed, share=config.development_share) if variant.steers else ([], questions)
+
+
+def _all_refused(questions: Sequence[Question], refused: Mapping[str, tuple[str, str]]) -> str:
+    first = next((q.id for q in questions if q.id in refused), None)
+    why = "" if first is None else f"; the first, {first!r}: {refused[first][1]}"
+    return f"none of the {len(questions)} questions can be asked and scored{why}"
+
+
+def _refuse_what_steers(config: EvalConfig) -> None:
+    """UsageError for a setting that means nothing where nothing is steered."""
+    given = config.steering.model_dump(exclude={"variant"}, exclude_none=True)
+    if given or config.controls:
+        name = f"steering.{next(iter(given))}" if given else "controls"
+        raise UsageError(
+            f"{name} has no meaning where the model is not steered; leave it out, or give a --steering other than none"
+        )
 
 
 def mode_of(config: EvalConfig) -> str:
@@ -218,16 +255,14 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
     if model is None:
         if variant is None and config.model is None:
             raise UsageError(f"say what to evaluate with --steering or --model; {suggest('', variant_names())}")
-        assert config.model is not None or variant is not None
-        name = config.model if config.model is not None else variant.default_model  # type: ignore[union-attr]
+        name = config.model if config.model is not None or variant is None else variant.default_model
+        if name is None:
+            assert variant is not None
+            raise UsageError(f"--steering {variant.name} is for any model and names none; say which with --model")
         model = load(name, dtype=config.dtype, tokenizer=config.tokenizer)
     if variant is None:
-        if model.config.arch not in variant_names():
-            raise UsageError(
-                f"no steering variant for {model.config.arch} models; {suggest(model.config.arch, variant_names())}"
-            )
-        variant = find_variant(model.config.arch)
-    if variant.arch != model.config.arch:
+        variant = variant_for(model.config.arch)
+    if variant.arch not in (None, model.config.arch):
         raise UsageError(
             f"variant {variant.name} steers {variant.arch} models and {model.name} is a {model.config.arch} model; "
             f"{suggest(model.config.arch, variant_names())}"

@@ -59,7 +59,7 @@ class EvalResult:
     """What an evaluation found and where it lies."""
 
     out: Path
-    recipe: Recipe
+    recipe: Recipe | None  # None: the model was not steered
     summary: Summary
 
     @property
@@ -88,7 +88,8 @@ def evaluate(
     """Run `plan`.
 
     `find_channels(site, layer, k)` names the channels that candidates steer; it may look at the development questions
-    alone (`mplat eval` asks `mplat.interp.bottleneck_channels`). It is not called where the plan has a recipe.
+    alone (`mplat eval` asks `mplat.interp.bottleneck_channels`). It is not called where the plan has a recipe or steers
+    nothing; then there is no recipe.json and no discovery.parquet.
     """
     check_folder(plan, out, fresh=fresh)
     with alone_in(out):
@@ -100,7 +101,7 @@ def evaluate(
         run = _Run(plan, out, session, fresh, observer or Observer())
         with lent(plan.model):
             recipe, development = run.find(find_channels)
-            conditions = judged(recipe, run.controls(recipe))
+            conditions = [] if recipe is None else judged(recipe, run.controls(recipe))
             tested = run.answer("test", plan.test, TEST, conditions)
             guessed = run.guesses(conditions)
             prices = run.price(conditions)
@@ -112,7 +113,8 @@ def evaluate(
         replace_table(_prompt_table(plan), out / "prompts.parquet")
         replace_table(prices, out / "price.parquet")
         publish_json(_summary_file(plan, recipe, summary), out / "summary.json")
-        publish_json(_record(plan, recipe, session), out / RUN_RECORD)
+        if recipe is not None:
+            publish_json(_record(plan, recipe, session), out / RUN_RECORD)
     return EvalResult(out, recipe, summary)
 
 
@@ -157,9 +159,11 @@ class _Run:
     def __init__(self, plan: Plan, out: Path, session: Session, fresh: bool, observer: Observer) -> None:
         self.plan, self.out, self.session, self.fresh, self.observer = plan, out, session, fresh, observer
 
-    def find(self, find_channels: FindChannels) -> tuple[Recipe, pa.Table]:
-        """The recipe and the development rows; a stored recipe needs no search."""
+    def find(self, find_channels: FindChannels) -> tuple[Recipe | None, pa.Table]:
+        """The recipe and the development rows; a stored recipe needs no search, and no steering no recipe."""
         plan = self.plan
+        if not plan.steers:
+            return None, ITEM_SCHEMA.empty_table()
         if plan.recipe is not None:
             self.observer.say(f"recipe: {plan.config.steering.recipe}, no search")
             plan.recipe.save(self.out / "recipe.json")
@@ -324,13 +328,13 @@ def _prompt_table(plan: Plan) -> pa.Table:
     return pa.Table.from_pylist([rows[digest] for digest in sorted(rows)], schema=PROMPT_SCHEMA)
 
 
-def _summary_file(plan: Plan, recipe: Recipe, summary: Summary) -> dict[str, Any]:
+def _summary_file(plan: Plan, recipe: Recipe | None, summary: Summary) -> dict[str, Any]:
     return {
         "format": "mplat-eval-1",
         "model": {"name": label(plan.model), "digest": plan.model.digest},
         "variant": plan.variant.name,
         "mode": plan.mode,
-        "recipe": recipe.to_dict(),
+        "recipe": None if recipe is None else recipe.to_dict(),
         "split": {
             DEVELOPMENT: counts(plan.development),
             TEST: counts(plan.test),
@@ -342,7 +346,9 @@ def _summary_file(plan: Plan, recipe: Recipe, summary: Summary) -> dict[str, Any
 
 
 def _record(plan: Plan, recipe: Recipe | None, session: Session) -> dict[str, Any]:
-    """run.json: what is needed to make the run again, and where it was made; without a recipe it is not finished."""
+    """run.json: what is needed to make the run again, and where it was made; of a run that steers, without a recipe it
+    is not
+    finished."""
     record = {
         "command": "eval",
         "config": plan.config.model_dump(mode="json"),

@@ -122,7 +122,8 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     """The summary of the per-item table and the price table of one evaluation."""
     every = [row | {"origin": row["derived_from"] or row["question_id"]} for row in items.to_pylist()]
     rows = [row for row in every if row["split"] == TEST and not row["control"]]
-    families = [f for f in dict.fromkeys([UNSTEERED, STEERED, *sorted({r["family"] for r in rows})])]
+    steered = [STEERED] if any(r["family"] == STEERED for r in every) else []
+    families = list(dict.fromkeys([UNSTEERED, *steered, *sorted({r["family"] for r in rows})]))
     compared = pairs(families)
     overall = group("overall", None, rows, families, compared, how)
     levels = _groups(rows, lambda r: r["category"], families, compared, how)
@@ -164,7 +165,10 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
 
 
 def pairs(families: Sequence[str]) -> list[tuple[str, str]]:
-    """What is compared: steered with unsteered, and, for every control, steered with it and it with unsteered."""
+    """What is compared: nothing where nothing is steered, else steered with unsteered, and, for every control, steered
+    with it and it with unsteered."""
+    if STEERED not in families:
+        return []
     controls = [f for f in families if f not in (UNSTEERED, STEERED)]
     return [(STEERED, UNSTEERED), *((STEERED, c) for c in controls), *((c, UNSTEERED) for c in controls)]
 

@@ -2,7 +2,8 @@
 
 "Yes" needs all of: exact match above the unsteered model and above every control, each with an interval that
 excludes zero and a p-value below alpha (all must hold, so no correction is due), and above every single draw of every
-control. Anything less is "no evidence", with the reason. A run without controls cannot say yes.
+control. Anything less is "no evidence", with the reason. A run without controls cannot say yes. Where nothing is
+steered the sentence says how many answers are right.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ def judge(
     alpha: float,
 ) -> Verdict:
     """The verdict on exact match over all test questions. draws: control family -> EM of each draw."""
+    if STEERED not in conditions:
+        right, percent = conditions[UNSTEERED], f"{100 * (1 - alpha):g} %"
+        between = _interval(right, percent)
+        return Verdict(False, f"Not steered: exact match {_share(right)}{between} on {right.n} questions.")
     controls = [family for family in conditions if family not in (UNSTEERED, STEERED)]
     gain = differences[f"{STEERED}-{UNSTEERED}"]
     percent = f"{100 * (1 - alpha):g} %"
@@ -85,5 +90,8 @@ def _words(d: Difference, percent: str) -> str:
     return f"{d.mean:+.3f}{_interval(d, percent)}{p}"
 
 
-def _interval(d: Difference, percent: str) -> str:
-    return "" if d.low is None or d.high is None else f" ({percent} interval {d.low:+.3f} to {d.high:+.3f})"
+def _interval(value: Difference | Estimate, percent: str) -> str:
+    if value.low is None or value.high is None:
+        return ""
+    sign = "+" if isinstance(value, Difference) else ""
+    return f" ({percent} interval {value.low:{sign}.3f} to {value.high:{sign}.3f})"

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..eval.conditions import STEERED, UNSTEERED
 from ..eval.split import TEST
 from ..eval.statistics import Difference, Estimate
+from ..steering.variants import NONE
 from .answers import EXAMPLE_COLUMNS, examples, questions_of
 from .content import Candidate, Comparison, Condition, Evaluation, Fact, LevelRow, PriceRow, Recipe, Role, StatusRow
 from .documents import Document, flat, read_json, read_rows
@@ -50,7 +51,7 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
     levels = tuple(_levels(summary, conditions)) if summary is not None else ()
     candidates: tuple[Candidate, ...] = ()
     development_em = None
-    searched = run.at("config").at("steering").value.get("recipe") is None
+    searched = run.at("config").at("steering").value.get("recipe") is None and run.at("variant").text() != NONE
     if searched and there("discovery.parquet", "the development grid"):
         rows = read_rows(folder / "discovery.parquet", _CANDIDATE_COLUMNS, remedy)
         candidates = tuple(sorted((_candidate(row) for row in rows), key=lambda c: (c.rank is None, c.rank or 0)))

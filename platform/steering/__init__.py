@@ -13,9 +13,9 @@ from .controls import control, control_names, control_recipes
 from .discovery import Scored, choose, grid
 from .operators import find_operator, operator, operator_names
 from .recipe import Recipe
-from .variants import Variant, find_variant, variant, variant_names
+from .variants import Variant, find_variant, variant, variant_for, variant_names
 
 __all__ = [
     "Recipe", "Scored", "Variant", "choose", "control", "control_names", "control_recipes", "find_operator",
-    "find_variant", "grid", "operator", "operator_names", "variant", "variant_names",
+    "find_variant", "grid", "operator", "operator_names", "variant", "variant_for", "variant_names",
 ]  # fmt: skip

@@ -4,7 +4,8 @@
     def mamba2() -> Variant: ...
 
 A variant says where to look when a model of its kind is steered: which operators, at which depths, with which strengths
-and on how many channels. It is a search space, small enough for a laptop by default, and claims nothing.
+and on how many channels. It is a search space, small enough for a laptop by default, and claims nothing. `general` is
+for models that have no variant of their own, `none` for the model as it is.
 """
 
 from __future__ import annotations
@@ -19,21 +20,29 @@ from ...errors import UsageError, suggest
 
 @dataclass(frozen=True)
 class Variant:
-    """arch: of the models it steers. default_model: what `mplat eval` loads without --model.
-    strengths: operator -> strengths tried. depths: candidate layers as fractions of the number of layers.
-    channel_share: part of a site's channels that is steered."""
+    """arch: of the models it is for; None: any. default_model: what `mplat eval` loads without --model; None: it has to
+    be named. strengths: operator -> strengths tried, none where nothing is steered. depths: candidate layers as
+    fractions of the number of layers. channel_share: part of a site's channels that is steered."""
 
     name: str
-    arch: str
-    default_model: str
+    arch: str | None
+    default_model: str | None
     strengths: dict[str, tuple[float, ...]]
     depths: tuple[float, ...]
     channel_share: float
+
+    @property
+    def steers(self) -> bool:
+        """Whether anything is done to the model."""
+        return bool(self.strengths)
 
     def layers(self, n_layers: int) -> list[int]:
         """The candidate layers of a model with `n_layers` blocks, ascending."""
         return sorted({min(n_layers - 1, int(depth * n_layers + 1e-9)) for depth in self.depths})
 
+
+NONE = "none"
+GENERAL = "general"
 
 _VARIANTS: dict[str, Variant] = {}
 _Maker = Callable[[], Variant]
@@ -56,6 +65,11 @@ def variant_names() -> list[str]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return sorted(_VARIANTS)
+
+
+def variant_for(arch: str) -> Variant:
+    """The variant for models of architecture `arch`: the one of that name, else the general one."""
+    return find_variant(arch if arch in variant_names() else GENERAL)
 
 
 def find_variant(name: str) -> Variant:

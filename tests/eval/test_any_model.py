@@ -1,0 +1,109 @@
+"""Whatever loads can be evaluated: every architecture and every adapted type, as it is, and steered where it has a
+variant of its own or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from adapter_zoo import CASES, theirs
+from model_zoo import ARCHITECTURES, nano
+from mplat.datasets import facts
+from mplat.errors import InputError, UsageError
+from mplat.eval.config import EvalConfig
+from mplat.eval.planning import prepare
+from mplat.eval.runner import evaluate
+from mplat.models import LanguageModel, generate, load
+from mplat.report import load as load_report
+from mplat.runtime import open_session, read_table
+from mplat.steering import variant_names
+from planted_models import TOKENIZER
+
+KINDS = [*ARCHITECTURES, *(case for case in CASES if ":" not in case)]
+_VOCABULARY = 1024  # the shipped tokenizer's
+
+
+def folder_of(kind: str, folder: Path) -> Path:
+    """A small random model of `kind` in a folder."""
+    if kind in ARCHITECTURES:
+        nano(kind, vocab_size=_VOCABULARY).float().save(folder)
+    else:
+        theirs(kind, vocab_size=_VOCABULARY).save_pretrained(folder)
+    return folder
+
+
+def settings(folder: Path, **changes) -> EvalConfig:
+    values = {
+        "model": str(folder), "tokenizer": str(TOKENIZER), "per_level": 1, "max_new_tokens": 2, "limit": 2,
+        "price_texts_per_level": 1, "resamples": 100, "development_share": 0.5, "draws": 1,
+    }  # fmt: skip
+    return EvalConfig.model_validate({**values, **changes})
+
+
+def run(config: EvalConfig, out: Path, model: LanguageModel):
+    def first_channels(site: str, layer: int, k: int) -> list[int]:
+        return list(range(k))
+
+    with open_session("none") as session:
+        return evaluate(prepare(config, model), out=out, session=session, find_channels=first_channels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_answers_every_question_as_it_does_alone(kind, tmp_path):
+    folder = folder_of(kind, tmp_path / "model")
+    model = load(folder, tokenizer=str(TOKENIZER))
+    result = run(settings(folder, steering={"variant": "none"}), tmp_path / "run", model)
+    rows = {row["question_id"]: row for row in read_table(tmp_path / "run" / "items.parquet").to_pylist()}
+    assert result.recipe is None and len(rows) == 2 == result.summary.test_rows
+    assert {(row["condition"], row["status"], row["variant"]) for row in rows.values()} == {("unsteered", "ok", "none")}
+    asked = [q for q in facts.prompts(per_level=1, seed=0, split="eval") if q.id in rows]
+    alone = generate(model, [q.prompt or "" for q in asked], max_new_tokens=2, stop=["\n"])
+    assert [rows[q.id]["prediction"] for q in asked] == [a.text.strip() for a in alone]
+
+
+@pytest.mark.parametrize("kind", ["falcon_mamba", "jamba", "gpt2"])
+def test_models_without_a_variant_are_steered_at_what_their_mixers_add(kind, tmp_path):
+    folder = folder_of(kind, tmp_path / "model")
+    model = load(folder, tokenizer=str(TOKENIZER))
+    result = run(settings(folder, limit=6), tmp_path / "run", model)
+    assert result.recipe is not None and result.recipe.site == "mixer_out"
+    own = model.config.arch in variant_names()
+    assert result.recipe.variant == (model.config.arch if own else "general")
+    assert {c for c in result.summary.overall.em.conditions} == {"unsteered", "steered", "control_random"}
+
+
+def test_without_steering_every_question_judges_and_the_sentence_says_how_many_are_right(tmp_path):
+    model = load("tiny-mamba2")
+    result = run(settings(Path("tiny-mamba2"), tokenizer=None, per_level=3, limit=None, max_new_tokens=8,
+                          steering={"variant": "none"}), tmp_path / "run", model)  # fmt: skip
+    rows = read_table(tmp_path / "run" / "items.parquet").to_pylist()
+    right = sum(row["em"] for row in rows)
+    assert len(rows) == 18 and result.summary.overall.em.differences == {}
+    assert result.summary.verdict.sentence.startswith(f"Not steered: exact match {right / 18:.3f} (95 % interval ")
+    assert result.summary.verdict.sentence.endswith(" on 18 questions.")
+    assert not (tmp_path / "run" / "recipe.json").exists() and not (tmp_path / "run" / "discovery.parquet").exists()
+    page = load_report([tmp_path / "run"])
+    assert page.evaluations[0].missing == () and [c.role for c in page.evaluations[0].conditions] == ["unsteered"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"steering": {"variant": "none", "strengths": [2.0]}}, "steering.strengths"),
+     ({"steering": {"variant": "none", "recipe": "r.json"}}, "steering.recipe"),
+     ({"steering": {"variant": "none"}, "controls": ["random"]}, "controls")],
+)  # fmt: skip
+def test_what_only_steering_needs_is_refused_without_it(changes, named):
+    with pytest.raises(UsageError, match=f"^{named} has no meaning where the model is not steered; leave it out"):
+        prepare(settings(Path("tiny-mamba2"), tokenizer=None, **changes), load("tiny-mamba2"))
+
+
+@pytest.mark.parametrize("name", ["none", "general"])
+def test_a_variant_for_any_model_asks_which(name):
+    with pytest.raises(UsageError, match=f"--steering {name} is for any model .* say which with --model"):
+        prepare(settings(Path("x"), model=None, steering={"variant": name}))
+
+
+def test_questions_that_cannot_be_asked_are_named():
+    config = settings(Path("tiny-mamba2"), tokenizer=None, steering={"variant": "none"}, max_prompt_tokens=8)
+    with pytest.raises(InputError, match="none of the 2 questions can be asked and scored; the first, '.*tokens"):
+        prepare(config, load("tiny-mamba2"))
