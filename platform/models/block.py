@@ -20,11 +20,11 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         architecture = mixers.get(config.arch)
-        self.norm = architecture.norm_class(config.d_model, config.norm_eps)
+        self.norm = architecture.block_norm(config)
         self.mixer = architecture.for_layer(config, layer)
         self.feed_forward = architecture.feed_forward(config, layer)
         has_two = self.feed_forward is not None
-        self.norm_2 = architecture.norm_class(config.d_model, config.norm_eps) if has_two else None
+        self.norm_2 = architecture.block_norm(config) if has_two else None
         self.width, self.wide_residual = config.d_model, config.residual_in_fp32
 
     def site_table(self) -> list[SiteInfo]:
@@ -87,4 +87,4 @@ class Backbone(nn.Module):
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
-        self.norm_f = mixers.get(config.arch).final_norm_class(config.d_model, config.norm_eps)
+        self.norm_f = mixers.get(config.arch).final_norm(config)

@@ -13,8 +13,10 @@ projections stand head by head there (x2, x1, v of head 0, then of head 1), here
 itself there, here log_decay = log(-log |lambda|) and angle: computed in float64, and written back as float64, because
 float32 would lose the decay of a pole near 1. A pole of 0 becomes one of 1e-300.
 
-Norms are computed as by the flash kernel that these checkpoints were made with, x / sqrt(mean(x^2) + eps); the
-original's slow path adds eps after the root.
+The original has two norms, and `use_flash_rmsnorm` says which: true, as in the released configs and where the key is
+absent, its flash kernel, x / sqrt(mean(x^2) + eps); false its other path, x / (sqrt(mean(x^2)) + eps), which is the
+option `eps_after_root` here. Either is computed in float32; the second one the original computes in the type of the
+model. The logits of a checkpoint differ by about 3e-4 between the two, so compare with the norm that its config names.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ _OWN_NAMES = {
     "short_filter_length": "short_kernel",
     "rotary_emb_base": "rope_base",
 }
+_FLASH_NORM = "use_flash_rmsnorm"
 _NEEDED = ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "state_size", "attn_layer_idxs")
 # keys that would change the function, with the one value that is computed here
 _FIXED: dict[str, Any] = {
@@ -116,6 +119,7 @@ class StripedHyenaLayout(Layout):
                 "n_kv_heads": _kv_heads(content["num_attention_heads"], content.get("proj_groups", 1)),
                 "attn_layers": _attn_layers(content),
                 "mlp_size": content.get("inner_mlp_size") or _default_mlp_size(content),
+                "eps_after_root": not _flash_norm(content),
             }
             return ModelConfig(**{"arch": "striped_hyena", "tie_embeddings": False, "own": own} | values)
         except (TypeError, UsageError) as error:
@@ -162,6 +166,7 @@ class StripedHyenaLayout(Layout):
             "hyena_layer_idxs": [i for i in range(config.n_layers) if i not in attention],
             "proj_groups": own.n_heads // own.kv_heads,
             "inner_mlp_size": own.hidden_size(config.d_model),
+            _FLASH_NORM: not own.eps_after_root,
             **_FIXED,
         }
 
@@ -194,6 +199,13 @@ class StripedHyenaLayout(Layout):
         from safetensors.torch import save_file
 
         save_file({n: t.contiguous() for n, t in weights.items()}, path, metadata={"format": "pt"})
+
+
+def _flash_norm(content: Mapping[str, Any]) -> bool:
+    value = content.get(_FLASH_NORM, True)
+    if not isinstance(value, bool):
+        raise UsageError(f"{_FLASH_NORM} must be true or false, not {value!r}")
+    return value
 
 
 def _kv_heads(n_heads: int, proj_groups: int) -> int | None:

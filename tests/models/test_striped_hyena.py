@@ -13,6 +13,7 @@ from mplat.errors import InputError, UsageError
 from mplat.models import ModelConfig, Scale, build, load
 from mplat.models.modal import impulse_response
 from mplat.models.modal_fit import fit_modal
+from mplat.models.norms import RootEpsNorm
 from mplat.train.config import ModelSection
 from mplat.train.sizes import model_config
 from safetensors.torch import load_file, save_file
@@ -62,13 +63,17 @@ def original_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     return {"backbone." + name: tensor for name, tensor in weights.items()}
 
 
-def original_forward(weights: dict[str, torch.Tensor], text: torch.Tensor) -> torch.Tensor:
+def original_forward(
+    weights: dict[str, torch.Tensor], text: torch.Tensor, flash_norm: bool = True, eps: float = 1e-5
+) -> torch.Tensor:
     """Logits (T, V) of one row, from the equations of the original's blocks and nothing of ours, in float64."""
     w = {name.removeprefix("backbone."): tensor.double() for name, tensor in weights.items()}
     length = len(text)
 
     def norm(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return scale * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        if flash_norm:
+            return scale * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+        return scale * x / (x.norm(2, dim=-1, keepdim=True) / D**0.5 + eps)
 
     def causal(x: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:  # x (T, C), taps (C, lags)
         return torch.stack(
@@ -132,6 +137,46 @@ def test_an_original_checkpoint_computes_the_originals_equations(tmp_path: Path)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("flash", [True, False, None])
+def test_both_norms_of_the_original_are_computed_and_kept(tmp_path: Path, flash: bool | None) -> None:
+    """Small embeddings, where the place of eps is seen; without the key it is the norm of the released configs."""
+    weights = original_weights()
+    weights["backbone.embedding_layer.weight"] *= 1e-3
+    given = {} if flash is None else {"use_flash_rmsnorm": flash}
+    model = load(write(tmp_path / "m", original_config() | given, weights), dtype="float64")
+    text = tokens(1, 9, vocab=VOCAB)
+    kind = flash is not False
+    assert model.config.own.eps_after_root is not kind
+    torch.testing.assert_close(model(text)[0], original_forward(weights, text[0], kind), **close)
+    other = original_forward(weights, text[0], not kind)
+    assert float((model(text)[0] - other).abs().max()) > 1e-3 * float(other.abs().max())
+    steps, state = [], None
+    for t in range(9):
+        logits, state = model(text[:, t : t + 1], state=state, return_state=True)
+        steps.append(logits)
+    torch.testing.assert_close(torch.cat(steps, 1)[0], original_forward(weights, text[0], kind), **close)
+    again = model.save(tmp_path / "again", layout="stripedhyena")
+    assert json.loads((again / "config.json").read_text())["use_flash_rmsnorm"] is kind
+    ours = load(model.save(tmp_path / "ours"), dtype="float64")
+    torch.testing.assert_close(ours(text), model(text), **close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_the_norm_with_eps_after_the_root(dtype: torch.dtype) -> None:
+    norm = RootEpsNorm(8, 1e-3).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    x = (torch.randn(3, 4, 8) * torch.tensor([1e-4, 1.0, 100.0])[:, None, None]).to(dtype)
+    wide = x.double()
+    expected = norm.weight.double() * wide / (wide.square().mean(-1, keepdim=True).sqrt() + 1e-3)
+    assert norm(x).dtype == dtype
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+    torch.testing.assert_close(norm(x).double(), expected, rtol=tolerance, atol=0)
+    nothing = torch.zeros(1, 8, dtype=dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad(norm(nothing).sum(), nothing)
+    torch.testing.assert_close(gradient[0], norm.weight.detach() / 1e-3, rtol=1e-2, atol=0)
+
+
+@torch.no_grad()
 def test_the_authors_names_without_the_prefix_and_tied_heads_are_read(tmp_path: Path) -> None:
     weights = {n.removeprefix("backbone."): t for n, t in original_weights().items()}
     weights["unembed.weight"] = weights["embedding_layer.weight"]
@@ -189,6 +234,8 @@ def test_poles_that_do_not_decay_are_refused_by_name(tmp_path: Path) -> None:
         ({"num_attention_heads": 5, "proj_groups": 1}, "even width"),
         ({"rotary_emb_base": 1e4}, "inv_freq"),
         ({"state_size": 2}, "log_decay"),
+        ({"use_flash_rmsnorm": "false"}, "use_flash_rmsnorm must be true or false"),
+        ({"use_flash_rmsnorm": None}, "use_flash_rmsnorm must be true or false"),
     ],
 )
 def test_what_is_not_computed_here_is_refused(tmp_path: Path, change: dict[str, object], text: str) -> None:

@@ -118,6 +118,16 @@ class Mixer(Float32Kept):
         return cls(config, layer)
 
     @classmethod
+    def block_norm(cls, config: ModelConfig) -> RMSNorm | LayerNorm:
+        """The norm before the mixer or the feed-forward part of a block."""
+        return cls.norm_class(config.d_model, config.norm_eps)
+
+    @classmethod
+    def final_norm(cls, config: ModelConfig) -> RMSNorm | LayerNorm:
+        """The norm before the head."""
+        return cls.final_norm_class(config.d_model, config.norm_eps)
+
+    @classmethod
     def feed_forward(cls, config: ModelConfig, layer: int) -> FeedForward | None:
         """The feed-forward part of block `layer`, if it has one."""
         return None

@@ -24,7 +24,7 @@ from ..attention import Records, recorded_attention
 from ..config import ModelConfig
 from ..feed_forward import FeedForward, GatedMlp, residual_scale
 from ..modal import ModalFilter, impulse_response, modal_scan, read_out
-from ..norms import wide
+from ..norms import RMSNorm, RootEpsNorm, wide
 from ..run import Run
 from ..states import Scanned
 from .recall import RECALL_GAIN
@@ -50,7 +50,8 @@ class StripedHyenaOptions(Options):
     attn_layers: numbers of the blocks that attend; None is every second one, from block 1 on. n_heads: query heads;
     n_kv_heads: heads of keys and values, a divisor of it; None is as many. rope_base: of the rotary positions.
     modal_size: complex states S of each channel's filter. short_kernel: taps of the short convolution. mlp_size: hidden
-    units of the gated MLP; None is 8/3 d, rounded up to a multiple of 8.
+    units of the gated MLP; None is 8/3 d, rounded up to a multiple of 8. eps_after_root: norms divide by
+    sqrt(mean(x^2)) + eps, as the original without its flash kernel, not by sqrt(mean(x^2) + eps), as with it.
     """
 
     attn_layers: tuple[int, ...] | None = None
@@ -60,6 +61,7 @@ class StripedHyenaOptions(Options):
     modal_size: int = 4
     short_kernel: int = 3
     mlp_size: int | None = None
+    eps_after_root: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_heads", "n_kv_heads", "modal_size", "short_kernel", "mlp_size"):
@@ -73,6 +75,8 @@ class StripedHyenaOptions(Options):
             raise UsageError(
                 f"striped_hyena: {self.n_heads} query heads do not divide into {self.kv_heads} groups (n_kv_heads)"
             )
+        if not isinstance(self.eps_after_root, bool):
+            raise UsageError(f"striped_hyena: eps_after_root must be true or false, not {self.eps_after_root!r}")
         if not self.rope_base > 1:
             raise UsageError(f"striped_hyena: rope_base must be a number above 1, not {self.rope_base!r}")
 
@@ -126,6 +130,14 @@ class _StripedHyenaLayer(Mixer):
     @classmethod
     def for_layer(cls, config: ModelConfig, layer: int) -> Mixer:
         return (AttentionLayer if config.own.attends(layer) else HyenaLayer)(config, layer)
+
+    @classmethod
+    def block_norm(cls, config: ModelConfig) -> RMSNorm:
+        return (RootEpsNorm if config.own.eps_after_root else RMSNorm)(config.d_model, config.norm_eps)
+
+    @classmethod
+    def final_norm(cls, config: ModelConfig) -> RMSNorm:
+        return cls.block_norm(config)
 
     @classmethod
     def feed_forward(cls, config: ModelConfig, layer: int) -> FeedForward:
