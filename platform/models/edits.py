@@ -5,7 +5,10 @@ An edit names a site (with `*`, channels and positions, see `sites`) and a phase
 the identity (Scale 1, Add 0, Interpolate weight 0) leaves each bit as it was.
 
 Values broadcast against the selected part of the tensor: (..., C) for all positions, (P, C) for P positions,
-(T, C) or (B, T, C) for a whole run, whose time axis then counts from the start of the sequence.
+(T, C) or (B, T, C) for a whole run, whose time axis then counts from the start of the sequence. The row axis B is that
+of the batch at its beginning: in generation, prompt i keeps its entry when others have ended (`rows` of the forward
+pass). A position or channel that is named twice is edited once, as its first mention says; a text that has none of
+the positions is an error, in a batch and alone (`coverage`).
 Edits are stored as JSON with their tensors in safetensors beside it (`edit_files`), never as pickle.
 """
 
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, suggest
+from .coverage import first_mentions
 from .run import take
 from .sites import Selection, merge, parse
 
@@ -74,7 +78,7 @@ class Edit:
             columns = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
             valid = columns < run.lengths[:, None]
         else:
-            columns, valid = run.positions(self.selection.positions)
+            columns, valid = self._named(run, self.selection.positions)
             if not bool(valid.any()):
                 return x, False
         value, valid = self._aligned(run, x, columns, valid)
@@ -93,18 +97,23 @@ class Edit:
             columns = torch.full((len(x), 1), column, device=x.device)
             valid = columns < run.lengths[:, None]
         else:
-            columns, valid = run.positions(self.selection.positions)
+            columns, valid = self._named(run, self.selection.positions)
             valid = valid & (columns == column)
             if not bool(valid.any()):
                 return x, False
         value, valid = self._aligned(run, x[:, None], columns, valid)
-        for p in range(columns.shape[1]):  # a position listed twice acts twice, as in `apply`'s order
+        for p in range(columns.shape[1]):  # one row's position may stand elsewhere in the list than another's
             rows = valid[:, p]
             if bool(rows.any()):
                 here = value[:, p : p + 1] if value is not None and value.shape[1] > 1 else value
                 new = self._on_channels(x[:, None], here)[:, 0]
                 x = torch.where(rows.view(-1, *[1] * (x.ndim - 1)), new, x)
         return x, bool(valid.any())
+
+    def _named(self, run: Run, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Packed columns (B, P) of the positions, and at which of them to act: those of this call, each once."""
+        columns, valid = run.positions(positions)
+        return columns, first_mentions(columns, valid)
 
     def apply_constant(self, x: Tensor) -> Tensor:
         """Edit `x` (C, ...), which has no batch and time axes: a number or a tensor that broadcasts against it."""
@@ -125,7 +134,11 @@ class Edit:
         if channels is None:
             return self.transform(part, value)
         index = torch.as_tensor(channels, device=part.device) % part.shape[2]
-        return part.index_copy(2, index, self.transform(part.index_select(2, index), value).to(part.dtype))
+        new = self.transform(part.index_select(2, index), value).to(part.dtype)
+        first = list({channel: i for i, channel in reversed(list(enumerate(index.tolist())))}.values())
+        if len(first) < len(index):
+            new, index = new[:, :, first], index[first]
+        return part.index_copy(2, index, new)
 
     def _aligned(self, run: Run, x: Tensor, columns: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
         """The edit's tensor as (B|1, P|1, C|1, ...), and `valid` cut to where it has an entry."""
@@ -139,6 +152,8 @@ class Edit:
                 f"{self}: a value of shape {tuple(value.shape)} has more axes than the site {tuple(x.shape)}"
             )
         value = value.reshape((1,) * missing + tuple(value.shape))
+        if run.rows is not None and value.shape[0] > 1 and int(run.rows.max()) < len(value):
+            value = value.index_select(0, run.rows.to(value.device))
         if value.shape[1] > 1 and self.selection.positions is None:  # a whole run: pick the time steps of this call
             if run.order is not None and value.shape[0] == len(x) and value.shape[1] == run.width:
                 value = run.to_packed(value)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
+from .coverage import generating
 from .greedy import ahead, faster_in_loops
 from .prefill import read_beginnings, read_rest
 from .text import ContinuedText, decode, decode_continuation, encode_text
@@ -90,6 +91,24 @@ def generate(
     if not prompts:
         return []
     rows = encode(model, prompts, state=state)
+    before = [0] if state is None else state.position.tolist()
+    before = before * len(rows) if len(before) == 1 else before
+    if len(before) != len(rows):
+        raise UsageError(f"a state of {len(before)} rows does not fit {len(rows)} prompts: give one row or all")
+    with generating(model, before, [len(row) for row in rows], max_new_tokens):
+        return _generated(model, rows, state, max_new_tokens, stop, temperature, seed, share_prefix)
+
+
+def _generated(
+    model: LanguageModel,
+    rows: list[list[int]],
+    state: ModelState | None,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    temperature: float,
+    seed: int,
+    share_prefix: bool,
+) -> list[Generation]:
     rest, begun = read_beginnings(model, rows, state, share_prefix)
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
     following = _Following(model, rest, begun, temperature, generators)
@@ -139,6 +158,7 @@ class _Following:
         self._steps = FIRST_STEPS_AHEAD
         self._scores: Tensor | None = None  # of the coming tokens, before the first call
         self._last: list[int | None] = []
+        self._rows: Tensor | None = None  # of the prompts, once some have left the batch
         before = model.zero_state(len(prompts)) if state is None else state
         self._decoder = ahead(model, before) if not temperature and faster_in_loops(model, prompts) else None
         if self._decoder is not None:
@@ -162,7 +182,7 @@ class _Following:
         else:
             logits, self._state = self._model(
                 torch.as_tensor(self._fed(), device=self._model.device)[:, None], state=self._state, return_state=True,
-                phase="decode", anchor=self._anchor, overwrite_state=True,
+                phase="decode", anchor=self._anchor, overwrite_state=True, rows=self._rows,
             )  # fmt: skip
             self._last = _choose(logits[:, 0], self._temperature, self._generators)
         return self._last
@@ -179,7 +199,9 @@ class _Following:
             self._decoded = [[step[j] for j in rows] for step in self._decoded]
             self._decoder.keep(rows)
         else:
-            self._state, self._anchor = self._state.rows(rows), self._anchor[rows]
+            index = torch.as_tensor(rows, device=self._anchor.device)
+            self._state, self._anchor = self._state.rows(index), self._anchor[index]
+            self._rows = index if self._rows is None else self._rows[index]
 
 
 def _choose(scores: Tensor, temperature: float, generators: list[torch.Generator]) -> list[int | None]:

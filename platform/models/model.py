@@ -70,6 +70,7 @@ class LanguageModel(nn.Module):
         anchor: Tensor | None = None,
         last_only: bool = False,
         overwrite_state: bool = False,
+        rows: Tensor | Sequence[int] | None = None,
     ) -> Any:
         """Logits (B, T, V) of tokens (B, T); with `return_state` also the state after each row's last real token.
 
@@ -79,13 +80,15 @@ class LanguageModel(nn.Module):
         anchor (B,): length from which negative positions count; default the length after this call.
         last_only: logits (B, 1, V) of each row's last real token; the head is then not computed for the others.
         overwrite_state: `state` is not needed any more, its memory may be used for the new one.
+        rows (B,): which rows of the batch at its beginning these are, where some have left it (`state.rows`); captures
+        and edits with an entry for each row go by them.
 
         Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
         """
         tokens, mask, reset = self._checked(tokens, mask, reset, state)
-        rows, width = tokens.shape
-        order, keep, lengths = pack(mask, width, rows, tokens.device)
-        offset = state.position if state is not None else torch.zeros(rows, dtype=torch.long, device=tokens.device)
+        n, width = tokens.shape
+        order, keep, lengths = pack(mask, width, n, tokens.device)
+        offset = state.position if state is not None else torch.zeros(n, dtype=torch.long, device=tokens.device)
         run = Run(
             phase=phase or ("decode" if state is not None and width == 1 else "prefill"),
             offset=offset,
@@ -98,8 +101,11 @@ class LanguageModel(nn.Module):
             edits=self._edits,
             captures=self._recorders,
             overwrite=overwrite_state,
+            rows=_as_rows(rows, len(tokens), tokens.device),
         )
         run.reset = None if reset is None else run.to_packed(reset)
+        for watched in (*(a.coverage for a in self._edits), *self._recorders):
+            watched.follow(run)
         logits, layers = self._run(run.to_packed(tokens), run, state, return_state, last_only)
         if not last_only:
             logits = run.to_caller(logits)
@@ -235,12 +241,14 @@ class LanguageModel(nn.Module):
         return result
 
     @contextmanager
-    def capture(self, *specs: str) -> Iterator[Activations]:
+    def capture(self, *specs: str, gradients: bool = False) -> Iterator[Activations]:
         """Record the named sites of every forward pass inside the block; see `sites` for the form of a name.
 
-        Raises UsageError for a name that fits no site, and at the end for one that never fired.
+        gradients: tensors keep their autograd history; else they are detached.
+        Raises UsageError for a name that fits no site, and at the end for one that never fired or whose positions a row
+        did not have (`coverage`).
         """
-        recorder = Recorder(specs, self.sites())
+        recorder = Recorder(specs, self.sites(), gradients)
         self._recorders.append(recorder)
         try:
             yield recorder.activations
@@ -252,7 +260,8 @@ class LanguageModel(nn.Module):
     def edit(self, *edits: Edit) -> Iterator[None]:
         """Apply edits, in the order given, to every forward pass inside the block.
 
-        Raises UsageError for an edit that fits no site, and at the end for one that never acted.
+        Raises UsageError for an edit that fits no site, and at the end for one that never acted or whose positions a
+        row did not have (`coverage`).
         """
         sites = self.sites()
         for e in edits:
@@ -269,11 +278,15 @@ class LanguageModel(nn.Module):
             yield
         finally:
             self._edits = before
-        idle = [str(a.edit) for a in applied if not a.fired]
+        idle = [str(a.edit) for a in applied if not (a.fired or a.excused)]
         if idle:
             raise UsageError(
                 f"edit {', '.join(idle)} never fired: no forward pass ran in its phase, or none had its positions"
             )
+        for each in applied:
+            each.coverage.close()
+            if each.coverage.lacking is not None:
+                raise UsageError(each.coverage.lacking)
 
     # -- text ---------------------------------------------------------------------------------------------------
 
@@ -347,3 +360,13 @@ class LanguageModel(nn.Module):
         from .saving import save
 
         return save(self, folder, dtype=dtype, layout=layout)
+
+
+def _as_rows(rows: Tensor | Sequence[int] | None, n: int, device: torch.device) -> Tensor | None:
+    """`rows` as a tensor (n,). Raises UsageError for anything else."""
+    if rows is None:
+        return None
+    found = torch.as_tensor(rows, device=device)
+    if tuple(found.shape) != (n,) or found.is_floating_point() or bool((found < 0).any()):
+        raise UsageError(f"rows must name a row of the batch at its beginning for each of {n} rows, not {rows!r}")
+    return found.long()

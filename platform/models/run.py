@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from .coverage import Coverage
 from .sites import Selection
 
 if TYPE_CHECKING:
@@ -31,18 +32,26 @@ class Capture(Protocol):
 
     def wants(self, site: str) -> list[Selection]: ...
 
-    def record(self, run: Run, site: str, selection: Selection, value: Tensor) -> None: ...
+    def record(self, run: Run, site: str, selection: Selection, value: Tensor, picked: bool = False) -> None: ...
 
     def record_constant(self, site: str, selection: Selection, value: Tensor) -> None: ...
 
 
 @dataclass
 class Applied:
-    """An edit in force, resolved to the sites it names, with the number of times it has acted."""
+    """An edit in force, resolved to the sites it names, with the number of times it has acted.
+
+    excused: it need not act, because generated texts ended before it could. coverage: of its positions.
+    """
 
     edit: Edit
     sites: frozenset[str]
     fired: int = 0
+    excused: bool = False
+    coverage: Coverage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.coverage = Coverage(f"edit {self.edit}", self.edit.selection, self.edit.phase)
 
 
 @dataclass
@@ -51,8 +60,9 @@ class Run:
 
     offset (B,): real tokens of each row that came before this call. lengths (B,): real tokens in this call.
     anchor (B,): the sequence length from which negative positions count. order (B, T) or None: packed column j holds
-    the caller's column order[:, j]. keep (B, T) or None: True at real tokens, in packed layout. overwrite: the memory
-    of the state that came in may be used again.
+    the caller's column order[:, j]. keep (B, T) or None: True at real tokens, in packed layout. rows (B,) or None:
+    which rows of the batch at its beginning these are, None for all of them in their order. overwrite: the memory of
+    the state that came in may be used again.
     """
 
     phase: Phase
@@ -64,6 +74,7 @@ class Run:
     order: Tensor | None = None
     keep: Tensor | None = None
     reset: Tensor | None = None
+    rows: Tensor | None = None
     edits: Sequence[Applied] = ()
     captures: Sequence[Capture] = ()
     overwrite: bool = False
@@ -171,8 +182,8 @@ class Run:
                 lookup[torch.as_tensor(columns, device=value.device)] = torch.arange(len(columns), device=value.device)
                 column, valid = self.positions(selection.positions)
                 if valid.any():
-                    picked = _take(value, lookup[column.clamp(0, self.width - 1)])
-                    capture.record(self, name, selection, picked)
+                    at = lookup[column.clamp(0, self.width - 1)]
+                    capture.record(self, name, selection, _take(value, at), picked=True)
 
 
 def _take(value: Tensor, index: Tensor) -> Tensor:

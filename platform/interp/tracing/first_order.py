@@ -197,7 +197,7 @@ def _differentiate(
         zeros = {p.name: torch.zeros(*tokens.shape, *p.shape, **options) for p in asked.edited if judged is not None}
         stack.enter_context(model.edit(*edits, *(Add(name, zero) for name, zero in zeros.items())))
         seen = list(dict.fromkeys([*(place.name for place in asked.plain), *asked.outputs]))
-        acts = stack.enter_context(model.capture(*dict.fromkeys([*asked.values, *seen])))
+        acts = stack.enter_context(model.capture(*dict.fromkeys([*asked.values, *seen]), gradients=True))
         logits = model(tokens, phase="prefill", last_only=True)[:, 0]
         gradients: dict[str, Tensor] = {}
         if judged is not None:
