@@ -178,8 +178,9 @@ def evaluate(
         shown = stack.enter_context(ExitStack())
         observer = Observer(say=output.say, progress=JobCounter(output, shown, "answers"))
         find = bottleneck_finder(
-            plan.model, plan.asked_in_development, cache_dir=cache_folder(), seed=plan.config.seed, say=output.say
-        )
+            plan.model, plan.asked_in_development, cache_dir=cache_folder(), seed=plan.config.seed,
+            max_tokens=plan.config.max_prompt_tokens, template=plan.config.template, say=output.say,
+        )  # fmt: skip
         result = run(plan, out=folder, session=session, find_channels=find, fresh=fresh, observer=observer)
     summary = result.summary.to_dict()
     output.result(
@@ -251,7 +252,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     if plan.steers:
         lines.append(f"controls: {', '.join(f'{name} x {plan.config.draws}' for name in plan.controls) or 'none'}")
     if cut := sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()):
-        lines.append(f"contexts: {cut} are cut from the left to {plan.config.max_prompt_tokens} tokens a prompt")
+        lines.append(f"contexts: {cut} are cut to {plan.config.max_prompt_tokens} tokens a prompt")
     return lines
 
 

@@ -35,7 +35,9 @@ CARRIED = (
     "n_cut_tokens",
 )  # fmt: skip
 #: the same, null where the item does not have them
-CARRIED_IF_KNOWN = ("control", "derived_from", "distance_target", "distance_tokens", "prompt_digest")
+CARRIED_IF_KNOWN = (
+    "control", "derived_from", "distance_target", "distance_tokens", "prompt_digest", "ids_digest", "evidence_kept",
+)  # fmt: skip
 
 
 def make_worker(

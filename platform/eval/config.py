@@ -11,6 +11,8 @@ from pydantic import Field, field_validator
 from ..config import Config
 from ..steering.operators import MAX_STRENGTH, STRENGTH_RANGE
 
+MAX_PROMPT_TOKENS = 512  # unless another length is asked for, wherever questions are asked
+
 
 class SteeringSection(Config):
     """Where a recipe is looked for. What is left out is the variant's own."""
@@ -76,8 +78,8 @@ class EvalConfig(Config):
     """Random draws of each control."""
     max_new_tokens: int = Field(16, ge=1)
     """Longest answer."""
-    max_prompt_tokens: int = Field(512, ge=8)
-    """Longest prompt; contexts are cut from the left to fit."""
+    max_prompt_tokens: int = Field(MAX_PROMPT_TOKENS, ge=8)
+    """Longest prompt; contexts are cut to fit, what holds no evidence first."""
     stop: list[str] = ["\n"]
     """Texts that end an answer."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"

@@ -87,7 +87,12 @@ class Plan:
         return find(self.config.template) if self.config.template else template_for(question.dataset)
 
     def _asked_fields(self, question: Question) -> dict[str, Any]:
-        return question_fields(question) | {"prompt_digest": self.prompts[question.id].digest}
+        prompt = self.prompts[question.id]
+        if prompt.status != "ok":
+            return question_fields(question)
+        return question_fields(question) | {
+            "prompt_digest": prompt.digest, "ids_digest": prompt.ids_digest, "evidence_kept": prompt.evidence_kept,
+        }  # fmt: skip
 
     def items(self, questions: Sequence[Question], side: str, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
         """Work for the answering worker: condition by condition, the longest prompts first, so that batches are
@@ -274,12 +279,13 @@ def tokenize(
     questions: Sequence[Question], model: LanguageModel, max_tokens: int, template: Template | None = None
 ) -> tuple[dict[str, Prompt], dict[str, tuple[str, str]]]:
     """Question id -> prompt, and question id -> (status, reason) for those that cannot be asked or scored."""
-    from ..models.generation import encode
+    from ..models.text import encode_text
 
+    assert model.tokenizer is not None, model.name
     prompts: dict[str, Prompt] = {}
     refused: dict[str, tuple[str, str]] = {}
     metrics = set(metric_names())
-    one = partial(_encode_one, encode, model)
+    one = partial(encode_text, model.tokenizer)
     for question in questions:
         prompt = prompts[question.id] = render(question, one, max_tokens, template)
         reason = unusable(question, metrics)
@@ -288,7 +294,3 @@ def tokenize(
         elif reason:
             refused[question.id] = ("bad_input", reason)
     return prompts, refused
-
-
-def _encode_one(encode: Any, model: LanguageModel, text: str) -> list[int]:
-    return encode(model, [text])[0]

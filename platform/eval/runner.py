@@ -324,7 +324,11 @@ def _prompt_table(plan: Plan) -> pa.Table:
     """Every prompt that was asked."""
     questions = (*plan.development, *plan.test, *plan.unanswerable)
     asked = [plan.prompts[q.id] for q in questions if q.id not in plan.refused]
-    rows = {p.digest: {"prompt_digest": p.digest, "template": p.template, "text": p.text} for p in asked}
+    rows = {
+        p.digest: {"prompt_digest": p.digest, "template": p.template, "text": p.text, "n_tokens": len(p.tokens)}
+        | {"ids_digest": p.ids_digest}
+        for p in asked
+    }
     return pa.Table.from_pylist([rows[digest] for digest in sorted(rows)], schema=PROMPT_SCHEMA)
 
 

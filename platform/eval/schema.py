@@ -58,7 +58,9 @@ ITEM_SCHEMA = pa.schema(
         pa.field("derived_from", pa.string()),  # the question that this one was made from
         pa.field("distance_target", pa.int32()),
         pa.field("distance_tokens", pa.int32()),
-        pa.field("prompt_digest", pa.string()),  # sha256 of the whole prompt; the text is in prompts.parquet
+        pa.field("prompt_digest", pa.string()),  # sha256 of the text that was read, which is in prompts.parquet
+        pa.field("ids_digest", pa.string()),  # sha256 of its token ids, written as a JSON list without blanks
+        pa.field("evidence_kept", pa.bool_()),  # nothing of the evidence was cut; null where none is known
     ]
 )
 ITEM_ORDER = ("split", "question_id", "condition")
@@ -77,12 +79,14 @@ PRICE_SCHEMA = pa.schema(
 )
 PRICE_ORDER = ("text_id", "condition")
 
-#: every prompt text once, by its digest
+#: every prompt that was read once, by its digest
 PROMPT_SCHEMA = pa.schema(
     [
         pa.field("prompt_digest", pa.string(), nullable=False),
         pa.field("template", pa.string(), nullable=False),  # digest of the template; "" for a ready-made prompt
-        pa.field("text", pa.string(), nullable=False),  # before the context was cut
+        pa.field("text", pa.string(), nullable=False),  # what was read: its tokens are those that the model got
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("ids_digest", pa.string(), nullable=False),
     ]
 )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 
 from ..errors import InputError, UsageError
+from ..eval.config import MAX_PROMPT_TOKENS
 from ..runtime.table_job import Progress
 from .cache import Cache
 from .config import default_config, settings_of
@@ -33,13 +34,16 @@ def bottleneck_channels(
     k: int,
     cache_dir: Path | None = None,
     seed: int = 0,
+    max_tokens: int = MAX_PROMPT_TOKENS,
+    template: str | None = None,
     progress: Tell | None = None,
 ) -> list[int]:
     """The `k` channels of `site` ("mixer_out", "delta", ...) at `layer` with the largest |attribution|, largest first.
 
     Reads the cached result of the step `attribution` for these questions, and computes and caches it (all layers at
     once, it costs the same) where it is missing; `progress` is told what is computed. cache_dir: default as for
-    `mplat interp`. Attribution draws nothing at random; `seed` is passed on all the same.
+    `mplat interp`. Attribution draws nothing at random; `seed` is passed on all the same. max_tokens, template: how the
+    questions are rendered, as in an evaluation (`max_prompt_tokens`, `template`).
 
     Raises UsageError for a layer, site or k that the model does not have, InputError where no question gave a finite
     result.
@@ -49,7 +53,8 @@ def bottleneck_channels(
     (place,) = places(model, [layer], [name])
     if not 1 <= k <= place.channels:
         raise UsageError(f"k is {k}; site {name!r} has {place.channels} channels, so it can be 1 to {place.channels}")
-    config = default_config().model_copy(update={"steps": ("attribution",), "seed": seed})
+    asked = {"steps": ("attribution",), "seed": seed, "max_tokens": max_tokens, "template": template}
+    config = default_config().model_copy(update=asked)
     settings = settings_of(config, all_steps()["attribution"])
     if name not in relative_names(model, settings.model_dump()["sites"]):
         config = config.model_copy(update={"attribution": type(settings).model_validate({"sites": (name,)})})
@@ -71,6 +76,8 @@ def bottleneck_finder(
     *,
     cache_dir: Path,
     seed: int,
+    max_tokens: int = MAX_PROMPT_TOKENS,
+    template: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Callable[[str, int, int], list[int]]:
     """`bottleneck_channels` as a search asks for it, (site, layer, k) -> channels.
@@ -86,8 +93,9 @@ def bottleneck_finder(
 
     def find(site: str, layer: int, k: int) -> list[int]:
         return bottleneck_channels(
-            model, questions, layer=layer, site=site, k=k, cache_dir=cache_dir, seed=seed, progress=tell
-        )
+            model, questions, layer=layer, site=site, k=k, cache_dir=cache_dir, seed=seed, max_tokens=max_tokens,
+            template=template, progress=tell,
+        )  # fmt: skip
 
     return find
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, create_model
 
 from ..config import Config
+from ..eval.config import MAX_PROMPT_TOKENS
 from .graph import all_steps
 from .registry import Step, StepSettings
 
@@ -23,7 +24,12 @@ class InterpConfig(Config):
     layers: tuple[int, ...] | None = Field(None, description="blocks to look at; default: all")
     seed: int = Field(0, ge=0, lt=2**63)
     batch_size: int = Field(16, ge=1, description="questions that go through the model together")
-    max_tokens: int = Field(2048, ge=1, description="longest prompt; longer ones are cut or left out as in eval")
+    max_tokens: int = Field(
+        MAX_PROMPT_TOKENS, ge=1, description="longest prompt; longer ones are cut or left out as in eval"
+    )
+    template: str | None = Field(
+        None, description="prompt template of questions that bring no prompt; default: that of their data set"
+    )
 
 
 @cache

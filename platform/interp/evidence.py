@@ -1,55 +1,52 @@
 """Where a prompt states the answer to its question: the fact that a model has to keep until the end.
 
-Found in the tokens alone: the answer's tokens, as they stand after a blank. Where the question names its evidence,
-within the last sentence of it that states the answer; otherwise the last place in the prompt.
+Found in the prompt's characters, as words of their own, and then in its tokens. Where the question's evidence stands in
+the prompt, within the last sentence of it that states the answer; otherwise the last place in the prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..datasets.records import Question
+    from ..eval.prompting import Prompt
 
-Span = tuple[int, int]  # start and stop of tokens
+Span = tuple[int, int]  # start and stop
 
 
-def occurrences(tokens: Sequence[int], wanted: Sequence[int]) -> list[Span]:
-    """Every span of `tokens` that reads as `wanted`, from left to right; none for nothing wanted."""
+def occurrences(where: Sequence[Any], wanted: Sequence[Any]) -> list[Span]:
+    """Every span of `where` that reads as `wanted` (both texts, or both tokens), from left to right; none for nothing
+    wanted."""
     n = len(wanted)
     if not n:
         return []
-    found = range(len(tokens) - n + 1)
-    return [(i, i + n) for i in found if tuple(tokens[i : i + n]) == tuple(wanted)]
+    found = range(len(where) - n + 1)
+    return [(i, i + n) for i in found if where[i] == wanted[0] and where[i : i + n] == wanted]
 
 
-def stated_at(
-    question: Question, prompt: Sequence[int], answer: Sequence[int], ids: Callable[[str], list[int]]
-) -> Span | None:
+def stated_at(prompt: Prompt, answer: str) -> Span | None:
     """The tokens (start, stop) of `prompt` that state `answer`; None where it is not stated.
 
     A prompt's last token is not looked at: what is stated there needs no memory.
     """
-    found = occurrences(prompt[:-1], answer)
-    if not found:
+    if prompt.encoded is None:
         return None
-    for support in reversed(question.supporting_facts):
-        try:
-            sentence = question.context[support.paragraph].sentences[support.sentence]
-        except IndexError:
-            continue  # a data set's mistake, which its reader has counted
-        inside = [
-            span
-            for start, stop in _sentence_spans(prompt, ids(" " + sentence.strip()))
-            for span in found
-            if start <= span[0] and span[1] <= stop
-        ]
+    text, last = prompt.text, len(prompt.tokens) - 1
+    found = []
+    for start, stop in occurrences(text, answer.strip()):
+        if _is_word(text, start, stop):
+            tokens = prompt.encoded.tokens_of(start, stop)
+            if tokens[0] < tokens[1] <= last:
+                found.append(((start, stop), tokens))
+    for from_, to in reversed(prompt.evidence):
+        inside = [tokens for (start, stop), tokens in found if from_ <= start and stop <= to]
         if inside:
             return inside[-1]
-    return found[-1]
+    return found[-1][1] if found else None
 
 
-def _sentence_spans(prompt: Sequence[int], sentence: Sequence[int]) -> list[Span]:
-    """Where the sentence stands; its last token may have merged with what follows."""
-    return occurrences(prompt, sentence) or [(a, b + 1) for a, b in occurrences(prompt, sentence[:-1])]
+def _is_word(text: str, start: int, stop: int) -> bool:
+    """Whether no word goes on beyond the ends of the span."""
+    before, after = text[start - 1 : start], text[stop : stop + 1]
+    return not (before.isalnum() and text[start].isalnum()) and not (after.isalnum() and text[stop - 1].isalnum())

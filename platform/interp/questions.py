@@ -1,7 +1,8 @@
 """Questions as token ids, and the plan of batches: what goes through the model together, decided by the data alone.
 
-Prompts are rendered as the evaluation renders them. A question that cannot be used (no prompt, no answer, too long) is
-left out with a status and a reason, never silently. Batches hold questions of like length, the longest first.
+Prompts are rendered where the evaluation renders them (`eval.prompting`). A question that cannot be used (no prompt, no
+answer, too long) is left out with a status and a reason, never silently. Batches hold questions of like length, the
+longest first.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, UsageError
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The questions that go through the model, in the order given, and those that do not."""
+    """The questions that go through the model, in the order given, and those that do not. templates: digests of those
+    that put them into words, "" among them where a prompt was ready-made."""
 
     items: tuple[Item, ...]
     excluded: tuple[Excluded, ...]
+    templates: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over ids, token ids and what was left out."""
-        return digest_of([[i.to_json() for i in self.items], [[e.id, e.status] for e in self.excluded]])
+        """sha256 over ids, token ids, what was left out and the templates."""
+        left_out = [[e.id, e.status] for e in self.excluded]
+        return digest_of([[i.to_json() for i in self.items], left_out, list(self.templates)])
 
     @property
     def lengths(self) -> list[int]:
@@ -56,13 +60,19 @@ def plan_digest(plan: Sequence[Shard]) -> str:
     return digest_of([list(shard.items) for shard in plan])
 
 
-def encode(model: LanguageModel, questions: Sequence[Question], *, max_tokens: int) -> Encoded:
-    """Token ids of `questions`.
+def encode(
+    model: LanguageModel, questions: Sequence[Question], *, max_tokens: int, template: str | None = None
+) -> Encoded:
+    """Token ids of `questions`, rendered as an evaluation with the same `max_tokens` (its `max_prompt_tokens`) and
+    `template` (default: that of a question's data set) renders them.
 
-    Raises InputError where there are no questions, none that can be used, two with one id, or no tokenizer;
-    UsageError where `max_tokens` is below 1.
+    The answer's tokens are those of the text prompt + answer; where they share one with the prompt's end, that one is
+    the answer's first. Raises InputError where there are no questions, none that can be used, two with one id, or no
+    tokenizer; UsageError where `max_tokens` is below 1, and for an unknown template.
     """
     from ..eval.prompting import render
+    from ..eval.templates import find
+    from ..models.text import encode_continued, encode_text
 
     if max_tokens < 1:
         raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
@@ -74,24 +84,28 @@ def encode(model: LanguageModel, questions: Sequence[Question], *, max_tokens: i
     if model.tokenizer is None:
         raise InputError(f"model {model.name} has no tokenizer for the questions; name one with --tokenizer")
     tokenizer = model.tokenizer
-
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
-
+    chosen = None if template is None else find(template)
     items: list[Item] = []
     excluded: list[Excluded] = []
+    templates: set[str] = set()
     for question in questions:
-        prompt = render(question, ids, max_tokens)
+        prompt = render(question, partial(encode_text, tokenizer), max_tokens, chosen)
         text = question.answers[0].strip() if question.answers else ""
         if prompt.status != "ok":
             excluded.append(Excluded(question.id, prompt.status, prompt.reason))
-        elif not text:
+            continue
+        if not text:
             excluded.append(Excluded(question.id, "bad_input", "no answer is given"))
-        else:
-            answer = ids(" " + text)
-            fact = stated_at(question, prompt.tokens, answer, ids)
-            items.append(Item(question.id, tuple(prompt.tokens), tuple(answer), fact, kind_of(question)))
+            continue
+        try:
+            blank = "" if prompt.text[-1:].isspace() else " "
+            read = encode_continued(tokenizer, prompt.text, blank + text)
+        except InputError as error:
+            excluded.append(Excluded(question.id, "bad_input", str(error)))
+            continue
+        templates.add(prompt.template)
+        items.append(Item(question.id, read.prompt, read.continuation, stated_at(prompt, text)))
     if not items:
         first = excluded[0]
         raise InputError(f"none of the {len(questions)} questions can be used; the first, {first.id!r}: {first.reason}")
-    return Encoded(tuple(items), tuple(excluded))
+    return Encoded(tuple(items), tuple(excluded), tuple(sorted(templates)))

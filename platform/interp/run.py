@@ -112,7 +112,7 @@ def plan_steps(
     ordered = in_order(config.steps, known)
     layers = check_layers(config.layers, model.n_layers)
     _check_settings(ordered, model, layers, config)
-    data = encode(model, questions, max_tokens=config.max_tokens)
+    data = encode(model, questions, max_tokens=config.max_tokens, template=config.template)
     batches = plan_digest(data.plan(config.batch_size))
     planned: dict[str, Planned] = {}
     for step in ordered:

@@ -232,7 +232,12 @@ class _Pipeline:
             out=folder,
             session=self.session,
             find_channels=bottleneck_finder(
-                plan.model, plan.asked_in_development, cache_dir=self.cache_dir, seed=plan.config.seed
+                plan.model,
+                plan.asked_in_development,
+                cache_dir=self.cache_dir,
+                seed=plan.config.seed,
+                max_tokens=plan.config.max_prompt_tokens,
+                template=plan.config.template,
             ),
             # The folder is a part of this quickstart: what a former version of a model left there goes.
             fresh=self.fresh or (earlier is not None and bool(differences(plan, earlier))),

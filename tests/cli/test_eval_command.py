@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -216,6 +217,11 @@ def test_every_prompt_is_kept_once_by_its_digest(first):
     assert {row["prompt_digest"] for row in items} == set(table)
     assert all(table[row["prompt_digest"]]["text"] == asked[row["question_id"]] for row in items)
     assert {row["template"] for row in table.values()} == {""}, "their prompts were ready-made"
+    for row in table.values():
+        ids = load("tiny-mamba2").tokenizer(row["text"])["input_ids"]
+        digest = hashlib.sha256(json.dumps(ids, separators=(",", ":")).encode()).hexdigest()
+        assert (len(ids), digest) == (row["n_tokens"], row["ids_digest"])
+    assert all(table[row["prompt_digest"]]["ids_digest"] == row["ids_digest"] for row in items)
 
 
 def test_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run, tmp_path):

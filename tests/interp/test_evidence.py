@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 from interp_jobs import asked, reader
+from mplat.eval.prompting import render
 from mplat.interp.batches import Batch, Item, spread
 from mplat.interp.evidence import occurrences, stated_at
 from mplat.interp.questions import encode
 from mplat.models import LanguageModel
+from mplat.models.text import encode_text
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,32 @@ def test_without_evidence_it_is_the_last_place_and_what_is_not_stated_has_none(m
     assert item.fact == occurrences(item.prompt, item.answer)[-1] != occurrences(item.prompt, item.answer)[0]
     (open_,) = encode(model, [dataclasses.replace(question, answers=("zebra",))], max_tokens=100).items
     assert open_.fact is None and open_.distance is None
-    assert stated_at(question, [1, 2, 3], [3], lambda text: []) is None  # the prompt's last token needs no memory
+    last = dataclasses.replace(question, prompt=" The cup")
+    read = render(last, partial(encode_text, model.tokenizer), 100)
+    assert stated_at(read, "cup") is None  # the prompt's last token needs no memory
+    assert stated_at(read, "up") is None and stated_at(read, "cu") is None  # parts of a word
+
+
+def test_an_answer_is_found_by_its_characters_however_it_is_cut_into_tokens(model: LanguageModel) -> None:
+    """Behind a quotation mark or at the beginning of a text its tokens differ from those behind a blank."""
+    told = {
+        'He said "Karfen" twice.\nQ: What?\nA:': 9,
+        "Karfen is far.\nQ: What?\nA:": 0,
+        "in (Karfen)\nQ: What?\nA:": 4,
+    }
+    for text, place in told.items():
+        question = dataclasses.replace(asked()[0], prompt=text, answers=("Karfen",), supporting_facts=())
+        (item,) = encode(model, [question], max_tokens=100).items
+        whole = model.tokenizer(text + " Karfen", return_offsets_mapping=True)
+        holding = [i for i, (a, b) in enumerate(whole["offset_mapping"]) if a < place + 6 and b > place]
+        assert item.fact == (holding[0], holding[-1] + 1)
+        assert [*item.prompt, *item.answer] == whole["input_ids"]
+
+
+def test_a_prompt_that_ends_with_a_blank_gets_no_second_one(model: LanguageModel) -> None:
+    question = dataclasses.replace(asked()[0], prompt="Q: Where?\nA: ", answers=("Karfen",))
+    (item,) = encode(model, [question], max_tokens=100).items
+    assert [*item.prompt, *item.answer] == model.tokenizer("Q: Where?\nA: Karfen")["input_ids"]
 
 
 def test_a_worker_receives_the_fact() -> None:

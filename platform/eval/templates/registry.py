@@ -15,6 +15,7 @@ from typing import ClassVar, TypeVar
 
 from ...datasets.records import Paragraph
 from ...errors import UsageError, suggest
+from ..layout import Layout, sentences_in
 
 _FIRST = ("context", "question", "alone")  # in the digest as they are; all others only where they differ from below
 _LATER = ("head", "paragraph", "between", "no_answer")
@@ -23,8 +24,8 @@ _LATER = ("head", "paragraph", "between", "no_answer")
 class Template:
     """The plain template: context, newline, question, and the cue after which the answer is written.
 
-    Without a context `alone` takes the place of `question`. When a prompt is too long, the context is cut from the
-    left; `head` and the question stay whole.
+    Without a context `alone` takes the place of `question`. When a prompt is too long, the context is cut; `head` and
+    the question stay whole.
     """
 
     name: ClassVar[str] = ""  # set by the decorator
@@ -44,13 +45,26 @@ class Template:
         texts += [f"{part}={own}" for part in _LATER if (own := getattr(self, part)) != getattr(Template, part)]
         return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
+    def laid_out(self, paragraphs: Sequence[Paragraph]) -> Layout:
+        """The context in words, and where its paragraphs and sentences stand in them."""
+        text, told, places = "", {}, {}
+        for number, paragraph in enumerate(paragraphs):
+            title = paragraph.title.strip()
+            words, sentences = sentences_in(paragraph.sentences)
+            if not words:
+                continue
+            before, _, after = self.paragraph.partition("{text}") if title else ("", "", "")
+            before, after = before.format(title=title), after.format(title=title)
+            start = len(text) + (len(self.between) if text else 0)
+            text += (self.between if text else "") + before + words + after
+            told[number] = (start, len(text))
+            first = start + len(before)
+            places |= {(number, n): (first + a, first + b) for n, (a, b) in enumerate(sentences) if a < b}
+        return Layout(text, told, places)
+
     def context_text(self, paragraphs: Sequence[Paragraph]) -> str:
         """The context in words; "" where there is none."""
-        told = []
-        for title, text in ((p.title.strip(), " ".join(s.strip() for s in p.sentences).strip()) for p in paragraphs):
-            if text:
-                told.append(self.paragraph.format(title=title, text=text) if title else text)
-        return self.between.join(told)
+        return self.laid_out(paragraphs).text
 
 
 PLAIN = Template()
