@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError, UsageError
 from .config import ModelConfig
+from .config_checks import TEXT, WIDTH, accepted, listed, read_fields, require_fixed
 from .layouts import Layout, layout
 from .mixers.moe_mamba import MAMBA, BlackMambaOptions
 
@@ -30,23 +31,24 @@ _NAMES = {
     "expansion_factor": "expand",
 }
 # keys that would change the function, with the one value that is computed here; all others may say what they like
-_FIXED: dict[str, Any] = {
-    "add_bias_linear": False,
-    "swiglu": True,
-    "rms_norm": True,
-    "conv_bias": True,
-    "dt_rank": "auto",
-    "layernorm_epsilon": 1e-5,
-    "layernorm_zero_centered_gamma": False,
-    "routing_mode": "sinkhorn",
-    "untie_embeddings_and_output_weights": False,
-    "share_embeddings_and_output_weights": True,
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "add_bias_linear": (False,),
+    "swiglu": (True,),
+    "rms_norm": (True,),
+    "conv_bias": (True,),
+    "dt_rank": ("auto",),
+    "layernorm_epsilon": (1e-5,),
+    "layernorm_zero_centered_gamma": (False,),
+    "routing_mode": ("sinkhorn",),
+    "untie_embeddings_and_output_weights": (False,),
+    "share_embeddings_and_output_weights": (True,),
 }
 _OUTER = {
     "embedding.word_embeddings.weight": "backbone.embeddings.weight",
     "decoder.final_layernorm.weight": "backbone.norm_f.weight",
     "decoder.final_layernorm.bias": "backbone.norm_f.bias",
 }
+_KINDS = listed(TEXT)
 _EXPERT = re.compile(r"decoder\.layers\.(\d+)\.mixer\.local_experts\.(\d+)\.linear_fc([12])\.weight")
 _STACK = re.compile(r"backbone\.layers\.(\d+)\.mixer\.fc([12])")
 
@@ -62,17 +64,21 @@ class BlackMambaLayout(Layout):
 
     def read_config(self, folder: Path, content: Mapping[str, Any]) -> ModelConfig:
         source = str(folder / "config.json")
-        for key, value in _FIXED.items():
-            if content.get(key, value) != value:
-                raise InputError(f"{source}: {key} {content[key]!r} is not supported; only {value!r} is")
+        require_fixed(content, _FIXED, source)
+        needed = (*_NAMES, "mamba_moe_layers", "ffn_hidden_size")
+        absent = next((key for key in needed if key not in content), None)
+        if absent is not None:
+            raise InputError(f"{source}: there is no {absent}, which a BlackMamba config has")
+        values = read_fields(content, {ours: theirs for theirs, ours in _NAMES.items()}, source)
+        given = content["mamba_moe_layers"]
+        kinds = (
+            [MAMBA] * values["n_layers"] if given in ("", []) else accepted(_KINDS, "mamba_moe_layers", given, source)
+        )
+        size = accepted(WIDTH, "ffn_hidden_size", content["ffn_hidden_size"], source)
         try:
-            values = {ours: content[theirs] for theirs, ours in _NAMES.items()}
-            kinds = [str(kind) for kind in content["mamba_moe_layers"]] or [MAMBA] * values["n_layers"]
-            own = _experts(kinds, values["n_layers"], content["ffn_hidden_size"])
+            own = _experts(list(kinds), values["n_layers"], size)
             return ModelConfig("black_mamba", own=own, **values)
-        except KeyError as error:
-            raise InputError(f"{source}: there is no {error.args[0]}, which a BlackMamba config has") from error
-        except (TypeError, UsageError) as error:
+        except UsageError as error:
             raise InputError(f"{source}: not a usable BlackMamba config ({error})") from error
 
     def rename(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

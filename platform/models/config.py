@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, UsageError, suggest
+from .config_checks import FIELDS, INNER, accepted, read_fields, read_options
 
 if TYPE_CHECKING:
     from .mixers.registry import Options
@@ -39,11 +40,6 @@ _HF_NAMES = {
 }
 # fields that only some architectures use; a mixer lists those it does in `config_fields`
 _OPTIONAL = frozenset({"dt_rank", "head_dim", "n_groups", "chunk_size", "dt_limit"})
-
-
-def _number(value: Any) -> float:
-    """A float from config.json; transformers writes infinity as {"__float__": "Infinity"}."""
-    return float(value["__float__"] if isinstance(value, Mapping) else value)
 
 
 @dataclass(frozen=True)
@@ -91,33 +87,17 @@ class ModelConfig:
         from .mixers import get
 
         architecture = get(self.arch)
-        if isinstance(self.eos_token_id, list):
-            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
         for field in fields(self):  # what the architecture does not use keeps its default: equal models, equal configs
             if field.name in _OPTIONAL and field.name not in architecture.config_fields:
                 object.__setattr__(self, field.name, field.default)
         object.__setattr__(self, "own", _own_options(self.arch, architecture.options_class, self.own))
-        for name in (
-            "vocab_size",
-            "d_model",
-            "n_layers",
-            "state_size",
-            "conv_kernel",
-            "head_dim",
-            "n_groups",
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"model config: {name} must be a positive integer, not {value!r}")
-        if isinstance(self.expand, bool) or not isinstance(self.expand, int | float) or not self.inner_size >= 1:
-            raise UsageError(f"model config: expand must be a positive number, not {self.expand!r}")
+        for name, rule in FIELDS.items():
+            object.__setattr__(self, name, accepted(rule, name, getattr(self, name), "model config", UsageError))
+        if self.inner_size < 1:
+            raise UsageError(f"model config: expand {self.expand!r} leaves no channel of {self.d_model}")
         object.__setattr__(self, "expand", _ratio(self.inner_size, self.d_model))
-        if self.conv_kernel < 2:
-            raise UsageError("model config: conv_kernel must be at least 2")
         if self.dt_rank == "auto":
             object.__setattr__(self, "dt_rank", math.ceil(self.d_model / 16))
-        if not isinstance(self.dt_rank, int) or self.dt_rank < 1:
-            raise UsageError(f"model config: dt_rank must be 'auto' or a positive integer, not {self.dt_rank!r}")
         architecture.check(self)
 
     @property
@@ -170,15 +150,14 @@ class ModelConfig:
         if content.get("hidden_act", "silu") not in ("silu", "swish"):
             raise InputError(f"{source}: hidden_act {content['hidden_act']!r} is not supported; only silu is")
         values: dict[str, Any] = {"arch": arch} | dict(architecture.hf_defaults)
-        for ours, theirs in (_HF_NAMES | _specific_names(str(arch))).items():
-            if theirs in content:
-                values[ours] = content[theirs]
+        limit = {"dt_limit": "time_step_limit" if architecture.hf_class else "dt_limit"}
+        if architecture.hf_class is None and content.get("dt_limit") is None:
+            limit = {}  # our own files say null where every Delta will do
+        values |= read_fields(content, _HF_NAMES | _specific_names(str(arch)) | limit, source)
         if architecture.hf_inner is not None and architecture.hf_inner in content:
-            values["expand"] = _ratio(content[architecture.hf_inner], values["d_model"])
-        values["own"] = {f.name: content[f.name] for f in fields(architecture.options_class) if f.name in content}
-        limit = content.get("time_step_limit" if architecture.hf_class else "dt_limit")
-        if limit is not None:
-            values["dt_limit"] = (_number(limit[0]), _number(limit[1]))
+            inner = accepted(INNER, architecture.hf_inner, content[architecture.hf_inner], source)
+            values["expand"] = _ratio(inner, values["d_model"])
+        values["own"] = read_options(architecture.options_class, content, source)
         try:
             config = cls(**values)
         except (UsageError, TypeError) as error:
@@ -222,7 +201,7 @@ def _specific_names(arch: str) -> dict[str, str]:
 
 
 def _own_options(arch: str, options_class: type[Options], given: Any) -> Options:
-    """`given` (None, a mapping or an instance) as an instance; lists become tuples, so that configs can be compared."""
+    """`given` (None, a mapping or an instance) as an instance."""
     if isinstance(given, options_class):
         return given
     values = dict(given or {}) if given is None or isinstance(given, Mapping) else None
@@ -230,4 +209,4 @@ def _own_options(arch: str, options_class: type[Options], given: Any) -> Options
     if values is None or not values.keys() <= known:
         wrong = "own" if values is None else sorted(values.keys() - known)[0]
         raise UsageError(f"model config: {arch} has no option {wrong!r}; {suggest(wrong, known)}")
-    return options_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return options_class(**read_options(options_class, values, "model config", UsageError))

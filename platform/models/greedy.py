@@ -146,7 +146,7 @@ def _fits(model: LanguageModel) -> bool:
     if c.arch != "mamba" or model.device.type != "cpu" or model.dtype not in (torch.float32, torch.float64):
         return False
     plain = all(type(b.mixer) is MambaMixer and b.feed_forward is None for b in _blocks(model)) and not c.use_bias
-    if not plain or not c.residual_in_fp32 or c.d_model % 16 or c.inner_size % 16:
+    if not plain or not c.residual_in_fp32 or c.d_model % 16 or c.inner_size % 16 or c.conv_kernel < 2:
         return False
     small = model.n_parameters * model.dtype.itemsize <= LARGEST_WEIGHTS
     return small and resolve("scan", model.backbone.embeddings.weight) == "numba"

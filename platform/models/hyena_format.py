@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..errors import InputError, UsageError
 from .config import ModelConfig
+from .config_checks import EPSILON, accepted, read_fields, read_options, require_fixed
 from .hyena.implicit_filter import lag_fractions, position_features
 from .hyena.lightning_checkpoint import state_dict
 from .layouts import Layout, layout
@@ -58,9 +59,9 @@ _FILTER, _OURS = "mixer.filter_fn.", "mixer.implicit_filter."
 _Z, _T, _DELTAS = "pos_emb.z", "pos_emb.t", "modulation.deltas"
 _NETWORK = re.compile(r"implicit_filter\.(\d+)\.(weight|bias|freq)")
 #: keys of the recipe's `layer` section that would change the function, with the one value that is computed here
-_FIXED: dict[str, Any] = {
-    "num_heads": 1, "inner_factor": 1, "num_blocks": 1, "outer_mixing": False, "post_order_ffn": False,
-    "activation": "id", "normalized": False, "modulate": True, "bias": True,
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "num_heads": (1,), "inner_factor": (1,), "num_blocks": (1,), "outer_mixing": (False,), "post_order_ffn": (False,),
+    "activation": ("id",), "normalized": (False,), "modulate": (True,), "bias": (True,),
 }  # fmt: skip
 #: the keys of the recipe's `layer` section -> our options
 _LAYER = {
@@ -95,19 +96,17 @@ class SafariLayout(Layout):
     def read_config(self, folder: Path, content: Mapping[str, Any]) -> ModelConfig:
         path = _only_file(folder)
         weights = {n.removeprefix("model."): t for n, t in state_dict(path).items()}
+        source = str(folder / "config.json")
         section: Mapping[str, Any] = content.get("model") or {}
         recipe: Mapping[str, Any] = section.get("layer") or {}
-        for key, value in _FIXED.items():
-            if recipe.get(key, value) != value:
-                raise InputError(
-                    f"{folder / 'config.json'}: model.layer.{key} {recipe[key]!r} is not supported; only {value!r} is"
-                )
-        given = {ours: recipe[theirs] for theirs, ours in _LAYER.items() if theirs in recipe}
+        require_fixed(recipe, _FIXED, source, "model.layer.")
+        given = read_options(HyenaOptions, {ours: recipe[k] for k, ours in _LAYER.items() if k in recipe}, source)
+        eps = accepted(EPSILON, "model.layer_norm_epsilon", section.get("layer_norm_epsilon", 1e-5), source)
+        told = read_fields(content, {name: name for name in _TOKENS}, source)
         try:
             values, own = _shape(weights)
             end = _GPT2_END if values["vocab_size"] > _GPT2_END else 0
-            tokens = {name: content.get(name, end) for name in _TOKENS}
-            eps = section.get("layer_norm_epsilon", 1e-5)
+            tokens = {name: told.get(name, end) for name in _TOKENS}
             learned = {"learn_positions": recipe.get("lr_pos_emb") != 0.0}
             return ModelConfig("hyena", **values, **tokens, norm_eps=eps, own=given | own | learned)
         except KeyError as error:

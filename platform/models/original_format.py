@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError, UsageError, suggest
 from .base_models import below
 from .config import ModelConfig
+from .config_checks import COUNT, FLAG, TEXT, accepted, read_fields, require_fixed, shown
 from .layouts import Layout, layout
 
 _LAYERS = {"Mamba1": "mamba", "Mamba2": "mamba2"}
@@ -32,6 +33,14 @@ _OF_LAYER = {
     "mamba": {"dt_rank": "dt_rank"},
     "mamba2": {"headdim": "head_dim", "ngroups": "n_groups", "chunk_size": "chunk_size", "dt_limit": "dt_limit"},
 }
+_OUTER = {
+    "vocab_size": "vocab_size",
+    "d_model": "d_model",
+    "n_layers": "n_layer",
+    "residual_in_fp32": "residual_in_fp32",
+    "tie_embeddings": "tie_embeddings",
+}
+_HAS_DEFAULT = frozenset({"residual_in_fp32", "tie_embeddings"})
 # keys that change initialisation, placement or the choice of kernel, never the function of given weights
 _HARMLESS = frozenset({
     "layer", "use_fast_path", "dt_init", "dt_scale", "A_init_range", "use_mem_eff_path", "dt_init_floor", "conv_init",
@@ -55,48 +64,40 @@ def is_original(content: Mapping[str, Any]) -> bool:
 
 def read_config(content: Mapping[str, Any], *, source: str = "config.json") -> ModelConfig:
     """The configuration of an original checkpoint. Raises InputError for parts this program does not compute."""
-    ssm = dict(content.get("ssm_cfg") or {})
-    layer = str(ssm.get("layer", "Mamba1"))
+    ssm = {} if content.get("ssm_cfg") is None else content["ssm_cfg"]
+    if not isinstance(ssm, dict):
+        raise InputError(f"{source}: ssm_cfg must be an object, not {shown(ssm)}")
+    layer = accepted(TEXT, "ssm_cfg.layer", ssm.get("layer", "Mamba1"), source)
     if layer not in _LAYERS:
         raise InputError(f"{source}: ssm_cfg.layer {layer!r} is not supported; {suggest(layer, _LAYERS)}")
     if content.get("attn_layer_idx") or content.get("d_intermediate", 0):
         raise InputError(f"{source}: attention or MLP layers in the original layout are not supported")
-    if not content.get("rms_norm", True):
+    if not accepted(FLAG, "rms_norm", content.get("rms_norm", True), source):
         raise InputError(f"{source}: rms_norm false (LayerNorm) is not supported")
     arch = _LAYERS[layer]
     names = _COMMON | _OF_LAYER[arch]
+    inner = None
     if arch == "mamba2":
-        _check_fixed(ssm, content, source)
+        require_fixed(ssm, _FIXED, source, "ssm_cfg.")
+        inner = ssm.get("d_ssm")
         ssm = {k: v for k, v in ssm.items() if k not in _FIXED and k != "d_ssm"}
     unknown = sorted(ssm.keys() - names.keys() - _HARMLESS)
     if unknown:
         raise InputError(f"{source}: ssm_cfg has options that are not supported: {', '.join(unknown)}")
-    values: dict[str, Any] = {names[k]: v for k, v in ssm.items() if k in names}
-    if "dt_limit" in values:
-        values["dt_limit"] = (float(values["dt_limit"][0]), float(values["dt_limit"][1]))
+    absent = next((key for key in _OUTER.values() if key not in content and key not in _HAS_DEFAULT), None)
+    if absent is not None:
+        raise InputError(f"{source}: there is no {absent}, which a state-spaces config has")
+    values = read_fields(ssm, {ours: theirs for theirs, ours in names.items()}, source, "ssm_cfg.")
+    values |= read_fields(content, _OUTER, source)
     values.setdefault("state_size", 16 if arch == "mamba" else 128)
-    multiple = int(content.get("pad_vocab_size_multiple", 8))
+    multiple = accepted(COUNT, "pad_vocab_size_multiple", content.get("pad_vocab_size_multiple", 8), source)
+    values["vocab_size"] = -(-values["vocab_size"] // multiple) * multiple
     try:
-        vocab = -(-int(content["vocab_size"]) // multiple) * multiple
-        return ModelConfig(
-            arch=arch,
-            vocab_size=vocab,
-            d_model=content["d_model"],
-            n_layers=content["n_layer"],
-            residual_in_fp32=bool(content.get("residual_in_fp32", True)),
-            tie_embeddings=bool(content.get("tie_embeddings", True)),
-            **values,
-        )
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+        config = ModelConfig(arch=arch, **values)
+    except UsageError as error:
         raise InputError(f"{source}: not a usable state-spaces config ({error})") from error
-
-
-def _check_fixed(ssm: Mapping[str, Any], content: Mapping[str, Any], source: str) -> None:
-    """Raise InputError for a value of Mamba-2's ssm_cfg that means another function than the one computed here."""
-    inner = content.get("d_model", 0) * ssm.get("expand", 2)
-    for key, valid in (_FIXED | {"d_ssm": (None, inner)}).items():
-        if ssm.get(key, valid[0]) not in valid:
-            raise InputError(f"{source}: ssm_cfg.{key} {ssm[key]!r} is not supported; only {valid[-1]!r} is")
+    require_fixed({"d_ssm": inner}, {"d_ssm": (None, config.inner_size)}, source, "ssm_cfg.")
+    return config
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..errors import InputError, UsageError
 from .config import ModelConfig
+from .config_checks import COUNT, FLAG, INNER, Rule, listed, read_fields, real, require_fixed, whole
 from .layouts import Layout, layout
 from .mixers.striped_hyena import StripedHyenaOptions
 
@@ -55,17 +56,31 @@ _OWN_NAMES = {
 _FLASH_NORM = "use_flash_rmsnorm"
 _NEEDED = ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "state_size", "attn_layer_idxs")
 # keys that would change the function, with the one value that is computed here
-_FIXED: dict[str, Any] = {
-    "final_norm": True,
-    "mlp_activation": "silu",
-    "hyena_filter_groups": 1,
-    "column_split_hyena": True,
-    "column_split": False,
-    "qkv_proj_bias": False,
-    "mha_out_proj_bias": False,
-    "use_interpolated_rotary_pos_emb": False,
-    "smeared_gqa": False,
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "final_norm": (True,),
+    "mlp_activation": ("silu",),
+    "hyena_filter_groups": (1,),
+    "column_split_hyena": (True,),
+    "column_split": (False,),
+    "qkv_proj_bias": (False,),
+    "mha_out_proj_bias": (False,),
+    "use_interpolated_rotary_pos_emb": (False,),
+    "smeared_gqa": (False,),
 }
+# our options, and what else the shape follows from
+_RULES = {
+    "n_heads": COUNT,
+    "modal_size": COUNT,
+    "short_kernel": COUNT,
+    "rope_base": real(1, 1e30, above=True),
+    "proj_groups": COUNT,
+    "inner_mlp_size": INNER._replace(null=True),
+    "inner_size_multiple_of": COUNT,
+    _FLASH_NORM: FLAG,
+    "attn_layer_idxs": Rule("a list of block numbers", lambda value: () if value == [] else _BLOCKS.accept(value)),
+    "hyena_layer_idxs": Rule("a list of block numbers", lambda value: () if value == [] else _BLOCKS.accept(value)),
+}
+_BLOCKS = listed(whole(0, 4096))
 _OUTER = {
     "embedding_layer.weight": "backbone.embeddings.weight",
     "norm.scale": "backbone.norm_f.weight",
@@ -109,20 +124,20 @@ class StripedHyenaLayout(Layout):
         missing = next((key for key in _NEEDED if key not in content), None)
         if missing is not None:
             raise InputError(f"{source}: there is no {missing}, which a StripedHyena config has")
-        for key, value in _FIXED.items():
-            if content.get(key, value) != value:
-                raise InputError(f"{source}: {key} {content[key]!r} is not supported; only {value!r} is")
+        require_fixed(content, _FIXED, source)
+        values = read_fields(content, {ours: theirs for theirs, ours in _NAMES.items()}, source)
+        own = read_fields(content, {ours: theirs for theirs, ours in _OWN_NAMES.items()}, source, rules=_RULES)
+        rest = {name: name for name in _RULES.keys() - own.keys()}
+        shape = values | own | read_fields(content, rest, source, rules=_RULES)
         try:
-            values = {ours: content[theirs] for theirs, ours in _NAMES.items() if theirs in content}
-            own = {ours: content[theirs] for theirs, ours in _OWN_NAMES.items() if theirs in content}
             own |= {
-                "n_kv_heads": _kv_heads(content["num_attention_heads"], content.get("proj_groups", 1)),
-                "attn_layers": _attn_layers(content),
-                "mlp_size": content.get("inner_mlp_size") or _default_mlp_size(content),
-                "eps_after_root": not _flash_norm(content),
+                "n_kv_heads": _kv_heads(own["n_heads"], shape.get("proj_groups", 1)),
+                "attn_layers": _attn_layers(shape),
+                "mlp_size": shape.get("inner_mlp_size") or _default_mlp_size(shape),
+                "eps_after_root": not shape.get(_FLASH_NORM, True),
             }
             return ModelConfig(**{"arch": "striped_hyena", "tie_embeddings": False, "own": own} | values)
-        except (TypeError, UsageError) as error:
+        except UsageError as error:
             raise InputError(f"{source}: not a usable StripedHyena config ({error})") from error
 
     def rename(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -167,7 +182,7 @@ class StripedHyenaLayout(Layout):
             "proj_groups": own.n_heads // own.kv_heads,
             "inner_mlp_size": own.hidden_size(config.d_model),
             _FLASH_NORM: not own.eps_after_root,
-            **_FIXED,
+            **{key: valid[0] for key, valid in _FIXED.items()},
         }
 
     def restore_names(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -201,34 +216,27 @@ class StripedHyenaLayout(Layout):
         save_file({n: t.contiguous() for n, t in weights.items()}, path, metadata={"format": "pt"})
 
 
-def _flash_norm(content: Mapping[str, Any]) -> bool:
-    value = content.get(_FLASH_NORM, True)
-    if not isinstance(value, bool):
-        raise UsageError(f"{_FLASH_NORM} must be true or false, not {value!r}")
-    return value
-
-
 def _kv_heads(n_heads: int, proj_groups: int) -> int | None:
     if n_heads % proj_groups:
         raise UsageError(f"num_attention_heads {n_heads} is not a multiple of proj_groups {proj_groups}")
     return None if proj_groups == 1 else n_heads // proj_groups
 
 
-def _attn_layers(content: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _attn_layers(shape: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The attention blocks; the released configs name a Hyena block after the last, which is no block."""
-    n_layers = int(content["num_layers"])
-    attention = tuple(sorted(i for i in content["attn_layer_idxs"] if i < n_layers))
-    named = {*attention, *content.get("hyena_layer_idxs", range(n_layers))}
+    n_layers: int = shape["n_layers"]
+    attention = tuple(sorted(i for i in shape["attn_layer_idxs"] if i < n_layers))
+    named = {*attention, *shape.get("hyena_layer_idxs", range(n_layers))}
     neither = next((i for i in range(n_layers) if i not in named), None)
     if neither is not None:
         raise UsageError(f"block {neither} is neither in attn_layer_idxs nor in hyena_layer_idxs")
     return None if attention == tuple(range(1, n_layers, 2)) else attention
 
 
-def _default_mlp_size(content: Mapping[str, Any]) -> int:
+def _default_mlp_size(shape: Mapping[str, Any]) -> int:
     """The original's hidden size where its config names none: 8/3 d, rounded up to a multiple."""
-    multiple = int(content.get("inner_size_multiple_of", 64))
-    return -(-int(2 * content["hidden_size"] * 4 / 3) // multiple) * multiple
+    multiple: int = shape.get("inner_size_multiple_of", 64)
+    return -(-int(2 * shape["d_model"] * 4 / 3) // multiple) * multiple
 
 
 def _by_part(config: ModelConfig) -> Tensor:

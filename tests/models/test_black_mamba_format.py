@@ -127,7 +127,7 @@ def test_what_another_program_would_compute_otherwise_is_refused(folder: Path) -
         ({"mamba_moe_layers": ["r", "1", "r", "3"]}, "mamba_moe_layers holds '1'"),
         ({"mamba_moe_layers": ["r", "3", "r3", "3"]}, "mamba_moe_layers holds 'r3'"),
         ({"mamba_moe_layers": ["r", "3"]}, "mamba_moe_layers has 2 entries for 4 layers"),
-        ({"hidden_size": "wide"}, "not a usable BlackMamba config"),
+        ({"hidden_size": "wide"}, 'hidden_size must be a whole number from 1 to 65536, not "wide"'),
         ({"state_size": None}, "there is no state_size"),
         ({"ffn_hidden_size": 13}, "config.json says"),
     ]:

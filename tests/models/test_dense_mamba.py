@@ -338,7 +338,7 @@ def test_no_more_layers_are_kept_than_are_read(model: LanguageModel, monkeypatch
 def test_options_that_make_no_sense_are_refused() -> None:
     for own, text in (
         ({"dense_m": 0}, "dense_m must be a positive integer, not 0"),
-        ({"dense_gate_rank": 2.5}, "dense_gate_rank must be a positive integer"),
+        ({"dense_gate_rank": 2.5}, "dense_gate_rank must be a whole number"),
         ({"dense_fuse": "recurent"}, "did you mean 'recurrent'"),
         ({"dense_n": 2}, "no option 'dense_n'"),
     ):

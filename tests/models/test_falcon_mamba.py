@@ -85,7 +85,7 @@ def test_chunked_prefill_is_right_where_transformers_is_wrong(tmp_path: Path) ->
 
 
 def test_wrong_options_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="mixer_rms_eps must not be negative"):
+    with pytest.raises(UsageError, match="mixer_rms_eps must be a number from 0 to 1, not -1.0"):
         ModelConfig.from_dict(
             {"arch": "falcon_mamba", "vocab_size": 9, "d_model": 8, "n_layers": 1, "mixer_rms_eps": -1.0}
         )

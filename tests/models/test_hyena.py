@@ -204,9 +204,9 @@ def test_published_sizes_have_the_published_parameter_counts(shape, own, expecte
     [
         ({"order": 1}, "order must be an integer from 2 on, not 1"),
         ({"emb_dim": 8}, "emb_dim must be odd"),
-        ({"max_length": 2.5}, "max_length must be an integer"),
+        ({"max_length": 2.5}, "max_length must be a whole number"),
         ({"decay_target": 1.0}, "decay_target between 0 and 1"),
-        ({"sine_freq": "w"}, "sine_freq must be a number"),
+        ({"sine_freq": "w"}, "sine_freq must be a finite number"),
         ({"l_max": 3}, "hyena has no option 'l_max'"),
     ],
 )

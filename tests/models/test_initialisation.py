@@ -89,11 +89,11 @@ def test_states_start_at_zero_and_keep_their_shapes(arch: str) -> None:
 def test_wrong_shapes_are_refused() -> None:
     for changes, text in [
         ({"arch": "mamba3"}, "did you mean 'mamba"),
-        ({"d_model": 0}, "positive integer"),
+        ({"d_model": 0}, "d_model must be a whole number from 1 to 65536, not 0"),
         ({"dt_rank": "automatic"}, "dt_rank"),
         ({"arch": "mamba2", "head_dim": 7}, "not a multiple"),
         ({"arch": "mamba2", "head_dim": 8, "n_groups": 3}, "groups"),
-        ({"conv_kernel": 1}, "conv_kernel"),
+        ({"conv_kernel": 0}, "conv_kernel"),
     ]:
         with pytest.raises(UsageError, match=text):
             ModelConfig(**({"arch": "mamba", "vocab_size": 8, "d_model": 16, "n_layers": 1} | changes))

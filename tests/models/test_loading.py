@@ -115,7 +115,7 @@ def test_bad_configs(folder: Path) -> None:
     for changes, text in [
         ({"model_type": "llama"}, "model_type 'llama' is not supported"),
         ({"hidden_act": "gelu"}, "only silu"),
-        ({"hidden_size": -3}, "positive integer"),
+        ({"hidden_size": -3}, "hidden_size must be a whole number from 1 to 65536, not -3"),
         ({"hidden_size": 32}, "shape|head"),
         ({"num_hidden_layers": 3}, "missing"),
         ({"num_hidden_layers": 1}, "unexpected"),
@@ -182,7 +182,7 @@ def test_original_layout_with_parts_we_do_not_compute(tmp_path: Path) -> None:
         ({"rms_norm": False}, "rms_norm"),
         ({"ssm_cfg": {"layer": "Mamba3"}}, "did you mean"),
         ({"ssm_cfg": {"headdimm": 3}}, "headdimm"),
-        ({"vocab_size": "many"}, "not a usable"),
+        ({"vocab_size": "many"}, 'vocab_size must be a whole number from 1 to 8388608, not "many"'),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(base | changes))
         torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")

@@ -372,7 +372,7 @@ def test_the_recall_initialisation_points_at_the_value_of_the_key():
 def test_wrong_options_are_refused():
     for options, text in [
         ({"n_gates": 0}, "n_gates"),
-        ({"tau": (0.7, 0.9)}, "three decays"),
+        ({"tau": (0.7, 0.9)}, "tau must be a list of 3 finite numbers"),
         ({"tau": (0.7, 0.9, 1.0)}, "three decays"),
         ({"sparsity": 1.0}, "sparsity"),
         ({"c_min": -0.1}, "c_min"),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UsageError
+from ..config_checks import EPSILON, accepted
 from ..norms import wide
 from .mamba import MambaMixer
 from .registry import Options, mixer
@@ -27,8 +28,7 @@ class FalconMambaOptions(Options):
     mixer_rms_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not self.mixer_rms_eps >= 0.0:
-            raise UsageError(f"model config: mixer_rms_eps must not be negative, not {self.mixer_rms_eps!r}")
+        accepted(EPSILON, "mixer_rms_eps", self.mixer_rms_eps, "model config", UsageError)
 
 
 @mixer("falcon_mamba")

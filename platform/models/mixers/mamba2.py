@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError, UsageError
 from ..config import ModelConfig
+from ..config_checks import WIDTH, accepted
 from ..kernels import compiled_steps, ssd
 from ..norms import RMSNorm, wide
 from ..run import Run
@@ -60,7 +61,7 @@ class Mamba2Mixer(Mixer):
     @classmethod
     def check_hf(cls, content: Mapping[str, Any], config: ModelConfig, source: str) -> None:
         """transformers' heads have a number of their own, 128 unless given, which must fill the width."""
-        heads = content.get("num_heads", 128)
+        heads = accepted(WIDTH, "num_heads", content.get("num_heads", 128), source)
         if heads != config.n_heads:
             raise InputError(
                 f"{source}: num_heads {heads} times head_dim {config.head_dim} is not "

@@ -35,7 +35,8 @@ def convolve(
     if not need_state:
         return out, None
     if u.shape[1] == 1 and not active and run.reset is None and run.keep is None:
-        return out, torch.cat((history[..., 1:].to(u.dtype), u.transpose(1, 2)), -1)
+        kept = history[..., 1:].to(u.dtype)
+        return out, torch.cat((kept, u.transpose(1, 2)), -1) if history.shape[2] else kept
     last = windows(u, history, (run.lengths - 1)[:, None], run.reset)[:, 0]
     return out, last if deviation is None else last + deviation
 
@@ -86,14 +87,15 @@ def trace_scan(
 
 
 def state_sites(E: int, N: int, conv_width: int, kernel: int) -> list[SiteInfo]:
-    """The three state sites, which every architecture with a recurrence has."""
-    return [
+    """The state sites, which every architecture with a recurrence has; a convolution of one tap sees nothing later."""
+    found = [
         SiteInfo("h", (E, N), "recurrent state after step t; an edit acts before the read-out of step t"),
         SiteInfo("h_post", (E, N), "recurrent state after step t; an edit acts from step t + 1 on"),
         SiteInfo(
             "conv_state", (conv_width, kernel - 1), "inputs that convolutions after step t still see, oldest first"
         ),
     ]
+    return found if kernel > 1 else found[:2]
 
 
 def split_linear(u: Tensor, layer: nn.Linear, sizes: list[int]) -> list[Tensor]:

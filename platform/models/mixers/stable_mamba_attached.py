@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ..config import ModelConfig
+from ..config_checks import FIELDS, accepted
 from ..past import PAST
 from ..run import Run
 from ..stable.options import StableMambaOptions
@@ -38,6 +39,8 @@ class AttachedOptions(StableMambaOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("stable_state_size", "stable_expand"):
+            accepted(FIELDS[name.removeprefix("stable_")], name, getattr(self, name), "model config", UsageError)
         if not self.layers or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in self.layers):
             raise UsageError(f"stable_mamba_attached: layers must be one or more block numbers, not {self.layers}")
         if len(set(self.layers)) != len(self.layers):
