@@ -150,9 +150,11 @@ class ModelConfig:
         if content.get("hidden_act", "silu") not in ("silu", "swish"):
             raise InputError(f"{source}: hidden_act {content['hidden_act']!r} is not supported; only silu is")
         values: dict[str, Any] = {"arch": arch} | dict(architecture.hf_defaults)
-        limit = {"dt_limit": "time_step_limit" if architecture.hf_class else "dt_limit"}
-        if architecture.hf_class is None and content.get("dt_limit") is None:
-            limit = {}  # our own files say null where every Delta will do
+        limit: dict[str, str] = {}
+        if architecture.hf_class is None and content.get("dt_limit") is not None:
+            limit = {"dt_limit": "dt_limit"}  # our own files say null where every Delta will do
+        elif architecture.hf_class is not None and "dt_limit" in architecture.config_fields:
+            limit = {"dt_limit": "time_step_limit"}
         values |= read_fields(content, _HF_NAMES | _specific_names(str(arch)) | limit, source)
         if architecture.hf_inner is not None and architecture.hf_inner in content:
             inner = accepted(INNER, architecture.hf_inner, content[architecture.hf_inner], source)
