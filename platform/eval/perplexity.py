@@ -1,6 +1,6 @@
 """How well a model predicts whole documents: log-likelihoods, perplexities and bits per byte. Pure numeric code.
 
-Every token of a document is predicted, the first one from the end-of-text token, and the log-likelihood of a document
+Every token of a document is predicted, the first from a token that begins texts, and the log-likelihood of a document
 is the sum over its tokens, in nats. There are two ways to give a document longer than a window to a model:
 
 - `carried`: the state goes on from one window to the next, so that every token is predicted from all that precedes it.

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import InputError, UsageError
 from ..models.lending import open_model
+from ..models.text import added_before, encode_text
 from .perplexity import Method, count_words, log_likelihoods
 
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ def make_worker(
 
 
 def first_token(model: LanguageModel) -> int:
-    """The token that the first token of a document is predicted from: begin of text where there is one, else its end.
+    """The token that the first token of a document is predicted from: the one that the tokenizer puts before a text,
+    else its token for the beginning of one, else for its end.
 
     Raises InputError for a model without a tokenizer, or with one that has neither.
     """
     if model.tokenizer is None:
         raise InputError(f"model {model.name} has no tokenizer for the texts; name one with --tokenizer")
+    if added := added_before(model.tokenizer):
+        return added[-1]
     begin, end = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
     if begin is None and end is None:
         raise InputError(f"the tokenizer of {model.name} has no token that begins or ends a text, none to start from")
@@ -76,7 +80,8 @@ class DocumentWorker:
 
     def _tokens(self, text: str) -> list[int]:
         assert self._model.tokenizer is not None
-        return list(self._model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # type: ignore[arg-type]
+        encoded = encode_text(self._model.tokenizer, text)
+        return list(encoded.ids[encoded.added :])
 
     def _read(self, documents: list[list[int]]) -> list[float | Exception]:
         try:

@@ -52,12 +52,22 @@ class Evaluation:
 
 
 class TokenizerFacts(NamedTuple):
-    """What the loop needs to know of a tokenizer."""
+    """What the loop needs to know of a tokenizer. begin: the ids that it puts before a text itself, often none."""
 
     folder: Path
     size: int
     eos_id: int
     digest: str
+    begin: tuple[int, ...] = ()
+
+    @property
+    def start_id(self) -> int:
+        """The first token of every document in a stream of many."""
+        return self.begin[0] if self.begin else self.eos_id
+
+    def document(self, ids: list[int]) -> list[int]:
+        """A text's ids as a document of a stream: its end before it, where the tokenizer has nothing to put there."""
+        return [*self.begin, *ids, self.eos_id] if self.begin else [self.eos_id, *ids]
 
 
 class DataSource(Protocol):

@@ -71,7 +71,9 @@ def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
     device = choose_device(config.device)
     source = open_source(config, folder.path, dry_run=dry_run)
     known = source.tokenizer
-    shape = model_config(config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id)
+    shape = model_config(
+        config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id, bos_id=known.start_id
+    )
     return Setup(
         config,
         source,

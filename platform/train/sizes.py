@@ -41,8 +41,10 @@ SIZES: dict[str, Size] = {
 _ROUND_UP = {"mamba2": 16}  # the original code pads Mamba's vocabulary to a multiple of 8 and Mamba-2's to one of 16
 
 
-def model_config(section: ModelSection, tokenizer_size: int, *, tokenizer_name: str, eos_id: int | None) -> ModelConfig:
-    """The model's shape for a tokenizer of `tokenizer_size` tokens.
+def model_config(
+    section: ModelSection, tokenizer_size: int, *, tokenizer_name: str, eos_id: int | None, bos_id: int | None = None
+) -> ModelConfig:
+    """The model's shape for a tokenizer of `tokenizer_size` tokens. bos_id: default eos_id.
 
     Raises UsageError for an unknown size or field, InputError where the tokenizer has more tokens than the model.
     """
@@ -64,7 +66,7 @@ def model_config(section: ModelSection, tokenizer_size: int, *, tokenizer_name: 
         "d_model": size.d_model,
         "n_layers": size.n_layers,
         "state_size": size.state_size,
-        "bos_token_id": eos_id,
+        "bos_token_id": eos_id if bos_id is None else bos_id,
         "eos_token_id": eos_id,
         "pad_token_id": eos_id,
     }

@@ -1,10 +1,11 @@
 """Text tokenised once: documents of several files as one stream of tokens on disk, for training and for evaluation.
 
 A stream is `<eos> document <eos> document ...`: the end-of-text token opens every document, which makes it both the
-separator and the context from which a document's first token is predicted. Every k-th document goes to the held-out
-stream until that is long enough. A store is a folder named by its key (digests of files and tokenizer, reading
-options): tokens as raw uint16 or uint32, meta.json written last, the whole renamed into place; a half-written store
-has another name.
+separator and the context from which a document's first token is predicted. A tokenizer that puts a token before every
+text itself (BOS) gives `<bos> document <eos> <bos> document <eos> ...`, texts as it gives them to a reader. Every k-th
+document goes to the held-out stream until that is long enough. A store is a folder named by its key (digests of files
+and tokenizer, reading options): tokens as raw uint16 or uint32, meta.json written last, the whole renamed into place; a
+half-written store has another name.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def store_key(section: TextSection, tokenizer: TokenizerFacts) -> str:
         section.bad_line_limit,
         section.holdout_every,
         section.holdout_tokens,
+        *tokenizer.begin,
     ]
     for name in section.paths:
         try:
@@ -120,8 +122,9 @@ def _make(place: Path, key: str, section: TextSection, encoder: Tokenizer, token
             # the second document of each k: a set of two documents can be held out from, too
             held_out = number % section.holdout_every == 2 % section.holdout_every
             name = "holdout" if held_out and streams["holdout"] < section.holdout_tokens else "train"
-            files[name].write(np.array([tokenizer.eos_id, *ids], dtype=dtype).tobytes())
-            streams[name] += 1 + len(ids)
+            document = tokenizer.document(ids)
+            files[name].write(np.array(document, dtype=dtype).tobytes())
+            streams[name] += len(document)
             counts[name] += 1
             if name == "holdout":
                 holdout_bytes += len(text.encode())

@@ -1,12 +1,14 @@
 """The tokenizer a run trains with: found, identified by a digest, and ready to encode.
 
 Reads tokenizer.json directly (the `tokenizers` library, no transformers import, which costs seconds) and the name of
-the end-of-text token from tokenizer_config.json. Adds no special tokens when encoding.
+the end-of-text token from tokenizer_config.json. Of what a tokenizer adds to a text only what stands before it is used
+(BOS), so that training reads texts as generation and evaluation do (`models.text`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +54,13 @@ def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts
             "documents cannot be separated without one"
         )
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return tokenizer, TokenizerFacts(path, size, eos_id, digest(path))
+    return tokenizer, TokenizerFacts(path, size, eos_id, digest(path), _begin(tokenizer))
+
+
+def _begin(tokenizer: Tokenizer) -> tuple[int, ...]:
+    encoded = tokenizer.encode("a")
+    added = itertools.takewhile(lambda one: one[1], zip(encoded.ids, encoded.special_tokens_mask, strict=True))
+    return tuple(token for token, _ in added)
 
 
 def digest(folder: Path) -> str:

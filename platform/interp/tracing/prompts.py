@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...datasets.factual import FactualPrompt, locate, swap_subjects
 from ...errors import InputError, UsageError
+from ...models.text import encode_continued, encode_text
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -88,27 +89,37 @@ def open_item(
 ) -> Item:
     """One prompt with the first occurrence of `subject` in it, and with `replacement` in its place where given.
 
-    Raises UsageError for a subject that is not in the text, an answer without a token, and a replacement of another
-    number of tokens; InputError as `fact_items`.
+    Raises UsageError for a subject that is not in the text, an answer without a token of its own behind the text, and a
+    replacement of another number of tokens; InputError as `fact_items`.
     """
     start = text.find(subject)
     if start < 0 or not subject.strip():
         raise UsageError(f"--subject {subject!r} does not occur in --prompt {text!r}")
-    tokens, offsets = _encode(model, text)
-    inside = [i for i, (a, b) in enumerate(offsets) if a < start + len(subject) and b > start]
-    if not inside:
+    encoded = encode_text(_tokenizer(model), text)
+    place = encoded.tokens_of(start, start + len(subject))
+    if place[0] == place[1]:
         raise UsageError(f"--subject {subject!r}: the tokenizer of {model.name} has no token for it; choose more words")
     first: int | None = None
     if answer is not None:
-        follows = answer.strip() if text[-1:].isspace() else f" {answer.strip()}"
         if not answer.strip():
             raise UsageError("--answer is empty; leave it out to trace what the model finds most probable")
-        first = _encode(model, follows)[0][0]
-    item = Item(name, tokens, (inside[0], inside[-1] + 1), first)
+        first = _first_of(model, text, encoded.ids, answer.strip())
+    item = Item(name, encoded.ids, place, first)
     if replacement is None:
         return item
-    other, _ = _encode(model, text[:start] + replacement + text[start + len(subject) :])
-    return replace(item, corrupted=_of_equal_length(item, other, subject, replacement))
+    other = encode_text(_tokenizer(model), text[:start] + replacement + text[start + len(subject) :])
+    return replace(item, corrupted=_of_equal_length(item, other.ids, subject, replacement))
+
+
+def _first_of(model: LanguageModel, text: str, tokens: tuple[int, ...], answer: str) -> int:
+    """The first token of `answer` behind `text`, whose own tokens are `tokens`."""
+    whole = encode_continued(_tokenizer(model), text, answer if text[-1:].isspace() else f" {answer}")
+    if whole.prompt != tokens:
+        raise UsageError(
+            f"--answer {answer!r}: the tokenizer of {model.name} joins the end of --prompt with it, so that it has no "
+            "first token of its own; leave out the blank that ends --prompt"
+        )
+    return whole.continuation[0]
 
 
 def _of_equal_length(item: Item, other: tuple[int, ...], subject: str, words: str) -> tuple[int, ...]:
@@ -139,11 +150,6 @@ def _problem(model: LanguageModel, item: Item, max_tokens: int) -> Excluded | No
     if outside is not None:
         return Excluded(item.id, "bad_input", f"token {outside} is outside of the model's vocabulary of {size}")
     return None
-
-
-def _encode(model: LanguageModel, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
-    found = _tokenizer(model)(text, add_special_tokens=False, return_offsets_mapping=True)
-    return tuple(int(t) for t in found["input_ids"]), [(int(a), int(b)) for a, b in found["offset_mapping"]]
 
 
 def _tokenizer(model: LanguageModel) -> Any:

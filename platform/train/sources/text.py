@@ -68,7 +68,7 @@ class TextSource:
         starts = rows_of_step(step, self._config.batch_size, self._n_rows, self._config.seed) * length
         rows = self._store.train[starts[:, None] + np.arange(length + 1)]
         tokens = torch.from_numpy(rows.astype(np.int64))
-        return Batch(tokens, torch.ones(len(tokens), length), tokens == self.tokenizer.eos_id)
+        return Batch(tokens, torch.ones(len(tokens), length), tokens == self.tokenizer.start_id)
 
     @torch.no_grad()
     def evaluate(self, model: LanguageModel) -> Evaluation:
@@ -83,6 +83,7 @@ class TextSource:
         rows = padded.unfold(0, length + 1, length)
         real = (torch.arange(n_rows * length) < n_targets).view(n_rows, length)
         device = next(model.parameters()).device
+        separators = torch.tensor([self.tokenizer.eos_id, *self.tokenizer.begin], device=device)
         nats = text_nats = 0.0
         for start in range(0, n_rows, rows_at_once):
             tokens, counted = (
@@ -90,9 +91,9 @@ class TextSource:
                 real[start : start + rows_at_once].to(device),
             )
             inputs, targets = tokens[:, :-1], tokens[:, 1:]
-            nll = token_losses(model(inputs, reset=inputs == self.tokenizer.eos_id), targets).double() * counted
+            nll = token_losses(model(inputs, reset=inputs == self.tokenizer.start_id), targets).double() * counted
             nats += nll.sum().item()
-            text_nats += (nll * (targets != self.tokenizer.eos_id)).sum().item()
+            text_nats += (nll * ~torch.isin(targets, separators)).sum().item()
         loss = nats / n_targets
         metrics = {
             "loss": loss,
