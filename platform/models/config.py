@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, UsageError, suggest
@@ -123,7 +123,7 @@ class ModelConfig:
             value = getattr(self, ours)
             content[theirs] = list(value) if isinstance(value, tuple) else value
         if architecture.hf_class is None:
-            return content | {"dt_limit": None if self._any_delta else list(self.dt_limit)} | asdict(self.own)
+            return content | {"dt_limit": None if self._any_delta else list(self.dt_limit)} | self.own.written()
         # rescale_prenorm_residual stays false: with true, transformers 5.23 divides the out_proj it has just loaded
         content |= {"hidden_act": "silu", "rescale_prenorm_residual": False, "intermediate_size": self.inner_size}
         if architecture.hf_inner is not None:  # transformers wants a whole factor, and reads the width beside it
@@ -132,7 +132,7 @@ class ModelConfig:
             content["num_heads"] = self.n_heads
             if not self._any_delta:  # the default contains infinity, which JSON cannot hold
                 content["time_step_limit"] = list(self.dt_limit)
-        return content | asdict(self.own)
+        return content | self.own.written()
 
     @property
     def _any_delta(self) -> bool:

@@ -124,7 +124,7 @@ def _one_document(
     y = by_channel @ response[:, lag.clamp(min=0)].masked_fill(lag < 0, 0.0)
     # what each chunk writes into the state after its last token, from the token at lag Q - 1 to the one at lag 0
     to_state = torch.view_as_real(table[..., :Q].flip(-1)).permute(0, 2, 1, 3).flatten(2)
-    written = (by_channel @ to_state).view(channels, rows, C, -1).permute(2, 1, 0, 3).contiguous()
+    written = (by_channel @ to_state).view(channels, rows, C, to_state.shape[-1]).permute(2, 1, 0, 3).contiguous()
     over_chunk, h, before = table[..., Q], start, []
     for c in range(C):
         before.append(h)
@@ -133,7 +133,7 @@ def _one_document(
     from_state = (
         torch.view_as_real((residues[..., None] * table[..., 1:]).conj_physical()).permute(0, 1, 3, 2).flatten(1, 2)
     )
-    y = y + befores.permute(2, 0, 1, 3).reshape(channels, rows * C, -1) @ from_state
+    y = y + befores.permute(2, 0, 1, 3).reshape(channels, rows * C, h.shape[-1]) @ from_state
     y = y.view(channels, rows, C * Q).permute(1, 2, 0)[:, :width].contiguous()
     if lengths is None and C * Q == width:
         return y, h

@@ -40,7 +40,7 @@ def extend(run: Run, record: Tensor, new: Tensor, seen_after: Tensor, limit: int
 
     seen_after (B,): `tokens_seen`. limit: columns to keep at most; None keeps all of the current document.
     """
-    longest = int(seen_after.max())
+    longest = int(seen_after.max()) if len(seen_after) else 0
     width = longest if limit is None else min(longest, limit)
     if run.keep is None and run.reset is None:  # every row grows by the same number of tokens
         joined = torch.cat([record.to(new.dtype), new.transpose(1, 2)], 2)

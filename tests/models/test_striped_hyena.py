@@ -158,6 +158,9 @@ def test_both_norms_of_the_original_are_computed_and_kept(tmp_path: Path, flash:
     again = model.save(tmp_path / "again", layout="stripedhyena")
     assert json.loads((again / "config.json").read_text())["use_flash_rmsnorm"] is kind
     ours = load(model.save(tmp_path / "ours"), dtype="float64")
+    assert ours.config.own.eps_after_root is not kind
+    # Models from before the option keep their config.json, hence their digest.
+    assert ("eps_after_root" in json.loads((tmp_path / "ours" / "config.json").read_text())) is not kind
     torch.testing.assert_close(ours(text), model(text), **close)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -42,12 +42,23 @@ class SiteInfo(NamedTuple):
     editable: bool = True
 
 
+#: of an option that came later, see `Options`
+LATER: Mapping[str, Any] = {"written": "unless default"}
+
+
 @dataclass(frozen=True)
 class Options:
     """Base of an architecture's own options; subclasses are frozen dataclasses whose values JSON can hold.
 
-    `__post_init__` of a subclass may raise UsageError; what concerns the whole shape is checked in `Mixer.check`.
+    `__post_init__` of a subclass may raise UsageError; what concerns the whole shape is checked in `Mixer.check`. A
+    field that came later has `metadata=LATER`: it is written only where it is not its default, so that config.json and
+    the digest of a model from before it stay what they are.
     """
+
+    def written(self) -> dict[str, Any]:
+        """The options as config.json holds them."""
+        left_out = {f.name for f in fields(self) if f.metadata == LATER and getattr(self, f.name) == f.default}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 class FeedForward(Float32Kept):

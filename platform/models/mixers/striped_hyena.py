@@ -13,7 +13,7 @@ instead of interleaved by head; `striped_hyena_format` translates.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -29,7 +29,7 @@ from ..run import Run
 from ..states import Scanned
 from .recall import RECALL_GAIN
 from .recurrence import convolve, reset_linear, scan_with_sites, state_sites
-from .registry import LayerState, Mixer, Options, SiteInfo, mixer
+from .registry import LATER, LayerState, Mixer, Options, SiteInfo, mixer
 
 # The recall start is made for embeddings of standard deviation 0.2 (`embedding_std`): at 0.02, what the other layers
 # and the first steps of Adam add is louder than the tokens, and the start is lost before it is used.
@@ -61,7 +61,7 @@ class StripedHyenaOptions(Options):
     modal_size: int = 4
     short_kernel: int = 3
     mlp_size: int | None = None
-    eps_after_root: bool = False
+    eps_after_root: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("n_heads", "n_kv_heads", "modal_size", "short_kernel", "mlp_size"):

@@ -63,4 +63,4 @@ def ask_experts(x: Tensor, index: Tensor, experts: Sequence[Expert]) -> Tensor:
             padded = F.pad(rows, (0, 0, 0, max(0, least - len(rows))))
             parts.append(expert(padded)[: len(rows)])
     parts.append((parts[0] if parts else x).new_zeros(counts[-1], x.shape[-1]))
-    return torch.cat(parts)[order.argsort()].view(n, k, -1)
+    return torch.cat(parts)[order.argsort()].view(n, k, x.shape[-1])

@@ -49,6 +49,8 @@ def choose(scores: Tensor, visible: Tensor, counts: Tensor) -> Tensor:
     Exactly counts[b, t] of every row are True; where scores are equal, the latest.
     """
     scores = scores.detach().masked_fill(~visible[:, None], float("-inf"))
+    if not counts.numel():
+        return torch.zeros_like(scores, dtype=torch.bool)
     counts = counts[:, None].expand(scores.shape[:3])
     best = scores.topk(int(counts.max()), dim=-1).values
     threshold = best.gather(-1, counts[..., None] - 1)
