@@ -222,6 +222,7 @@ def _plan_values(plan: Plan) -> dict[str, Any]:
         "unused": len(plan.unused),
         "refused": len(plan.refused),
         "cut": sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()),
+        "evidence_lost": sum(prompt.evidence_kept is False for prompt in plan.prompts.values()),
         "candidates": plan.grid_size,
         "layers": list(plan.layers),
         "strengths": {name: list(values) for name, values in plan.strengths.items()},
@@ -252,7 +253,10 @@ def _plan_lines(plan: Plan) -> list[str]:
     if plan.steers:
         lines.append(f"controls: {', '.join(f'{name} x {plan.config.draws}' for name in plan.controls) or 'none'}")
     if cut := sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()):
-        lines.append(f"contexts: {cut} are cut to {plan.config.max_prompt_tokens} tokens a prompt")
+        lost = sum(prompt.evidence_kept is False for prompt in plan.prompts.values())
+        lines.append(
+            f"contexts: {cut} are cut to {plan.config.max_prompt_tokens} tokens a prompt, {lost} of them lose evidence"
+        )
     return lines
 
 
@@ -271,6 +275,8 @@ def _report(result: EvalResult) -> str:
     families = list(summary.overall.em.conditions)
     compared = [name for name in summary.overall.em.differences if name.startswith("steered-")]
     at = [dataclasses.replace(group, name=f"distance {group.name}") for group in summary.distances]
+    at += [dataclasses.replace(group, name=f"prompt {group.name}") for group in summary.cuts]
+    at += [dataclasses.replace(group, name=f"evidence {group.name}") for group in summary.evidence]
     groups = [*summary.levels, *(summary.datasets if len(summary.datasets) > 1 else []), *at, summary.overall]
     rows = []
     for group in groups:

@@ -6,6 +6,8 @@ Promises
 - A control with several draws is averaged per question first, so that draws do not pass for questions; so is a question
   that was asked at several distances.
 - Questions without an answer are counted apart, as guesses, and enter nothing else.
+- Where prompts were cut, questions that were read whole and those that were not, and those whose evidence was read and
+  those whose evidence was lost (or is named nowhere), are groups of their own.
 - p-values of a comparison are Holm-corrected across the groups of one list (the levels; the data sets), EM and F1 each.
 - Intervals of shares (every value 0 or 1) are Wilson's, all others percentile bootstrap over questions.
 
@@ -32,6 +34,7 @@ from .verdict import Verdict, judge
 Row = Mapping[str, Any]
 #: family of conditions -> question (or text) id -> value
 Values = dict[str, dict[str, float]]
+_EVIDENCE = {True: "kept", False: "lost", None: "unknown"}  # how `evidence_kept` is called
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class Summary:
     levels: list[Group]
     datasets: list[Group]
     distances: list[Group]
+    cuts: list[Group]  # "cut", "whole"; empty where every prompt was read whole, and so is the next
+    evidence: list[Group]  # "kept", "lost", "unknown"
     guesses: list[Guesses]
     draws: dict[str, list[Draw]]
     status: dict[str, dict[str, int]]
@@ -130,6 +135,10 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     datasets = _groups(rows, lambda r: r["dataset"], families, compared, how)
     swept = [row for row in rows if row["distance_target"] is not None]
     distances = _groups(swept, lambda r: f"{r['distance_target']:07d}", families, compared, how)
+    read = [row for row in rows if row["n_cut_tokens"] is not None]
+    read = read if any(row["n_cut_tokens"] for row in read) else []
+    cuts = _groups(read, lambda r: "cut" if r["n_cut_tokens"] else "whole", families, compared, how)
+    evidence = _groups(read, lambda r: _EVIDENCE[r["evidence_kept"]], families, compared, how)
     draws = _draws(rows)
     price = _price(prices.to_pylist(), families, compared, how)
     judged = [row for row in every if row["split"] in (TEST, UNANSWERABLE)]
@@ -148,6 +157,8 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
         levels=levels,
         datasets=datasets,
         distances=[dataclasses.replace(g, name=str(int(g.name))) for g in distances],
+        cuts=cuts,
+        evidence=evidence,
         guesses=_guesses([row for row in every if row["split"] == UNANSWERABLE], families, compared, how),
         draws=draws,
         status={family: dict(sorted(counted.items())) for family, counted in sorted(status.items())},

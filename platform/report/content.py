@@ -128,6 +128,7 @@ class Evaluation:
     verdict: str
     conditions: tuple[Condition, ...]
     levels: tuple[LevelRow, ...]
+    cuts: tuple[LevelRow, ...]  # questions by what was cut of their prompts; empty where all were read whole
     comparisons: tuple[Comparison, ...]
     statuses: tuple[str, ...]
     status_rows: tuple[StatusRow, ...]

@@ -70,6 +70,7 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         verdict=_UNFINISHED if summary is None else summary.at("verdict").at("sentence").text(),
         conditions=conditions,
         levels=levels,
+        cuts=tuple(_cuts(summary, conditions)) if summary is not None else (),
         comparisons=tuple(_comparisons(summary, conditions)) if summary is not None else (),
         statuses=statuses,
         status_rows=status_rows,
@@ -143,6 +144,13 @@ def _levels(summary: Document, conditions: tuple[Condition, ...]) -> Iterator[Le
         name = group.at("name").text().replace("_", " ")
         yield _row(group, f"{level} {name}" if level is not None else name, str(level or name), False, conditions)
     yield _row(summary.at("overall"), "all", "all", True, conditions)
+
+
+def _cuts(summary: Document, conditions: tuple[Condition, ...]) -> Iterator[LevelRow]:
+    for name, what in (("cuts", "prompt"), ("evidence", "evidence")):
+        for group in summary.at(name).elements() if name in summary else ():  # older summaries do not have them
+            title = f"{what} {group.at('name').text()}"
+            yield _row(group, title, title, False, conditions)
 
 
 def _row(group: Document, title: str, short: str, total: bool, conditions: tuple[Condition, ...]) -> LevelRow:

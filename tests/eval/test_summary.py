@@ -233,3 +233,25 @@ def test_one_draw_that_does_as_well_is_enough_to_doubt():
 def test_without_controls_there_is_no_yes():
     found = verdict(BETTER, BETTER, families=("unsteered", "steered"))
     assert not found.supported and "no control was run" in found.sentence
+
+
+def test_cut_prompts_and_lost_evidence_are_groups_of_their_own():
+    read = {"q0": (0, True), "q1": (9, True), "q2": (9, False), "q3": (4, None), "q4": (0, None)}
+    right = {"q0": (1, 1, 1, 1), "q1": (0, 1, 0, 0), "q2": (0, 0, 0, 0), "q3": (1, 1, 0, 0), "q4": (0, 1, 0, 1)}
+    rows = [
+        r | dict(zip(("n_cut_tokens", "evidence_kept"), read[r["question_id"]], strict=True)) for r in table_of(right)
+    ]
+    rows += [row("q5", CONDITIONS[0], None, status="too_long")]  # nothing was read
+    found = make(rows)
+
+    def means(groups, condition):
+        return {g.name: (g.n, g.em.conditions[condition].mean) for g in groups}
+
+    assert means(found.cuts, "unsteered") == {"cut": (3, pytest.approx(1 / 3)), "whole": (2, 0.5)}
+    assert means(found.cuts, "steered") == {"cut": (3, pytest.approx(2 / 3)), "whole": (2, 1.0)}
+    assert means(found.evidence, "unsteered") == {"kept": (2, 0.5), "lost": (1, 0.0), "unknown": (2, 0.5)}
+    assert means(found.evidence, "control_random") == {"kept": (2, 0.5), "lost": (1, 0.0), "unknown": (2, 0.25)}
+    assert found.overall.n == 6
+    whole = make([r | {"n_cut_tokens": 0, "evidence_kept": True} for r in table_of(right)])
+    assert whole.cuts == [] == whole.evidence
+    assert json.loads(json.dumps(found.to_dict()))["cuts"][0]["name"] == "cut"

@@ -34,6 +34,17 @@ def test_the_numbers_are_those_of_the_summary(tmp_path: Path) -> None:
     assert not run.missing
 
 
+def test_what_was_cut_is_told_as_the_summary_has_it(tmp_path: Path) -> None:
+    summary = write_eval_run(tmp_path / "eval")
+    (run,) = load([tmp_path / "eval"]).evaluations
+    assert [row.title for row in run.cuts] == ["prompt cut", "prompt whole", "evidence kept", "evidence lost"]
+    for row, group in zip(run.cuts, [*summary["cuts"], *summary["evidence"]], strict=True):
+        assert row.em[0]._asdict() == group["em"]["conditions"]["unsteered"]
+    del summary["cuts"], summary["evidence"]  # as an earlier version wrote it
+    (tmp_path / "eval" / "summary.json").write_text(json.dumps(summary))
+    assert load([tmp_path / "eval"]).evaluations[0].cuts == ()
+
+
 def test_every_status_is_counted(tmp_path: Path) -> None:
     write_eval_run(tmp_path / "eval")
     (run,) = load([tmp_path / "eval"]).evaluations

@@ -56,6 +56,7 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
                 }
                 | {"prediction": None if failed else answer, "status": "model_nonfinite" if failed else "ok"}
                 | {"em": None if failed else float(right), "f1": None if failed else float(right)}
+                | {"n_cut_tokens": 5 * (number % 3 == 0), "evidence_kept": number % 6 != 0}
             )
     items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
     prices = pa.Table.from_pylist(
