@@ -79,7 +79,7 @@ def _path(name: str) -> Path:
     here = Path(name)
     if here.is_file():
         return here
-    if here.is_dir() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if here.is_dir() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         return here / "tokenizer.json"
     from huggingface_hub import hf_hub_download
 

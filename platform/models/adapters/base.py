@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
+# frequencies of rotary positions, which old files hold: config.json says them
+_FREQUENCIES = r"(^|\.)rotary_emb\.inv_freq$"
+
+
 class Part(NamedTuple):
     """A part of a layer and the attribute, dotted where it is a part of a part, that transformers keeps it under."""
 
@@ -149,7 +153,8 @@ class AdaptedModel(LanguageModel):
         Accepted as well: the names of transformers' own attributes, a base model's file without the prefix, experts
         in one tensor, and what `ignored_weights` lists.
         """
-        kept = {n: t for n, t in weights.items() if not any(re.search(p, n) for p in cls.ignored_weights)}
+        ignored = (*cls.ignored_weights, _FREQUENCIES)
+        kept = {n: t for n, t in weights.items() if not any(re.search(p, n) for p in ignored)}
         own = {cls.base_attribute: cls.base_name, "lm_head": cls.head_name}
         return unstacked(below(kept, cls.base_name, cls.head_name, own))
 

@@ -46,8 +46,8 @@ class GptNeox(AdaptedModel):
     embedding_attribute = "embed_in"
     final_norm_attribute = "final_layer_norm"
     head_name = "embed_out"
-    # tables of the causal mask and of the rotary frequencies, which old files hold beside the weights
-    ignored_weights = (r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",)
+    # tables of the causal mask, which old files hold beside the weights
+    ignored_weights = (r"\.attention\.(bias|masked_bias)$",)
 
     @classmethod
     def check(cls, hf: Any) -> None:

@@ -181,3 +181,11 @@ def test_positions_are_learned_in_gpt2_and_streams_are_parallel_in_neox(tmp_path
     with neox.edit(Scale("blocks.0.mixer_out", 0.0)), neox.capture("blocks.0.mlp_in") as edited:
         neox(text)
     assert torch.equal(plain["blocks.0.mlp_in"], edited["blocks.0.mlp_in"])
+
+
+@pytest.mark.parametrize("case", ["gpt_neox", "bamba", "falcon_h1", "zamba2:adapters"])
+def test_tables_of_frequencies_are_not_parameters(case: str, tmp_path: Path) -> None:
+    model = adapted(case, tmp_path, torch.float32)
+    at = {"gpt_neox": "gpt_neox.layers.0.attention"}.get(case, "model.layers.0.self_attn")
+    rewrite(tmp_path, lambda weights: weights | {f"{at}.rotary_emb.inv_freq": torch.ones(4)})
+    assert load(tmp_path).digest == model.digest
