@@ -13,7 +13,8 @@ TYPES = [*mixers.names(), *adapters.names()]
     ("asked", "near"),
     [
         ("mamba3", "mamba"), ("zamba3", "zamba2"), ("jambba", "jamba"), ("gptneox", "gpt_neox"),
-        ("nemotron", "nemotron_h"), ("Mamba2", "mamba2"), ("striped-hyena", "striped_hyena"), ("moe", "moe_mamba"), ("falcon", "falcon_h1"),
+        ("nemotron", "nemotron_h"), ("Mamba2", "mamba2"),
+        ("striped-hyena", "striped_hyena"), ("moe", "moe_mamba"), ("falcon", "falcon_h1"),
     ],
 )  # fmt: skip
 def test_a_slip_and_a_part_of_a_name_are_understood(asked: str, near: str) -> None:
