@@ -281,7 +281,7 @@ def _text(plan: Plan, results: Mapping[str, StepResult], more: list[str]) -> str
 
 
 def _bottlenecks(result: StepResult) -> str:
-    """Every ablation beside the mean of its random controls."""
+    """Every ablation beside the mean of its random controls, with the test against them."""
     rows = [row for row in result.table.to_pylist() if row["kind"] == "group"]
     shown = []
     for row in rows:
@@ -296,9 +296,11 @@ def _bottlenecks(result: StepResult) -> str:
         random = sum(controls) / len(controls) if controls else None
         shown.append(
             [row["layer"], row["site"], row["group"], row["n_channels"], row["effect_logprob"], row["effect_low"],
-             row["effect_high"], random, row["accuracy_change"], row["status"]]
+             row["effect_high"], random, row["difference"], row["p_holm"], row["verdict"] or "", row["accuracy_change"],
+             row["status"]]
         )  # fmt: skip
-    columns = ["layer", "site", "ablated", "channels", "log p", "low", "high", "random", "accuracy", "status"]
+    columns = ["layer", "site", "ablated", "channels", "log p", "low", "high", "random", "difference", "p", "verdict",
+               "accuracy", "status"]  # fmt: skip
     return "mean ablation, change of the right answer's log-probability (nats) and accuracy:\n" + table(columns, shown)
 
 

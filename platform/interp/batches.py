@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models.prefill import pad
+from ..runtime.plan import digest_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     """At most `count` of the items, at equal steps from the first: questions often come in order of difficulty."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]
+
+
+def halves(items: Sequence[Item]) -> tuple[frozenset[str], frozenset[str]]:
+    """The ids of the items in two halves, drawn by a digest of the ids: to choose on one and to test on the other."""
+    order = sorted((item.id for item in items), key=digest_of)
+    return frozenset(order[::2]), frozenset(order[1::2])
 
 
 class AnsweredBatch(NamedTuple):

@@ -89,15 +89,20 @@ def read_json(path: Path, remedy: str) -> Document:
         raise InputError(f"{path}: not whole JSON ({error}); {remedy}") from error
 
 
-def read_rows(path: Path, columns: Sequence[str], remedy: str) -> list[dict[str, Any]]:
-    """The rows of a Parquet file, of `columns` only; InputError where it is damaged or has no such column."""
+def read_rows(path: Path, columns: Sequence[str], remedy: str, optional: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a Parquet file, of `columns` and `optional` only; InputError where it is damaged or lacks a column.
+
+    An optional column that is not there has None in every row.
+    """
     from ..runtime.storage import read_table
 
     table = read_table(path, advice=remedy)
     absent = [name for name in columns if name not in table.column_names]
     if absent:
         raise InputError(f"{path}: has no column {', '.join(absent)}; {remedy}")
-    return table.select(list(columns)).to_pylist()
+    there = [name for name in optional if name in table.column_names]
+    empty = dict.fromkeys(optional)
+    return [empty | row for row in table.select([*columns, *there]).to_pylist()]
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -17,8 +17,9 @@ from .text import signed
 Row = Mapping[str, Any]
 _ABLATIONS = ("kind", "layer", "site", "group", "draw", "n_channels", "effect_logprob", "effect_low", "effect_high",
               "accuracy_change", "accuracy_low", "accuracy_high", "n_prompts")  # fmt: skip
-_SHOWN_COLUMNS = ("layer", "site", "ablated", "channels", "log-probability, nats", "random channels", "accuracy",
-                  "random channels", "prompts")  # fmt: skip
+_TESTS = ("difference", "difference_low", "difference_high", "p_holm", "verdict")  # not in older runs
+_SHOWN_COLUMNS = ("layer", "site", "ablated", "channels", "log-probability, nats", "random channels", "difference",
+                  "p", "verdict", "accuracy", "random channels", "prompts")  # fmt: skip
 _FAMILY = ("layer", "site", "n_channels")
 
 
@@ -36,7 +37,7 @@ def read_interpretation(folder: Path, run: Document) -> Interpretation:
     if path := there.get("attribution"):
         maps += attribution_maps(read_rows(path, ("layer", "site", "channel", "attribution"), remedy))
     if path := there.get("bottlenecks"):
-        tables.append(ablation_table(read_rows(path, _ABLATIONS, remedy)))
+        tables.append(ablation_table(read_rows(path, _ABLATIONS, remedy, optional=_TESTS)))
     return Interpretation(
         folder=str(folder),
         model=model,
@@ -95,6 +96,9 @@ def ablation_table(rows: Sequence[Row]) -> LayerTable:
             row["n_channels"],
             _effect(row, "effect_logprob", "effect_low", "effect_high"),
             _draws(draws, "effect_logprob") if row["group"] != "all" else "",
+            _effect(row, "difference", "difference_low", "difference_high") if row["group"] != "all" else "",
+            None if row["p_holm"] is None else float(f"{row['p_holm']:.2g}"),
+            row["verdict"] or "",
             _effect(row, "accuracy_change", "accuracy_low", "accuracy_high"),
             _draws(draws, "accuracy_change") if row["group"] != "all" else "",
             row["n_prompts"],
@@ -103,7 +107,9 @@ def ablation_table(rows: Sequence[Row]) -> LayerTable:
         title="Bottlenecks: what taking channels away costs",
         note="Channels are replaced by their means at every token. The channels were chosen on the same prompts, so an "
         "effect says where to look and is no evidence for steering. Beside each effect: that of as many random "
-        "channels, one number for each draw.",
+        "channels, one number for each draw, and the difference from their mean, for which each half of the prompts "
+        "has the channels chosen on the other. Only where the verdict is a stronger effect are the channels more than "
+        "random ones; p is corrected for all rows.",
         columns=_SHOWN_COLUMNS,
         rows=tuple(shown),
     )

@@ -208,12 +208,17 @@ def test_a_planted_bottleneck_is_found(arch: str) -> None:
     assert top["rank"] == 1 and groups[0, "top", None]["rank"] == 2
     # the other channels are silent: taking all away costs what taking these four away does
     assert everything["effect_logprob"] == pytest.approx(top["effect_logprob"], abs=1e-9)
-    for draw in range(3):
+    # both halves of the prompts choose the same channels, so that the difference is that of the means
+    random = [groups[PLANTED_LAYER, "random", draw]["effect_logprob"] for draw in range(8)]
+    assert top["difference"] == pytest.approx(top["effect_logprob"] - np.mean(random), abs=1e-9)
+    assert top["difference_low"] < top["difference_high"] < 0 and top["p_prompts"] < 0.001
+    assert top["p_holm"] >= max(top["p_prompts"], top["p_draws"]) and top["verdict"] == "stronger than random"
+    assert {groups[key]["verdict"] for key in groups if key[1] != "top"} == {None}
+    for draw in range(8):
         control = groups[PLANTED_LAYER, "random", draw]
         assert control["control"] and control["n_channels"] == 4 and control["rank"] is None
-        if not set(control["channels"]) & set(KEPT):
-            assert control["effect_logprob"] == pytest.approx(0.0, abs=1e-12)
-        assert abs(control["effect_logprob"]) < abs(top["effect_logprob"])
+        assert not set(control["channels"]) & set(KEPT)  # a control without what it is to be compared with
+        assert control["effect_logprob"] == pytest.approx(0.0, abs=1e-12)
     silent = [r for r in rows if r["kind"] == "channel" and (r["layer"], r["site"]) == (PLANTED_LAYER, "mixer_out")]
     assert [r["channel"] for r in silent if r["attribution"] != 0] == list(KEPT)
 
@@ -254,7 +259,7 @@ def test_what_cannot_be_measured_has_a_status_and_no_number() -> None:
     table = run_step("bottlenecks", model, items, upstream=upstream, resamples=100)[""]
     groups = [r for r in table.to_pylist() if r["kind"] == "group"]
     assert {r["status"] for r in groups} == {"model_nonfinite"}
-    for name in ("effect_logprob", "accuracy_change", "is_bottleneck", "clean_accuracy", "rank"):
+    for name in ("effect_logprob", "accuracy_change", "is_bottleneck", "clean_accuracy", "rank", "verdict", "p_holm"):
         assert {r[name] for r in groups} == {None}
     assert {(r["n_prompts"], r["n_nonfinite"]) for r in groups} == {(0, len(items))}
 

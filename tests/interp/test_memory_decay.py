@@ -105,7 +105,10 @@ def test_decays_set_by_hand_are_found_exactly(arch: str) -> None:
         np.testing.assert_allclose([row["half_life_tokens"] for row in found], expected, rtol=1e-9)
         reach = [np.mean([min(math.floor(life), len(item.prompt)) for item in ITEMS]) for life in expected]
         np.testing.assert_allclose([row["horizon_tokens"] for row in found], reach)
+        longest = max(len(item.prompt) for item in ITEMS)
+        assert [row["extrapolated"] for row in here] == [1 / (STEP * 0.7 * n) > longest for n in numbers]
     layers = run_step("eigenvalues", model, ITEMS)["layers"].to_pylist()
+    assert layers[0]["extrapolated"] == np.mean([r["extrapolated"] for r in rows(spectrum, layer=0)])
     assert layers[0]["time_constant_q50"] == pytest.approx(
         np.median([r["time_constant"] for r in rows(spectrum, layer=0)])
     )

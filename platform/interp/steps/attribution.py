@@ -4,7 +4,8 @@
 
 that is, the derivative of the answer's log-probability by a common factor on the channel. One backward pass per batch
 gives it for all layers and sites. It is the slope at the model as it is, not the effect of taking the channel away:
-`bottlenecks` measures that.
+`bottlenecks` measures that. The same over either half of the prompts (`batches.halves`) is for choosing channels on
+prompts other than those on which the choice is tested.
 
 A prompt whose answer or gradient is not finite is left out and counted.
 """
@@ -19,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from ..answers import score_answers
-from ..batches import Batch
+from ..batches import Batch, halves
 from ..columns import column, ranks
 from ..moments import Moments, merge_all, moments_of
 from ..places import check_sites, places
@@ -40,6 +41,8 @@ SCHEMA = pa.schema([
     column("site", pa.string(), "site, relative to the block"),
     column("channel", pa.int32(), "channel of the site"),
     column("attribution", pa.float64(), "mean over prompts of sum over tokens of activation times gradient; nats"),
+    column("attribution_first", pa.float64(), "of the first half of the prompts alone; null where none is left"),
+    column("attribution_second", pa.float64(), "of the second half"),
     column("standard_error", pa.float64(), "of that mean, over prompts; null for fewer than two"),
     column("rank", pa.int32(), "1 is the channel of largest |attribution| at this layer and site; ties by channel"),
     column("n_prompts", pa.int32(), "prompts counted"),
@@ -48,29 +51,34 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 
 BATCH_SCHEMA = pa.schema(
-    [("layer", pa.int32()), ("site", pa.string()), ("n_prompts", pa.int32()), ("n_nonfinite", pa.int32()),
-     ("mean", pa.list_(pa.float64())), ("m2", pa.list_(pa.float64()))]
+    [("layer", pa.int32()), ("site", pa.string()), ("first", pa.bool_()), ("n_prompts", pa.int32()),
+     ("n_nonfinite", pa.int32()), ("mean", pa.list_(pa.float64())), ("m2", pa.list_(pa.float64()))]
 )  # fmt: skip
 
 
-@step("attribution", version=1, settings=Settings, check=check_sites)
+@step("attribution", version=2, settings=Settings, check=check_sites)
 def attribution(job: Job) -> Tables:
     """Gradient times activation of the answer's log-probability per channel."""
     found = places(job.model, job.layers, job.settings.sites)
-    arguments = {"layers": list(job.layers), "sites": list(job.settings.sites)}
+    first = sorted(halves(job.items)[0])
+    arguments = {"layers": list(job.layers), "sites": list(job.settings.sites), "first": first}
     rows = job.map(batch_attribution, BATCH_SCHEMA, arguments).to_pylist()
     result: list[dict[str, Any]] = []
     for place in found:
         parts = [row for row in rows if (row["layer"], row["site"]) == (place.layer, place.site)]
-        streams = (Moments(r["n_prompts"], np.array(r["mean"]), np.array(r["m2"])) for r in parts)
-        total = merge_all(streams, place.channels)
+        streams = [
+            [Moments(r["n_prompts"], np.array(r["mean"]), np.array(r["m2"])) for r in parts if r["first"] == half]
+            for half in (True, False)
+        ]
+        both = [merge_all(stream, place.channels) for stream in streams]
+        total = merge_all(both, place.channels)
         common = {"layer": place.layer, "site": place.site, "n_prompts": total.n,
                   "n_nonfinite": sum(r["n_nonfinite"] for r in parts)}  # fmt: skip
-        result += _channel_rows(common, total)
+        result += _channel_rows(common, total, both)
     return {"": pa.Table.from_pylist(result, schema=SCHEMA)}
 
 
-def _channel_rows(common: dict[str, Any], total: Moments) -> list[dict[str, Any]]:
+def _channel_rows(common: dict[str, Any], total: Moments, both: list[Moments]) -> list[dict[str, Any]]:
     if total.n == 0:
         return [common | {"channel": c, "status": "model_nonfinite"} for c in range(len(total.mean))]
     error = np.sqrt(total.m2 / (total.n - 1) / total.n) if total.n > 1 else None
@@ -80,6 +88,8 @@ def _channel_rows(common: dict[str, Any], total: Moments) -> list[dict[str, Any]
         | {
             "channel": c,
             "attribution": float(total.mean[c]),
+            "attribution_first": float(both[0].mean[c]) if both[0].n else None,
+            "attribution_second": float(both[1].mean[c]) if both[1].n else None,
             "standard_error": None if error is None else float(error[c]),
             "rank": int(rank[c]),
             "status": "ok",
@@ -90,7 +100,7 @@ def _channel_rows(common: dict[str, Any], total: Moments) -> list[dict[str, Any]
 
 @torch.enable_grad()
 def batch_attribution(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
-    """Moments over one batch's prompts of their attributions: a row for each layer and site."""
+    """Moments over one batch's prompts of their attributions: a row for each layer, site and half."""
     found = places(model, arguments["layers"], arguments["sites"])
     answered = batch.answered()
     size, options = len(batch.items), {"dtype": model.dtype, "device": model.device, "requires_grad": True}
@@ -100,12 +110,16 @@ def batch_attribution(model: LanguageModel, batch: Batch, arguments: Mapping[str
     scores = score_answers(logits, answered)
     # Rows of a batch do not meet, so the gradient of the sum is every row's own, one that is not finite stays alone.
     gradients = torch.autograd.grad(scores.logprob.sum(), gains)
+    chosen = frozenset(arguments["first"])
+    first = torch.tensor([item.id in chosen for item in batch.items], device=scores.finite.device)
     rows = []
     for place, gradient in zip(found, gradients, strict=True):
         finite = scores.finite & torch.isfinite(gradient).all(1)
-        moments = moments_of(gradient[finite].double().cpu().numpy())
-        rows.append({
-            "layer": place.layer, "site": place.site, "n_prompts": moments.n,
-            "n_nonfinite": int((~finite).sum()), "mean": moments.mean, "m2": moments.m2,
-        })  # fmt: skip
+        for half in (True, False):
+            inside = first == half
+            moments = moments_of(gradient[finite & inside].double().cpu().numpy())
+            rows.append({
+                "layer": place.layer, "site": place.site, "first": half, "n_prompts": moments.n,
+                "n_nonfinite": int((~finite & inside).sum()), "mean": moments.mean, "m2": moments.m2,
+            })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)

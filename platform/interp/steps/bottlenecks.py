@@ -2,10 +2,14 @@
 
 A group of channels is *mean-ablated*: at every token its values are replaced by their means over the tokens of all
 prompts (from `delta_sensitivity`). Groups, for each layer and site: all channels; the share of channels with the
-largest |attribution|; and, as controls, as many channels drawn at random. The effect is the paired change of the
+largest |attribution|; and, as controls, as many of the other channels drawn at random (of all channels, where the top
+ones leave too few). The effect is the paired change of the
 answer's log-probability and of teacher-forced accuracy, with a percentile bootstrap interval over prompts.
 
-Attribution chose the groups on the same prompts on which their effect is measured: an effect here says where to look;
+Any channels cost something. Whether the top ones cost more than random ones is tested: on each half of the prompts
+with the channels that attribution chose on the other half, in pairs with the mean of the random sets, and against their
+spread (`against_random`); p-values are corrected after Holm over all layers, sites and shares, and `verdict` says what
+follows. The effect of the top group itself is measured on the prompts on which it was chosen: it says where to look;
 what steering gains from it has to be shown on other prompts.
 Attribution is the slope against zero and ablation a step to the mean: a channel with a large constant value can rank
 high and cost nothing.
@@ -25,11 +29,12 @@ import torch
 from pydantic import Field, field_validator
 
 from ...errors import UsageError
-from ...eval.statistics import bootstrap_mean
+from ...eval.statistics import bootstrap_mean, holm
 from ...models.edits import Replace
 from ...runtime.plan import digest_of
+from ..against_random import AgainstRandom, against_random, verdicts
 from ..answers import score_answers
-from ..batches import Batch
+from ..batches import Batch, halves
 from ..columns import column, ranks
 from ..places import Place, places, relative_names
 from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
@@ -46,10 +51,10 @@ class Settings(StepSettings):
     """sites to ablate (with ?: where the model has it); attribution and delta_sensitivity must cover them"""
     top_shares: tuple[float, ...] = (0.05,)
     """shares of a site's channels to ablate together, those of largest |attribution|; at least one channel"""
-    random_draws: int = Field(3, ge=1, le=1000)
-    """random channel sets of equal size for every top group"""
+    random_draws: int = Field(8, ge=1, le=1000)
+    """random channel sets of equal size for every top group; the fewer, the more it has to stand out"""
     resamples: int = Field(2000, ge=100, le=1_000_000)
-    """of the bootstrap"""
+    """of the bootstrap, and random signs"""
     confidence: float = Field(0.95, gt=0, lt=1)
 
     @field_validator("top_shares")
@@ -79,6 +84,16 @@ SCHEMA = pa.schema([
     column("accuracy_change", pa.float64(), "groups: mean change of teacher-forced accuracy"),
     column("accuracy_low", pa.float64(), "lower bound of its paired bootstrap interval"),
     column("accuracy_high", pa.float64(), "upper bound"),
+    column("difference", pa.float64(), "top groups: effect less the mean of the random sets', each prompt with the "
+           "channels chosen on the other half of the prompts; below 0: they cost more"),
+    column("difference_low", pa.float64(), "lower bound of its bootstrap interval over prompts, for these draws"),
+    column("difference_high", pa.float64(), "upper bound"),
+    column("p_prompts", pa.float64(), "two-sided sign-flip p-value of the difference over prompts"),
+    column("p_draws", pa.float64(), "two-sided p-value of the top group being one more random set: t against "
+           "the draws; null for a single draw"),
+    column("p_holm", pa.float64(), "the larger of the two, corrected for all top groups of the table"),
+    column("verdict", pa.string(), "by p_holm: stronger than random, weaker than random, or no difference shown; null "
+           "where it could not be tested"),
     column("is_bottleneck", pa.bool_(), "the source work's convention, not a test: accuracy falls by more than 0.02"),
     column("rank", pa.int32(), "channels: by |attribution| at this layer and site; groups: by loss of log-probability "
            "among the layers, for the same site, group and size; null for controls"),
@@ -102,10 +117,19 @@ class Group(NamedTuple):
     channels: list[int] | None
     mean: list[float] | None
     attribution: float | None
+    half: int | None = None  # of the prompts on which it was chosen; None: on all, or without looking
 
     @property
     def usable(self) -> bool:
         return self.channels is not None and self.mean is not None
+
+
+Set = tuple[str, tuple[int, ...]]
+
+
+def _set(group: Group) -> Set:
+    """What is ablated, whatever it was chosen for."""
+    return group.place.name, tuple(group.channels or ())
 
 
 def check(asked: Asked) -> None:
@@ -121,14 +145,14 @@ def check(asked: Asked) -> None:
 
 @step(
     "bottlenecks",
-    version=1,
+    version=2,
     needs=("attribution", "delta_sensitivity"),
     settings=Settings,
     seeded=True,
     check=check,
 )
 def bottlenecks(job: Job) -> Tables:
-    """What mean-ablating the most attributed channels costs, beside random channels."""
+    """What mean-ablating the most attributed channels costs, tested against random channels."""
     found = places(job.model, job.layers, job.settings.sites)
     attributed = job.upstream["attribution"][""].to_pylist()
     moments = job.upstream["delta_sensitivity"][""].to_pylist()
@@ -139,12 +163,14 @@ def bottlenecks(job: Job) -> Tables:
         means = [row["mean"] for row in _rows_of(moments, place)]
         rows += [_channel_row(row) for row in here]
         groups += _groups(place, here, means, job.settings, job.seed)
-    usable = [group for group in groups if group.usable]
+    # sets that occur twice, such as the choices of both halves, are ablated once
+    usable = list({_set(group): group for group in groups if group.usable}.values())
+    numbers = {_set(group): number for number, group in enumerate(usable)}
     arguments = {"groups": [{"site": g.place.name, "channels": g.channels, "mean": g.mean} for g in usable]}
     answers = _Answers(job.map(batch_ablations, BATCH_SCHEMA, arguments), [item.id for item in job.items], len(usable))
-    numbers = iter(range(len(usable)))
-    group_rows = [_group_row(g, answers, next(numbers) if g.usable else None, job) for g in groups]
+    group_rows = [_group_row(g, answers, numbers.get(_set(g)), job) for g in groups if g.half is None]
     _rank(group_rows)
+    _compare(group_rows, groups, answers, numbers, job)
     return {"": pa.Table.from_pylist(rows + group_rows, schema=SCHEMA)}
 
 
@@ -161,13 +187,15 @@ def _groups(
     scores = [row["attribution"] for row in here]
     ranked = [row["rank"] for row in here]
 
-    def group(kind: str, size: int, channels: list[int] | None, draw: int | None = None) -> Group:
+    def group(
+        kind: str, size: int, channels: list[int] | None, draw: int | None = None, half: int | None = None
+    ) -> Group:
         if channels is None:
-            return Group(place, kind, draw, size, None, None, None)
+            return Group(place, kind, draw, size, None, None, None, half)
         chosen = sorted(channels)
         attributions = _complete([scores[c] for c in chosen])
         total = None if attributions is None else sum(attributions)
-        return Group(place, kind, draw, size, chosen, _complete([means[c] for c in chosen]), total)
+        return Group(place, kind, draw, size, chosen, _complete([means[c] for c in chosen]), total, half)
 
     result = [group("all", place.channels, list(range(place.channels)))]
     for share in settings.top_shares:
@@ -176,9 +204,18 @@ def _groups(
             continue  # the group of all channels says it
         top = None if None in ranked else [c for c in range(place.channels) if ranked[c] <= k]
         result.append(group("top", k, top))
+        chosen = set(top or ())
+        for half, name in enumerate(("attribution_first", "attribution_second")):
+            of_half = _complete([row[name] for row in here])
+            best = None if of_half is None else np.flatnonzero(ranks(np.abs(of_half)) <= k).tolist()
+            result.append(group("top", k, best, half=half))
+            chosen |= set(best or ())
+        # a control that holds the very channels in question is none
+        others = [c for c in range(place.channels) if c not in chosen]
+        pool = others if len(others) >= 2 * k else list(range(place.channels))
         for draw in range(settings.random_draws):
             stream = int(digest_of([seed, place.name, k, draw])[:16], 16)  # so that no set depends on the other groups
-            picked = np.random.default_rng(stream).choice(place.channels, k, replace=False)
+            picked = np.random.default_rng(stream).choice(pool, k, replace=False)
             result.append(group("random", k, [int(c) for c in picked], draw))
     return result
 
@@ -221,6 +258,10 @@ class _Answers:
                 self.logprob[row["group"] + 1, place[row["id"]]] = row["logprob"]
                 self.correct[row["group"] + 1, place[row["id"]]] = row["correct"]
 
+    def change(self, number: int) -> np.ndarray:
+        """Change of the log-probability by ablating group `number`, prompt by prompt."""
+        return self.logprob[number + 1] - self.logprob[0]
+
 
 def _channel_row(row: dict[str, Any]) -> dict[str, Any]:
     kept = ("layer", "site", "channel", "attribution", "rank", "n_prompts", "n_nonfinite", "status")
@@ -261,6 +302,42 @@ def _group_row(group: Group, answers: _Answers, number: int | None, job: Job) ->
         "is_bottleneck": -accuracy.mean > CONVENTION_COST,
         "status": "ok",
     }
+
+
+def _compare(
+    rows: list[dict[str, Any]], groups: Sequence[Group], answers: _Answers, numbers: Mapping[Set, int], job: Job
+) -> None:
+    """Set difference, p-values and verdict of the rows of top groups."""
+    tested: list[tuple[dict[str, Any], AgainstRandom]] = []
+    for row in rows:
+        if row["group"] != "top" or row["status"] != "ok":
+            continue
+        family = [
+            g for g in groups if (g.place.layer, g.place.site, g.size) == (row["layer"], row["site"], row["n_channels"])
+        ]
+        random = [answers.change(numbers[_set(g)]) for g in family if g.kind == "random" and g.usable]
+        chosen = [g for g in family if g.half is not None]
+        if len(random) < job.settings.random_draws or not all(g.usable for g in chosen):
+            continue
+        effects = np.full(len(job.items), np.nan)
+        for group in chosen:
+            assert group.half is not None
+            others = halves(job.items)[1 - group.half]
+            asked = np.array([item.id in others for item in job.items])
+            effects[asked] = answers.change(numbers[_set(group)])[asked]
+        finite = np.isfinite([effects, *random]).all(0)
+        test = against_random(
+            effects[finite], np.stack(random)[:, finite], seed=job.seed, confidence=job.settings.confidence,
+            n_resamples=job.settings.resamples,
+        )  # fmt: skip
+        tested.append((row, test))
+    corrected = holm([test.p for _, test in tested])
+    words = verdicts([test for _, test in tested], corrected, job.settings.confidence)
+    for (row, test), p_holm, verdict in zip(tested, corrected, words, strict=True):
+        row |= {
+            "difference": test.difference, "difference_low": test.low, "difference_high": test.high,
+            "p_prompts": test.p_prompts, "p_draws": test.p_draws, "p_holm": p_holm, "verdict": verdict,
+        }  # fmt: skip
 
 
 def _rank(rows: list[dict[str, Any]]) -> None:

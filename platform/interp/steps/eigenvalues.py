@@ -3,6 +3,7 @@
 A alone says how units of Delta are forgotten: 1 / |Re A|. What that is in tokens depends on Delta, which the text
 chooses: 1 / (Delta |Re A|) at the mean Delta over all tokens of all prompts. Since Delta varies, this is the time
 constant of the mean decay rate and not the mean of the time constants; `memory_decay` follows Delta token by token.
+Where it is longer than the longest prompt it is extrapolated: no prompt shows so slow a decay.
 S6 has an eigenvalue for each channel and state coordinate, SSD one for each head, a modal filter complex ones, per
 token already. Layers without a recurrence have one row that says so.
 
@@ -38,6 +39,7 @@ SPECTRUM_SCHEMA = pa.schema([
     column("delta_mean", pa.float64(), "mean Delta of the unit over all tokens of the prompts; null for modal filters"),
     column("time_constant_tokens", pa.float64(), "1 / (mean Delta |Re A|): tokens after which 1/e is left"),
     column("half_life_tokens", pa.float64(), "ln 2 / (mean Delta |Re A|): tokens after which half is left"),
+    column("extrapolated", pa.bool_(), "whether time_constant_tokens is longer than the longest prompt"),
     column("status", pa.string(), "ok; model_nonfinite: A or every prompt's Delta is not finite; "
            "not_applicable: the layer has no recurrence"),
 ])  # fmt: skip
@@ -51,15 +53,17 @@ LAYERS_SCHEMA = pa.schema([
       for q in QUANTILES),
     *(column(f"time_constant_tokens_q{round(100 * q):02d}", pa.float64(), f"quantile {q} of time_constant_tokens")
       for q in QUANTILES),
+    column("extrapolated", pa.float64(), "share of the eigenvalues that are extrapolated"),
     column("status", pa.string(), "as in the spectrum"),
 ])  # fmt: skip
 
 
-@step("eigenvalues", version=1)
+@step("eigenvalues", version=2)
 def eigenvalues(job: Job) -> Tables:
     """Eigenvalues of A per layer, with time constants of A alone and in tokens."""
     found = {layer: decays_of(job.model, layer) for layer in job.layers}
     deltas = mean_deltas(job, [decay for decays in found.values() for decay in decays])
+    longest = max((len(item.prompt) for item in job.items), default=0)
     spectra, layers = [], []
     for layer, decays in found.items():
         if not decays:
@@ -67,7 +71,7 @@ def eigenvalues(job: Job) -> Tables:
             spectra.append(pa.Table.from_pylist([nothing], schema=SPECTRUM_SCHEMA))
             layers.append(nothing)
         for decay in decays:
-            spectrum = _spectrum(decay, deltas.get((layer, decay.delta)))
+            spectrum = _spectrum(decay, deltas.get((layer, decay.delta)), longest)
             spectra.append(spectrum)
             layers.append(_summary(decay, spectrum))
     return {"spectrum": pa.concat_tables(spectra), "layers": pa.Table.from_pylist(layers, schema=LAYERS_SCHEMA)}
@@ -89,7 +93,7 @@ def mean_deltas(job: Job, decays: list[Decay]) -> dict[tuple[int, str | None], M
     return result
 
 
-def _spectrum(decay: Decay, moments: Moments | None) -> pa.Table:
+def _spectrum(decay: Decay, moments: Moments | None, longest: int) -> pa.Table:
     units, count = decay.A.shape
     finite = torch.isfinite(decay.A.real).numpy() & torch.isfinite(decay.A.imag).numpy()
     delta: np.ndarray | None = None  # mean Delta of each unit; 1 for a filter that counts in tokens
@@ -105,6 +109,8 @@ def _spectrum(decay: Decay, moments: Moments | None) -> pa.Table:
     def values(array: np.ndarray, known: np.ndarray) -> pa.Array:
         return pa.array(np.broadcast_to(array, shape).ravel(), pa.float64(), mask=~known.ravel())
 
+    in_tokens = time_constant(decay.rate, step).numpy()
+    beyond = np.broadcast_to(in_tokens > longest, shape).ravel()
     known_delta = measured & (decay.delta is not None)
     columns = {
         "layer": pa.array(np.full(units * count, decay.layer), pa.int32()),
@@ -116,8 +122,9 @@ def _spectrum(decay: Decay, moments: Moments | None) -> pa.Table:
         "imag": values(decay.A.imag.numpy(), finite),
         "time_constant": values(time_constant(decay.rate).numpy(), finite),
         "delta_mean": values(step.numpy()[:, None], known_delta),
-        "time_constant_tokens": values(time_constant(decay.rate, step).numpy(), measured),
+        "time_constant_tokens": values(in_tokens, measured),
         "half_life_tokens": values(half_life(decay.rate, step).numpy(), measured),
+        "extrapolated": pa.array(beyond, pa.bool_(), mask=~measured.ravel()),
         "status": pa.array(np.where(measured, "ok", "model_nonfinite").ravel()),
     }
     return pa.table(columns, schema=SPECTRUM_SCHEMA)
@@ -133,4 +140,5 @@ def _summary(decay: Decay, spectrum: pa.Table) -> dict[str, Any]:
     for name in ("time_constant", "time_constant_tokens"):
         found = np.quantile(spectrum[name].to_numpy(), QUANTILES)
         row |= {f"{name}_q{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
+    row["extrapolated"] = sum(spectrum["extrapolated"].to_pylist()) / spectrum.num_rows
     return row
