@@ -50,13 +50,13 @@ class Block(nn.Module):
         self, residual: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
     ) -> tuple[Tensor, LayerState | None]:
         residual = run.site(prefix + "resid_pre", residual)
-        u = self.norm(residual.to(self.norm.weight.dtype))
+        u = self.norm(residual)
         u = run.site(prefix + "mixer_in", u)
         out, new_state = self.mix(u, run, prefix + "mixer.", state, need_state)
         residual = residual + run.site(prefix + "mixer_out", out)
         if self.feed_forward is not None and self.norm_2 is not None:
             residual = run.site(prefix + "resid_mid", residual)
-            u = run.site(prefix + "mlp_in", self.norm_2(residual.to(self.norm_2.weight.dtype)))
+            u = run.site(prefix + "mlp_in", self.norm_2(residual))
             residual = residual + run.site(prefix + "mlp_out", self.feed_forward(u, run, prefix + "mlp."))
         return run.site(prefix + "resid_post", residual), new_state
 

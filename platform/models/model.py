@@ -162,7 +162,7 @@ class LanguageModel(nn.Module):
 
     def _final_norm(self, residual: Tensor) -> Tensor:
         """The normed residual (B, T, d) after the last block."""
-        return self.backbone.norm_f(residual.to(self.backbone.norm_f.weight.dtype))
+        return self.backbone.norm_f(residual)
 
     def _scores(self, normed: Tensor) -> Tensor:
         """Logits (B, T, V)."""

@@ -1,4 +1,7 @@
-"""Norms, computed in float32 (float64 for float64 input)."""
+"""Norms, computed in float32 (float64 for float64 input) and rounded once, to the dtype of their weights.
+
+So a float32 residual stream beside bfloat16 weights is read unrounded, as the fused kernels of the reference code do.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class RMSNorm(nn.Module):
         parts = wide_x.unflatten(-1, (self.groups, -1)) if self.groups > 1 else wide_x
         parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + self.eps)
         normed = parts.flatten(-2) if self.groups > 1 else parts
-        return self.weight * normed.to(self.weight.dtype)
+        return (self.weight.to(normed.dtype) * normed).to(self.weight.dtype)
 
 
 class RootEpsNorm(RMSNorm):

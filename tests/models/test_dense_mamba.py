@@ -286,7 +286,7 @@ def test_gradients_are_the_slopes(model: LanguageModel, backend: str, monkeypatc
         assert parameter.grad is not None, name
         slope = float((parameter.grad * direction).sum())
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-5, abs=1e-5), name
-    with model.capture("embed") as acts:
+    with model.capture("embed", gradients=True) as acts:
         logits = model(text)
     (gradient,) = torch.autograd.grad(logits[:, 5].sum(), [acts["embed"]])
     assert not gradient[:, 6:].any() and gradient[:, :6].all()

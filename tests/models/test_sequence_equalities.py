@@ -106,7 +106,7 @@ def test_gradient_to_the_future_is_exactly_zero(model) -> None:
     for t in (0, 5, 10):
         embedded: list[torch.Tensor] = []
 
-        with model.capture("embed") as acts:
+        with model.capture("embed", gradients=True) as acts:
             logits = model(text)
         embedded.append(acts["embed"])
         (gradient,) = torch.autograd.grad(logits[0, t].sum(), embedded)

@@ -321,7 +321,7 @@ def test_the_future_has_no_gradient_and_no_influence(sparsity):
     other = text.clone()
     other[:, 17:] = tokens(1, 13, seed=5)
     assert torch.equal(model(text)[:, :17], model(other)[:, :17])
-    with model.capture("embed") as acts:
+    with model.capture("embed", gradients=True) as acts:
         logits = model(text)
     (gradient,) = torch.autograd.grad(logits[0, 16].sum(), [acts["embed"]])
     assert torch.count_nonzero(gradient[0, 17:]) == 0 and bool((gradient[0, :17] != 0).any(-1).all())

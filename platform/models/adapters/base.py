@@ -86,10 +86,10 @@ class ParallelBlock(AdaptedBlock):
     ) -> tuple[Tensor, LayerState | None]:
         assert self.feed_forward is not None and self.norm_2 is not None
         residual = run.site(prefix + "resid_pre", residual)
-        u = run.site(prefix + "mixer_in", self.norm(residual.to(self.norm.weight.dtype)))
+        u = run.site(prefix + "mixer_in", self.norm(residual))
         out, new_state = self.mix(u, run, prefix + "mixer.", state, need_state)
         out = run.site(prefix + "mixer_out", out)
-        u = run.site(prefix + "mlp_in", self.norm_2(residual.to(self.norm_2.weight.dtype)))
+        u = run.site(prefix + "mlp_in", self.norm_2(residual))
         said = run.site(prefix + "mlp_out", self.feed_forward(u, run, prefix + "mlp."))
         return run.site(prefix + "resid_post", said + out + residual), new_state
 

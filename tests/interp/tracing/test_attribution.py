@@ -202,7 +202,7 @@ def _by_hand(model: LanguageModel, text: Tensor, changed: Tensor, pair: tuple[in
     names = ["blocks.0.mixer.delta", "blocks.1.mixer.delta"]
     with torch.enable_grad(), model.capture(*names) as clean:
         model(text[None])
-    with torch.enable_grad(), model.edit(Replace("embed", changed)), model.capture(*names) as acts:
+    with torch.enable_grad(), model.edit(Replace("embed", changed)), model.capture(*names, gradients=True) as acts:
         logits = model(text[None])[0, -1]
         slopes = torch.autograd.grad(logits[pair[0]] - logits[pair[1]], [acts[n] for n in names])
     return [

@@ -125,7 +125,7 @@ def test_generation_equals_rerunning_the_whole_text(model: LanguageModel) -> Non
 def test_gradient_to_the_future_is_exactly_zero(model: LanguageModel) -> None:
     text = tokens(1, 12)
     for t in (0, 5, 10):
-        with model.capture("embed") as acts:
+        with model.capture("embed", gradients=True) as acts:
             logits = model(text)
         (gradient,) = torch.autograd.grad(logits[0, t].sum(), acts["embed"])
         assert torch.count_nonzero(gradient[0, t + 1 :]) == 0
