@@ -58,7 +58,10 @@ def evaluate(
     questions: Annotated[
         Path | None,
         typer.Option(
-            "--questions", metavar="FILE", parser=as_path, help="Questions as Parquet, from `mplat classify`."
+            "--questions",
+            metavar="FILE",
+            parser=as_path,
+            help="Questions from `mplat classify`, or prompts of your own as .txt, .jsonl, .csv or .parquet.",
         ),
     ] = None,
     mode: Annotated[

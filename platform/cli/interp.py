@@ -43,7 +43,11 @@ Layers = Annotated[str | None, typer.Option("--layers", metavar="0,2-4|all", hel
 Questions = Annotated[
     Path | None,
     typer.Option(
-        "--questions", metavar="FILE", parser=as_path, help="Questions as Parquet; default: prompts of the facts world."
+        "--questions",
+        metavar="FILE",
+        parser=as_path,
+        help="Questions from `mplat classify`, or prompts of your own as .txt, .jsonl, .csv or .parquet; default: "
+        "prompts of the facts world.",
     ),
 ]
 PerLevel = Annotated[
@@ -194,10 +198,9 @@ def _questions(settings: Any) -> list[Any]:
         from ..datasets import facts
 
         return facts.prompts(per_level=settings.per_level, seed=settings.seed)
-    from ..datasets.records import from_table
-    from ..runtime.storage import QUESTION_FILE, read_table
+    from ..datasets.own_prompts import read_questions
 
-    found = from_table(read_table(Path(settings.questions), advice=QUESTION_FILE), source=settings.questions)
+    found = read_questions(settings.questions)
     asked = [question for question in found if not question.control]
     if found and not asked:
         raise InputError(f"{settings.questions}: holds only questions without an answer, which no analysis asks")

@@ -41,7 +41,11 @@ if TYPE_CHECKING:
 def perplexity(
     data: Annotated[
         Path,
-        typer.Argument(metavar="DATA", parser=as_path, help="A file in The Pile's format, or a folder of such."),
+        typer.Argument(
+            metavar="DATA",
+            parser=as_path,
+            help="Texts: a file or folder in The Pile's format, or your own as .txt, .jsonl, .csv, .parquet.",
+        ),
     ],
     model: Annotated[
         str | None, typer.Option("--model", metavar="M", help="A shipped model, a folder, or a hub id.")

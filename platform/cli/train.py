@@ -34,7 +34,7 @@ def train(
     size: Annotated[str | None, typer.Option("--size", help="Size, such as nano, tiny or 130m.")] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="facts|FILE", help="The facts world, or a .jsonl, .jsonl.zst or .txt file."),
+        typer.Option("--data", metavar="facts|FILE", help="The facts world, or texts as .jsonl, .txt, .csv, .parquet."),
     ] = None,
     tokens: Annotated[
         str | None, typer.Option("--tokens", metavar="10M", help="Tokens to train on: 250k, 10M, 1B.")

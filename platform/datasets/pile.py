@@ -1,4 +1,5 @@
-"""The Pile's record format: documents {"text", "meta": {"pile_set_name"}}, one JSON object a line, plain or packed.
+"""The Pile's record format: documents {"text", "meta": {"pile_set_name"}}, one JSON object a line, plain or packed;
+and texts of the user's own: records with `text` alone (also .csv, .tsv and tables), or a .txt file, one document.
 
 `read(paths)` promises every document of the files in their order, each with its text unchanged, and an account of every
 record that could not be used, by reason; more bad ones than the tolerance allows are an InputError that names the
@@ -21,13 +22,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, UsageError
-from .files import bare_suffix, values
+from .files import Value
 from .finding import data_files
+from .own_files import TEXT, kind, rows, whole_text
 from .registry import BadRecord
 
 FAIL_OVER = 0.01
 _EXAMPLES = 5
-_EXPECTED = '{"text": ..., "meta": {"pile_set_name": ...}}'
+OWN_SET = "own"  # the set of documents that name none
+_EXPECTED = '{"text": ...}, or {"text": ..., "meta": {"pile_set_name": ...}} as in The Pile'
+FORM = (
+    "give .jsonl, .json, .csv, .tsv or .parquet with a `text` in every record, or .txt with one document; text kinds "
+    "also as .zst or .gz"
+)
 
 
 class Document(NamedTuple):
@@ -121,12 +128,12 @@ def read(
 def _files(path: Path) -> list[tuple[Path, str]]:
     """The files that `path` stands for, each with the name by which its documents are called."""
     if path.is_dir():
-        found = data_files(path)
+        found = data_files(path) or sorted(file for file in path.iterdir() if file.is_file() and kind(file))
         if not found:
-            raise InputError(f"{path}: holds no data file (.jsonl, plain or as .zst or .gz)")
+            raise InputError(f"{path}: holds no data file; {FORM}")
         return [(file, file.relative_to(path).as_posix()) for file in found]
-    if path.exists() and not bare_suffix(path):
-        raise InputError(f"{path}: not a kind of data file that can be read; give .jsonl, plain or as .zst or .gz")
+    if path.exists() and not kind(path):
+        raise InputError(f"{path}: not a kind of data file that can be read; {FORM}")
     return [(path, path.name)]
 
 
@@ -135,7 +142,8 @@ def _twice(files: Sequence[tuple[Path, str]]) -> str:
 
 
 def _records(path: Path, name: str) -> Iterator[tuple[str, Document | BadRecord]]:
-    for number, entry in enumerate(values(path), 1):
+    entries = [Value("the document", {"text": whole_text(path)})] if kind(path) == TEXT else rows(path)
+    for number, entry in enumerate(entries, 1):
         if entry.problem:
             yield entry.where, BadRecord(entry.problem)
             continue
@@ -154,9 +162,8 @@ def _document(record: Any, name: str) -> Document:
             "missing_field", f"there is no 'text', only {', '.join(map(repr, list(record)[:8])) or 'nothing'}"
         )
     meta = record.get("meta")
-    if not isinstance(meta, Mapping) or "pile_set_name" not in meta:
-        raise BadRecord("missing_field", "there is no 'meta' with a 'pile_set_name'")
-    text, set_name = record["text"], meta["pile_set_name"]
+    named = isinstance(meta, Mapping) and "pile_set_name" in meta
+    text, set_name = record["text"], meta["pile_set_name"] if named else OWN_SET
     for value, field in ((text, "text"), (set_name, "pile_set_name")):
         if not isinstance(value, str):
             raise BadRecord("wrong_type", f"{field!r} is not text but {type(value).__name__}")
@@ -183,7 +190,7 @@ def _check(report: PileReport, fail_over: float) -> None:
     if not report.records:
         raise InputError(f"{where}: holds no record; fetch it again")
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.bad.items())
-    message = f"{where}: {bad} of {report.records} records are no documents of The Pile, {_EXPECTED} ({reasons})"
+    message = f"{where}: {bad} of {report.records} records are no documents {_EXPECTED} ({reasons})"
     share = math.ceil(bad / report.records * 1000) / 1000
     advice = f"; mend the file, or allow them with --fail-over {share:g}" if report.sets else ""
     raise InputError(f"{message}; the first: {report.examples[0]}{advice}")

@@ -126,11 +126,13 @@ class Question:
     distance_target: int | None = None  # asked-for distance from the evidence to the question, in tokens or facts
     distance_tokens: int | None = None  # the distance that there is, in tokens of the shipped tokenizer
     prompt_digest: str = ""  # sha256 of `prompt`; "" where that is None
+    group: str = ""  # questions of one group belong together, as those do that were made from one; "" for none
 
     @property
     def origin(self) -> str:
-        """Id of the original question: all that was made from it shares its side of a split and counts as one."""
-        return self.derived_from or self.id
+        """The group, else the id of the original question: all of one origin shares a side of the split and counts as
+        one."""
+        return self.group or self.derived_from or self.id
 
     def context_text(self) -> str:
         """The context as plain text: paragraphs separated by newlines, sentences by single blanks."""
@@ -212,6 +214,7 @@ QUESTION_SCHEMA = pa.schema(
         pa.field("distance_target", pa.int32()),
         pa.field("distance_tokens", pa.int32()),
         pa.field("prompt_digest", pa.string()),
+        pa.field("group", pa.string()),
     ]
 )
 ADDED_LATER = frozenset(
@@ -228,6 +231,7 @@ ADDED_LATER = frozenset(
         "distance_target",
         "distance_tokens",
         "prompt_digest",
+        "group",
     }
 )
 
@@ -267,6 +271,7 @@ _TEXTS = (
     "control",
     "derived_from",
     "prompt_digest",
+    "group",
 )
 _LISTS = ("answers", "answer_starts", "evidence_distance", "evidence_tokens")
 

@@ -36,7 +36,8 @@ CARRIED = (
 )  # fmt: skip
 #: the same, null where the item does not have them
 CARRIED_IF_KNOWN = (
-    "control", "derived_from", "distance_target", "distance_tokens", "prompt_digest", "ids_digest", "evidence_kept",
+    "control", "derived_from", "group", "distance_target", "distance_tokens", "prompt_digest", "ids_digest",
+    "evidence_kept",
 )  # fmt: skip
 
 

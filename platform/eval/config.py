@@ -57,7 +57,7 @@ class EvalConfig(Config):
     """prompts: the generated questions of levels 1-6; dataset: the rows of `questions`; default: dataset where
     given."""
     questions: Path | None = None
-    """A Parquet file of questions, as `mplat classify` and `mplat prompts` write them."""
+    """A file of questions: as `mplat classify` and `mplat prompts` write them, or prompts of your own."""
     per_level: int = Field(100, ge=1)
     """Generated questions per level."""
     limit: int | None = Field(default=None, ge=1)

@@ -48,7 +48,7 @@ class PerplexityConfig(Config):
     """Everything that decides the tables; where it runs is not part of it."""
 
     data: Path | None = None
-    """A file in The Pile's format, or a folder of such files."""
+    """A file in The Pile's format or of your own texts, or a folder of such files."""
     model: str | None = None
     """A shipped model, a folder, or a hub id."""
     tokenizer: str | None = None
@@ -109,7 +109,7 @@ class PerplexityResult:
 def prepare(config: PerplexityConfig, model: LanguageModel | None = None) -> PerplexityPlan:
     """Read the data and open the model. `model`: opened already, else it is loaded."""
     if config.data is None:
-        raise UsageError("no data is named; give a file or a folder in The Pile's format")
+        raise UsageError("no data is named; give a file or a folder of texts")
     if config.model is None and model is None:
         raise UsageError("no model is named; give --model M (`mplat models` lists those that ship)")
     reading = read(config.data, limit=config.limit, seed=config.seed, fail_over=config.fail_over)

@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..datasets.records import Question, from_table
+from ..datasets.records import Question
 from ..errors import InputError, UsageError, suggest
 from ..models.lending import label
 from ..steering import Recipe, Variant, control_names, find_operator, find_variant, variant_for, variant_names
@@ -209,7 +208,7 @@ def mode_of(config: EvalConfig) -> str:
     """prompts, dataset or both; UsageError where it does not fit the other settings."""
     mode = config.mode or ("prompts" if config.questions is None else "dataset")
     if mode != "prompts" and config.questions is None:
-        raise UsageError(f"mode {mode} asks the rows of a file; name it with --questions FILE.parquet")
+        raise UsageError(f"mode {mode} asks the rows of a file; name it with --questions FILE")
     if mode == "prompts" and config.questions is not None:
         raise UsageError("mode prompts asks generated questions and would ignore --questions; use --mode both")
     return mode
@@ -227,7 +226,9 @@ def read_questions(config: EvalConfig) -> list[Question]:
 
         found += facts.prompts(per_level=config.per_level, seed=config.seed, split="eval")
     if mode != "prompts" and config.questions is not None:
-        found += _from_file(config.questions)
+        from ..datasets.own_prompts import read_questions as read_file
+
+        found += read_file(config.questions)
     twice = [name for name, count in Counter(q.id for q in found).items() if count > 1]
     if twice:
         generated = "; the file holds generated prompts, ask them with --mode dataset" if mode == "both" else ""
@@ -240,15 +241,6 @@ def read_questions(config: EvalConfig) -> list[Question]:
     kept = {q.id for q in chosen}
     origins = {q.origin for q in chosen}
     return [q for q in found if (q.origin in origins if q.control else q.id in kept)]
-
-
-def _from_file(path: Path) -> list[Question]:
-    from ..runtime.storage import QUESTION_FILE, read_table
-
-    questions = from_table(read_table(path, advice=QUESTION_FILE), source=str(path))
-    if not questions:
-        raise InputError(f"{path}: holds no question; make some with `mplat classify` or `mplat prompts`")
-    return questions
 
 
 def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) -> tuple[Variant, LanguageModel]:

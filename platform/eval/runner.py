@@ -312,7 +312,8 @@ def score_candidates(
 
 def _questions_digest(plan: Plan) -> str:
     questions = sorted(plan.every_question, key=lambda q: q.id)
-    return digest_of([dataclasses.asdict(question) for question in questions])
+    rows = [dataclasses.asdict(question) for question in questions]
+    return digest_of([row if row["group"] else {k: v for k, v in row.items() if k != "group"} for row in rows])
 
 
 def _templates(plan: Plan) -> dict[str, str]:

@@ -56,6 +56,7 @@ ITEM_SCHEMA = pa.schema(
         pa.field("n_new_tokens", pa.int32()),
         pa.field("control", pa.string()),  # kind of a question without an answer, whose `answers` are guesses
         pa.field("derived_from", pa.string()),  # the question that this one was made from
+        pa.field("group", pa.string()),  # questions that count as one
         pa.field("distance_target", pa.int32()),
         pa.field("distance_tokens", pa.int32()),
         pa.field("prompt_digest", pa.string()),  # sha256 of the text that was read, which is in prompts.parquet
@@ -118,6 +119,7 @@ def question_fields(question: Question) -> dict[str, Any]:
         "gold": None if gold is None else json.dumps(gold, ensure_ascii=False),
         "control": question.control,
         "derived_from": question.derived_from,
+        "group": question.group,
         "distance_target": question.distance_target,
         "distance_tokens": question.distance_tokens,
     }

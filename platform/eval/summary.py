@@ -125,7 +125,7 @@ class Summary:
 
 def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     """The summary of the per-item table and the price table of one evaluation."""
-    every = [row | {"origin": row["derived_from"] or row["question_id"]} for row in items.to_pylist()]
+    every = [row | {"origin": row["group"] or row["derived_from"] or row["question_id"]} for row in items.to_pylist()]
     rows = [row for row in every if row["split"] == TEST and not row["control"]]
     steered = [STEERED] if any(r["family"] == STEERED for r in every) else []
     families = list(dict.fromkeys([UNSTEERED, *steered, *sorted({r["family"] for r in rows})]))

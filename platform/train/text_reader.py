@@ -1,4 +1,4 @@
-"""Documents from text files, read strictly: .jsonl and .txt, plain or packed as .gz or .zst.
+"""Documents from text files, read strictly: .jsonl and .txt, plain or packed as .gz or .zst, .csv, .tsv, .parquet.
 
 Promises: every document that the files hold, in order, or an error that names the file and the byte or line. A packed
 file that was cut off is an error even if it was cut at the end of a line. Lines end at "\\n" only: U+2028, U+0085 and
@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..datasets.compressed import chunks
 from ..datasets.json_text import Unusable, parse
+from ..datasets.own_files import TEXT, kind, rows, whole_text
 from ..errors import InputError
 
 MAX_LINE_BYTES = 256 << 20  # a longer "line" is not text with lines
+_LINES = (".jsonl", ".ndjson")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -40,18 +43,19 @@ class BadLines:
 
 def documents(path: Path, field: str, bad: BadLines) -> Iterator[str]:
     """The documents of one file. Blank ones are passed over, broken ones go to `bad`."""
-    kind = Path(path.stem if path.suffix in (".gz", ".zst") else path.name).suffix
-    if kind not in (".jsonl", ".txt"):
+    found = kind(path)
+    if not found:
         raise InputError(
-            f"{path}: not a kind of text file that can be read; valid: .jsonl, .txt, each also .gz or .zst"
+            f"{path}: not a kind of text file that can be read; valid: .jsonl, .csv, .tsv, .parquet with a field "
+            f"{field!r} in every record, .txt with one document; text kinds also .gz or .zst"
         )
-    if kind == ".txt":
-        try:
-            text = b"".join(chunks(path)).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert the file") from error
+    if found == TEXT:
+        text = whole_text(path)
         if text.strip():
             yield text
+        return
+    if found not in _LINES:
+        yield from _of_rows(path, field, bad)
         return
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
@@ -64,10 +68,27 @@ def documents(path: Path, field: str, bad: BadLines) -> Iterator[str]:
                 yield document
 
 
+def _of_rows(path: Path, field: str, bad: BadLines) -> Iterator[str]:
+    """The documents of a table or of one JSON document."""
+    for number, entry in enumerate(rows(path), 1):
+        try:
+            if entry.problem:
+                raise Unusable(entry.problem, entry.where)
+            document = _text(entry.value, field)
+        except Unusable as fault:
+            bad.add(path, number, fault)
+            continue
+        if document.strip():
+            yield document
+
+
 def _document(line: bytes, field: str) -> str:
-    record = parse(line)
+    return _text(parse(line), field)
+
+
+def _text(record: Any, field: str) -> str:
     if not isinstance(record, dict):
-        raise Unusable("not_an_object", "the line is JSON, but not an object")
+        raise Unusable("not_an_object", "the record is not an object")
     if field not in record:
         raise Unusable("missing_field", f"there is no field {field!r}, only {', '.join(map(repr, sorted(record)[:8]))}")
     text = record[field]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -75,7 +76,7 @@ def test_a_last_line_that_was_cut_off_is_an_error(tmp_path):
 BAD = {
     "broken_json": b'{"text": "a" "meta": {}}',
     "wrong_type": b"[1, 2]",
-    "missing_field": b'{"text": "no set"}',
+    "missing_field": b'{"content": "no text"}',
     "empty_text": b'{"text": "", "meta": {"pile_set_name": "FreeLaw"}}',
     "bad_unicode": rb'{"text": "half \ud800", "meta": {"pile_set_name": "FreeLaw"}}',
     "invalid_utf8": b'{"text": "\xff", "meta": {"pile_set_name": "FreeLaw"}}',
@@ -99,8 +100,6 @@ def test_a_bad_record_is_counted_by_its_reason_and_follows_the_tolerance(tmp_pat
     [
         ({"text": 5, "meta": {"pile_set_name": "FreeLaw"}}, "wrong_type"),
         ({"text": "a", "meta": {"pile_set_name": None}}, "wrong_type"),
-        ({"text": "a", "meta": "FreeLaw"}, "missing_field"),
-        ({"text": "a", "meta": {}}, "missing_field"),
         ({"meta": {"pile_set_name": "FreeLaw"}}, "missing_field"),
         ({"text": "a", "meta": {"pile_set_name": ""}}, "empty_text"),
     ],
@@ -109,9 +108,32 @@ def test_wrong_fields_have_their_reasons(tmp_path, record, reason):
     assert read(write(tmp_path / "a.jsonl", lines([record, *RECORDS])), fail_over=1.0).report.bad == {reason: 1}
 
 
+OWN = [{"text": 'one, "two"\n'}, {"text": "three", "meta": {"url": "x"}}, {"text": "four \u2028 five"}]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet", "jsonl.zst"])
+def test_texts_that_name_no_set_are_ones_own(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind in ("csv", "tsv"):
+        with path.open("w", newline="") as file:
+            table = csv.writer(file, delimiter="," if kind == "csv" else "\t")
+            table.writerows([["text"], *([record["text"]] for record in OWN)])
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([{"text": record["text"]} for record in OWN]), path)
+    else:
+        write(path, json.dumps(OWN).encode() if kind == "json" else zst(lines(OWN)) if "zst" in kind else lines(OWN))
+    found = read(path)
+    assert [(d.text, d.set_name) for d in found.documents] == [(record["text"], "own") for record in OWN]
+
+
+def test_a_text_file_is_one_document(tmp_path):
+    found = read(write(tmp_path / "notes.txt", b"one\n\ntwo"))
+    assert [tuple(d) for d in found.documents] == [("notes.txt:0000001", "own", "one\n\ntwo")]
+
+
 def test_another_data_set_is_no_pile_and_nothing_is_tolerated_then(tmp_path):
     path = write(tmp_path / "a.jsonl", lines([{"id": 1, "question": "?"}]))
-    with pytest.raises(InputError, match="no documents of The Pile.*no 'text', only 'id', 'question'") as error:
+    with pytest.raises(InputError, match="no documents .*The Pile.*no 'text', only 'id', 'question'") as error:
         read(path, fail_over=1.0)
     assert "--fail-over" not in str(error.value)
 
@@ -147,7 +169,7 @@ def test_bytes_are_those_of_utf8():
     ("make", "error", "message"),
     [
         (lambda p: read(p / "absent.jsonl"), InputError, "there is no such file"),
-        (lambda p: read(write(p / "notes.txt", b"x")), InputError, "not a kind of data file"),
+        (lambda p: read(write(p / "notes.pdf", b"x")), InputError, "not a kind of data file"),
         (lambda p: read(p), InputError, "holds no data file"),
         (lambda p: read(write(p / "a.jsonl", b"\n\n")), InputError, "holds no record"),
         (lambda p: read(write(p / "a.jsonl", LINES), limit=0), UsageError, "at least 1"),

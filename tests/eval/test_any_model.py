@@ -3,6 +3,7 @@ variant of its own or none."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,18 @@ def test_questions_that_cannot_be_asked_are_named():
     config = settings(Path("tiny-mamba2"), tokenizer=None, steering={"variant": "none"}, max_prompt_tokens=8)
     with pytest.raises(InputError, match="none of the 2 questions can be asked and scored; the first, '.*tokens"):
         prepare(config, load("tiny-mamba2"))
+
+
+def test_prompts_of_ones_own_are_asked_as_they_stand_and_a_group_counts_as_one(tmp_path):
+    model = load("tiny-mamba")
+    made = facts.prompts(per_level=1, seed=3)
+    records = [{"prompt": q.prompt, "answers": list(q.answers), "id": q.id, "group": "a" if i < 2 else "b"}
+               for i, q in enumerate(made[:4])]  # fmt: skip
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = settings(Path("tiny-mamba"), tokenizer=None, questions=path, limit=None, steering={"variant": "none"})
+    result = run(config, tmp_path / "run", model)
+    rows = {row["question_id"]: row for row in read_table(tmp_path / "run" / "items.parquet").to_pylist()}
+    alone = generate(model, [q.prompt or "" for q in made[:4]], max_new_tokens=2, stop=["\n"])
+    assert [rows[q.id]["prediction"] for q in made[:4]] == [a.text.strip() for a in alone]
+    assert result.summary.overall.n == 2 and {row["group"] for row in rows.values()} == {"a", "b"}

@@ -1,10 +1,13 @@
 """Text data: nothing is lost silently, every token is predicted once an epoch, bits per byte are bits per byte."""
 
+import csv
 import gzip
 import json
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import zstandard
@@ -40,6 +43,16 @@ def test_every_document_is_read(tmp_path, name):
     packers = {".zst": zstandard.compress, ".gz": gzip.compress}
     path.write_bytes(packers.get(path.suffix, bytes)(jsonl(TEXTS)))
     assert read(path) == TEXTS
+
+
+def test_tables_hold_a_document_in_every_row(tmp_path):
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "n"], *([text, "1"] for text in TEXTS)])
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in TEXTS]))
+    assert read(tmp_path / "a.csv") == read(tmp_path / "a.parquet") == read(tmp_path / "a.json") == TEXTS
+    with pytest.raises(InputError, match=r"a.csv: line 1 is broken: there is no field 'body', only 'n', 'text'"):
+        read(tmp_path / "a.csv", field="body")
 
 
 def test_frames_in_a_row_and_lines_across_them(tmp_path):

@@ -33,7 +33,8 @@ class TraceConfig(Config):
     """The answer, of which the first token is judged; default: what the model finds most probable."""
 
     facts: str | None = None
-    """Many prompts: known_1000, counterfact, relations, pararel, generated, or a file of one of these."""
+    """Many prompts: known_1000, counterfact, relations, pararel, generated, a file of one of these, or of your own
+    prompts, each with its answer and the `subject` or `evidence` that is corrupted."""
     data_dir: Path | None = None
     """Folder of the data files of named sets, searched by content; or one file; default: data."""
     limit: int | None = Field(default=None, ge=1)

@@ -1,4 +1,5 @@
-"""Which factual prompts a trace is asked for: a registered set among data files, a file, or generated ones.
+"""Which factual prompts a trace is asked for: a registered set among data files, a file of one or of the user's own
+prompts, or generated ones.
 
 Files are told by their content, wherever below the folder they lie. At most `limit` prompts are drawn with the seed, in
 the order of the files.
@@ -12,8 +13,9 @@ from random import Random
 from typing import NamedTuple
 
 from ...datasets.factual import FactualPrompt, facts_world_prompts, names, read_factual
+from ...datasets.factual.own import read_own
 from ...datasets.factual.registry import get
-from ...datasets.files import head, long_head
+from ...datasets.files import bare_suffix, head, long_head
 from ...datasets.finding import data_files
 from ...errors import InputError, UsageError, suggest
 from .config import TraceConfig
@@ -47,7 +49,10 @@ def read_facts(config: TraceConfig) -> Facts:
         if not path.is_file():
             valid = [GENERATED, *ALIASES, *names()]
             raise UsageError(f"--facts {config.facts!r} is neither a file nor a set of facts; {suggest(name, valid)}")
-        name, paths = _recognise(path), [path]
+        recognised = _recognise(path)
+        if recognised is None:
+            return _own(path, config)
+        name, paths = recognised, [path]
     reading = read_factual(name, paths)
     bad = ", ".join(f"{reason} {count}" for reason, count in reading.bad.items())
     notes = (f"{name}: records of the files that are no prompts: {bad}",) if bad else ()
@@ -75,14 +80,17 @@ def _find(name: str, folder: Path) -> list[Path]:
     return found
 
 
-def _recognise(path: Path) -> str:
-    """The set that a file belongs to."""
-    sample = head(path) or long_head(path)
-    for name in names():
-        if sample and get(name).recognise(sample[0]):
-            return name
-    forms = "; ".join(f"{name}: {get(name).expects}" for name in names())
-    raise InputError(f"--facts {path}: not a file of facts; expected {forms}")
+def _own(path: Path, config: TraceConfig) -> Facts:
+    """Prompts of the user's own."""
+    found = read_own(path)
+    note = f"{path}: {found.whole} prompts name no `subject` and no `evidence`; all of their words are corrupted"
+    return Facts(_drawn(found.prompts, config.limit, config.seed), (note,) if found.whole else ())
+
+
+def _recognise(path: Path) -> str | None:
+    """The set that a file belongs to; None where it is of none."""
+    sample = (head(path) or long_head(path)) if bare_suffix(path) else []
+    return next((name for name in names() if sample and get(name).recognise(sample[0])), None)
 
 
 def _sample(path: Path) -> list[object]:
