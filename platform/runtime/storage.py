@@ -33,7 +33,6 @@ from ..errors import ClusterError, InputError, ToleranceError, UsageError
 ROWS_PER_GROUP = 65_536
 # What to do about a damaged file, by who made it.
 OWN_FILE = "delete it and run the step that makes it again"
-QUESTION_FILE = "give a Parquet file made by `mplat classify` or `mplat prompts`"
 # What os.link answers on file systems without hard links (FAT, some network and FUSE mounts).
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
