@@ -6,7 +6,9 @@ without: those of state-spaces, and others of the same kind, were trained with t
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,8 @@ def of_model(
 
 def read(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """The fast tokenizer that `path`, a tokenizer.json, and the settings beside it describe. Raises InputError for a
-    file that is none, or that has more tokens than `vocab_size`."""
+    file that is none, or whose tokens for a text may be `vocab_size` or higher; entries that only fill a vocabulary up
+    do no harm."""
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -53,11 +56,27 @@ def read(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path}: is not a tokenizer ({reason}); copy it again") from error
-    if len(tokenizer) > vocab_size:
+    if len(tokenizer) > vocab_size and _highest(tokenizer) >= vocab_size:
         raise InputError(
             f"{path.parent}: the tokenizer has {len(tokenizer)} tokens but the embedding only {vocab_size} rows"
         )
     return tokenizer
+
+
+def _highest(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The highest id that some text is encoded with. Of a vocabulary of byte pairs, entries that are neither a single
+    character nor the result of a merge nor added are never reached: they fill it up to a round number."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    every = tokenizer.get_vocab()
+    plain = model.get("type") == "BPE" and not (
+        model.get("ignore_merges") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+    )
+    if not plain:
+        return max(every.values())
+    merged = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in model["merges"]}
+    reached = {*merged, *tokenizer.get_added_vocab(), model.get("unk_token")}
+    is_byte = re.compile(r"<0x[0-9A-F]{2}>").fullmatch  # what unknown characters fall back to
+    return max(i for token, i in every.items() if len(token) == 1 or token in reached or is_byte(token))
 
 
 def _named(chosen: str | os.PathLike[str]) -> Path:

@@ -16,6 +16,7 @@ from mplat.datasets.tokenizer import SHIPPED
 from mplat.errors import InputError, UsageError
 from mplat.models import ModelConfig, build, catalog, load
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -239,6 +240,47 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(home: Path, tmp_path: Path) 
     build(small).save(tmp_path / "small")
     with pytest.raises(InputError, match="1024 tokens but the embedding only 40"):
         load(tmp_path / "small", tokenizer="tiny-mamba")
+
+
+def filled_up(folder: Path, reached: bool) -> Path:
+    """The shipped tokenizer with entries up to 1200, which a merge reaches or which only fill it up."""
+    content = json.loads((SHIPPED / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = vocabulary | {f"[PAD{i}]": i for i in range(len(vocabulary), 1199)}
+    if reached:
+        content["model"]["vocab"]["zq"] = 1199
+        content["model"]["merges"].append(["z", "q"])
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_entries_that_no_text_reaches_do_no_harm(tmp_path: Path) -> None:
+    """Published vocabularies are filled up to a round number, above the rows that the embedding has."""
+    folder = original(tmp_path / "model")  # 1100 rows
+    tokenizer = load(folder, tokenizer=filled_up(tmp_path / "filled", reached=False)).tokenizer
+    assert tokenizer is not None and len(tokenizer) == 1199
+    text = "Oslo lies in Norway, zq"
+    assert tokenizer(text).input_ids == load("tiny-mamba").tokenizer(text).input_ids  # type: ignore[misc]
+    with pytest.raises(InputError, match="the tokenizer has 1200 tokens but the embedding only 1100 rows"):
+        load(folder, tokenizer=filled_up(tmp_path / "reached", reached=True))
+
+
+@pytest.mark.parametrize(("name", "rows"), [("gpt-neox-20b", 50280), ("gpt2", 50257), ("falcon", 65024)])
+def test_published_tokenizers_fit_the_models_they_belong_to(
+    name: str, rows: int, shared_data: Path, tmp_path: Path
+) -> None:
+    place = shared_data / "tokenizers" / name
+    if not place.is_dir():
+        pytest.skip(f"{place} is not there")
+    build(ModelConfig("mamba", vocab_size=rows, d_model=8, n_layers=1, state_size=2)).save(tmp_path)
+    tokenizer = load(tmp_path, tokenizer=place).tokenizer
+    text = "The capital of France is\n\nParis."
+    expected = Tokenizer.from_file(str(place / "tokenizer.json")).encode(text).ids
+    assert tokenizer is not None and tokenizer(text).input_ids == expected
+    build(ModelConfig("mamba", vocab_size=rows - 50, d_model=8, n_layers=1, state_size=2)).save(tmp_path)
+    with pytest.raises(InputError, match="rows"):
+        load(tmp_path, tokenizer=place)
 
 
 # -- devices ---------------------------------------------------------------------------------------------------------
