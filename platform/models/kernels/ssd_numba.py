@@ -121,8 +121,10 @@ class _Ssd(torch.autograd.Function):
 
 
 def _over_time(tensor: Tensor) -> Tensor:
-    """(B,T,H) -> (H), summed pairwise by numpy, which uses one thread: torch's order may depend on how many it has."""
-    return torch.from_numpy(tensor.permute(2, 0, 1).reshape(tensor.shape[2], -1).numpy().sum(1))
+    """(B,T,H) -> (H), summed by numpy, which uses one thread: torch's order may depend on how many it has. In float64,
+    because the terms of a long text cancel."""
+    terms = tensor.permute(2, 0, 1).reshape(tensor.shape[2], -1).numpy()
+    return torch.from_numpy(terms.sum(1, dtype=np.float64)).to(tensor.dtype)
 
 
 @kernel("ssd", "numba")
