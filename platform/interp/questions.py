@@ -104,7 +104,7 @@ def encode(
             excluded.append(Excluded(question.id, "bad_input", str(error)))
             continue
         templates.add(prompt.template)
-        items.append(Item(question.id, read.prompt, read.continuation, stated_at(prompt, text)))
+        items.append(Item(question.id, read.prompt, read.continuation, stated_at(prompt, text), kind_of(question)))
     if not items:
         first = excluded[0]
         raise InputError(f"none of the {len(questions)} questions can be used; the first, {first.id!r}: {first.reason}")

@@ -75,7 +75,8 @@ def test_the_numbers_are_those_of_the_formulas() -> None:
     t = (mine.mean() - means.mean()) / (means.std(ddof=1) * np.sqrt(1 + 1 / 5))
     assert found.p_draws == pytest.approx(2 * stats.t.sf(abs(t), df=4))
     assert found.p == max(found.p_draws, found.p_prompts)  # type: ignore[type-var]
-    assert found.low is not None and found.high is not None and found.low < found.difference < found.high < 0
+    assert found.low is not None and found.high is not None and found.difference is not None
+    assert found.low < found.difference < found.high < 0
 
 
 def test_a_verdict_needs_two_draws_two_prompts_and_a_small_p() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from interp_jobs import asked, run_step, token_items
+from interp_jobs import asked, reader, run_step, token_items
 from model_zoo import nano
 from mplat.datasets.records import Question
 from mplat.errors import InputError, UsageError
@@ -16,7 +16,7 @@ from mplat.eval.statistics import holm
 from mplat.interp.batches import Item
 from mplat.interp.clustering import cluster
 from mplat.interp.decays import decays_of
-from mplat.interp.questions import kind_of
+from mplat.interp.questions import encode, kind_of
 from mplat.interp.selectivity import FEATURES, PARTS, features, read_weights
 from mplat.models import LanguageModel, Replace
 
@@ -145,6 +145,8 @@ def test_a_question_is_of_the_kind_that_its_category_and_hops_say() -> None:
     assert {"simple_recall, 1 hop", "two_hop, 2 hops", "three_hop, 3 hops"} <= kinds
     plain = Question("q", "own", "test", "Who?")
     assert kind_of(plain) is None and kind_of(dataclasses.replace(plain, category="own")) == "own"
+    read = encode(reader(), asked(per_level=1), max_tokens=512).items
+    assert [item.kind for item in read] == [kind_of(question) for question in asked(per_level=1)]
     item = Item("q", (1, 2), (3,), None, "own, 2 hops")
     assert Item.from_json(item.to_json()) == item
 
