@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import InputError
 from .attention import Rotation, SeparateAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
 from .feed_forward import GatedUnit
 from .registry import adapter
 from .ssm import AdaptedMamba2
+from .value_checks import require_multiple, require_token_below
 
 
 @adapter("bamba")
@@ -20,6 +22,12 @@ class Bamba(AdaptedModel):
     @classmethod
     def check(cls, hf: Any) -> None:
         require_silu(hf)
+        require_multiple(hf, "num_attention_heads", "num_key_value_heads")
+        require_multiple(hf, "mamba_n_heads", "mamba_n_groups")
+        require_token_below(hf, "pad_token_id")
+        wrong = [i for i in hf.attn_layer_indices or () if i >= hf.num_hidden_layers]
+        if wrong:
+            raise InputError(f"attn_layer_indices names block {wrong[0]} of num_hidden_layers {hf.num_hidden_layers}")
         Rotation.check(hf)
 
     @classmethod

@@ -134,7 +134,14 @@ class AdaptedModel(LanguageModel):
     def _make_parts(self, config: ModelConfig) -> None:
         import transformers
 
-        whole: Any = getattr(transformers, self.hf_class)(self.hf)
+        try:
+            whole: Any = getattr(transformers, self.hf_class)(self.hf)
+        except Exception as error:  # of the values that fit nothing, those that `check` does not know
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"model {self.name or config.arch}: transformers builds no {self.hf_class} of what config.json says "
+                f"({type(error).__name__}: {reason})"
+            ) from error
         theirs = getattr(whole, self.base_attribute)
         stem = nn.Module()
         for name in (self.embedding_attribute, *self.other_embeddings):

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
+from .value_checks import check_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -39,6 +40,7 @@ class AdaptedConfig:
 
         model_type = str(content.get("model_type"))
         adapter = get(model_type)
+        content = check_values(_class_of(model_type), content, source)
         try:
             hf = _hf_config(model_type, content)
         except Exception as error:  # transformers raises a dozen kinds for a field it refuses
@@ -105,10 +107,14 @@ def _one(value: int | list[int] | None) -> int | None:
     return value[0] if isinstance(value, list) else value
 
 
-def _hf_config(model_type: str, content: Mapping[str, Any]) -> PreTrainedConfig:
+def _class_of(model_type: str) -> type[PreTrainedConfig]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    return CONFIG_MAPPING[model_type].from_dict(_with_infinities(content))
+    return CONFIG_MAPPING[model_type]
+
+
+def _hf_config(model_type: str, content: Mapping[str, Any]) -> PreTrainedConfig:
+    return _class_of(model_type).from_dict(_with_infinities(content))
 
 
 def _with_infinities(value: Any) -> Any:

@@ -22,6 +22,7 @@ from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
 from .feed_forward import GatedUnit
 from .registry import adapter
 from .ssm import AdaptedMamba2
+from .value_checks import require_multiple, require_token_below
 
 
 class FalconH1Mamba(AdaptedMamba2):
@@ -108,6 +109,9 @@ class FalconH1(AdaptedModel):
     @classmethod
     def check(cls, hf: Any) -> None:
         require_silu(hf)
+        require_multiple(hf, "num_attention_heads", "num_key_value_heads")
+        require_multiple(hf, "mamba_n_heads", "mamba_n_groups")
+        require_token_below(hf, "pad_token_id")
         Rotation.check(hf)
 
     @classmethod

@@ -17,6 +17,7 @@ from .attention import CausalAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm
 from .feed_forward import PlainMlp
 from .registry import adapter
+from .value_checks import require_multiple
 
 
 class Gpt2Attention(CausalAttention):
@@ -53,6 +54,7 @@ class Gpt2(AdaptedModel):
 
     @classmethod
     def check(cls, hf: Any) -> None:
+        require_multiple(hf, "n_embd", "n_head")
         if hf.add_cross_attention:
             raise InputError("add_cross_attention is not supported: a decoder of another model's output")
 

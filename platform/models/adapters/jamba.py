@@ -14,6 +14,7 @@ from .experts import GatedExpert, MixtureOfExperts
 from .feed_forward import GatedUnit
 from .registry import adapter
 from .ssm import AdaptedMamba
+from .value_checks import require_at_most, require_multiple, require_token_below
 
 
 class JambaExperts(MixtureOfExperts):
@@ -35,6 +36,9 @@ class Jamba(AdaptedModel):
     @classmethod
     def check(cls, hf: Any) -> None:
         require_silu(hf)
+        require_multiple(hf, "num_attention_heads", "num_key_value_heads")
+        require_at_most(hf, "num_experts_per_tok", "num_experts")
+        require_token_below(hf, "pad_token_id")
 
     @classmethod
     def adapt(cls, layer: Any, index: int, hf: Any) -> AdaptedBlock:

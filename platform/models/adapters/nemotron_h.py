@@ -21,6 +21,7 @@ from .experts import MixtureOfExperts, PlainExpert
 from .feed_forward import PlainMlp
 from .registry import adapter
 from .ssm import AdaptedMamba2
+from .value_checks import require_at_most, require_multiple
 
 
 class NemotronMixture(MixtureOfExperts):
@@ -105,6 +106,12 @@ class NemotronH(AdaptedModel):
     @classmethod
     def check(cls, hf: Any) -> None:
         require_silu(hf, "mamba_hidden_act")
+        require_multiple(hf, "num_attention_heads", "num_key_value_heads")
+        require_multiple(hf, "mamba_num_heads", "n_groups")
+        if "moe" in hf.layers_block_type:
+            require_at_most(hf, "num_experts_per_tok", "n_routed_experts")
+            require_at_most(hf, "topk_group", "n_group")
+            require_multiple(hf, "n_routed_experts", "n_group")
 
     @classmethod
     def adapt(cls, layer: Any, index: int, hf: Any) -> AdaptedBlock:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ..mixers.registry import LayerState, SiteInfo
 from ..run import Run
 from .attention import Rotation, SeparateAttention
@@ -24,6 +25,7 @@ from .base import AdaptedBlock, AdaptedModel, Part, norm
 from .config import AdaptedConfig
 from .registry import adapter
 from .ssm import AdaptedMamba2
+from .value_checks import require_multiple, require_names, require_product, require_token_below
 
 _EMBEDDED = "zamba2.embedded"  # key of `Run.shared`: what entered the first block
 
@@ -158,6 +160,20 @@ class Zamba2(AdaptedModel):
 
     @classmethod
     def check(cls, hf: Any) -> None:
+        require_names(hf.layers_block_type, ("linear_attention", "hybrid"), "layers_block_type")
+        if list(hf.hybrid_layer_ids) != [i for i, kind in enumerate(hf.layers_block_type) if kind == "hybrid"]:
+            raise InputError("hybrid_layer_ids are not the blocks that layers_block_type calls hybrid")
+        require_product(hf, "attention_hidden_size", 2, "hidden_size")
+        require_product(hf, "attention_hidden_size", "num_attention_heads", "attention_head_dim")
+        require_multiple(hf, "num_attention_heads", "num_key_value_heads")
+        inner = int(hf.mamba_expand * hf.hidden_size)
+        if hf.n_mamba_heads * hf.mamba_headdim != inner:
+            raise InputError(
+                f"n_mamba_heads {hf.n_mamba_heads} times mamba_headdim {hf.mamba_headdim} is not mamba_expand times "
+                f"hidden_size, {inner}"
+            )
+        require_multiple(hf, "n_mamba_heads", "mamba_ngroups")
+        require_token_below(hf, "pad_token_id")
         if hf.use_mem_rope:
             Rotation.check(hf)
 

@@ -123,7 +123,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
             "rope_type 'dynamic' is not supported",
         ),
         ("jamba", {"attn_layer_offset": 2}, "not a configuration of jamba .*must be smaller"),
-        ("falcon_h1", {"hidden_size": "wide"}, "not a configuration of falcon_h1"),
+        ("falcon_h1", {"hidden_size": "wide"}, 'hidden_size must be a whole number from 1 to 65536, not "wide"'),
     ],
 )
 def test_what_we_do_not_compute_is_refused_with_the_reason(
