@@ -41,6 +41,12 @@ def starting_state(
         raise UsageError(f"{call}: state_rows without a pool of states; give the pool as {name}")
     if inplace and not written:
         raise UsageError(f"{call}: inplace without return_state, which is what writes into the pool")
+    if inplace and given.requires_grad and torch.is_grad_enabled():
+        raise UsageError(f"{call}: inplace would overwrite a pool that needs a gradient; leave inplace out")
+    if state_rows.device != given.device:
+        raise UsageError(
+            f"{call}: state_rows is on {state_rows.device} but {name} is on {given.device}; move them to one device"
+        )
     if state_rows.is_floating_point() or state_rows.is_complex() or state_rows.dtype == torch.bool:
         raise UsageError(f"{call}: state_rows has dtype {state_rows.dtype}, expected integers")
     expect_shape(call, "state_rows", state_rows, shape[:1], "(batch,)")

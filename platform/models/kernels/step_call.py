@@ -55,7 +55,9 @@ def scan_step(
     """
     if state_rows is not None:
         shape = (len(x), *state.shape[1:])
-        mine = starting_state("scan_step", state, state_rows, shape, "channels, states", name="state", written=True)
+        mine = starting_state(
+            "scan_step", state, state_rows, shape, "channels, states", name="state", written=True, inplace=inplace
+        )
         assert mine is not None
         y, after = scan_step(mine, x, delta, A, B, C, D)
         return y, put(state, state_rows, after, inplace)
@@ -114,7 +116,9 @@ def ssd_step(
     """
     if state_rows is not None:
         shape, meaning = (len(x), *state.shape[1:]), "heads, head width, states"
-        mine = starting_state("ssd_step", state, state_rows, shape, meaning, name="state", written=True)
+        mine = starting_state(
+            "ssd_step", state, state_rows, shape, meaning, name="state", written=True, inplace=inplace
+        )
         assert mine is not None
         y, after = ssd_step(mine, x, delta, A, B, C, D)
         return y, put(state, state_rows, after, inplace)
@@ -160,7 +164,9 @@ def conv_step(
     """
     if state_rows is not None:
         shape = (len(u), *window.shape[1:])
-        mine = starting_state("conv_step", window, state_rows, shape, "channels, taps - 1", name="window", written=True)
+        mine = starting_state(
+            "conv_step", window, state_rows, shape, "channels, taps - 1", name="window", written=True, inplace=inplace
+        )
         assert mine is not None
         y, after = conv_step(mine, u, weight, bias)
         return y, put(window, state_rows, after, inplace)

@@ -276,6 +276,11 @@ def test_rows_and_numbers_that_mean_nothing_are_refused(operation):
         call(**tensors, return_state=True, inplace=True)
     with pytest.raises(UsageError, match="inplace without return_state"):
         call(**pool, state_rows=torch.tensor([0, 1, 2]), inplace=True)
+    wanted = pool | {"initial_state": pool["initial_state"].requires_grad_()}
+    with pytest.raises(UsageError, match="overwrite a pool that needs a gradient"):
+        call(**wanted, state_rows=torch.tensor([0, 1, 2]), return_state=True, inplace=True)
+    with pytest.raises(UsageError, match="state_rows is on meta but initial_state is on cpu"):
+        call(**pool, state_rows=torch.tensor([0, 1, 2], device="meta"))
     numbers = torch.zeros(3, 3, dtype=torch.long)
     with pytest.raises(UsageError, match="give one of them"):
         call(**tensors, seq_idx=numbers, reset=numbers.bool())

@@ -208,6 +208,8 @@ def test_a_step_takes_states_from_the_rows_of_a_pool(case, inplace):
     assert torch.equal(y, expected)
     assert torch.equal(found, before.index_copy(0, torch.tensor([3]), after[:1]))
     assert torch.equal(pool, found if inplace else before)
+    with pytest.raises(UsageError, match="overwrite a pool that needs a gradient"):
+        step(pool.clone().requires_grad_(), **now, state_rows=torch.tensor([3, -1]), inplace=True)
     with pytest.raises(UsageError, match="state_rows holds 1 twice"):
         step(pool, **now, state_rows=torch.tensor([1, 1]))
     with pytest.raises(UsageError, match="holds 5, which is neither"):
