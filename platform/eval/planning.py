@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 from ..datasets.records import Question
 from ..errors import InputError, UsageError, suggest
 from ..models.lending import label
-from ..steering import Recipe, Variant, control_names, find_operator, find_variant, variant_for, variant_names
+from ..steering import (
+    Recipe,
+    Variant,
+    check_controls,
+    control_names,
+    control_recipes,
+    find_operator,
+    find_variant,
+    places,
+    variant_for,
+    variant_names,
+)  # fmt: skip
+from ..steering.recipe import site_width
 from .conditions import Condition
 from .config import EvalConfig
 from .metrics import names as metric_names
@@ -146,6 +158,13 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         if name not in control_names():
             raise UsageError(f"there is no control {name!r}; {suggest(name, control_names())}")
     recipe = None if steering.recipe is None else Recipe.load(steering.recipe, model)
+    channel_share = steering.channel_share or variant.channel_share
+    if recipe is not None:
+        width = site_width(model, recipe.full_site)
+        assert width is not None, recipe.full_site
+        control_recipes(controls, recipe, width, draws=config.draws, seed=config.seed)
+    elif variant.steers:  # what cannot be compared in the end is refused before the search for it
+        check_controls(controls, model, places(model, operators, layers, channel_share), draws=config.draws)
 
     if model.tokenizer is None:
         raise InputError(
@@ -172,7 +191,7 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
             )
     return Plan(
         config=config, model=model, variant=variant, recipe=recipe, strengths=strengths, layers=layers,
-        channel_share=steering.channel_share or variant.channel_share, controls=controls, mode=mode_of(config),
+        channel_share=channel_share, controls=controls, mode=mode_of(config),
         development=tuple(q for q in development if q.id in chosen_ids), test=tuple(test),
         unused=(
             *(q for q in development if q.id not in chosen_ids),

@@ -7,7 +7,9 @@ A control gets the found recipe and the number of channels of its site and gives
 run in the same evaluation, on the same questions. "random" asks whether these channels matter: as many others, at the
 same site, layer and strength. Other controls are added by registering another function.
 
-Equal arguments give equal controls; draws are distinct, and more draws only add.
+Equal arguments give equal controls; draws are distinct, and more draws only add. Whether a control can be drawn as
+often as asked depends on the site and the number of channels, never on which they are: so `check_controls` can say it
+before a recipe is found.
 """
 
 from __future__ import annotations
@@ -15,12 +17,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UsageError, suggest
 from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+    from .discovery import Place
 
 Control = Callable[..., list[Recipe]]
 _CONTROLS: dict[str, Control] = {}
@@ -56,6 +63,16 @@ def control_recipes(
     return {name: _CONTROLS[name](recipe, width, draws=draws, seed=seed) for name in names}
 
 
+def check_controls(names: Sequence[str], model: LanguageModel, sites: Iterable[Place], *, draws: int) -> None:
+    """Raise UsageError where a recipe for one of `sites` could not have its controls `draws` times."""
+    if not names:
+        return
+    for place in sites:
+        channels = tuple(range(place.count))
+        some = Recipe("any", place.operator, place.site, place.layer, channels, 1.0, 0, model.digest)
+        control_recipes(names, some, place.width, draws=draws, seed=0)
+
+
 @control("random")
 def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> list[Recipe]:
     """As many random channels; none of the recipe's own where the site has enough others, else as few as possible."""
@@ -71,7 +88,7 @@ def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> lis
     possible = math.comb(len(others), k) if not borrowed else math.comb(k, k - len(others))
     if draws > possible:
         raise UsageError(f"{recipe.full_site} allows only {possible} distinct random controls; use --draws {possible}")
-    found: list[tuple[int, ...]] = []
+    found: dict[tuple[int, ...], None] = {}
     attempt = 0
     while len(found) < draws:
         rng = np.random.default_rng(_seed_of(recipe, seed, attempt))
@@ -80,9 +97,7 @@ def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> lis
             drawn = [*others, *rng.choice(borrowed, size=k - len(others), replace=False).tolist()]
         else:
             drawn = rng.choice(others, size=k, replace=False).tolist()
-        channels = tuple(sorted(int(c) for c in drawn))
-        if channels not in found:
-            found.append(channels)
+        found[tuple(sorted(int(c) for c in drawn))] = None
     return [dataclasses.replace(recipe, channels=channels) for channels in found]
 
 

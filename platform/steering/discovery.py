@@ -14,9 +14,9 @@ candidate looks good because it was chosen. Running the model on the candidates 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -68,6 +68,32 @@ def channel_count(width: int, share: float) -> int:
     return max(1, min(round(width * share), width - 1))
 
 
+class Place(NamedTuple):
+    """Where an operator acts in a layer: its site, how many channels that has, and how many of them are steered."""
+
+    operator: str
+    site: str
+    layer: int
+    width: int
+    count: int
+
+
+def places(
+    model: LanguageModel, operators: Iterable[str], layers: Sequence[int], channel_share: float
+) -> Iterator[Place]:
+    """Every operator in every layer. Raises UsageError for a site that a layer does not have."""
+    for name in operators:
+        site = find_operator(name).site
+        for layer in layers:
+            width = site_width(model, f"blocks.{layer}.{site}")
+            if width is None:
+                raise UsageError(
+                    f"operator {name} steers {site} in layer {layer}, which {model.name} does not have; "
+                    f"its layers are 0 to {model.n_layers - 1}"
+                )
+            yield Place(name, site, layer, width, channel_count(width, channel_share))
+
+
 def grid(
     model: LanguageModel,
     *,
@@ -80,19 +106,12 @@ def grid(
 ) -> list[Recipe]:
     """Every candidate, operators in the order given, then layers, then strengths."""
     recipes: list[Recipe] = []
-    for name, values in strengths.items():
-        site = find_operator(name).site
-        for layer in layers:
-            width = site_width(model, f"blocks.{layer}.{site}")
-            if width is None:
-                raise UsageError(
-                    f"operator {name} steers {site} in layer {layer}, which {model.name} does not have; "
-                    f"its layers are 0 to {model.n_layers - 1}"
-                )
-            channels = tuple(sorted(find_channels(site, layer, channel_count(width, channel_share))))
-            recipes += [
-                Recipe(variant, name, site, layer, channels, float(strength), seed, model.digest) for strength in values
-            ]
+    for name, site, layer, _, count in places(model, strengths, layers, channel_share):
+        channels = tuple(sorted(find_channels(site, layer, count)))
+        recipes += [
+            Recipe(variant, name, site, layer, channels, float(strength), seed, model.digest)
+            for strength in strengths[name]
+        ]
     if not recipes:
         raise UsageError("the discovery grid is empty; give at least one operator, one layer and one strength")
     return recipes

@@ -254,6 +254,7 @@ def test_questions_that_cannot_be_asked_are_rows_with_a_status(place, case):
         ({"steering": {"layers": [3]}}, UsageError, "layer 3 does not exist; .* layers 0 to 2"),
         ({"steering": {"operators": ["scale_detla"]}}, UsageError, "did you mean 'scale_delta'"),
         ({"steering": {"variant": "mamba2"}}, UsageError, "steers mamba2 models and .* is a mamba model"),
+        ({"draws": 1000, "steering": {"channel_share": 0.001}}, UsageError, "distinct random controls; use --draws"),
         ({"controls": ["rnd"]}, UsageError, "there is no control 'rnd'"),
         ({"mode": "both", "questions": None}, UsageError, "name it with --questions"),
         ({"mode": "prompts"}, UsageError, "would ignore --questions"),

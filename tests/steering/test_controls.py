@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_zoo import nano
 from mplat.errors import UsageError
-from mplat.steering import Recipe, control, control_names, control_recipes, controls
+from mplat.steering import Recipe, check_controls, control, control_names, control_recipes, controls, places
 
 RECIPE = Recipe("mamba", "scale_mixer_out", "mixer_out", 1, (0, 3, 5), 2.0, 0, "d" * 64)
 
@@ -70,3 +71,15 @@ def test_a_control_is_added_by_one_decorator(monkeypatch):
     assert control_names() == ["milder", "random"]
     made = control_recipes(["milder"], RECIPE, 32, draws=3, seed=0)["milder"]
     assert [r.strength for r in made] == [1.5]
+
+
+def test_what_no_recipe_of_a_site_could_have_is_refused_without_one():
+    model = nano("mamba")  # width 24, of which three channels are steered at a share of an eighth
+    sites = list(places(model, ["scale_mixer_out"], [0, 1], 0.125))
+    assert [(p.layer, p.width, p.count) for p in sites] == [(0, 24, 3), (1, 24, 3)]
+    check_controls(["random"], model, sites, draws=1000)  # of 1330 choices of three among 21
+    check_controls([], model, places(model, ["scale_mixer_out"], [0], 1.0), draws=99)
+    with pytest.raises(UsageError, match="allows only 23 distinct random controls"):
+        check_controls(["random"], model, places(model, ["scale_mixer_out"], [1], 0.01), draws=24)
+    with pytest.raises(UsageError, match="in layer 7, which"):
+        check_controls(["random"], model, places(model, ["scale_mixer_out"], [7], 0.125), draws=1)
