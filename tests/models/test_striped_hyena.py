@@ -172,7 +172,7 @@ def test_the_norm_with_eps_after_the_root(dtype: torch.dtype) -> None:
     wide = x.double()
     expected = norm.weight.double() * wide / (wide.square().mean(-1, keepdim=True).sqrt() + 1e-3)
     assert norm(x).dtype == dtype
-    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
     torch.testing.assert_close(norm(x).double(), expected, rtol=tolerance, atol=0)
     nothing = torch.zeros(1, 8, dtype=dtype, requires_grad=True)
     (gradient,) = torch.autograd.grad(norm(nothing).sum(), nothing)
