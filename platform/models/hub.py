@@ -85,7 +85,7 @@ def fetch_file(repo: str, name: str) -> Path | None:
 
 def _missing(folder: Path) -> list[str]:
     """The files that the model in `folder` cannot be loaded without and that are not there."""
-    if any(path for pattern in _of_other_programs() for path in folder.glob(pattern)):
+    if any(path.exists() for pattern in _of_other_programs() for path in folder.glob(pattern)):
         return []  # one file with everything
     here = [] if (folder / "config.json").exists() else ["config.json"]
     return here + weight_files.missing_files(folder)

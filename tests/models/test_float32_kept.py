@@ -13,7 +13,6 @@ from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.models import LanguageModel, load
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from transformers_float64 import relative
 
 MAMBA, MAMBA2 = {"A_log", "D"}, {"A_log", "D", "dt_bias"}
 #: names within a layer, its number and the path to the mixer left out
@@ -100,26 +99,6 @@ def test_a_file_of_halves_is_read_exactly(tmp_path: Path) -> None:
     stored = load_file(tmp_path / "whole" / "model.safetensors")[name]
     assert torch.equal(whole.state_dict()[name], stored) and not torch.equal(stored, stored.bfloat16().float())
     assert torch.equal(half.state_dict()[name], stored.bfloat16().float())
-
-
-@torch.no_grad()
-def test_a_half_model_remembers_as_the_whole_one(tmp_path: Path) -> None:
-    """With A_log rounded, slow decays would change: the final states of 200 tokens differ by more."""
-    model = nano("mamba2", dtype=torch.float64)
-    for block in model.blocks:
-        block.mixer.A_log.copy_(torch.linspace(-3, 0, 6))  # type: ignore[union-attr,operator]
-    text = tokens(1, 200)
-    exact = model(text, return_state=True)[1].layers[0]["h"]
-    kept = nano("mamba2", dtype=torch.float64)
-    kept.load_state_dict(model.state_dict())
-    half = kept.to(torch.bfloat16)
-    with_kept = half(text, return_state=True)[1].layers[0]["h"]
-    for block in half.blocks:
-        for name in ("A_log", "dt_bias", "D"):
-            parameter = getattr(block.mixer, name)
-            parameter.copy_(parameter.bfloat16().float())
-    rounded = half(text, return_state=True)[1].layers[0]["h"]
-    assert relative(with_kept, exact) < relative(rounded, exact)
 
 
 def test_gradients_of_what_is_kept_are_float32_and_not_lost() -> None:

@@ -190,6 +190,26 @@ def test_a_published_model_without_tokenizer_has_that_of_its_authors(home: Path,
     assert tokenizer("Oslo lies in Norway").input_ids == load("tiny-mamba").tokenizer("Oslo lies in Norway").input_ids  # type: ignore[misc]
 
 
+def test_a_tokenizer_that_the_cache_lacks_is_asked_for(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program may have fetched the weights and not the words."""
+    source = original(tmp_path / "source")
+    cached(home, "someone/model", source)
+    for path in SHIPPED.glob("*.json"):
+        shutil.copy(path, source)
+    asked: list[str] = []
+
+    def download(repo: str, name: str, *, cache_dir: Path, etag_timeout: float) -> str:
+        asked.append(name)
+        return str(cached(home, repo, source, [name]) / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    model = load("someone/model")
+    assert model.tokenizer is not None and asked[0] == "tokenizer.json"
+    assert model.tokenizer("Oslo").input_ids == load("tiny-mamba").tokenizer("Oslo").input_ids  # type: ignore[misc]
+
+
 def test_every_known_model_has_a_tokenizer_of_its_own_or_a_default() -> None:
     neox = "EleutherAI/gpt-neox-20b"
     for name in ("state-spaces/mamba-130m", "state-spaces/mamba2-2.7b", "state-spaces/mamba-2.8b-slimpj"):

@@ -79,6 +79,22 @@ def test_a_base_model_s_file_has_no_prefix(kind: str, tmp_path: Path) -> None:
     assert load(tmp_path).digest == ours.digest
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_original_layout_in_the_same_ways(shards: int, tmp_path: Path) -> None:
+    """mamba_ssm's backbone alone, and in shards."""
+    model = nano("mamba2", dtype=torch.float32)
+    path = model.save(tmp_path, layout="original") / "pytorch_model.bin"
+    weights = torch.load(path, weights_only=True)  # noqa: TID251
+    bare = {n.removeprefix("backbone."): t for n, t in weights.items() if n != "lm_head.weight"}
+    assert "embedding.weight" in bare
+    if shards == 1:
+        torch.save(bare, path)
+    else:
+        path.unlink()
+        pickle_shards(bare, tmp_path, shards)
+    assert load(tmp_path).digest == model.digest
+
+
 def test_a_base_model_of_an_untied_one_cannot_be_used(tmp_path: Path) -> None:
     for kind in ("bamba", "nemotron_h", "gpt_neox"):
         theirs(kind, tie_word_embeddings=False).base_model.save_pretrained(tmp_path / kind)

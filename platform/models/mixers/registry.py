@@ -86,7 +86,8 @@ class Mixer(Float32Kept):
 
     `forward(u, run, prefix, state, need_state)` maps the normed block input u (B, T, d) to the mixer output (B, T, d)
     and the layer's new state. It passes every named quantity through `run.site(prefix + name, tensor)`, so that it can
-    be read and edited, and treats `state=None` as a zero state. `layer` is the number of its block.
+    be read and edited, and treats `state=None` as a zero state. `layer` is the number of its block. What rounding would
+    make it forget or route otherwise it names in `keep_float32` (see `Float32Kept`).
     """
 
     #: parameters (by any dotted part of their name) that weight decay must not touch, besides biases and norms
