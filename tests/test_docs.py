@@ -155,6 +155,41 @@ def test_the_readmes_example_runs(tmp_path):
     assert len(set(promised)) == 2 and done.stdout.splitlines()[-2:] == promised
 
 
+@pytest.mark.parametrize("document", ["docs/sites-and-edits.md", "docs/steering.md"])
+def test_a_pages_examples_run_one_after_the_other_and_print_what_stands_beside_them(document, tmp_path):
+    script = "\n".join(_blocks(document))
+    promised = re.findall(r"^\s*print\(.*\)  # (.*)$", script, re.M)
+    assert len(promised) == len(re.findall(r"^\s*print\(", script, re.M)) > 4
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == promised
+
+
+def test_the_page_of_sites_names_those_of_every_architecture():
+    from model_zoo import ARCHITECTURES, nano
+
+    named = set(re.findall(r"`(?:[\w.]+\.)?(\w+)`", _text("docs/sites-and-edits.md").partition("## Selecting")[0]))
+    families = ("gate_", "ssm_", "x", "filter", "long_conv_in", "long_conv_out")  # named by their first members
+    for arch in ARCHITECTURES:
+        leaves = {site.name.rpartition(".")[2] for site in nano(arch).sites()}
+        assert {leaf for leaf in leaves - named if not leaf.startswith(families)} == set(), arch
+
+
+def test_the_page_of_steering_quotes_what_a_verdict_says():
+    from mplat.eval.statistics import Difference, Estimate
+    from mplat.eval.verdict import judge
+
+    shares = {"unsteered": 0.845, "steered": 0.850, "control_random": 0.849}
+    differences = {
+        "steered-unsteered": Difference(412, 0.005, -0.007, 0.017, 0.6875),
+        "steered-control_random": Difference(412, 0.001, -0.013, 0.015, 1.0),
+    }
+    conditions = {name: Estimate(412, share, 0.81, 0.88) for name, share in shares.items()}
+    price = Difference(48, 0.001, -0.001, 0.004, 0.4)
+    verdict = judge(conditions, differences, {"control_random": [0.849] * 3}, price, alpha=0.05)
+    assert verdict.sentence in _text("docs/steering.md").splitlines()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_options_that_documents_show_exist(document, capfd):
     build_app()
