@@ -112,7 +112,9 @@ def _ask(repo: str, patterns: Sequence[str]) -> Path:
         start = f"no model {repo!r}: no such folder, not shipped, not in the local cache, and the hub"
         if isinstance(error, RepositoryNotFoundError):
             raise InputError(f"{start} has none of that name; {near}; see `mplat models`") from error
-        raise InputError(f"{start} gave no answer; {near}; {_remedy(repo)}") from error
+        slip = near.startswith("did you mean") and "/" not in repo
+        remedy = "see `mplat models`" if slip else _remedy(repo)
+        raise InputError(f"{start} gave no answer; {near}; {remedy}") from error
 
 
 def _partly(repo: str, folder: Path) -> str:

@@ -151,7 +151,8 @@ def test_a_download_that_broke_off_is_not_a_file(home: Path, source: Path) -> No
     ],
 )
 def test_an_unknown_name_is_answered_by_meaning(name: str, near: str, home: Path) -> None:
-    with pytest.raises(InputError, match=f"no model '{name}': .*did you mean '{near}'"):
+    remedy = f"hf download {name}`" if "/" in name else "see `mplat models`"
+    with pytest.raises(InputError, match=f"no model '{name}': .*did you mean '{near}'.*{remedy}$"):
         load(name)
 
 
@@ -160,6 +161,10 @@ def test_names_that_mean_nothing_get_no_guess(home: Path) -> None:
         with pytest.raises(InputError, match=f"no model '{name}'") as error:
             load(name)
         assert "did you mean" not in str(error.value) and "tiny-mamba2" in str(error.value)
+    with pytest.raises(InputError, match="gave no answer; mplat knows it; .*hf download Zyphra/BlackMamba-1.5B"):
+        load("Zyphra/BlackMamba-1.5B")
+    with pytest.raises(InputError, match="hf download someone/else") as error:
+        load("someone/else")
 
 
 def test_names_of_the_wrong_kind(tmp_path: Path) -> None:
