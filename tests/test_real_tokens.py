@@ -16,10 +16,11 @@ from mplat.eval.side_effects import held_out_texts
 from mplat.models import LanguageModel, ModelConfig, build
 from real_records import FILES, published, real_questions
 
+pytestmark = pytest.mark.timeout(900)
 SHAPES = [
     pytest.param(("gpt-neox-20b", ModelConfig("mamba", 50280, 8, 2, 4), 2, 96), id="small"),
     pytest.param(("gpt2", ModelConfig("mamba2", 50280, 8, 2, 4, head_dim=4), 2, 96), id="gpt2", marks=pytest.mark.slow),
-    pytest.param(("gpt-neox-20b", ModelConfig("mamba", 50280, 768, 24, 16), 2, 64), id="130m", marks=pytest.mark.slow),
+    pytest.param(("gpt-neox-20b", ModelConfig("mamba", 50280, 768, 24, 16), 1, 64), id="130m", marks=pytest.mark.slow),
 ]
 Ids = tuple[int, ...]
 
@@ -62,6 +63,11 @@ def case(request, shared_data: Path, tmp_path_factory) -> Iterator[Case]:
         yield made
 
 
+def digests(case: Case, text: str) -> tuple[str, str]:
+    ids = json.dumps(case.ids(text), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest(), hashlib.sha256(ids.encode()).hexdigest()
+
+
 @pytest.fixture(scope="module")
 def texts(case: Case) -> dict[str, str]:
     """Question id -> the text that an evaluation recorded; what it read is compared with that on the way."""
@@ -75,9 +81,7 @@ def texts(case: Case) -> dict[str, str]:
     for row in pq.read_table(case.folder / "run" / "items.parquet").to_pylist():
         assert row["status"] == "ok", row["reason"]
         text = prompts[row["prompt_digest"]]["text"]
-        ids = json.dumps(case.ids(text), separators=(",", ":"))
-        assert row["prompt_digest"] == hashlib.sha256(text.encode()).hexdigest()
-        assert row["ids_digest"] == hashlib.sha256(ids.encode()).hexdigest()
+        assert (row["prompt_digest"], row["ids_digest"]) == digests(case, text)
         assert row["n_prompt_tokens"] == len(case.ids(text)) <= case.budget
         found[row["question_id"]] = text
     asked = {case.ids(text) for text in found.values()}
@@ -96,7 +100,11 @@ def test_an_evaluation_reads_the_tokens_of_the_texts_that_it_records(case: Case,
 
 def test_analyses_read_the_same_texts_and_the_answers_behind_them(case: Case, texts: dict[str, str]) -> None:
     words = ["--questions", str(case.folder / "questions.parquet"), "--steps", "attribution"]
-    case.run("interp", *words, "--set", f"max_tokens={case.budget}", "--set", "batch_size=1")
+    words += ["--set", f"max_tokens={case.budget}", "--set", "batch_size=1", "--out", str(case.folder / "interp")]
+    case.run("interp", *words)
+    for row in pq.read_table(case.folder / "interp" / "prompts.parquet").to_pylist():
+        assert row["text"] == texts[row["question_id"]]
+        assert (row["prompt_digest"], row["ids_digest"]) == digests(case, row["text"])
     expected = {case.ids(f"{texts[q.id]} {q.answers[0].strip()}")[:-1] for q in case.questions}
     assert set(case.read) == expected
 

@@ -107,6 +107,11 @@ def _question(path: Path, entry: Value, seen: Counter[str]) -> Question:
     )
 
 
+def evidence_in(question: Question) -> tuple[str, ...]:
+    """The `evidence` of a prompt of one's own, word for word as it stands there; none of other questions."""
+    return tuple(question.source().get("evidence", ())) if question.dataset == OWN else ()
+
+
 def _id(prompt: str, seen: Counter[str]) -> str:
     made = content_id(OWN, prompt)
     seen[made] += 1

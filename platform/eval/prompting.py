@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..datasets.gold import missing_gold
+from ..datasets.own_prompts import evidence_in
 from ..datasets.records import Question
 from ..runtime.plan import digest_of
 from .layout import Layout, Span, cut_order, moved_by
@@ -129,15 +130,15 @@ def _ready_made(question: Question, text: str, read: Callable[[str], Encoded], m
     found = read(text)
     if len(found.ids) > max_tokens:
         return Prompt([], "too_long", f"the prompt has {len(found.ids)} tokens, the budget is {max_tokens}")
-    evidence = []
+    told = list(evidence_in(question))
     for support in question.supporting_facts:
         try:
-            sentence = question.context[support.paragraph].sentences[support.sentence].strip()
+            told.append(question.context[support.paragraph].sentences[support.sentence].strip())
         except IndexError:
             continue  # a data set's mistake, which its reader has counted
-        if sentence and (start := text.rfind(sentence)) >= 0:
-            evidence.append((start, start + len(sentence)))
-    kept = True if question.supporting_facts else None  # nothing is cut, whatever its author left out
+    starts = [(text.rfind(piece), piece) for piece in told if piece]
+    evidence = [(start, start + len(piece)) for start, piece in starts if start >= 0]
+    kept = True if told else None  # nothing is cut, whatever its author left out
     return Prompt(list(found.ids), "ok", text=text, encoded=found, evidence=tuple(evidence), evidence_kept=kept)
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from ..errors import InputError, UsageError
 from ..runtime.plan import Shard, digest_of, plan_shards
 from .batches import Item
@@ -21,23 +23,39 @@ from .registry import Excluded
 
 if TYPE_CHECKING:
     from ..datasets.records import Question
+    from ..eval.prompting import Prompt
     from ..models import LanguageModel
+
+#: what is read of every question before its answer
+PROMPT_SCHEMA = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("prompt_digest", pa.string(), nullable=False),  # sha256 of the text
+        pa.field("ids_digest", pa.string(), nullable=False),  # sha256 of the ids, written as a JSON list without blanks
+        pa.field("template", pa.string(), nullable=False),  # digest of the template; "" for a ready-made prompt
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("n_cut_tokens", pa.int32(), nullable=False),
+        pa.field("evidence_kept", pa.bool_()),  # null where no evidence is known
+    ]
+)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The questions that go through the model, in the order given, and those that do not. templates: digests of those
-    that put them into words, "" among them where a prompt was ready-made."""
+    """The questions that go through the model, in the order given, and those that do not. prompts: of the items, as
+    they were rendered."""
 
     items: tuple[Item, ...]
     excluded: tuple[Excluded, ...]
-    templates: tuple[str, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
 
     @cached_property
     def digest(self) -> str:
         """sha256 over ids, token ids, what was left out and the templates."""
         left_out = [[e.id, e.status] for e in self.excluded]
-        return digest_of([[i.to_json() for i in self.items], left_out, list(self.templates)])
+        templates = sorted({prompt.template for prompt in self.prompts})
+        return digest_of([[i.to_json() for i in self.items], left_out, templates])
 
     @property
     def lengths(self) -> list[int]:
@@ -47,6 +65,19 @@ class Encoded:
     def plan(self, batch_size: int) -> tuple[Shard, ...]:
         """The batches."""
         return plan_shards(self.lengths, batch_size)
+
+
+def prompt_table(data: Encoded) -> pa.Table:
+    """The prompts of `data` in `PROMPT_SCHEMA`; ids and their number are those that the model gets."""
+    rows = [
+        {
+            "question_id": item.id, "prompt_digest": prompt.digest, "ids_digest": digest_of(list(item.prompt)),
+            "template": prompt.template, "text": prompt.text, "n_tokens": len(item.prompt),
+            "n_cut_tokens": prompt.cut_tokens, "evidence_kept": prompt.evidence_kept,
+        }
+        for item, prompt in zip(data.items, data.prompts, strict=True)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA)
 
 
 def kind_of(question: Question) -> str | None:
@@ -87,7 +118,7 @@ def encode(
     chosen = None if template is None else find(template)
     items: list[Item] = []
     excluded: list[Excluded] = []
-    templates: set[str] = set()
+    prompts: list[Prompt] = []
     for question in questions:
         prompt = render(question, partial(encode_text, tokenizer), max_tokens, chosen)
         text = question.answers[0].strip() if question.answers else ""
@@ -103,9 +134,9 @@ def encode(
         except InputError as error:
             excluded.append(Excluded(question.id, "bad_input", str(error)))
             continue
-        templates.add(prompt.template)
+        prompts.append(prompt)
         items.append(Item(question.id, read.prompt, read.continuation, stated_at(prompt, text), kind_of(question)))
     if not items:
         first = excluded[0]
         raise InputError(f"none of the {len(questions)} questions can be used; the first, {first.id!r}: {first.reason}")
-    return Encoded(tuple(items), tuple(excluded), tuple(sorted(templates)))
+    return Encoded(tuple(items), tuple(excluded), tuple(prompts))

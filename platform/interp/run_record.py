@@ -1,4 +1,5 @@
-"""What a run leaves in its folder: `run.json`, and a copy of every table that was asked for.
+"""What a run leaves in its folder: `run.json`, `prompts.parquet` with what was read, and a copy of every table that was
+asked for.
 
 The folder holds one run: another one, of this or of another command, is never written over unasked.
 """
@@ -14,7 +15,10 @@ from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
 from ..models import ends
 from ..runtime.session import Session
 from ..runtime.storage import publish_json, replace_table, write_errors
+from .questions import prompt_table
 from .run import Plan, StepResult
+
+PROMPTS = "prompts.parquet"
 
 
 def check_folder(folder: Path, plan: Plan, *, fresh: bool = False) -> None:
@@ -34,6 +38,7 @@ def write_run(
     check_folder(folder, plan, fresh=fresh)
     if fresh:
         _clear(folder)
+    replace_table(prompt_table(plan.data), folder / PROMPTS)
     files: dict[str, dict[str, Path]] = {}
     for name in plan.wanted:
         files[name] = {}
@@ -66,7 +71,8 @@ def _clear(folder: Path) -> None:
         for name in names:
             if Path(name).name == name and name.endswith(".parquet"):  # never outside of the folder
                 (folder / name).unlink(missing_ok=True)
-        (folder / RUN_RECORD).unlink(missing_ok=True)
+        for name in (PROMPTS, RUN_RECORD):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _record(

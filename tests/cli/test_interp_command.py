@@ -43,7 +43,8 @@ def test_steps_are_computed_once_and_their_tables_written(run, model, tmp_path) 
     ]  # fmt: skip
     assert "bottlenecks: not in the cache, computed now on 6 prompts" in said
     tables = ["activations-mixer.delta", "activations-mixer_out", "activations-resid_post", "bottlenecks"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*(f"{t}.parquet" for t in tables), "run.json"]
+    files = sorted([*(f"{t}.parquet" for t in tables), "prompts.parquet", "run.json"])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == files
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["command"] == "interp" and record["steps"]["bottlenecks"]["file"] == "bottlenecks.parquet"
     assert record["backend"]["scan"] in ("numba", "torch") and record["questions"]["used"] == 6

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 from interp_jobs import asked, reader
+from mplat.datasets.own_prompts import read_questions
 from mplat.eval.prompting import render
 from mplat.interp.batches import Batch, Item, spread
 from mplat.interp.evidence import occurrences, stated_at
-from mplat.interp.questions import encode
+from mplat.interp.questions import encode, prompt_table
 from mplat.models import LanguageModel
 from mplat.models.text import encode_text
 
@@ -92,3 +96,20 @@ def test_items_are_spread_at_equal_steps() -> None:
     assert [item.id for item in spread(items, 4)] == ["0", "2", "5", "7"]
     assert spread(items, 99) == items and spread([], 3) == []
     assert Batch(spread(items, 1), None).items[0].id == "0"
+
+
+def test_a_prompt_of_ones_own_says_where_its_evidence_is(model: LanguageModel, tmp_path: Path) -> None:
+    told = " Karfen is far. Sisgat lives in Karfen. Nobody likes Karfen.\nQ: Where does Sisgat live?\nA:"
+    record = {"prompt": told, "answers": "Karfen", "evidence": "Sisgat lives in Karfen."}
+    (tmp_path / "own.jsonl").write_text(json.dumps(record) + "\n")
+    (question,) = read_questions(tmp_path / "own.jsonl")
+    data = encode(model, [question], max_tokens=100)
+    fact = data.items[0].fact
+    assert fact is not None
+    before = model.tokenizer(told[: told.index("Karfen. Nobody")].rstrip())["input_ids"]
+    assert fact[0] == len(before)
+    (row,) = prompt_table(data).to_pylist()
+    assert (row["text"], row["evidence_kept"], row["n_cut_tokens"]) == (told, True, 0)
+    assert row["prompt_digest"] == hashlib.sha256(told.encode()).hexdigest()
+    ids = json.dumps(model.tokenizer(told)["input_ids"], separators=(",", ":"))
+    assert row["ids_digest"] == hashlib.sha256(ids.encode()).hexdigest()
