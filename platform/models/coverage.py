@@ -99,23 +99,33 @@ def generating(
 
     Raises UsageError before anything is computed for positions that cannot come.
     """
+    with whole_texts(model, before, lengths, max_new_tokens):
+        for recorder in model.captures:
+            recorder.begin_texts()
+        yield
+    for applied in model.edits:
+        applied.excused |= applied.edit.phase == "decode" or applied.edit.selection.positions is not None
+    for recorder in model.captures:
+        recorder.end_texts()
+
+
+@contextmanager
+def whole_texts(
+    model: LanguageModel, before: Sequence[int], lengths: Sequence[int], max_new_tokens: int = 0
+) -> Iterator[None]:
+    """Inside the block, texts of `lengths` behind `before` other tokens are read in pieces: positions are looked at
+    here, for the texts as a whole. Raises UsageError for positions that cannot come."""
     coverages = [a.coverage for a in model.edits] + [c for r in model.captures for c in r.coverages]
     for coverage in coverages:
         coverage.check_prompts(before, lengths, max_new_tokens)
     for coverage in coverages:
         coverage.close()
         coverage.suspended = True
-    for recorder in model.captures:
-        recorder.begin_texts()
     try:
         yield
     finally:
         for coverage in coverages:
             coverage.suspended = False
-    for applied in model.edits:
-        applied.excused |= applied.edit.phase == "decode" or applied.edit.selection.positions is not None
-    for recorder in model.captures:
-        recorder.end_texts()
 
 
 def first_mentions(columns: Tensor, valid: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from . import edits
+from .coverage import whole_texts
 from .state import ModelState
 
 if TYPE_CHECKING:
@@ -85,8 +86,11 @@ def read(
     state: what the model has read before, one row per prompt, or a single row that every prompt continues. Raises
     UsageError for any other number of rows.
     """
-    rest, state = read_beginnings(model, rows, state, share)
-    return read_rest(model, rest, state)
+    before = [0] if state is None else state.position.tolist()
+    before = before * len(rows) if len(before) == 1 else before
+    with whole_texts(model, before, [len(row) for row in rows]):
+        rest, state = read_beginnings(model, rows, state, share)
+        return read_rest(model, rest, state)
 
 
 @torch.no_grad()
