@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -86,7 +88,7 @@ def uninstalled(root, tmp_path_factory) -> dict[str, str]:
     block.write_text(
         "import sys\n"
         "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(getattr(f, '__module__', f)).lower()]\n"
-        "sys.path[:] = [p for p in sys.path if 'editable' not in p]\n"
+        "sys.path[:] = [p for p in sys.path if 'editable' not in p and not p.endswith('front')]\n"
     )
     return {"PYTHONPATH": str(folder)}
 
@@ -126,6 +128,42 @@ def test_a_checkout_runs_its_own_code_beside_another_that_is_installed(root, tmp
     assert done.stdout.strip() == f"{tmp_path}/platform/errors.py the checkout {tmp_path}", done.stderr
 
 
+FRONT_DOOR = (
+    "import sys, mplat; assert 'torch' not in sys.modules, 'import mplat loads torch'; "
+    "import mplat.models as m; assert mplat.load is m.load and mplat.Scale is m.Scale and mplat.eval.__path__; "
+    "assert not hasattr(mplat, 'laod') and 'load' in dir(mplat); print(mplat.__version__)"
+)
+
+
+def test_import_mplat_has_the_names_of_its_models(root, tmp_path):
+    """Also beside a clone of the repository, which is a folder called mplat, and from a checkout's cli.py."""
+    (tmp_path / "mplat" / "platform").mkdir(parents=True)
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    done = _run([sys.executable, "-c", FRONT_DOOR], tmp_path, PYTHONPATH=str(root / "front"))
+    assert done.stdout.strip() == version, done.stderr
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); import cli; cli.import_from_checkout(); {FRONT_DOOR}"
+    done = _run([sys.executable, "-c", code], tmp_path)
+    assert done.stdout.strip() == version, done.stderr
+    done = _run([sys.executable, "-m", "mplat", "--help"], tmp_path, PYTHONPATH=str(root / "front"))
+    assert done.stdout.startswith("Usage: python -m mplat"), done.stderr
+
+
+def test_an_editable_install_has_the_front_on_the_path(root, tmp_path):
+    """So that no folder called mplat in the working directory comes before it."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path)
+    shutil.copytree(root / "front", tmp_path / "front", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "platform").mkdir()
+    built = _run(
+        [sys.executable, "setup.py", "-q", "editable_wheel", "--dist-dir", "out"], tmp_path, PYTHONWARNINGS="ignore"
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        (path,) = [name for name in content.namelist() if name.endswith(".pth")]
+        assert content.read(path).decode().strip() == str(tmp_path / "front")
+
+
 def test_a_missing_dependency_is_one_sentence(root, tmp_path):
     done = _run([sys.executable, "-S", "-E", str(root / "cli.py"), "models"], tmp_path)
     assert done.returncode == 1
@@ -144,6 +182,7 @@ def test_packages_and_their_data_are_found_without_a_list(root, tmp_path):
         "models/__init__.py": "",
         "models/tiny/tiny-new/config.json": "{}",
         "models/tiny/tiny-new/model.safetensors": "x",
+        "../front/mplat/__init__.py": "",
     }.items():
         file = tmp_path / "platform" / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +193,7 @@ def test_packages_and_their_data_are_found_without_a_list(root, tmp_path):
     assert built.returncode == 0, built.stderr
     found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found == {
+        "mplat/__init__.py",
         "mplat/new_stage/__init__.py",
         "mplat/new_stage/page.html.j2",
         "mplat/new_stage/steps/__init__.py",
