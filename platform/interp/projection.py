@@ -32,6 +32,18 @@ class Projection(NamedTuple):
     ratio: Floats
 
 
+def random_walk_ratio(component: int, points: int) -> float:
+    """Share of the variance in `component` (from 0) of a random walk of `points` points in very many dimensions.
+
+    Its centred Gram matrix has the eigenvalues 1 / (4 sin^2(pi k / 2n)) for k = 1 to n - 1, which add up to
+    (n^2 - 1) / 6: for long walks the k-th component has 6 / (pi k)^2, 61 % the first and 15 % the second.
+    """
+    k = component + 1
+    if not 1 <= k < points:
+        return 0.0
+    return 6 / (points**2 - 1) / (4 * np.sin(np.pi * k / (2 * points)) ** 2)
+
+
 def principal_components(points: ArrayLike, k: int) -> Projection:
     """The first `k` principal components of points (n, D).
 

@@ -9,7 +9,7 @@ from interp_jobs import run_step, token_items
 from model_zoo import nano
 from mplat.errors import InputError, UsageError
 from mplat.interp.batches import Item
-from mplat.interp.projection import principal_components
+from mplat.interp.projection import principal_components, random_walk_ratio
 from mplat.interp.steps.state_projection import AXES
 
 ITEMS = token_items(5)
@@ -35,6 +35,14 @@ def test_a_planted_plane_is_found_with_all_of_its_variance() -> None:
     np.testing.assert_allclose(found.mean, points.mean(0))
     rebuilt = found.mean + found.coordinates @ found.components
     np.testing.assert_allclose(rebuilt, points, atol=1e-9)
+
+
+def test_a_random_walk_has_the_large_first_components_that_stand_beside_those_of_a_state() -> None:
+    walk = np.random.default_rng(0).standard_normal((60, 20_000)).cumsum(0)
+    found = principal_components(walk, 4).ratio
+    assert found.tolist() == pytest.approx([random_walk_ratio(i, 60) for i in range(4)], rel=0.03)
+    assert sum(random_walk_ratio(i, 60) for i in range(59)) == pytest.approx(1.0)
+    assert random_walk_ratio(0, 10**6) == pytest.approx(6 / np.pi**2) and random_walk_ratio(3, 4) == 0.0
 
 
 def test_components_are_the_eigenvectors_of_the_covariance() -> None:
@@ -91,6 +99,9 @@ def test_the_path_is_that_of_the_models_states_token_by_token(arch: str) -> None
     np.testing.assert_allclose([[row[a] for a in AXES] for row in path], expected.coordinates, atol=1e-9)
     stated = [row for row in tables["components"].to_pylist() if {name: row[name] for name in here} == here]
     np.testing.assert_allclose([row["variance_ratio"] for row in stated], expected.ratio, atol=1e-9)
+    assert [row["variance_ratio_walk"] for row in stated] == [
+        random_walk_ratio(row["component"], row["tokens"]) for row in stated
+    ]
     assert {row["question_id"] for row in tables["paths"].to_pylist()} == {"q0", "q2"}
 
 

@@ -3,7 +3,9 @@
 For `texts` prompts, spread evenly over the questions, and each layer the states after all of its tokens, (tokens,
 channels x coordinates), are projected on their own principal components; see `projection`. Components belong to one
 text and one layer: coordinates of two of them have nothing in common but the method. How much of the variance a picture
-shows is stated beside it.
+shows is stated beside it, and how much it would show of a walk at random in as many directions: such a walk has smooth
+curves and large first components too (Antognini and Sohl-Dickstein 2018, arXiv 1806.08805), so that only what goes
+beyond says something of the state.
 
 Parts: `paths`, a row for each token; `components`, a row for each component.
 """
@@ -20,7 +22,7 @@ from pydantic import Field
 
 from ..batches import Batch, Item, spread
 from ..columns import column
-from ..projection import principal_components
+from ..projection import principal_components, random_walk_ratio
 from ..registry import Job, StepSettings, Tables, step
 from ..statuses import NOT_APPLICABLE
 
@@ -58,6 +60,7 @@ COMPONENTS_SCHEMA = pa.schema([
     column("component", pa.int32(), "from 0, by variance"),
     column("variance", pa.float64(), "unbiased variance of the coordinates over the text's tokens"),
     column("variance_ratio", pa.float64(), "its share of the variance of the state over the text"),
+    column("variance_ratio_walk", pa.float64(), "that share for a random walk of as many steps in many dimensions"),
     column("tokens", pa.int32(), "how many states were projected"),
     _STATUS,
 ])  # fmt: skip
@@ -69,7 +72,7 @@ BATCH_SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
-@step("state_projection", version=1, settings=Settings)
+@step("state_projection", version=2, settings=Settings)
 def state_projection(job: Job) -> Tables:
     """Principal components of the recurrent state along a text, with explained variance."""
     chosen = [item.id for item in spread(job.items, job.settings.texts)]
@@ -90,7 +93,7 @@ def state_projection(job: Job) -> Tables:
             paths.append(keys | {"position": position, "token": token} | {a: row[a][position] for a in axes})
         for number, (variance, ratio) in enumerate(zip(row["variance"], row["ratio"], strict=True)):
             about = {"component": number, "variance": variance, "variance_ratio": ratio, "tokens": len(row["tokens"])}
-            components.append(keys | about)
+            components.append(keys | about | {"variance_ratio_walk": random_walk_ratio(number, len(row["tokens"]))})
     return {
         "paths": pa.Table.from_pylist(paths, schema=PATHS_SCHEMA),
         "components": pa.Table.from_pylist(components, schema=COMPONENTS_SCHEMA),
