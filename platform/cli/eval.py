@@ -267,7 +267,8 @@ def _steering_line(plan: Plan) -> str:
     if not plan.steers:
         return "not steered: every question is asked of the model as it is"
     if plan.recipe is not None:
-        return f"recipe: {plan.config.steering.recipe}"
+        unknown = "; it does not say on which questions it was found, some of these may be among them"
+        return f"recipe: {plan.config.steering.recipe}{unknown if plan.recipe.decided_on is None else ''}"
     grid = ", ".join(f"{name} by {'/'.join(f'{v:g}' for v in values)}" for name, values in plan.strengths.items())
     return f"search: {plan.grid_size} candidates, {grid}, layers {', '.join(map(str, plan.layers))}"
 

@@ -196,8 +196,9 @@ def _questions(settings: Any) -> list[Any]:
     """What is asked; controls that their text does not answer are for `mplat eval`."""
     if settings.questions is None:
         from ..datasets import facts
+        from ..interp.config import INTERP
 
-        return facts.prompts(per_level=settings.per_level, seed=settings.seed)
+        return facts.prompts(per_level=settings.per_level, seed=settings.seed, stream=INTERP)
     from ..datasets.own_prompts import read_questions
 
     found = read_questions(settings.questions)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..datasets.asked_before import read_choice, refuse_overlap
 from ..datasets.records import Question
 from ..errors import InputError, UsageError, suggest
 from ..models.lending import label
@@ -189,6 +190,7 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
                 f"none of the {len(answerable)} questions that can be asked fell on the {side} side of the split; "
                 "give more questions, another --seed, or a stored recipe"
             )
+    _refuse_what_was_decided_on(config, model, recipe, test)
     return Plan(
         config=config, model=model, variant=variant, recipe=recipe, strengths=strengths, layers=layers,
         channel_share=channel_share, controls=controls, mode=mode_of(config),
@@ -200,6 +202,17 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         unanswerable=tuple(unanswerable),
         prompts=prompts, refused=refused,
     )  # fmt: skip
+
+
+def _refuse_what_was_decided_on(
+    config: EvalConfig, model: LanguageModel, recipe: Recipe | None, test: Sequence[Question]
+) -> None:
+    """InputError where a question is to judge what was decided on it."""
+    if recipe is not None and recipe.decided_on is not None:
+        advice = "evaluate with the --seed and the development share it was found with, or on other questions"
+        refuse_overlap(test, recipe.decided_on, f"the recipe {config.steering.recipe}", advice)
+    advice = "give others, another --seed, or the weights of the last step (export.weights: last)"
+    refuse_overlap(test, read_choice(model.name), f"the choice of the weights of {model.name}", advice)
 
 
 def _sides(config: EvalConfig, variant: Variant, questions: list[Question]) -> tuple[list[Question], list[Question]]:

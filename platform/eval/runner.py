@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..config import differing_keys
+from ..datasets.asked_before import question_digests, refuse_overlap
 from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
 from ..models import ends
 from ..models.lending import label, lent, loadable
@@ -101,7 +102,8 @@ def evaluate(
         run = _Run(plan, out, session, fresh, observer or Observer())
         with lent(plan.model):
             recipe, development = run.find(find_channels)
-            conditions = [] if recipe is None else judged(recipe, run.controls(recipe))
+            steered = None if recipe is None else dataclasses.replace(recipe, decided_on=None)
+            conditions = [] if steered is None else judged(steered, run.controls(steered))
             tested = run.answer("test", plan.test, TEST, conditions)
             guessed = run.guesses(conditions)
             prices = run.price(conditions)
@@ -162,6 +164,8 @@ class _Run:
     def find(self, find_channels: FindChannels) -> tuple[Recipe | None, pa.Table]:
         """The recipe and the development rows; a stored recipe needs no search, and no steering no recipe."""
         plan = self.plan
+        decided_on = getattr(find_channels, "decided_on", ()) if plan.recipe is None and plan.steers else ()
+        refuse_overlap(plan.test, decided_on, "the choice of channels", "let it look at development questions alone")
         if not plan.steers:
             return None, ITEM_SCHEMA.empty_table()
         if plan.recipe is not None:
@@ -175,7 +179,7 @@ class _Run:
         conditions = candidates(recipes)
         table = self.answer("development", plan.development, DEVELOPMENT, conditions, refused_under=[PLAIN])
         scored, unsteered = score_candidates(table, conditions)
-        chosen = choose(scored).recipe
+        chosen = dataclasses.replace(choose(scored).recipe, decided_on=question_digests(plan.development))
         replace_table(discovery_table(scored, [c.name for c in conditions], unsteered), self.out / "discovery.parquet")
         chosen.save(self.out / "recipe.json")
         self.observer.say(

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Entry:
     components: Mapping[str, Any]
     parts: tuple[Part, ...]
     folder: Path
+    questions: tuple[str, ...] = ()  # digests of the questions it was computed on; none in entries older than these
 
     @property
     def bytes(self) -> int:
@@ -106,8 +107,10 @@ class Cache:
                 return None
         return tables
 
-    def write(self, step: str, key: Key, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-        """Commit an entry and return its tables as they will be read."""
+    def write(
+        self, step: str, key: Key, tables: Mapping[str, pa.Table], *, questions: Sequence[str] = ()
+    ) -> dict[str, pa.Table]:
+        """Commit an entry, with the digests of its questions, and return its tables as they will be read."""
         folder = self.place(step, key.digest)
         footer = {
             b"mplat.step": step.encode(),
@@ -120,7 +123,14 @@ class Cache:
             path = folder / f"part-{name or '00000'}.parquet"
             parts.append(_part(name, self._publish(marked, path, step, key.digest)))
         publish_json(
-            {"format": FORMAT, "step": step, "key": key.digest, "components": key.components, "parts": parts},
+            {
+                "format": FORMAT,
+                "step": step,
+                "key": key.digest,
+                "components": key.components,
+                "parts": parts,
+                "questions": list(questions),
+            },
             folder / MANIFEST,
         )
         written = self.read(step, key.digest)
@@ -193,7 +203,14 @@ def _entry(path: Path) -> Entry:
         if value["format"] != FORMAT:
             raise InputError(f"{path}: format {value['format']}, this mplat reads {FORMAT}")
         parts = tuple(Part(**part) for part in value["parts"])
-        entry = Entry(value["step"], value["key"], dict(value["components"]), parts, path.parent)
+        entry = Entry(
+            value["step"],
+            value["key"],
+            dict(value["components"]),
+            parts,
+            path.parent,
+            tuple(value.get("questions", ())),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a manifest ({error})") from error
     if (entry.step, entry.key) != (path.parent.parent.name, path.parent.name):

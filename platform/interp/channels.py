@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
+from ..datasets.asked_before import question_digests
 from ..errors import InputError, UsageError
 from ..eval.config import MAX_PROMPT_TOKENS
 from ..runtime.table_job import Progress
@@ -79,7 +81,7 @@ def bottleneck_finder(
     max_tokens: int = MAX_PROMPT_TOKENS,
     template: str | None = None,
     say: Callable[[str], None] | None = None,
-) -> Callable[[str, int, int], list[int]]:
+) -> ChannelFinder:
     """`bottleneck_channels` as a search asks for it, (site, layer, k) -> channels.
 
     `say` is told once what is not cached yet.
@@ -97,7 +99,18 @@ def bottleneck_finder(
             template=template, progress=tell,
         )  # fmt: skip
 
-    return find
+    return ChannelFinder(find, question_digests(questions))
+
+
+@dataclass(frozen=True)
+class ChannelFinder:
+    """(site, layer, k) -> channels, and `decided_on`, the digests of the questions it looks at."""
+
+    find: Callable[[str, int, int], list[int]]
+    decided_on: tuple[str, ...]
+
+    def __call__(self, site: str, layer: int, k: int) -> list[int]:
+        return self.find(site, layer, k)
 
 
 class _Teller(Observer):

@@ -12,6 +12,8 @@ from ..eval.config import MAX_PROMPT_TOKENS
 from .graph import all_steps
 from .registry import Step, StepSettings
 
+INTERP = "interp"  # names the draw of the generated prompts: none of them is asked by `mplat eval`
+
 
 class InterpConfig(Config):
     """What all steps share. `config_model()` adds a section named like the step for each step's settings."""

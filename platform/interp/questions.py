@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from ..datasets.asked_before import question_digests
 from ..errors import InputError, UsageError
 from ..runtime.plan import Shard, digest_of, plan_shards
 from .batches import Item
@@ -49,6 +50,7 @@ class Encoded:
     items: tuple[Item, ...]
     excluded: tuple[Excluded, ...]
     prompts: tuple[Prompt, ...] = ()
+    questions: tuple[str, ...] = ()  # digests of those that go through the model (`datasets.asked_before`)
 
     @cached_property
     def digest(self) -> str:
@@ -119,6 +121,7 @@ def encode(
     items: list[Item] = []
     excluded: list[Excluded] = []
     prompts: list[Prompt] = []
+    used: list[Question] = []
     for question in questions:
         prompt = render(question, partial(encode_text, tokenizer), max_tokens, chosen)
         text = question.answers[0].strip() if question.answers else ""
@@ -135,8 +138,9 @@ def encode(
             excluded.append(Excluded(question.id, "bad_input", str(error)))
             continue
         prompts.append(prompt)
+        used.append(question)
         items.append(Item(question.id, read.prompt, read.continuation, stated_at(prompt, text), kind_of(question)))
     if not items:
         first = excluded[0]
         raise InputError(f"none of the {len(questions)} questions can be used; the first, {first.id!r}: {first.reason}")
-    return Encoded(tuple(items), tuple(excluded), tuple(prompts))
+    return Encoded(tuple(items), tuple(excluded), tuple(prompts), question_digests(used))

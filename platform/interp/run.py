@@ -220,7 +220,7 @@ def _compute(
         upstream=upstream,
         map=runner,
     )
-    tables = cache.write(name, key, planned.step.function(job))
+    tables = cache.write(name, key, planned.step.function(job), questions=plan.data.questions)
     if folder.exists():
         shutil.rmtree(folder)  # the entry is whole; its batches are not needed again
     return tables

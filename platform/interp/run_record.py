@@ -96,6 +96,7 @@ def _record(
             "used": len(plan.data.items),
             "left_out": [{"id": e.id, "status": e.status, "reason": e.reason} for e in plan.data.excluded],
             "digest": plan.data.digest,
+            "digests": list(plan.data.questions),
         },
         "dtype": first["dtype"],
         "backend": first["backend"],

@@ -90,13 +90,12 @@ def _questions(run: Document) -> tuple[dict[str, Asked], str]:
         path = Path(config.at("questions").text())
         if not path.is_file():
             return found, f"the prompts of the example answers: {path} is not there any more"
-        from ..datasets.records import from_table
+        from ..datasets.own_prompts import read_questions
         from ..eval.prompting import prompt_text
         from ..eval.templates import find
-        from ..runtime.storage import read_table
 
         try:
-            questions = from_table(read_table(path, advice=""), source=str(path))
+            questions = read_questions(path)
         except InputError as error:
             return found, f"the prompts of the example answers: {error}"
         template = find(config.at("template").text()) if "template" in config else None

@@ -27,7 +27,8 @@ FORMAT = "mplat-recipe-1"
 class Recipe:
     """variant: for whom it was made. operator, layer, channels, strength: what it does. site: the operator's, for
     reading.
-    seed: of the discovery that found it. model_digest: the only model it is for."""
+    seed: of the discovery that found it. model_digest: the only model it is for. decided_on: digests of the questions
+    on which it was found (`datasets.asked_before`); None where that is not known."""
 
     variant: str
     operator: str
@@ -37,6 +38,7 @@ class Recipe:
     strength: float
     seed: int
     model_digest: str
+    decided_on: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         expected = find_operator(self.operator).site
@@ -81,15 +83,22 @@ class Recipe:
             raise InputError(f"the recipe steers channel {max(self.channels)} of {self.full_site}, which has {width}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, in the order of the fields."""
-        return {"format": FORMAT, **dataclasses.asdict(self), "channels": list(self.channels)}
+        """Plain JSON values, in the order of the fields; without `decided_on` where that is not known."""
+        values = {"format": FORMAT, **dataclasses.asdict(self), "channels": list(self.channels)}
+        decided_on = values.pop("decided_on")
+        return values if decided_on is None else values | {"decided_on": list(decided_on)}
 
     @classmethod
     def from_dict(cls, values: Any, *, source: str) -> Recipe:
         """The inverse of `to_dict`; InputError naming `source` for anything else."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise InputError(f"{source}: not a steering recipe of format {FORMAT}")
-        content = {k: v for k, v in values.items() if k != "format"}
+        content = {k: v for k, v in values.items() if k not in ("format", "decided_on")}
+        decided_on = values.get("decided_on")
+        if decided_on is not None and not (
+            isinstance(decided_on, list) and all(isinstance(d, str) for d in decided_on)
+        ):
+            raise InputError(f"{source}: decided_on must be a list of digests of questions")
         kinds: dict[str, type | tuple[type, ...]] = {
             "variant": str, "operator": str, "site": str, "layer": int, "channels": list, "strength": (int, float),
             "seed": int, "model_digest": str,
@@ -103,7 +112,10 @@ class Recipe:
         if not all(isinstance(c, int) and not isinstance(c, bool) for c in content["channels"]):
             raise InputError(f"{source}: channels must be whole numbers")
         try:
-            return cls(**{**content, "channels": tuple(content["channels"]), "strength": float(content["strength"])})
+            return cls(
+                **{**content, "channels": tuple(content["channels"]), "strength": float(content["strength"])},
+                decided_on=None if decided_on is None else tuple(decided_on),
+            )
         except UsageError as error:
             raise InputError(f"{source}: {error}") from error
 

@@ -21,6 +21,7 @@ from ..errors import UsageError, suggest
 from .config import TrainConfig
 
 if TYPE_CHECKING:
+    from ..datasets.records import Question
     from ..models import LanguageModel
 
 
@@ -82,6 +83,10 @@ class DataSource(Protocol):
 
     def batch(self, step: int) -> Batch:
         """The rows of optimizer step `step`, counted from 0."""
+        ...
+
+    def questions(self) -> list[Question]:
+        """The questions that `evaluate` asks; none where it reads text."""
         ...
 
     def evaluate(self, model: LanguageModel) -> Evaluation:

@@ -1,26 +1,34 @@
 """The trained model as a Hugging Face folder: config.json, model.safetensors, tokenizer files.
 
 Written beside its place and renamed, so that a folder called `model` is always whole. The tokenizer's files are copied
-unchanged: the exported model reads text exactly as the training did.
+unchanged: the exported model reads text exactly as the training did. Where the best weights were chosen by questions,
+their digests stand beside them (`datasets.asked_before`), so that no evaluation is judged by these.
 """
 
 from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..datasets.asked_before import write_choice
 from .tokenizer import FILES
 
 if TYPE_CHECKING:
+    from ..datasets.records import Question
     from ..models import LanguageModel
 
 
-def export(model: LanguageModel, dtype: str, tokenizer_folder: Path, folder: Path) -> str:
-    """Save `model` in `dtype` to `folder`, replacing an older export, and return the digest under which it loads."""
+def export(
+    model: LanguageModel, dtype: str, tokenizer_folder: Path, folder: Path, *, chosen_by: Sequence[Question] = ()
+) -> str:
+    """Save `model` in `dtype` to `folder`, replacing an older export, and return the digest under which it loads.
+
+    chosen_by: the questions that chose these weights among others."""
     from ..models import load
 
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
@@ -28,6 +36,8 @@ def export(model: LanguageModel, dtype: str, tokenizer_folder: Path, folder: Pat
     for name in FILES:
         if (tokenizer_folder / name).is_file():
             shutil.copyfile(tokenizer_folder / name, part / name)
+    if chosen_by:
+        write_choice(part, chosen_by)
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)

@@ -279,7 +279,9 @@ def _finish(run: Run, record: dict[str, Any]) -> TrainResult:
         fit = not what_is_not_finite(run.model, dtype, {})  # its evaluation was, or it would not be the best
     digest = None
     if fit:
-        digest = export(run.model, config.export.dtype, run.source.tokenizer.folder, folder.model)
+        chosen_by = run.source.questions() if config.export.weights == "best" else []
+        place = run.source.tokenizer.folder
+        digest = export(run.model, config.export.dtype, place, folder.model, chosen_by=chosen_by)
     elif folder.model.exists():  # of an earlier call, with other export settings: not what this run ended with
         shutil.rmtree(folder.model)
     if wrong is not None:

@@ -98,12 +98,15 @@ def prompts(
     distances: Sequence[int] = (),
     unit: str = "tokens",
     shots: int = 0,
+    stream: str = "",
 ) -> list[Question]:
     """`per_level` questions for each of levels 1-6, in order of level; then their controls, in the same order.
 
     `split="train"` makes them of training names and shapes, to tell what was learned from what generalises.
     controls: kinds of `controls.control_names()`. distances: instead of the questions of all levels, those of levels
     1-3 at each of these distances (`distances.sweep`), counted in `unit`. shots: worked examples before each prompt.
+    stream: for whom they are drawn, part of the seed and of the ids, so that equal seeds give others there; "" is what
+    `mplat prompts` makes and `mplat eval` asks.
 
     Raises UsageError where `per_level` is not positive or exceeds a level's distinct questions, for another split, and
     for controls, distances or shots that do not exist.
@@ -111,7 +114,7 @@ def prompts(
     names = entities(split)
     if distances:
         check_distances(distances, unit)
-    drawn = _drawn(per_level, seed, split, names)
+    drawn = _drawn(per_level, seed, split, names, stream)
     if distances:
         drawn = [
             at for asked in drawn if asked.level in LEVELS_SWEPT for at in sweep(asked, distances, unit, names, seed)
@@ -120,8 +123,9 @@ def prompts(
     return [asked.record(header(asked, shots, seed)) for asked in drawn]
 
 
-def _drawn(per_level: int, seed: int, split: str, names: Entities) -> list[Asked]:
+def _drawn(per_level: int, seed: int, split: str, names: Entities, stream: str) -> list[Asked]:
     """The questions themselves."""
+    called = f"-{stream}" if stream else ""
     if per_level <= 0:
         raise UsageError(f"prompts: per_level must be at least 1, not {per_level}")
     made: list[Asked] = []
@@ -134,10 +138,12 @@ def _drawn(per_level: int, seed: int, split: str, names: Entities) -> list[Asked
         if per_level > limit:
             raise too_many
         asked: set[str] = set()
-        rng = Random(f"facts-{split}-{seed}-L{level}")
+        rng = Random(f"facts{called}-{split}-{seed}-L{level}")
         for i in range(per_level):
             for _ in range(PATIENCE):
-                item = _item(rng, names, split, level, spec.hops[i % len(spec.hops)], f"facts-{split}-L{level}-{i:04d}")
+                item = _item(
+                    rng, names, split, level, spec.hops[i % len(spec.hops)], f"facts{called}-{split}-L{level}-{i:04d}"
+                )
                 if item.question not in asked:
                     break
             else:

@@ -20,9 +20,11 @@ from ..tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
     from ...datasets.facts import Difficulty
+    from ...datasets.records import Question
     from ...models import LanguageModel
 
 
+TRAIN = "train-evaluation"  # names the draw of the evaluation questions
 # Asked of the generator as weights, these tell the kinds of targets apart; it gives 0 to what nothing announces.
 _ANSWER, _CONTEXT = 2.0, 1.0
 
@@ -78,8 +80,6 @@ class FactsSource:
     def prompts(self) -> list[Prompt]:
         """The fixed evaluation questions in tokens, made once."""
         if self._prompts is None:
-            evaluation = self._config.evaluation
-            questions = self._facts.prompts(per_level=evaluation.prompts_per_level, seed=evaluation.seed, split="eval")
             encode = self._encoder.encode
             self._prompts = [
                 Prompt(
@@ -87,9 +87,16 @@ class FactsSource:
                     encode(q.prompt or "", add_special_tokens=False).ids,
                     encode(f" {q.answers[0]}\n", add_special_tokens=False).ids,
                 )
-                for q in questions
+                for q in self.questions()
             ]
         return self._prompts
+
+    def questions(self) -> list[Question]:
+        """The fixed evaluation questions, drawn for this purpose: none of them is asked by `mplat eval`."""
+        evaluation = self._config.evaluation
+        return self._facts.prompts(
+            per_level=evaluation.prompts_per_level, seed=evaluation.seed, split="eval", stream=TRAIN
+        )
 
     def evaluate(self, model: LanguageModel) -> Evaluation:
         """Exact match per level and over all levels, and the loss of the answers' tokens."""

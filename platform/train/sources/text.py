@@ -23,6 +23,7 @@ from ..token_store import TokenStore, open_store, store_key
 from ..tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
+    from ...datasets.records import Question
     from ...models import LanguageModel
 
 
@@ -71,6 +72,10 @@ class TextSource:
         return Batch(tokens, torch.ones(len(tokens), length), tokens == self.tokenizer.start_id)
 
     @torch.no_grad()
+    def questions(self) -> list[Question]:
+        """None: the held-out stream is text."""
+        return []
+
     def evaluate(self, model: LanguageModel) -> Evaluation:
         """Loss, perplexity and bits per byte over the whole held-out stream."""
         assert self._store is not None

@@ -1,0 +1,121 @@
+"""What decides does not judge: default questions of training, analyses and evaluation differ, and where the same ones
+are given all the same, the evaluation is refused with their ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from mplat.cli.interp import make_plan
+from mplat.datasets import facts
+from mplat.datasets.asked_before import CHOICE_FILE, question_digest, question_digests, write_choice
+from mplat.datasets.records import to_table
+from mplat.errors import InputError
+from mplat.eval.config import EvalConfig
+from mplat.eval.planning import prepare, read_questions
+from mplat.eval.runner import evaluate
+from mplat.interp import Cache, bottleneck_finder
+from mplat.interp.channels import ChannelFinder
+from mplat.runtime import open_session
+from mplat.steering import Recipe
+from mplat.train.config import TrainConfig
+from mplat.train.export import export
+from mplat.train.sources.facts import FactsSource
+from planted_models import TOKENIZER, talking
+
+FEW = {
+    "max_new_tokens": 1, "price_texts_per_level": 1, "resamples": 100, "draws": 1, "per_level": 4,
+    "steering": {"strengths": [2.0], "layers": [1]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from mplat.models import load
+
+    return load(talking("mamba").save(tmp_path_factory.mktemp("decided") / "model"))
+
+
+def settings(**changes) -> EvalConfig:
+    return EvalConfig.model_validate({**FEW, **changes})
+
+
+def run(plan, out, find):
+    with open_session("none") as session:
+        return evaluate(plan, out=out, session=session, find_channels=find)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_equal_seeds_draw_other_questions_for_each_purpose(seed, tmp_path):
+    evaluated = read_questions(EvalConfig(seed=seed))
+    source = FactsSource(TrainConfig.model_validate({"evaluation": {"seed": seed}}), tmp_path, dry_run=True)
+    analysed = make_plan({"model": "tiny-mamba", "seed": seed, "steps": "activations"}, None, None, []).data.questions
+    of_eval, of_train = question_digests(evaluated), question_digests(source.questions())
+    assert len(of_eval) == 600 and len(of_train) == 300 and len(analysed) == 120
+    assert not set(of_eval) & set(of_train) and not set(of_eval) & set(analysed) and not set(of_train) & set(analysed)
+    ids = [{q.id for q in questions} for questions in (evaluated, source.questions())]
+    assert not ids[0] & ids[1]
+
+
+def test_a_digest_is_that_of_what_is_asked_and_not_of_the_id():
+    (first, second, *_) = facts.prompts(per_level=1)
+    assert question_digest(dataclasses.replace(first, id="x", answers=())) == question_digest(first)
+    assert question_digest(second) != question_digest(first)
+
+
+def test_a_recipe_is_not_judged_by_the_questions_it_was_found_on(model, tmp_path):
+    plan = prepare(settings(), model)
+    found = run(plan, tmp_path / "run", lambda site, layer, k: list(range(k))).recipe
+    stored = Recipe.load(tmp_path / "run" / "recipe.json", model)
+    assert stored == found and stored.decided_on == question_digests(plan.development)
+    path = tmp_path / "run" / "recipe.json"
+    prepare(settings(steering={"recipe": path}), model)  # the same split: disjoint
+    other = settings(steering={"recipe": path}, seed=0, development_share=0.01)
+    with pytest.raises(InputError) as caught:
+        prepare(other, model)
+    shared = sorted(q.id for q in plan.development)
+    assert f"was made on questions that are to judge it: {', '.join(shared[:5])}" in str(caught.value)
+    unknown = dataclasses.replace(stored, decided_on=None).save(tmp_path / "older.json")
+    assert Recipe.load(unknown).decided_on is None and "decided_on" not in json.loads(unknown.read_text())
+    prepare(settings(steering={"recipe": unknown}, development_share=0.01), model)
+
+
+def test_channels_are_not_chosen_by_test_questions(model, tmp_path):
+    plan = prepare(settings(), model)
+    finder = ChannelFinder(lambda site, layer, k: list(range(k)), question_digests(plan.test[3:]))
+    with pytest.raises(InputError, match="the choice of channels was made on .*" + re.escape(plan.test[3].id)):
+        run(plan, tmp_path / "run", finder)
+    own = bottleneck_finder(model, plan.asked_in_development, cache_dir=tmp_path / "cache", seed=0)
+    assert own.decided_on == question_digests(plan.asked_in_development)
+    own("mixer_out", 1, 2)
+    (entry, *_) = Cache(tmp_path / "cache").entries()
+    assert entry.questions == own.decided_on, "the cached table says on which questions it was computed"
+
+
+def test_weights_that_questions_chose_are_not_judged_by_them(tmp_path):
+    from mplat.models import load
+
+    asked = facts.prompts(per_level=4, seed=0)
+    export(talking("mamba"), "float32", TOKENIZER, tmp_path / "model", chosen_by=asked[:7])
+    chosen = load(tmp_path / "model")
+    assert (tmp_path / "model" / CHOICE_FILE).is_file()
+    config = settings(steering={"variant": "none"})
+    with pytest.raises(InputError, match=f"the choice of the weights of .*{asked[0].id}, .*7 in all.*export.weights"):
+        prepare(config, chosen)
+    prepare(settings(steering={"variant": "none"}, seed=1), chosen)
+    write_choice(tmp_path / "model", facts.prompts(per_level=4, seed=0, stream="train-evaluation"))
+    prepare(config, chosen)
+
+
+def test_a_file_of_questions_that_were_asked_before_is_found_by_what_it_asks(model, tmp_path):
+    asked = [dataclasses.replace(q, id=f"other-{i}") for i, q in enumerate(facts.prompts(per_level=4, seed=0))]
+    pq.write_table(to_table(asked), tmp_path / "q.parquet")
+    plan = prepare(settings(), model)
+    run(plan, tmp_path / "run", lambda site, layer, k: list(range(k)))
+    recipe = tmp_path / "run" / "recipe.json"
+    with pytest.raises(InputError, match="questions that are to judge it: other-"):
+        prepare(settings(questions=Path(tmp_path / "q.parquet"), steering={"recipe": recipe}), model)
