@@ -67,7 +67,7 @@ def test_questions_come_from_a_file(run, model, tmp_path) -> None:
     assert run(*words, tmp_path / "q.parquet")[0]["questions"] == 2
     pq.write_table(QUESTION_SCHEMA.empty_table(), tmp_path / "empty.parquet")
     found, _ = run(*words, tmp_path / "empty.parquet", code=3)
-    assert "there are no questions" in found["error"]["message"]
+    assert "holds no question" in found["error"]["message"]
     found, _ = run(*words, tmp_path / "absent.parquet", code=3)
     assert "absent.parquet" in found["error"]["message"]
 

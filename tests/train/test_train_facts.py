@@ -57,7 +57,7 @@ def test_evaluation_prompts_are_the_questions_with_their_answers(tmp_path):
     source = open_source(config(evaluation={"prompts_per_level": 3}), tmp_path)
     encoder, _ = open_tokenizer(None)
     prompts = source.prompts()  # type: ignore[attr-defined]
-    questions = facts.prompts(per_level=3, seed=0, split="eval")
+    questions = facts.prompts(per_level=3, seed=0, split="eval", stream="train-evaluation")
     assert [(p.level, encoder.decode(p.context + p.answer)) for p in prompts] == [
         (q.level, f"{q.prompt} {q.answers[0]}\n") for q in questions
     ]
