@@ -9,6 +9,7 @@ import torch
 from ..errors import UsageError, suggest
 from .block import Block
 from .config import ModelConfig
+from .memory import require_weights
 from .model import LanguageModel
 
 if TYPE_CHECKING:
@@ -31,14 +32,18 @@ def build(
     "recall" every layer but the first starts as `Mixer.reset_to_recall` says; the first is left to gather what was just
     read.
 
-    Raises UsageError for an unknown `init`, or an architecture that has no such start.
+    Raises UsageError for an unknown `init`, an architecture that has no such start, or a model that is larger than this
+    machine's memory, before any of it is allocated.
     """
     if init not in ("reference", "recall"):
         raise UsageError(f"unknown initialisation {init!r}; {suggest(init, ('reference', 'recall'))}")
+    if str(device) != "meta":
+        require_weights(config)
     with torch.device("meta"):
         model = LanguageModel(config, tokenizer)
     if str(device) == "meta":
         return model.to(dtype)
+    require_weights(config, model.n_parameters)
     model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

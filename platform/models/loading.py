@@ -76,26 +76,26 @@ def _generation_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def read(folder: Path) -> tuple[AnyConfig, dict[str, Tensor]]:
-    """Configuration and weights of a folder in any layout, with our parameter names."""
+    """Configuration and weights of a folder in any layout, with our parameter names; first the configuration."""
     path = folder / "config.json"
     content = read_object(path) if path.exists() else None
     layout = layouts.recognise(folder, content)
     if layout is not None:
-        weights = layout.read_weights(folder)
-        weights = read_weights(folder) if weights is None else weights
         config = layout.read_config(folder, content or {})
-        return config, layout.rename(weights, config)
+        weights = layout.read_weights(folder)
+        return config, layout.rename(read_weights(folder) if weights is None else weights, config)
     if content is None:
         raise InputError(f"{folder}: there is no config.json; a model folder needs one")
-    weights = read_weights(folder)
     if content.get("model_type") in adapters.names():
-        return adapters.read(content, weights, source=str(path))
+        adapted = adapters.AdaptedConfig.from_hf(content, source=str(path))
+        return adapted, adapters.get(adapted.model_type).rename(read_weights(folder), adapted)
     if content.get("model_type") not in mixers.names():
         known = [*mixers.names(), *adapters.names()]
         wrong = content.get("model_type")
         raise InputError(f"{path}: model_type {wrong!r} is not supported; {suggest(str(wrong), known)}")
     config = ModelConfig.from_hf(content, source=str(path))
-    return config, original_format.rename(weights, config)  # a hub copy may carry the original's one differing name
+    # a hub copy may carry the original's one differing name
+    return config, original_format.rename(read_weights(folder), config)
 
 
 def _tied(config: AnyConfig, weights: dict[str, Tensor]) -> tuple[AnyConfig, dict[str, Tensor]]:

@@ -16,6 +16,8 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Config, differing_keys
 from ..errors import UsageError
 
+#: four times what the largest published runs read in an optimizer step
+MOST_TOKENS_PER_STEP = 2**26
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
@@ -33,10 +35,13 @@ class ModelSection(Config):
 
     arch: str = Field(default="mamba2", description="architecture: a registered mixer")
     size: str = Field(default="tiny", description="row of the size table (mplat.train.sizes)")
-    d_model: int | None = Field(default=None, ge=1)
-    n_layers: int | None = Field(default=None, ge=1)
+    d_model: int | None = Field(default=None, ge=1, le=65_536)
+    n_layers: int | None = Field(default=None, ge=1, le=4096)
     vocab_size: int | None = Field(
-        default=None, ge=1, description="default: the tokenizer's size, rounded up to a multiple of 8 (mamba2: 16)"
+        default=None,
+        ge=1,
+        le=2**23,
+        description="default: the tokenizer's size, rounded up to a multiple of 8 (mamba2: 16)",
     )
     init: Literal["reference", "recall"] = Field(
         default="reference",
@@ -131,8 +136,8 @@ class EvaluationSection(Config):
     """Evaluation on a fixed held-out set while training."""
 
     every: int = Field(default=250, ge=0, description="steps between evaluations; 0: only after the last step")
-    prompts_per_level: int = Field(default=50, ge=1, description="facts: evaluation prompts per level")
-    batch_size: int = Field(default=32, ge=1, description="rows per forward pass")
+    prompts_per_level: int = Field(default=50, ge=1, le=10**6, description="facts: evaluation prompts per level")
+    batch_size: int = Field(default=32, ge=1, le=2**20, description="rows per forward pass")
     seed: int = Field(default=0, ge=0, description="facts: seed of the evaluation prompts")
 
 
@@ -160,10 +165,10 @@ class TrainConfig(Config):
     seed: int = Field(default=1, ge=0, lt=2**63)
     steps: int | None = Field(default=None, ge=1)
     tokens: int | None = Field(default=None, description="tokens to train on: 10M, 250k, 1B or a number")
-    batch_size: int = Field(default=32, ge=1, description="rows per optimizer step")
-    sequence_length: int = Field(default=256, ge=2, description="tokens per row")
+    batch_size: int = Field(default=32, ge=1, le=2**20, description="rows per optimizer step")
+    sequence_length: int = Field(default=256, ge=2, le=2**24, description="tokens per row")
     micro_batch_size: int | None = Field(
-        default=None, ge=1, description="rows per forward pass; default: batch_size (no accumulation)"
+        default=None, ge=1, le=2**20, description="rows per forward pass; default: batch_size (no accumulation)"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="float32", description="arithmetic of the matrix products; weights stay float32"
@@ -203,6 +208,11 @@ class TrainConfig(Config):
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        if self.tokens_per_step > MOST_TOKENS_PER_STEP:
+            raise ValueError(
+                f"batch_size {self.batch_size} times sequence_length {self.sequence_length} are more than "
+                f"{MOST_TOKENS_PER_STEP:,} tokens a step"
             )
         if self.schedule.floor > self.optimizer.learning_rate:
             raise ValueError("schedule.floor is above optimizer.learning_rate")

@@ -74,6 +74,7 @@ def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
     shape = model_config(
         config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id, bos_id=known.start_id
     )
+    _require_memory(config, shape, str(device))
     return Setup(
         config,
         source,
@@ -82,6 +83,23 @@ def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
         choose_precision(config.dtype, device, shape.d_model),
         set_threads(config.threads),
     )
+
+
+def _require_memory(config: TrainConfig, shape: ModelConfig, device: str) -> None:
+    """Raise UsageError where the weights, with gradients and two moments on the CPU, or the scores of one forward pass
+    alone do not fit into this machine."""
+    from ..models import build
+    from ..models.memory import require_memory, require_weights
+
+    each = 16 if device == "cpu" else 4
+    require_weights(shape, bytes_each=each)
+    require_weights(shape, build(shape, seed=0, device="meta").n_parameters, bytes_each=each)
+    rows = config.micro_batch_size or config.batch_size
+    scores = 4 * rows * config.sequence_length * shape.vocab_size
+    name = "batch_size" if config.micro_batch_size is None else "micro_batch_size"
+    if device == "cpu":
+        sizes = {name: rows, "sequence_length": config.sequence_length, "vocab_size": shape.vocab_size}
+        require_memory(scores, sizes, "the scores of one forward pass")
 
 
 def run_record(setup: Setup, model: LanguageModel) -> dict[str, Any]:

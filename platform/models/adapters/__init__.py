@@ -13,6 +13,6 @@ from __future__ import annotations
 
 from .base import AdaptedModel
 from .config import AdaptedConfig
-from .registry import adapter, build, construct, get, names, read
+from .registry import adapter, build, construct, get, names
 
-__all__ = ["AdaptedConfig", "AdaptedModel", "adapter", "build", "construct", "get", "names", "read"]
+__all__ = ["AdaptedConfig", "AdaptedModel", "adapter", "build", "construct", "get", "names"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 from ...errors import UsageError, suggest
 from .config import AdaptedConfig
@@ -49,17 +48,6 @@ def get(model_type: str) -> type[AdaptedModel]:
     if model_type not in names():
         raise UsageError(f"no adapter for model_type {model_type!r}; {suggest(model_type, _ADAPTERS)}")
     return _ADAPTERS[model_type]
-
-
-def read(
-    content: Mapping[str, Any], weights: Mapping[str, Tensor], source: str = "config.json"
-) -> tuple[AdaptedConfig, dict[str, Tensor]]:
-    """Configuration and weights, with our parameter names, of what a folder of an adapted type holds.
-
-    Raises InputError where this program does not compute the same function.
-    """
-    config = AdaptedConfig.from_hf(content, source=source)
-    return config, get(config.model_type).rename(weights, config)
 
 
 def construct(config: AdaptedConfig, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> AdaptedModel:
