@@ -63,11 +63,19 @@ def examples(rows: Sequence[Mapping[str, Any]], asked: Mapping[str, Asked]) -> t
     return tuple(shown)
 
 
+def recorded(rows: Sequence[Mapping[str, Any]], texts: Mapping[str | None, str]) -> dict[str, Asked] | None:
+    """Question id -> what was read, from the run's own `texts` by their digests; None where one of them is missing."""
+    read = [row for row in rows if row["status"] == "ok"]
+    if any(row["prompt_digest"] not in texts for row in read):
+        return None
+    return {row["question_id"]: Asked(texts[row["prompt_digest"]], tuple(row["answers"])) for row in read}
+
+
 def questions_of(run: Document, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Asked], str]:
     """Question id -> the question, for an evaluation's per-item `rows`; and what is missing in words, "" for nothing.
 
-    The questions are read or generated again. If their answers are not those of the rows, they are others than the ones
-    that were asked, and none is shown.
+    For runs that kept no prompts: the questions are read or generated again, and their prompts are whole. If their
+    answers are not those of the rows, they are others than the ones that were asked, and none is shown.
     """
     asked, missing = _questions(run)
     if any(row["question_id"] in asked and tuple(row["answers"]) != asked[row["question_id"]].answers for row in rows):

@@ -18,7 +18,7 @@ from ..eval.conditions import STEERED, UNSTEERED
 from ..eval.split import TEST
 from ..eval.statistics import Difference, Estimate
 from ..steering.variants import NONE
-from .answers import EXAMPLE_COLUMNS, examples, questions_of
+from .answers import EXAMPLE_COLUMNS, examples, questions_of, recorded
 from .content import Candidate, Comparison, Condition, Evaluation, Fact, LevelRow, PriceRow, Recipe, Role, StatusRow
 from .documents import Document, flat, read_json, read_rows
 
@@ -58,9 +58,11 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         development_em = rows[0]["em_unsteered"] if rows else None
     answers = ()
     if there("items.parquet", "examples of answers"):
-        rows = read_rows(folder / "items.parquet", EXAMPLE_COLUMNS, remedy)
-        asked, gap = questions_of(run, rows)
-        missing += [gap] if gap else []
+        rows = read_rows(folder / "items.parquet", EXAMPLE_COLUMNS, remedy, optional=["prompt_digest"])
+        asked = recorded(rows, _prompts(folder, remedy))
+        if asked is None:
+            asked, gap = questions_of(run, rows)
+            missing += [gap] if gap else []
         answers = examples([row for row in rows if row["split"] == TEST], asked)
     statuses, status_rows = _statuses(summary) if summary is not None else ((), ())
     return Evaluation(
@@ -83,6 +85,13 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         reproduce=command,
         missing=tuple(missing),
     )
+
+
+def _prompts(folder: Path, remedy: str) -> dict[str | None, str]:
+    """Digest -> prompt, of the prompts that the run kept; earlier versions kept none."""
+    path = folder / "prompts.parquet"
+    rows = read_rows(path, ["prompt_digest", "text"], remedy) if path.is_file() else []
+    return {row["prompt_digest"]: row["text"] for row in rows}
 
 
 def command_of(folder: Path, run: Document) -> str:

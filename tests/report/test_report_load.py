@@ -45,6 +45,20 @@ def test_what_was_cut_is_told_as_the_summary_has_it(tmp_path: Path) -> None:
     assert load([tmp_path / "eval"]).evaluations[0].cuts == ()
 
 
+def test_examples_show_the_prompts_that_the_run_kept(tmp_path: Path) -> None:
+    """They may have been cut, and the questions may be gone."""
+    write_eval_run(tmp_path / "eval")
+    path = tmp_path / "eval" / "items.parquet"
+    items = pq.read_table(path)
+    digests = [f"digest of {name}" for name in items["question_id"].to_pylist()]
+    place = items.schema.get_field_index("prompt_digest")
+    pq.write_table(items.set_column(place, "prompt_digest", pa.array(digests)), path)
+    kept = pa.table({"prompt_digest": sorted(set(digests)), "text": [f"text: {d}" for d in sorted(set(digests))]})
+    pq.write_table(kept, tmp_path / "eval" / "prompts.parquet")
+    (run,) = load([tmp_path / "eval"]).evaluations
+    assert run.answers and all(a.prompt == f"text: digest of {a.id}" for a in run.answers)
+
+
 def test_every_status_is_counted(tmp_path: Path) -> None:
     write_eval_run(tmp_path / "eval")
     (run,) = load([tmp_path / "eval"]).evaluations
