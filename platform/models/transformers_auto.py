@@ -6,8 +6,8 @@ architectures are registered at once; else when it comes to define its Auto clas
 lets every import pass and acts after two of them.
 
 What is registered: each mixer that has no class in transformers (`hf_class` None), under its name as model_type. The
-model it makes is a `PreTrainedModel` around our `LanguageModel`, with the same parameter names and scores. It has no
-cache and no `generate`; `model.language_model` has.
+model it makes is a `PreTrainedModel` around our `LanguageModel`, with the same parameter names and scores, and with
+transformers' own `generate` on our states.
 """
 
 from __future__ import annotations

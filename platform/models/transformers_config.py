@@ -23,6 +23,14 @@ class MplatConfig(PreTrainedConfig):
         config.given = dict(config_dict)
         return found
 
+    @property
+    def max_position_embeddings(self) -> int:
+        """How many tokens a token can see, under the name by which others ask for it; only of models with a limit."""
+        limit = (self.__dict__.get("given") or {}).get("max_length")
+        if limit is None:
+            raise AttributeError(f"{type(self).__name__} has no limit to what a token sees")
+        return limit
+
     def to_dict(self) -> dict[str, Any]:
         content = super().to_dict()
         return (content.pop("given", None) or {}) | content

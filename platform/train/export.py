@@ -1,12 +1,14 @@
 """The trained model as a Hugging Face folder: config.json, model.safetensors, tokenizer files.
 
-Written beside its place and renamed, so that a folder called `model` is always whole. The tokenizer's files are copied
-unchanged: the exported model reads text exactly as the training did. Where the best weights were chosen by questions,
-their digests stand beside them (`datasets.asked_before`), so that no evaluation is judged by these.
+Written beside its place and renamed, so that a folder called `model` is always whole. The tokenizer's files are copied:
+the exported model reads text exactly as the training did. Only a `model_max_length` that says there is no limit is set
+to what this model sees, because other programs cut texts there. Where the best weights were chosen by questions, their
+digests stand beside them (`datasets.asked_before`), so that no evaluation is judged by these.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from ..models import LanguageModel
 
 
+# what a model without a limit says: others, such as evaluation harnesses, take this where nothing is said
+WITHOUT_LIMIT = 2048
+NO_LIMIT = 1_000_000  # tokens; from here on a number only means that there is none
+
+
 def export(
     model: LanguageModel, dtype: str, tokenizer_folder: Path, folder: Path, *, chosen_by: Sequence[Question] = ()
 ) -> str:
@@ -36,9 +43,17 @@ def export(
     for name in FILES:
         if (tokenizer_folder / name).is_file():
             shutil.copyfile(tokenizer_folder / name, part / name)
+    _say_length(part / "tokenizer_config.json", getattr(model.config.own, "max_length", WITHOUT_LIMIT))
     if chosen_by:
         write_choice(part, chosen_by)
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)
     return load(str(folder)).digest
+
+
+def _say_length(path: Path, length: int) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("model_max_length", NO_LIMIT) >= NO_LIMIT:
+        content["model_max_length"] = length
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
