@@ -25,13 +25,19 @@ if TYPE_CHECKING:
     from ..runtime import Progress as JobProgress
 
 FEW_SHARDS = 8
+HUB_DATASETS = "squad,hotpotqa,triviaqa"  # read from the hub where none is named
 
 
 @command("classify", order=24)
 def classify(
     datasets: Annotated[
-        str, typer.Option("--datasets", metavar="A,B|all", help="Data sets, such as squad,hotpotqa,triviaqa.")
-    ] = "squad,hotpotqa,triviaqa",
+        str | None,
+        typer.Option(
+            "--datasets",
+            metavar="A,B|all",
+            help="Data sets that must be there, such as squad,hotpotqa; default: those that are, of --hub three.",
+        ),
+    ] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -90,8 +96,9 @@ def classify(
     from ..runtime import open_session
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
-    names = parse_names(datasets, registry.names(), option="--datasets")
     splits = [] if hub is None else _splits(hub, data_dir)
+    wanted = datasets if datasets is not None else HUB_DATASETS if splits else "all"
+    names = parse_names(wanted, registry.names(), option="--datasets")
     check(rule_set, per_dataset, per_category)
     open_counter(tokenizer)  # so that a wrong name is told before everything is read
     if out is not None:
@@ -102,7 +109,11 @@ def classify(
         if not dry_run:
             writable_folder(out.parent)
     written = out if out is not None and not dry_run else None
-    gathered = gather(names, data_dir or Path("data"), hub=splits, fail_over=fail_over)
+    gathered = gather(
+        names, data_dir or Path("data"), hub=splits, fail_over=fail_over, whatever_is_there=datasets is None
+    )
+    if gathered.missing:
+        output.say(f"not there and left out: {', '.join(gathered.missing)}; --datasets says which must be there")
     few = address == "auto" and actors is None and not os.environ.get("RAY_ADDRESS")
     where = "none" if few and len(gathered.items) <= FEW_SHARDS else address
     work = None if written is None else written.with_suffix(".work")

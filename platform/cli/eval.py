@@ -28,11 +28,13 @@ from .options import (
     Verbose,
     as_path,
     given,
+    run_name,
     writable_folder,
 )
 from .output import Output, table
 from .registry import command
 from .values import parse_layers, parse_names, parse_numbers
+from .where import forward_operations, place
 
 if TYPE_CHECKING:
     from ..eval.planning import Plan
@@ -150,14 +152,14 @@ def evaluate(
     from ..eval.planning import prepare, read_questions, variant_and_model
 
     read_questions(settings)  # a wrong file is found before a large model is loaded
-    variant, opened = variant_and_model(settings)
+    _, opened = variant_and_model(settings)
     if layers is not None:
         blocks = given({"steering.layers": parse_layers(layers, opened.n_layers)}, {"steering.layers": "--layers"})
         settings = load_config(EvalConfig, config, [*own, *overrides, *blocks])
     plan = prepare(settings, opened)
     if plan.grid_size and {value for values in plan.strengths.values() for value in values} == {1.0}:
         raise UsageError("--strength 1 changes nothing, so there is nothing to choose from; give another one besides")
-    folder = out or Path("runs") / f"eval-{variant.name}"
+    folder = out or Path("runs") / run_name("eval", opened, settings.questions)
 
     from ..eval.runner import check_folder
 
@@ -177,7 +179,8 @@ def evaluate(
     from ..runtime import open_session
 
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(address, actors=actors))
+        where = place(address, actors, forward_operations(plan.model, plan.tokens))
+        session = stack.enter_context(open_session(where, actors=actors))
         shown = stack.enter_context(ExitStack())
         observer = Observer(say=output.say, progress=JobCounter(output, shown, "answers"))
         find = bottleneck_finder(

@@ -33,11 +33,13 @@ from .options import (
 from .output import Output, Progress, duration, table
 from .registry import command
 from .values import parse_layers, parse_names
+from .where import forward_operations, place
 
 if TYPE_CHECKING:
     from ..interp import Plan, StepResult
     from ..runtime import Progress as JobProgress
 
+PASSES = 10  # of a step over a prompt, about
 ModelName = Annotated[str | None, typer.Option("--model", metavar="M", help="A shipped model, a folder, or a hub id.")]
 Layers = Annotated[str | None, typer.Option("--layers", metavar="0,2-4|all", help="Blocks to look at; default all.")]
 Questions = Annotated[
@@ -124,7 +126,9 @@ def interp(
     if out is not None:
         writable_folder(out)
     with ExitStack() as stack:
-        where = address if missing else "none"  # Ray is not started for what only has to be read
+        # Ray is not started for what only has to be read; a step reads every prompt a few times, forwards and backwards
+        work = forward_operations(plan.model, PASSES * sum(plan.data.lengths)) * len(missing)
+        where = place(address, actors, work) if missing else "none"
         session = stack.enter_context(open_session(where, actors=actors if missing else None))
         observer = _console(output, stack)
         results = run_plan(plan, cache=store, session=session, fresh=fresh, observer=observer)

@@ -22,6 +22,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..config import FromOption
+    from ..models import LanguageModel
 
 MAX_SEED = 2**63 - 1  # the largest seed that torch, numpy and Python all take
 
@@ -82,7 +83,7 @@ Address = Annotated[
         metavar="WHERE",
         callback=_check_address,
         help="Where the work is done: none (this process), local (a private Ray), auto (the cluster of RAY_ADDRESS, "
-        "else a private Ray) or HOST:PORT.",
+        "else this process for small work and a private Ray for more) or HOST:PORT.",
     ),
 ]
 Actors = Annotated[
@@ -107,6 +108,16 @@ def given(values: Mapping[str, Any], named: Mapping[str, str] | None = None) -> 
 
     names = {key: "--" + key.replace("_", "-") for key in values} | dict(named or {})
     return [FromOption(names[key], key, value) for key, value in values.items() if value is not None]
+
+
+def run_name(command: str, model: LanguageModel, source: Path | str | None) -> str:
+    """The name of a run's folder where none is given: the command, the model, and the file or set of its questions."""
+    from ..models.lending import label
+
+    parts = [command, Path(label(model)).name]
+    if source is not None and (stem := Path(source).name.split(".")[0]):
+        parts.append(stem)
+    return "-".join(parts)
 
 
 def writable_folder(path: Path, *, option: str = "--out") -> Path:

@@ -27,10 +27,12 @@ from .options import (
     Verbose,
     as_path,
     given,
+    run_name,
     writable_folder,
 )
 from .output import Output, table
 from .registry import command
+from .where import forward_operations, place
 
 if TYPE_CHECKING:
     from ..eval.perplexity_run import PerplexityPlan
@@ -96,7 +98,6 @@ def perplexity(
     from ..config import load_config
     from ..eval.perplexity_run import PerplexityConfig, check_folder, measure, prepare, report_values
     from ..eval.perplexity_summary import set_values
-    from ..models.lending import label
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     chosen = {
@@ -113,7 +114,7 @@ def perplexity(
     }
     settings = load_config(PerplexityConfig, config, [*given(chosen, {"data": "DATA"}), *overrides])
     plan = prepare(settings)
-    folder = out or Path("runs") / f"perplexity-{label(plan.model)}"
+    folder = out or Path("runs") / run_name("perplexity", plan.model, data)
     check_folder(plan, folder, fresh=fresh)
     for line in _plan_lines(plan):
         output.say(line)
@@ -134,7 +135,9 @@ def perplexity(
     from ..runtime import open_session
 
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(address, actors=actors))
+        read = sum(document.n_bytes for document in plan.reading.documents)  # no text has more tokens than bytes
+        where = place(address, actors, forward_operations(plan.model, read))
+        session = stack.enter_context(open_session(where, actors=actors))
         shown = stack.enter_context(ExitStack())
         counter = JobCounter(output, shown, "documents")
         result = measure(plan, out=folder, session=session, fresh=fresh, progress=counter)

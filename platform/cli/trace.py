@@ -26,11 +26,13 @@ from .options import (
     Verbose,
     as_path,
     given,
+    run_name,
     writable_folder,
 )
 from .output import Output, Progress, table
 from .registry import command
 from .values import parse_layers, parse_words
+from .where import forward_operations, place
 
 if TYPE_CHECKING:
     from ..interp.tracing.trace_plan import TracePlan
@@ -166,7 +168,7 @@ def trace(
     for note in () if read is None else read.notes:
         output.warn(note)
     plan = prepare(settings, opened, None if read is None else read.prompts)
-    folder = out or Path("runs") / f"trace-{Path(opened.name).name}"
+    folder = out or Path("runs") / run_name("trace", opened, settings.facts)
 
     from ..interp.tracing.trace_run import Observer, check_folder, run_trace
     from ..runtime import open_session
@@ -180,7 +182,9 @@ def trace(
         return
     writable_folder(folder)
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(address, actors=actors))
+        longest = max(len(item.tokens) for item in plan.items)
+        where = place(address, actors, forward_operations(plan.model, plan.restorations * longest))
+        session = stack.enter_context(open_session(where, actors=actors))
         shown = stack.enter_context(ExitStack())
         observer = Observer(say=output.say, progress=_Counter(output, shown))
         result = run_trace(plan, out=folder, session=session, fresh=fresh, observer=observer)

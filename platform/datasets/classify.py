@@ -47,11 +47,12 @@ class Classification(NamedTuple):
 @dataclass(frozen=True)
 class Gathered:
     """What was read of each data set, by its name. left_out: files that were not, and why; places: how files are
-    named in the summary."""
+    named in the summary; missing: data sets without a file, where whatever is there was asked for."""
 
     readings: Mapping[str, Reading]
     left_out: Mapping[str, tuple[str, ...]]
     places: Mapping[Path | str, str]
+    missing: tuple[str, ...] = ()
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -78,10 +79,16 @@ def classify(
 
 
 def gather(
-    names: Sequence[str], data_dir: Path | str | None, *, hub: Sequence[str] = (), fail_over: float = FAIL_OVER
+    names: Sequence[str],
+    data_dir: Path | str | None,
+    *,
+    hub: Sequence[str] = (),
+    fail_over: float = FAIL_OVER,
+    whatever_is_there: bool = False,
 ) -> Gathered:
     """The questions of the data sets `names` below `data_dir` or, where `hub` names splits, of their copies there.
 
+    whatever_is_there: leave out the data sets that have no file there, as long as one has.
     Raises UsageError for an unknown name, InputError for files that are missing, damaged, empty, or have a larger
     share of bad records than `fail_over`.
     """
@@ -96,13 +103,16 @@ def gather(
     if data_dir is None:
         raise UsageError("no folder of data files is named; give one with --data-dir")
     root = Path(data_dir)
-    found = find(wanted, root)
+    found = find(wanted, root, whatever_is_there=whatever_is_there)
+    missing = tuple(name for name in wanted if name not in found)
+    wanted = [name for name in wanted if name in found]
     readings = {name: read(name, found[name].files, fail_over=fail_over) for name in wanted}
     paths = [path for entry in found.values() for path in entry.files]
     return Gathered(
         readings,
         {name: found[name].notes for name in wanted},
         {path: path.name if root.is_file() else path.relative_to(root).as_posix() for path in paths},
+        missing,
     )
 
 

@@ -28,9 +28,10 @@ class Found:
     notes: tuple[str, ...]
 
 
-def find(names: Iterable[str], folder: Path | str) -> dict[str, Found]:
+def find(names: Iterable[str], folder: Path | str, *, whatever_is_there: bool = False) -> dict[str, Found]:
     """The files of each data set in `names` below `folder`; InputError where one has none.
 
+    whatever_is_there: leave out data sets without a file instead; InputError where none of them has one.
     `folder` may also be a file: it is then looked at as the only one.
     """
     data_sets = [get(name) for name in names]
@@ -58,6 +59,12 @@ def find(names: Iterable[str], folder: Path | str) -> dict[str, Found]:
                     files[data_set.name].append(path)
             except LookAlike as look_alike:
                 notes[data_set.name].append(f"{relative}: {look_alike}")
+    if whatever_is_there and any(files.values()):
+        data_sets = [data_set for data_set in data_sets if files[data_set.name]]
+        files = {data_set.name: files[data_set.name] for data_set in data_sets}
+    elif whatever_is_there:
+        forms = "; ".join(f"{data_set.name}: {data_set.expects}" for data_set in data_sets)
+        raise InputError(f"{root}: no file of a known data set among {len(candidates)} data files; expected {forms}")
     for data_set in data_sets:
         if not files[data_set.name]:
             left_out = "".join(f"; left out: {note}" for note in notes[data_set.name][:3])

@@ -85,6 +85,15 @@ class Plan:
         return self.recipe is not None or self.variant.steers
 
     @property
+    def tokens(self) -> int:
+        """Tokens that are read and written at most, in all conditions."""
+        room = self.config.max_new_tokens
+        sizes = {name: len(prompt.tokens) + room for name, prompt in self.prompts.items() if name not in self.refused}
+        searched = sum(sizes.get(q.id, 0) for q in self.development) * (1 + self.grid_size if self.grid_size else 0)
+        judging = sum(sizes.get(q.id, 0) for q in (*self.test, *self.unanswerable))
+        return searched + judging * (2 + len(self.controls) * self.config.draws if self.steers else 1)
+
+    @property
     def asked_in_development(self) -> list[Question]:
         """The development questions that the model can be asked."""
         return [question for question in self.development if question.id not in self.refused]
