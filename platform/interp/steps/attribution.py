@@ -110,12 +110,12 @@ def batch_attribution(model: LanguageModel, batch: Batch, arguments: Mapping[str
     scores = score_answers(logits, answered)
     # Rows of a batch do not meet, so the gradient of the sum is every row's own, one that is not finite stays alone.
     gradients = torch.autograd.grad(scores.logprob.sum(), gains)
-    chosen = frozenset(arguments["first"])
+    chosen = frozenset(arguments.get("first", ()))  # where nobody asks for halves all prompts are in the second
     first = torch.tensor([item.id in chosen for item in batch.items], device=scores.finite.device)
     rows = []
     for place, gradient in zip(found, gradients, strict=True):
         finite = scores.finite & torch.isfinite(gradient).all(1)
-        for half in (True, False):
+        for half in sorted(set(first.tolist())):
             inside = first == half
             moments = moments_of(gradient[finite & inside].double().cpu().numpy())
             rows.append({
