@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..errors import InputError, UsageError
+from ..errors import UsageError
 from .coverage import generating
 from .greedy import ahead, faster_in_loops
+from .inputs import Readable, prompts_of
 from .prefill import read_beginnings, read_rest
-from .text import ContinuedText, decode, decode_continuation, encode_text
+from .text import ContinuedText, decode, decode_continuation
 
 if TYPE_CHECKING:
     from .model import LanguageModel
@@ -40,33 +41,18 @@ class Generation(NamedTuple):
     stop_reason: StopReason
 
 
-def encode(
-    model: LanguageModel, prompts: Sequence[str] | Sequence[Sequence[int]], *, state: ModelState | None = None
-) -> list[list[int]]:
+def encode(model: LanguageModel, prompts: Readable, *, state: ModelState | None = None) -> list[list[int]]:
     """Token ids of prompts; texts with what the tokenizer puts before a text, unless they continue the one in `state`.
 
     Raises InputError for an empty prompt or a text where there is no tokenizer.
     """
-    read = [0] if state is None else state.position.tolist()
-    ids: list[list[int]] = []
-    for i, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            if model.tokenizer is None:
-                raise InputError(f"model {model.name} has no tokenizer: give token ids, or load it with tokenizer=...")
-            encoded = encode_text(model.tokenizer, prompt)
-            one = encoded.ids[encoded.added if read[i % len(read)] else 0 :]
-        else:
-            one = [int(t) for t in prompt]
-        if not one:
-            raise InputError(f"prompt {i} is empty")
-        ids.append(list(one))
-    return ids
+    return prompts_of(model, prompts, state)
 
 
 @torch.no_grad()
 def generate(
     model: LanguageModel,
-    prompts: Sequence[str] | Sequence[Sequence[int]],
+    prompts: Readable,
     *,
     max_new_tokens: int = 32,
     stop: Sequence[str] = ("\n",),
@@ -82,15 +68,22 @@ def generate(
     share_prefix: read a beginning that several prompts have in common only once (see `prefill`).
     Raises UsageError for bad arguments and InputError for an empty prompt.
     """
-    if max_new_tokens < 1 or temperature < 0:
-        raise UsageError(f"max_new_tokens must be >= 1 and temperature >= 0, not {max_new_tokens} and {temperature}")
-    if isinstance(prompts, str) or isinstance(stop, str):
-        raise UsageError("prompts and stop are lists; put a single text into one")
+    if not _is_at_least(max_new_tokens, 1, int) or not _is_at_least(temperature, 0, (int, float)):
+        raise UsageError(
+            f"max_new_tokens must be an integer >= 1 and temperature a number >= 0, not {max_new_tokens!r} and "
+            f"{temperature!r}"
+        )
+    if isinstance(prompts, str) and model.tokenizer is None:
+        raise UsageError(f"model {model.name} has no tokenizer: prompts are lists of token ids")
+    if isinstance(stop, str) or not all(isinstance(s, str) for s in stop):
+        raise UsageError("stop is a list of texts; put a single text into one")
+    if not isinstance(seed, int):
+        raise UsageError(f"seed must be an integer, not {seed!r}")
     if any(not s for s in stop):
         raise UsageError("a stop string is empty: it would end every text at once")
-    if not prompts:
-        return []
     rows = encode(model, prompts, state=state)
+    if not rows:
+        return []
     before = [0] if state is None else state.position.tolist()
     before = before * len(rows) if len(before) == 1 else before
     if len(before) != len(rows):
@@ -140,6 +133,10 @@ def _generated(
             following.keep(still)
             alive = [alive[j] for j in still]
     return [Generation(watch.text(i, new[i]), tuple(new[i]), reasons[i] or "length") for i in range(len(rows))]
+
+
+def _is_at_least(value: object, least: int, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value >= least  # type: ignore[operator]
 
 
 class _Following:

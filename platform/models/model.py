@@ -8,6 +8,7 @@ Mamba classes. Not here: reading and writing files (`loading`), text generation 
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from .capture import STATE_SITES, Activations, Recorder
 from .config import ModelConfig
 from .edits import Edit
 from .identity import KnownDigest, digest_of
+from .inputs import Readable, batch_of
 from .mixers.registry import LayerState, SiteInfo
 from .norms import wide
 from .parameter_groups import parameter_groups
@@ -60,7 +62,7 @@ class LanguageModel(nn.Module):
 
     def forward(
         self,
-        tokens: Tensor,
+        tokens: Readable,
         mask: Tensor | None = None,
         *,
         state: ModelState | None = None,
@@ -74,6 +76,7 @@ class LanguageModel(nn.Module):
     ) -> Any:
         """Logits (B, T, V) of tokens (B, T); with `return_state` also the state after each row's last real token.
 
+        tokens: or texts, lists of ids, a tokenizer's output (`inputs`); lists of different lengths end in padding.
         mask (B, T) bool: False at padding, on either side (any layout is right); logits at padding mean nothing.
         state: continue from it. reset (B, T) bool: True where a new packed document starts.
         phase: which edits act; default "decode" for one token after a state, else "prefill".
@@ -86,6 +89,8 @@ class LanguageModel(nn.Module):
         Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
         """
         tokens, mask, reset = self._checked(tokens, mask, reset, state)
+        if phase not in (None, "prefill", "decode"):
+            raise UsageError(f'phase is "prefill" or "decode", not {phase!r}')
         n, width = tokens.shape
         order, keep, lengths = pack(mask, width, n, tokens.device)
         offset = state.position if state is not None else torch.zeros(n, dtype=torch.long, device=tokens.device)
@@ -177,10 +182,11 @@ class LanguageModel(nn.Module):
         return logits.to(wide(logits.dtype))
 
     def _checked(
-        self, tokens: Tensor, mask: Tensor | None, reset: Tensor | None, state: ModelState | None
+        self, tokens: Readable, mask: Tensor | None, reset: Tensor | None, state: ModelState | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        tokens = torch.as_tensor(tokens, device=self.device)
-        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] == 0:
+        tokens, mask = batch_of(self, tokens, mask, state)
+        tokens = tokens.to(self.device)
+        if tokens.ndim != 2 or tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.shape[1] == 0:
             raise UsageError(
                 f"tokens must be integers of shape (batch, time >= 1), not {tokens.dtype} {tuple(tokens.shape)}"
             )
@@ -191,7 +197,11 @@ class LanguageModel(nn.Module):
                     f"token id {low if low < 0 else high} is outside the vocabulary of {self.config.vocab_size}: "
                     "the text was encoded with another model's tokenizer"
                 )
+        if state is not None and not isinstance(state, ModelState):
+            raise UsageError(f"state is what return_state=True gave, not {type(state).__name__}")
         for name, value in (("mask", mask), ("reset", reset)):
+            if value is not None and not isinstance(value, Tensor):
+                raise UsageError(f"{name} is a tensor of the shape of tokens, not {type(value).__name__}")
             if value is not None and tuple(value.shape) != tuple(tokens.shape):
                 raise UsageError(
                     f"{name} has shape {tuple(value.shape)}, tokens {tuple(tokens.shape)}; they must agree"
@@ -256,6 +266,21 @@ class LanguageModel(nn.Module):
             self._recorders.remove(recorder)
         recorder.check()
 
+    def run_with_cache(
+        self, tokens: Readable, *specs: str, mask: Tensor | None = None, gradients: bool = False, **options: Any
+    ) -> tuple[Any, Activations]:
+        """`model(tokens)`, and what the named sites held in it: logits and activations; without names, all sites.
+
+        gradients: activations keep their autograd history. options: as in `forward`, which then decides what comes
+        first. Raises UsageError as `capture` and `forward`.
+        """
+        unknown = sorted(options.keys() - inspect.signature(self.forward).parameters.keys())
+        if unknown:
+            raise UsageError(f"run_with_cache has no option {unknown[0]!r}; site names stand behind the tokens")
+        with self.capture(*(specs or [site.name for site in self.sites()]), gradients=gradients) as acts:
+            logits = self(tokens, mask, **options)
+        return logits, acts
+
     @contextmanager
     def edit(self, *edits: Edit) -> Iterator[None]:
         """Apply edits, in the order given, to every forward pass inside the block.
@@ -292,20 +317,25 @@ class LanguageModel(nn.Module):
 
     def generate(
         self,
-        prompts: Sequence[str] | Sequence[Sequence[int]],
+        prompts: Readable,
         max_new_tokens: int = 32,
         stop: Sequence[str] = ("\n",),
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[Any]:
-        """Continue each prompt; texts for texts, token ids for token ids. See `generation.generate`."""
+        """Continue each prompt, in a list also where there is one: texts for texts, token ids for token ids.
+
+        See `generation.generate`, and `inputs` for what a prompt may be.
+        """
         from .generation import generate
 
         out = generate(self, prompts, max_new_tokens=max_new_tokens, stop=stop, temperature=temperature, seed=seed)
         bad = [i for i, g in enumerate(out) if g.stop_reason == "nonfinite"]
         if bad:
             raise InputError(f"model {self.name}: logits are not finite for prompt {bad[0]} (and {len(bad) - 1} more)")
-        as_text = bool(prompts) and isinstance(prompts[0], str)
+        as_text = isinstance(prompts, str) or (
+            isinstance(prompts, Sequence) and isinstance(next(iter(prompts), 0), str)
+        )
         return [g.text if as_text else list(g.tokens) for g in out]
 
     # -- facts about the model ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ Replacement ("symmetric"): the tokens of another prompt; one sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...models.edits import Add, Edit
+from ...models.inputs import Readable, prompts_of
 from ...runtime.plan import digest_of
 from .arguments import integer
 
@@ -66,8 +67,8 @@ class Corruption:
 
 def corrupt(
     model: LanguageModel,
-    clean: Tensor,
-    corrupted: Tensor | None = None,
+    clean: Readable,
+    corrupted: Readable | None = None,
     *,
     subject: Span | None = None,
     noise: float | None = None,
@@ -79,26 +80,26 @@ def corrupt(
     Raises UsageError for prompts of unequal length, a span that is empty or outside of the prompt, a corruption that
     changes nothing, and where both or neither kind is asked for.
     """
-    clean = token_row(model, clean, "clean")
+    row = token_row(model, clean, "clean")
     if corrupted is not None:
         if noise is not None:
             raise UsageError("give either corrupted (replacement) or noise (noise on the subject), not both")
-        return _replaced(clean, token_row(model, corrupted, "corrupted"), subject)
+        return _replaced(row, token_row(model, corrupted, "corrupted"), subject)
     if subject is None:
         raise UsageError(
             "nothing to corrupt: give subject=(start, stop), the tokens that get noise, "
             "or corrupted, the tokens of another prompt of equal length"
         )
-    subject = check_span(subject, len(clean))
+    subject = check_span(subject, len(row))
     samples = integer(samples, "samples, the number of noisy runs,", 1)
-    std = subject_noise(model, [clean], [subject]) if noise is None else noise
+    std = subject_noise(model, [row], [subject]) if noise is None else noise
     if isinstance(std, str) or not isfinite(std) or std <= 0:
         raise UsageError(f"noise of standard deviation {std!r} changes nothing; give a positive number")
     std, generator = float(std), torch.Generator().manual_seed(integer(seed, "seed"))
     shape = (samples, subject[1] - subject[0], model.embedding.embedding_dim)
     # drawn in float64, so that models of any dtype see the same draw
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * std
-    return Corruption(clean, clean.expand(samples, -1), drawn.to(clean.device), subject, subject[0], std)
+    return Corruption(row, row.expand(samples, -1), drawn.to(row.device), subject, subject[0], std)
 
 
 def prompt_seed(seed: int, id_: str) -> int:
@@ -120,10 +121,19 @@ def subject_noise(model: LanguageModel, prompts: Sequence[Tensor], subjects: Seq
     return NOISE_STDS * float(entries.std())
 
 
-def token_row(model: LanguageModel, tokens: Tensor, what: str) -> Tensor:
-    """`tokens` as integers (T,) on the model's device; whether they are in the vocabulary is for the model to say."""
-    if isinstance(tokens, str):
-        raise UsageError(f"{what}: give token ids, such as model.tokenizer(text)['input_ids'], not text")
+def token_row(model: LanguageModel, tokens: Readable, what: str) -> Tensor:
+    """`tokens`, a text, ids or a tokenizer's output of one text, as integers (T,) on the model's device; whether they
+    are in the vocabulary is for the model to say."""
+    if isinstance(tokens, str) and model.tokenizer is None:
+        raise UsageError(f"{what}: give token ids, not text: model {model.name} has no tokenizer")
+    if isinstance(tokens, (str, Mapping)):
+        rows = prompts_of(model, tokens)
+        if len(rows) != 1:
+            raise UsageError(f"{what}: a tokenizer's output of {len(rows)} texts; give that of one")
+        tokens = rows[0]
+    is_list = isinstance(tokens, Sequence) and all(isinstance(value, (int, Sequence)) for value in tokens)
+    if not is_list and not hasattr(tokens, "__array__"):
+        raise UsageError(f"{what}: tokens must be integers of shape (time >= 1,), not {type(tokens).__name__}")
     row = torch.as_tensor(tokens, device=model.device)
     if row.ndim != 1 or row.is_floating_point() or row.dtype == torch.bool or not len(row):
         raise UsageError(

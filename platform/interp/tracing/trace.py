@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ...models import LanguageModel
+    from ...models.inputs import Readable
 
 
 @torch.no_grad()
 def causal_trace(
     model: LanguageModel,
-    clean: Tensor,
-    corrupted: Tensor | None = None,
+    clean: Readable,
+    corrupted: Readable | None = None,
     *,
     subject: Span | None = None,
     noise: float | None = None,
@@ -55,9 +56,10 @@ def causal_trace(
 ) -> pa.Table:
     """Indirect effects of restoring clean values, as rows (site, layer, position) in that order; see `table`.
 
-    clean (T,): token ids. corrupted (T,): another prompt of equal length (symmetric replacement, one sample); without
-    it the tokens of `subject` = (start, stop) get Gaussian noise: `samples` draws from `seed`, of standard deviation
-    `noise` in the units of the embeddings (default: `subject_noise` of this prompt). See `corruption`.
+    clean: token ids (T,), a text, or a tokenizer's output of one. corrupted: another prompt of equal length (symmetric
+    replacement, one sample); without it the tokens of `subject` = (start, stop) get Gaussian noise: `samples` draws
+    from `seed`, of standard deviation `noise` in the units of the embeddings (default: `subject_noise` of this prompt).
+    See `corruption`.
     sites: names of `restoration` (default: those of its `SITES` that the model has). layers, positions: default all;
     negative positions count from the end. Rows are made where a layer has the site.
     window: layers restored together, around each; the residual stream is always restored after one layer.
