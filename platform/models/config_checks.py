@@ -217,9 +217,11 @@ def read_options(
     kinds = typing.get_type_hints(options_class)
     found: dict[str, Any] = {}
     for name in (f.name for f in dataclasses.fields(options_class) if f.name in content):
-        rule = rule_of(kinds[name])
-        assert rule is not None, f"{options_class.__name__}.{name}: no rule for {kinds[name]}"
-        found[name] = accepted(rule, name, content[name], source, error)
+        value, rule = content[name], rule_of(kinds[name])
+        if rule is None:  # a kind of value that only its class knows how to check
+            found[name] = tuple(value) if isinstance(value, list) else value
+        else:
+            found[name] = accepted(rule, name, value, source, error)
     return found
 
 
@@ -235,7 +237,18 @@ def rule_of(annotation: Any) -> Rule | None:
             return reals(len(kinds)) if set(kinds) == {float} else None
         inside = rule_of(kinds[0])
         return inside and Rule(f"a list, each of it {inside.words}", lambda v: tuple(map(inside.accept, _listed(v))))
+    if typing.get_origin(annotation) is typing.Literal:
+        return _one_of(typing.get_args(annotation))
     return {bool: FLAG, int: _OPTION, float: _REAL, str: TEXT}.get(annotation)
+
+
+def _one_of(values: tuple[Any, ...]) -> Rule:
+    def accept(value: Any) -> Any:
+        if not any(type(value) is type(v) and value == v for v in values):
+            raise ValueError
+        return value
+
+    return Rule("one of " + ", ".join(map(shown, values)), accept)
 
 
 def shown(value: Any) -> str:

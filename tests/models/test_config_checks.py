@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from model_zoo import ARCHITECTURES, nano
 from mplat.errors import InputError, UsageError
 from mplat.models import ModelConfig, layouts, load, mixers
+from mplat.models.config_checks import read_options
 
 INF, NAN = math.inf, math.nan
 #: what a value of each kind may not be
@@ -150,3 +152,19 @@ def test_the_inner_object_of_the_original_layout(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(STATE_SPACES | {"ssm_cfg": value}))
         with pytest.raises(InputError, match="ssm_cfg must be an object"):
             load(tmp_path)
+
+
+def test_an_options_type_says_the_rule() -> None:
+    @dataclass(frozen=True)
+    class Some:
+        kind: Literal["a", "b"] = "a"
+        widths: tuple[int, ...] = ()
+        rates: tuple[float, float] = (0.0, 1.0)
+        bound: float | None = None
+        own: dict[str, int] | None = None
+
+    good = {"kind": "b", "widths": [3, 4], "rates": [1, 2], "bound": 2, "own": {"a": 1}}
+    assert read_options(Some, good, "here") == good | {"widths": (3, 4), "rates": (1.0, 2.0), "bound": 2.0}
+    for key, value in (("kind", "c"), ("widths", [2.0]), ("rates", [1]), ("bound", "2"), ("bound", NAN)):
+        with pytest.raises(InputError, match=f"here: {key} must be"):
+            read_options(Some, {key: value}, "here")
