@@ -47,18 +47,23 @@ class Config(BaseModel):
 
 
 def load_config(model: type[ModelT], path: Path | None, overrides: Sequence[str | FromOption]) -> ModelT:
-    """The configuration in `path` (None: all defaults) with `overrides` (`a.b=c`, the last one wins) as a `model`.
+    """The configuration in `path` (None: all defaults) with `overrides` (`a.b=c`, each key once) as a `model`.
 
     Raises UsageError for everything that can be wrong with either.
     """
     assert model.model_config.get("frozen") and model.model_config.get("extra") == "forbid", model
     source = read(path) if path is not None else Source("configuration", {})
     options: set[str] = set()
+    given: set[str] = set()
     for override in overrides:
         if isinstance(override, FromOption):
             options.add(override.place)
             _set(source, override.key.split("."), override.value, override.place)
         else:
+            key = override.partition("=")[0].strip()
+            if key in given:
+                raise UsageError(f"--set {override}: the key {key!r} is given twice; give it once")
+            given.add(key)
             _apply(model, source, override)
     _refuse_non_finite(source)
     try:

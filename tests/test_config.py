@@ -81,8 +81,10 @@ def test_values_are_those_of_yaml_1_2(tmp_path):
     }
 
 
-def test_overrides_win_over_the_file_and_the_last_one_wins(tmp_path):
-    config = _load(tmp_path, "seed: 1\noptim: {learning_rate: 1}\n", "seed=2", "seed=3", "optim.betas=[0.5, 0.6]")
+def test_overrides_win_over_the_file_and_a_key_is_given_once(tmp_path):
+    with pytest.raises(UsageError, match="^--set seed=3: the key 'seed' is given twice; give it once$"):
+        _load(tmp_path, "seed: 1\n", "seed=2", "seed=3")
+    config = _load(tmp_path, "seed: 1\noptim: {learning_rate: 1}\n", "seed=3", "optim.betas=[0.5, 0.6]")
     assert (config.seed, config.optim) == (3, Optim(learning_rate=1, betas=(0.5, 0.6)))
 
 

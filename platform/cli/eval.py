@@ -29,6 +29,7 @@ from .options import (
     as_path,
     given,
     run_name,
+    writable_cache,
     writable_folder,
 )
 from .output import Output, table
@@ -171,6 +172,8 @@ def evaluate(
         output.result(values, "\n".join([*_plan_lines(plan), f"out: {folder}"]) if quiet else f"out: {folder}")
         return
     writable_folder(folder)
+    if plan.grid_size:  # the search for channels is cached
+        writable_cache()
 
     from ..eval.runner import Observer
     from ..eval.runner import evaluate as run

@@ -28,6 +28,7 @@ from .options import (
     Verbose,
     as_path,
     given,
+    writable_cache,
     writable_folder,
 )
 from .output import Output, Progress, duration, table
@@ -122,7 +123,7 @@ def interp(
     if dry_run:
         output.result(_plan_values(plan, missing, store.folder), _plan_text(plan, missing, store.folder))
         return
-    writable_folder(store.folder, option="--cache")
+    writable_cache(cache)
     if out is not None:
         writable_folder(out)
     with ExitStack() as stack:

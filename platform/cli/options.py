@@ -120,8 +120,19 @@ def run_name(command: str, model: LanguageModel, source: Path | str | None) -> s
     return "-".join(parts)
 
 
-def writable_folder(path: Path, *, option: str = "--out") -> Path:
-    """`path` as an existing folder in which a file can be made; UsageError says what is in the way.
+def writable_cache(named: Path | None = None) -> Path:
+    """The cache folder, `named` by --cache or the default one, as `writable_folder`, with the remedy that helps."""
+    from ..folders import CACHE_VARIABLE, cache_folder
+
+    if named is not None:
+        return writable_folder(named, option="--cache")
+    return writable_folder(
+        cache_folder(), option="the cache", remedy=f"set {CACHE_VARIABLE} to a folder that can be written to"
+    )
+
+
+def writable_folder(path: Path, *, option: str = "--out", remedy: str = "choose another folder") -> Path:
+    """`path` as an existing folder in which a file can be made; UsageError says what is in the way, and the `remedy`.
 
     Called before any work is done, so that a run does not fail at its first write.
     """
@@ -132,10 +143,8 @@ def writable_folder(path: Path, *, option: str = "--out") -> Path:
         probe.unlink()
     except (FileExistsError, NotADirectoryError) as error:
         blocking = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
-        raise UsageError(f"{option} {path}: {blocking} is a file, not a folder; choose another folder") from error
+        raise UsageError(f"{option} {path}: {blocking} is a file, not a folder; {remedy}") from error
     except (OSError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise UsageError(
-            f"{option} {str(path)[:200]!r}: cannot write there ({reason}); choose another folder"
-        ) from error
+        raise UsageError(f"{option} {str(path)[:200]!r}: cannot write there ({reason}); {remedy}") from error
     return path

@@ -84,8 +84,9 @@ class ModelConfig:
     own: Any = None
 
     def __post_init__(self) -> None:
-        from .mixers import get
+        from .mixers import full_name, get
 
+        object.__setattr__(self, "arch", full_name(self.arch))
         architecture = get(self.arch)
         for field in fields(self):  # what the architecture does not use keeps its default: equal models, equal configs
             if field.name in _OPTIONAL and field.name not in architecture.config_fields:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..config import Config, differing_keys
 from ..errors import UsageError
@@ -30,10 +30,20 @@ def parse_tokens(text: str | int) -> int:
     return int(count)
 
 
+def _full_name(arch: str) -> str:
+    """An architecture however it is spelt, as it is registered; an unknown one as it is, for the builder to refuse."""
+    from ..models.mixers import names
+    from ..names import known_as
+
+    return known_as(arch, names()) or arch
+
+
 class ModelSection(Config):
     """Which model to build. A size sets the shape; every other field, when given, overrides the size's value."""
 
-    arch: str = Field(default="mamba2", description="architecture: a registered mixer")
+    arch: Annotated[str, AfterValidator(_full_name)] = Field(
+        default="mamba2", description="architecture: a registered mixer"
+    )
     size: str = Field(default="tiny", description="row of the size table (mplat.train.sizes)")
     d_model: int | None = Field(default=None, ge=1, le=65_536)
     n_layers: int | None = Field(default=None, ge=1, le=4096)

@@ -95,3 +95,24 @@ def test_a_folder_with_one_data_set_is_classified_and_the_others_named(tmp_path,
     (tmp_path / "dev-v1.1.json").write_text('{"a": 1}')
     assert main(["classify", "--data-dir", str(tmp_path)]) == 3
     assert "no file of a known data set among 1 data files; expected drop:" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_computed_with_what_helps(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MPLAT_CACHE", str(tmp_path / "file" / "cache"))
+    words = ["--model", "tiny-mamba", "--per-level", "2", "--address", "none"]
+    for command in (["eval", *words, "--out", str(tmp_path / "out")], ["interp", *words, "--steps", "attribution"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "is a file, not a folder; set MPLAT_CACHE to a folder that can be written to" in error
+    assert main(["interp", *words, "--steps", "attribution", "--cache", str(tmp_path / "file" / "x")]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_a_window_of_more_blocks_than_there_are_is_refused(capsys):
+    words = ["trace", "--model", "tiny-mamba", "--prompt", "Q: Where", "--subject", "Where", "--window", "99"]
+    assert main([*words, "--dry-run"]) == 2
+    n = load("tiny-mamba").n_layers
+    assert f"--window 99: tiny-mamba has {n} blocks, so 1 to {n} can be restored" in capsys.readouterr().err

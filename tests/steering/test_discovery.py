@@ -120,7 +120,31 @@ def test_every_variant_has_a_place_to_look_in_any_model(name):
 
 def test_an_unknown_variant_suggests_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'mamba2'"):
-        find_variant("mamba_2")
+        find_variant("mumba2")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("moe", "moe_mamba"), ("MoE-Mamba", "moe_mamba"), ("densemamba", "dense_mamba"), ("Mamba2", "mamba2"),
+     ("mamba-2", "mamba2"), ("Mamba 2", "mamba2"), ("StripedHyena", "striped_hyena"), ("stable", "stable_mamba"),
+     ("Hyena", "hyena"), ("mamba", "mamba"), ("Transformer", "transformer")],
+)  # fmt: skip
+def test_a_name_is_known_however_it_is_spelt(said, meant):
+    from mplat.models import ModelConfig
+    from mplat.models.mixers import names
+    from mplat.train.config import TrainConfig
+
+    assert find_variant(said).name == meant
+    if meant in names():
+        config = ModelConfig(said, vocab_size=40, d_model=24, n_layers=2, state_size=4, head_dim=8)
+        assert config.arch == meant == config.to_hf()["model_type"]
+        assert TrainConfig.model_validate({"model": {"arch": said}}).model.arch == meant
+
+
+@pytest.mark.parametrize("said", ["", "mamba3", "-", "2", "moe2"])
+def test_what_means_nothing_or_several_is_no_name(said):
+    with pytest.raises(UsageError, match="there is no steering variant"):
+        find_variant(said)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("steering/*.yaml")), ids=lambda p: p.stem)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, UsageError
 from ...runtime.plan import digest_of
 from .config import TraceConfig, check_settings
 from .corruption import subject_noise
@@ -105,6 +105,11 @@ def prepare(
         model = load(config.model, dtype=config.dtype, tokenizer=config.tokenizer)
     wanted, layers = restorations(model, config.sites, config.layers)
     sites = tuple(r.name for r in wanted)
+    if config.window > model.n_layers:
+        raise UsageError(
+            f"--window {config.window}: {model.name} has {model.n_layers} blocks, so 1 to {model.n_layers} can be "
+            "restored together"
+        )
     if many:
         swapped = config.corruption == "replacement"
         items, excluded = fact_items(model, prompts, max_tokens=config.max_tokens, swapped=swapped)

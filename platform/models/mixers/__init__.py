@@ -7,6 +7,6 @@ architecture means adding one file.
 
 from __future__ import annotations
 
-from .registry import Mixer, get, mixer, names
+from .registry import Mixer, full_name, get, mixer, names
 
-__all__ = ["Mixer", "get", "mixer", "names"]
+__all__ = ["Mixer", "full_name", "get", "mixer", "names"]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError, suggest
+from ...names import known_as
 from ..float32_kept import Float32Kept
 from ..norms import LayerNorm, RMSNorm
 
@@ -216,7 +217,13 @@ def names() -> list[str]:
 
 def get(name: str) -> type[Mixer]:
     """The mixer class called `name`; raises UsageError with the nearest name if there is none."""
+    return _MIXERS[full_name(name)]
+
+
+def full_name(name: str) -> str:
+    """The name under which the architecture `name`, however it is spelt, is registered; UsageError as `get`."""
     _import_all()
-    if name not in _MIXERS:
+    found = known_as(name, _MIXERS)
+    if found is None:
         raise UsageError(f"unknown architecture {name!r}; {suggest(name, _MIXERS)}")
-    return _MIXERS[name]
+    return found

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...errors import UsageError, suggest
+from ...names import known_as
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def variant_for(arch: str) -> Variant:
 
 
 def find_variant(name: str) -> Variant:
-    """The variant registered under `name`; UsageError with the nearest name otherwise."""
-    if name not in variant_names():
+    """The variant registered under `name`, however it is spelt; UsageError with the nearest name otherwise."""
+    found = known_as(name, variant_names())
+    if found is None:
         raise UsageError(f"there is no steering variant {name!r}; {suggest(name, _VARIANTS)}")
-    return _VARIANTS[name]
+    return _VARIANTS[found]
