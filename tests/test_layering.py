@@ -2,7 +2,7 @@
 
     cli -> quickstart -> train, datasets, interp, steering, eval, report -> models -> kernels
     eval.metrics and eval.statistics lie below all stages; runtime is used by the stages through plain functions;
-    errors, config and folders are used by all
+    errors, config, folders and names are used by all
 
 The sources are read, not imported, so an import inside a function counts too.
 """
@@ -24,7 +24,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in FILES}
 STAGES = {"train", "datasets", "interp", "steering", "eval", "report"}
 BELOW_STAGES = {"eval.metrics", "eval.statistics"}
-EVERYONE_MAY_USE = {"errors", "config", "yaml_source", "folders"}
+EVERYONE_MAY_USE = {"errors", "config", "yaml_source", "folders", "names"}
 MAY_USE = {
     "cli": STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime", "diagnosis", "quickstart", "cli"},
     "quickstart": STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime", "quickstart"},
