@@ -1,7 +1,7 @@
 """How many tokens a context has and how many lie behind a place in it, for a tokenizer that is named.
 
-A context is tokenised as the evaluation renders it: with a blank before it and without special tokens, so the count is
-the number of tokens that a prompt spends on it. Reads tokenizer.json alone; neither torch nor transformers is needed.
+A context is tokenised as the plain template renders it: with a blank before it and without special tokens, so the count
+is what such a prompt spends on it. Reads tokenizer.json alone; neither torch nor transformers is needed.
 """
 
 from __future__ import annotations
