@@ -173,7 +173,12 @@ class Edit:
 
 def _tensor(value: Value, what: str) -> Tensor:
     # numbers are kept as float64 and cast to the site's dtype when applied, so that 0.1 stays 0.1 in a float64 model
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"{what} must be a number, a tensor or a list of numbers, not {value!r}") from None
+    if tensor.is_complex():
+        raise UsageError(f"{what} must be real, not {tensor.dtype}")
     tensor = tensor if tensor.is_floating_point() else tensor.to(torch.float64)
     if not bool(torch.isfinite(tensor).all()):
         raise UsageError(f"{what} contains values that are not finite")
@@ -181,7 +186,10 @@ def _tensor(value: Value, what: str) -> Tensor:
 
 
 def _number(value: float, what: str) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{what} must be a finite number, not {value!r}") from None
     if number != number or number in (float("inf"), float("-inf")):
         raise UsageError(f"{what} must be a finite number, not {value!r}")
     return number

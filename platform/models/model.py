@@ -176,8 +176,12 @@ class LanguageModel(nn.Module):
     def unembed(self, residual: Tensor) -> Tensor:
         """Next-token logits (B, T, V) of a residual stream (B, T, d), as if the last block had left it so.
 
-        The final norm and the head alone: no edit acts, no capture sees it.
+        The final norm and the head alone: no edit acts, no capture sees it. Raises UsageError for another shape.
         """
+        d = self.config.d_model
+        if not isinstance(residual, Tensor) or residual.ndim != 3 or residual.shape[-1] != d:
+            found = tuple(residual.shape) if isinstance(residual, Tensor) else type(residual).__name__
+            raise UsageError(f"a residual stream is a tensor (batch, time, {d}), not {found}")
         logits = self._scores(self._final_norm(residual))
         return logits.to(wide(logits.dtype))
 

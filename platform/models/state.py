@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from .mixers.registry import LayerState
 from .past import PAST, lengthen
 
@@ -30,8 +31,18 @@ class ModelState:
         return ModelState(tuple({k: change(v) for k, v in s.items()} for s in self.layers), change(self.position))
 
     def rows(self, index: Sequence[int] | Tensor) -> ModelState:
-        """The given rows of the batch, in that order; a row may be taken several times (forking a shared prefix)."""
+        """The given rows of the batch, in that order; a row may be taken several times (forking a shared prefix).
+
+        Raises UsageError for rows that there are not.
+        """
         rows = torch.as_tensor(index, device=self.position.device)
+        n = len(self.position)
+        if (
+            rows.ndim != 1
+            or rows.is_floating_point()
+            or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n)
+        ):
+            raise UsageError(f"rows of a state of {n} rows are integers from 0 to {n - 1}, not {index!r}")
         return self.map(lambda t: t.index_select(0, rows))
 
     @staticmethod

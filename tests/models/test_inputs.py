@@ -8,7 +8,7 @@ import torch
 from model_zoo import nano, tokens
 from mplat.errors import InputError, UsageError
 from mplat.interp.tracing import causal_trace
-from mplat.models import LanguageModel, load
+from mplat.models import Add, Clamp, Interpolate, LanguageModel, Scale, load
 
 TEXTS = ["Zakdor lives in Nornik.\nQ: Where does Zakdor live?\nA:", "Sisgat lives in Karfen."]
 
@@ -93,6 +93,12 @@ def test_wrong_arguments_are_our_errors(model: LanguageModel) -> None:
         (lambda: model.generate(TEXTS, stop="x"), "stop is a list"),
         (lambda: model.generate(TEXTS, seed="x"), "seed must be an integer"),
         (lambda: model.generate(None), "nothing to read"),
+        (lambda: model.unembed(torch.zeros(3, 4)), r"a residual stream is a tensor \(batch, time, 128\)"),
+        (lambda: model.zero_state(2).rows([2]), "rows of a state of 2 rows"),
+        (lambda: Scale("embed", "large"), "factor must be a number"),
+        (lambda: Add("embed", None), "value must be a number"),
+        (lambda: Clamp("embed", low="x"), "low must be a finite number"),
+        (lambda: Interpolate("embed", 0.0, weight=None), "weight must be a finite number"),
         (lambda: causal_trace(model, None, subject=(0, 1)), "not NoneType"),
         (lambda: causal_trace(model, model.tokenizer(TEXTS), subject=(0, 1)), "output of 2 texts"),
     ]:
