@@ -32,7 +32,7 @@ from .options import (
     writable_cache,
     writable_folder,
 )
-from .output import Output, table
+from .output import Output, cost_lines, table
 from .registry import command
 from .values import parse_layers, parse_names, parse_numbers
 from .where import forward_operations, place
@@ -168,8 +168,12 @@ def evaluate(
     for line in _plan_lines(plan):
         output.say(line)
     if dry_run:
-        values = {"out": str(folder), "plan": _plan_values(plan), "config": settings.model_dump(mode="json")}
-        output.result(values, "\n".join([*_plan_lines(plan), f"out: {folder}"]) if quiet else f"out: {folder}")
+        from ..eval.estimate import estimate
+
+        cost = estimate(plan)
+        values = {"out": str(folder), "plan": _plan_values(plan), "cost": cost._asdict()}
+        lines = [*(_plan_lines(plan) if quiet else []), *cost_lines(cost), f"out: {folder}"]
+        output.result(values | {"config": settings.model_dump(mode="json")}, "\n".join(lines))
         return
     writable_folder(folder)
     if plan.grid_size:  # the search for channels is cached

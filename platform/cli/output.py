@@ -24,7 +24,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..models.probe import Cost
 
 # CSI and OSC sequences and the other escapes, then every control character but newline and tab, then the invisible
 # characters that reorder the text around them.
@@ -181,6 +184,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return "  ".join(fields).rstrip()
 
     return "\n".join([line(list(columns)), *(line(row) for row in cells)])
+
+
+def cost_lines(cost: Cost) -> list[str]:
+    """An estimate of `mplat.models.probe` in words."""
+    return [
+        f"time: about {duration(cost.seconds)} in one process; memory: about {cost.memory_bytes / 2**30:.2g} GiB",
+        f"estimated: {cost.how}",
+    ]
 
 
 def duration(seconds: float) -> str:

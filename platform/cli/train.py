@@ -14,7 +14,7 @@ import typer
 
 from ..errors import ToleranceError, UsageError, suggest
 from .options import ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose, as_path, given
-from .output import Output
+from .output import Output, cost_lines
 from .registry import command
 
 if TYPE_CHECKING:
@@ -131,14 +131,19 @@ def _plan(settings: Any, folder: Path, fresh: bool, output: Output) -> None:
     setup = prepare(settings, run, dry_run=True)
     found = None if fresh else checkpoint.latest(run.checkpoints, output.warn)
     parameters = setup.count_parameters()
+    from ..train.estimate import estimate
+
+    cost = estimate(setup)
     lines = [
         *setup.lines(),
         f"parameters: {parameters:,}",
+        *cost_lines(cost),
         f"out: {folder}" + (f", continuing from {found.name}" if found else ""),
     ]
     values = {
         "out": str(folder),
         "parameters": parameters,
+        "cost": cost._asdict(),
         "steps": settings.total_steps,
         "tokens": settings.total_steps * settings.tokens_per_step,
         "resume_from": str(found) if found else None,

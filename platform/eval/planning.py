@@ -88,10 +88,19 @@ class Plan:
     def tokens(self) -> int:
         """Tokens that are read and written at most, in all conditions."""
         room = self.config.max_new_tokens
-        sizes = {name: len(prompt.tokens) + room for name, prompt in self.prompts.items() if name not in self.refused}
-        searched = sum(sizes.get(q.id, 0) for q in self.development) * (1 + self.grid_size if self.grid_size else 0)
-        judging = sum(sizes.get(q.id, 0) for q in (*self.test, *self.unanswerable))
-        return searched + judging * (2 + len(self.controls) * self.config.draws if self.steers else 1)
+        return self._over_conditions({name: len(prompt.tokens) + room for name, prompt in self.prompts.items()})
+
+    @property
+    def answers(self) -> int:
+        """Answers that are given at most, in all conditions."""
+        return self._over_conditions(dict.fromkeys(self.prompts, 1))
+
+    def _over_conditions(self, each: Mapping[str, int]) -> int:
+        """The sum of a number of each question's prompt over all that is asked, in every condition."""
+        searched = sum(each[q.id] for q in self.development if q.id not in self.refused)
+        judging = sum(each[q.id] for q in (*self.test, *self.unanswerable) if q.id not in self.refused)
+        searches = 1 + self.grid_size if self.grid_size else 0
+        return searched * searches + judging * (2 + len(self.controls) * self.config.draws if self.steers else 1)
 
     @property
     def asked_in_development(self) -> list[Question]:
