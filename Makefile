@@ -8,16 +8,21 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format bench
+.PHONY: help quickstart test test-all check format bench
 
 help: ## what each target does
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 quickstart: $(STAMP) ## the whole pipeline on the shipped tiny models; writes runs/quickstart/report.html
 	$(BIN)/mplat quickstart $(ARGS)
 
-test: $(STAMP) ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test: $(STAMP) ## the test suite without what is marked slow
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(STAMP) ## the whole test suite, as continuous integration runs it
+	$(PYTEST) $(ARGS)
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .
