@@ -44,7 +44,7 @@ def generation_settings(folder: Path, config: Mapping[str, Any] | None) -> dict[
     content = read_object(path)
     value = content.get("eos_token_id")
     several = value if isinstance(value, list) else [] if value is None else [value]
-    if value == [] or any(isinstance(v, bool) or not isinstance(v, int) for v in several):
+    if value == [] or any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in several):
         raise InputError(
             f"{path}: eos_token_id must be a token id or a list of them, not {value!r}; leave it out where no token "
             "ends a text"

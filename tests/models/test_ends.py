@@ -118,7 +118,7 @@ def test_a_stale_generation_config_does_not_survive_saving(tmp_path: Path) -> No
     assert load(model.save(tmp_path)).end_tokens == (0,)
 
 
-@pytest.mark.parametrize("value", ["2", 2.0, True, [], [1, None], {"a": 1}])
+@pytest.mark.parametrize("value", ["2", 2.0, True, [], [1, None], {"a": 1}, -1, [2, -1]])
 def test_a_wrong_generation_config_is_refused_by_name(value: Any, tmp_path: Path) -> None:
     load("tiny-mamba").save(tmp_path)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))

@@ -64,6 +64,24 @@ def test_the_file_s_head_is_used_as_transformers_uses_it(kind: str, tmp_path: Pa
     assert relative(AutoModelForCausalLM.from_pretrained(tmp_path / "again", **options)(text).logits, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("file", ["head like the embedding", "no head", "base model without a head"])
+@torch.no_grad()
+def test_a_class_that_never_ties_gets_files_with_a_head(file: str, tmp_path: Path) -> None:
+    """transformers draws a new head for a Nemotron-H file without one: what is saved must hold both."""
+    model, text = theirs("nemotron_h", tie_word_embeddings=True), tokens(2, 9)
+    model.lm_head.weight.copy_(model.model.embeddings.weight)
+    (model.model if file.startswith("base") else model).save_pretrained(tmp_path)
+    if file == "no head":
+        path = tmp_path / "model.safetensors"
+        save_file({n: t for n, t in load_file(path).items() if n != "lm_head.weight"}, path, metadata={"format": "pt"})
+    ours, expected = load(tmp_path), model(text).logits
+    assert relative(ours(text), expected) <= 1e-5
+    ours.save(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again", experts_implementation="eager")
+    assert relative(again(text).logits, expected) <= 1e-5
+    assert load(tmp_path / "again").digest == ours.digest
+
+
 @torch.no_grad()
 def test_shared_blocks_that_differ_are_not_shared(tmp_path: Path) -> None:
     """Zamba2 ties the shared block's weights as well: a file may repeat them, and a repetition may differ."""

@@ -109,6 +109,8 @@ class AdaptedModel(LanguageModel):
     #: what the base model and the head are called in the files that transformers writes
     base_name: ClassVar[str] = "model"
     head_name: ClassVar[str] = "lm_head"
+    #: whether transformers' class has its head from the embeddings where config.json says so
+    can_tie: ClassVar[bool] = True
     #: regular expressions of names in published files that hold no parameter of this function
     ignored_weights: ClassVar[tuple[str, ...]] = ()
 
@@ -163,7 +165,12 @@ class AdaptedModel(LanguageModel):
         ignored = (*cls.ignored_weights, _FREQUENCIES)
         kept = {n: t for n, t in weights.items() if not any(re.search(p, n) for p in ignored)}
         own = {cls.base_attribute: cls.base_name, "lm_head": cls.head_name}
-        return unstacked(below(kept, cls.base_name, cls.head_name, own))
+        renamed = unstacked(below(kept, cls.base_name, cls.head_name, own))
+        if config.hf.tie_word_embeddings and not cls.can_tie:  # what config.json ties is a parameter of its own here
+            for copy, original in cls.ties(config, renamed):
+                if copy not in renamed and original in renamed:
+                    renamed[copy] = renamed[original].clone()
+        return renamed
 
     @classmethod
     def ties(cls, config: AdaptedConfig, weights: Mapping[str, Tensor]) -> list[tuple[str, str]]:

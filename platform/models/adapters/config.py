@@ -56,7 +56,8 @@ class AdaptedConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The content of `config.json` for this model."""
-        return json.loads(json.dumps(self.content))
+        written = json.loads(json.dumps(self.content))
+        return written if self.tie_embeddings else written | {"tie_word_embeddings": False}
 
     @cached_property
     def hf(self) -> PreTrainedConfig:
@@ -81,7 +82,9 @@ class AdaptedConfig:
 
     @property
     def tie_embeddings(self) -> bool:
-        return bool(self.hf.tie_word_embeddings)
+        from .registry import get
+
+        return bool(self.hf.tie_word_embeddings) and get(self.model_type).can_tie
 
     @property
     def residual_in_fp32(self) -> bool:

@@ -3,7 +3,8 @@ relu, or a mixture of such MLPs; there is no second part.
 
 So an MLP stands where other models have their mixer, its sites are below `mixer.`, and its state is empty. Layers for
 predicting several tokens at once ("mtp"), which some files hold, are no part of the next token's scores: they are left
-out, as transformers does, and not written back.
+out, as transformers does, and not written back. transformers' class never ties: where config.json ties, the head is a
+parameter of its own that begins as a copy of the embeddings, and files hold both.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class NemotronH(AdaptedModel):
     embedding_attribute = "embeddings"
     final_norm_attribute = "norm_f"
     base_name = "backbone"
+    can_tie = False
     ignored_weights = (r"^mtp\.",)
 
     @classmethod
