@@ -150,6 +150,11 @@ def evaluate(
     if settings.steering.recipe is not None and (layers or strength):
         raise UsageError("--recipe judges a stored recipe; leave out --layers and --strength, which search for one")
 
+    if settings.steering.variant == "none":
+        for option, value in (("--strength", strength), ("--layers", layers), ("--recipe", recipe)):
+            if value is not None:
+                raise UsageError(f"{option} has no meaning with --steering none; leave one of them out")
+
     from ..eval.planning import prepare, read_questions, variant_and_model
 
     read_questions(settings)  # a wrong file is found before a large model is loaded

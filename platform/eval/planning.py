@@ -206,7 +206,7 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
                 raise InputError(_all_refused(answerable, refused))
             raise InputError(
                 f"none of the {len(answerable)} questions that can be asked fell on the {side} side of the split; "
-                "give more questions, another --seed, or a stored recipe"
+                "give more questions, another --seed, a stored recipe, or ask them all with --steering none"
             )
     _refuse_what_was_decided_on(config, model, recipe, test)
     return Plan(
