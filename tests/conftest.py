@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # torch, transformers and Ray read these when they are imported, which no test file has done yet.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -46,6 +48,15 @@ def _same_randomness() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A test that computes with more threads leaves one: with two, small operations of later tests wait for each other,
+    and take fifty times as long where tests run side by side."""
+    yield
+    if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != THREADS:
+        sys.modules["torch"].set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -122,7 +122,7 @@ def test_other_settings_and_other_data_in_the_same_folder_are_refused(first, run
 
 def test_bad_records_are_said_and_follow_the_tolerance(run, tmp_path):
     good = '{"text": "Bekdok", "meta": {"pile_set_name": "FreeLaw"}}\n'
-    (tmp_path / "a.jsonl").write_text(good * 3 + '{"text": "no set"}\n')
+    (tmp_path / "a.jsonl").write_text(good * 3 + '{"meta": {"pile_set_name": "FreeLaw"}}\n')
     code, _, err = run("--out", str(tmp_path / "run"), data=tmp_path / "a.jsonl")
     assert code == 3 and "1 of 4 records" in err and "--fail-over 0.25" in err and not (tmp_path / "run").exists()
     code, out, err = run("--fail-over", "0.25", "--out", str(tmp_path / "run"), "--json", data=tmp_path / "a.jsonl")

@@ -87,7 +87,7 @@ def test_interp_refuses_other_settings_and_fresh_leaves_nothing_of_the_old_run(c
     )
     assert content(out) == before | {"notes.txt": b"mine"}
     assert main([*commands["interp"], "--out", str(out), "--fresh"]) == 0
-    assert sorted(content(out)) == ["attribution.parquet", "notes.txt", "run.json"]
+    assert sorted(content(out)) == ["attribution.parquet", "notes.txt", "prompts.parquet", "run.json"]
 
 
 def test_train_into_a_run_without_weights_does_not_offer_them(commands, tmp_path, capsys) -> None:

@@ -18,6 +18,7 @@ from mplat.interp.tracing.config import TraceConfig
 from mplat.interp.tracing.trace_schema import STATUSES
 from mplat.models.generation import encode
 
+ROUNDING = 2e-6  # of float32 scores: a row's matrix products may depend on how many rows there are
 ONE = ["--prompt", "Rome is in the south", "--subject", "Rome"]
 CHEAP = ["--address", "none", "--sites", "resid_post,h_post+conv_state", "--samples", "2"]
 RECORDS = [
@@ -66,10 +67,10 @@ def test_one_prompt_is_traced_and_its_tables_and_pictures_written(run, model, tm
     rows = pq.read_table(tmp_path / "out" / "traces.parquet").to_pylist()
     place = ("site", "layer", "position")
     effects = {tuple(row[key] for key in place): row["effect"] for row in rows}
-    assert effects == {tuple(row[key] for key in place): pytest.approx(row["effect"], abs=1e-9) for row in alone}
+    assert effects == {tuple(row[key] for key in place): pytest.approx(row["effect"], abs=ROUNDING) for row in alone}
     best = max(alone, key=lambda row: (row["site"] == "resid_post", row["effect"]))
     assert found["strongest"][0]["site"] == "resid_post"
-    assert found["strongest"][0]["effect"] == pytest.approx(best["effect"], abs=1e-9)
+    assert found["strongest"][0]["effect"] == pytest.approx(best["effect"], abs=ROUNDING)
     assert found["statuses"] == {"ok": 1} and found["excluded"] == {}
 
 

@@ -116,7 +116,7 @@ def test_the_users_own_file_is_not_to_be_deleted(said, tmp_path) -> None:
         for path, what in ((cut, "not a whole Parquet file ("), (absent, "cannot be read (No such file or directory)")):
             told = said(3, command, "--questions", str(path))
             assert told.startswith(f"{path}: {what}")
-            assert told.endswith("; give a Parquet file made by `mplat classify` or `mplat prompts`")
+            assert "; a file of prompts is .txt with one prompt a line, or .jsonl" in told
             assert "delete" not in told
 
 

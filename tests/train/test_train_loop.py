@@ -218,7 +218,9 @@ def test_what_a_run_leaves(tmp_path):
     assert result.model_folder is not None
     model = load(str(result.model_folder))
     assert model.digest == result.model_digest and model.tokenizer is not None
-    assert {w.dtype for w in load_file(result.model_folder / "model.safetensors").values()} == {torch.float16}
+    stored = load_file(result.model_folder / "model.safetensors")
+    wide = {name.rpartition(".")[2] for name, w in stored.items() if w.dtype != torch.float16}
+    assert wide <= {"A_log", "D", "dt_bias"} and {w.dtype for w in stored.values()} <= {torch.float16, torch.float32}
     assert len(model.generate(["Q: Who?\nA:"], max_new_tokens=2)) == 1
 
 

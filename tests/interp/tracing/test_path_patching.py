@@ -94,8 +94,9 @@ def test_positions_and_channels_of_both_ends_count(prompts) -> None:
     effect = {(r["sender"], r["receiver"]): r["effect"] for r in table}
     assert len(effect) == 9
     assert abs(effect[senders[0], receivers[0]]) > 1e-6
-    assert effect[senders[0], receivers[1]] == 0.0  # a state after step 2 is not read at step 2
-    assert all(effect[senders[2], r] == 0.0 for r in receivers)  # before the corruption both runs are one
+    rounding = 1e-12  # of float64: a row's matrix products may depend on how many rows there are
+    assert abs(effect[senders[0], receivers[1]]) < rounding  # a state after step 2 is not read at step 2
+    assert all(abs(effect[senders[2], r]) < rounding for r in receivers)  # before the corruption both runs are one
     assert len({effect[s, r] for s in senders[:2] for r in (receivers[0], receivers[2])}) == 4
 
 
