@@ -13,12 +13,11 @@ import torch
 from interp_jobs import reader
 from mplat.cli import main
 from mplat.config import load_config
-from mplat.interp.tracing import causal_trace
+from mplat.interp.tracing import causal_trace, prompt_seed
 from mplat.interp.tracing.config import TraceConfig
 from mplat.interp.tracing.trace_schema import STATUSES
 from mplat.models.generation import encode
 
-ROUNDING = 2e-6  # of float32 scores: a row's matrix products may depend on how many rows there are
 ONE = ["--prompt", "Rome is in the south", "--subject", "Rome"]
 CHEAP = ["--address", "none", "--sites", "resid_post,h_post+conv_state", "--samples", "2"]
 RECORDS = [
@@ -61,16 +60,17 @@ def test_one_prompt_is_traced_and_its_tables_and_pictures_written(run, model, tm
     tokens = torch.tensor(encode(nano, ["Rome is in the south"])[0])
     n = len(encode(nano, ["Rome"])[0])
     answer = encode(nano, [" Italy"])[0][0]
-    alone = causal_trace(
-        nano, tokens, subject=(0, n), noise=0.5, samples=2, sites=["resid_post", "h_post+conv_state"], answer=answer
-    ).to_pylist()
     rows = pq.read_table(tmp_path / "out" / "traces.parquet").to_pylist()
+    alone = causal_trace(
+        nano, tokens, subject=(0, n), noise=0.5, samples=2, seed=prompt_seed(1, rows[0]["id"]),
+        sites=["resid_post", "h_post+conv_state"], answer=answer,
+    ).to_pylist()  # fmt: skip
     place = ("site", "layer", "position")
     effects = {tuple(row[key] for key in place): row["effect"] for row in rows}
-    assert effects == {tuple(row[key] for key in place): pytest.approx(row["effect"], abs=ROUNDING) for row in alone}
+    assert effects == {tuple(row[key] for key in place): pytest.approx(row["effect"], abs=1e-9) for row in alone}
     best = max(alone, key=lambda row: (row["site"] == "resid_post", row["effect"]))
     assert found["strongest"][0]["site"] == "resid_post"
-    assert found["strongest"][0]["effect"] == pytest.approx(best["effect"], abs=ROUNDING)
+    assert found["strongest"][0]["effect"] == pytest.approx(best["effect"], abs=1e-9)
     assert found["statuses"] == {"ok": 1} and found["excluded"] == {}
 
 

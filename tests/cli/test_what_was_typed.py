@@ -113,7 +113,7 @@ def test_the_users_own_file_is_not_to_be_deleted(said, tmp_path) -> None:
     pq.write_table(to_table(facts.prompts(per_level=1)), good)
     cut.write_bytes(good.read_bytes()[:-20])
     for command in ("eval", "interp"):
-        for path, what in ((cut, "not a whole Parquet file ("), (absent, "cannot be read (No such file or directory)")):
+        for path, what in ((cut, "not a whole Parquet file ("), (absent, "there is no such file")):
             told = said(3, command, "--questions", str(path))
             assert told.startswith(f"{path}: {what}")
             assert "; a file of prompts is .txt with one prompt a line, or .jsonl" in told
