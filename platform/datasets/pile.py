@@ -162,8 +162,7 @@ def _document(record: Any, name: str) -> Document:
             "missing_field", f"there is no 'text', only {', '.join(map(repr, list(record)[:8])) or 'nothing'}"
         )
     meta = record.get("meta")
-    named = isinstance(meta, Mapping) and "pile_set_name" in meta
-    text, set_name = record["text"], meta["pile_set_name"] if named else OWN_SET
+    text, set_name = record["text"], meta.get("pile_set_name", OWN_SET) if isinstance(meta, Mapping) else OWN_SET
     for value, field in ((text, "text"), (set_name, "pile_set_name")):
         if not isinstance(value, str):
             raise BadRecord("wrong_type", f"{field!r} is not text but {type(value).__name__}")
