@@ -272,8 +272,10 @@ def test_a_command_and_commands_below_it(capfd, add_command):
 
 
 def _signalled(number: int) -> tuple[int, str]:
+    # a shell that starts tests in the background has them ignore Ctrl-C, and their children inherit that
     script = """
-        import sys, time
+        import signal, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from mplat.cli import build_app, main, registry
         def probe():
             "Probe."
