@@ -107,3 +107,13 @@ def _unpadded(given: Mapping[str, Any]) -> list[list[int]]:
     if mask is None:
         return list(ids)
     return [[t for t, real in zip(row, kept, strict=True) if real] for row, kept in zip(ids, mask, strict=True)]
+
+
+def as_rows(rows: Tensor | Sequence[int] | None, n: int, device: torch.device) -> Tensor | None:
+    """`rows` as a tensor (n,). Raises UsageError for anything else."""
+    if rows is None:
+        return None
+    found = torch.as_tensor(rows, device=device)
+    if tuple(found.shape) != (n,) or found.is_floating_point() or bool((found < 0).any()):
+        raise UsageError(f"rows must name a row of the batch at its beginning for each of {n} rows, not {rows!r}")
+    return found.long()

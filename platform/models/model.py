@@ -26,7 +26,7 @@ from .capture import STATE_SITES, Activations, Recorder
 from .config import ModelConfig
 from .edits import Edit
 from .identity import KnownDigest, digest_of
-from .inputs import Readable, batch_of
+from .inputs import Readable, as_rows, batch_of
 from .mixers.registry import LayerState, SiteInfo
 from .norms import wide
 from .parameter_groups import parameter_groups
@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
             edits=self._edits,
             captures=self._recorders,
             overwrite=overwrite_state,
-            rows=_as_rows(rows, len(tokens), tokens.device),
+            rows=as_rows(rows, len(tokens), tokens.device),
         )
         run.reset = None if reset is None else run.to_packed(reset)
         for watched in (*(a.coverage for a in self._edits), *self._recorders):
@@ -394,13 +394,3 @@ class LanguageModel(nn.Module):
         from .saving import save
 
         return save(self, folder, dtype=dtype, layout=layout)
-
-
-def _as_rows(rows: Tensor | Sequence[int] | None, n: int, device: torch.device) -> Tensor | None:
-    """`rows` as a tensor (n,). Raises UsageError for anything else."""
-    if rows is None:
-        return None
-    found = torch.as_tensor(rows, device=device)
-    if tuple(found.shape) != (n,) or found.is_floating_point() or bool((found < 0).any()):
-        raise UsageError(f"rows must name a row of the batch at its beginning for each of {n} rows, not {rows!r}")
-    return found.long()
