@@ -51,7 +51,7 @@ if __name__ == "__main__":
     if not is_installed():
         import_from_checkout()
     try:
-        from mplat.cli import main
+        from mplat.commands import main
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mplat"):
             raise

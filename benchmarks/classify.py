@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mplat.datasets.classify import Classification, Gathered, classify_gathered, gather
+from mplat.datasets.classify.classifying import Classification, Gathered, classify_gathered, gather
+from mplat.datasets.data_set import names
 from mplat.datasets.records import CATEGORIES, LEVEL_OF_CATEGORY
-from mplat.datasets.registry import names
 from mplat.runtime import Session, open_session
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mplat.eval import metrics
+from mplat.scoring import metrics
 from timing import Results, arguments
 
 ITEMS = 2_000

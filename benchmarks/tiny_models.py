@@ -17,8 +17,9 @@ sys.path[0] = str(Path(__file__).parent / "side_by_side")
 
 import torch
 from mplat.datasets.facts import prompts
-from mplat.eval.metrics import score
-from mplat.models import LanguageModel, catalog, generate, load
+from mplat.models import LanguageModel, generate, load
+from mplat.models.files import catalog
+from mplat.scoring.metrics import score
 from timing import Results, arguments, compare
 
 TOKENS, PER_LEVEL, SEED = 256, 100, 11

@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parent / "side_by_side")
 
 import torch
+from mplat.interp.methods.corruption import corrupt
+from mplat.interp.methods.memory import DEFAULT_BUDGET
+from mplat.interp.methods.table import about
 from mplat.interp.tracing import causal_trace
-from mplat.interp.tracing.corruption import corrupt
-from mplat.interp.tracing.memory import DEFAULT_BUDGET
-from mplat.interp.tracing.table import about
 from mplat.models import LanguageModel, Replace, build
 from mplat.models.state import ModelState
 from peers import SHAPES, tokens_of

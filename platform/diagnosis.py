@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .folders import CACHE_VARIABLE, cache_folder
+from .core.folders import CACHE_VARIABLE, cache_folder
 
 Status = Literal["ok", "warn", "fail"]
 PACKAGES = (
@@ -166,7 +166,8 @@ def cache() -> Check:
 
 def shipped_models() -> Check:
     """Whether the models that come with the package are there, load, and are what was shipped."""
-    from .models import catalog, load
+    from .models import load
+    from .models.files import catalog
 
     name = "shipped models"
     found, changed, unrecorded = [], [], []

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from model_zoo import nano
+from mplat.core.errors import UsageError
 from mplat.datasets.factual import FactualPrompt, locate
-from mplat.errors import UsageError
-from mplat.eval.perplexity_worker import DocumentWorker, first_token
-from mplat.interp.tracing.prompts import open_item
+from mplat.interp.methods.prompts import open_item
 from mplat.models import LanguageModel
-from mplat.models.generation import encode
-from mplat.train.config import TextSection
+from mplat.models.decoding.generation import encode
+from mplat.perplexity.perplexity_worker import DocumentWorker, first_token
 from mplat.train.data import open_source
 from mplat.train.run_folder import RunFolder
 from mplat.train.setup import prepare
 from mplat.train.token_store import open_store
 from mplat.train.tokenizer import open_tokenizer
+from mplat.train.train_config import TextSection
 from tokenizer_zoo import llama_kind, word_pieces
 from train_runs import config
 from transformers import AutoTokenizer, PreTrainedTokenizerFast

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.config import Config, dump_config, load_config
-from mplat.errors import UsageError
+from mplat.core.config import Config, dump_config, load_config
+from mplat.core.errors import UsageError
 from pydantic import field_validator
 
 

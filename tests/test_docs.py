@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from mplat import errors
-from mplat.cli import build_app, main, registry
-from mplat.models.catalog import shipped
+from mplat.commands import build_app, main
+from mplat.commands.frame import command as registry
+from mplat.core import errors
+from mplat.models.files.catalog import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -53,8 +54,8 @@ def test_the_examples_are_short(examples):
 
 def test_the_new_command_works(examples, tmp_path, monkeypatch, capfd):
     build_app()
-    monkeypatch.setattr(registry, "_COMMANDS", dict(registry._COMMANDS))
-    _load(examples["platform/cli/count"], "mplat.cli.count", tmp_path)
+    monkeypatch.setattr(registry.COMMANDS, "_entries", dict(registry.COMMANDS._entries))
+    _load(examples["platform/commands/count"], "mplat.commands.count", tmp_path)
     file = tmp_path / "a.txt"
     file.write_text("one two\nthree\n")
     assert main(["count", str(file), "--json"]) == 0
@@ -63,24 +64,24 @@ def test_the_new_command_works(examples, tmp_path, monkeypatch, capfd):
 
 
 def test_the_new_metric_works(examples, tmp_path, monkeypatch):
-    from mplat.eval import metrics
-    from mplat.eval.metrics import registry as metric_registry
+    from mplat.scoring import metrics
+    from mplat.scoring.metrics.metric import METRICS
 
     names = metrics.names()
-    monkeypatch.setattr(metric_registry, "_METRICS", dict(metric_registry._METRICS))
-    _load(examples["platform/eval/metrics/first_word"], "mplat.eval.metrics.first_word", tmp_path)
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    _load(examples["platform/scoring/metrics/first_word"], "mplat.scoring.metrics.first_word", tmp_path)
     assert metrics.names() == sorted([*names, "first_word"])
     assert metrics.score("first_word", "The Paris of old", ["Paris"]).em == 1.0
     assert metrics.evaluate("first_word", {"a": "x"}, {"a": ["x"], "b": ["y"]}) == {"first_word": 0.5}
 
 
 def test_the_new_data_set_works(examples, tmp_path, monkeypatch):
+    from mplat.datasets import data_set as dataset_registry
     from mplat.datasets import reading
-    from mplat.datasets import registry as dataset_registry
 
     dataset_registry.names()
-    monkeypatch.setattr(dataset_registry, "_DATA_SETS", dict(dataset_registry._DATA_SETS))
-    _load(examples["platform/datasets/qa_lines"], "mplat.datasets.qa_lines", tmp_path)
+    monkeypatch.setattr(dataset_registry.DATA_SETS, "_entries", dict(dataset_registry.DATA_SETS._entries))
+    _load(examples["platform/datasets/readers/qa_lines"], "mplat.datasets.readers.qa_lines", tmp_path)
     file = tmp_path / "dev.jsonl"
     file.write_text('{"id": "1", "q": "Who?", "a": ["Mira"]}\n{"id": "2", "q": "Where?", "a": ["Oslo", "oslo"]}\n')
     found = reading.read("qa_lines", [file])
@@ -94,15 +95,19 @@ def test_the_new_data_set_works(examples, tmp_path, monkeypatch):
 
 
 def test_the_new_template_works(examples, tmp_path, monkeypatch):
+    from mplat.datasets.prompting import template as template_registry
+    from mplat.datasets.prompting.prompts import prompt_text
     from mplat.datasets.records import Question
-    from mplat.eval.prompting import prompt_text
-    from mplat.eval.templates import registry as template_registry
 
     template_registry.names()
-    monkeypatch.setattr(template_registry, "_TEMPLATES", dict(template_registry._TEMPLATES))
+    monkeypatch.setattr(template_registry.TEMPLATES, "_entries", dict(template_registry.TEMPLATES._entries))
     asked = Question("1", "qa_lines", "dev", "Who?", (), ("Mira",))
     assert prompt_text(asked) == "Q: Who?\nA:"
-    _load(examples["platform/eval/templates/qa_lines"], "mplat.eval.templates.qa_lines", tmp_path)
+    _load(
+        examples["platform/datasets/prompting/templates/qa_lines"],
+        "mplat.datasets.prompting.templates.qa_lines",
+        tmp_path,
+    )
     assert prompt_text(asked) == "Question: Who?\nShort answer:"
 
 
@@ -110,14 +115,14 @@ def test_the_new_analysis_works(examples, tmp_path, monkeypatch):
     import torch
     from interp_jobs import run_step, token_items
     from model_zoo import nano
-    from mplat.interp.registry import STEPS
+    from mplat.interp.engine.step import STEPS
 
     try:
         _load(examples["platform/interp/steps/entropy"], "mplat.interp.steps.entropy", tmp_path)
         model, items = nano("mamba"), token_items(5)
         (table,) = run_step("entropy", model, items).values()
     finally:
-        STEPS.pop("entropy", None)
+        STEPS._entries.pop("entropy", None)
     rows = table.to_pylist()
     assert [row["question_id"] for row in rows] == [item.id for item in items]
     for row, item in zip(rows, items, strict=True):
@@ -127,12 +132,10 @@ def test_the_new_analysis_works(examples, tmp_path, monkeypatch):
 
 def test_the_new_architecture_keeps_the_contract(examples, tmp_path, monkeypatch):
     from model_zoo import nano
-    from mplat.models import mixers
-    from mplat.models.mixers import registry as mixer_registry
+    from mplat.models import mixer as mixer_registry
 
-    mixers.names()
-    monkeypatch.setattr(mixer_registry, "_MIXERS", dict(mixer_registry._MIXERS))
-    _load(examples["platform/models/mixers/leaky"], "mplat.models.mixers.leaky", tmp_path)
+    monkeypatch.setattr(mixer_registry.MIXERS, "_entries", dict(mixer_registry.MIXERS._entries))
+    _load(examples["platform/models/families/leaky"], "mplat.models.families.leaky", tmp_path)
     checks = [
         check
         for name in ("test_contract", "test_sequence_equalities")
@@ -176,8 +179,8 @@ def test_the_page_of_sites_names_those_of_every_architecture():
 
 
 def test_the_page_of_steering_quotes_what_a_verdict_says():
-    from mplat.eval.statistics import Difference, Estimate
     from mplat.eval.verdict import judge
+    from mplat.scoring.statistics import Difference, Estimate
 
     shares = {"unsteered": 0.845, "steered": 0.850, "control_random": 0.849}
     differences = {
@@ -199,8 +202,8 @@ def test_commands_and_options_that_documents_show_exist(document, capfd):
         words = line.split()
         if words[0] in ("COMMAND", "--help", "count", "--version"):
             continue
-        name = " ".join(words[:2]) if " ".join(words[:2]) in registry._COMMANDS else words[0]
-        assert name in registry._COMMANDS, f"{document}: mplat {line}"
+        name = " ".join(words[:2]) if " ".join(words[:2]) in registry.COMMANDS.names() else words[0]
+        assert name in registry.COMMANDS.names(), f"{document}: mplat {line}"
         assert main([*name.split(), "--help"]) == 0
         known = capfd.readouterr().out
         for option in (w.split("=")[0] for w in words if w.startswith("--")):
@@ -239,7 +242,7 @@ def test_the_architecture_names_every_part():
 
 
 def test_the_options_that_the_readme_says_are_shared_exist(root):
-    from mplat.cli import build_app
+    from mplat.commands import build_app
     from typer.main import get_command
 
     commands = get_command(build_app()).commands  # type: ignore[attr-defined]

@@ -52,6 +52,6 @@ def test_every_module_can_be_imported() -> None:
 
 
 def test_a_wrong_import_is_noticed(tmp_path: Path) -> None:
-    (tmp_path / "wrong_import.py").write_text("from mplat.errors import NoSuchError\n")
-    (told,) = importing(["mplat.errors", "wrong_import"], str(tmp_path)).values()
+    (tmp_path / "wrong_import.py").write_text("from mplat.core.errors import NoSuchError\n")
+    (told,) = importing(["mplat.core.errors", "wrong_import"], str(tmp_path)).values()
     assert told[0] == "ImportError" and "NoSuchError" in told[1]

@@ -1,8 +1,8 @@
 """Imports point downward only, and each layer keeps to what it promises not to touch.
 
-    cli -> quickstart -> train, datasets, interp, steering, eval, report -> models -> kernels
-    eval.metrics and eval.statistics lie below all stages; runtime is used by the stages through plain functions;
-    errors, config, folders and names are used by all
+    commands -> quickstart -> report -> train | interp | eval | perplexity -> steering -> datasets -> models
+    runtime, scoring -> core; the stages between the bars know nothing of each other; models know neither runtime nor
+    scoring, and runtime knows neither models nor data sets
 
 The sources are read, not imported, so an import inside a function counts too.
 """
@@ -22,21 +22,28 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "platform"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in FILES}
-STAGES = {"train", "datasets", "interp", "steering", "eval", "report"}
-BELOW_STAGES = {"eval.metrics", "eval.statistics"}
-EVERYONE_MAY_USE = {"errors", "config", "yaml_source", "folders", "names"}
+STAGES = {"train", "interp", "eval", "perplexity"}
+BELOW = {"core", "scoring", "runtime", "models", "datasets"}
+PUBLIC_NAMES = {"errors", "config"}  # for users; inside the package `core` is meant
 MAY_USE = {
-    "cli": STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime", "diagnosis", "quickstart", "cli"},
-    "quickstart": STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime", "quickstart"},
-    "__main__": {"cli"},
-    "diagnosis": EVERYONE_MAY_USE | {"models", "runtime"},
-    **{stage: STAGES | BELOW_STAGES | EVERYONE_MAY_USE | {"models", "runtime"} for stage in STAGES},
-    **{unit: EVERYONE_MAY_USE | {unit} for unit in BELOW_STAGES},
-    "runtime": EVERYONE_MAY_USE | {"runtime", "models", "datasets"},
-    "models": EVERYONE_MAY_USE | {"models"},
-    **{name: EVERYONE_MAY_USE for name in EVERYONE_MAY_USE},
+    "core": set(),
+    "scoring": {"core"},
+    "runtime": {"core"},
+    "models": {"core"},
+    "datasets": {"core", "scoring", "runtime", "models"},
+    "steering": BELOW,
+    "train": BELOW,
+    "interp": BELOW,
+    "eval": BELOW | {"steering"},
+    "perplexity": BELOW,
+    "report": BELOW | STAGES | {"steering"},
+    "quickstart": BELOW | STAGES | {"steering", "report"},
+    "diagnosis": {"core", "models", "runtime"},
+    "commands": BELOW | STAGES | {"steering", "report", "quickstart", "diagnosis"},
+    "__main__": {"commands"},
+    **{name: {"core"} for name in PUBLIC_NAMES},
 }
-PURE = ["models/kernels", "eval/metrics", "eval/statistics"]  # numeric code: no files, no processes, no terminal
+PURE = ["models/kernels", "scoring"]  # numeric code: no files, no processes, no terminal
 PURE_MAY_NOT_IMPORT = {
     "io",
     "subprocess",
@@ -84,10 +91,7 @@ def _imports(path: Path) -> Iterator[tuple[str, int]]:
 def _unit(module: str) -> str | None:
     """The part of mplat that a module belongs to: `mplat.eval.answers` -> `eval`; None for other packages."""
     parts = module.split(".")
-    if parts[0] != "mplat" or len(parts) < 2:
-        return None
-    below = ".".join(parts[1:3])
-    return below if below in BELOW_STAGES else parts[1]
+    return parts[1] if parts[0] == "mplat" and len(parts) > 1 else None
 
 
 def _own(path: Path) -> str:
@@ -105,14 +109,12 @@ def _calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
 
 
 def _is_pure(path: Path) -> bool:
-    if path.name == "registry.py":  # looks into its folder to find what there is
-        return False
     return any(_id(path).startswith((f"{pure}/", f"{pure}.py")) for pure in PURE)
 
 
 def test_the_imports_are_found():
     seen = {module for path in FILES for module, _ in _imports(path)}
-    assert {"mplat.errors", "mplat.models.kernels", "torch", "json"} <= seen
+    assert {"mplat.core.errors", "mplat.models.kernels", "torch", "json"} <= seen
 
 
 def test_imports_point_downward():
@@ -123,25 +125,48 @@ def test_imports_point_downward():
         f"{_id(path)}:{line}: {_own(path)} may not import {module}"
         for path in FILES
         for module, line in _imports(path)
-        if (unit := _unit(module)) in units and unit not in MAY_USE[_own(path)]
+        if (unit := _unit(module)) in units and unit not in {_own(path), *MAY_USE[_own(path)]}
     ]
     assert not wrong
 
 
-def test_stages_do_not_import_each_other_in_a_circle():
-    uses: dict[str, set[str]] = {stage: set() for stage in sorted(STAGES)}
+def test_layers_are_layers():
+    """What may be used forms no circle, and no stage may use another one."""
+    for stage in STAGES:
+        assert not MAY_USE[stage] & STAGES
+    uses = {unit: set(below) for unit, below in MAY_USE.items()}
+    while free := [unit for unit, below in uses.items() if not below & uses.keys()]:
+        for unit in free:
+            del uses[unit]
+    assert not uses
+
+
+def test_no_more_than_three_files_import_each_other_in_a_circle():
+    modules = {".".join(["mplat", *path.relative_to(PACKAGE).with_suffix("").parts]): path for path in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    uses: dict[Path, set[Path]] = {}
     for path in FILES:
-        own = _own(path)
-        if own in STAGES:
-            uses[own] |= {unit for module, _ in _imports(path) if (unit := _unit(module)) in STAGES and unit != own}
-    while free := [stage for stage, used in uses.items() if not used & uses.keys()]:
-        for stage in free:
-            del uses[stage]
-    assert not uses, "these stages import each other"
+        named = {module for module, _ in _imports(path)} & modules.keys()
+        # of `from .package import module` the package itself is named for the path alone
+        meant = named - {module.rpartition(".")[0] for module in named if modules[module].stem != "__init__"}
+        uses[path] = {modules[module] for module in meant} - {path}
+    reach = {path: _reachable(path, uses) for path in FILES}
+    circles = {frozenset(other for other in reach[path] if path in reach[other]) for path in FILES}
+    assert not [sorted(map(_id, circle)) for circle in circles if len(circle) > 3]
+
+
+def _reachable(start: Path, uses: dict[Path, set[Path]]) -> set[Path]:
+    seen: set[Path] = set()
+    waiting = [start]
+    while waiting:
+        new = uses[waiting.pop()] - seen
+        seen |= new
+        waiting += new
+    return seen
 
 
 def test_only_the_runtime_imports_ray_and_only_the_command_line_imports_typer():
-    owner = {"ray": "runtime", "typer": "cli", "rich": "cli", "click": "cli"}
+    owner = {"ray": "runtime", "typer": "commands", "rich": "commands", "click": "commands"}
     wrong = [
         f"{_id(path)}:{line}: import of {module}"
         for path in FILES
@@ -153,7 +178,9 @@ def test_only_the_runtime_imports_ray_and_only_the_command_line_imports_typer():
 
 def test_importing_a_stage_imports_no_ray():
     """So that everything but a Ray address works where Ray is not installed."""
-    stages = [name for name in sorted(STAGES | {"runtime", "models"}) if (PACKAGE / name / "__init__.py").exists()]
+    stages = [
+        name for name in sorted(STAGES | BELOW | {"steering", "report"}) if (PACKAGE / name / "__init__.py").exists()
+    ]
     code = (
         f"import importlib, sys; sys.modules['ray'] = None; [importlib.import_module('mplat.' + n) for n in {stages}]"
     )

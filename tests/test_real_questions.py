@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from mplat.cli import main
-from mplat.eval.metrics import score
+from mplat.commands import main
+from mplat.scoring.metrics import score
 
 pytestmark = pytest.mark.ray
 

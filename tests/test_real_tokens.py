@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from mplat.cli import main
+from mplat.commands import main
 from mplat.datasets.records import Question, to_table
 from mplat.eval.side_effects import held_out_texts
 from mplat.models import LanguageModel, ModelConfig, build

@@ -32,7 +32,7 @@ def cwd(request, root, tmp_path) -> Path:
         [str(SCRIPTS / "mplat")],
         [sys.executable, "-m", "mplat"],
         [sys.executable, "{root}/cli.py"],
-        [sys.executable, "-c", "import sys; from mplat.cli import main; sys.exit(main())"],
+        [sys.executable, "-c", "import sys; from mplat.commands import main; sys.exit(main())"],
     ],
     ids=["mplat", "python -m mplat", "python cli.py", "python -c"],
 )
@@ -65,13 +65,13 @@ def test_the_standard_librarys_platform_is_itself(cwd):
 
 
 def test_the_standard_librarys_platform_is_itself_after_importing_mplat(cwd):
-    code = f"import mplat.errors, mplat.cli; {USES_PLATFORM}"
+    code = f"import mplat.core.errors, mplat.commands; {USES_PLATFORM}"
     assert _run([sys.executable, "-c", code], cwd).returncode == 0
 
 
 def test_scripts_in_the_root_get_the_standard_librarys_platform(root, tmp_path):
     shutil.copytree(
-        root / "platform" / "cli", tmp_path / "platform" / "cli", ignore=shutil.ignore_patterns("__pycache__")
+        root / "platform" / "commands", tmp_path / "platform" / "commands", ignore=shutil.ignore_patterns("__pycache__")
     )
     (tmp_path / "script.py").write_text(USES_PLATFORM)
     assert _run([sys.executable, "script.py"], tmp_path).returncode == 0
@@ -94,14 +94,15 @@ def uninstalled(root, tmp_path_factory) -> dict[str, str]:
 
 
 def test_a_bare_checkout_runs_without_installation(root, cwd, uninstalled):
-    absent = _run([sys.executable, "-c", "import mplat.errors"], cwd, **uninstalled)
+    absent = _run([sys.executable, "-c", "import mplat.core.errors"], cwd, **uninstalled)
     if absent.returncode == 0:
         pytest.skip("mplat is installed in a way that this test cannot hide")
     done = _run([sys.executable, str(root / "cli.py"), "models", "--help"], cwd, **uninstalled)
     assert (done.returncode, done.stderr) == (0, "")
     code = (
         f"import sys; sys.path.insert(0, {str(root)!r}); import cli; cli.import_from_checkout(); sys.path.pop(0);"
-        f"import mplat.config, mplat.cli.values; {USES_PLATFORM}; import mplat.errors as e; print(e.__file__)"
+        f"import mplat.config, mplat.commands.frame.values; {USES_PLATFORM}; "
+        "import mplat.errors as e; print(e.__file__)"
     )
     done = _run([sys.executable, "-c", code], cwd, **uninstalled)
     assert done.stdout.strip() == str(root / "platform" / "errors.py"), done.stderr
@@ -120,7 +121,7 @@ def test_a_checkout_runs_its_own_code_beside_another_that_is_installed(root, tmp
     )
     done = _run([sys.executable, "-c", code], tmp_path)
     assert done.stdout.split()[0] == str(root / "platform" / "errors.py"), done.stderr  # the same code, installed
-    models = tmp_path / "platform" / "cli" / "models.py"
+    models = tmp_path / "platform" / "commands" / "models.py"
     models.write_text(models.read_text().replace("List shipped models", "List other models"))
     done = _run([sys.executable, str(tmp_path / "cli.py"), "models", "--help"], root)
     assert "List other models" in done.stdout, done.stderr

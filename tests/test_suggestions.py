@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from mplat.errors import suggest
+from mplat.core.errors import suggest
 from mplat.models import adapters, mixers
 
 TYPES = [*mixers.names(), *adapters.names()]

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UsageError
-from .files import Value, bare_suffix, head, long_head, values
+from ..core.errors import InputError, UsageError
+from .data_set import BadRecord, DataSet, LookAlike, get
 from .records import Question
-from .registry import BadRecord, DataSet, LookAlike, get
+from .sources.files import Value, bare_suffix, head, long_head, values
 
 FAIL_OVER = 0.01
 MAX_TOKENS = 100_000  # words and single marks, of question and context together

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 CATEGORIES = (
     "simple_recall",
@@ -103,7 +103,7 @@ class Question:
     answer_starts: tuple[int, ...] = ()  # of each answer: character of `source_text` where it begins; () if unknown
     typed_answers: tuple[TypedAnswer, ...] = ()  # first the answer, then those of further annotators
     answerable: bool | None = None  # from its context; None: the data set does not say
-    metric: str = ""  # name under which mplat.eval.metrics scores a prediction
+    metric: str = ""  # name under which mplat.scoring.metrics scores a prediction
     supporting_facts: tuple[Support, ...] = ()
     hops: int | None = None
     decomposition: tuple[SubQuestion, ...] = ()
@@ -148,7 +148,7 @@ class Question:
 
     def gold(self) -> Any:
         """What `mplat.eval.metrics.score(self.metric, prediction, gold)` compares with; None where nothing can be."""
-        from .gold import gold
+        from .prompting.gold import gold
 
         return gold(self)
 

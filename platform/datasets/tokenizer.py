@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from .facts import names, relations
 from .facts.training import Difficulty, training_text
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
-from ..errors import InputError, UsageError
+from ..core.errors import InputError, UsageError
 from ..models import Generation, generate
 from ..models.lending import open_model
+from ..scoring.metrics import score
 from .conditions import Condition
-from .metrics import score
 from .schema import ITEM_SCHEMA
 
 if TYPE_CHECKING:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..datasets.asked_before import read_choice, refuse_overlap
+from ..core.errors import InputError, UsageError, suggest
+from ..datasets.prompting.asked_before import read_choice, refuse_overlap
+from ..datasets.prompting.prompts import Prompt, render, unusable
+from ..datasets.prompting.templates import Template, find, template_for
 from ..datasets.records import Question
-from ..errors import InputError, UsageError, suggest
 from ..models.lending import label
+from ..scoring.metrics import names as metric_names
 from ..steering import (
     Recipe,
     Variant,
@@ -31,12 +34,9 @@ from ..steering import (
 )  # fmt: skip
 from ..steering.recipe import site_width
 from .conditions import Condition
-from .config import EvalConfig
-from .metrics import names as metric_names
-from .prompting import Prompt, render, unusable
+from .eval_config import EvalConfig
 from .schema import question_fields
 from .split import DEVELOPMENT, TEST, choose, split
-from .templates import Template, find, template_for
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
@@ -276,7 +276,7 @@ def read_questions(config: EvalConfig) -> list[Question]:
 
         found += facts.prompts(per_level=config.per_level, seed=config.seed, split="eval")
     if mode != "prompts" and config.questions is not None:
-        from ..datasets.own_prompts import read_questions as read_file
+        from ..datasets.readers.own_prompts import read_questions as read_file
 
         found += read_file(config.questions)
     twice = [name for name, count in Counter(q.id for q in found).items() if count > 1]
@@ -321,7 +321,7 @@ def tokenize(
     questions: Sequence[Question], model: LanguageModel, max_tokens: int, template: Template | None = None
 ) -> tuple[dict[str, Prompt], dict[str, tuple[str, str]]]:
     """Question id -> prompt, and question id -> (status, reason) for those that cannot be asked or scored."""
-    from ..models.text import encode_text
+    from ..models.decoding.text import encode_text
 
     assert model.tokenizer is not None, model.name
     prompts: dict[str, Prompt] = {}

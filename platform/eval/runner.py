@@ -26,25 +26,27 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..config import differing_keys
-from ..datasets.asked_before import question_digests, refuse_overlap
-from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
-from ..models import ends
+from ..core.config import differing_keys
+from ..core.folder_lock import alone_in
+from ..core.folders import RUN_RECORD, earlier_run, refuse_other_settings
+from ..core.versions import versions
+from ..core.whole_files import write_errors
+from ..datasets.prompting.asked_before import question_digests, refuse_overlap
+from ..datasets.prompting.prompts import TEMPLATE_DIGEST
+from ..models.decoding import ends
 from ..models.lending import label, lent, loadable
+from ..models.provenance import computation_key, kernels
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
-from ..runtime.lock import alone_in
-from ..runtime.storage import write_errors
+from ..scoring.statistics import Resampling
 from ..steering import Recipe, Scored, choose, control_recipes, grid
 from ..steering.discovery import discovery_table
 from ..steering.recipe import site_width
 from . import answers, side_effects
 from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, computed, judged
 from .planning import Plan
-from .prompting import TEMPLATE_DIGEST
-from .provenance import computation_key, kernels, versions
 from .schema import ITEM_ORDER, ITEM_SCHEMA, PRICE_ORDER, PRICE_SCHEMA, PROMPT_SCHEMA
 from .split import DEVELOPMENT, TEST, UNANSWERABLE, counts
-from .summary import Resampling, Summary, mean_of, summarise
+from .summary import Summary, mean_of, summarise
 
 if TYPE_CHECKING:
     from ..steering.discovery import FindChannels
@@ -228,7 +230,7 @@ class _Run:
 
     def price(self, conditions: Sequence[Condition]) -> pa.Table:
         """The held-out texts under the conditions of the test."""
-        from ..models.generation import encode
+        from ..models.decoding.generation import encode
 
         plan, distinct = self.plan, computed(conditions)
         texts = side_effects.held_out_texts(plan.config.price_texts_per_level)

@@ -16,8 +16,8 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
+from ..models.decoding.prefill import pad
 from ..models.lending import open_model
-from ..models.prefill import pad
 from .conditions import Condition
 from .schema import PRICE_SCHEMA
 

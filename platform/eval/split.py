@@ -16,8 +16,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from ..core.errors import UsageError
 from ..datasets.records import Question
-from ..errors import UsageError
 
 Side = Literal["development", "test"]
 DEVELOPMENT: Side = "development"

@@ -25,25 +25,16 @@ from typing import Any
 import pyarrow as pa
 
 from ..datasets.records import CATEGORIES, LEVEL_OF_CATEGORY
+from ..scoring.metrics import score
+from ..scoring.statistics import Difference, Estimate, Resampling, holm, mean_interval, paired_difference
 from .conditions import STEERED, UNSTEERED
-from .metrics import score
 from .split import TEST, UNANSWERABLE
-from .statistics import Difference, Estimate, holm, mean_interval, paired_difference
 from .verdict import Verdict, judge
 
 Row = Mapping[str, Any]
 #: family of conditions -> question (or text) id -> value
 Values = dict[str, dict[str, float]]
 _EVIDENCE = {True: "kept", False: "lost", None: "unknown"}  # how `evidence_kept` is called
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How intervals and p-values are made."""
-
-    seed: int
-    confidence: float
-    resamples: int
 
 
 @dataclass(frozen=True)

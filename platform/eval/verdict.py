@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..scoring.statistics import Difference, Estimate
 from .conditions import STEERED, UNSTEERED
-from .statistics import Difference, Estimate
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ channels = bottleneck_channels(model, questions, layer=3, site="mixer_out", k=8)
 
 from __future__ import annotations
 
-from .cache import Cache
-from .channels import bottleneck_channels, bottleneck_finder
-from .config import InterpConfig, config_model, default_config
-from .graph import all_steps
-from .registry import Job, Step, StepSettings, step
-from .run import Observer, Plan, StepResult, plan_steps, run_plan, run_steps
+from .engine.cache import Cache
+from .engine.graph import all_steps
+from .engine.interp_config import InterpConfig, config_model, default_config
+from .engine.run import Observer, Plan, StepResult, plan_steps, run_plan, run_steps
+from .engine.step import Job, Step, StepSettings, step
+from .methods.channels import bottleneck_channels, bottleneck_finder
 
 __all__ = [
     "Cache", "InterpConfig", "Job", "Observer", "Plan", "Step", "StepResult", "StepSettings", "all_steps",

@@ -9,16 +9,16 @@ with model.edit(Scale("blocks.2.mixer_out", 5.0, channels=[4, 38])):
 
 from __future__ import annotations
 
-from . import transformers_auto
+from .access.capture import Activations
+from .access.edit_files import load_edits, save_edits
+from .access.edits import Add, Clamp, Edit, Interpolate, ProjectOut, Replace, Scale
+from .access.sites import Selection, Site
+from .auto_classes import transformers_auto
 from .building import build
-from .capture import Activations
-from .config import ModelConfig
-from .edit_files import load_edits, save_edits
-from .edits import Add, Clamp, Edit, Interpolate, ProjectOut, Replace, Scale
-from .generation import Generation, generate
-from .loading import load
+from .decoding.generation import Generation, generate
+from .files.loading import load
 from .model import LanguageModel
-from .sites import Selection, Site
+from .model_config import ModelConfig
 from .state import ModelState
 
 __all__ = [

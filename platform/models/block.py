@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import mixers
-from .config import ModelConfig
-from .mixers.registry import LayerState, SiteInfo
-from .run import Run
+from .access.run import Run
+from .mixer import MIXERS, LayerState, SiteInfo
+from .model_config import ModelConfig
 
 
 class Block(nn.Module):
@@ -19,7 +18,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        architecture = mixers.get(config.arch)
+        architecture = MIXERS.get(config.arch)
         self.norm = architecture.block_norm(config)
         self.mixer = architecture.for_layer(config, layer)
         self.feed_forward = architecture.feed_forward(config, layer)
@@ -87,4 +86,4 @@ class Backbone(nn.Module):
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
-        self.norm_f = mixers.get(config.arch).final_norm(config)
+        self.norm_f = MIXERS.get(config.arch).final_norm(config)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
-from ..errors import UsageError, suggest
+from ..core.errors import UsageError, suggest
 from .block import Block
-from .config import ModelConfig
 from .memory import require_weights
 from .model import LanguageModel
+from .model_config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import InputError, UsageError
+from ..core.errors import InputError, UsageError
 
 
 class Rule(NamedTuple):

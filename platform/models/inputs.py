@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from ..errors import InputError, UsageError
-from .text import encode_text
+from ..core.errors import InputError, UsageError
+from .decoding.text import encode_text
 
 if TYPE_CHECKING:
     from .model import LanguageModel

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, UsageError
+from ..core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from .model import LanguageModel
@@ -45,7 +45,7 @@ def open_model(
     known = _LENT.get(digest)
     if known is not None and device in (None, str(known.device)):
         return known
-    from .loading import load
+    from .files.loading import load
 
     where = "save it to a folder that every machine sees, load it from there, or use --address none"
     try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from ..errors import UsageError
-from .config import ModelConfig
+from ..core.errors import UsageError
+from .model_config import ModelConfig
 
 #: what published models reach; the key that is furthest beyond is named
 _USUAL = {"vocab_size": 262_144, "d_model": 8192, "n_layers": 128, "state_size": 256, "expand": 16}

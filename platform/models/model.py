@@ -19,19 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, UsageError
-from . import ends
+from ..core.errors import InputError, UsageError
+from .access.capture import STATE_SITES, Activations, Recorder
+from .access.edits import Edit
+from .access.run import Applied, Phase, Run, pack
+from .access.sites import Site, expand
 from .block import Backbone, Block
-from .capture import STATE_SITES, Activations, Recorder
-from .config import ModelConfig
-from .edits import Edit
-from .identity import KnownDigest, digest_of
+from .decoding import ends
+from .files.identity import KnownDigest, digest_of
 from .inputs import Readable, as_rows, batch_of
-from .mixers.registry import LayerState, SiteInfo
-from .norms import wide
+from .mixer import LayerState, SiteInfo
+from .model_config import ModelConfig
 from .parameter_groups import parameter_groups
-from .run import Applied, Phase, Run, pack
-from .sites import Site, expand
+from .parts.norms import wide
 from .state import ModelState
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ class LanguageModel(nn.Module):
 
         See `generation.generate`, and `inputs` for what a prompt may be.
         """
-        from .generation import generate
+        from .decoding.generation import generate
 
         out = generate(self, prompts, max_new_tokens=max_new_tokens, stop=stop, temperature=temperature, seed=seed)
         bad = [i for i, g in enumerate(out) if g.stop_reason == "nonfinite"]
@@ -391,6 +391,6 @@ class LanguageModel(nn.Module):
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
         """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or one of `layouts`."""
-        from .saving import save
+        from .files.saving import save
 
         return save(self, folder, dtype=dtype, layout=layout)

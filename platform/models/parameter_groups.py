@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .mixers.registry import FeedForward, Mixer
+from .mixer import FeedForward, Mixer
 
 if TYPE_CHECKING:
     from .model import LanguageModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import UsageError, suggest
+from ..core.errors import UsageError, suggest
 from .precision import faster_dtype
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}

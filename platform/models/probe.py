@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .generation import generate
+from .decoding.generation import generate
 
 if TYPE_CHECKING:
     from .model import LanguageModel

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from .mixers.registry import LayerState
-from .past import PAST, lengthen
+from ..core.errors import UsageError
+from .mixer import LayerState
+from .parts.past import PAST, lengthen
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ with open_session("none") as session:
 
 from __future__ import annotations
 
-from .config import QuickstartConfig
 from .pipeline import QuickstartResult, Watcher, check_folder, plan_lines, run_quickstart
+from .quickstart_config import QuickstartConfig
 
 __all__ = ["QuickstartConfig", "QuickstartResult", "Watcher", "check_folder", "plan_lines", "run_quickstart"]

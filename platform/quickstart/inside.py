@@ -28,8 +28,8 @@ def look_inside(
 ) -> str:
     """Run `steps` for the plan's model on its development questions; what came out, in words."""
     from ..interp import Cache, Observer, config_model, plan_steps, run_plan
-    from ..interp.graph import in_order
-    from ..interp.run_record import write_run
+    from ..interp.engine.graph import in_order
+    from ..interp.engine.run_record import write_run
 
     questions = plan.asked_in_development
 

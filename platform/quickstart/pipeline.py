@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import differing_keys
-from ..errors import UsageError
-from ..folders import RUN_RECORD, earlier_run, refuse_other_settings
-from .config import QuickstartConfig, folder_name
+from ..core.config import differing_keys
+from ..core.errors import UsageError
+from ..core.folders import RUN_RECORD, earlier_run, refuse_other_settings
 from .inside import look_inside
+from .quickstart_config import QuickstartConfig, folder_name
 from .sample import classify_sample
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class _Pipeline:
 
     def run(self) -> QuickstartResult:
         """All stages in order."""
-        from ..models.loading import resolve
+        from ..models.files.loading import resolve
         from ..runtime import publish_json
 
         for model in self.config.models:
@@ -201,7 +201,7 @@ class _Pipeline:
         return f"{len(questions)} questions, {self.config.per_level} for each of six levels"
 
     def _plan(self, model: str) -> Plan:
-        from ..eval.config import EvalConfig
+        from ..eval.eval_config import EvalConfig
         from ..eval.planning import prepare
 
         steering = self.config.steering

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..datasets import facts
-from ..datasets.classify import classify_folder, write
+from ..datasets.classify.classifying import classify_folder, write
 from ..datasets.facts.as_files import write_hotpotqa, write_squad
-from .config import QuickstartConfig
+from .quickstart_config import QuickstartConfig
 
 TABLE = "questions.parquet"
 _APART = 1  # added to the seed: the sample is not the questions that the models are asked

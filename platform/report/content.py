@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..eval.statistics import Difference, Estimate
+from ..scoring.statistics import Difference, Estimate
 
 Role = Literal["unsteered", "steered", "control"]
 

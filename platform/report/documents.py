@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read_rows(path: Path, columns: Sequence[str], remedy: str, optional: Sequenc
 
     An optional column that is not there has None in every row.
     """
-    from ..runtime.storage import read_table
+    from ..core.whole_files import read_table
 
     table = read_table(path, advice=remedy)
     absent = [name for name in columns if name not in table.column_names]

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .content import Classification, Evaluation, Interpretation, Report, Tracing, Training
 from .documents import read_json
-from .evaluation import read_evaluation
-from .interpretation import read_interpretation
-from .other_runs import SUMMARY_SUFFIX, read_classification, read_training
-from .tracing import read_tracing
+from .sections.evaluation import read_evaluation
+from .sections.interpretation import read_interpretation
+from .sections.other_runs import SUMMARY_SUFFIX, read_classification, read_training
+from .sections.tracing import read_tracing
 
 RUN_FILE = "run.json"
 _HOW = (
@@ -103,7 +103,7 @@ def _of_shipped_models(names: set[str]) -> list[Training]:
     """Training logs that came with shipped models; a model without one is not an error."""
     if not names:
         return []
-    from ..models.catalog import shipped
+    from ..models.files.catalog import shipped
 
     folders = shipped()
     logs = {name: folders[name] / "log.jsonl" for name in sorted(names) if name in folders}

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..eval.statistics import Difference, Estimate
-from . import figures, trace_figures
+from ..scoring.statistics import Difference, Estimate
+from .charts import figures, trace_figures
 from .content import Evaluation, Interpretation, LayerMap, LevelRow, Report, Role, TracedSite, Tracing, Training
 from .text import effect_size, p_value, percent, plain_number, points, shown, signed, visible
 
@@ -218,6 +218,6 @@ def _training_view(run: Training, number: int) -> _TrainingView:
 
 def write(report: Report, path: Path) -> str:
     """Write the page in place of what may be there; returns the sha256 of the file."""
-    from ..runtime.storage import publish_bytes
+    from ..core.whole_files import publish_bytes
 
     return publish_bytes(render(report).encode("utf-8"), path).sha256

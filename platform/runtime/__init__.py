@@ -5,12 +5,7 @@ The only package that imports Ray, in `ray_pool` and `ray_connection`, which are
 Stages call `open_session` and `run_table`; the rest is for those who build on it.
 """
 
-from .ledger import Entry, Ledger, read_ledger
-from .plan import PlanDigest, Shard, canonical_json, digest_of, plan_digest, plan_shards
-from .pool import Pool, Worker, WorkerError, WorkerFactory
-from .scheduler import Job, Limits, Made, run_shards
-from .session import Session, open_session
-from .storage import (
+from ..core.whole_files import (
     NonDeterministicError,
     Published,
     publish_bytes,
@@ -19,6 +14,11 @@ from .storage import (
     read_table,
     replace_table,
 )
+from .ledger import Entry, Ledger, read_ledger
+from .plan import PlanDigest, Shard, canonical_json, digest_of, plan_digest, plan_shards
+from .pool import Pool, Worker, WorkerError, WorkerFactory
+from .scheduler import Job, Limits, Made, run_shards
+from .session import Session, open_session
 from .table_job import Progress, run_table
 
 __all__ = [

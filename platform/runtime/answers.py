@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import ToleranceError
+from ..core.errors import ToleranceError
 from .plan import Shard
 from .pool import WorkerError
 

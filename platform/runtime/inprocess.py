@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from .pool import Failed, Outcome, Worker, WorkerFactory, answered
 from .threads import ThreadLimit
 

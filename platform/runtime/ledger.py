@@ -19,10 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import InputError, UsageError
-from .lock import FolderLock
+from ..core.errors import InputError, UsageError
+from ..core.folder_lock import FolderLock
+from ..core.whole_files import write_errors
 from .plan import PlanDigest
-from .storage import write_errors
 
 LEDGER_NAME = "ledger.jsonl"
 LOCK_NAME = ".lock"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..errors import InputError
+from ..core.errors import InputError
+from ..core.whole_files import NonDeterministicError, is_unfinished, publish_table, read_table, sha256_of, table_bytes
 from .ledger import Entry, Ledger, now
 from .plan import PlanDigest, Shard
 from .scheduler import Made
-from .storage import NonDeterministicError, is_unfinished, publish_table, read_table, sha256_of, table_bytes
 
 _PART = re.compile(r"part-(\d{5,})-([0-9a-f]{16})\.parquet")
 

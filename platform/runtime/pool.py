@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from .. import errors
-from ..errors import MplatError, UsageError, suggest
+from ..core import errors
+from ..core.errors import MplatError, UsageError, suggest
 
 
 class Worker(Protocol):

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import ClusterError, UsageError
+from ..core.errors import ClusterError, UsageError
 
 OBJECT_STORE_BYTES = 256 << 20  # Ray would take 30 % of the memory
 _LONGEST_TEMP = 40  # sockets must have paths below 107 bytes, and Ray adds about 65

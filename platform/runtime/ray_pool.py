@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import exceptions as ray_errors
 
-from ..errors import ClusterError
+from ..core.errors import ClusterError
 from .pool import Failed, Lost, Outcome, WorkerFactory, answered, error_from
 from .ray_actor import ShardActor, installed_version
 

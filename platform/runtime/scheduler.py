@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import ClusterError, MplatError
+from ..core.errors import ClusterError, MplatError
 from .plan import Shard
 from .pool import Failed, Finished, Lost, Pool, WorkerError, error_from
 from .stop import StopRequest

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from ..errors import UsageError, suggest
+from ..core.errors import UsageError, suggest
 from .pool import Pool, WorkerFactory
 
 MEMORY_PER_ACTOR = 2 << 30  # what the default number of actors allows for each; --actors is not limited by it

@@ -11,7 +11,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..errors import StoppedEarly
+from ..core.errors import StoppedEarly
 
 
 class StopRequest:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from .answers import Answers
 from .ledger import Ledger
 from .parts import Parts

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import UsageError, suggest
+from ..core.errors import UsageError
+from ..core.registry import Registry
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,25 +31,18 @@ if TYPE_CHECKING:
     from .discovery import Place
 
 Control = Callable[..., list[Recipe]]
-_CONTROLS: dict[str, Control] = {}
+CONTROLS: Registry[Control] = Registry("control", "control", __name__)
+control_names = CONTROLS.names
 
 
 def control(name: str) -> Callable[[Control], Control]:
     """Register a control under `name`."""
 
     def register(function: Control) -> Control:
-        taken = _CONTROLS.get(name)
-        if taken is not None and taken.__qualname__ != function.__qualname__:
-            raise UsageError(f"the control name {name!r} is taken by {taken.__qualname__}; choose another")
-        _CONTROLS[name] = function
+        CONTROLS.add(name, function, function.__module__)
         return function
 
     return register
-
-
-def control_names() -> list[str]:
-    """Every registered control, sorted."""
-    return sorted(_CONTROLS)
 
 
 def control_recipes(
@@ -57,10 +51,7 @@ def control_recipes(
     """Control name -> its draws, in the order of `names`."""
     if draws < 1 and names:
         raise UsageError(f"a control needs at least 1 draw, not {draws}; to run none say --controls none")
-    for name in names:
-        if name not in _CONTROLS:
-            raise UsageError(f"there is no control {name!r}; {suggest(name, _CONTROLS)}")
-    return {name: _CONTROLS[name](recipe, width, draws=draws, seed=seed) for name in names}
+    return {name: CONTROLS.get(name)(recipe, width, draws=draws, seed=seed) for name in names}
 
 
 def check_controls(names: Sequence[str], model: LanguageModel, sites: Iterable[Place], *, draws: int) -> None:

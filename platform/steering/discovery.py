@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from ..errors import InputError, UsageError
+from ..core.errors import InputError, UsageError
 from .operators import find_operator
 from .recipe import Recipe, site_width
 

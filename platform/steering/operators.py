@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, suggest
+from ..core.errors import UsageError
+from ..core.registry import Registry
 
 if TYPE_CHECKING:
     from ..models import Edit
@@ -39,41 +40,19 @@ class Operator:
     meaning: str
 
 
-_OPERATORS: dict[str, Operator] = {}
+OPERATORS: Registry[Operator] = Registry("steering operator", "operator", __name__)
+operator_names, find_operator = OPERATORS.names, OPERATORS.get
 
 
 def operator(name: str, *, site: str) -> Callable[[Build], Build]:
     """Register a function (site, channels, strength) -> edits; the first line of its docstring is its meaning."""
 
     def register(build: Build) -> Build:
-        taken = _OPERATORS.get(name)
-        if taken is not None and taken.build.__qualname__ != build.__qualname__:
-            raise UsageError(f"the operator name {name!r} is taken by {taken.build.__qualname__}; choose another")
         meaning = (build.__doc__ or "").strip().splitlines()[0] if build.__doc__ else ""
-        _OPERATORS[name] = Operator(name, site, build, meaning)
+        OPERATORS.add(name, Operator(name, site, build, meaning), build.__module__)
         return build
 
     return register
-
-
-def operator_names() -> list[str]:
-    """Every registered operator, sorted."""
-    _import_variants()
-    return sorted(_OPERATORS)
-
-
-def find_operator(name: str) -> Operator:
-    """The operator registered under `name`; UsageError with the nearest name otherwise."""
-    if name not in _OPERATORS and name not in operator_names():
-        raise UsageError(f"there is no steering operator {name!r}; {suggest(name, _OPERATORS)}")
-    return _OPERATORS[name]
-
-
-def _import_variants() -> None:
-    """A variant's file may bring an operator of its own; a worker elsewhere has not imported it yet."""
-    from .variants import variant_names
-
-    variant_names()
 
 
 def check_strength(strength: float) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, UsageError, suggest
+from ..core.errors import InputError, UsageError, suggest
 from .operators import build, check_strength, find_operator
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Recipe:
 
     def save(self, path: str | Path) -> Path:
         """Write the recipe as JSON in place of what may be there."""
-        from ..runtime.storage import publish_json
+        from ..core.whole_files import publish_json
 
         publish_json(self.to_dict(), Path(path))
         return Path(path)

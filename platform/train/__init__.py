@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .config import TrainConfig
+from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from .loop import TrainResult, train

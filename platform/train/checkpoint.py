@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 _MODEL, _OPTIMIZER, _TRAINER, _MANIFEST = "model.safetensors", "optimizer.safetensors", "trainer.json", "manifest.json"
 FORMAT = 1

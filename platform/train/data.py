@@ -7,8 +7,6 @@ is the step, and preparing batches in a background thread changes no number.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
-from ..errors import UsageError, suggest
-from .config import TrainConfig
+from ..core.errors import UsageError, suggest
+from ..core.registry import Registry
+from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from ..datasets.records import Question
@@ -94,7 +93,8 @@ class DataSource(Protocol):
         ...
 
 
-_SOURCES: dict[str, type[DataSource]] = {}
+SOURCES: Registry[type[DataSource]] = Registry("data source", "data_source", __name__)
+source_names = SOURCES.names
 S = TypeVar("S", bound=type[DataSource])
 
 
@@ -102,28 +102,18 @@ def data_source(name: str) -> Callable[[S], S]:
     """Class decorator: make a source known as `data.source: name`."""
 
     def register(cls: S) -> S:
-        _SOURCES[name] = cls
+        SOURCES.add(name, cls, cls.__module__)
         return cls
 
     return register
 
 
-def source_names() -> list[str]:
-    """Names of all registered sources, sorted; importing the `sources` folder registers them."""
-    package = importlib.import_module(".sources", __package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    return sorted(_SOURCES)
-
-
 def open_source(config: TrainConfig, out: Path, *, dry_run: bool = False) -> DataSource:
     """The configured source, opened. Raises UsageError for an unknown name."""
-    names = source_names()
-    if config.data.source not in names:
-        raise UsageError(
-            f"data.source {config.data.source!r} is not a data source; {suggest(config.data.source, names)}"
-        )
-    return _SOURCES[config.data.source](config, out, dry_run=dry_run)
+    name = config.data.source
+    if name not in source_names():
+        raise UsageError(f"data.source {name!r} is not a data source; {suggest(name, source_names())}")
+    return SOURCES.get(name)(config, out, dry_run=dry_run)
 
 
 def batches(source: DataSource, first: int, end: int) -> Generator[Batch, None, None]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from .config import TrainConfig
+from .train_config import TrainConfig
 
 MOST_SKIPPED = 0.5  # share of steps that may be skipped before a run counts as not trained
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..datasets.asked_before import write_choice
+from ..datasets.prompting.asked_before import write_choice
 from .tokenizer import FILES
 
 if TYPE_CHECKING:

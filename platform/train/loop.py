@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import InputError, UsageError
+from ..core.errors import InputError, UsageError
 from . import checkpoint
-from .config import TrainConfig, differing_fields
 from .curve import draw_loss_curve
 from .data import Batch, DataSource, Evaluation, batches
 from .divergence import advice, fault, what_is_not_finite
@@ -34,6 +33,7 @@ from .precision import Precision
 from .run_folder import RunFolder
 from .setup import Setup, prepare, run_record
 from .stop import StopFlag, stop_on_signals
+from .train_config import TrainConfig, differing_fields
 
 if TYPE_CHECKING:
     from ..models import LanguageModel

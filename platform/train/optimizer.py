@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .config import TrainConfig
+from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from ..models import LanguageModel

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..models.precision import faster_dtype
 
 

@@ -22,10 +22,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..config import dump_config
-from ..errors import InputError, UsageError
-from ..folders import earlier_run, refuse_other_settings
-from .config import TrainConfig, differing_fields
+from ..core.config import dump_config
+from ..core.errors import InputError, UsageError
+from ..core.folders import earlier_run, refuse_other_settings
+from .train_config import TrainConfig, differing_fields
 
 
 class RunFolder:

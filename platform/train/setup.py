@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .config import TrainConfig
 from .data import DataSource, open_source
 from .precision import Precision, choose_device, choose_precision, set_threads
 from .run_folder import RunFolder
 from .sizes import model_config
+from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from ..models import LanguageModel, ModelConfig

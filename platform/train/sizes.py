@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import InputError, UsageError, suggest
-from .config import ModelSection
+from ..core.errors import InputError, UsageError, suggest
+from .train_config import ModelSection
 
 if TYPE_CHECKING:
     from ..models import ModelConfig
@@ -48,7 +48,8 @@ def model_config(
 
     Raises UsageError for an unknown size or field, InputError where the tokenizer has more tokens than the model.
     """
-    from ..models import ModelConfig, mixers
+    from ..models import ModelConfig
+    from ..models.mixer import MIXERS
 
     if section.size not in SIZES:
         raise UsageError(f"unknown size {section.size!r}; {suggest(section.size, SIZES)}")
@@ -72,5 +73,5 @@ def model_config(
     }
     given = {k: v for k, v in (("d_model", section.d_model), ("n_layers", section.n_layers)) if v is not None}
     return ModelConfig.from_dict(
-        values | dict(mixers.get(section.arch).sizes.get(section.size, {})) | given | section.options
+        values | dict(MIXERS.get(section.arch).sizes.get(section.size, {})) | given | section.options
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ..errors import StoppedEarly
+from ..core.errors import StoppedEarly
 
 
 class Stopped(StoppedEarly):

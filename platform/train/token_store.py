@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .config import TextSection
+from ..core.errors import InputError
 from .data import TokenizerFacts
 from .text_reader import BadLines, documents
+from .train_config import TextSection
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -13,9 +13,9 @@ import pytest
 from browser import find_browser
 from interp_jobs import reader
 from mplat.datasets.factual import FactualPrompt
-from mplat.interp.tracing.config import TraceConfig
-from mplat.interp.tracing.trace_plan import prepare
-from mplat.interp.tracing.trace_run import run_trace
+from mplat.interp.methods.trace_config import TraceConfig
+from mplat.interp.methods.trace_plan import prepare
+from mplat.interp.methods.trace_run import run_trace
 from mplat.runtime import open_session
 
 pytestmark = pytest.mark.browser

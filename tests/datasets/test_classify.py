@@ -12,9 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.datasets.classify import classify, classify_folder, classify_gathered, gather, summary_path, write
-from mplat.datasets.evidence import Evidence
-from mplat.datasets.evidence import evidence_of as evidence_with
+from mplat.core.errors import InputError, UsageError
+from mplat.datasets.classify.classifying import (
+    classify,
+    classify_folder,
+    classify_gathered,
+    gather,
+    summary_path,
+    write,
+)
+from mplat.datasets.classify.classifying.evidence import Evidence
+from mplat.datasets.classify.classifying.evidence import evidence_of as evidence_with
+from mplat.datasets.classify.classifying.selection import select
+from mplat.datasets.classify.classifying.token_counts import open_counter
+from mplat.datasets.data_set import get, names
 from mplat.datasets.records import (
     CATEGORIES,
     LEVEL_OF_CATEGORY,
@@ -24,10 +35,6 @@ from mplat.datasets.records import (
     Support,
     from_table,
 )
-from mplat.datasets.registry import get, names
-from mplat.datasets.selection import select
-from mplat.datasets.token_counts import open_counter
-from mplat.errors import InputError, UsageError
 
 
 def evidence_of(asked: Question) -> Evidence:

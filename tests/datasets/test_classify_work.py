@@ -10,15 +10,22 @@ import pytest
 from data_set_samples import SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.datasets import classify_work
-from mplat.datasets.classify import Gathered, classify, classify_gathered, gather, summary_path, write
-from mplat.datasets.classify_work import bundles
+from mplat.core.errors import InputError
+from mplat.datasets.classify.classifying import (
+    Gathered,
+    classify,
+    classify_gathered,
+    classify_work,
+    gather,
+    summary_path,
+    write,
+)
+from mplat.datasets.classify.classifying.classify_work import bundles
+from mplat.datasets.classify.classifying.token_counts import open_counter
+from mplat.datasets.data_set import get, names
+from mplat.datasets.prompting.prompts import render
+from mplat.datasets.prompting.template import PLAIN
 from mplat.datasets.records import Paragraph, Question, Support
-from mplat.datasets.registry import get, names
-from mplat.datasets.token_counts import open_counter
-from mplat.errors import InputError
-from mplat.eval.prompting import render
-from mplat.eval.templates.registry import PLAIN
 from mplat.runtime import open_session
 from tokenizers import Tokenizer
 

@@ -12,10 +12,10 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.datasets import files
-from mplat.datasets.compressed import chunks
-from mplat.datasets.json_text import parse, parse_start
-from mplat.errors import InputError
+from mplat.core.errors import InputError
+from mplat.datasets.sources import files
+from mplat.datasets.sources.compressed import chunks
+from mplat.datasets.sources.json_text import parse, parse_start
 
 ROWS = [{"id": str(n), "text": f"line {n}\u2028still line {n}\u0085 \x1d"} for n in range(300)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()

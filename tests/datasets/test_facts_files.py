@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mplat.core.errors import UsageError
 from mplat.datasets import facts
 from mplat.datasets.facts.as_files import write_hotpotqa, write_squad
-from mplat.datasets.hotpotqa import HotpotQA
+from mplat.datasets.readers.hotpotqa import HotpotQA
+from mplat.datasets.readers.squad import Squad
 from mplat.datasets.records import Question
-from mplat.datasets.squad import Squad
-from mplat.errors import UsageError
 
 ALL = facts.prompts(per_level=6, seed=3)
 ONE_HOP = [q for q in ALL if q.hops == 1]

@@ -9,13 +9,13 @@ from functools import cache
 from itertools import pairwise
 
 import pytest
+from mplat.core.errors import UsageError
 from mplat.datasets import facts
 from mplat.datasets.facts.distances import MAX_DISTANCE, count_tokens
 from mplat.datasets.facts.examples import MAX_SHOTS, example_entities
 from mplat.datasets.facts.names import entities
 from mplat.datasets.facts.relations import RELATIONS
 from mplat.datasets.records import from_table, to_table
-from mplat.errors import UsageError
 
 NAMES = ("person", "place", "thing")
 KINDS = ["absent_entity", "absent_relation", "deleted", "deleted_hop_1", "deleted_hop_2", "deleted_hop_3"]

@@ -7,11 +7,11 @@ import sys
 from collections import Counter
 
 import pytest
+from mplat.core.errors import UsageError
 from mplat.datasets.facts import LEVELS, distinct_questions, prompts
 from mplat.datasets.facts.names import entities
 from mplat.datasets.facts.relations import RELATIONS
 from mplat.datasets.records import CATEGORIES, from_table, to_table
-from mplat.errors import UsageError
 
 
 @pytest.fixture(scope="module", params=["eval", "train"])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets.facts import Difficulty, training_batch, training_text
 from mplat.datasets.facts.names import entities
 from mplat.datasets.tokenizer import SHIPPED
-from mplat.errors import InputError, UsageError
 from tokenizers import Tokenizer
 
 TOKENIZER = Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))

@@ -4,11 +4,11 @@ import re
 from random import Random
 
 import pytest
+from mplat.core.errors import UsageError
 from mplat.datasets.facts import Difficulty, names, prompts, training_text
 from mplat.datasets.facts.names import SPLITS, entities
 from mplat.datasets.facts.relations import PATHS, RELATIONS, questions, statements
 from mplat.datasets.facts.world import chains, sample_facts
-from mplat.errors import UsageError
 
 
 def any_of(words):

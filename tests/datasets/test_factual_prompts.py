@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets.factual import FactualPrompt, facts_world_prompts, locate, read_factual, swap_subjects
-from mplat.errors import InputError, UsageError
 from mplat.models import load
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import zstandard
+from mplat.core.errors import InputError, UsageError
+from mplat.datasets.data_set import BadRecord
 from mplat.datasets.factual import FactualPrompt, names, read_factual
 from mplat.datasets.factual.pararel import usable_start
-from mplat.datasets.registry import BadRecord
-from mplat.errors import InputError, UsageError
 
 KNOWN = {
     "known_id": 7, "subject": "{Ab} 100%", "attribute": "Rome", "template": "{} lies in", "prediction": " Rome.",

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from mplat.datasets.finding import data_files, find
+from mplat.core.errors import InputError, UsageError
+from mplat.datasets.data_set import get, names
 from mplat.datasets.reading import read
-from mplat.datasets.registry import get, names
-from mplat.errors import InputError, UsageError
+from mplat.datasets.sources.finding import data_files, find
 
 SQUAD_ROW = {
     "id": "s1",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from mplat.datasets.gold import missing_gold
+from mplat.datasets.prompting.gold import missing_gold
 from mplat.datasets.records import Date, Question, TypedAnswer
-from mplat.eval import metrics
+from mplat.scoring import metrics
 
 
 def question(metric: str, *answers: str, **changes: object) -> Question:

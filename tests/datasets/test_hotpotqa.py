@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from mplat.core.errors import InputError
 from mplat.datasets.reading import read
 from mplat.datasets.records import Paragraph, Question, Support
-from mplat.errors import InputError
 
 
 def record(question_id: str = "h1", **changes: object) -> dict:

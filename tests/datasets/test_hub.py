@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_set_samples import SAMPLES
-from mplat.cli import main
-from mplat.datasets.hub import read_hub
+from mplat.commands import main
+from mplat.core.errors import InputError, UsageError
+from mplat.datasets.data_set import HubCopy, get, names
 from mplat.datasets.reading import read
-from mplat.datasets.registry import HubCopy, get, names
-from mplat.errors import InputError, UsageError
+from mplat.datasets.sources.hub import read_hub
 
 ALL = names()
 OTHER = "0" * 40

@@ -10,11 +10,11 @@ import pytest
 from data_set_samples import LONG, NO_LONG, SAMPLES, SHORT, TOKENS
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.datasets.nq_page import Token, layout_of, page_of, token_span
+from mplat.core.errors import InputError
+from mplat.datasets.data_set import get
+from mplat.datasets.readers.nq_page import Token, layout_of, page_of, token_span
 from mplat.datasets.reading import content_id, read
 from mplat.datasets.records import Paragraph, Support
-from mplat.datasets.registry import get
-from mplat.errors import InputError
 
 FULL = SAMPLES["natural_questions"].original[0]
 SIMPLE = {

@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mplat.core.errors import InputError
 from mplat.datasets import facts
-from mplat.datasets.own_prompts import FORM, read_questions
+from mplat.datasets.readers.own_prompts import FORM, read_questions
 from mplat.datasets.records import from_table, to_table
-from mplat.errors import InputError
 from mplat.eval.split import split
-from mplat.interp.tracing.config import TraceConfig
-from mplat.interp.tracing.facts_source import read_facts
+from mplat.interp.methods.facts_source import read_facts
+from mplat.interp.methods.trace_config import TraceConfig
 
 RECORDS = [
     {"prompt": "Ann lives in Rome, \"the city\".\nWhere does Ann live? She lives in", "answers": ["Rome", "Roma"],

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from mplat.datasets.pile import Document, read
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
+from mplat.datasets.readers.pile import Document, read
 
 TEXTS = [f"Text {n}\u2028goes on,\u0085 and\x1d on.\r\nLine two \U0001f600\n" for n in range(12)]
 SETS = ["Wikipedia (en)", "FreeLaw", "Ubuntu IRC"]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from data_set_samples import SAMPLES
+from mplat.core.errors import InputError, UsageError
+from mplat.datasets.data_set import names
 from mplat.datasets.reading import read, split_of
 from mplat.datasets.records import to_table
-from mplat.datasets.registry import names
-from mplat.errors import InputError, UsageError
 
 HOTPOT = {
     "_id": "h",

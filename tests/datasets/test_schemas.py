@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from data_set_samples import SAMPLES, Sample
-from mplat.datasets.finding import find
-from mplat.datasets.hf_rows import SUFFIXES, convert, rows_by_file
+from mplat.core.errors import UsageError
+from mplat.datasets.data_set import get, names
 from mplat.datasets.reading import read, read_rows
 from mplat.datasets.records import from_table, to_table
-from mplat.datasets.registry import get, names
-from mplat.errors import UsageError
+from mplat.datasets.sources.finding import find
+from mplat.datasets.sources.hf_rows import SUFFIXES, convert, rows_by_file
 
 ALL = names()
 

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.datasets.sentences import split_sentences
+from mplat.datasets.readers.sentences import split_sentences
 
 PROSE = st.lists(
     st.sampled_from(

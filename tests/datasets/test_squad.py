@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from mplat.core.errors import InputError
 from mplat.datasets.reading import Reading, read
 from mplat.datasets.records import Support, from_table, to_table
-from mplat.errors import InputError
 
 CONTEXT = "Mr. Rossi lives in Rome. He was born in 1950 in Milan.\u2028 He has 3.5 cats. Rome is old."
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from data_set_samples import OLD, SAMPLES
-from mplat.datasets.finding import find
+from mplat.core.errors import InputError
 from mplat.datasets.reading import read
-from mplat.errors import InputError
+from mplat.datasets.sources.finding import find
 
 
 def nested(*qas: dict) -> dict:

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from mplat.core.errors import InputError
+from mplat.datasets.readers.triviaqa_evidence import documents
 from mplat.datasets.reading import read
-from mplat.datasets.triviaqa_evidence import documents
-from mplat.errors import InputError
-from mplat.eval import metrics
-from mplat.eval.metrics.triviaqa import normalise_trivia
+from mplat.scoring import metrics
+from mplat.scoring.metrics.triviaqa import normalise_trivia
 
 ANSWER = {
     "Value": "Sunset Boulevard",

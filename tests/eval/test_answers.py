@@ -8,7 +8,7 @@ import json
 import pyarrow as pa
 import pytest
 import torch
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.eval import answers
 from mplat.eval.answers import AnswerWorker, judge
 from mplat.eval.conditions import PLAIN, Condition

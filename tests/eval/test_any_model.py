@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from adapter_zoo import CASES, theirs
 from model_zoo import ARCHITECTURES, nano
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets import facts
-from mplat.errors import InputError, UsageError
-from mplat.eval.config import EvalConfig
+from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare
 from mplat.eval.runner import evaluate
 from mplat.models import LanguageModel, generate, load

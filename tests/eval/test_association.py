@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from mplat.errors import UsageError
-from mplat.eval.statistics import correlations, groups_differ_p
+from mplat.core.errors import UsageError
+from mplat.scoring.statistics import correlations, groups_differ_p
 
 KINDS = np.repeat(np.arange(4), 15)
 HARDNESS = np.array([0.9, 0.6, 0.4, 0.1])  # share of right answers by kind

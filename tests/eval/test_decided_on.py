@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from mplat.cli.interp import make_plan
+from mplat.commands.interp import make_plan
+from mplat.core.errors import InputError
 from mplat.datasets import facts
-from mplat.datasets.asked_before import CHOICE_FILE, question_digest, question_digests, write_choice
+from mplat.datasets.prompting.asked_before import CHOICE_FILE, question_digest, question_digests, write_choice
 from mplat.datasets.records import to_table
-from mplat.errors import InputError
-from mplat.eval.config import EvalConfig
+from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare, read_questions
 from mplat.eval.runner import evaluate
 from mplat.interp import Cache, bottleneck_finder
-from mplat.interp.channels import ChannelFinder
+from mplat.interp.methods.channels import ChannelFinder
 from mplat.runtime import open_session
 from mplat.steering import Recipe
-from mplat.train.config import TrainConfig
 from mplat.train.export import export
 from mplat.train.sources.facts import FactsSource
+from mplat.train.train_config import TrainConfig
 from planted_models import TOKENIZER, talking
 
 FEW = {

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
-from mplat.errors import InputError, UsageError
-from mplat.eval import metrics
-from mplat.eval.metrics import Score
+from mplat.core.errors import InputError, UsageError
+from mplat.scoring import metrics
+from mplat.scoring.metrics import Score
 
 DROP_GOLD = {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": ["Denver Broncos"]}
 MUSIQUE_GOLD = {

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import InputError
-from mplat.eval import metrics
-from mplat.eval.metrics.drop import normalise_span, round_half_even
+from mplat.core.errors import InputError
+from mplat.scoring import metrics
+from mplat.scoring.metrics.drop import normalise_span, round_half_even
 
 WORDS = st.sampled_from(
     [

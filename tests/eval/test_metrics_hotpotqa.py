@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import InputError, UsageError
-from mplat.eval import metrics
+from mplat.core.errors import InputError, UsageError
+from mplat.scoring import metrics
 
 WORDS = st.sampled_from(["yes", "no", "noanswer", "the", "they", "were", "Paris", "U.S.", "!"])
 TEXTS = st.one_of(st.lists(WORDS, max_size=4).map(" ".join), st.text(max_size=12))

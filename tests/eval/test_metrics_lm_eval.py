@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mplat.errors import InputError
-from mplat.eval import metrics
-from mplat.eval.metrics.likelihood import lambada, lambada_split, rolling
+from mplat.core.errors import InputError
+from mplat.scoring import metrics
+from mplat.scoring.metrics.likelihood import lambada, lambada_split, rolling
 
 WORDS = st.sampled_from(["the", "A", "The", "Paris", "red", "U.S.", "!", "12.5", "", "\n", "yes"])
 TEXTS = st.lists(WORDS, max_size=4).map(" ".join)

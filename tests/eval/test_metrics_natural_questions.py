@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import InputError
-from mplat.eval import metrics
+from mplat.core.errors import InputError
+from mplat.scoring import metrics
 
 NULL = {"start_byte": -1, "end_byte": -1, "start_token": -1, "end_token": -1}
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import InputError, UsageError
-from mplat.eval import metrics
-from mplat.eval.metrics.normalize import normalise
+from mplat.core.errors import InputError, UsageError
+from mplat.scoring import metrics
+from mplat.scoring.metrics.normalize import normalise
 
 TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(["the", "café", "cafe\u0301", "cafe", "U.S.", "!", ""]))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import zstandard
-from mplat.eval import metrics
-from mplat.eval.metrics.normalize import normalise
+from mplat.scoring import metrics
+from mplat.scoring.metrics.normalize import normalise
 
 
 def document(path: Path) -> Any:

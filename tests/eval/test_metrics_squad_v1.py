@@ -10,9 +10,9 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import InputError, UsageError
-from mplat.eval import metrics
-from mplat.eval.metrics.normalize import normalise
+from mplat.core.errors import InputError, UsageError
+from mplat.scoring import metrics
+from mplat.scoring.metrics.normalize import normalise
 
 WORDS = st.sampled_from(
     [

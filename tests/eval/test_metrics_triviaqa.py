@@ -9,9 +9,9 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import InputError
-from mplat.eval import metrics
-from mplat.eval.metrics.triviaqa import normalise_trivia, oracle
+from mplat.core.errors import InputError
+from mplat.scoring import metrics
+from mplat.scoring.metrics.triviaqa import normalise_trivia, oracle
 
 WORDS = st.sampled_from(
     ["the", "A", "U.S.", "AC/DC", "it's", "x_y", "\u2018q\u2019", "\u00b4", "`", "é", "Puck", "twenty-one", "!"]

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model_zoo import ARCHITECTURES, nano
-from mplat.errors import UsageError
-from mplat.eval.perplexity import bits_per_byte, count_words, log_likelihoods, perplexity, rolling_windows
-from mplat.eval.perplexity_summary import summarise
-from mplat.eval.perplexity_worker import DOCUMENT_SCHEMA, DocumentWorker, about
-from mplat.eval.statistics import Estimate, bootstrap_ratio
+from mplat.core.errors import UsageError
 from mplat.eval.summary import Resampling
+from mplat.perplexity.bits_per_byte import bits_per_byte, count_words, log_likelihoods, perplexity, rolling_windows
+from mplat.perplexity.perplexity_summary import summarise
+from mplat.perplexity.perplexity_worker import DOCUMENT_SCHEMA, DocumentWorker, about
+from mplat.scoring.statistics import Estimate, bootstrap_ratio
 from planted_models import talking
 
 FIRST = 1
@@ -211,7 +211,7 @@ def test_what_goes_wrong_with_one_document_is_its_status(model, monkeypatch):
             raise RuntimeError("too much")
         return [float("nan") if len(d) == 1 else -1.0 for d in documents]
 
-    monkeypatch.setattr("mplat.eval.perplexity_worker.log_likelihoods", sometimes)
+    monkeypatch.setattr("mplat.perplexity.perplexity_worker.log_likelihoods", sometimes)
     rows = (
         DocumentWorker(model, "carried", 16)
         .run({"items": [item("a", "The boss"), item("b", "a " * 40), item("c", "a"), item("d", "")]})

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 from mplat.datasets import facts
+from mplat.datasets.prompting.prompts import TEMPLATE_DIGEST, render, unusable
 from mplat.datasets.records import Paragraph, Question, TypedAnswer
-from mplat.eval.prompting import TEMPLATE_DIGEST, render, unusable
 
 
 def encode(text: str) -> list[int]:

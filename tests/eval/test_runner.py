@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from mplat.core.errors import InputError, UsageError
+from mplat.core.folder_lock import FolderLock
+from mplat.datasets.prompting.prompts import Prompt
 from mplat.datasets.records import to_table
-from mplat.errors import InputError, UsageError
 from mplat.eval import answers, side_effects
 from mplat.eval.conditions import Condition
-from mplat.eval.config import EvalConfig
+from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare
-from mplat.eval.prompting import Prompt
 from mplat.eval.runner import evaluate
 from mplat.eval.schema import ITEM_SCHEMA
 from mplat.eval.split import side
 from mplat.runtime import open_session, read_table
-from mplat.runtime.lock import FolderLock
 from mplat.steering import Recipe
 from planted_models import ANSWER_TOKENS, CHANNELS, LAYER, planted, talking
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from interp_jobs import reader
 from mplat.datasets import facts
+from mplat.datasets.prompting import templates
 from mplat.datasets.records import Question
-from mplat.eval import templates
 from mplat.eval.planning import tokenize
-from mplat.interp import channels
-from mplat.interp.questions import encode
-from mplat.models import generation
+from mplat.interp.engine.questions import encode
+from mplat.interp.methods import channels
+from mplat.models.decoding import generation
 from real_records import FILES, published, real_questions
 from tokenizer_zoo import llama_kind
 from transformers import PreTrainedTokenizerFast

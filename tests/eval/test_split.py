@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mplat.core.errors import UsageError
 from mplat.datasets.records import CATEGORIES, Question
-from mplat.errors import UsageError
 from mplat.eval.split import choose, counts, position, side, split
 
 

@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import UsageError
-from mplat.eval import statistics
-from mplat.eval.statistics import (
+from mplat.core.errors import UsageError
+from mplat.scoring import statistics
+from mplat.scoring.statistics import (
     bootstrap_mean,
     correlations,
     holm,

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA
-from mplat.eval.statistics import Difference, Estimate, paired_difference
 from mplat.eval.summary import Resampling, summarise, values_of
 from mplat.eval.verdict import judge
+from mplat.scoring.statistics import Difference, Estimate, paired_difference
 
 HOW = Resampling(seed=0, confidence=0.95, resamples=500)
 CONDITIONS = [

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 
 import pytest
+from mplat.core.errors import UsageError
 from mplat.datasets import registry as data_sets
+from mplat.datasets.prompting import template as registry
+from mplat.datasets.prompting import templates
+from mplat.datasets.prompting.prompts import TEMPLATE_DIGEST, prompt_text, render, unusable
+from mplat.datasets.prompting.templates import Template
 from mplat.datasets.records import Paragraph, Question
-from mplat.errors import UsageError
-from mplat.eval import templates
 from mplat.eval.answers import judge
-from mplat.eval.prompting import TEMPLATE_DIGEST, prompt_text, render, unusable
-from mplat.eval.templates import Template, registry
 from mplat.models import Generation
 
 CONTEXT = (Paragraph("Mira", ("Mira lives {there}. ", "She is old.")), Paragraph("", ("Oslo is a town.",)))
@@ -121,7 +122,7 @@ def test_the_agreed_word_is_scored_as_writing_nothing(monkeypatch):
 
 
 def templates_score(said):
-    from mplat.eval.metrics import Score
+    from mplat.scoring.metrics import Score
 
     return Score(em=float(not said), f1=float(not said))
 

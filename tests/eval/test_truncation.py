@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mplat.datasets.prompting import templates
+from mplat.datasets.prompting.context_layout import cut_order, without
+from mplat.datasets.prompting.prompts import render, rendered
 from mplat.datasets.records import Paragraph, Question, Support
-from mplat.eval import templates
-from mplat.eval.layout import cut_order, without
-from mplat.eval.prompting import render, rendered
-from mplat.models.text import Encoded, encode_text
+from mplat.models.decoding.text import Encoded, encode_text
 from real_records import FILES, published, real_questions
 from tokenizer_zoo import llama_kind
 from transformers import PreTrainedTokenizerFast

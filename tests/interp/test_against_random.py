@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 from interp_jobs import run_step, token_items
-from mplat.errors import UsageError
-from mplat.interp.against_random import ABOVE, BELOW, NEITHER, against_random, verdicts
-from mplat.interp.batches import halves
+from mplat.core.errors import UsageError
+from mplat.interp.engine.batches import halves
+from mplat.interp.methods.against_random import ABOVE, BELOW, NEITHER, against_random, verdicts
 from scipy import stats
 
 CHANNELS, SIZE, PROMPTS, DRAWS = 60, 6, 24, 8

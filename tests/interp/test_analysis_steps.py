@@ -10,9 +10,9 @@ import pytest
 import torch
 from interp_jobs import run_step, token_items
 from model_zoo import STATE_SPACE, nano
-from mplat.errors import InputError, UsageError
-from mplat.interp.answers import score_answers
-from mplat.interp.batches import Batch, Item
+from mplat.core.errors import InputError, UsageError
+from mplat.interp.engine.answers import score_answers
+from mplat.interp.engine.batches import Batch, Item
 from mplat.interp.steps.activations import vectors
 from mplat.models import LanguageModel, Scale
 

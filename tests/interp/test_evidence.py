@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from interp_jobs import asked, reader
-from mplat.datasets.own_prompts import read_questions
-from mplat.eval.prompting import render
-from mplat.interp.batches import Batch, Item, spread
-from mplat.interp.evidence import occurrences, stated_at
-from mplat.interp.questions import encode, prompt_table
+from mplat.datasets.prompting.prompts import render
+from mplat.datasets.readers.own_prompts import read_questions
+from mplat.interp.engine.batches import Batch, Item, spread
+from mplat.interp.engine.questions import encode, prompt_table
+from mplat.interp.methods.evidence import occurrences, stated_at
 from mplat.models import LanguageModel
-from mplat.models.text import encode_text
+from mplat.models.decoding.text import encode_text
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from mplat.errors import UsageError
-from mplat.interp.fading import fading, same_prompts
+from mplat.core.errors import UsageError
+from mplat.interp.methods.fading import fading, same_prompts
 
 DISTANCES = (0, 1, 2, 4, 8, 16, 32)
 

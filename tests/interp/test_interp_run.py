@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from interp_jobs import asked, reader
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets.records import Question
-from mplat.errors import InputError, UsageError
 from mplat.interp import (
     Cache,
     InterpConfig,
@@ -21,10 +21,10 @@ from mplat.interp import (
     run_plan,
     run_steps,
 )
-from mplat.interp.graph import in_order
-from mplat.interp.key import differences, nearest
-from mplat.interp.questions import encode
-from mplat.interp.work import build_worker
+from mplat.interp.engine.graph import in_order
+from mplat.interp.engine.key import differences, nearest
+from mplat.interp.engine.questions import encode
+from mplat.interp.engine.work import build_worker
 from mplat.models import LanguageModel, load
 from mplat.models.lending import lent
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from interp_jobs import run_step, token_items
 from model_zoo import ARCHITECTURES, nano
-from mplat.errors import UsageError
-from mplat.interp.batches import Item
-from mplat.interp.decays import decays_of, half_life, horizon, survival, time_constant
+from mplat.core.errors import UsageError
+from mplat.interp.engine.batches import Item
+from mplat.interp.methods.decays import decays_of, half_life, horizon, survival, time_constant
 from mplat.interp.steps.layer_specialisation import group_of
 from mplat.interp.tracing import causal_trace, prompt_seed
 from mplat.models import LanguageModel
-from mplat.models.mixers.recall import inverse_softplus
+from mplat.models.parts.recall import inverse_softplus
 
 STEP = 0.05
 ITEMS = [dataclasses.replace(item, fact=(1, 3)) for item in token_items(6)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from model_zoo import ARCHITECTURES, nano
-from mplat.errors import UsageError
-from mplat.interp.places import places, relative_names
+from mplat.core.errors import UsageError
+from mplat.interp.engine.places import places, relative_names
 
 
 def test_a_site_is_looked_at_where_a_block_has_it() -> None:
@@ -36,7 +36,7 @@ def test_a_value_that_is_the_same_for_all_tokens_will_not_do() -> None:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_defaults_of_every_step_fit_every_architecture(arch: str) -> None:
-    from mplat.interp.graph import all_steps
+    from mplat.interp.engine.graph import all_steps
 
     model = nano(arch)
     for step in all_steps().values():

@@ -10,15 +10,15 @@ import pytest
 import torch
 from interp_jobs import asked, reader, run_step, token_items
 from model_zoo import nano
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets.records import Question
-from mplat.errors import InputError, UsageError
-from mplat.eval.statistics import holm
-from mplat.interp.batches import Item
-from mplat.interp.clustering import cluster
-from mplat.interp.decays import decays_of
-from mplat.interp.questions import encode, kind_of
-from mplat.interp.selectivity import FEATURES, PARTS, features, read_weights
+from mplat.interp.engine.batches import Item
+from mplat.interp.engine.questions import encode, kind_of
+from mplat.interp.methods.clustering import cluster
+from mplat.interp.methods.decays import decays_of
+from mplat.interp.methods.selectivity import FEATURES, PARTS, features, read_weights
 from mplat.models import LanguageModel, Replace
+from mplat.scoring.statistics import holm
 
 SELECTIVE = ("mamba", "mamba2", "stable_mamba")
 ITEMS = [dataclasses.replace(item, fact=(1, 3)) for item in token_items(40, seed=3)]

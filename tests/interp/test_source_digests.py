@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mplat.errors import InputError
-from mplat.interp.sources import FOLDER, source_digests
+from mplat.core.code_closure import FOLDER, source_digests
+from mplat.core.errors import InputError
 
 ATTRIBUTION = "mplat.interp.steps.attribution"
 
@@ -76,11 +76,18 @@ def test_a_real_step_depends_on_the_forward_pass_and_not_on_other_steps(tmp_path
     before = source_digests(roots, folder=copy)
     assert before == source_digests(roots)
     expected = {
-        ATTRIBUTION, "mplat.interp.moments", "mplat.interp.answers", "mplat.interp.taps", "mplat.models.model",
-        "mplat.models.mixers.mamba2", "mplat.models.kernels.scan_numba", "mplat.models.edits",
+        ATTRIBUTION, "mplat.interp.methods.moments", "mplat.interp.engine.answers", "mplat.interp.methods.taps",
+        "mplat.models.model",
+        "mplat.models.families.mamba2.mamba2", "mplat.models.kernels.scan.scan_numba", "mplat.models.access.edits",
     }  # fmt: skip
     assert expected <= before.keys()
-    kept_out = ("mplat.cli", "mplat.train", "mplat.interp.run", "mplat.interp.cache", "mplat.interp.steps.activations")
+    kept_out = (
+        "mplat.commands",
+        "mplat.train",
+        "mplat.interp.engine.run",
+        "mplat.interp.engine.cache",
+        "mplat.interp.steps.activations",
+    )
     assert not [name for name in before if name.startswith(kept_out)]
 
     helper, other = copy / "interp" / "moments.py", copy / "interp" / "steps" / "activations.py"
@@ -89,7 +96,7 @@ def test_a_real_step_depends_on_the_forward_pass_and_not_on_other_steps(tmp_path
     assert source_digests(roots, folder=copy) == before
     helper.write_text(helper.read_text().replace("d * d *", "d * d * 1.0 *"))
     after = source_digests(roots, folder=copy)
-    assert [name for name in before if before[name] != after[name]] == ["mplat.interp.moments"]
+    assert [name for name in before if before[name] != after[name]] == ["mplat.interp.methods.moments"]
 
 
 def test_a_step_without_a_source_file_cannot_be_keyed() -> None:

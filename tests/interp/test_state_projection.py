@@ -7,9 +7,9 @@ import pytest
 import torch
 from interp_jobs import run_step, token_items
 from model_zoo import nano
-from mplat.errors import InputError, UsageError
-from mplat.interp.batches import Item
-from mplat.interp.projection import principal_components, random_walk_ratio
+from mplat.core.errors import InputError, UsageError
+from mplat.interp.engine.batches import Item
+from mplat.interp.methods.projection import principal_components, random_walk_ratio
 from mplat.interp.steps.state_projection import AXES
 
 ITEMS = token_items(5)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mplat.interp.cache import MANIFEST, QUARANTINE, Cache
-from mplat.interp.key import Key
+from mplat.interp.engine.cache import MANIFEST, QUARANTINE, Cache
+from mplat.interp.engine.key import Key
 from mplat.runtime import NonDeterministicError, digest_of
 
 COMPONENTS = {"step": {"name": "s", "version": 1}, "model": "m" * 64, "settings": {"k": 4}}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from mplat.errors import UsageError
-from mplat.interp.config import config_model, default_config, settings_of
-from mplat.interp.graph import all_steps, in_order
-from mplat.interp.registry import Step, StepSettings
+from mplat.core.errors import UsageError
+from mplat.interp.engine.graph import all_steps, in_order
+from mplat.interp.engine.interp_config import config_model, default_config, settings_of
+from mplat.interp.engine.step import Step, StepSettings
 
 
 def step(name: str, *needs: str) -> Step:
@@ -51,7 +51,7 @@ def test_every_registered_step_keeps_the_contract() -> None:
 
 
 def test_the_shipped_configuration_is_the_default(root) -> None:
-    from mplat.config import load_config
+    from mplat.core.config import load_config
 
     assert load_config(config_model(), root / "configs" / "interp" / "default.yaml", []) == default_config()
     with pytest.raises(UsageError, match="did you mean 'bottlenecks'"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.interp.moments import Moments, merge, merge_all, moments_of
+from mplat.interp.methods.moments import Moments, merge, merge_all, moments_of
 
 
 @given(

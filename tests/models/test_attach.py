@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import Add, Scale, load
-from mplat.models.attach import attach
+from mplat.models.families.stable_mamba.attach import attach
 from torch.nn.functional import cross_entropy
 
 PART = {"head_dim": 8, "stable_state_size": 5}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mplat.models import attention
-from mplat.models.attention import Records, attend, document_positions, recorded_attention, rotate
-from mplat.models.run import Run
+from mplat.models.access.run import Run
+from mplat.models.parts import attention
+from mplat.models.parts.attention import Records, attend, document_positions, recorded_attention, rotate
 
 H, G, P = 4, 2, 6
 BASE = 100.0

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_zoo import nano, tokens
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.models import LanguageModel, ModelConfig, build, load
-from mplat.models.catalog import entries, shape
+from mplat.models.files.catalog import entries, shape
 
 D, FFN, EXPERTS, VOCAB, STATE = 16, 12, 3, 40, 4
 CONFIG = {

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import pytest
 import torch
 from model_zoo import ARCHITECTURES, nano
-from mplat.errors import InputError, UsageError
-from mplat.models import ModelConfig, layouts, load, mixers
+from mplat.core.errors import InputError, UsageError
+from mplat.models import ModelConfig, load
+from mplat.models import mixer as mixers
 from mplat.models.config_checks import read_options
+from mplat.models.files import layouts
 
 INF, NAN = math.inf, math.nan
 #: what a value of each kind may not be

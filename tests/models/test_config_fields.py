@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import InputError
-from mplat.models import ModelConfig, build, catalog, load, mixers
+from mplat.core.errors import InputError
+from mplat.models import ModelConfig, build, load
+from mplat.models import mixer as mixers
+from mplat.models.files import catalog
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers_float64 import relative
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from model_zoo import ARCHITECTURES, nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import Add, Interpolate, LanguageModel, ModelConfig, Scale, build, load, mixers
-from mplat.models.capture import STATE_SITES
-from mplat.train.config import ModelSection
+from mplat.models.access.capture import STATE_SITES
 from mplat.train.sizes import model_config
+from mplat.train.train_config import ModelSection
 
 
 @pytest.fixture(params=ARCHITECTURES)

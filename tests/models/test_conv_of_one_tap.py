@@ -10,7 +10,7 @@ from adapter_zoo import adapted, theirs
 from model_zoo import nano, tokens
 from mplat.models import load
 from mplat.models.kernels import causal_conv
-from mplat.models.kernels.registry import backends
+from mplat.models.kernels.backend import backends
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers_float64 import relative
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import Add, LanguageModel, ModelConfig, ModelState, Replace, Scale, build
-from mplat.models.edits import Edit
-from mplat.models.mixers import dense_mamba, mamba
+from mplat.models.access.edits import Edit
+from mplat.models.families.dense_mamba import dense_mamba
+from mplat.models.families.mamba import mamba
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter

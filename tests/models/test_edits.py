@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_zoo import STATE_SPACE, nano, tokens
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.models import (
     Add,
     Clamp,

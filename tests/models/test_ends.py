@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from mplat.core.errors import InputError
 from mplat.datasets.tokenizer import SHIPPED
-from mplat.errors import InputError
 from mplat.models import LanguageModel, generate, load
-from mplat.models.ends import record
+from mplat.models.decoding.ends import record
 from transformers import (
     AutoModelForCausalLM,
     FalconMambaConfig,

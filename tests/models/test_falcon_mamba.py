@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.models import ModelConfig, load
 from transformers import AutoModelForCausalLM, FalconMambaConfig, FalconMambaForCausalLM
 from transformers_float64 import everything_float64, relative

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from model_zoo import STATE_SPACE, nano, tokens
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets.tokenizer import SHIPPED
-from mplat.errors import InputError, UsageError
 from mplat.models import Add, LanguageModel, Scale, generate
 from transformers import PreTrainedTokenizerFast
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.models import LanguageModel, ModelConfig, Scale, build, generate
-from mplat.models.greedy import GreedyDecoder, ahead, faster_in_loops
+from mplat.models.decoding.greedy import GreedyDecoder, ahead, faster_in_loops
 from mplat.models.state import ModelState
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -88,9 +88,9 @@ def test_generation_is_the_same_with_and_without(new: int, monkeypatch: pytest.M
     model = lively("tiny")
     prompts = [torch.randint(512, (n,)).tolist() for n in (3, 9, 1, 30)]
     fast = generate(model, prompts, max_new_tokens=new, stop=())
-    monkeypatch.setattr("mplat.models.generation.faster_in_loops", lambda model, prompts: True)
+    monkeypatch.setattr("mplat.models.decoding.generation.faster_in_loops", lambda model, prompts: True)
     assert generate(model, prompts, max_new_tokens=new, stop=()) == fast
-    monkeypatch.setattr("mplat.models.generation.ahead", lambda model, state: None)
+    monkeypatch.setattr("mplat.models.decoding.generation.ahead", lambda model, state: None)
     assert generate(model, prompts, max_new_tokens=new, stop=()) == fast
     assert all(len(g.tokens) == new for g in fast)
 

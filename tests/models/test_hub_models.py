@@ -12,9 +12,10 @@ import pytest
 import torch
 from adapter_zoo import theirs
 from huggingface_hub.errors import LocalEntryNotFoundError
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets.tokenizer import SHIPPED
-from mplat.errors import InputError, UsageError
-from mplat.models import ModelConfig, build, catalog, load
+from mplat.models import ModelConfig, build, load
+from mplat.models.files import catalog
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 

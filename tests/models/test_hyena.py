@@ -9,9 +9,9 @@ import pytest
 import torch
 from hyena_by_loops import filter_by_formula, operator_by_loops
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import Add, LanguageModel, ModelConfig, Replace, Scale, build
-from mplat.models.mixers.hyena import HyenaMixer
+from mplat.models.families.hyena.hyena import HyenaMixer
 
 close = {"rtol": 0.0, "atol": 1e-12}
 

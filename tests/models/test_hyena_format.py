@@ -13,7 +13,7 @@ import pytest
 import torch
 from hyena_by_loops import operator_by_loops
 from model_zoo import nano, tokens
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.models import load
 from torch import Tensor
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from model_zoo import ARCHITECTURES, STATE_SPACE, nano
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import ModelConfig, build
-from mplat.models.mixers import get
-from mplat.models.past import PAST
+from mplat.models.mixer import get
+from mplat.models.parts.past import PAST
 
 
 @pytest.mark.parametrize("arch", ["mamba", "mamba2"])

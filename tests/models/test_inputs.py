@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.interp.tracing import causal_trace
 from mplat.models import Add, Clamp, Interpolate, LanguageModel, Scale, load
 

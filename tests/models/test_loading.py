@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_zoo import STATE_SPACE, nano, tokens
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.models import LanguageModel, ModelConfig, build, load
 from safetensors.torch import load_file, save_file
 

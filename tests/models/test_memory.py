@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.models import ModelConfig, build, load, memory
-from mplat.train.config import TrainConfig
+from mplat.train.train_config import TrainConfig
 
 SHAPE: dict[str, Any] = {"arch": "mamba", "vocab_size": 512, "d_model": 64, "n_layers": 2}
 

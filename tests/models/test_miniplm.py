@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mplat.models import ModelConfig, build, catalog, load
+from mplat.models import ModelConfig, build, load
+from mplat.models.files import catalog
 from mplat.steering.variants import find_variant
 from transformers import MambaConfig, MambaForCausalLM
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mplat.errors import InputError, UsageError
-from mplat.models.modal import CHUNK, ModalFilter, impulse_response, modal_scan, modal_step, powers, read_out
-from mplat.models.modal_fit import fit_modal
+from mplat.core.errors import InputError, UsageError
+from mplat.models.families.hyena.modal import (
+    CHUNK,
+    ModalFilter,
+    impulse_response,
+    modal_scan,
+    modal_step,
+    powers,
+    read_out,
+)
+from mplat.models.families.hyena.modal_fit import fit_modal
 
 E, S = 5, 3
 close = {"rtol": 0.0, "atol": 1e-12}

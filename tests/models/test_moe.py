@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
-from mplat.models import Add, LanguageModel, ModelConfig, Replace, Scale, build, load, moe
-from mplat.models.mixers.moe_mamba import BlackMambaOptions, MoEMixer, MoEOptions
+from mplat.core.errors import UsageError
+from mplat.models import Add, LanguageModel, ModelConfig, Replace, Scale, build, load
+from mplat.models.families import moe
+from mplat.models.families.moe.moe_mamba import BlackMambaOptions, MoEMixer, MoEOptions
 from torch.utils.flop_counter import FlopCounterMode
 
 MIXTURE = "blocks.1.mixer."
@@ -329,8 +330,8 @@ def test_blocks_are_mamba_and_mixture_in_turn_or_as_the_pattern_says(tmp_path) -
 
 
 def test_the_tiny_sizes_are_what_they_were_meant_to_be() -> None:
-    from mplat.train.config import ModelSection
     from mplat.train.sizes import model_config
+    from mplat.train.train_config import ModelSection
 
     for arch in ("moe_mamba", "black_mamba"):
         section = ModelSection(arch=arch, size="tiny")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from model_zoo import STATE_SPACE, nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import Add, LanguageModel, Replace, Scale, generate
-from mplat.models.prefill import Beginning, beginnings, read
+from mplat.models.decoding.prefill import Beginning, beginnings, read
 from mplat.models.state import ModelState
 
 BASE = tokens(1, 200, seed=1)[0].tolist()

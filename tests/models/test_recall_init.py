@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import ModelConfig, build
-from mplat.models.mixers.recall import inverse_softplus, recall_taps
+from mplat.models.parts.recall import inverse_softplus, recall_taps
 
 SHAPES = {
     "mamba": ModelConfig("mamba", vocab_size=512, d_model=128, n_layers=3, state_size=16),

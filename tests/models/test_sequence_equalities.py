@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from model_zoo import ARCHITECTURES, nano, tokens
-from mplat.errors import InputError, UsageError
-from mplat.models.past import PAST, lengthen
-from mplat.models.run import pack
+from mplat.core.errors import InputError, UsageError
+from mplat.models.access.run import pack
+from mplat.models.parts.past import PAST, lengthen
 
 close = {"rtol": 0.0, "atol": 1e-11}
 

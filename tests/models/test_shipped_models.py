@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mplat.config import load_config
+from mplat.core.config import load_config
 from mplat.datasets.facts import prompts
-from mplat.eval.metrics import score
 from mplat.models import LanguageModel, load
-from mplat.models.catalog import shipped
-from mplat.train.config import TrainConfig
+from mplat.models.files.catalog import shipped
+from mplat.scoring.metrics import score
+from mplat.train.train_config import TrainConfig
 from safetensors.torch import load_file
 
 NAMES = tuple(shipped())

@@ -7,13 +7,19 @@ import math
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import ModelConfig, Scale, build
+from mplat.models.families.stable_mamba.compression import bounded_gain, compression_factor, running_mean
+from mplat.models.families.stable_mamba.gates import ensemble, gate_output
+from mplat.models.families.stable_mamba.sparse_attention import (
+    attention_weights,
+    choose,
+    kept_keys,
+    sparse_attention,
+    visible_keys,
+)
+from mplat.models.families.stable_mamba.timescales import logits_of, steps, write_share
 from mplat.models.kernels import ssd
-from mplat.models.stable.compression import bounded_gain, compression_factor, running_mean
-from mplat.models.stable.gates import ensemble, gate_output
-from mplat.models.stable.sparse_attention import attention_weights, choose, kept_keys, sparse_attention, visible_keys
-from mplat.models.stable.timescales import logits_of, steps, write_share
 
 TAU = (0.7, 0.9, 0.98)
 
@@ -205,7 +211,7 @@ def test_long_texts_are_read_in_blocks_with_the_same_result(monkeypatch):
     q, k, v = (seeded(1, 2, 4, 23, seed=s) for s in (1, 2, 3))
     visible = visible_keys(1, 23, 0, torch.zeros(1), None, q)
     whole = sparse_attention(q.transpose(2, 3), k, v, visible, 0.7)
-    monkeypatch.setattr("mplat.models.stable.sparse_attention.QUERY_BLOCK", 5)
+    monkeypatch.setattr("mplat.models.families.stable_mamba.sparse_attention.QUERY_BLOCK", 5)
     torch.testing.assert_close(sparse_attention(q.transpose(2, 3), k, v, visible, 0.7), whole, rtol=0, atol=1e-14)
 
 

@@ -9,13 +9,13 @@ from typing import cast
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.models import ModelConfig, Scale, build, load
-from mplat.models.modal import impulse_response
-from mplat.models.modal_fit import fit_modal
-from mplat.models.norms import RootEpsNorm
-from mplat.train.config import ModelSection
+from mplat.models.families.hyena.modal import impulse_response
+from mplat.models.families.hyena.modal_fit import fit_modal
+from mplat.models.parts.norms import RootEpsNorm
 from mplat.train.sizes import model_config
+from mplat.train.train_config import ModelSection
 from safetensors.torch import load_file, save_file
 
 D, LAYERS, HEADS, GROUPS, STATES, TAPS, HIDDEN, VOCAB, BASE = 24, 5, 4, 2, 3, 3, 40, 30, 5e5

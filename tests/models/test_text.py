@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.models import load
-from mplat.models.text import added_before, decode, decode_continuation, encode_continued, encode_text
+from mplat.models.decoding.text import added_before, decode, decode_continuation, encode_continued, encode_text
 from tokenizer_zoo import fallback, llama_kind, word_pieces
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast

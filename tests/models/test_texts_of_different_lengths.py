@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import Add, Edit, LanguageModel, Replace, Scale, generate
 
 close = {"rtol": 0.0, "atol": 1e-10}
@@ -134,7 +134,7 @@ def test_a_position_named_twice_is_edited_once(site: str, arch: str) -> None:
 
 def outcome(model: LanguageModel, watch: str | Edit, rows: list[list[int]]) -> bool:
     """Whether one forward pass over `rows` is refused."""
-    from mplat.models.prefill import pad
+    from mplat.models.decoding.prefill import pad
 
     block = model.capture(watch) if isinstance(watch, str) else model.edit(watch)
     try:

@@ -10,9 +10,9 @@ import torch
 import transformers
 from adapter_zoo import CASES, theirs
 from model_zoo import nano, tokens
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.models import load
-from mplat.models.tied_weights import settle
+from mplat.models.files.tied_weights import settle
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers_float64 import relative

@@ -11,7 +11,7 @@ import pytest
 import torch
 from model_zoo import nano, tokens
 from mplat.models import load, mixers
-from mplat.models.transformers_auto import own_architectures
+from mplat.models.auto_classes.transformers_auto import own_architectures
 from transformers import AutoConfig, AutoModelForCausalLM
 
 OWN = own_architectures()

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
-from mplat.models import LanguageModel, catalog, generate, load
-from mplat.models.transformers_auto import own_architectures
-from mplat.models.transformers_cache import StateCache
+from mplat.core.errors import UsageError
+from mplat.models import LanguageModel, generate, load
+from mplat.models.auto_classes.transformers_auto import own_architectures
+from mplat.models.auto_classes.transformers_cache import StateCache
+from mplat.models.files import catalog
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 OWN = own_architectures()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mplat.models import LanguageModel, build, load
-from mplat.models.catalog import shape
+from mplat.models.files.catalog import shape
 from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForCausalLM
 from transformers_float64 import everything_float64, relative
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from adapter_zoo import CASES, theirs
 from model_zoo import nano, tokens
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.models import load
 from safetensors.torch import load_file, save_file
 from transformers_float64 import relative

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from model_zoo import tokens
-from mplat.models import LanguageModel, ModelConfig, adapters, build, catalog, layouts, load
+from mplat.models import LanguageModel, ModelConfig, adapters, build, load
+from mplat.models.files import catalog, layouts
 from published_configs import OF_TRANSFORMERS, OTHERS
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -6,8 +6,8 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from mplat.report.figures import Bar, Series, accuracy, curve, differences, strip
-from mplat.report.svg import SERIES
+from mplat.report.charts.figures import Bar, Series, accuracy, curve, differences, strip
+from mplat.report.charts.svg import SERIES
 
 GAP = Bar(None, None, None)
 ROWS = ["1", "2", "all"]

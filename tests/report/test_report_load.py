@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.report import load
 from mplat.report.documents import flat
 from report_runs import RECIPE, questions, write_classification, write_eval_run, write_interp_run

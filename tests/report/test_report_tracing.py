@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.report import load, render
+from mplat.report.charts.trace_figures import bin_map, curves
 from mplat.report.text import MINUS, effect_size
-from mplat.report.trace_figures import bin_map, curves
 from report_runs import write_trace_run
 
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from mplat.errors import InputError, UsageError
+from mplat.core import folder_lock as lock_module
+from mplat.core.errors import InputError, UsageError
 from mplat.runtime import Entry, Ledger, plan_digest, plan_shards, read_ledger
-from mplat.runtime import lock as lock_module
 
 SHARDS = plan_shards(4, 2)
 

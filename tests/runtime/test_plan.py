@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.runtime import canonical_json, plan_digest, plan_shards
 
 ITEMS = [{"id": "a"}, {"id": "b"}, {"id": "c"}]

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
+from mplat.core.whole_files import table_bytes
 from mplat.runtime import Session, WorkerError, WorkerFactory, open_session, read_ledger, run_table
-from mplat.runtime.storage import table_bytes
 from shard_workers import SCHEMA, executions, items
 
 pytestmark = pytest.mark.ray
@@ -149,7 +149,7 @@ def test_actors_that_can_never_be_placed_are_refused_with_what_exists(ray_sessio
 
 ATTACH = """
 import sys
-from mplat.errors import ClusterError
+from mplat.core.errors import ClusterError
 from mplat.runtime import open_session
 try:
     with open_session(sys.argv[1], actors=1, connect_timeout_s=60.0) as session:
@@ -182,7 +182,7 @@ import os, sys, tempfile
 from pathlib import Path
 from mplat.runtime import WorkerFactory, open_session, run_table
 from shard_workers import SCHEMA, items
-from mplat.errors import StoppedEarly
+from mplat.core.errors import StoppedEarly
 os.environ["TMPDIR"] = tempfile.tempdir = sys.argv[1] + "/" + "long" * 30  # sockets do not go there
 os.makedirs(tempfile.tempdir)
 def tell(progress):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mplat.errors import ClusterError, InputError, StoppedEarly
+from mplat.core.errors import ClusterError, InputError, StoppedEarly
 from mplat.runtime import Job, Limits, Made, Shard, WorkerError, plan_shards, run_shards
 from mplat.runtime.pool import Failed, Finished, Lost, Outcome
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mplat.errors import ClusterError, InputError, UsageError
+from mplat.core.errors import ClusterError, InputError, UsageError
 from mplat.runtime import WorkerFactory, open_session
 from mplat.runtime.ray_connection import end_processes_of
 
@@ -25,7 +25,7 @@ import sys
 sys.modules["ray"] = None  # as if it were not installed
 sys.path.insert(0, {str(SUPPORT)!r})
 from pathlib import Path
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.runtime import WorkerFactory, open_session, run_table
 from shard_workers import SCHEMA, items
 assert "torch" not in sys.modules

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.errors import ClusterError, InputError, UsageError
-from mplat.runtime import storage
-from mplat.runtime.storage import (
+from mplat.core import whole_files as storage
+from mplat.core.errors import ClusterError, InputError, UsageError
+from mplat.core.whole_files import (
     NonDeterministicError,
     publish_bytes,
     publish_json,

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
+from mplat.core.whole_files import table_bytes
 from mplat.runtime import (
     NonDeterministicError,
     Progress,
@@ -21,7 +22,6 @@ from mplat.runtime import (
     read_ledger,
     run_table,
 )
-from mplat.runtime.storage import table_bytes
 from shard_workers import SCHEMA, executions, items
 
 ITEMS = items(40)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from model_zoo import nano
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.steering import Recipe, check_controls, control, control_names, control_recipes, controls, places
 
 RECIPE = Recipe("mamba", "scale_mixer_out", "mixer_out", 1, (0, 3, 5), 2.0, 0, "d" * 64)
@@ -62,7 +62,7 @@ def test_unknown_and_empty_requests():
 
 
 def test_a_control_is_added_by_one_decorator(monkeypatch):
-    monkeypatch.setattr(controls, "_CONTROLS", dict(controls._CONTROLS))
+    monkeypatch.setattr(controls.CONTROLS, "_entries", dict(controls.CONTROLS._entries))
 
     @control("milder")
     def milder(recipe, width, *, draws, seed):

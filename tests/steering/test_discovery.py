@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from model_zoo import nano
-from mplat.config import load_config
-from mplat.errors import InputError, UsageError
-from mplat.eval.config import EvalConfig
+from mplat.core.config import load_config
+from mplat.core.errors import InputError, UsageError
+from mplat.eval.eval_config import EvalConfig
 from mplat.models.adapters import AdaptedConfig, build
 from mplat.steering import Recipe, Scored, choose, control_names, find_variant, grid, variant_names
 from mplat.steering.discovery import DISCOVERY_SCHEMA, channel_count, discovery_table, ranked
@@ -131,8 +131,8 @@ def test_an_unknown_variant_suggests_the_nearest():
 )  # fmt: skip
 def test_a_name_is_known_however_it_is_spelt(said, meant):
     from mplat.models import ModelConfig
-    from mplat.models.mixers import names
-    from mplat.train.config import TrainConfig
+    from mplat.models.mixer import names
+    from mplat.train.train_config import TrainConfig
 
     assert find_variant(said).name == meant
     if meant in names():

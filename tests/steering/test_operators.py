@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from model_zoo import STATE_SPACE, nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models import LanguageModel, generate
 from mplat.steering import find_operator, operator, operator_names, operators
 from mplat.steering.recipe import site_width
@@ -91,7 +91,7 @@ def test_an_unknown_operator_suggests_the_nearest():
 
 
 def test_an_operator_is_added_by_one_decorator(monkeypatch):
-    monkeypatch.setattr(operators, "_OPERATORS", dict(operators._OPERATORS))
+    monkeypatch.setattr(operators.OPERATORS, "_entries", dict(operators.OPERATORS._entries))
 
     @operator("scale_gate", site="mixer.gate")
     def scale_gate(site, channels, strength):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from model_zoo import nano
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.steering import Recipe
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from mplat.models.mixers.hyena import HyenaMixer
+from mplat.models.families.hyena.hyena import HyenaMixer
 
 
 def filter_by_formula(mixer: HyenaMixer) -> np.ndarray:

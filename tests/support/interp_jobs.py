@@ -11,9 +11,9 @@ import torch
 from model_zoo import nano
 from mplat.datasets import facts
 from mplat.datasets.records import Question
-from mplat.interp.batches import Batch, Item
-from mplat.interp.graph import all_steps
-from mplat.interp.registry import Tables
+from mplat.interp.engine.batches import Batch, Item
+from mplat.interp.engine.graph import all_steps
+from mplat.interp.engine.step import Tables
 from mplat.models import LanguageModel
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "platform" / "models" / "tiny" / "tokenizer"
@@ -56,7 +56,7 @@ def run_step(
     **settings: Any,
 ) -> Tables:
     """What the step finds on `items`, in batches of consecutive ones; its settings are checked first."""
-    from mplat.interp.registry import Asked, Job
+    from mplat.interp.engine.step import Asked, Job
 
     step = all_steps()[name]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from mplat.models import LanguageModel, ModelConfig, build
-from mplat.models.mixers.mamba import MambaMixer
+from mplat.models.families.mamba.mamba import MambaMixer
 from torch import Tensor
 
 NAMES = ("anna", "boris", "clara", "denis")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from mplat.datasets import facts
 from mplat.datasets.records import Question
-from mplat.eval.config import EvalConfig
+from mplat.eval.eval_config import EvalConfig
 from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA, question_fields
 from mplat.eval.summary import Resampling, summarise
 from mplat.steering.discovery import DISCOVERY_SCHEMA

@@ -67,7 +67,7 @@ def make(
 
 def make_unmakable() -> BatchWorker:
     """A worker that cannot be built."""
-    from mplat.errors import InputError
+    from mplat.core.errors import InputError
 
     raise InputError("model folder /nowhere: no config.json")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from mplat.models import LanguageModel, ModelConfig, build
-from mplat.train.config import TrainConfig
 from mplat.train.data import Batch
 from mplat.train.observe import StepReport
+from mplat.train.train_config import TrainConfig
 
 TINY_RUN: dict[str, Any] = {
     "seed": 3,

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 import torch
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.train import checkpoint
 from safetensors import SafetensorError
 from train_runs import config, random_batch, small_model

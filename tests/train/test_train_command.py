@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from mplat.cli import main
+from mplat.commands import main
 from mplat.train import checkpoint, loop
 from mplat.train.loss import StepLoss
 

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mplat.config import dump_config, load_config
-from mplat.train.config import TrainConfig, differing_fields
+from mplat.core.config import dump_config, load_config
 from mplat.train.loss import accumulate_gradients
 from mplat.train.precision import Precision, choose_precision
+from mplat.train.train_config import TrainConfig, differing_fields
 from train_runs import config, random_batch, small_model
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets import facts
-from mplat.errors import InputError, UsageError
 from mplat.train.data import open_source
 from mplat.train.loop import Run
 from mplat.train.run_folder import RunFolder

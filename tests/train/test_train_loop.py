@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from mplat.errors import InputError, StoppedEarly, UsageError
+from mplat.core.errors import InputError, StoppedEarly, UsageError
 from mplat.models import load
 from mplat.train import checkpoint, loop, train
 from mplat.train.data import batches

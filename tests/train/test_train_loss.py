@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.train.loss import accumulate_gradients
 from mplat.train.precision import Precision
 from train_runs import random_batch, small_model

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from ..records import Question
 
 SENTENCES_PER_PARAGRAPH = 2  # of a HotpotQA context: evidence lies in different paragraphs, among others without any

@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from ...errors import UsageError, suggest
+from ...core.errors import UsageError
+from ...core.registry import Registry
 from .asked import Asked, Stated
 from .names import Entities
 from .relations import RELATIONS, statements
@@ -30,32 +31,24 @@ from .world import Fact, chains
 
 #: the changed question, or None where a question has no such control
 Control = Callable[[Asked, Entities, Random], Asked | None]
-_CONTROLS: dict[str, Control] = {}
+CONTROLS: Registry[Control] = Registry("control", "control", __name__)
+control_names = CONTROLS.names
 
 
 def control(name: str) -> Callable[[Control], Control]:
     """Register a kind of control."""
 
     def register(function: Control) -> Control:
-        if name in _CONTROLS and _CONTROLS[name].__module__ != function.__module__:
-            raise UsageError(f"the control name {name!r} is taken by {_CONTROLS[name].__module__}; choose another")
-        _CONTROLS[name] = function
+        CONTROLS.add(name, function, function.__module__)
         return function
 
     return register
 
 
-def control_names() -> list[str]:
-    """Every kind of control, in the order of registration."""
-    return list(_CONTROLS)
-
-
 def controls_of(original: Asked, kinds: Sequence[str], names: Entities, seed: int) -> Iterator[Asked]:
     """The controls of `original` of those `kinds` that it has. Raises UsageError for an unknown kind."""
     for kind in kinds:
-        if kind not in _CONTROLS:
-            raise UsageError(f"there is no control {kind!r}; {suggest(kind, _CONTROLS)}")
-        changed = _CONTROLS[kind](original, names, Random(f"facts-control-{kind}-{seed}-{original.id}"))
+        changed = CONTROLS.get(kind)(original, names, Random(f"facts-control-{kind}-{seed}-{original.id}"))
         if changed is None:
             continue
         facts = [s.fact for s in changed.stated]

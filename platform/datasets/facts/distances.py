@@ -18,7 +18,7 @@ from functools import cache
 from itertools import pairwise
 from random import Random
 
-from ...errors import UsageError, suggest
+from ...core.errors import UsageError, suggest
 from .asked import Asked, Stated
 from .names import Entities, entities
 from .relations import RELATIONS, Statement, statements

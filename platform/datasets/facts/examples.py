@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import cache
 from random import Random
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from .asked import Asked, Stated
 from .names import PERSON_FIRST, PERSON_SECOND, PLACE_FIRST, PLACE_SECOND, Entities
 from .relations import PATHS, questions, statements

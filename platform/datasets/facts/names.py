@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...errors import UsageError, suggest
+from ...core.errors import UsageError, suggest
 
 Kind = Literal["person", "place", "thing"]
 Entities = dict[str, tuple[str, ...]]  # kind -> names, each with its leading blank

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from ..records import CATEGORIES, Question
 from .asked import Asked, Stated
 from .controls import controls_of

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, UsageError
+from ...core.errors import InputError, UsageError
 from .names import entities
 from .relations import PATHS, RELATIONS, Path, questions, statements
 from .world import chains, sample_facts

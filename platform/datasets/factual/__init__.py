@@ -8,9 +8,9 @@ Public: `read_factual`, `names`, `FactualPrompt`, `facts_world_prompts`, `locate
 """
 
 from .facts_world import facts_world_prompts
+from .factual_set import names
 from .reading import FactualReading, read_factual
 from .records import FactualPrompt
-from .registry import names
 from .spans import LocatedPrompt, locate
 from .swaps import swap_subjects
 

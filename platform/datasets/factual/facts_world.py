@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 from typing import Literal
 
-from ...errors import UsageError, suggest
+from ...core.errors import UsageError, suggest
 from ..facts.names import Entities, entities
 from ..facts.relations import PATHS, questions, statements
 from ..facts.world import sample_facts

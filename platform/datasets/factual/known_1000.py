@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..fields import field, identifier, text
+from ..readers.fields import field, identifier, text
+from .factual_set import FactualSet, factual
 from .records import FactualPrompt, filled, found_in
-from .registry import FactualSet, factual
 
 
 @factual("known_1000")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..fields import identifier, items_of, texts
-from ..registry import BadRecord
+from ..data_set import BadRecord
+from ..readers.fields import identifier, items_of, texts
+from .factual_set import Entry, FactualSet, Unusable, factual
 from .records import FactualPrompt, filled
-from .registry import Entry, FactualSet, Unusable, factual
 
 
 @factual("lre_relations")

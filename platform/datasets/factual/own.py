@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ...errors import InputError
-from ..own_prompts import FORM, read_questions
+from ...core.errors import InputError
+from ..data_set import BadRecord
+from ..readers.own_prompts import FORM, read_questions
 from ..records import Question
-from ..registry import BadRecord
 from .records import FactualPrompt, found_in
 
 

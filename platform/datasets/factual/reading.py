@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import InputError, UsageError
-from ..files import bare_suffix, head, long_head, values
-from ..registry import BadRecord
+from ...core.errors import InputError, UsageError
+from ..data_set import BadRecord
+from ..sources.files import bare_suffix, head, long_head, values
+from .factual_set import Entry, FactualSet, Unusable, get
 from .records import FactualPrompt
-from .registry import Entry, FactualSet, Unusable, get
 
 FAIL_OVER = 0.01
 

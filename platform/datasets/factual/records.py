@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import InputError
-from ..registry import BadRecord
+from ...core.errors import InputError
+from ..data_set import BadRecord
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...errors import InputError
+from ...core.errors import InputError
 from .records import FactualPrompt
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def locate(prompt: FactualPrompt, tokenizer: PreTrainedTokenizerFast) -> Located
     tokenizer that cannot say where its tokens stand, InputError where it gives the subject no token, or joins the end
     of the prompt with the answer, so that none of its tokens is the answer's first.
     """
-    from ...models.text import encode_text
+    from ...models.decoding.text import encode_text
 
     encoded = encode_text(tokenizer, prompt.prompt)
     subject = encoded.tokens_of(*prompt.subject_span)
@@ -45,7 +45,7 @@ def locate(prompt: FactualPrompt, tokenizer: PreTrainedTokenizerFast) -> Located
 def _continuation(
     prompt: FactualPrompt, tokens: tuple[int, ...], text: str, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[int, ...]:
-    from ...models.text import encode_continued
+    from ...models.decoding.text import encode_continued
 
     where = f"{prompt.dataset} {prompt.id}"
     try:

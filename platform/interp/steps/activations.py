@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from ...errors import InputError, UsageError
-from ..batches import Batch, Item
-from ..columns import column
-from ..places import Place, places
-from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ...core.errors import InputError, UsageError
+from ..engine.batches import Batch, Item
+from ..engine.columns import column
+from ..engine.places import Place, places
+from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
 
 if TYPE_CHECKING:
     from ...models import LanguageModel

@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..answers import score_answers
-from ..batches import Batch, halves
-from ..columns import column, ranks
-from ..moments import Moments, merge_all, moments_of
-from ..places import check_sites, places
-from ..registry import Job, Sites, StepSettings, Tables, step
-from ..taps import Gain
+from ..engine.answers import score_answers
+from ..engine.batches import Batch, halves
+from ..engine.columns import column, ranks
+from ..engine.places import check_sites, places
+from ..engine.step import Job, Sites, StepSettings, Tables, step
+from ..methods.moments import Moments, merge_all, moments_of
+from ..methods.taps import Gain
 
 if TYPE_CHECKING:
     from ...models import LanguageModel

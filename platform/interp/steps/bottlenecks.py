@@ -28,16 +28,16 @@ import pyarrow as pa
 import torch
 from pydantic import Field, field_validator
 
-from ...errors import UsageError
-from ...eval.statistics import bootstrap_mean, holm
-from ...models.edits import Replace
+from ...core.errors import UsageError
+from ...models.access.edits import Replace
 from ...runtime.plan import digest_of
-from ..against_random import AgainstRandom, against_random, verdicts
-from ..answers import score_answers
-from ..batches import Batch, halves
-from ..columns import column, ranks
-from ..places import Place, places, relative_names
-from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ...scoring.statistics import bootstrap_mean, holm
+from ..engine.answers import score_answers
+from ..engine.batches import Batch, halves
+from ..engine.columns import column, ranks
+from ..engine.places import Place, places, relative_names
+from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..methods.against_random import AgainstRandom, against_random, verdicts
 
 if TYPE_CHECKING:
     from ...models import LanguageModel

@@ -17,12 +17,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..batches import Batch
-from ..columns import column, ranks
-from ..moments import Moments, merge_all, moments_of
-from ..places import check_sites, places
-from ..registry import Job, Sites, StepSettings, Tables, step
-from ..taps import Watch
+from ..engine.batches import Batch
+from ..engine.columns import column, ranks
+from ..engine.places import check_sites, places
+from ..engine.step import Job, Sites, StepSettings, Tables, step
+from ..methods.moments import Moments, merge_all, moments_of
+from ..methods.taps import Watch
 
 if TYPE_CHECKING:
     from ...models import LanguageModel

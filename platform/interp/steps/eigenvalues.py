@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..columns import column
-from ..decays import Decay, decays_of, half_life, time_constant
-from ..moments import Moments, merge_all
-from ..registry import Job, Tables, step
-from ..statuses import NOT_APPLICABLE
+from ..engine.columns import column
+from ..engine.statuses import NOT_APPLICABLE
+from ..engine.step import Job, Tables, step
+from ..methods.decays import Decay, decays_of, half_life, time_constant
+from ..methods.moments import Moments, merge_all
 from .delta_sensitivity import BATCH_SCHEMA, batch_moments
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

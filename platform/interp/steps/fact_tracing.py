@@ -19,13 +19,13 @@ import pyarrow as pa
 import torch
 from pydantic import AfterValidator, Field
 
-from ...errors import InputError, UsageError
-from ..batches import Batch, Item, spread
-from ..columns import column
-from ..registry import Asked, Job, Sites, StepSettings, Tables, named_once, step
-from ..statuses import NOT_APPLICABLE
+from ...core.errors import InputError, UsageError
+from ..engine.batches import Batch, Item, spread
+from ..engine.columns import column
+from ..engine.statuses import NOT_APPLICABLE
+from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..methods.table import about
 from ..tracing import causal_trace, prompt_seed, token_bins
-from ..tracing.table import about
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -79,7 +79,7 @@ def check(asked: Asked) -> None:
 
 def present(model: LanguageModel, sites: tuple[str, ...], layers: Any) -> list[str]:
     """The sites of the settings, those marked ? only where one of the layers has them, without the mark."""
-    from ..tracing.restoration import restorations
+    from ..methods.restoration import restorations
 
     found = []
     for site in sites:

@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from ...eval.statistics import bootstrap_mean, holm, paired_difference
-from ..columns import column
-from ..registry import Job, StepSettings, Tables, step
-from ..statuses import NOT_APPLICABLE
-from ..tracing.bins import BINS
+from ...scoring.statistics import bootstrap_mean, holm, paired_difference
+from ..engine.columns import column
+from ..engine.statuses import NOT_APPLICABLE
+from ..engine.step import Job, StepSettings, Tables, step
+from ..methods.bins import BINS
 from .fact_tracing import is_read
 
 GROUPS = ("early", "middle", "late")

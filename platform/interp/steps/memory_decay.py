@@ -26,15 +26,15 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
-from ...eval.statistics import bootstrap_mean, holm, wilson
-from ..batches import Item
-from ..columns import column
-from ..decays import Decay, decays_of, half_life
-from ..fading import Fading, fading, same_prompts
-from ..forgetting import BATCH_SCHEMA, batch_forgetting
-from ..moments import Moments, merge_all
-from ..registry import Job, StepSettings, Tables, step
-from ..statuses import NOT_APPLICABLE
+from ...scoring.statistics import bootstrap_mean, holm, wilson
+from ..engine.batches import Item
+from ..engine.columns import column
+from ..engine.statuses import NOT_APPLICABLE
+from ..engine.step import Job, StepSettings, Tables, step
+from ..methods.decays import Decay, decays_of, half_life
+from ..methods.fading import Fading, fading, same_prompts
+from ..methods.forgetting import BATCH_SCHEMA, batch_forgetting
+from ..methods.moments import Moments, merge_all
 from .fact_tracing import is_read
 
 #: restored sites that are memory: the state, the convolution's window, and both

@@ -26,16 +26,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...eval.statistics import correlations, holm
-from ..answers import score_answers
-from ..batches import Batch, Item
-from ..columns import column
-from ..decays import Decay, decays_of
-from ..moments import Moments, merge_all, moments_of
-from ..registry import Job, StepSettings, Tables, step
-from ..selectivity import FEATURES, PARTS, delta_profile, features
-from ..statuses import NOT_APPLICABLE
-from ..taps import Watch
+from ...scoring.statistics import correlations, holm
+from ..engine.answers import score_answers
+from ..engine.batches import Batch, Item
+from ..engine.columns import column
+from ..engine.statuses import NOT_APPLICABLE
+from ..engine.step import Job, StepSettings, Tables, step
+from ..methods.decays import Decay, decays_of
+from ..methods.moments import Moments, merge_all, moments_of
+from ..methods.selectivity import FEATURES, PARTS, delta_profile, features
+from ..methods.taps import Watch
 
 if TYPE_CHECKING:
     from ...models import LanguageModel

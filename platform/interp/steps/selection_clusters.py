@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from ...errors import InputError
-from ...eval.statistics import groups_differ_p, wilson
-from ..clustering import Clusters, agreement, cluster
-from ..columns import column
-from ..registry import Job, StepSettings, Tables, step
-from ..selectivity import FEATURES, PARTS
-from ..statuses import NOT_APPLICABLE
+from ...core.errors import InputError
+from ...scoring.statistics import groups_differ_p, wilson
+from ..engine.columns import column
+from ..engine.statuses import NOT_APPLICABLE
+from ..engine.step import Job, StepSettings, Tables, step
+from ..methods.clustering import Clusters, agreement, cluster
+from ..methods.selectivity import FEATURES, PARTS
 
 
 class Settings(StepSettings):

@@ -20,11 +20,11 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
-from ..batches import Batch, Item, spread
-from ..columns import column
-from ..projection import principal_components, random_walk_ratio
-from ..registry import Job, StepSettings, Tables, step
-from ..statuses import NOT_APPLICABLE
+from ..engine.batches import Batch, Item, spread
+from ..engine.columns import column
+from ..engine.statuses import NOT_APPLICABLE
+from ..engine.step import Job, StepSettings, Tables, step
+from ..methods.projection import principal_components, random_walk_ratio
 
 if TYPE_CHECKING:
     from ...models import LanguageModel

@@ -11,8 +11,8 @@ Dropout is not applied, in training mode either: an adapted model is there to be
 
 from __future__ import annotations
 
+from .adapter import adapter, build, construct, get, names
+from .adapter_config import AdaptedConfig
 from .base import AdaptedModel
-from .config import AdaptedConfig
-from .registry import adapter, build, construct, get, names
 
 __all__ = ["AdaptedConfig", "AdaptedModel", "adapter", "build", "construct", "get", "names"]

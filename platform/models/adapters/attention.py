@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError, UsageError
-from ..attention import attend, document_positions, documents
-from ..mixers.registry import LayerState, Mixer, SiteInfo
-from ..norms import wide
-from ..past import extend, tokens_seen
-from ..run import Run
+from ...core.errors import InputError, UsageError
+from ..access.run import Run
+from ..mixer import LayerState, Mixer, SiteInfo
+from ..parts.attention import attend, document_positions, documents
+from ..parts.norms import wide
+from ..parts.past import extend, tokens_seen
 
 # what depends on the position alone; others ("dynamic", "longrope") change with the length of the text
 _STATIC_ROTATIONS = ("default", "linear", "llama3", "yarn")

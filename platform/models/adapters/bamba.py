@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import InputError
+from ...core.errors import InputError
+from .adapter import adapter
 from .attention import Rotation, SeparateAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
 from .feed_forward import GatedUnit
-from .registry import adapter
 from .ssm import AdaptedMamba2
 from .value_checks import require_multiple, require_token_below
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import InputError, UsageError
-from ..base_models import below
+from ...core.errors import InputError, UsageError
+from ..access.run import Run
 from ..block import Block
-from ..config import ModelConfig
-from ..mixers.registry import FeedForward, LayerState, Mixer, SiteInfo
+from ..files.base_models import below
+from ..mixer import FeedForward, LayerState, Mixer, SiteInfo
 from ..model import LanguageModel
-from ..norms import LayerNorm, RMSNorm
-from ..run import Run
-from .config import AdaptedConfig
+from ..model_config import ModelConfig
+from ..parts.norms import LayerNorm, RMSNorm
+from .adapter_config import AdaptedConfig
 from .stacked import unstacked
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import UsageError
-from ..mixers.registry import FeedForward, SiteInfo
-from ..moe import ask_experts
-from ..norms import wide
-from ..run import Run
+from ...core.errors import UsageError
+from ..access.run import Run
+from ..families.moe import ask_experts
+from ..mixer import FeedForward, SiteInfo
+from ..parts.norms import wide
 from .base import Part
 
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..mixers.registry import LayerState, SiteInfo
-from ..run import Run
+from ..access.run import Run
+from ..mixer import LayerState, SiteInfo
 from ..state import ModelState
+from .adapter import adapter
 from .attention import Rotation, SeparateAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
 from .feed_forward import GatedUnit
-from .registry import adapter
 from .ssm import AdaptedMamba2
 from .value_checks import require_multiple, require_token_below
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..mixers.registry import FeedForward, SiteInfo
-from ..run import Run
+from ..access.run import Run
+from ..mixer import FeedForward, SiteInfo
 from .base import Part
 
 Activation = Callable[[Tensor], Tensor]

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ..attention import document_positions
-from ..run import Run
+from ...core.errors import InputError
+from ..access.run import Run
+from ..parts.attention import document_positions
 from ..state import ModelState
+from .adapter import adapter
 from .attention import CausalAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm
 from .feed_forward import PlainMlp
-from .registry import adapter
 from .value_checks import require_multiple
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from .adapter import adapter
 from .attention import CausalAttention, Rotation
 from .base import AdaptedBlock, AdaptedModel, ParallelBlock, Part, norm
 from .feed_forward import PlainMlp
-from .registry import adapter
 
 
 class GptNeoxAttention(CausalAttention):

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from .adapter import adapter
 from .attention import SeparateAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
 from .experts import GatedExpert, MixtureOfExperts
 from .feed_forward import GatedUnit
-from .registry import adapter
 from .ssm import AdaptedMamba
 from .value_checks import require_at_most, require_multiple, require_token_below
 

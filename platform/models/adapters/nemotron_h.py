@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..mixers.registry import FeedForward, LayerState, SiteInfo
-from ..run import Run
+from ..access.run import Run
+from ..mixer import FeedForward, LayerState, SiteInfo
+from .adapter import adapter
 from .attention import SeparateAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
 from .experts import MixtureOfExperts, PlainExpert
 from .feed_forward import PlainMlp
-from .registry import adapter
 from .ssm import AdaptedMamba2
 from .value_checks import require_at_most, require_multiple
 

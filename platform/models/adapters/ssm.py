@@ -13,11 +13,11 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from ..mixers.mamba import MambaMixer
-from ..mixers.mamba2 import Mamba2Mixer
-from ..mixers.registry import Mixer
-from ..norms import RMSNorm
+from ..families.mamba.mamba import MambaMixer
+from ..families.mamba2.mamba2 import Mamba2Mixer
+from ..mixer import Mixer
+from ..model_config import ModelConfig
+from ..parts.norms import RMSNorm
 from .base import norm
 
 

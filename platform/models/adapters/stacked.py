@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ...errors import InputError
+from ...core.errors import InputError
 
 _STACK = re.compile(r"(?P<experts>.+\.experts)\.(?P<parts>gate_up_proj|gate_proj|up_proj|down_proj)(?:\.weight)?")
 _PARTS = {"gate_up_proj": ("gate_proj", "up_proj")}

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError
+from ...core.errors import InputError
 from ..config_checks import (
     COUNT,
     EPSILON,

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ..mixers.registry import LayerState, SiteInfo
-from ..run import Run
+from ...core.errors import InputError
+from ..access.run import Run
+from ..mixer import LayerState, SiteInfo
+from .adapter import adapter
+from .adapter_config import AdaptedConfig
 from .attention import Rotation, SeparateAttention
 from .base import AdaptedBlock, AdaptedModel, Part, norm
-from .config import AdaptedConfig
-from .registry import adapter
 from .ssm import AdaptedMamba2
 from .value_checks import require_multiple, require_names, require_product, require_token_below
 

@@ -15,12 +15,12 @@ bits for every number of threads.
 
 from __future__ import annotations
 
-from .conv_call import causal_conv
-from .fft_conv_call import fft_conv
-from .registry import backends, kernel, operations, resolve
-from .scan_call import selective_scan
-from .ssd_call import ssd
-from .step_call import compiled_steps, conv_step, scan_step, ssd_step
+from .backend import backends, kernel, operations, resolve
+from .conv.conv_call import causal_conv
+from .fft_conv.fft_conv_call import fft_conv
+from .scan.scan_call import selective_scan
+from .ssd.ssd_call import ssd
+from .step.step_call import compiled_steps, conv_step, scan_step, ssd_step
 
 __all__ = [
     "backends",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 
 
 def expect_shape(call: str, name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from .arguments import expect_reset, expect_shape
 
 

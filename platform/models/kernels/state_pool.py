@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from .arguments import expect_shape
 
 

@@ -10,13 +10,10 @@ for models that have no variant of their own, `none` for the model as it is.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...errors import UsageError, suggest
-from ...names import known_as
+from ...core.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,8 @@ class Variant:
 NONE = "none"
 GENERAL = "general"
 
-_VARIANTS: dict[str, Variant] = {}
+VARIANTS: Registry[Variant] = Registry("steering variant", "variant", f"{__name__}.variants", aliases=True)
+variant_names, find_variant = VARIANTS.names, VARIANTS.get
 _Maker = Callable[[], Variant]
 
 
@@ -55,27 +53,12 @@ def variant(name: str) -> Callable[[_Maker], _Maker]:
     def register(make: _Maker) -> _Maker:
         made = make()
         assert made.name == name, f"variant {name!r} calls itself {made.name!r}"
-        _VARIANTS[name] = made
+        VARIANTS.add(name, made, make.__module__)
         return make
 
     return register
 
 
-def variant_names() -> list[str]:
-    """Every registered variant, sorted."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return sorted(_VARIANTS)
-
-
 def variant_for(arch: str) -> Variant:
     """The variant for models of architecture `arch`: the one of that name, else the general one."""
     return find_variant(arch if arch in variant_names() else GENERAL)
-
-
-def find_variant(name: str) -> Variant:
-    """The variant registered under `name`, however it is spelt; UsageError with the nearest name otherwise."""
-    found = known_as(name, variant_names())
-    if found is None:
-        raise UsageError(f"there is no steering variant {name!r}; {suggest(name, _VARIANTS)}")
-    return _VARIANTS[found]

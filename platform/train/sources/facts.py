@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import TrainConfig
 from ..data import Batch, Evaluation, data_source
 from ..tokenizer import open_tokenizer
+from ..train_config import TrainConfig
 
 if TYPE_CHECKING:
     from ...datasets.facts import Difficulty

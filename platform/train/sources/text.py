@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...errors import InputError
-from ..config import TrainConfig
+from ...core.errors import InputError
 from ..data import Batch, Evaluation, data_source
 from ..loss import token_losses
 from ..sampler import rows_of_step
 from ..token_store import TokenStore, open_store, store_key
 from ..tokenizer import open_tokenizer
+from ..train_config import TrainConfig
 
 if TYPE_CHECKING:
     from ...datasets.records import Question

@@ -8,12 +8,12 @@ import pytest
 import torch
 from adapter_zoo import adapted
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
+from mplat.interp.methods.corruption import corrupt
+from mplat.interp.methods.recurrences import scans_of
+from mplat.interp.methods.restoration import SITES
+from mplat.interp.methods.state_adjoint import state_effects, unit_blocks
 from mplat.interp.tracing import attribution_patching, causal_trace
-from mplat.interp.tracing.corruption import corrupt
-from mplat.interp.tracing.recurrences import scans_of
-from mplat.interp.tracing.restoration import SITES
-from mplat.interp.tracing.state_adjoint import state_effects, unit_blocks
 from mplat.models import Interpolate, LanguageModel, Replace, Scale
 from torch import Tensor
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from adapter_zoo import adapted
 from model_zoo import ARCHITECTURES, nano, tokens
+from mplat.interp.methods.restoration import SITES
 from mplat.interp.tracing import causal_trace
-from mplat.interp.tracing.restoration import SITES
 from mplat.models import LanguageModel, Replace, Scale
 from tracing_oracle import Oracle, restore_entries
 

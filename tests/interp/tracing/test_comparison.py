@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from adapter_zoo import adapted
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets.factual import FactualPrompt
-from mplat.errors import InputError, UsageError
+from mplat.interp.methods.comparison import mixer_kind
 from mplat.interp.tracing import bin_trace, causal_trace, compare, prompt_seed, subject_noise
-from mplat.interp.tracing.comparison import mixer_kind
 from mplat.models import LanguageModel, ModelConfig, build
 
 WORDS = "the tower of Paris Rome London stands in a big old city France Italy England and is near to".split()

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from adapter_zoo import adapted
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
-from mplat.interp.tracing.hidden_attention import hidden_attention, rollout, segment_sums
+from mplat.core.errors import UsageError
+from mplat.interp.methods.hidden_attention import hidden_attention, rollout, segment_sums
 from mplat.models import LanguageModel, Scale
 
 T = 11

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
-from mplat.interp.tracing.decay_groups import decay_groups, half_lives
-from mplat.interp.tracing.knockout import knockout, layer_windows
-from mplat.interp.tracing.recurrences import Scan, scans_of
+from mplat.core.errors import UsageError
+from mplat.interp.methods.decay_groups import decay_groups, half_lives
+from mplat.interp.methods.knockout import knockout, layer_windows
+from mplat.interp.methods.recurrences import Scan, scans_of
 from mplat.models import LanguageModel, Replace, Scale
 from torch import Tensor
 

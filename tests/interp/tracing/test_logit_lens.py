@@ -9,8 +9,8 @@ import pytest
 import torch
 from adapter_zoo import adapted
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
-from mplat.interp.tracing.logit_lens import logit_lens
+from mplat.core.errors import UsageError
+from mplat.interp.methods.logit_lens import logit_lens
 from mplat.models import LanguageModel, Replace, load
 
 T = 7

@@ -8,9 +8,9 @@ import pytest
 import torch
 from adapter_zoo import adapted
 from model_zoo import nano, tokens
-from mplat.errors import UsageError
-from mplat.interp.tracing.corruption import corrupt
-from mplat.interp.tracing.path_patching import frozen_sites, path_patching
+from mplat.core.errors import UsageError
+from mplat.interp.methods.corruption import corrupt
+from mplat.interp.methods.path_patching import frozen_sites, path_patching
 from mplat.models import LanguageModel, Replace
 
 T = 8

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
+from mplat.interp.methods.coordinate_attribution import coordinate_attribution
+from mplat.interp.methods.hidden_attention import hidden_attention
+from mplat.interp.methods.knockout import knockout
+from mplat.interp.methods.logit_lens import logit_lens
+from mplat.interp.methods.path_patching import path_patching
 from mplat.interp.tracing import attribution_patching, causal_trace
-from mplat.interp.tracing.coordinate_attribution import coordinate_attribution
-from mplat.interp.tracing.hidden_attention import hidden_attention
-from mplat.interp.tracing.knockout import knockout
-from mplat.interp.tracing.logit_lens import logit_lens
-from mplat.interp.tracing.path_patching import path_patching
 from mplat.models import Replace
 from planted_copy import ANSWERS, NAMES, WORDS, PlantedCopy, planted_copy, prompt
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from interp_jobs import run_step, token_items
 from model_zoo import nano
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
+from mplat.interp.methods.corruption import corrupt
 from mplat.interp.tracing import prompt_seed
-from mplat.interp.tracing.corruption import corrupt
 
 ITEMS = [dataclasses.replace(item, fact=(1, 3)) for item in token_items(5)]
 FEW: dict[str, Any] = {"sites": ("mixer_out",), "distances": (0, 1), "samples": 2}

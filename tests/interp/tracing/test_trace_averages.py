@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from mplat.errors import InputError, UsageError
-from mplat.eval.statistics import bootstrap_mean
+from mplat.core.errors import InputError, UsageError
+from mplat.interp.methods.table import trace_table
 from mplat.interp.tracing import average_traces, bin_trace, token_bins
-from mplat.interp.tracing.table import trace_table
+from mplat.scoring.statistics import bootstrap_mean
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import matplotlib.image
 import pytest
 from interp_jobs import reader
 from mplat.datasets.factual import FactualPrompt
-from mplat.interp.tracing.config import TraceConfig
-from mplat.interp.tracing.heat_maps import HeatMap, Panel, render, visible_token
-from mplat.interp.tracing.over_prompts import single_traces
-from mplat.interp.tracing.trace_page import page
-from mplat.interp.tracing.trace_pictures import average_map, prompt_map
-from mplat.interp.tracing.trace_plan import TracePlan, prepare
-from mplat.interp.tracing.trace_run import TraceResult, run_trace
+from mplat.interp.methods.heat_maps import HeatMap, Panel, render, visible_token
+from mplat.interp.methods.over_prompts import single_traces
+from mplat.interp.methods.trace_config import TraceConfig
+from mplat.interp.methods.trace_page import page
+from mplat.interp.methods.trace_pictures import average_map, prompt_map
+from mplat.interp.methods.trace_plan import TracePlan, prepare
+from mplat.interp.methods.trace_run import TraceResult, run_trace
 from mplat.runtime import open_session
 
 EVIL = "$x_1$ </script><script>alert('x')</script> <b>"
@@ -115,7 +115,7 @@ def test_the_page_holds_every_number_and_no_foreign_markup(traced) -> None:
 
 def test_a_page_of_too_many_cells_says_what_it_leaves_out(traced, monkeypatch) -> None:
     plan, result, _ = traced
-    monkeypatch.setattr("mplat.interp.tracing.trace_page.MOST_CELLS", 1)
+    monkeypatch.setattr("mplat.interp.methods.trace_page.MOST_CELLS", 1)
     singles = [(trace, "text") for trace in single_traces(plan, result.traces)]
     text = page(plan, result.averages, singles, [])
     assert "the first 1 of 2 traced prompts" in text and len(_data(text)["views"]) == 2

@@ -12,16 +12,17 @@ import pyarrow as pa
 import pytest
 import torch
 from interp_jobs import reader
+from mplat.core.errors import InputError, UsageError
 from mplat.datasets.factual import FactualPrompt, facts_world_prompts, locate
-from mplat.errors import InputError, UsageError
-from mplat.interp.tracing import causal_trace, prompt_seed, prompts, token_bins
-from mplat.interp.tracing.config import TraceConfig, check_settings
-from mplat.interp.tracing.trace_plan import TracePlan, prepare
-from mplat.interp.tracing.trace_run import TraceResult, run_trace
-from mplat.interp.tracing.trace_schema import STATUSES, TRACE_SCHEMA
-from mplat.interp.tracing.trace_worker import TraceWorker
+from mplat.interp.methods import prompts
+from mplat.interp.methods.trace_config import TraceConfig, check_settings
+from mplat.interp.methods.trace_plan import TracePlan, prepare
+from mplat.interp.methods.trace_run import TraceResult, run_trace
+from mplat.interp.methods.trace_schema import STATUSES, TRACE_SCHEMA
+from mplat.interp.methods.trace_worker import TraceWorker
+from mplat.interp.tracing import causal_trace, prompt_seed, token_bins
 from mplat.models import LanguageModel, load
-from mplat.models.generation import encode
+from mplat.models.decoding.generation import encode
 from mplat.runtime import open_session, read_table
 
 SITES = ("resid_post", "delta", "h_post+conv_state")

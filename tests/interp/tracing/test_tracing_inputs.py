@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.errors import InputError, UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.interp.tracing import causal_trace, subject_noise
 from mplat.models import LanguageModel
 

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 from model_zoo import ARCHITECTURES, nano, tokens
-from mplat.interp.tracing import causal_trace, trace
+from mplat.interp.methods import trace
+from mplat.interp.tracing import causal_trace
 from mplat.models import LanguageModel
 
 T, L, SUBJECT = 7, 3, (2, 4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from adapter_zoo import CASES, adapted, theirs
 from model_zoo import tokens
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.models import Scale, adapters, load
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from adapter_zoo import CASES
-from mplat.errors import InputError
+from mplat.core.errors import InputError
 from mplat.models import adapters, load
 from mplat.models.adapters import AdaptedConfig
 

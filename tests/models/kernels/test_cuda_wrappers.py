@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import causal_conv, registry, resolve, selective_scan, ssd
 from torch import Tensor
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import (
     backends,
     causal_conv,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import backends, fft_conv
-from mplat.models.kernels.fft_conv_torch import block_length, fast_length
+from mplat.models.kernels.fft_conv.fft_conv_torch import block_length, fast_length
 from torch import Tensor
 
 FAST = [name for name in backends("fft_conv", "cpu") if name != "reference"]

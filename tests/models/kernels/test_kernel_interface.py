@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import backends, causal_conv, operations, resolve, selective_scan
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_loops import Numbers, Walked, conv_by_loop, scan_by_loop, ssd_by_loop
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import backends, causal_conv, fft_conv, selective_scan, ssd
 from torch import Tensor
 

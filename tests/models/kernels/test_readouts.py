@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import backends, selective_scan
 from torch import Tensor
 
@@ -101,7 +101,7 @@ def test_each_readout_is_a_scan_of_its_own(time, backend):
 @torch.no_grad()
 def test_one_token_of_decoding_takes_the_compiled_step_only_with_one_readout(monkeypatch):
     pytest.importorskip("numba")
-    from mplat.models.kernels import scan_numba
+    from mplat.models.kernels.scan import scan_numba
 
     taken: list[int] = []
     step = scan_numba.scan_step_numba

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import backends, selective_scan, ssd
 from torch import Tensor
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import causal_conv, conv_step, scan_step, selective_scan, ssd, ssd_step
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mplat.models.kernels import backends, causal_conv, selective_scan, ssd
-from mplat.models.norms import RMSNorm
+from mplat.models.parts.norms import RMSNorm
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif("numba" not in backends("scan", "cpu"), reason="numba is not installed")

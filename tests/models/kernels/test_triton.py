@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from mplat.errors import UsageError
+from mplat.core.errors import UsageError
 from mplat.models.kernels import backends, causal_conv, selective_scan
 from torch import Tensor
 
@@ -76,9 +76,9 @@ def compile_launch(function: Any, arguments: tuple, options: dict[str, Any], cap
 
 def launch_everything(dtype: torch.dtype) -> None:
     """Forward and backward of each operation, with every optional argument and without any."""
-    from mplat.models.kernels.conv_triton import conv_triton
-    from mplat.models.kernels.scan_triton import scan_triton
-    from mplat.models.kernels.ssd_triton import ssd_triton
+    from mplat.models.kernels.conv.conv_triton import conv_triton
+    from mplat.models.kernels.scan.scan_triton import scan_triton
+    from mplat.models.kernels.ssd.ssd_triton import ssd_triton
 
     def of(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=dtype, requires_grad=True)
@@ -106,7 +106,7 @@ def launch_everything(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
 def test_every_launch_compiles_for_a_gpu_that_is_not_here(capability, dtype, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    from mplat.models.kernels import ssd_triton
+    from mplat.models.kernels.ssd import ssd_triton
 
     compiled: dict[tuple, Any] = {}
 

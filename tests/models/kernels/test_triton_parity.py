@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from mplat.models.kernels import backends, causal_conv, resolve, selective_scan, ssd
-from mplat.models.kernels.registry import interpreted
+from mplat.models.kernels.backend import interpreted
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() and not interpreted() else "cpu"

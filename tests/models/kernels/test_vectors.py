@@ -7,20 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from mplat.models.kernels import threads
+from mplat.models.kernels.compiled import threads
 
 numba = pytest.importorskip("numba")
 import numpy as np  # noqa: E402
-from mplat.models.kernels import (  # noqa: E402
-    conv_loops,
-    greedy_loops,
-    scan_loops,
-    simd,
-    simd_lanes,
-    simd_rows,
-    ssd_loops,
-    step_loops,
-)
+from mplat.models.kernels.compiled import greedy_loops, simd, simd_lanes, simd_rows  # noqa: E402
+from mplat.models.kernels.conv import conv_loops  # noqa: E402
+from mplat.models.kernels.scan import scan_loops  # noqa: E402
+from mplat.models.kernels.ssd import ssd_loops  # noqa: E402
+from mplat.models.kernels.step import step_loops  # noqa: E402
 
 
 @numba.njit

@@ -1,0 +1,119 @@
+"""`mplat cache`: what the analyses have cached, whether it is whole, and why a result is not found in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..core.errors import ToleranceError, UsageError, suggest
+from .frame.command import command
+from .frame.options import ConfigFile, Json, Overrides, TokenizerName
+from .frame.output import Output, table
+from .interp import CacheFolder, Layers, ModelName, OwnSeed, PerLevel, Questions, make_plan, refuse_file
+
+if TYPE_CHECKING:
+    from ..interp import Cache
+
+StepFilter = Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only the results of this step.")]
+
+
+@command("cache ls", order=70)
+def cache_ls(step: StepFilter = None, cache: CacheFolder = None, as_json: Json = False) -> None:
+    """List cached results."""
+    output = Output(json=as_json)
+    store = _open(cache, output)
+    entries = store.entries(_known(step))
+    values = [
+        {
+            "step": entry.step,
+            "key": entry.key,
+            "model_digest": str(entry.components["model"]),
+            "rows": sum(part.rows for part in entry.parts),
+            "bytes": entry.bytes,
+            "folder": str(entry.folder),
+        }
+        for entry in entries
+    ]
+    rows = [[v["step"], v["key"][:12], v["model_digest"][:12], v["rows"], v["bytes"]] for v in values]
+    text = table(["step", "key", "model digest", "rows", "bytes"], rows)
+    text = text if rows else f"nothing is cached in {store.folder}"
+    output.result({"cache": str(store.folder), "entries": values}, text)
+
+
+@command("cache verify", order=70)
+def cache_verify(step: StepFilter = None, cache: CacheFolder = None, as_json: Json = False) -> None:
+    """Read every cached result and check its digests; exit 1 where one is damaged."""
+    output = Output(json=as_json)
+    store = _open(cache, output)
+    entries = store.entries(_known(step))
+    problems = [problem for entry in entries for problem in store.verify(entry)]
+    text = "\n".join([*problems, f"{len(entries)} results in {store.folder}, {len(problems)} damaged files"])
+    output.result({"cache": str(store.folder), "entries": len(entries), "problems": problems}, text)
+    if problems:
+        raise ToleranceError(f"{len(problems)} cached files are damaged; what needs them will compute them again")
+
+
+@command("cache why", order=70)
+def cache_why(
+    step: Annotated[str, typer.Argument(help="The step whose cached result is in question.")],
+    model: ModelName = None,
+    tokenizer: TokenizerName = None,
+    layers: Layers = None,
+    questions: Questions = None,
+    per_level: PerLevel = None,
+    cache: CacheFolder = None,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    seed: OwnSeed = None,
+    as_json: Json = False,
+) -> None:
+    """Say why `mplat interp` with these options finds a result in the cache, or what first differs from the nearest."""
+    from ..interp import Cache
+    from ..interp.engine.key import nearest
+
+    output = Output(json=as_json)
+    own = {"model": model, "tokenizer": tokenizer, "questions": questions, "per_level": per_level, "seed": seed}
+    name = _known(step)
+    assert name is not None
+    refuse_file(cache)
+    plan = make_plan({**own, "steps": name}, layers, config, overrides)
+    store = Cache(cache, warn=output.warn)
+    key = plan.steps[name].key
+    entries = store.entries(name)
+    cached = any(entry.key == key.digest for entry in entries)
+    values = {"step": name, "key": key.digest, "cached": cached, "entries": len(entries)}
+    if cached:
+        output.result(values | {"differences": []}, f"{name} is cached under {key.digest[:12]}: nothing differs")
+        return
+    found = nearest(key, {entry.key: entry.components for entry in entries})
+    if found is None:
+        holds = "holds no result of this step" if store.folder.is_dir() else "does not exist yet"
+        text = f"{name} is not cached: {store.folder} {holds}"
+        output.result(values | {"differences": []}, text)
+        return
+    other, differing = found
+    more = f"\nalso different: {', '.join(map(str, differing[1:]))}" if len(differing) > 1 else ""
+    output.result(
+        values | {"nearest": other, "differences": [d._asdict() for d in differing]},
+        f"{name} is not cached: compared with the nearest result, {other[:12]}, first differs {differing[0]}{more}",
+    )
+
+
+def _open(folder: Path | None, output: Output) -> Cache:
+    """The cache to look into: one that is named has to be there, the default one need not."""
+    from ..interp import Cache
+
+    refuse_file(folder)
+    if folder is not None and not folder.exists():
+        raise UsageError(f"--cache {folder}: there is no such folder; `mplat interp --cache` makes one")
+    return Cache(folder, warn=output.warn)
+
+
+def _known(step: str | None) -> str | None:
+    from ..interp import all_steps
+
+    if step is not None and step not in all_steps():
+        raise UsageError(f"unknown interp step {step!r}; {suggest(step, all_steps())}")
+    return step

@@ -1,0 +1,29 @@
+"""`mplat doctor`: is this installation sound, and what to do where it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..core.errors import ToleranceError
+from .frame.command import command
+from .frame.options import Json
+from .frame.output import Output
+
+
+@command("doctor", order=90)
+def doctor(as_json: Json = False) -> None:
+    """Check this installation: Python, packages, threads, GPU, kernels, Ray, folders, models."""
+    from ..diagnosis import diagnose
+
+    checks = diagnose()
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status:4}  {check.name:{width}}  {check.found}")
+        if check.advice:
+            lines.append(f"      {'':{width}}  -> {check.advice}")
+    failed = [check.name for check in checks if check.status == "fail"]
+    data = {"ok": not failed, "checks": [dataclasses.asdict(check) for check in checks]}
+    Output(json=as_json).result(data, "\n".join(lines))
+    if failed:
+        raise ToleranceError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")

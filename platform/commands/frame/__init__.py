@@ -1,0 +1,1 @@
+"""What all commands share: how they register, their options, what they say."""

@@ -1,0 +1,109 @@
+"""One driver per folder: a lock that says who holds it and that the dead cannot keep.
+
+The lock is an advisory `flock`, which the kernel drops when its holder dies, however it died; the file's text (pid,
+host, since) is there for the message and for holders on other hosts, which this kernel knows nothing about. On mounts
+without `flock` the text alone decides; two drivers that start in the same instant are then not kept apart. The file
+stays, empty, after the release: unlinking it would let two holders each lock an inode of their own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .whole_files import write_errors
+
+_NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Hold the lock of the run folder `out`, made where it is not there; UsageError says who else holds it."""
+    with write_errors(out):
+        (out / "work").mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out / "work" / ".lock")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class FolderLock:
+    """Held from construction to `release`; raises UsageError where another driver holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            held_here = self._flock()
+            holder = self._holder()
+            if not held_here or (holder and not self._is_gone(holder, flock_is_ours=held_here == "flock")):
+                raise UsageError(self._message(holder))
+            self._write(
+                {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+            )
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def release(self) -> None:
+        """Let others in. A second call does nothing."""
+        if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)  # drops the flock
+            self._descriptor = -1
+
+    def _flock(self) -> str:
+        """How exclusion was obtained: "flock", "text only" where the mount has no flock, or "" where another has it."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return ""
+        except OSError as error:
+            if error.errno in _NO_FLOCK:
+                return "text only"
+            raise
+        return "flock"
+
+    def _is_gone(self, holder: dict[str, Any], *, flock_is_ours: bool) -> bool:
+        if holder.get("host") != socket.gethostname():
+            return False
+        if flock_is_ours:
+            return True  # a live holder on this host would still have the flock
+        try:
+            os.kill(int(holder["pid"]), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def _holder(self) -> dict[str, Any]:
+        text = os.pread(self._descriptor, 4096, 0).decode("utf-8", "replace")
+        try:
+            holder = json.loads(text)
+        except ValueError:  # empty, or its writer died while writing it
+            return {}
+        return holder if isinstance(holder, dict) and "pid" in holder else {}
+
+    def _write(self, holder: dict[str, Any]) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+        os.fsync(self._descriptor)
+
+    def _message(self, holder: dict[str, Any]) -> str:
+        if not holder:
+            return f"{self.path.parent} is locked by a run that is just starting; wait for it or use another --out"
+        who = f"pid {holder.get('pid')} on host {holder.get('host')} since {holder.get('since')}"
+        elsewhere = holder.get("host") != socket.gethostname()
+        hint = f"if that run is gone, delete {self.path}" if elsewhere else "wait for it, end it"
+        return f"{self.path.parent} is locked by {who}; {hint}, or use another --out"

@@ -1,0 +1,212 @@
+"""Files that are either whole or not there: the commit protocol every stage writes its results with.
+
+A file is written to `.<name>.<uuid>.part` in its own folder, closed, fsynced, reopened and verified, and only then
+given its name; the folder is fsynced last. `publish_*` never replaces: the first writer wins, a second one with the
+same bytes is a no-op, and other bytes are an error that names both digests, because a step that gives two answers
+cannot be cached. `replace_*` swaps a single file atomically, for reports and other things that are meant to change.
+
+Parquet files are byte-stable: fixed writer options, one chunk per column, no time stamps; every page has a checksum,
+and `read_table` checks it, so a flipped bit in the data is an error that names the file and not a wrong number. The
+Parquet footer has no checksum of its own: pass `sha256` to `read_table` where the digest is known.
+
+It does not lock, retry or clean up after dead writers; the ledger's owner does.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import ClusterError, InputError, ToleranceError, UsageError
+
+ROWS_PER_GROUP = 65_536
+# What to do about a damaged file, by who made it.
+OWN_FILE = "delete it and run the step that makes it again"
+# What os.link answers on file systems without hard links (FAT, some network and FUSE mounts).
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+class NonDeterministicError(ToleranceError):
+    """The same step gave two different results for the same inputs."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file that is whole and has its name."""
+
+    path: Path
+    sha256: str
+    rows: int  # 0 for files that are not tables
+    bytes: int
+
+
+def sha256_of(data: bytes) -> str:
+    """Hexadecimal sha256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def table_bytes(table: pa.Table, *, rows_per_group: int = ROWS_PER_GROUP) -> bytes:
+    """The table as a Parquet file; equal tables give equal bytes whatever their chunks were."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.combine_chunks(),
+        sink,
+        row_group_size=rows_per_group,
+        version="2.6",
+        data_page_version="1.0",
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=True,
+        write_statistics=True,
+        write_page_checksum=True,
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def publish_table(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP) -> Published:
+    """Write `table` as Parquet under a name that does not exist yet; the first writer wins."""
+    data = table_bytes(table, rows_per_group=rows_per_group)
+    return _publish(data, Path(path), rows=table.num_rows, verify=_table_check(table), replace=False)
+
+
+def replace_table(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP) -> Published:
+    """Write `table` as Parquet in place of what may be there."""
+    data = table_bytes(table, rows_per_group=rows_per_group)
+    return _publish(data, Path(path), rows=table.num_rows, verify=_table_check(table), replace=True)
+
+
+def publish_bytes(data: bytes, path: Path) -> Published:
+    """Write `data` in place of what may be there."""
+    return _publish(data, Path(path), rows=0, verify=None, replace=True)
+
+
+def publish_json(value: Any, path: Path) -> Published:
+    """Write `value` as indented JSON in place of what may be there; NaN and infinity are errors."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return publish_bytes((text + "\n").encode(), Path(path))
+
+
+def read_table(path: Path, sha256: str | None = None, *, advice: str = OWN_FILE) -> pa.Table:
+    """The table in a Parquet file, with every page checksum verified.
+
+    Raises InputError naming the file when it is missing, truncated, damaged, or does not have digest `sha256`.
+    advice: what the user can do about it, the end of that sentence; empty where the caller does it himself.
+    """
+    path = Path(path)
+    advice = f"; {advice}" if advice else ""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}){advice}") from error
+    if sha256 is not None and (found := sha256_of(data)) != sha256:
+        raise InputError(
+            f"{path}: damaged, its sha256 is {found[:16]} and was {sha256[:16]} when it was written{advice}"
+        )
+    try:
+        # one thread: Arrow's own may outlive the interpreter, which then aborts once torch is loaded too
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a whole Parquet file ({reason}){advice}") from error
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether `path` has the name of a file whose writer may have died before publishing it."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def _table_check(table: pa.Table) -> Callable[[Path], None]:
+    def check(path: Path) -> None:
+        found = read_table(path)
+        if found.num_rows != table.num_rows or found.schema.names != table.schema.names:
+            raise InputError(f"{path}: {found.num_rows} rows read back of {table.num_rows} written; check the disk")
+
+    return check
+
+
+def _publish(data: bytes, path: Path, *, rows: int, verify: Callable[[Path], None] | None, replace: bool) -> Published:
+    digest = sha256_of(data)
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
+        try:
+            with open(part, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if (found := sha256_of(part.read_bytes())) != digest:
+                raise InputError(f"{part}: sha256 {digest[:16]} was written and {found[:16]} read back; check the disk")
+            if verify is not None:
+                verify(part)
+            if replace:
+                os.replace(part, path)
+            elif not _take_name(part, path):
+                _compare(path, digest)
+        finally:
+            part.unlink(missing_ok=True)
+        _fsync_folder(path.parent)
+    return Published(path=path, sha256=digest, rows=rows, bytes=len(data))
+
+
+def _take_name(part: Path, path: Path) -> bool:
+    """Give `part` its name unless the name is taken; True where this call took it."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # Not atomic against a second writer in the same instant; that one is caught by the ledger's lock.
+        if path.exists():
+            return False
+        os.rename(part, path)
+    return True
+
+
+def _compare(path: Path, digest: str) -> None:
+    there = sha256_of(path.read_bytes())
+    if there == digest:
+        return
+    if path.suffix == ".parquet":
+        read_table(path)  # a damaged file is no second opinion: this raises the error that says so
+    raise NonDeterministicError(
+        f"non-deterministic step: {path} is there with sha256 {there}, and the same step now gives {digest}; "
+        "look for an unseeded generator or an unordered set, then run it again with --fresh"
+    )
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence and the right exit code."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise ClusterError(
+                f"{path}: cannot be written ({error.strerror}); what was finished before is safe, "
+                "free some space and run the same command again"
+            ) from error
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another folder with --out") from error

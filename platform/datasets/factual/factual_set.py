@@ -1,0 +1,72 @@
+"""Where sets of factual prompts register, and what one has to say about itself.
+
+A set is one file in this folder with one class under the decorator `factual("name")`. Opening, unpacking, counting and
+tolerance are the same for all and live in `reading`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from ...core.errors import UsageError
+from ...core.registry import Registry
+from ..data_set import BadRecord
+from .records import FactualPrompt
+
+
+class Entry(NamedTuple):
+    """A value of a file and where it was found."""
+
+    where: str
+    value: Any
+
+
+class Unusable(NamedTuple):
+    """Why there is no prompt, and where."""
+
+    where: str
+    bad: BadRecord
+
+
+class FactualSet(ABC):
+    """What a set says about itself. One instance serves the whole process and keeps no state."""
+
+    name: ClassVar[str] = ""  # set by the decorator
+    title: ClassVar[str]
+    licence: ClassVar[str]
+    expects: ClassVar[str]  # the schemas in a few words, for the error about a file that has none of them
+    tolerated: ClassVar[frozenset[str]] = frozenset()  # reasons that are no damage, however many records they concern
+
+    @abstractmethod
+    def recognise(self, value: Any) -> bool:
+        """Whether a file whose first value is `value` belongs to this set."""
+
+    def prompts(self, entries: Sequence[Entry]) -> Iterator[FactualPrompt | Unusable]:
+        """The prompts of all values of all files, in their order; a set whose files belong together overrides this."""
+        for where, value in entries:
+            try:
+                yield self.prompt(value)
+            except BadRecord as bad:
+                yield Unusable(where, bad)
+
+    def prompt(self, value: Any) -> FactualPrompt:
+        """The prompt of one value; raises BadRecord."""
+        raise UsageError(f"{type(self).__name__} defines neither prompts nor prompt")
+
+
+SETS: Registry[FactualSet] = Registry("set of factual prompts", "factual", __name__)
+names, get = SETS.names, SETS.get
+_T = TypeVar("_T", bound=FactualSet)
+
+
+def factual(name: str) -> Callable[[type[_T]], type[_T]]:
+    """Register one instance of the decorated class under `name`."""
+
+    def register(cls: type[_T]) -> type[_T]:
+        cls.name = name
+        SETS.add(name, cls(), cls.__module__)
+        return cls
+
+    return register

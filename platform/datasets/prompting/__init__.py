@@ -1,0 +1,1 @@
+"""From a question to the prompt that a model reads: templates, what is cut, and what is scored against."""

@@ -1,0 +1,16 @@
+"""MuSiQue: up to twenty titled paragraphs; the answer is reached in two to four steps."""
+
+from __future__ import annotations
+
+from ..template import Template, template
+
+
+@template("musique")
+class MuSiQue(Template):
+    """One line a paragraph, with its title."""
+
+    head = "Answer the question from the paragraphs, in a few words. It takes several of them.\n\n"
+    context = "{context}"
+    paragraph = "{title}: {text}"
+    question = "\n\nQuestion: {question}\nAnswer:"
+    alone = "Question: {question}\nAnswer:"

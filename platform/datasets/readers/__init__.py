@@ -1,0 +1,1 @@
+"""One file for each data set that can be read, and what they share."""

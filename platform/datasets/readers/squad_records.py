@@ -1,0 +1,146 @@
+"""The records that SQuAD v1.1 and v2.0 have in common: paragraphs with questions and marked spans, nested or flat.
+
+The paragraph is cut into real sentences; the sentences in which an answer lies are the evidence. What the two versions
+disagree about, whether a question may have no answer, is theirs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from ..data_set import BadRecord
+from ..records import Paragraph, Question, Support
+from .fields import each, field, items_of, text, texts
+from .sentences import split_sentences
+
+
+class Item(NamedTuple):
+    """A question as it is given, with what stands above it."""
+
+    record: Mapping[str, Any]
+    title: str
+    context: str
+
+
+class Marked(NamedTuple):
+    """The spans of a question and where they are."""
+
+    context: tuple[Paragraph, ...]
+    answers: tuple[str, ...]
+    answer_starts: tuple[int, ...]
+    supporting_facts: tuple[Support, ...]
+
+
+def items(value: Any) -> Iterator[Item | BadRecord]:
+    """One item for each question of a document, an article or a flat row."""
+    if not isinstance(value, Mapping):
+        yield BadRecord("wrong_type", "a record is not an object")
+    elif "data" in value:
+        yield from each(value, "data", items)
+    elif "paragraphs" in value:
+        title = value.get("title")
+        for paragraph in each(value, "paragraphs", lambda p: iter((p,))):
+            yield from _questions(paragraph, title if isinstance(title, str) else "")
+    else:
+        try:
+            title = value.get("title")
+            yield Item(value, title if isinstance(title, str) else "", text(value, "context"))
+        except BadRecord as bad:
+            yield bad
+
+
+def marked(item: Item) -> Marked:
+    """The paragraph in sentences, and the sentences of the answers; raises BadRecord."""
+    if not item.context.strip():
+        raise BadRecord("missing_field", "'context' is blank")
+    paragraph, starts = _cut(item.title, item.context)
+    spans = _answer_spans(item.record)
+    evidence: set[int] = set()
+    for answer, start in spans:
+        if not item.context.startswith(answer, start) or start < 0:
+            raise BadRecord("answer_not_in_context", f"{answer[:40]!r} is not at character {start} of the context")
+        last = start + max(len(answer.rstrip()) - 1, 0)
+        evidence.update(range(bisect_right(starts, start) - 1, bisect_right(starts, last)))
+    return Marked(
+        (paragraph,),
+        tuple(answer for answer, _ in spans),
+        tuple(start for _, start in spans),
+        tuple(Support(0, sentence) for sentence in sorted(evidence)),
+    )
+
+
+def row(question: Question) -> dict[str, Any]:
+    """The flat row of Hugging Face's schema."""
+    return {
+        "id": question.id,
+        "title": question.context[0].title,
+        "context": question.source_text(),
+        "question": question.question,
+        "answers": {"text": list(question.answers), "answer_start": list(question.answer_starts)},
+    }
+
+
+def first_paragraph(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The first paragraph object if `document` nests as SQuAD does, be it a file or one article."""
+    articles = document.get("data", [document])
+    for article in articles if isinstance(articles, list) else ():
+        paragraphs = article.get("paragraphs") if isinstance(article, Mapping) else None
+        for paragraph in paragraphs if isinstance(paragraphs, list) else ():
+            if isinstance(paragraph, Mapping) and "context" in paragraph:
+                return paragraph
+    return None
+
+
+def holds_nothing(document: Mapping[str, Any]) -> bool:
+    """Whether this is a file of the original form without one paragraph."""
+    articles = document.get("data")
+    return (
+        "version" in document
+        and isinstance(articles, list)
+        and all(isinstance(article, Mapping) and article.get("paragraphs") == [] for article in articles)
+    )
+
+
+def is_flat(row: Mapping[str, Any]) -> bool:
+    """Whether these are the columns of Hugging Face's schema."""
+    spans = row.get("answers")
+    return "context" in row and "question" in row and isinstance(spans, Mapping) and "answer_start" in spans
+
+
+def _questions(paragraph: Any, title: str) -> Iterator[Item | BadRecord]:
+    if isinstance(paragraph, BadRecord):
+        yield paragraph
+        return
+    try:
+        context, qas = text(paragraph, "context"), items_of(paragraph, "qas")
+    except BadRecord as bad:
+        yield bad
+        return
+    yield from (Item(qa, title, context) for qa in qas)
+
+
+def _answer_spans(record: Mapping[str, Any]) -> list[tuple[str, int]]:
+    given = field(record, "answers")
+    if isinstance(given, Mapping):
+        found, starts = texts(given, "text"), items_of(given, "answer_start")
+        if len(found) != len(starts):
+            raise BadRecord("wrong_type", f"{len(found)} answer texts but {len(starts)} positions")
+        pairs: list[tuple[str, Any]] = list(zip(found, starts, strict=True))
+    elif isinstance(given, list):
+        pairs = [(text(answer, "text"), field(answer, "answer_start")) for answer in given]
+    else:
+        raise BadRecord("wrong_type", "'answers' is neither a list nor columns")
+    if any(not isinstance(start, int) or isinstance(start, bool) for _, start in pairs):
+        raise BadRecord("wrong_type", "'answer_start' is not a whole number")
+    return pairs
+
+
+@lru_cache(maxsize=64)  # the questions of one paragraph follow each other
+def _cut(title: str, context: str) -> tuple[Paragraph, tuple[int, ...]]:
+    """The paragraph, and the character at which each of its sentences begins."""
+    sentences = split_sentences(context)
+    return Paragraph(title, sentences), (0, *accumulate(len(sentence) for sentence in sentences[:-1]))

@@ -1,0 +1,158 @@
+"""TriviaQA: questions without a context, with every accepted name of the answer.
+
+Reads the official 1.0 files, Hugging Face's snake-case rows, and open-domain records {id, question, golden_answers}.
+`answers` are the readable aliases, chosen so that the set of their normalised forms is exactly what the official
+metric compares with: an alias it would not accept is left out, a normalised one without a readable form is kept as is.
+Evidence documents are not read: the questions are queries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from ...scoring.metrics.triviaqa import normalise_trivia
+from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset
+from ..records import Question
+from .fields import answers, field, identifier, items_of, question_text, texts
+
+# Other open-domain sets are passed around in the same three fields; only the name tells them apart.
+_OTHER_SET = re.compile(
+    r"(?<![a-z0-9])(nq|natural[-_ ]?questions|popqa|web[-_ ]?q[a-z]*|hotpot[a-z]*|musique|2wiki[a-z]*|squad|bamboogle)"
+    r"(?![a-z0-9])",
+    re.IGNORECASE,
+)
+
+
+class _Item(NamedTuple):
+    record: Any
+    split: str
+
+
+class _Names(NamedTuple):
+    """The field names of one schema of the answer object."""
+
+    value: str
+    aliases: str
+    normalised: str
+    human: str
+
+
+_OFFICIAL = _Names("Value", "Aliases", "NormalizedAliases", "HumanAnswers")
+_SNAKE = _Names("value", "aliases", "normalized_aliases", "human_answers")
+
+
+@dataset("triviaqa")
+class TriviaQA(DataSet):
+    """TriviaQA in the official, the Hugging Face and the open-domain schema."""
+
+    title = "TriviaQA"
+    metric = "triviaqa"
+    licence = "Apache-2.0"
+    categories = ("query_dataset",)
+    annotated_supports = False
+    hub_copies = (HubCopy("mandarjoshi/trivia_qa", "rc.nocontext", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f"),)
+    expects = (
+        "Data[] of QuestionId, Question, Answer; or question_id, question, answer; or id, question, golden_answers"
+    )
+    path_hint = re.compile("trivia", re.IGNORECASE)
+    remarks = {"no_answer": "the test files of TriviaQA have no answers"}
+
+    def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
+        """By the answer object; the open-domain fields are shared with other sets, there the path may say no."""
+        first = sample[0] if sample else None
+        if not isinstance(first, Mapping):
+            return None
+        if isinstance(first.get("Data"), list):
+            first = next((datum for datum in first["Data"] if isinstance(datum, Mapping)), {})
+        if {"QuestionId", "Question"} <= first.keys():
+            return "official"
+        if {"question_id", "question"} <= first.keys() and isinstance(first.get("answer"), Mapping):
+            return "Hugging Face"
+        if {"id", "question", "golden_answers"} <= first.keys():
+            other = _OTHER_SET.search(path.as_posix())
+            if other and not self.path_hint.search(path.as_posix()):
+                raise LookAlike(f"has open-domain questions, but its name says {other[0]!r}, not TriviaQA")
+            return "open domain"
+        return None
+
+    def items(self, value: Any) -> Iterator[_Item | BadRecord]:
+        """One item for each element of an official file, or the value itself."""
+        if isinstance(value, Mapping) and "Data" in value:
+            split = value.get("Split")
+            try:
+                data = items_of(value, "Data")
+            except BadRecord as bad:
+                yield bad
+                return
+            yield from (_Item(datum, split if isinstance(split, str) else "") for datum in data)
+        else:
+            yield _Item(value, "")
+
+    def question(self, item: _Item, split: str, notes: Counter[str]) -> Question:
+        """The question with its accepted answers."""
+        record = item.record
+        if isinstance(record, Mapping) and "QuestionId" in record:
+            question_id, question = identifier(record, "QuestionId"), question_text(record, "Question")
+            accepted = _accepted(field(record, "Answer"), _OFFICIAL)
+        elif isinstance(record, Mapping) and "question_id" in record:
+            question_id, question = identifier(record, "question_id"), question_text(record, "question")
+            accepted = _accepted(field(record, "answer"), _SNAKE)
+        else:
+            question_id, question = identifier(record, "id"), question_text(record, "question")
+            accepted = tuple(dict.fromkeys(texts(record, "golden_answers")))
+            prefix = question_id.partition("_")[0]
+            split = prefix if prefix in ("train", "dev", "test") else split
+        return Question(
+            id=question_id,
+            dataset=self.name,
+            split=item.split or split,
+            question=question,
+            answers=answers(accepted),
+            metric=self.metric,
+            licence=self.licence,
+        )
+
+    def row(self, question: Question) -> dict[str, Any]:
+        """question, question_id, and the answer object with its aliases; evidence documents are empty columns."""
+        first, *_ = question.answers
+        return {
+            "question": question.question,
+            "question_id": question.id,
+            "question_source": "",
+            "entity_pages": {name: [] for name in ("doc_source", "filename", "title", "wiki_context")},
+            "search_results": {
+                name: [] for name in ("description", "filename", "rank", "title", "url", "search_context")
+            },
+            "answer": {
+                "value": first,
+                "aliases": list(question.answers),
+                "normalized_aliases": list(dict.fromkeys(normalise_trivia(answer) for answer in question.answers)),
+                "matched_wiki_entity_name": "",
+                "normalized_matched_wiki_entity_name": "",
+                "normalized_value": normalise_trivia(first),
+                "type": "",
+            },
+        }
+
+
+def _accepted(answer: Any, names: _Names) -> tuple[str, ...]:
+    """Readable texts whose normalised forms are those of the normalised aliases and the human answers."""
+    normalised = texts(answer, names.normalised)
+    human = texts(answer, names.human) if answer.get(names.human) else ()
+    readable = _optional(answer, (names.value,)) + (texts(answer, names.aliases) if answer.get(names.aliases) else ())
+    wanted = {normalise_trivia(name) for name in (*normalised, *human)}
+    chosen = [name for name in readable if normalise_trivia(name) in wanted]
+    covered = {normalise_trivia(name) for name in chosen}
+    for name in (*human, *normalised):
+        if normalise_trivia(name) not in covered:
+            covered.add(normalise_trivia(name))
+            chosen.append(name)
+    return tuple(dict.fromkeys(chosen))
+
+
+def _optional(answer: Mapping[str, Any], fields: Iterable[str]) -> tuple[str, ...]:
+    return tuple(answer[name] for name in fields if isinstance(answer.get(name), str))

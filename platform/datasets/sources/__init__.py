@@ -1,0 +1,1 @@
+"""Where records come from: files of every kind, packed or not, and the Hugging Face hub."""

@@ -1,0 +1,1 @@
+"""How analyses run: what a step is, their order, their keys, their cache, their batches."""

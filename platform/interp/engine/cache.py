@@ -1,0 +1,220 @@
+"""The cache of step results: `<folder>/<step>/<key>/part-*.parquet` and a manifest that makes them an entry.
+
+Promises
+- An entry is whole or not there: parts are published by the commit protocol of `mplat.core.whole_files`, and the
+  manifest last.
+- What is read is what was written: every read checks the digest of the whole file and every page's checksum. A damaged
+  part is moved to `<folder>/.quarantine/`, a message names it, and the entry counts as absent, so that it is computed
+  again.
+- Each part says in its own footer which step, key and inputs it belongs to, beside its Arrow schema.
+- Computing an entry again gives the same bytes, or an error that names both digests.
+
+It deletes nothing unless asked to, and knows nothing of models or steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ...core.errors import InputError
+from ...core.folders import cache_folder
+from ...core.whole_files import Published, publish_json, publish_table, read_table, write_errors
+from ...runtime.plan import canonical_json
+from .key import Key
+
+MANIFEST = "manifest.json"
+QUARANTINE = ".quarantine"
+FORMAT = 1
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of an entry; `name` is the step's name for it, empty where there is only one."""
+
+    name: str
+    file: str
+    sha256: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A committed result."""
+
+    step: str
+    key: str
+    components: Mapping[str, Any]
+    parts: tuple[Part, ...]
+    folder: Path
+    questions: tuple[str, ...] = ()  # digests of the questions it was computed on; none in entries older than these
+
+    @property
+    def bytes(self) -> int:
+        """Size of all parts."""
+        return sum(part.bytes for part in self.parts)
+
+
+class Cache:
+    """The entries below one folder, which need not exist yet. `warn` is told about every file that is set aside."""
+
+    def __init__(self, folder: Path | None = None, *, warn: Callable[[str], None] | None = None) -> None:
+        self.folder = cache_folder() if folder is None else Path(folder)
+        self._warn = warn or (lambda text: None)
+
+    def place(self, step: str, key: str) -> Path:
+        """The folder of an entry, whether it exists or not."""
+        return self.folder / step / key
+
+    def work(self, step: str, key: str) -> Path:
+        """Where unfinished work towards an entry is kept."""
+        return self.folder / ".work" / f"{step}-{key[:32]}"
+
+    def find(self, step: str, key: str) -> Entry | None:
+        """The entry's manifest, or None where there is none or it is damaged; the parts are not read."""
+        path = self.place(step, key) / MANIFEST
+        if not path.exists():
+            return None
+        try:
+            return _entry(path)
+        except InputError as error:
+            self._set_aside(path, step, key, str(error))
+            return None
+
+    def read(self, step: str, key: str) -> dict[str, pa.Table] | None:
+        """The entry's tables by part, verified; None where it is absent or damaged."""
+        entry = self.find(step, key)
+        if entry is None:
+            return None
+        tables: dict[str, pa.Table] = {}
+        for part in entry.parts:
+            path = entry.folder / part.file
+            try:
+                tables[part.name] = read_table(path, part.sha256, advice="")
+            except InputError as error:
+                self._set_aside(path, step, key, str(error))
+                return None
+        return tables
+
+    def write(
+        self, step: str, key: Key, tables: Mapping[str, pa.Table], *, questions: Sequence[str] = ()
+    ) -> dict[str, pa.Table]:
+        """Commit an entry, with the digests of its questions, and return its tables as they will be read."""
+        folder = self.place(step, key.digest)
+        footer = {
+            b"mplat.step": step.encode(),
+            b"mplat.key": key.digest.encode(),
+            b"mplat.key_inputs": canonical_json(dict(key.components)).encode(),
+        }
+        parts = []
+        for name, table in sorted(tables.items()):
+            marked = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
+            path = folder / f"part-{name or '00000'}.parquet"
+            parts.append(_part(name, self._publish(marked, path, step, key.digest)))
+        publish_json(
+            {
+                "format": FORMAT,
+                "step": step,
+                "key": key.digest,
+                "components": key.components,
+                "parts": parts,
+                "questions": list(questions),
+            },
+            folder / MANIFEST,
+        )
+        written = self.read(step, key.digest)
+        if written is None:
+            raise InputError(f"{folder}: what was written there cannot be read back; check the disk")
+        return written
+
+    def _publish(self, table: pa.Table, path: Path, step: str, key: str) -> Published:
+        try:
+            return publish_table(table, path)
+        except InputError as error:  # a file is there that is no Parquet file: damage from before the entry was whole
+            self._set_aside(path, step, key, str(error))
+            return publish_table(table, path)
+
+    def remove(self, step: str, key: str) -> None:
+        """Delete an entry and the work towards it; the manifest first, so that half an entry is none."""
+        folder = self.place(step, key)
+        with write_errors(folder):
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for path in (folder, self.work(step, key)):
+                if path.exists():
+                    shutil.rmtree(path)
+
+    def entries(self, step: str | None = None) -> list[Entry]:
+        """All entries (of one step), sorted by step and key. Damaged manifests are set aside."""
+        found: list[Entry] = []
+        steps = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        for place in steps:
+            if not place.is_dir() or place.name.startswith(".") or step not in (None, place.name):
+                continue
+            keys = sorted(path.name for path in place.iterdir() if _KEY.fullmatch(path.name))
+            found += [entry for key in keys if (entry := self.find(place.name, key)) is not None]
+        return found
+
+    def verify(self, entry: Entry) -> list[str]:
+        """What is wrong with an entry's files, one sentence each; nothing is moved."""
+        problems = []
+        for part in entry.parts:
+            path = entry.folder / part.file
+            try:
+                table = read_table(path, part.sha256, advice="")
+                if (table.schema.metadata or {}).get(b"mplat.key") != entry.key.encode():
+                    problems.append(f"{path}: its footer names another key; the file was put there by hand")
+            except InputError as error:
+                problems.append(str(error))
+        return problems
+
+    def _set_aside(self, path: Path, step: str, key: str, why: str) -> None:
+        """Move a damaged file to the quarantine and end the entry it belonged to."""
+        with write_errors(path):
+            target = self.folder / QUARANTINE / f"{step}-{key[:16]}-{uuid.uuid4().hex[:8]}-{path.name}"
+            moved = ""
+            if path.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+                moved = f"; the file is now {target}"
+            (self.place(step, key) / MANIFEST).unlink(missing_ok=True)
+        self._warn(f"cached result of {step} is damaged and will be computed again: {why}{moved}")
+
+
+def _part(name: str, published: Published) -> dict[str, Any]:
+    return {"name": name, "file": published.path.name, "sha256": published.sha256, "rows": published.rows,
+            "bytes": published.bytes}  # fmt: skip
+
+
+def _entry(path: Path) -> Entry:
+    """Read a manifest. Raises InputError where it is not one, or names files outside of its folder."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["format"] != FORMAT:
+            raise InputError(f"{path}: format {value['format']}, this mplat reads {FORMAT}")
+        parts = tuple(Part(**part) for part in value["parts"])
+        entry = Entry(
+            value["step"],
+            value["key"],
+            dict(value["components"]),
+            parts,
+            path.parent,
+            tuple(value.get("questions", ())),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a manifest ({error})") from error
+    if (entry.step, entry.key) != (path.parent.parent.name, path.parent.name):
+        raise InputError(f"{path}: the manifest of another entry")
+    if any(Path(part.file).name != part.file for part in parts):
+        raise InputError(f"{path}: names a file outside of its folder")
+    return entry

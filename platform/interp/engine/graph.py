@@ -1,0 +1,36 @@
+"""The steps that exist, and the order in which to run those that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...core.errors import UsageError, suggest
+from .step import Step, all_steps
+
+
+def in_order(names: Sequence[str] | None, known: Mapping[str, Step] | None = None) -> list[Step]:
+    """The named steps (None: all) and everything they need, each after what it needs; otherwise in alphabetical order.
+
+    Raises UsageError for a name that is no step, with the nearest one, and for steps that need each other in a circle.
+    """
+    known = all_steps() if known is None else known
+    wanted = sorted(known if names is None else names)
+    if not wanted:
+        raise UsageError(f"no step is named; {suggest('', known)}")
+    ordered: dict[str, Step] = {}
+
+    def visit(name: str, chain: tuple[str, ...]) -> None:
+        if name in ordered:
+            return
+        if name in chain:
+            raise UsageError(f"interp steps need each other in a circle: {' -> '.join((*chain, name))}")
+        if name not in known:
+            needed = f", which {chain[-1]!r} needs" if chain else ""
+            raise UsageError(f"unknown interp step {name!r}{needed}; {suggest(name, known)}")
+        for need in known[name].needs:
+            visit(need, (*chain, name))
+        ordered[name] = known[name]
+
+    for name in wanted:
+        visit(name, ())
+    return list(ordered.values())

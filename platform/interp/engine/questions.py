@@ -1,0 +1,146 @@
+"""Questions as token ids, and the plan of batches: what goes through the model together, decided by the data alone.
+
+Prompts are rendered where the evaluation renders them (`eval.prompting`). A question that cannot be used (no prompt, no
+answer, too long) is left out with a status and a reason, never silently. Batches hold questions of like length, the
+longest first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ...core.errors import InputError, UsageError
+from ...datasets.prompting.asked_before import question_digests
+from ...runtime.plan import Shard, digest_of, plan_shards
+from ..methods.evidence import stated_at
+from .batches import Item
+from .step import Excluded
+
+if TYPE_CHECKING:
+    from ...datasets.prompting.prompts import Prompt
+    from ...datasets.records import Question
+    from ...models import LanguageModel
+
+#: what is read of every question before its answer
+PROMPT_SCHEMA = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("prompt_digest", pa.string(), nullable=False),  # sha256 of the text
+        pa.field("ids_digest", pa.string(), nullable=False),  # sha256 of the ids, written as a JSON list without blanks
+        pa.field("template", pa.string(), nullable=False),  # digest of the template; "" for a ready-made prompt
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("n_cut_tokens", pa.int32(), nullable=False),
+        pa.field("evidence_kept", pa.bool_()),  # null where no evidence is known
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The questions that go through the model, in the order given, and those that do not. prompts: of the items, as
+    they were rendered."""
+
+    items: tuple[Item, ...]
+    excluded: tuple[Excluded, ...]
+    prompts: tuple[Prompt, ...] = ()
+    questions: tuple[str, ...] = ()  # digests of those that go through the model (`datasets.asked_before`)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over ids, token ids, what was left out and the templates."""
+        left_out = [[e.id, e.status] for e in self.excluded]
+        templates = sorted({prompt.template for prompt in self.prompts})
+        return digest_of([[i.to_json() for i in self.items], left_out, templates])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each item with its answer, by which batches are planned."""
+        return [len(item.prompt) + len(item.answer) for item in self.items]
+
+    def plan(self, batch_size: int) -> tuple[Shard, ...]:
+        """The batches."""
+        return plan_shards(self.lengths, batch_size)
+
+
+def prompt_table(data: Encoded) -> pa.Table:
+    """The prompts of `data` in `PROMPT_SCHEMA`; ids and their number are those that the model gets."""
+    rows = [
+        {
+            "question_id": item.id, "prompt_digest": prompt.digest, "ids_digest": digest_of(list(item.prompt)),
+            "template": prompt.template, "text": prompt.text, "n_tokens": len(item.prompt),
+            "n_cut_tokens": prompt.cut_tokens, "evidence_kept": prompt.evidence_kept,
+        }
+        for item, prompt in zip(data.items, data.prompts, strict=True)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA)
+
+
+def kind_of(question: Question) -> str | None:
+    """The sort of question, within which prompts are compared: category and number of hops, as far as known."""
+    hops = None if question.hops is None else f"{question.hops} hop{'' if question.hops == 1 else 's'}"
+    return ", ".join(part for part in (question.category, hops) if part) or None
+
+
+def plan_digest(plan: Sequence[Shard]) -> str:
+    """Digest of which items meet in which batch, in which order."""
+    return digest_of([list(shard.items) for shard in plan])
+
+
+def encode(
+    model: LanguageModel, questions: Sequence[Question], *, max_tokens: int, template: str | None = None
+) -> Encoded:
+    """Token ids of `questions`, rendered as an evaluation with the same `max_tokens` (its `max_prompt_tokens`) and
+    `template` (default: that of a question's data set) renders them.
+
+    The answer's tokens are those of the text prompt + answer; where they share one with the prompt's end, that one is
+    the answer's first. Raises InputError where there are no questions, none that can be used, two with one id, or no
+    tokenizer; UsageError where `max_tokens` is below 1, and for an unknown template.
+    """
+    from ...datasets.prompting.prompts import render
+    from ...datasets.prompting.templates import find
+    from ...models.decoding.text import encode_continued, encode_text
+
+    if max_tokens < 1:
+        raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
+    if not questions:
+        raise InputError("there are no questions; an analysis needs at least one (make some with `mplat prompts`)")
+    twice = [id_ for id_, count in Counter(q.id for q in questions).items() if count > 1]
+    if twice:
+        raise InputError(f"{len(twice)} question ids occur more than once, {twice[0]!r} for one; ids must be unique")
+    if model.tokenizer is None:
+        raise InputError(f"model {model.name} has no tokenizer for the questions; name one with --tokenizer")
+    tokenizer = model.tokenizer
+    chosen = None if template is None else find(template)
+    items: list[Item] = []
+    excluded: list[Excluded] = []
+    prompts: list[Prompt] = []
+    used: list[Question] = []
+    for question in questions:
+        prompt = render(question, partial(encode_text, tokenizer), max_tokens, chosen)
+        text = question.answers[0].strip() if question.answers else ""
+        if prompt.status != "ok":
+            excluded.append(Excluded(question.id, prompt.status, prompt.reason))
+            continue
+        if not text:
+            excluded.append(Excluded(question.id, "bad_input", "no answer is given"))
+            continue
+        try:
+            blank = "" if prompt.text[-1:].isspace() else " "
+            read = encode_continued(tokenizer, prompt.text, blank + text)
+        except InputError as error:
+            excluded.append(Excluded(question.id, "bad_input", str(error)))
+            continue
+        prompts.append(prompt)
+        used.append(question)
+        items.append(Item(question.id, read.prompt, read.continuation, stated_at(prompt, text), kind_of(question)))
+    if not items:
+        first = excluded[0]
+        raise InputError(f"none of the {len(questions)} questions can be used; the first, {first.id!r}: {first.reason}")
+    return Encoded(tuple(items), tuple(excluded), tuple(prompts), question_digests(used))

@@ -1,0 +1,226 @@
+"""Running analysis steps for a model and questions: what is cached is read, what is missing is computed and cached.
+
+Nothing is computed twice: a step runs only where the cache has no result under its key, and what it needs only where it
+has to run itself. The tables are the same whatever the session, the number of workers or of interruptions.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ...core.errors import UsageError
+from ...models.lending import lent
+from ...runtime.session import Session, open_session
+from ...runtime.table_job import Progress
+from .cache import Cache
+from .graph import in_order
+from .interp_config import InterpConfig, default_config, settings_of
+from .key import Key, step_key
+from .places import check_layers
+from .questions import Encoded, encode, plan_digest
+from .statuses import bad_statuses
+from .step import Asked, Job, Step, StepSettings
+from .work import BatchRunner
+
+if TYPE_CHECKING:
+    from ...datasets.records import Question
+    from ...models import LanguageModel
+
+
+class Observer:
+    """Told about a run as it goes; override what is of interest."""
+
+    def found(self, step: str) -> None:
+        """The step's result is cached."""
+
+    def begin(self, step: str, prompts: int) -> None:
+        """The step's result is missing: it is computed now, on so many prompts."""
+
+    def progress(self, progress: Progress) -> None:
+        """A batch of the running step is done, or something out of the ordinary happened (`progress.note`)."""
+
+    def done(self, step: str, rows: int, seconds: float) -> None:
+        """The step has been computed and cached."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step with everything that decides its result."""
+
+    step: Step
+    settings: StepSettings
+    key: Key
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run in the order they would be computed, for a model and encoded questions."""
+
+    model: LanguageModel
+    data: Encoded
+    layers: tuple[int, ...]
+    config: InterpConfig
+    steps: Mapping[str, Planned]  # each after what it needs
+    wanted: tuple[str, ...]  # those that were asked for
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step found. `seconds` is None where the result was cached."""
+
+    step: str
+    key: str
+    tables: Mapping[str, pa.Table]
+    seconds: float | None
+
+    @property
+    def table(self) -> pa.Table:
+        """The only table of a step that has one."""
+        (table,) = self.tables.values()
+        return table
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables."""
+        return sum(table.num_rows for table in self.tables.values())
+
+    @property
+    def bad(self) -> dict[str, int]:
+        """Rows without a value, by their status; empty where every row is ok."""
+        return bad_statuses(self.tables.values())
+
+
+def plan_steps(
+    model: LanguageModel,
+    questions: Sequence[Question],
+    config: InterpConfig | None = None,
+    *,
+    known: Mapping[str, Step] | None = None,
+) -> Plan:
+    """Which steps `config` asks for, with their keys; nothing is computed and no cache is read.
+
+    known: the steps to choose from, default all. Raises UsageError for unknown steps, layers out of range and settings
+    that this model cannot fulfil, InputError for questions that cannot be used.
+    """
+    config = default_config() if config is None else config
+    ordered = in_order(config.steps, known)
+    layers = check_layers(config.layers, model.n_layers)
+    _check_settings(ordered, model, layers, config)
+    data = encode(model, questions, max_tokens=config.max_tokens, template=config.template)
+    batches = plan_digest(data.plan(config.batch_size))
+    planned: dict[str, Planned] = {}
+    for step in ordered:
+        settings = settings_of(config, step)
+        key = step_key(
+            step, model, settings=settings, layers=layers, seed=config.seed, data_digest=data.digest,
+            batches_digest=batches, upstream={need: planned[need].key.digest for need in step.needs},
+        )  # fmt: skip
+        planned[step.name] = Planned(step, settings, key)
+    return Plan(model, data, layers, config, planned, tuple(config.steps or planned))
+
+
+def _check_settings(ordered: Sequence[Step], model: LanguageModel, layers: Sequence[int], config: InterpConfig) -> None:
+    settings = {step.name: settings_of(config, step) for step in ordered}
+    for step in ordered:
+        if step.check is not None:
+            upstream = {need: settings[need] for need in step.needs}
+            try:
+                step.check(Asked(model, layers, settings[step.name], upstream))
+            except UsageError as error:
+                raise UsageError(f"{step.name}: {error}") from error
+
+
+def run_steps(
+    model: LanguageModel,
+    questions: Sequence[Question],
+    config: InterpConfig | None = None,
+    *,
+    cache: Cache | None = None,
+    session: Session | None = None,
+    fresh: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, StepResult]:
+    """Results of the steps that `config` asks for, by name. See `run_plan`."""
+    return run_plan(plan_steps(model, questions, config), cache=cache, session=session, fresh=fresh, observer=observer)
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    cache: Cache | None = None,
+    session: Session | None = None,
+    fresh: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, StepResult]:
+    """Results of the wanted steps, and of others that had to run for them, by name.
+
+    session: where forward passes run, default this process. fresh: delete cached results of these steps first.
+    """
+    cache = Cache() if cache is None else cache
+    observer = Observer() if observer is None else observer
+    if fresh:
+        for name, planned in plan.steps.items():
+            cache.remove(name, planned.key.digest)
+    results: dict[str, StepResult] = {}
+
+    def obtain(name: str) -> StepResult:
+        if name in results:
+            return results[name]
+        planned = plan.steps[name]
+        tables = cache.read(name, planned.key.digest)
+        seconds = None
+        if tables is not None:
+            observer.found(name)
+        else:
+            upstream = {need: obtain(need).tables for need in planned.step.needs}
+            observer.begin(name, len(plan.data.items))
+            start = time.monotonic()
+            tables = _compute(plan, planned, upstream, cache, chosen, observer.progress)
+            seconds = time.monotonic() - start
+        results[name] = StepResult(name, planned.key.digest, tables, seconds)
+        if seconds is not None:
+            observer.done(name, results[name].rows, seconds)
+        return results[name]
+
+    chosen = open_session("none") if session is None else session
+    try:
+        with lent(plan.model):
+            for name in plan.wanted:
+                obtain(name)
+    finally:
+        if session is None:
+            chosen.close()
+    return {name: results[name] for name in plan.steps if name in results}
+
+
+def _compute(
+    plan: Plan,
+    planned: Planned,
+    upstream: Mapping[str, Mapping[str, pa.Table]],
+    cache: Cache,
+    session: Session,
+    progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    name, key = planned.step.name, planned.key
+    folder = cache.work(name, key.digest)
+    runner = BatchRunner(name, key.digest, plan.model, plan.data, plan.config.batch_size, session, folder, progress)
+    job = Job(
+        model=plan.model,
+        items=plan.data.items,
+        excluded=plan.data.excluded,
+        layers=plan.layers,
+        settings=planned.settings,
+        seed=plan.config.seed,
+        upstream=upstream,
+        map=runner,
+    )
+    tables = cache.write(name, key, planned.step.function(job), questions=plan.data.questions)
+    if folder.exists():
+        shutil.rmtree(folder)  # the entry is whole; its batches are not needed again
+    return tables

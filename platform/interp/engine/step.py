@@ -1,0 +1,150 @@
+"""What an analysis step is, and the decorator that makes one. An analysis is one file in `steps/`:
+
+    class Settings(StepSettings):
+        sites: Sites = ("mixer_out",)
+
+    @step("my_step", version=1, needs=("attribution",), settings=Settings, check=check_sites)
+    def my_step(job: Job) -> Tables:
+        "One sentence for `mplat interp ls`."
+        rows = job.map(one_batch, BATCH_SCHEMA, {"sites": list(job.settings.sites)})
+        ...
+        return {"": table}
+
+    def one_batch(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table: ...
+
+Forward passes belong into a batch function at the top level of the module: it may run in another process, on a batch
+planned from the data alone, and must be a pure function of its arguments. The step's function puts the batches' rows
+together, which come in the order of the plan. Raise `version` when the same sources give other results.
+
+A wrong setting is refused before anything is computed: by the fields of `Settings` as far as they tell, and by `check`
+where it takes the model or the settings of the steps needed.
+
+This file knows no steps; the registry finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+
+import pyarrow as pa
+from pydantic import AfterValidator
+
+from ...core.config import Config
+from ...core.registry import Registry
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+    from .batches import Batch, Item
+
+#: name of a part -> its rows; a step with a single table calls its part ""
+Tables = Mapping[str, pa.Table]
+BatchFunction = Callable[["LanguageModel", "Batch", Mapping[str, Any]], pa.Table]
+
+
+class StepSettings(Config):
+    """Base of a step's settings. Every field can change the result and is part of the key."""
+
+
+T = TypeVar("T", bound=tuple[Any, ...])
+
+
+def named_once(values: T) -> T:
+    """Validator of a field: at least one value, and none twice."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError("name at least one, and each of them once")
+    return values
+
+
+#: sites of each block, relative to it; which there are is for `Step.check` to say
+Sites = Annotated[tuple[str, ...], AfterValidator(named_once)]
+
+
+class MapBatches(Protocol):
+    """Runs a batch function over all planned batches and returns its rows in the order of the plan.
+
+    `arguments` are plain JSON. Rows of one batch keep their order; columns are those of `schema`.
+    """
+
+    def __call__(self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any]) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A question that does not go through the model, with the status that its rows get, and why."""
+
+    id: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step works with."""
+
+    model: LanguageModel
+    items: Sequence[Item]  # in the order of the questions
+    excluded: Sequence[Excluded]
+    layers: Sequence[int]  # ascending
+    settings: Any
+    seed: int
+    upstream: Mapping[str, Tables]  # results of the steps that this one needs
+    map: MapBatches
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of a step before anything is computed; upstream: settings of the steps that it needs."""
+
+    model: LanguageModel
+    layers: Sequence[int]
+    settings: Any
+    upstream: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A registered analysis."""
+
+    name: str
+    version: int
+    needs: tuple[str, ...]
+    settings: type[StepSettings]
+    seeded: bool  # whether it draws random numbers: only then is the seed part of its key
+    function: Callable[[Job], Tables]
+    check: Callable[[Asked], None] | None = None  # raises UsageError for what cannot be computed
+
+    @property
+    def module(self) -> str:
+        """Where it is defined; its sources are part of its key."""
+        return self.function.__module__
+
+    @property
+    def meaning(self) -> str:
+        """The first line of its docstring."""
+        return (self.function.__doc__ or "").strip().split("\n")[0]
+
+
+STEPS: Registry[Step] = Registry("interp step", "step", __name__, "..steps")
+all_steps = STEPS.all
+Function = TypeVar("Function", bound=Callable[[Job], Tables])
+
+
+def step(
+    name: str,
+    *,
+    version: int = 1,
+    needs: Sequence[str] = (),
+    settings: type[StepSettings] = StepSettings,
+    seeded: bool = False,
+    check: Callable[[Asked], None] | None = None,
+) -> Callable[[Function], Function]:
+    """Register the decorated function as the step `name`, which gets the results of the steps it `needs`."""
+
+    def register(function: Function) -> Function:
+        assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
+        STEPS.add(name, Step(name, version, tuple(needs), settings, seeded, function, check), function.__module__)
+        return function
+
+    return register

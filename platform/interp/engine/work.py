@@ -1,0 +1,111 @@
+"""Forward passes of a step, batch by batch, wherever the session says: in this process or on Ray actors.
+
+The rows are the same either way: batches come from the plan, a worker computes with one thread, and rows are put in the
+order of the plan. Finished batches are kept, so that an interrupted step continues where it was.
+
+Workers load the model by name and check its digest; in this process the caller's model is used as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ...core.errors import ToleranceError
+from ...models.lending import loadable, open_model
+from ...runtime.plan import digest_of
+from ...runtime.pool import WorkerFactory
+from ...runtime.session import Session
+from ...runtime.table_job import Progress, run_table
+from .batches import Batch, Item
+from .step import BatchFunction
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+    from .questions import Encoded
+
+_ORDER = (pa.field("batch", pa.string()), pa.field("row", pa.int32()))
+
+
+@dataclass(frozen=True)
+class BatchRunner:
+    """A `registry.MapBatches` for one step: each call is a phase with a folder of its own below `folder`."""
+
+    step: str
+    key: str
+    model: LanguageModel
+    data: Encoded
+    batch_size: int
+    session: Session
+    folder: Path
+    progress: Callable[[Progress], None]
+
+    def __call__(self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any]) -> pa.Table:
+        """See `registry.MapBatches`."""
+        kwargs = {
+            "function": f"{function.__module__}:{function.__qualname__}",
+            "arguments": dict(arguments),
+            **loadable(self.model),
+            "digest": self.model.digest,
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+        table = run_table(
+            self.step,
+            [item.to_json() for item in self.data.items],
+            WorkerFactory(f"{__name__}:build_worker", kwargs),
+            out_dir=self.folder / function.__name__,
+            session=self.session,
+            batch_size=self.batch_size,
+            lengths=self.data.lengths,
+            sort_by=[field.name for field in _ORDER],
+            schema=pa.schema([*_ORDER, *schema]),
+            semantic_key={"key": self.key, "function": kwargs["function"], "arguments": digest_of(dict(arguments))},
+            progress=self.progress,
+            id_column=None,
+            rows_per_item=None,
+            lost_row=_refuse_lost_item,
+        )
+        return table.drop_columns([field.name for field in _ORDER])
+
+
+class BatchWorker:
+    """Runs one batch function on the model."""
+
+    def __init__(self, model: LanguageModel, function: BatchFunction, arguments: Mapping[str, Any]) -> None:
+        self._model, self._function, self._arguments = model, function, arguments
+
+    def run(self, payload: dict[str, Any]) -> pa.Table:
+        """The rows of one batch, marked with their batch and place."""
+        items = [Item.from_json(item) for item in payload["items"]]
+        table = self._function(self._model, Batch(items, self._model.device), self._arguments)
+        n = table.num_rows
+        columns = [pa.array([payload["shard"]] * n, pa.string()), pa.array(range(n), pa.int32()), *table.columns]
+        return pa.table(columns, schema=pa.schema([*_ORDER, *table.schema]))
+
+
+def build_worker(
+    function: str,
+    arguments: dict[str, Any],
+    model: str,
+    digest: str,
+    device: str,
+    dtype: str,
+    tokenizer: str | None = None,
+) -> BatchWorker:
+    """What a `WorkerFactory` calls, in this process or an actor's."""
+    module, _, name = function.partition(":")
+    opened = open_model(model, digest, device, dtype, tokenizer)
+    return BatchWorker(opened, getattr(importlib.import_module(module), name), arguments)
+
+
+def _refuse_lost_item(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
+    raise ToleranceError(
+        f"question {item['id']!r} ends every worker that computes it ({reason}); "
+        "take it out of the questions, or use a smaller batch size"
+    )

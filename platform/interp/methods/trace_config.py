@@ -1,0 +1,118 @@
+"""The settings of a trace: one prompt or many, what is corrupted, what is restored, how that is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ...core.config import Config
+from ...core.errors import UsageError
+from .metric import METRICS
+
+Metric = Literal["prob", "logprob", "logit_diff"]
+assert Metric.__args__ == METRICS  # type: ignore[attr-defined]
+
+
+class TraceConfig(Config):
+    """Everything that decides the tables of a trace; where it runs is not part of it."""
+
+    model: str | None = None
+    """A shipped model, a folder, or a hub id."""
+    tokenizer: str | None = None
+    """A folder, a tokenizer.json, a shipped model or a hub id to take the tokenizer from; default: the model's own."""
+
+    prompt: str | None = None
+    """One prompt; its answer is the token that follows."""
+    subject: str | None = None
+    """The words of that prompt that are corrupted, where they first occur."""
+    corrupt_with: str | None = None
+    """Other words of equal token length in their place, instead of noise."""
+    answer: str | None = None
+    """The answer, of which the first token is judged; default: what the model finds most probable."""
+
+    facts: str | None = None
+    """Many prompts: known_1000, counterfact, relations, pararel, generated, a file of one of these, or of your own
+    prompts, each with its answer and the `subject` or `evidence` that is corrupted."""
+    data_dir: Path | None = None
+    """Folder of the data files of named sets, searched by content; or one file; default: data."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most this many facts, drawn with `seed`; of generated ones, how many: 100 where nothing is said."""
+    correct_only: bool = True
+    """Of facts, trace only those whose first answer token the model gets right, as ROME does; false: all."""
+
+    judged: Literal["target", "predicted"] = "target"
+    """Of facts, whose probability is measured: the fact's target, or what the model finds most probable, which is of
+    use with models that do not know the facts."""
+
+    corruption: Literal["noise", "replacement"] = "noise"
+    """Of facts: noise on the subject's embeddings, or in its place another one's of the same relation and length."""
+    samples: int = Field(10, ge=1)
+    """Noisy runs of every prompt."""
+    noise: float | None = Field(default=None, gt=0)
+    """Standard deviation of the noise, in units of the embeddings; default: 3 times theirs over all subjects."""
+    seed: int = Field(1, ge=0, lt=2**63)
+    """Of the noise, the draw of facts, the replacements and the resampling."""
+
+    sites: tuple[str, ...] | None = None
+    """What is restored, several sites together joined by +; default: all that the model has."""
+    layers: tuple[int, ...] | None = None
+    """Blocks; default all."""
+    window: int = Field(1, ge=1)
+    """Blocks restored together, around each; the residual stream is always restored after one."""
+    metric: Metric = "prob"
+    """What is compared: the answer's probability, its logarithm, or its logit minus that of the strongest other."""
+
+    max_tokens: int = Field(512, ge=2)
+    """Longest prompt; longer ones are left out."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Of weights and states."""
+    memory_mib: int = Field(1024, ge=1)
+    """What tracing may take beside the model, in each worker; part of the result, because it decides the last bits."""
+    batch_size: int = Field(4, ge=1)
+    """Prompts that a worker is given at a time."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Of all intervals."""
+    resamples: int = Field(2000, ge=100)
+    """Bootstrap resamples of the prompts."""
+    fail_over: float = Field(0.05, ge=0, le=1)
+    """Share of prompts that may fail; a wrong answer of the model is no failure."""
+    pictures: int = Field(4, ge=0)
+    """Single prompts of which heat maps are drawn as PNG and SVG; the tables and the page have more."""
+
+    @field_validator("sites", "layers")
+    @classmethod
+    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        if values is not None and (not values or len(set(values)) != len(values)):
+            raise ValueError("give at least one value, and none twice")
+        return values
+
+
+def check_settings(config: TraceConfig) -> None:
+    """Raises UsageError where settings contradict each other, or do not say what to trace."""
+    if config.model is None:
+        raise UsageError("no model is named; give --model M (`mplat models` lists those that ship)")
+    if (config.prompt is None) == (config.facts is None):
+        raise UsageError(
+            "say what to trace: one prompt with --prompt TEXT --subject WORDS, or many with --facts NAME or FILE"
+            + ("" if config.prompt is None else "; not both")
+        )
+    if config.prompt is not None:
+        _refuse(config, ("limit", "data_dir"), "belongs to --facts; --prompt traces one prompt")
+        if config.subject is None:
+            raise UsageError("--prompt needs --subject WORDS, the part of the prompt that is corrupted")
+        if config.corruption == "replacement":
+            raise UsageError("corruption replacement belongs to --facts; for one prompt give --corrupt-with WORDS")
+    else:
+        _refuse(config, ("subject", "corrupt_with", "answer"), "belongs to --prompt; facts bring their own")
+    replaced = config.corrupt_with is not None or config.corruption == "replacement"
+    if replaced and config.noise is not None:
+        raise UsageError("--noise is for noise on the subject, and the subject is replaced here; leave one of them out")
+
+
+def _refuse(config: TraceConfig, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if getattr(config, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} {why}")

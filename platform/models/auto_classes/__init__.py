@@ -1,0 +1,1 @@
+"""Our architectures in the Auto classes of transformers."""

@@ -1,0 +1,1 @@
+"""Mamba, Falcon Mamba, and the original checkpoints of state-spaces."""

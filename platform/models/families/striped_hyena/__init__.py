@@ -1,0 +1,1 @@
+"""StripedHyena and its checkpoints."""

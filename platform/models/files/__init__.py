@@ -1,0 +1,1 @@
+"""Models as files: finding, reading and writing them."""

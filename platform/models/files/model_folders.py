@@ -1,0 +1,31 @@
+"""From the name of a model to the folder that holds it: shipped, a folder of one's own, or a model of the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ...core.errors import InputError, UsageError, suggest
+from . import catalog
+from . import model_hub as hub
+
+
+def resolve(name: str | os.PathLike[str]) -> Path:
+    """The folder of a model name. Raises UsageError for an empty name, and InputError naming the nearest model that is
+    known, or how to fetch one of the hub."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise UsageError(f"the name of a model is a text or a path, not {type(name).__name__}; see `mplat models`")
+    shipped = catalog.shipped()
+    text = os.fsdecode(name)
+    if not text.strip():
+        raise UsageError(f"the name of the model is empty; {suggest(text, shipped)}; see `mplat models`")
+    if text in shipped:
+        return shipped[text]
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
+    if hub.is_id(text) and isinstance(name, str):
+        return hub.fetch(text)
+    raise InputError(f"no model {text!r}: not a folder, and not shipped; {catalog.near(text)}; see `mplat models`")

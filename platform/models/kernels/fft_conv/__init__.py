@@ -1,0 +1,1 @@
+"""The long causal convolution of Hyena."""

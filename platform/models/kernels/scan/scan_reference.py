@@ -1,0 +1,48 @@
+"""The selective scan, one token at a time: the oracle that the other backends are tested against.
+
+h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t,  y_t = C_t . h_t + D x_t  (Gu and Dao, "Mamba", arXiv 2312.00752,
+equations 2a, 2b with the Euler write of the reference implementation). Promises: the recurrence as it is written,
+differentiable by ordinary autograd, twice if need be, in any floating dtype. It is slow and keeps every state in memory
+when gradients are on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..backend import kernel
+
+
+@kernel("scan", "reference")
+def scan_reference(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    positions: tuple[int, ...],
+) -> tuple[Tensor, Tensor | None]:
+    """y (B,T,E) or (B,T,R,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
+    `selective_scan`."""
+    batch, time, channels = x.shape
+    h = x.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state
+    outputs: list[Tensor] = []
+    kept: list[Tensor] = []
+    for t in range(time):
+        if reset is not None:
+            # where, not a product: 0 * inf would carry the old document's overflow into the new one.
+            h = torch.where(reset[:, t, None, None], torch.zeros_like(h), h)
+        h = torch.exp(delta[:, t, :, None] * A) * h + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None, :]
+        if C.ndim == 3:
+            y = (h * C[:, t, None, :]).sum(-1)
+            outputs.append(y if D is None else y + D * x[:, t])
+        else:
+            y = (h[:, None] * C[:, t, :, None, :]).sum(-1)
+            outputs.append(y if D is None else torch.cat((y[:, :1] + (D * x[:, t])[:, None], y[:, 1:]), 1))
+        if t in positions:
+            kept.append(h)
+    return torch.stack(outputs, 1), torch.stack(kept, 1) if kept else None

@@ -1,0 +1,1 @@
+"""One token of a recurrence or a convolution, for decoding."""

@@ -1,0 +1,127 @@
+"""What both state-space mixers share around their scan: the convolution with its window, and the state sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..access.run import Run
+from ..access.states import Scanned, StateChange, edit_states, edit_windows, windows
+from ..kernels import causal_conv
+from ..mixer import SiteInfo
+
+#: scan(start, stop, x or None for zeros, h, states_at) -> y (B, t, E), final (B, E, N), states (B, P, E, N)
+SegmentScan = Callable[[int, int, bool, Tensor | None, list[int] | None], Scanned]
+
+
+def convolve(
+    run: Run, name: str, u: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor | None, need_state: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Depthwise causal convolution of u (B, T, E) with its `conv_state` site; also the window after the last token."""
+    out = causal_conv(u, weight, bias, initial_state=history, reset=run.reset)
+    assert isinstance(out, Tensor)
+    deviation: Tensor | None = None
+    active = run.active(name)
+    if not active and not need_state:
+        return out, None
+    if history is None:
+        history = u.new_zeros(len(u), u.shape[2], weight.shape[1] - 1)
+    if active:
+        out, deviation = edit_windows(run, name, out, u, weight, history)
+    if not need_state:
+        return out, None
+    if u.shape[1] == 1 and not active and run.reset is None and run.keep is None:
+        kept = history[..., 1:].to(u.dtype)
+        return out, torch.cat((kept, u.transpose(1, 2)), -1) if history.shape[2] else kept
+    last = windows(u, history, (run.lengths - 1)[:, None], run.reset)[:, 0]
+    return out, last if deviation is None else last + deviation
+
+
+def scan_with_sites(
+    run: Run,
+    prefix: str,
+    width: int,
+    h0: Tensor | None,
+    need_state: bool,
+    scan: SegmentScan,
+    C_read: Callable[[int, Tensor], Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """Run a mixer's scan; where `h` or `h_post` is captured or edited, also do that (see `states`).
+
+    Returns y (B, T, E) with skip and the final state (B, E, N) (None unless `need_state`).
+    """
+    traced = trace_scan(run, prefix, width, h0, scan, C_read)
+    return traced.y, traced.final if need_state else None
+
+
+class Traced(NamedTuple):
+    """y (B, T, E) with skip and the final state (B, E, N), with the consequences of edits; that state without them; and
+    what the edits did, for other read-outs of the same states."""
+
+    y: Tensor
+    final: Tensor
+    unedited: Tensor
+    changes: list[StateChange]
+
+
+def trace_scan(
+    run: Run, prefix: str, width: int, h0: Tensor | None, scan: SegmentScan, C_read: Callable[[int, Tensor], Tensor]
+) -> Traced:
+    """`scan_with_sites` with all that it knows, for layers whose states are read by others too."""
+    if not (run.active(prefix + "h") or run.active(prefix + "h_post")):
+        out = scan(0, width, True, h0, None)
+        return Traced(out.y, out.final, out.final, [])
+    columns = run.columns(prefix + "h", prefix + "h_post")
+    base = scan(0, width, True, h0, columns)
+
+    def propagate(start: int, stop: int, h: Tensor) -> tuple[Tensor, Tensor]:
+        part = scan(start, stop, False, h, None)
+        return part.y, part.final
+
+    y, final, changes = edit_states(run, prefix, columns, base, C_read, propagate)
+    return Traced(y, final, base.final, changes)
+
+
+def state_sites(E: int, N: int, conv_width: int, kernel: int) -> list[SiteInfo]:
+    """The state sites, which every architecture with a recurrence has; a convolution of one tap sees nothing later."""
+    found = [
+        SiteInfo("h", (E, N), "recurrent state after step t; an edit acts before the read-out of step t"),
+        SiteInfo("h_post", (E, N), "recurrent state after step t; an edit acts from step t + 1 on"),
+        SiteInfo(
+            "conv_state", (conv_width, kernel - 1), "inputs that convolutions after step t still see, oldest first"
+        ),
+    ]
+    return found if kernel > 1 else found[:2]
+
+
+def split_linear(u: Tensor, layer: nn.Linear, sizes: list[int]) -> list[Tensor]:
+    """The parts of layer(u) along its last axis, each contiguous.
+
+    An elementwise edit returns contiguous memory, and vectorised silu rounds differently on strided memory: without
+    this, an edit that changes nothing would change the last bits. For one token a copy is cheaper than a product more.
+    """
+    if u.shape[1] == 1:
+        return [part.contiguous() for part in layer(u).split(sizes, -1)]
+    weights = layer.weight.split(sizes)
+    biases = [None] * len(sizes) if layer.bias is None else layer.bias.split(sizes)
+    return [F.linear(u, w, b) for w, b in zip(weights, biases, strict=True)]
+
+
+def draw_dt_bias(n: int, low: float, high: float, floor: float, generator: torch.Generator) -> Tensor:
+    """Inverse softplus of Delta drawn log-uniformly from [low, high] and floored: the reference initialisation."""
+    log_low, log_high = torch.tensor(low).log(), torch.tensor(high).log()
+    dt = (torch.rand(n, generator=generator) * (log_high - log_low) + log_low).exp().clamp(min=floor)
+    return dt + torch.log(-torch.expm1(-dt))
+
+
+def reset_linear(weight: Tensor, bias: Tensor | None, fan_in: int, generator: torch.Generator) -> None:
+    """PyTorch's default for linear and convolution layers, U(+-1/sqrt(fan_in)), from an explicit generator."""
+    bound = fan_in**-0.5
+    with torch.no_grad():
+        weight.copy_(torch.empty_like(weight, dtype=torch.float32).uniform_(-bound, bound, generator=generator))
+        if bias is not None:
+            bias.copy_(torch.empty_like(bias, dtype=torch.float32).uniform_(-bound, bound, generator=generator))

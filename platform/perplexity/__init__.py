@@ -1,0 +1,1 @@
+"""`mplat perplexity`: how well a model predicts whole documents."""

@@ -1,0 +1,1 @@
+"""Metrics of answers and statistics of small samples: pure functions that every stage may use."""

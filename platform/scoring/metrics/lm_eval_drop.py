@@ -1,0 +1,37 @@
+"""lm-evaluation-harness's drop: the official comparison of one text, which ends at the first full stop.
+
+So "12.5" is judged as "12", and an answer of several spans can never have EM 1. Equal candidates are compared once,
+which changes no score. With few-shot examples the harness's template shows the keys of the answer object in place of
+the answers; without examples nothing is different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .drop import best_candidate, candidates
+from .harness import HarnessTask, stop_at
+from .metric import Score, metric
+
+
+@metric("lm_eval_drop")
+class LmEvalDROP(HarnessTask):
+    """Gold: the answer object, or a list of the answer and the validated answers."""
+
+    reported, id_field = {"em": "em", "f1": "f1"}, "query_id"
+
+    def score(self, prediction: str, gold: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Score:
+        """EM and F1 of the text before the first full stop, as one span."""
+        accepted = {tuple(texts): kind for texts, kind in candidates(gold)}
+        _, em, f1 = best_candidate([stop_at(prediction, ".")], list(accepted.items()))
+        return Score(em=em, f1=f1)
+
+    def gold_of(self, document: Mapping[str, Any]) -> Any:
+        """The answer and the validated ones, which Hugging Face holds as columns."""
+        validated = document.get("validated_answers") or ()
+        if isinstance(validated, Mapping):
+            parts = ("number", "date", "spans")
+            columns = zip(*(validated[part] for part in parts), strict=True)
+            validated = [dict(zip(parts, values, strict=True)) for values in columns]
+        return [document["answer"], *validated]

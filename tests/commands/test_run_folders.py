@@ -1,0 +1,119 @@
+"""A folder of results holds one run of one command: no other run is written over it unasked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from interp_jobs import reader
+from mplat.commands import main
+from mplat.core.errors import InputError, UsageError
+from mplat.core.folders import earlier_run
+from planted_models import talking
+
+FAST_INTERP = ["--per-level", "1", "--address", "none", "--steps"]
+FAST_TRAIN = [
+    "--arch", "mamba2", "--size", "nano", "--set", "batch_size=2", "--set", "sequence_length=32", "--set", "steps=2",
+    "--set", "evaluation.prompts_per_level=1", "--set", "schedule.warmup_steps=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    reader().save(folder / "nano")
+    talking("mamba").save(folder / "talking")
+    return folder
+
+
+@pytest.fixture
+def commands(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Each command that writes a folder of results, ready to run with `--out`."""
+    monkeypatch.setenv("MPLAT_CACHE", str(tmp_path / "cache"))
+    return {
+        "train": ["train", *FAST_TRAIN],
+        "interp": ["interp", "--model", str(models / "nano"), *FAST_INTERP, "attribution"],
+        "eval": ["eval", "--model", str(models / "talking"), "--address", "none", "--per-level", "3"],
+        "quickstart": ["quickstart"],
+    }
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("more", [[], ["--fresh"], ["--dry-run"], ["--fresh", "--dry-run"]], ids=" ".join)
+@pytest.mark.parametrize("command", ["train", "interp", "eval", "quickstart"])
+def test_a_run_of_another_command_is_refused_and_stays_as_it_is(commands, tmp_path, capsys, command, more) -> None:
+    out = tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    for owner in commands.keys() - {command}:
+        (out / "run.json").write_text(json.dumps({"command": owner, "config": {}}))
+        (out / "summary.json").write_text("{}")
+        before = content(out)
+        assert main([*commands[command], *more, "--out", str(out)]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == f"error: --out {out} holds a run of `mplat {owner}`; choose another --out"
+        assert content(out) == before
+
+
+@pytest.mark.parametrize(
+    ("record", "error", "message"),
+    [
+        ('{"command": "eval", "config"', InputError, "run.json is damaged .*start anew with --fresh"),
+        ('{"command": "eval"}', InputError, "it has no config"),
+        ('{"name": "mine"}', UsageError, "holds a run.json that is not of mplat"),
+        ("[]", UsageError, "holds a run.json that is not of mplat"),
+    ],
+)
+def test_a_record_that_says_no_command(tmp_path, record, error, message) -> None:
+    (tmp_path / "run.json").write_text(record)
+    with pytest.raises(error, match=message):
+        earlier_run(tmp_path, "eval")
+    if error is InputError:
+        assert earlier_run(tmp_path, "eval", fresh=True) is None
+
+
+def test_interp_refuses_other_settings_and_fresh_leaves_nothing_of_the_old_run(commands, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main([*commands["interp"][:-1], "activations", "--out", str(out)]) == 0
+    before = content(out)
+    (out / "notes.txt").write_text("mine")
+    assert main([*commands["interp"], "--out", str(out)]) == 2
+    assert f"--out {out} holds a run of `mplat interp` with another configuration (differs in steps); " in (
+        capsys.readouterr().err
+    )
+    assert content(out) == before | {"notes.txt": b"mine"}
+    assert main([*commands["interp"], "--out", str(out), "--fresh"]) == 0
+    assert sorted(content(out)) == ["attribution.parquet", "notes.txt", "prompts.parquet", "run.json"]
+
+
+def test_train_into_a_run_without_weights_does_not_offer_them(commands, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps({"command": "train", "config": {"seed": 7}}))
+    assert main([*commands["train"], "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "differs in " in said and "--fresh" in said and "--resume" not in said
+
+
+def test_train_with_fresh_in_a_folder_that_is_no_run_deletes_nothing(commands, models, tmp_path) -> None:
+    for name in ("model", "checkpoints"):
+        shutil.copytree(models / "nano", tmp_path / "out" / name)
+    before = content(tmp_path / "out" / "checkpoints")
+    assert main([*commands["train"], "--out", str(tmp_path / "out"), "--fresh", "--quiet"]) == 0
+    assert before.items() <= content(tmp_path / "out" / "checkpoints").items()
+
+
+def test_quickstart_refuses_other_settings(commands, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps({"command": "quickstart", "config": {"seed": 7}}))
+    for more in ([], ["--dry-run"]):
+        assert main([*commands["quickstart"], "--out", str(out), *more]) == 2
+        assert "holds a run of `mplat quickstart` with another configuration (differs in seed)" in (
+            capsys.readouterr().err
+        )
+    assert main([*commands["quickstart"], "--out", str(out), "--dry-run", "--fresh"]) == 0
