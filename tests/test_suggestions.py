@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from mplat.core.errors import suggest
-from mplat.models import adapters, mixers
+from mplat.models import adapters
+from mplat.models import mixer as mixers
 
 TYPES = [*mixers.names(), *adapters.names()]
 

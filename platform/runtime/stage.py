@@ -6,7 +6,7 @@ from .table_job import Progress
 
 
 class Observer:
-    """What a run tells while it works. Every method does nothing here; a console, a test or a notebook overrides some."""
+    """What a run tells while it works. Every method does nothing here; a console or a test overrides some."""
 
     def say(self, text: str) -> None:
         """A sentence about what is going on."""

@@ -11,7 +11,8 @@ import pytest
 import torch
 from model_zoo import ARCHITECTURES, nano, tokens
 from mplat.core.errors import UsageError
-from mplat.models import Add, Interpolate, LanguageModel, ModelConfig, Scale, build, load, mixers
+from mplat.models import Add, Interpolate, LanguageModel, ModelConfig, Scale, build, load
+from mplat.models import mixer as mixers
 from mplat.models.access.capture import STATE_SITES
 from mplat.train.sizes import model_config
 from mplat.train.train_config import ModelSection

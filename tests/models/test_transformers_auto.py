@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from model_zoo import nano, tokens
-from mplat.models import load, mixers
+from mplat.models import load
+from mplat.models import mixer as mixers
 from mplat.models.auto_classes.transformers_auto import own_architectures
 from transformers import AutoConfig, AutoModelForCausalLM
 

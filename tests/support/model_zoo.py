@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from mplat.models import LanguageModel, ModelConfig, build, mixers
+from mplat.models import LanguageModel, ModelConfig, build
+from mplat.models import mixer as mixers
 
 #: every registered architecture, for the contract they all keep
 ARCHITECTURES = tuple(mixers.names())
