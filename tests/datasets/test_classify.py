@@ -21,10 +21,10 @@ from mplat.datasets.classify.classifying import (
     summary_path,
     write,
 )
-from mplat.datasets.classify.classifying.evidence import Evidence
-from mplat.datasets.classify.classifying.evidence import evidence_of as evidence_with
-from mplat.datasets.classify.classifying.selection import select
-from mplat.datasets.classify.classifying.token_counts import open_counter
+from mplat.datasets.classify.evidence import Evidence
+from mplat.datasets.classify.evidence import evidence_of as evidence_with
+from mplat.datasets.classify.selection import select
+from mplat.datasets.classify.token_counts import open_counter
 from mplat.datasets.data_set import get, names
 from mplat.datasets.records import (
     CATEGORIES,

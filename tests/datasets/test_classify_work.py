@@ -11,17 +11,17 @@ from data_set_samples import SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.core.errors import InputError
+from mplat.datasets.classify import classify_work
+from mplat.datasets.classify.classify_work import bundles
 from mplat.datasets.classify.classifying import (
     Gathered,
     classify,
     classify_gathered,
-    classify_work,
     gather,
     summary_path,
     write,
 )
-from mplat.datasets.classify.classifying.classify_work import bundles
-from mplat.datasets.classify.classifying.token_counts import open_counter
+from mplat.datasets.classify.token_counts import open_counter
 from mplat.datasets.data_set import get, names
 from mplat.datasets.prompting.prompts import render
 from mplat.datasets.prompting.template import PLAIN
@@ -29,7 +29,7 @@ from mplat.datasets.records import Paragraph, Question, Support
 from mplat.runtime import open_session
 from tokenizers import Tokenizer
 
-SHIPPED = Path(classify_work.__file__).parents[1] / "models" / "tiny" / "tokenizer"
+SHIPPED = Path(classify_work.__file__).parents[2] / "models" / "tiny" / "tokenizer"
 TOKENIZER = Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
 
 

@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 from mplat.core.errors import UsageError
-from mplat.datasets import registry as data_sets
+from mplat.datasets import data_set as data_sets
 from mplat.datasets.prompting import template as registry
 from mplat.datasets.prompting import templates
 from mplat.datasets.prompting.prompts import TEMPLATE_DIGEST, prompt_text, render, unusable

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mplat.core.errors import UsageError
-from mplat.models.kernels import causal_conv, registry, resolve, selective_scan, ssd
+from mplat.models.kernels import backend as registry
+from mplat.models.kernels import causal_conv, resolve, selective_scan, ssd
 from torch import Tensor
 
 GPU = SimpleNamespace(device=torch.device("cuda"))

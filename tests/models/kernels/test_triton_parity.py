@@ -175,7 +175,7 @@ def test_reading_states_out_or_training_changes_no_bit_of_y():
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 def test_the_same_gradients_in_every_run_and_auto_on_a_gpu():
-    from mplat.models.kernels import registry
+    from mplat.models.kernels import backend as registry
 
     for run, tensors in ((selective_scan, scan_problem(500, 16, 65)), (ssd, ssd_problem(500, 4, 64, 1, 64))):
         first, second = (with_gradients(run, tensors, torch.float32, backend="triton") for _ in range(2))
