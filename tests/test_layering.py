@@ -222,7 +222,12 @@ def test_the_package_folder_is_no_package_and_every_folder_in_it_is():
 
 def test_names_say_what_is_in_a_file():
     vague = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
-    everything = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    everything = [
+        *FILES,
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+        *(ROOT / "tools").rglob("*.py"),
+    ]
     assert not [path for path in everything if vague & set(path.stem.split("_"))]
 
 
