@@ -139,7 +139,7 @@ def _paragraphs() -> Iterator[dict[str, object]]:
         ]
         context = " ".join([*others, f"{person} lives in the town of {place}."])
         answer = {"text": place, "answer_start": context.rindex(place)}
-        question = {"id": f"made-{i}", "question": f"Where does {person} live?", "answers": [answer]}
+        question = {"id": f"town-{i}", "question": f"Where does {person} live?", "answers": [answer]}
         yield {"context": context, "qas": [question]}
 
 
@@ -153,7 +153,7 @@ def _hotpotqa_records() -> Iterator[dict[str, object]]:
             [PLACES[i], [f"{PLACES[i]} is a town by the sea."]],
         ]
         yield {
-            "_id": f"made-{i}",
+            "_id": f"friend-{i}",
             "question": f"Where does the friend of {person} live?",
             "answer": place,
             "type": "bridge",
