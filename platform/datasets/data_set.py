@@ -52,6 +52,7 @@ class DataSet(ABC):
     hub_copies: ClassVar[tuple[HubCopy, ...]] = ()  # the first is the one that is read
     expects: ClassVar[str]  # the schemas in a few words, for the error about a file that has neither
     path_hint: ClassVar[re.Pattern[str]]  # a path that names this data set, for files too damaged to look into
+    special_case_of: ClassVar[tuple[str, ...]] = ()  # data sets that recognise this one's files too, which stay its own
     remarks: ClassVar[Mapping[str, str]] = {}  # what a reason for bad records probably means here
 
     @abstractmethod

@@ -13,6 +13,9 @@ from mplat.core.errors import InputError, UsageError
 from mplat.datasets.data_set import BadRecord
 from mplat.datasets.factual import FactualPrompt, names, read_factual
 from mplat.datasets.factual.pararel import usable_start
+from mplat.datasets.factual.reading import owner
+from mplat.interp.methods.facts_source import read_facts
+from mplat.interp.methods.trace_config import TraceConfig
 
 KNOWN = {
     "known_id": 7, "subject": "{Ab} 100%", "attribute": "Rome", "template": "{} lies in", "prediction": " Rome.",
@@ -165,6 +168,21 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         read_factual("counterfact", tmp_path, fail_over=3)
     with pytest.raises(InputError, match="not a factual prompt"):
         FactualPrompt.from_json({"id": "a"})
+
+
+def test_a_file_that_two_sets_claim_is_an_error_that_names_both(tmp_path: Path) -> None:
+    """In a folder, and where the set is to be told from the file; who names set and file has said it."""
+    file = write(tmp_path / "a.jsonl", lines({**KNOWN, **FLAT}))
+    asked = r"a\.jsonl: has the form of CounterFact \(counterfact\) and known_1000 \(known_1000\)"
+    for call in (
+        lambda: read_factual("known_1000", tmp_path),
+        lambda: owner(file),
+        lambda: read_facts(TraceConfig(model="tiny-mamba", facts=str(file))),
+        lambda: read_facts(TraceConfig(model="tiny-mamba", facts="counterfact", data_dir=tmp_path)),
+    ):
+        with pytest.raises(InputError, match=asked):
+            call()
+    assert len(read_factual("counterfact", file).prompts) == 1
 
 
 COUNTS = {

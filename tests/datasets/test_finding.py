@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 from mplat.core.errors import InputError, UsageError
-from mplat.datasets.data_set import get, names
+from mplat.datasets.data_set import DATA_SETS, DataSet, dataset, get, names
 from mplat.datasets.reading import read
 from mplat.datasets.sources.finding import data_files, find
 
@@ -96,6 +99,71 @@ def test_open_domain_files_under_another_data_sets_name_are_left_out(folder: Pat
     entry = find(["triviaqa"], folder)["triviaqa"]
     assert [path.name for path in entry.files] == ["five.jsonl", "four.json", "test.jsonl"]
     assert len(entry.notes) == 2
+
+
+BOOLQ = [
+    {"question": "is rome old", "passage": "Rome is old.", "answer": True},
+    {"question": "is rome old", "title": "Rome", "answer": True, "passage": "Rome is old."},
+    {"question": "is rome old", "passage": "Rome is old.", "idx": 0, "label": 1},
+]
+OTHERS = [
+    {"question": "what is old", "passage": "Rome is old.", "answer": ["Rome"], "id": 1},  # open answers, with a passage
+    {
+        "question_id": "q1",
+        "question": "what is old",
+        "answer": {"text": "Rome", "start": 0},
+    },  # an answer object of others
+    {"article": "Rome is old.", "question": "what is old", "options": ["Rome", "Oslo"], "answer": "A"},  # RACE
+]
+
+
+@pytest.mark.parametrize("row", BOOLQ + OTHERS)
+def test_rows_of_unknown_data_sets_are_no_ones(tmp_path: Path, row: dict) -> None:
+    store(tmp_path / "rows.jsonl", row)
+    with pytest.raises(InputError, match="no file of a known data set among 1 data files"):
+        find(names(), tmp_path, whatever_is_there=True)
+
+
+class Yes(DataSet):
+    """Whether a passage says so; recognised by as little as its author thought of."""
+
+    title, expects, path_hint = "BoolQ", "rows of question, passage, answer", re.compile("boolq")
+
+    def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
+        return "rows" if isinstance(sample[0], dict) and {"question", "passage", "answer"} <= sample[0].keys() else None
+
+    question = row = None  # type: ignore[assignment]
+
+
+@pytest.fixture
+def yes(monkeypatch: pytest.MonkeyPatch) -> type[DataSet]:
+    """Registered for one test."""
+    monkeypatch.setattr(DATA_SETS, "_entries", dict(DATA_SETS._entries))
+    made = type("Yes", (Yes,), {"__abstractmethods__": frozenset()})
+    return dataset("yes")(made)
+
+
+def test_a_file_that_two_data_sets_claim_is_an_error_that_names_both(tmp_path: Path, yes: type[DataSet]) -> None:
+    store(tmp_path / "boolq.jsonl", BOOLQ[0])
+    assert found(tmp_path, "yes") == ["boolq.jsonl"]
+    both = {"query_id": "d1", "passage": "Rome is old.", "question": "?", "answer": {"spans": ["Rome"]}}
+    file = store(tmp_path / "deep" / "rows.jsonl", both)
+    for wanted in (["drop"], ["yes"], ["yes", "drop"], names()):
+        with pytest.raises(InputError, match=r"deep/rows\.jsonl: has the form of DROP \(drop\) and BoolQ \(yes\)"):
+            find(wanted, tmp_path, whatever_is_there=True)
+    with pytest.raises(InputError, match="has the form of DROP"):
+        find(["drop", "yes"], file)
+    assert find(["drop"], file)["drop"].files == (file,), "a file alone, and whose it is, leaves nothing open"
+    store(tmp_path / "squad.jsonl", SQUAD_ROW)
+    assert found(tmp_path, "squad") == ["squad.jsonl"], "two claims on a file that nobody asked for are no matter"
+
+
+def test_what_is_a_special_case_of_another_keeps_its_files(tmp_path: Path, yes: type[DataSet]) -> None:
+    yes.special_case_of = ("drop",)
+    store(tmp_path / "rows.jsonl", {"query_id": "d1", "passage": "Rome.", "question": "?", "answer": {"spans": ["a"]}})
+    assert found(tmp_path, "yes") == ["rows.jsonl"]
+    with pytest.raises(InputError, match="no DROP file"):
+        find(["drop"], tmp_path)
 
 
 def test_a_damaged_file_is_an_error_only_where_its_name_claims_the_data_set(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ...core.errors import InputError, UsageError
 from ..data_set import BadRecord
 from ..sources.files import bare_suffix, head, long_head, values
-from .factual_set import Entry, FactualSet, Unusable, get
+from .factual_set import SETS, Entry, FactualSet, Unusable, get
 from .records import FactualPrompt
 
 FAIL_OVER = 0.01
@@ -65,22 +65,35 @@ def read_factual(
     return FactualReading(tuple(prompts), tuple(files), records, dict(sorted(bad.items())))
 
 
+def owner(path: Path) -> FactualSet | None:
+    """The set whose form a file has, None where it has that of none.
+
+    Raises InputError for a file too damaged to look into, and for one that two sets recognise, naming both.
+    """
+    owners = [known for known in SETS.all().values() if belongs(known, path)]
+    if len(owners) > 1:
+        both = " and ".join(f"{known.title} ({known.name})" for known in owners)
+        raise InputError(f"{path}: has the form of {both}, and only one of them can own it; name the set and this file")
+    return owners[0] if owners else None
+
+
+def belongs(chosen: FactualSet, path: Path) -> bool:
+    """Whether the first value of a file is one of this set; InputError for a file too damaged to look into."""
+    sample = (head(path) or long_head(path)) if bare_suffix(path) else []
+    return bool(sample) and chosen.recognise(sample[0])
+
+
 def _files(chosen: FactualSet, path: Path) -> list[Path]:
     if not path.is_dir():
-        if not _belongs(chosen, path):
+        if not belongs(chosen, path):
             raise InputError(f"{path}: not a {chosen.title} file; expected {chosen.expects}")
         return [path]
     inside = sorted(file for file in path.iterdir() if file.is_file() and bare_suffix(file))
-    found = [file for file in inside if _belongs(chosen, file)]
+    found = [file for file in inside if belongs(chosen, file) and owner(file) is chosen]
     if not found:
         seen = ", ".join(file.name for file in inside[:8]) or "no data file"
         raise InputError(f"{path}: holds no {chosen.title} file, but {seen}; expected {chosen.expects}")
     return found
-
-
-def _belongs(chosen: FactualSet, path: Path) -> bool:
-    sample = head(path) or long_head(path)
-    return bool(sample) and chosen.recognise(sample[0])
 
 
 def _check(

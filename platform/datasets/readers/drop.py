@@ -58,7 +58,7 @@ class Drop(DataSet):
         first = sample[0] if sample else None
         if not isinstance(first, Mapping):
             return None
-        if {"passage", "question"} <= first.keys() and ("answer" in first or "answers_spans" in first):
+        if {"query_id", "passage", "question"} <= first.keys() and ("answer" in first or "answers_spans" in first):
             return "Hugging Face (ucinlp)" if "answers_spans" in first else "Hugging Face (EleutherAI)"
         if {"context", "completion", "ref_text"} <= first.keys():
             return "reference texts"

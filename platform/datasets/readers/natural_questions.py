@@ -66,8 +66,8 @@ class NaturalQuestions(DataSet):
             own, other = _OWN_PATH.search(path.as_posix()), _OTHER_SET.search(path.as_posix())
             if other and not own:
                 raise LookAlike(f"has open questions, but its name says {other[0]!r}, not Natural Questions")
-            if kind == "open domain" and not own:
-                return None
+            if kind == "open domain" and (other or not own):
+                return None  # TriviaQA's, unless the path names this set alone
         return kind or None
 
     def items(self, value: Any) -> Iterator[_Item | BadRecord]:
@@ -134,6 +134,6 @@ def _kind(record: Mapping[str, Any]) -> str:
         return "long document"
     if {"id", "question", "golden_answers"} <= keys:
         return "open domain"
-    if {"question", "answer"} <= keys and isinstance(record["answer"], list) and "supporting_facts" not in keys:
+    if {"question", "answer"} == keys and isinstance(record["answer"], list):
         return "NQ-open"
     return ""

@@ -70,8 +70,9 @@ class TriviaQA(DataSet):
             first = next((datum for datum in first["Data"] if isinstance(datum, Mapping)), {})
         if {"QuestionId", "Question"} <= first.keys():
             return "official"
-        if {"question_id", "question"} <= first.keys() and isinstance(first.get("answer"), Mapping):
-            return "Hugging Face"
+        answer = first.get("answer")
+        if {"question_id", "question"} <= first.keys() and isinstance(answer, Mapping):
+            return "Hugging Face" if {"aliases", "normalized_aliases"} & answer.keys() else None
         if {"id", "question", "golden_answers"} <= first.keys():
             other = _OTHER_SET.search(path.as_posix())
             if other and not self.path_hint.search(path.as_posix()):

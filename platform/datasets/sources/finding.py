@@ -2,9 +2,10 @@
 
 `find(names, folder)` looks at the first values of every data file below the folder, once for all data sets asked for,
 and further where the first record is longer than that.
-A file that is a close relative (SQuAD v2 for v1.1) is left out with a note. A file too damaged to look into is an
-error if its path names one of the data sets, since its questions would go missing, and a note otherwise. Symbolic
-links that leave the folder are refused.
+A file that is a close relative (SQuAD v2 for v1.1) is left out with a note. A file in a folder that another registered
+data set recognises too is an error that names both: whose questions it holds is not for us to guess. A file too damaged
+to look into is an error if its path names one of the data sets, since its questions would go missing, and a note
+otherwise. Symbolic links that leave the folder are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ...core.errors import InputError
-from ..data_set import DataSet, LookAlike, get
+from ..data_set import DATA_SETS, DataSet, LookAlike, get
 from .files import bare_suffix, head, long_head
 
 
@@ -28,13 +29,13 @@ class Found:
     notes: tuple[str, ...]
 
 
-def find(names: Iterable[str], folder: Path | str, *, whatever_is_there: bool = False) -> dict[str, Found]:
-    """The files of each data set in `names` below `folder`; InputError where one has none.
+def find(wanted: Iterable[str], folder: Path | str, *, whatever_is_there: bool = False) -> dict[str, Found]:
+    """The files of each data set in `wanted` below `folder`; InputError where one has none, or a file has two owners.
 
     whatever_is_there: leave out data sets without a file instead; InputError where none of them has one.
-    `folder` may also be a file: it is then looked at as the only one.
+    `folder` may also be a file: it is then looked at as the only one, and belongs to the data set that alone is wanted.
     """
-    data_sets = [get(name) for name in names]
+    data_sets = [get(name) for name in wanted]
     root = Path(folder)
     if not root.exists():
         raise InputError(f"{root}: there is no such folder; give the folder of the data files with --data-dir")
@@ -53,12 +54,18 @@ def find(names: Iterable[str], folder: Path | str, *, whatever_is_there: bool = 
             for name in notes:
                 notes[name].append(f"cannot be looked into: {error}")
             continue
+        owners: list[DataSet] = []
         for data_set in data_sets:
             try:
                 if data_set.recognise(sample, relative) is not None:
-                    files[data_set.name].append(path)
+                    owners.append(data_set)
             except LookAlike as look_alike:
                 notes[data_set.name].append(f"{relative}: {look_alike}")
+        if owners and not (root.is_file() and len(data_sets) == 1):
+            owners = _only_owner(path, sample, relative)
+        for data_set in owners:
+            if data_set.name in files:
+                files[data_set.name].append(path)
     if whatever_is_there and any(files.values()):
         data_sets = [data_set for data_set in data_sets if files[data_set.name]]
         files = {data_set.name: files[data_set.name] for data_set in data_sets}
@@ -75,11 +82,26 @@ def find(names: Iterable[str], folder: Path | str, *, whatever_is_there: bool = 
     return {name: Found(tuple(files[name]), tuple(notes[name])) for name in files}
 
 
-def _recognises(data_set: DataSet, sample: list[Any], path: PurePath) -> bool:
+def _only_owner(path: Path, sample: list[Any], relative: PurePath) -> list[DataSet]:
+    """The one registered data set that a file belongs to, of those that recognise it; InputError where two are left."""
+    owners = [data_set for data_set in DATA_SETS.all().values() if _recognises(data_set, sample, relative, False)]
+    general = {name for data_set in owners for name in data_set.special_case_of}
+    owners = [data_set for data_set in owners if data_set.name not in general]
+    if len(owners) > 1:
+        both = " and ".join(f"{data_set.title} ({data_set.name})" for data_set in owners)
+        raise InputError(
+            f"{path}: has the form of {both}, and only one of them can own it; move it out of the folder, or give this "
+            "file alone and the one data set that it belongs to"
+        )
+    return owners
+
+
+def _recognises(data_set: DataSet, sample: list[Any], path: PurePath, alike: bool = True) -> bool:
+    """alike: what is said of a close relative."""
     try:
         return data_set.recognise(sample, path) is not None
     except LookAlike:
-        return True
+        return alike
 
 
 def data_files(root: Path) -> list[Path]:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from ...core.errors import InputError, UsageError, suggest
 from ...datasets.factual import FactualPrompt, facts_world_prompts, names, read_factual
-from ...datasets.factual.factual_set import get
+from ...datasets.factual.factual_set import FactualSet, get
 from ...datasets.factual.own import read_own
-from ...datasets.sources.files import bare_suffix, head, long_head
+from ...datasets.factual.reading import belongs, owner
 from ...datasets.sources.finding import data_files
 from .trace_config import TraceConfig
 
@@ -49,10 +49,10 @@ def read_facts(config: TraceConfig) -> Facts:
         if not path.is_file():
             valid = [GENERATED, *ALIASES, *names()]
             raise UsageError(f"--facts {config.facts!r} is neither a file nor a set of facts; {suggest(name, valid)}")
-        recognised = _recognise(path)
+        recognised = owner(path)
         if recognised is None:
             return _own(path, config)
-        name, paths = recognised, [path]
+        name, paths = recognised.name, [path]
     reading = read_factual(name, paths)
     bad = ", ".join(f"{reason} {count}" for reason, count in reading.bad.items())
     notes = (f"{name}: records of the files that are no prompts: {bad}",) if bad else ()
@@ -71,7 +71,7 @@ def _find(name: str, folder: Path) -> list[Path]:
         raise InputError(f"{folder}: there is no such folder; give the folder of the data files with --data-dir")
     candidates = [folder] if folder.is_file() else data_files(folder)
     chosen = get(name)
-    found = [path for path in candidates if (sample := _sample(path)) and chosen.recognise(sample[0])]
+    found = [path for path in candidates if _is_of(chosen, path)]
     if not found:
         raise InputError(
             f"{folder}: no {chosen.title} file among {len(candidates)} data files; expected {chosen.expects}; "
@@ -87,15 +87,14 @@ def _own(path: Path, config: TraceConfig) -> Facts:
     return Facts(_drawn(found.prompts, config.limit, config.seed), (note,) if found.whole else ())
 
 
-def _recognise(path: Path) -> str | None:
-    """The set that a file belongs to; None where it is of none."""
-    sample = (head(path) or long_head(path)) if bare_suffix(path) else []
-    return next((name for name in names() if sample and get(name).recognise(sample[0])), None)
+def _is_of(chosen: FactualSet, path: Path) -> bool:
+    """Whether a file in a folder is one of this set; not where it is too damaged to look into: another set may own it.
 
-
-def _sample(path: Path) -> list[object]:
-    """The first values of a file; none of one that is too damaged to look into, which another set may own."""
+    Raises InputError for a file that two sets recognise.
+    """
     try:
-        return head(path) or long_head(path)
+        if not belongs(chosen, path):
+            return False
     except InputError:
-        return []
+        return False
+    return owner(path) is chosen
