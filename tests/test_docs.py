@@ -17,7 +17,8 @@ from mplat.core import errors
 from mplat.models.files.catalog import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PAGES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *PAGES]
 
 
 def _text(document: str) -> str:
@@ -166,6 +167,18 @@ def test_a_pages_examples_run_one_after_the_other_and_print_what_stands_beside_t
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == promised
+
+
+@pytest.mark.parametrize("document", [p for p in PAGES if p.startswith("docs/design/") or p == "docs/ssd.md"])
+def test_a_design_notes_examples_run_and_a_note_names_its_tests(document, tmp_path):
+    assert re.search(r"\btests/[\w/-]+\.py\b", _text(document)), f"{document} names no test"
+    script = "\n".join(_blocks(document))
+    promised = re.findall(r"^\s*print\(.*\)  # (.*)$", script, re.M)
+    assert len(promised) == len(re.findall(r"^\s*print\(", script, re.M)) >= bool(script)
+    if script:
+        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == promised
 
 
 def test_the_page_of_sites_names_those_of_every_architecture():
