@@ -172,6 +172,8 @@ def test_a_pages_examples_run_one_after_the_other_and_print_what_stands_beside_t
 @pytest.mark.parametrize("document", [p for p in PAGES if p.startswith("docs/design/") or p == "docs/ssd.md"])
 def test_a_design_notes_examples_run_and_a_note_names_its_tests(document, tmp_path):
     assert re.search(r"\btests/[\w/-]+\.py\b", _text(document)), f"{document} names no test"
+    places = re.findall(r"`(platform/[\w/.]+)`", _text(document))
+    assert [place for place in places if not (ROOT / place).exists()] == []
     script = "\n".join(_blocks(document))
     promised = re.findall(r"^\s*print\(.*\)  # (.*)$", script, re.M)
     assert len(promised) == len(re.findall(r"^\s*print\(", script, re.M)) >= bool(script)
