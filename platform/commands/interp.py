@@ -184,7 +184,8 @@ def make_plan(own: Mapping[str, Any], layers: str | None, config: Path | None, o
     opened = load(settings.model, tokenizer=settings.tokenizer)
     if layers is not None:
         settings = settings.model_copy(update={"layers": tuple(parse_layers(layers, opened.n_layers))})
-    return plan_steps(opened, asked, settings)
+    others = [load(name, tokenizer=settings.tokenizer) for name in settings.compare]
+    return plan_steps(opened, asked, settings, others=others)
 
 
 def refuse_file(cache: Path | None) -> None:

@@ -86,9 +86,14 @@ def replace_table(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER
     return _publish(data, Path(path), rows=table.num_rows, verify=_table_check(table), replace=True)
 
 
-def publish_bytes(data: bytes, path: Path) -> Published:
-    """Write `data` in place of what may be there."""
-    return _publish(data, Path(path), rows=0, verify=None, replace=True)
+def publish_bytes(
+    data: bytes, path: Path, *, replace: bool = True, verify: Callable[[Path], object] | None = None
+) -> Published:
+    """Write `data` in place of what may be there, or (replace=False) under a name that does not exist yet.
+
+    verify: raises InputError for a file that is not whole, so that half of one is no second opinion.
+    """
+    return _publish(data, Path(path), rows=0, verify=verify, replace=replace)
 
 
 def publish_json(value: Any, path: Path) -> Published:
@@ -135,7 +140,9 @@ def _table_check(table: pa.Table) -> Callable[[Path], None]:
     return check
 
 
-def _publish(data: bytes, path: Path, *, rows: int, verify: Callable[[Path], None] | None, replace: bool) -> Published:
+def _publish(
+    data: bytes, path: Path, *, rows: int, verify: Callable[[Path], object] | None, replace: bool
+) -> Published:
     digest = sha256_of(data)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +159,7 @@ def _publish(data: bytes, path: Path, *, rows: int, verify: Callable[[Path], Non
             if replace:
                 os.replace(part, path)
             elif not _take_name(part, path):
-                _compare(path, digest)
+                _compare(path, digest, verify)
         finally:
             part.unlink(missing_ok=True)
         _fsync_folder(path.parent)
@@ -175,12 +182,14 @@ def _take_name(part: Path, path: Path) -> bool:
     return True
 
 
-def _compare(path: Path, digest: str) -> None:
+def _compare(path: Path, digest: str, verify: Callable[[Path], object] | None) -> None:
     there = sha256_of(path.read_bytes())
     if there == digest:
         return
     if path.suffix == ".parquet":
         read_table(path)  # a damaged file is no second opinion: this raises the error that says so
+    elif verify is not None:
+        verify(path)
     raise NonDeterministicError(
         f"non-deterministic step: {path} is there with sha256 {there}, and the same step now gives {digest}; "
         "look for an unseeded generator or an unordered set, then run it again with --fresh"

@@ -1,12 +1,14 @@
-"""The cache of step results: `<folder>/<step>/<key>/part-*.parquet` and a manifest that makes them an entry.
+"""The cache of step results: `<folder>/<step>/<key>/part-*.parquet`, tensors in `part-*.safetensors`, and a manifest
+that makes them an entry.
 
 Promises
 - An entry is whole or not there: parts are published by the commit protocol of `mplat.core.whole_files`, and the
   manifest last.
-- What is read is what was written: every read checks the digest of the whole file and every page's checksum. A damaged
+- What is read is what was written: every read checks the digest of each whole file and every page's checksum. A damaged
   part is moved to `<folder>/.quarantine/`, a message names it, and the entry counts as absent, so that it is computed
   again.
-- Each part says in its own footer which step, key and inputs it belongs to, beside its Arrow schema.
+- Each part says in its own footer or header which step, key and inputs it belongs to.
+- Tensors are not held: each is read when it is asked for.
 - Computing an entry again gives the same bytes, or an error that names both digests.
 
 It deletes nothing unless asked to, and knows nothing of models or steps.
@@ -21,8 +23,9 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -31,6 +34,8 @@ from ...core.folders import cache_folder
 from ...core.whole_files import Published, publish_json, publish_table, read_table, write_errors
 from ...runtime.plan import canonical_json
 from .key import Key
+from .step import Found
+from .tensor_parts import SUFFIX, StoredTensors, about_of, check_tensors, publish_tensors
 
 MANIFEST = "manifest.json"
 QUARANTINE = ".quarantine"
@@ -47,6 +52,14 @@ class Part:
     sha256: str
     rows: int
     bytes: int
+    tensors: int = 0  # how many it holds; a part holds rows or tensors
+
+
+class Stored(NamedTuple):
+    """What an entry holds, verified: tables and tensors by part."""
+
+    tables: Mapping[str, pa.Table]
+    tensors: Mapping[str, StoredTensors]
 
 
 @dataclass(frozen=True)
@@ -94,34 +107,52 @@ class Cache:
 
     def read(self, step: str, key: str) -> dict[str, pa.Table] | None:
         """The entry's tables by part, verified; None where it is absent or damaged."""
+        stored = self.read_all(step, key)
+        return None if stored is None else dict(stored.tables)
+
+    def read_all(self, step: str, key: str) -> Stored | None:
+        """The entry's tables and tensors by part, verified; None where it is absent or damaged."""
         entry = self.find(step, key)
         if entry is None:
             return None
         tables: dict[str, pa.Table] = {}
+        tensors: dict[str, StoredTensors] = {}
         for part in entry.parts:
             path = entry.folder / part.file
             try:
-                tables[part.name] = read_table(path, part.sha256, advice="")
+                if path.suffix == SUFFIX:
+                    tensors[part.name] = check_tensors(path, part.sha256)
+                else:
+                    tables[part.name] = read_table(path, part.sha256, advice="")
             except InputError as error:
                 self._set_aside(path, step, key, str(error))
                 return None
-        return tables
+        return Stored(tables, tensors)
 
     def write(
-        self, step: str, key: Key, tables: Mapping[str, pa.Table], *, questions: Sequence[str] = ()
+        self, step: str, key: Key, tables: Mapping[str, pa.Table] | Found, *, questions: Sequence[str] = ()
     ) -> dict[str, pa.Table]:
         """Commit an entry, with the digests of its questions, and return its tables as they will be read."""
+        return dict(self.write_all(step, key, tables, questions=questions).tables)
+
+    def write_all(
+        self, step: str, key: Key, found: Mapping[str, pa.Table] | Found, *, questions: Sequence[str] = ()
+    ) -> Stored:
+        """`write`, with the tensors. Raises NonDeterministicError where the entry's files are there with other bytes."""
+        found = found if isinstance(found, Found) else Found(found)
         folder = self.place(step, key.digest)
-        footer = {
-            b"mplat.step": step.encode(),
-            b"mplat.key": key.digest.encode(),
-            b"mplat.key_inputs": canonical_json(dict(key.components)).encode(),
-        }
+        about = {"step": step, "key": key.digest, "key_inputs": canonical_json(dict(key.components))}
+        footer = {f"mplat.{name}".encode(): value.encode() for name, value in about.items()}
         parts = []
-        for name, table in sorted(tables.items()):
+        for name, table in sorted(found.tables.items()):
             marked = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
             path = folder / f"part-{name or '00000'}.parquet"
-            parts.append(_part(name, self._publish(marked, path, step, key.digest)))
+            parts.append(_part(name, self._publish(partial(publish_table, marked, path), path, step, key.digest)))
+        for name, tensors in sorted(found.tensors.items()):
+            path = folder / f"part-{name or '00000'}{SUFFIX}"
+            publish = partial(publish_tensors, tensors, path, about, replace=False)
+            published = self._publish(publish, path, step, key.digest)
+            parts.append(_part(name, published) | {"tensors": len(tensors)})
         publish_json(
             {
                 "format": FORMAT,
@@ -133,17 +164,17 @@ class Cache:
             },
             folder / MANIFEST,
         )
-        written = self.read(step, key.digest)
+        written = self.read_all(step, key.digest)
         if written is None:
             raise InputError(f"{folder}: what was written there cannot be read back; check the disk")
         return written
 
-    def _publish(self, table: pa.Table, path: Path, step: str, key: str) -> Published:
+    def _publish(self, publish: Callable[[], Published], path: Path, step: str, key: str) -> Published:
         try:
-            return publish_table(table, path)
-        except InputError as error:  # a file is there that is no Parquet file: damage from before the entry was whole
+            return publish()
+        except InputError as error:  # what is there is no whole file: damage from before the entry was whole
             self._set_aside(path, step, key, str(error))
-            return publish_table(table, path)
+            return publish()
 
     def remove(self, step: str, key: str) -> None:
         """Delete an entry and the work towards it; the manifest first, so that half an entry is none."""
@@ -171,8 +202,7 @@ class Cache:
         for part in entry.parts:
             path = entry.folder / part.file
             try:
-                table = read_table(path, part.sha256, advice="")
-                if (table.schema.metadata or {}).get(b"mplat.key") != entry.key.encode():
+                if _key_in(path, part.sha256) != entry.key:
                     problems.append(f"{path}: its footer names another key; the file was put there by hand")
             except InputError as error:
                 problems.append(str(error))
@@ -194,6 +224,15 @@ class Cache:
 def _part(name: str, published: Published) -> dict[str, Any]:
     return {"name": name, "file": published.path.name, "sha256": published.sha256, "rows": published.rows,
             "bytes": published.bytes}  # fmt: skip
+
+
+def _key_in(path: Path, sha256: str) -> str | None:
+    """The key that the file itself says it belongs to; InputError where it is damaged."""
+    if path.suffix == SUFFIX:
+        check_tensors(path, sha256)
+        return json.loads(about_of(path) or "{}").get("key")
+    metadata = read_table(path, sha256, advice="").schema.metadata or {}
+    return metadata.get(b"mplat.key", b"").decode()
 
 
 def _entry(path: Path) -> Entry:

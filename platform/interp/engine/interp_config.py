@@ -22,6 +22,7 @@ class InterpConfig(Config):
     tokenizer: str | None = Field(None, description="where the tokenizer is taken from; default: the model's own")
     questions: str | None = Field(None, description="Parquet file of questions; default: prompts of the facts world")
     per_level: int = Field(20, ge=1, description="facts world: prompts for each of the six levels")
+    compare: tuple[str, ...] = Field((), description="further models, for the steps that compare several")
     steps: tuple[str, ...] | None = Field(None, description="steps to run, with those they need; default: all")
     layers: tuple[int, ...] | None = Field(None, description="blocks to look at; default: all")
     seed: int = Field(0, ge=0, lt=2**63)

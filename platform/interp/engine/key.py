@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: most telling first: `why` names the first one that differs
 COMPONENTS = (
-    "step", "model", "data", "settings", "layers", "seeds", "batches", "dtype", "backend", "sources", "versions",
+    "step", "model", "others", "data", "settings", "layers", "seeds", "batches", "dtype", "backend", "sources", "versions",
     "upstream",
 )  # fmt: skip
 #: what the forward pass consists of, whatever the step itself imports
@@ -64,11 +64,14 @@ def step_key(
     data_digest: str,
     batches_digest: str,
     upstream: Mapping[str, str],
+    others: Sequence[LanguageModel] = (),
 ) -> Key:
-    """The key of a step's result for a model and planned questions; `upstream` are the keys of the steps it needs."""
+    """The key of a step's result for a model and planned questions; `upstream` are the keys of the steps it needs,
+    `others` the further models that it compares."""
     components = {
         "step": {"name": step.name, "version": step.version},
         "model": model.digest,
+        "others": {str(number): _other(other) for number, other in enumerate(others, 1)},
         "data": data_digest,
         "settings": settings.model_dump(mode="json"),
         "layers": list(layers),
@@ -89,6 +92,10 @@ def step_key(
 def _sources(module: str) -> dict[str, str]:
     """Read once: a running process computes with the sources it was started with, whatever happens to the files."""
     return source_digests([module, _FORWARD_PASS])
+
+
+def _other(model: LanguageModel) -> dict[str, str]:
+    return {"digest": model.digest, "dtype": str(model.dtype).removeprefix("torch."), **_backend(model)}
 
 
 def _backend(model: LanguageModel) -> dict[str, str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -18,14 +19,16 @@ from ...core.errors import UsageError
 from ...models.lending import lent
 from ...runtime.session import Session, open_session
 from ...runtime.table_job import Progress
-from .cache import Cache
-from .graph import in_order
+from .cache import Cache, Stored
+from .graph import all_steps, in_order
 from .interp_config import InterpConfig, default_config, settings_of
 from .key import Key, step_key
+from .other_models import check_others, check_same_tokens
 from .places import check_layers
 from .questions import Encoded, encode, plan_digest
 from .statuses import bad_statuses
 from .step import Asked, Job, Step, StepSettings
+from .tensor_parts import StoredTensors
 from .work import BatchRunner
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ class Plan:
     config: InterpConfig
     steps: Mapping[str, Planned]  # each after what it needs
     wanted: tuple[str, ...]  # those that were asked for
+    others: tuple[LanguageModel, ...] = ()  # further models, for the steps that compare
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class StepResult:
     key: str
     tables: Mapping[str, pa.Table]
     seconds: float | None
+    tensors: Mapping[str, StoredTensors] = field(default_factory=dict)
 
     @property
     def table(self) -> pa.Table:
@@ -101,18 +106,23 @@ def plan_steps(
     questions: Sequence[Question],
     config: InterpConfig | None = None,
     *,
+    others: Sequence[LanguageModel] = (),
     known: Mapping[str, Step] | None = None,
 ) -> Plan:
     """Which steps `config` asks for, with their keys; nothing is computed and no cache is read.
 
-    known: the steps to choose from, default all. Raises UsageError for unknown steps, layers out of range and settings
-    that this model cannot fulfil, InputError for questions that cannot be used.
+    others: models for the steps that compare, those that `config.compare` names. known: the steps to choose from,
+    default all. Raises UsageError for unknown steps, layers out of range, settings that this model cannot fulfil and
+    models that no step compares, InputError for questions that cannot be used, or that two models read differently.
     """
     config = default_config() if config is None else config
-    ordered = in_order(config.steps, known)
+    ordered = in_order(_wanted(config, known, len(others)), known)
+    check_others(ordered, len(others))
     layers = check_layers(config.layers, model.n_layers)
-    _check_settings(ordered, model, layers, config)
+    _check_settings(ordered, model, others, layers, config)
     data = encode(model, questions, max_tokens=config.max_tokens, template=config.template)
+    for other in others:
+        check_same_tokens(model, other, questions, config, data)
     batches = plan_digest(data.plan(config.batch_size))
     planned: dict[str, Planned] = {}
     for step in ordered:
@@ -120,18 +130,33 @@ def plan_steps(
         key = step_key(
             step, model, settings=settings, layers=layers, seed=config.seed, data_digest=data.digest,
             batches_digest=batches, upstream={need: planned[need].key.digest for need in step.needs},
+            others=others if step.others else (),
         )  # fmt: skip
         planned[step.name] = Planned(step, settings, key)
-    return Plan(model, data, layers, config, planned, tuple(config.steps or planned))
+    return Plan(model, data, layers, config, planned, tuple(config.steps or planned), tuple(others))
 
 
-def _check_settings(ordered: Sequence[Step], model: LanguageModel, layers: Sequence[int], config: InterpConfig) -> None:
+def _wanted(config: InterpConfig, known: Mapping[str, Step] | None, others: int) -> Sequence[str]:
+    """The steps named; otherwise all that can be given so many other models, or need none."""
+    if config.steps is not None:
+        return config.steps
+    steps = all_steps() if known is None else known
+    return [name for name, step in steps.items() if not step.others or step.takes(others)]
+
+
+def _check_settings(
+    ordered: Sequence[Step],
+    model: LanguageModel,
+    others: Sequence[LanguageModel],
+    layers: Sequence[int],
+    config: InterpConfig,
+) -> None:
     settings = {step.name: settings_of(config, step) for step in ordered}
     for step in ordered:
         if step.check is not None:
             upstream = {need: settings[need] for need in step.needs}
             try:
-                step.check(Asked(model, layers, settings[step.name], upstream))
+                step.check(Asked(model, layers, settings[step.name], upstream, others if step.others else ()))
             except UsageError as error:
                 raise UsageError(f"{step.name}: {error}") from error
 
@@ -173,24 +198,26 @@ def run_plan(
         if name in results:
             return results[name]
         planned = plan.steps[name]
-        tables = cache.read(name, planned.key.digest)
+        found = cache.read_all(name, planned.key.digest)
         seconds = None
-        if tables is not None:
+        if found is not None:
             observer.found(name)
         else:
-            upstream = {need: obtain(need).tables for need in planned.step.needs}
+            upstream = {need: obtain(need) for need in planned.step.needs}
             observer.begin(name, len(plan.data.items))
             start = time.monotonic()
-            tables = _compute(plan, planned, upstream, cache, chosen, observer.progress)
+            found = _compute(plan, planned, upstream, cache, chosen, observer.progress)
             seconds = time.monotonic() - start
-        results[name] = StepResult(name, planned.key.digest, tables, seconds)
+        results[name] = StepResult(name, planned.key.digest, found.tables, seconds, found.tensors)
         if seconds is not None:
             observer.done(name, results[name].rows, seconds)
         return results[name]
 
     chosen = open_session("none") if session is None else session
     try:
-        with lent(plan.model):
+        with ExitStack() as stack:
+            for model in (plan.model, *plan.others):
+                stack.enter_context(lent(model))
             for name in plan.wanted:
                 obtain(name)
     finally:
@@ -202,14 +229,16 @@ def run_plan(
 def _compute(
     plan: Plan,
     planned: Planned,
-    upstream: Mapping[str, Mapping[str, pa.Table]],
+    upstream: Mapping[str, StepResult],
     cache: Cache,
     session: Session,
     progress: Callable[[Progress], None],
-) -> dict[str, Any]:
+) -> Stored:
     name, key = planned.step.name, planned.key
     folder = cache.work(name, key.digest)
-    runner = BatchRunner(name, key.digest, plan.model, plan.data, plan.config.batch_size, session, folder, progress)
+    others = plan.others if planned.step.others else ()
+    models = (plan.model, *others)
+    runner = BatchRunner(name, key.digest, models, plan.data, plan.config.batch_size, session, folder, progress)
     job = Job(
         model=plan.model,
         items=plan.data.items,
@@ -217,10 +246,13 @@ def _compute(
         layers=plan.layers,
         settings=planned.settings,
         seed=plan.config.seed,
-        upstream=upstream,
+        upstream={need: result.tables for need, result in upstream.items()},
         map=runner,
+        others=others,
+        upstream_tensors={need: result.tensors for need, result in upstream.items()},
+        folder=folder,
     )
-    tables = cache.write(name, key, planned.step.function(job), questions=plan.data.questions)
+    written = cache.write_all(name, key, planned.step.function(job), questions=plan.data.questions)
     if folder.exists():
         shutil.rmtree(folder)  # the entry is whole; its batches are not needed again
-    return tables
+    return written

@@ -12,6 +12,9 @@
 
     def one_batch(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table: ...
 
+What a step finds is tables, and tensors beside them where it returns a `Found`. `view` says how a report shows it;
+`others` which further models it is given; what it trains is trained by `fitting.fit` in `Job.folder`.
+
 Forward passes belong into a batch function at the top level of the module: it may run in another process, on a batch
 planned from the data alone, and must be a pure function of its arguments. The step's function puts the batches' rows
 together, which come in the order of the plan. Raise `version` when the same sources give other results.
@@ -25,21 +28,28 @@ This file knows no steps; the registry finds them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import EllipsisType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 from pydantic import AfterValidator
 
 from ...core.config import Config
 from ...core.registry import Registry
+from .view import View
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...models import LanguageModel
     from .batches import Batch, Item
 
 #: name of a part -> its rows; a step with a single table calls its part ""
 Tables = Mapping[str, pa.Table]
+#: name -> tensor, of one part; where they come from the cache each is read when it is asked for
+Tensors = Mapping[str, "Tensor"]
 BatchFunction = Callable[["LanguageModel", "Batch", Mapping[str, Any]], pa.Table]
 
 
@@ -61,13 +71,23 @@ def named_once(values: T) -> T:
 Sites = Annotated[tuple[str, ...], AfterValidator(named_once)]
 
 
+class Found(NamedTuple):
+    """What a step found: tables by part, and tensors by part (of any names, in any dtype)."""
+
+    tables: Tables
+    tensors: Mapping[str, Tensors] = {}
+
+
 class MapBatches(Protocol):
     """Runs a batch function over all planned batches and returns its rows in the order of the plan.
 
-    `arguments` are plain JSON. Rows of one batch keep their order; columns are those of `schema`.
+    `arguments` are plain JSON. Rows of one batch keep their order; columns are those of `schema`. model: which of
+    `Job.models` the function is given.
     """
 
-    def __call__(self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any]) -> pa.Table: ...
+    def __call__(
+        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+    ) -> pa.Table: ...
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,14 @@ class Job:
     seed: int
     upstream: Mapping[str, Tables]  # results of the steps that this one needs
     map: MapBatches
+    others: Sequence[LanguageModel] = ()  # further models, in the order of the step's roles
+    upstream_tensors: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)  # their tensors, by step
+    folder: Path | None = None  # where unfinished work is kept until the result is cached; None: nowhere
+
+    @property
+    def models(self) -> tuple[LanguageModel, ...]:
+        """The model that is analysed, and the others."""
+        return (self.model, *self.others)
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,11 @@ class Asked:
     layers: Sequence[int]
     settings: Any
     upstream: Mapping[str, Any]
+    others: Sequence[LanguageModel] = ()
+
+
+#: what further models are to a step, in order; an ellipsis behind the last: any number of those, at least one
+Roles = tuple[str | EllipsisType, ...]
 
 
 @dataclass(frozen=True)
@@ -112,8 +145,15 @@ class Step:
     needs: tuple[str, ...]
     settings: type[StepSettings]
     seeded: bool  # whether it draws random numbers: only then is the seed part of its key
-    function: Callable[[Job], Tables]
+    function: Callable[[Job], Tables | Found]
     check: Callable[[Asked], None] | None = None  # raises UsageError for what cannot be computed
+    view: View | None = None  # how a report shows it; None: as a table
+    others: Roles = ()  # what the further models are that it is given (`InterpConfig.compare`)
+
+    def takes(self, others: int) -> bool:
+        """Whether it can be given so many models beside the one that is analysed."""
+        roles = [role for role in self.others if role is not ...]
+        return others == len(roles) or (... in self.others and others > len(roles))
 
     @property
     def module(self) -> str:
@@ -128,7 +168,7 @@ class Step:
 
 STEPS: Registry[Step] = Registry("interp step", "step", __name__, "..steps")
 all_steps = STEPS.all
-Function = TypeVar("Function", bound=Callable[[Job], Tables])
+Function = TypeVar("Function", bound=Callable[[Job], "Tables | Found"])
 
 
 def step(
@@ -139,12 +179,15 @@ def step(
     settings: type[StepSettings] = StepSettings,
     seeded: bool = False,
     check: Callable[[Asked], None] | None = None,
+    view: View | None = None,
+    others: Roles = (),
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the step `name`, which gets the results of the steps it `needs`."""
 
     def register(function: Function) -> Function:
         assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
-        STEPS.add(name, Step(name, version, tuple(needs), settings, seeded, function, check), function.__module__)
+        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, others)
+        STEPS.add(name, entry, function.__module__)
         return function
 
     return register

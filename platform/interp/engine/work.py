@@ -9,7 +9,7 @@ Workers load the model by name and check its digest; in this process the caller'
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,32 +34,35 @@ _ORDER = (pa.field("batch", pa.string()), pa.field("row", pa.int32()))
 
 @dataclass(frozen=True)
 class BatchRunner:
-    """A `registry.MapBatches` for one step: each call is a phase with a folder of its own below `folder`."""
+    """A `step.MapBatches` for one step: each call is a phase with a folder of its own below `folder`."""
 
     step: str
     key: str
-    model: LanguageModel
+    models: Sequence[LanguageModel]  # of the job: the one that is analysed comes first
     data: Encoded
     batch_size: int
     session: Session
     folder: Path
     progress: Callable[[Progress], None]
 
-    def __call__(self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any]) -> pa.Table:
-        """See `registry.MapBatches`."""
+    def __call__(
+        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+    ) -> pa.Table:
+        """See `step.MapBatches`."""
+        chosen = self.models[model]
         kwargs = {
             "function": f"{function.__module__}:{function.__qualname__}",
             "arguments": dict(arguments),
-            **loadable(self.model),
-            "digest": self.model.digest,
-            "device": str(self.model.device),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            **loadable(chosen),
+            "digest": chosen.digest,
+            "device": str(chosen.device),
+            "dtype": str(chosen.dtype).removeprefix("torch."),
         }
         table = run_table(
             self.step,
             [item.to_json() for item in self.data.items],
             WorkerFactory(f"{__name__}:build_worker", kwargs),
-            out_dir=self.folder / function.__name__,
+            out_dir=self.folder / (f"{function.__name__}-model-{model}" if model else function.__name__),
             session=self.session,
             batch_size=self.batch_size,
             lengths=self.data.lengths,
