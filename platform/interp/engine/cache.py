@@ -138,7 +138,7 @@ class Cache:
     def write_all(
         self, step: str, key: Key, found: Mapping[str, pa.Table] | Found, *, questions: Sequence[str] = ()
     ) -> Stored:
-        """`write`, with the tensors. Raises NonDeterministicError where the entry's files are there with other bytes."""
+        """`write`, with the tensors. Raises NonDeterministicError where its files are there with other bytes."""
         found = found if isinstance(found, Found) else Found(found)
         folder = self.place(step, key.digest)
         about = {"step": step, "key": key.digest, "key_inputs": canonical_json(dict(key.components))}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: most telling first: `why` names the first one that differs
 COMPONENTS = (
-    "step", "model", "others", "data", "settings", "layers", "seeds", "batches", "dtype", "backend", "sources", "versions",
-    "upstream",
+    "step", "model", "others", "data", "settings", "layers", "seeds", "batches", "dtype", "backend", "sources",
+    "versions", "upstream",
 )  # fmt: skip
 #: what the forward pass consists of, whatever the step itself imports
 _FORWARD_PASS = "mplat.models.model"
