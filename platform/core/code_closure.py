@@ -1,11 +1,12 @@
 """Which code can change a result, found by reading it: a digest of each module that others import, transitively.
 
 Sources are parsed and docstrings, comments and layout dropped before they are hashed, so that only code counts. Imports
-are followed wherever they stand in a file, also inside functions, but not under `if TYPE_CHECKING`. A module that
-imports by computed names (import_module, pkgutil) may import anything beside it: every module of its folder counts.
+are followed wherever they stand in a file, also inside functions, but not under `if TYPE_CHECKING`. A name that a
+package only passes on (`from ..models import Scale`) leads to the module that defines it, not to the whole package.
 
-What it does not see: code that is not Python, other packages (their versions are part of the key apart), and what is
-patched at run time.
+What it does not see: what is found by name while running (entries of a registry, a worker's function): the caller knows
+which of them a result needs and gives their modules as roots; code that is not Python, other packages (their versions
+are part of the key apart), and what is patched at run time.
 """
 
 from __future__ import annotations
@@ -22,15 +23,13 @@ from .errors import InputError
 
 PACKAGE = "mplat"
 FOLDER = Path(__file__).resolve().parent.parent
-_DYNAMIC = {"import_module", "iter_modules", "walk_packages", "__import__"}
 
 
 class Parsed(NamedTuple):
-    """A module's digest, and what it imports: (level, module, names), names empty for `import module`."""
+    """A module's digest, and what it imports: (level, module, ((name, name here), ...)), none for `import module`."""
 
     digest: str
-    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
-    dynamic: bool
+    imports: tuple[tuple[int, str, tuple[tuple[str, str], ...]], ...]
 
 
 def source_digests(roots: Sequence[str], *, folder: Path = FOLDER, package: str = PACKAGE) -> dict[str, str]:
@@ -39,40 +38,52 @@ def source_digests(roots: Sequence[str], *, folder: Path = FOLDER, package: str 
     A root outside of the package (a step of one's own) must be imported already; its file is read.
     Raises InputError where a source file cannot be read.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     waiting = [(name, _path(name, folder, package) or _imported_file(name)) for name in roots]
     while waiting:
         name, path = waiting.pop()
-        if name in found:
+        if name in digests:
             continue
         parsed = _parse(_read(path))
-        found[name] = parsed.digest
-        is_package = path.name == "__init__.py"
-        for imported in _resolved(parsed, name, is_package, folder, package):
+        digests[name] = parsed.digest
+        for imported in _resolved(parsed, name, path, folder, package):
             target = _path(imported, folder, package)
             if target is not None:
                 waiting.append((imported, target))
-        if parsed.dynamic and name.split(".")[0] == package:
-            waiting += _beside(path.parent, folder, package)
-    return dict(sorted(found.items()))
+    return dict(sorted(digests.items()))
 
 
-def _resolved(parsed: Parsed, name: str, is_package: bool, folder: Path, package: str) -> Iterator[str]:
+def _resolved(parsed: Parsed, name: str, path: Path, folder: Path, package: str) -> Iterator[str]:
     """Names of the modules of `package` that a module imports."""
-    parts = name.split(".")
     for level, module, names in parsed.imports:
-        if level:
-            base = parts[: len(parts) - level + (1 if is_package else 0)]
-            absolute = ".".join([*base, *module.split(".")] if module else base)
-        else:
-            absolute = module
+        absolute = _absolute(name, path, level, module)
         if absolute.split(".")[0] != package:
             continue
         if not names:
             yield absolute
-        for imported in names:
-            submodule = f"{absolute}.{imported}"
-            yield submodule if _path(submodule, folder, package) is not None else absolute
+        for imported, _ in names:
+            yield _definer(absolute, imported, folder, package)
+
+
+def _absolute(name: str, path: Path, level: int, module: str) -> str:
+    """The full name of what the module `name` in the file `path` imports as `module`, with `level` dots before it."""
+    if not level:
+        return module
+    parts = name.split(".")
+    base = parts[: len(parts) - level + (path.name == "__init__.py")]
+    return ".".join([*base, *module.split(".")] if module else base)
+
+
+def _definer(module: str, name: str, folder: Path, package: str) -> str:
+    """The module in which `module` finds `name`: the one that a package passes it on from, its submodule, or itself."""
+    path = _path(module, folder, package)
+    if path is not None and path.name == "__init__.py":
+        for level, origin, names in _parse(_read(path)).imports:
+            for imported, here in names:
+                if here == name:
+                    return _definer(_absolute(module, path, level, origin), imported, folder, package)
+    submodule = f"{module}.{name}"
+    return module if _path(submodule, folder, package) is None else submodule
 
 
 def _path(name: str, folder: Path, package: str) -> Path | None:
@@ -85,15 +96,6 @@ def _path(name: str, folder: Path, package: str) -> Path | None:
         if path.is_file():
             return path
     return None
-
-
-def _beside(place: Path, folder: Path, package: str) -> list[tuple[str, Path]]:
-    """Every module in and below a folder of the package."""
-    result = []
-    for path in sorted(place.rglob("*.py")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        result.append((".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts))), path))
-    return result
 
 
 def _imported_file(name: str) -> Path:
@@ -113,8 +115,7 @@ def _read(path: Path) -> bytes:
 @cache
 def _parse(source: bytes) -> Parsed:
     tree = ast.parse(source)
-    imports: list[tuple[int, str, tuple[str, ...]]] = []
-    dynamic = False
+    imports: list[tuple[int, str, tuple[tuple[str, str], ...]]] = []
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -124,11 +125,11 @@ def _parse(source: bytes) -> Parsed:
         if isinstance(node, ast.Import):
             imports += [(0, alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
-        dynamic = dynamic or _name(node) in _DYNAMIC
+            names = tuple((alias.name, alias.asname or alias.name) for alias in node.names)
+            imports.append((node.level, node.module or "", names))
         waiting += ast.iter_child_nodes(node)
     text = ast.dump(_without_docstrings(tree), include_attributes=False)
-    return Parsed(hashlib.sha256(text.encode()).hexdigest(), tuple(imports), dynamic)
+    return Parsed(hashlib.sha256(text.encode()).hexdigest(), tuple(imports))
 
 
 def _name(node: ast.AST) -> str:

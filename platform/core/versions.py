@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("mplat", "torch", "transformers", "tokenizers", "numpy", "scipy", "numba", "pyarrow")
+_PACKAGES = ("mplat", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "numba", "pyarrow")
 
 
 def versions() -> dict[str, str]:

@@ -37,9 +37,11 @@ from ..models.decoding import ends
 from ..models.lending import label, lent, loadable
 from ..models.provenance import computation_key, kernels
 from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
+from ..scoring.metrics.metric import METRICS
 from ..scoring.statistics import Resampling
 from ..steering import Recipe, Scored, choose, control_recipes, grid
 from ..steering.discovery import discovery_table
+from ..steering.operators import OPERATORS
 from ..steering.recipe import site_width
 from . import answers, side_effects
 from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, computed, judged
@@ -263,7 +265,10 @@ class _Run:
     ) -> pa.Table:
         """One job of the runtime in a folder of its own."""
         model = self.plan.model
-        key = {"arguments": digest_of(dict(arguments)), **computation_key(model)}
+        key = {
+            "arguments": digest_of(dict(arguments)),
+            **computation_key(model, module, *_found_by_name(items, arguments)),
+        }
         folder = digest_of({"key": key, "items": digest_of(items), "batch": batch_size})[:12]
 
         def lost(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
@@ -297,6 +302,13 @@ class _Run:
     @staticmethod
     def _rows(tables: list[pa.Table], more: list[dict[str, Any]]) -> pa.Table:
         return pa.concat_tables([*tables, pa.Table.from_pylist(more, schema=ITEM_SCHEMA)])
+
+
+def _found_by_name(items: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> set[str]:
+    """The modules of the metrics and operators that a worker looks up by their names."""
+    metrics = {item["metric"] for item in items if "metric" in item}
+    recipes = [condition["recipe"] for condition in arguments["conditions"] if condition["recipe"] is not None]
+    return {*map(METRICS.module, metrics), *(OPERATORS.module(recipe["operator"]) for recipe in recipes)}
 
 
 def score_candidates(

@@ -1,54 +1,68 @@
-"""What a result depends on besides its configuration: program sources, versions, kernels. Read, never guessed."""
+"""What a model's numbers depend on besides its inputs: the one part of every content key that concerns the model.
+
+Adding a mixer, adapter or kernel backend that a model does not use changes nothing here; changing a line that its
+forward pass runs through does.
+"""
 
 from __future__ import annotations
 
-import ast
-import hashlib
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.code_closure import PACKAGE, source_digests
 from ..core.versions import versions
 
 if TYPE_CHECKING:
     from .model import LanguageModel
 
-_ROOT = Path(__file__).resolve().parent.parent
-# What turns a prompt's tokens into a row. Everything before that is in the items, everything after is computed anew.
-_SOURCES = (
-    "models", "scoring/metrics", "eval/answers.py", "eval/conditions.py", "eval/schema.py", "eval/side_effects.py",
-    "perplexity/bits_per_byte.py", "perplexity/perplexity_worker.py",
-    "steering/operators.py", "steering/recipe.py", "steering/variants",
-)  # fmt: skip
-_DECISIVE = ("torch", "transformers", "tokenizers")
+#: compiled kernels come from numba; analyses and statistics compute with the last three
+_DECISIVE = ("torch", "transformers", "tokenizers", "numba", "numpy", "scipy", "scikit-learn")
 
 
-@cache
-def sources_digest() -> str:
-    """sha256 of the code that turns tokens into rows; comments and layout do not count."""
-    h = hashlib.sha256()
-    for part in _SOURCES:
-        path = _ROOT / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            h.update(f"{file.relative_to(_ROOT).as_posix()}\n".encode())
-            h.update(ast.dump(ast.parse(file.read_bytes())).encode())
-    return h.hexdigest()
+def computation_key(model: LanguageModel, *modules: str) -> dict[str, Any]:
+    """What decides rows that `modules`, the caller's own code, make with `model`, besides items and arguments.
+
+    model: digest of its weights and shape. backend: device type, and operation -> kernel backend for what it uses.
+    sources: module -> digest of the code of the classes of this model, its kernel backends and `modules`, with all that
+    they import. Raises InputError where a source file cannot be read.
+    """
+    known = versions()
+    return {
+        "model": model.digest,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "backend": {"device": model.device.type} | kernels(model),
+        "sources": dict(_sources(tuple(sorted({*modules, *_code_of(model)})))),
+        "versions": {name: known[name] for name in _DECISIVE},
+    }
 
 
 def kernels(model: LanguageModel) -> dict[str, str]:
     """Operation -> backend that a forward pass of `model` uses."""
-    from .kernels import operations, resolve
+    from .kernels.backend import operations, resolve
 
     weight = next(model.parameters())
-    return {operation: resolve(operation, weight) for operation in operations()}
-
-
-def computation_key(model: LanguageModel) -> dict[str, Any]:
-    """What decides a worker's rows besides its items and arguments."""
+    used = _sources(_classes_of(model))
     return {
-        "model": model.digest,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "kernels": kernels(model),
-        "sources": sources_digest(),
-        "versions": {name: versions()[name] for name in _DECISIVE},
+        operation: resolve(operation, weight)
+        for operation in operations()
+        if any(module.startswith(f"{PACKAGE}.models.kernels.{operation}.") for module in used)
     }
+
+
+def _code_of(model: LanguageModel) -> set[str]:
+    """The modules of the classes that a model consists of, and of the kernel backends that its calls may reach."""
+    from .kernels.backend import modules_of
+
+    weight = next(model.parameters())
+    return {*_classes_of(model), *(module for operation in kernels(model) for module in modules_of(operation, weight))}
+
+
+def _classes_of(model: LanguageModel) -> tuple[str, ...]:
+    classes = {cls.__module__ for part in model.modules() for cls in type(part).__mro__}
+    return tuple(sorted(module for module in classes if module.split(".")[0] == PACKAGE))
+
+
+@cache
+def _sources(modules: tuple[str, ...]) -> dict[str, str]:
+    """Read once: a running process computes with the sources it was started with, whatever happens to the files."""
+    return source_digests(modules)

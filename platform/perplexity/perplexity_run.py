@@ -156,7 +156,7 @@ def _documents(
     """One job of the runtime; documents of like length are read together."""
     config, model, items = plan.config, plan.model, plan.items
     arguments = {"method": config.method, "window": plan.window}
-    key = {"arguments": arguments, **computation_key(model)}
+    key = {"arguments": arguments, **computation_key(model, perplexity_worker.__name__)}
     folder = digest_of({"key": key, "items": digest_of(items), "batch": config.batch_size})[:12]
 
     def lost(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...core.code_closure import source_digests
+from ...models.provenance import computation_key
 from ...runtime.plan import canonical_json, digest_of
 from .step import Step
 
@@ -25,9 +23,6 @@ COMPONENTS = (
     "step", "model", "others", "data", "settings", "layers", "seeds", "batches", "dtype", "backend", "sources",
     "versions", "upstream",
 )  # fmt: skip
-#: what the forward pass consists of, whatever the step itself imports
-_FORWARD_PASS = "mplat.models.model"
-_PACKAGES = ("torch", "transformers", "tokenizers")
 _ABSENT = "absent"
 
 
@@ -70,39 +65,18 @@ def step_key(
     `others` the further models that it compares."""
     components = {
         "step": {"name": step.name, "version": step.version},
-        "model": model.digest,
-        "others": {str(number): _other(other) for number, other in enumerate(others, 1)},
+        "others": {str(number): computation_key(other) for number, other in enumerate(others, 1)},
         "data": data_digest,
         "settings": settings.model_dump(mode="json"),
         "layers": list(layers),
         "seeds": {"seed": seed} if step.seeded else {},
         "batches": batches_digest,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "backend": _backend(model),
-        "sources": _sources(step.module),
-        "versions": {package: metadata.version(package) for package in _PACKAGES},
         "upstream": dict(upstream),
+        **computation_key(model, step.module),
     }
     assert set(components) == set(COMPONENTS)
     canonical_json(components)  # raises here, where the step is known, if a setting is not plain finite JSON
     return Key(digest_of(components), components)
-
-
-@cache
-def _sources(module: str) -> dict[str, str]:
-    """Read once: a running process computes with the sources it was started with, whatever happens to the files."""
-    return source_digests([module, _FORWARD_PASS])
-
-
-def _other(model: LanguageModel) -> dict[str, str]:
-    return {"digest": model.digest, "dtype": str(model.dtype).removeprefix("torch."), **_backend(model)}
-
-
-def _backend(model: LanguageModel) -> dict[str, str]:
-    from ...models import kernels
-
-    weight = model.embedding.weight
-    return {"device": weight.device.type} | {name: kernels.resolve(name, weight) for name in kernels.operations()}
 
 
 def differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[Difference]:

@@ -24,7 +24,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...core.code_closure import source_digests
 from ...core.config import differing_keys
 from ...core.folder_lock import FolderLock
 from ...core.folders import RUN_RECORD, earlier_run, refuse_other_settings
@@ -32,7 +31,7 @@ from ...core.versions import versions
 from ...core.whole_files import write_errors
 from ...models.decoding import ends
 from ...models.lending import label, lent, loadable
-from ...models.provenance import kernels
+from ...models.provenance import computation_key, kernels
 from ...runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
 from . import trace_worker
 from .over_prompts import average_prompts
@@ -44,7 +43,6 @@ from .trace_words import UNITS, corruption_in_words, judged_in_words, which_in_w
 TRACES, AVERAGES = "traces.parquet", "averages.parquet"
 # Compared by what they hold, or without an influence on any table.
 _BY_CONTENT = frozenset({"model", "tokenizer", "facts", "data_dir", "fail_over", "pictures", "batch_size"})
-_DECISIVE = ("torch", "transformers", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -114,15 +112,7 @@ def check_folder(plan: TracePlan, out: Path, *, fresh: bool = False) -> None:
 
 def trace_key(plan: TracePlan) -> dict[str, Any]:
     """What decides a worker's rows besides its items."""
-    return {
-        "arguments": digest_of(plan.arguments()),
-        "model": plan.model.digest,
-        "dtype": str(plan.model.dtype).removeprefix("torch."),
-        "device": plan.model.device.type,
-        "kernels": kernels(plan.model),
-        "sources": digest_of(source_digests([trace_worker.__name__, "mplat.models.model"])),
-        "versions": {name: versions()[name] for name in _DECISIVE},
-    }
+    return {"arguments": digest_of(plan.arguments()), **computation_key(plan.model, trace_worker.__name__)}
 
 
 def _traces(plan: TracePlan, out: Path, session: Session, fresh: bool, observer: Observer) -> pa.Table:

@@ -153,6 +153,14 @@ def resolve(operation: str, tensor: torch.Tensor, backend: str = "auto", argumen
     raise UsageError(f"{operation}: backend {backend!r} cannot do {missing}; use backend='auto' or 'triton'")
 
 
+def modules_of(operation: str, tensor: torch.Tensor) -> list[str]:
+    """The modules of the backends that a call on `tensor` may reach: the one that `resolve` names, those after it where
+    it has limits, and the definition, which answers for empty calls."""
+    names = _candidates(operation, tensor, "auto")
+    last = next((n for n, name in enumerate(names) if name not in _files("limits").get(operation, {})), len(names) - 1)
+    return [_files()[operation][name] for name in dict.fromkeys([*names[: last + 1], "reference"])]
+
+
 def _load(operation: str, name: str, file: str) -> None:
     """Import the file of a backend on first use."""
     if (operation, name) not in _registered:
