@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .access.run import Run
+from .linear_recurrence import Recurrence
 from .mixer import MIXERS, LayerState, SiteInfo
 from .model_config import ModelConfig
 
@@ -73,6 +74,10 @@ class Block(nn.Module):
     def mixer_sites(self) -> list[SiteInfo]:
         """The sites below `mixer.`."""
         return self.mixer.site_table()
+
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        """The mixer's linear recurrences; their sites stand below `mixer.`."""
+        return self.mixer.recurrences(dtype)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         """The layer's state before the first token."""

@@ -21,6 +21,7 @@ from .parts.norms import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
     from .access.run import Run
+    from .linear_recurrence import Recurrence
     from .model_config import ModelConfig
 
 LayerState = dict[str, Tensor]
@@ -174,6 +175,13 @@ class Mixer(Float32Kept):
         """One token u (B, 1, d) after `state`, the same bits as `forward` without its sites; None where there is no
         faster way than `forward`. overwrite: nobody else holds `state`, its memory may be used again."""
         return None
+
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        """The linear recurrences of the mixer in terms of its sites, their constants in `dtype` and outside of any
+        graph; () where it has none that could be said so (attention, a filter that is no recurrence, experts).
+
+        What asks for decays, scans or read-outs (eigenvalues, hidden attention, knock-out, ...) knows of no other."""
+        return ()
 
     def site_table(self) -> list[SiteInfo]:
         """The mixer's sites, in the order in which a forward pass meets them."""

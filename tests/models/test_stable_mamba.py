@@ -18,8 +18,9 @@ from mplat.models.families.stable_mamba.sparse_attention import (
     sparse_attention,
     visible_keys,
 )
-from mplat.models.families.stable_mamba.timescales import logits_of, steps, write_share
+from mplat.models.families.stable_mamba.timescales import logits_of, steps
 from mplat.models.kernels import ssd
+from mplat.models.linear_recurrence import write_share
 
 TAU = (0.7, 0.9, 0.98)
 

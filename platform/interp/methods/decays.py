@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UsageError
-from ...models.families.mamba.mamba import MambaMixer
-from ...models.families.mamba2.mamba2 import Mamba2Mixer
-from ...models.families.stable_mamba.stable_mamba import StableMambaMixer
-from ...models.families.striped_hyena.striped_hyena import HyenaLayer
+from ...models.linear_recurrence import Recurrence
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -32,64 +30,53 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-12  # a decay to exactly theta reaches theta, whatever the last bit of the logarithm says
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decay:
-    """The decays of one recurrence. layer: its block; site: where it stands in it, "mixer" or "mixer.stable".
+    """The decays of one recurrence. layer: its block; site: where it stands in it, "mixer" or "mixer.stable"; of: what
+    its mixer says of it.
 
-    kind: "selective" (a token writes Delta B x), "averaging" (Stable-Mamba: (1 - exp(-Delta)) B x) or "modal" (B = 1).
-    A (U, M) complex128: eigenvalues of the continuous system, per unit of Delta. groups: how many B and C there are;
-    units of a group stand side by side. 0 for a modal filter, which has none.
+    kind: "selective" (a token writes Delta B x), "averaging" (Stable-Mamba: (1 - exp(-Delta)) B x) or "modal" (B x).
     """
 
     layer: int
     site: str
-    kind: str
-    A: Tensor
-    groups: int
+    of: Recurrence
+
+    @property
+    def kind(self) -> str:
+        return self.of.kind
+
+    @cached_property
+    def A(self) -> Tensor:
+        """Eigenvalues (U, M) of the continuous system, complex128, per unit of Delta."""
+        return self.of.A.cpu().to(torch.complex128)
+
+    @property
+    def groups(self) -> int:
+        """G, how many B and C there are; units of a group stand side by side."""
+        return self.of.groups
 
     @property
     def rate(self) -> Tensor:
         """|Re A| (U, M)."""
         return self.A.real.abs()
 
-    def name(self, quantity: str) -> str:
-        """Full name of a site of this recurrence, such as `delta`."""
-        return f"blocks.{self.layer}.{self.site}.{quantity}"
-
     @property
     def delta(self) -> str | None:
-        """`delta` relative to its block; None for a modal filter."""
-        return None if self.kind == "modal" else f"{self.site}.delta"
+        """The site of Delta relative to its block; None for a modal filter."""
+        return None if self.of.delta is None else f"{self.site}.{self.of.delta}"
 
-    def written(self, delta: Tensor) -> Tensor:
-        """The factor that Delta is on what a token writes."""
-        return -torch.expm1(-delta) if self.kind == "averaging" else delta
+    def name(self, quantity: str) -> str:
+        """Full name of the site that holds "x", "delta", "B" or "C"."""
+        site = getattr(self.of, quantity)
+        assert isinstance(site, str), f"{quantity} of {self.site} in block {self.layer} is a constant"
+        return f"blocks.{self.layer}.{self.site}.{site}"
 
 
 def decays_of(model: LanguageModel, layer: int) -> list[Decay]:
     """The recurrences of block `layer`: none (attention, an MLP, an implicit filter), one, or two."""
-    mixer: Any = getattr(model.blocks[layer], "mixer", None)
-    found = _decay(mixer, layer, "mixer")
-    added = getattr(mixer, "stable", None)
-    return [d for d in (found, _decay(added, layer, "mixer.stable")) if d is not None]
-
-
-@torch.no_grad()
-def _decay(mixer: Any, layer: int, site: str) -> Decay | None:
-    if isinstance(mixer, StableMambaMixer):  # its Delta is -log of the decay itself
-        return Decay(layer, site, "averaging", _complex(-torch.ones(len(mixer.D), 1)), 1)
-    if isinstance(mixer, Mamba2Mixer):
-        return Decay(layer, site, "selective", _complex(-mixer.A_log.double().exp()[:, None]), mixer.config.n_groups)
-    if isinstance(mixer, MambaMixer):
-        return Decay(layer, site, "selective", _complex(-mixer.A_log.double().exp()), 1)
-    if isinstance(mixer, HyenaLayer):
-        rate, angle = mixer.filter.log_decay.double().exp(), mixer.filter.angle.double()
-        return Decay(layer, site, "modal", torch.complex(-rate, angle).cpu(), 0)
-    return None
-
-
-def _complex(A: Tensor) -> Tensor:
-    return A.detach().cpu().to(torch.complex128)
+    recurrences = model.blocks[layer].recurrences()
+    return [Decay(layer, f"mixer.{of.within}".removesuffix("."), of) for of in recurrences]
 
 
 def half_life(rate: Tensor, delta: Tensor | float = 1.0) -> Tensor:

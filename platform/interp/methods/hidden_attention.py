@@ -26,9 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import UsageError
-from ...models.families.mamba.mamba import MambaMixer
-from ...models.families.mamba2.mamba2 import Mamba2Mixer
-from ...models.families.stable_mamba.stable_mamba import StableMambaMixer
 from .arguments import integers
 from .asked import chosen_layers, evaluating
 from .corruption import token_row
@@ -119,22 +116,16 @@ def watched(
     (layer,) = chosen_layers(model, [layer])
     refuse_state_edits(model, "hidden attention", *(["conv_state"] if whole_mixer else []))
     place = require_scans(model, (layer,), "hidden_attention")[0]
-    around = [place.prefix + "x_in", place.prefix + "gate"] if whole_mixer else []
-    if whole_mixer and not _is_plain(place):
+    around = place.declared(torch.float64).around if whole_mixer else None
+    if whole_mixer and around is None:
         raise UsageError(
             "hidden attention: the mixer form needs a mixer that is convolution, scan and gate alone; "
             f"block {layer} of model {model.name} has other parts; use form='scan'"
         )
-    with evaluating(model), torch.no_grad(), model.capture(*place.inputs, *around) as acts:
+    more = [] if around is None else [place.prefix + around.x_in, place.prefix + around.gate]
+    with evaluating(model), torch.no_grad(), model.capture(*place.inputs, *more) as acts:
         model(text[None], last_only=True)
     return place, acts
-
-
-def _is_plain(place: ScanPlace) -> bool:
-    mixer = place.mixer
-    return isinstance(mixer, (MambaMixer, Mamba2Mixer)) and not isinstance(
-        getattr(mixer, "stable", None), StableMambaMixer
-    )
 
 
 def segment_sums(steps: Tensor) -> Tensor:
@@ -182,10 +173,10 @@ def mixer_blocks(place: ScanPlace, values: Mapping[str, Tensor], channels: Tenso
     """F (k, T, T) and its bias (k, T) of the given channels, block by block."""
     scan = place.rebuild(values)
     P = scan.unit_width
-    conv, D = place.mixer.conv1d, place.mixer.D.detach().to(scan.x.dtype)
-    taps = conv.weight.detach()[: scan.state_shape[0], 0].to(scan.x.dtype)  # x stands first in what is convolved
-    bias = torch.zeros_like(taps[:, 0]) if conv.bias is None else conv.bias.detach()[: len(taps)].to(scan.x.dtype)
-    u, z = (values[place.prefix + name][0].to(scan.x.dtype) for name in ("x_in", "gate"))
+    of, dtype = place.declared(scan.x.dtype), scan.x.dtype
+    assert of.around is not None, "`watched` lets no other pass"
+    taps, bias = of.around.taps.to(dtype), of.around.bias.to(dtype)
+    u, z = (values[place.prefix + name][0].to(dtype) for name in (of.around.x_in, of.around.gate))
     reach, width = taps.shape[1], len(u)
     lag = torch.arange(width, device=u.device)[:, None] - torch.arange(width, device=u.device)
     inside = (lag >= 0) & (lag < reach)
@@ -193,7 +184,8 @@ def mixer_blocks(place: ScanPlace, values: Mapping[str, Tensor], channels: Tenso
         banded = taps[block][:, (reach - 1 - lag).clamp(0, reach - 1)].masked_fill(~inside, 0.0)
         convolved = (banded @ u[:, block].T[..., None])[..., 0] + bias[block, None]
         alpha = scan_attention(scan, block // P)
-        alpha.diagonal(dim1=1, dim2=2).add_(D[block // P, None])
+        if of.D is not None:
+            alpha.diagonal(dim1=1, dim2=2).add_(of.D[block // P, None])
         alpha *= F.silu(z[:, block]).T[:, :, None] * torch.sigmoid(convolved)[:, None, :]
         yield alpha @ banded, alpha.sum(2) * bias[block, None]
 
@@ -210,6 +202,6 @@ def _chosen(channels: Sequence[int] | None, many: int) -> list[int]:
     wanted = integers(channels, "channels")
     wrong = next((c for c in wanted if not -many <= c < many), None)
     if wrong is not None or not wanted:
-        told = "name at least one" if wrong is None else f"there is no channel {wrong}"
-        raise UsageError(f"hidden_attention: {told}; this form has channels 0 to {many - 1}")
+        what = "name at least one" if wrong is None else f"there is no channel {wrong}"
+        raise UsageError(f"hidden_attention: {what}; this form has channels 0 to {many - 1}")
     return [c % many for c in wanted]

@@ -2,10 +2,9 @@
 
     h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t,     y_t = C_t . h_t + D x_t
 
-in one form for Mamba (a decay per channel and coordinate), Mamba-2 (one per head) and Stable-Mamba (three timescales of
-heads). Analyses that need more than a site's value, such as its write at one step alone or its adjoint, start here. A
-layer that reads states of other layers (DenseMamba), and one whose long filter is not selective (Hyena), is refused:
-nothing here would be true of it.
+in one form for all mixers whose `recurrences` say that their y follows from them. Analyses that need more than a site's
+value, such as its write at one step alone or its adjoint, start here. A layer that reads states of other layers, and
+one whose states are complex or that has no recurrence, is refused: nothing here would be true of it.
 
 Shapes: T tokens, U units of one decay each with P channels (Mamba: U = E, P = 1; Mamba-2: U = H), channel e = u P + p;
 G groups that share B and C, N coordinates.
@@ -14,28 +13,20 @@ G groups that share B and C, N coordinates.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UsageError
-from ...models.families.dense_mamba.dense_mamba import DenseMambaMixer
-from ...models.families.mamba.mamba import MambaMixer
-from ...models.families.mamba2.mamba2 import Mamba2Mixer
-from ...models.families.stable_mamba.options import TIMESCALES
-from ...models.families.stable_mamba.stable_mamba import StableMambaMixer
-from ...models.families.stable_mamba.timescales import write_share
 from ...models.kernels import selective_scan, ssd
+from ...models.linear_recurrence import Recurrence, write_share
 from ...models.parts.norms import wide
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
-
-#: sites a scan is rebuilt from
-INPUTS = ("x", "delta", "B", "C")
+    from ...models.block import Block
 
 
 class Scan(NamedTuple):
@@ -87,89 +78,92 @@ class Scan(NamedTuple):
 
     def _scan(self, x: Tensor, C: Tensor, channels: Tensor | None) -> Tensor:
         """The read-out (B, T, E) with C, of the inputs of `channels` alone (None: all)."""
-        if self.A.shape[1] == 1 or self.B.shape[2] > 1:
+        if self.A.shape[1] == 1:
             if channels is not None:
                 x = torch.zeros_like(x).index_copy(2, channels, x[..., channels])
             heads = x.unflatten(-1, (self.units, -1)).contiguous()
             y = ssd(heads, self.delta, self.A[:, 0].contiguous(), self.B, C)
             assert isinstance(y, Tensor)
             return y.flatten(2)
-        every = slice(None) if channels is None else channels
-        y = selective_scan(
-            x[..., every].contiguous(), self.delta[..., every].contiguous(), self.A[every].contiguous(),
-            self.B[:, :, 0].contiguous(), C[:, :, 0].contiguous(),
-        )  # fmt: skip
-        assert isinstance(y, Tensor)
-        return y if channels is None else torch.zeros_like(x).index_copy(2, channels, y)
+        every = torch.arange(x.shape[2], device=x.device) if channels is None else channels
+        group, read = self.group_of(every // self.unit_width), torch.zeros_like(x)
+        for number in group.unique().tolist():
+            here = every[group == number]
+            unit = here // self.unit_width
+            y = selective_scan(
+                x[..., here].contiguous(), self.delta[..., unit].contiguous(), self.A[unit].contiguous(),
+                self.B[:, :, number].contiguous(), C[:, :, number].contiguous(),
+            )  # fmt: skip
+            assert isinstance(y, Tensor)
+            read = read.index_copy(2, here, y)
+        return read
 
 
 @dataclass(frozen=True)
 class ScanPlace:
-    """One scan of a block. prefix: of its sites, such as "blocks.3.mixer."; mixer: the module it belongs to.
-
-    outputs: the sites whose values, side by side, are y with skip.
-    """
+    """One scan of a block. prefix: of its sites, such as "blocks.3.mixer."; number: among the block's recurrences."""
 
     layer: int
     prefix: str
-    mixer: Any
-    outputs: tuple[str, ...]
+    number: int
+    block: Block = field(compare=False)
+
+    def declared(self, dtype: torch.dtype) -> Recurrence:
+        """What the mixer says of it, with constants in `dtype`."""
+        return self.block.recurrences(dtype)[self.number]
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Full names of the sites the scan is rebuilt from."""
-        return tuple(self.prefix + name for name in INPUTS)
+        """Full names of the sites the scan is rebuilt from: of x, Delta, B and C, as far as they are no constants."""
+        of = self.declared(torch.float64)
+        return tuple(self.prefix + name for name in (of.x, of.delta, of.B, of.C) if isinstance(name, str))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Full names of the sites whose values, side by side, are y with skip."""
+        return tuple(self.prefix + name for name in self.declared(torch.float64).outputs)
 
     def rebuild(self, values: Mapping[str, Tensor]) -> Scan:
         """The scan from values (B, T, ...) of the sites `inputs`, by full name."""
-        x, delta, B, C = (values[name] for name in self.inputs)
+        x = values[self.inputs[0]]
         dtype = wide(x.dtype)
-        x, delta, B, C = (v.to(dtype) for v in (x, delta, B, C))
-        mixer = self.mixer
-        D = mixer.D.detach().to(dtype)
-        if isinstance(mixer, StableMambaMixer):
-            heads = D.shape[0]
-            skip = (D[:, None] * x.unflatten(-1, (heads, -1))).flatten(2)
-            written = (x.unflatten(-1, (heads, -1)) * write_share(delta)[..., None]).flatten(2)
-            return Scan(written, delta, -torch.ones_like(D)[:, None], B[:, :, None], C[:, :, None], skip)
-        A = -torch.exp(mixer.A_log.detach().to(dtype))
-        if isinstance(mixer, Mamba2Mixer):
-            groups = (mixer.config.n_groups, mixer.config.state_size)
-            skip = (D[:, None] * x.unflatten(-1, (D.shape[0], -1))).flatten(2)
-            return Scan(x, delta, A[:, None], B.unflatten(-1, groups), C.unflatten(-1, groups), skip)
-        return Scan(x, delta, A, B[:, :, None], C[:, :, None], D * x)
+        of, x = self.declared(dtype), x.to(dtype)
+
+        def vectors(given: str | Tensor | None) -> Tensor:
+            if isinstance(given, str):
+                return values[self.prefix + given].to(dtype).unflatten(-1, (of.groups, -1))
+            constant = x.new_ones(of.groups, of.A.shape[1]) if given is None else given
+            return constant.expand(*x.shape[:2], *constant.shape)
+
+        units = len(of.A)
+        delta = x.new_ones(*x.shape[:2], units) if of.delta is None else values[self.prefix + of.delta].to(dtype)
+        by_unit = x.unflatten(-1, (units, -1))
+        skip = torch.zeros_like(x) if of.D is None else (of.D[:, None] * by_unit).flatten(2)
+        written = (by_unit * write_share(delta)[..., None]).flatten(2) if of.averaging else x
+        return Scan(written, delta, of.A, vectors(of.B), vectors(of.C), skip)
 
 
 def scans_of(model: LanguageModel, layer: int) -> list[ScanPlace]:
     """The scans of block `layer` that read their own states alone; several where a block has two mixers, or none."""
-    prefix, mixer = f"blocks.{layer}.mixer.", model.blocks[layer].mixer
-    place = partial(ScanPlace, layer)
-    if isinstance(mixer, StableMambaMixer):
-        return [place(prefix, mixer, _stable_outputs(prefix))]
-    if isinstance(mixer, DenseMambaMixer):
-        return []
-    found = [place(prefix, mixer, (prefix + "y",))] if isinstance(mixer, (MambaMixer, Mamba2Mixer)) else []
-    added = getattr(mixer, "stable", None)
-    if isinstance(added, StableMambaMixer):
-        found.append(place(prefix + "stable.", added, _stable_outputs(prefix + "stable.")))
-    return found
-
-
-def _stable_outputs(prefix: str) -> tuple[str, ...]:
-    return tuple(f"{prefix}ssm_{name}" for name in TIMESCALES)
+    block = model.blocks[layer]
+    return [
+        ScanPlace(layer, f"blocks.{layer}.mixer.{of.within}", number, block)
+        for number, of in enumerate(block.recurrences())
+        if of.outputs and not of.A.is_complex()
+    ]
 
 
 def require_scans(model: LanguageModel, layers: tuple[int, ...], what: str) -> list[ScanPlace]:
     """The scans of all `layers`; UsageError naming those that have none that could be rebuilt."""
-    found = {layer: scans_of(model, layer) for layer in layers}
-    without = [layer for layer, scans in found.items() if not scans]
+    scans = {layer: scans_of(model, layer) for layer in layers}
+    without = [layer for layer, of_layer in scans.items() if not of_layer]
     if without:
         having = [layer for layer in range(model.n_layers) if scans_of(model, layer)]
         listed = f"blocks {', '.join(map(str, having))} of it have one" if having else "no block of it has one"
         raise UsageError(
             f"{what}: block {without[0]} of model {model.name} has no selective scan of its own states alone; {listed}"
         )
-    return [scan for scans in found.values() for scan in scans]
+    return [scan for of_layer in scans.values() for scan in of_layer]
 
 
 def refuse_state_edits(model: LanguageModel, what: str, *more: str) -> None:

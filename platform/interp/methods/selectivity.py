@@ -61,12 +61,12 @@ def read_weights(decay: Decay, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
     match = (B * C[-1]).double()  # (T, G, N)
     rate = decay.rate
     if rate.shape[1] == 1:
-        return decay.written(delta) * torch.exp(-ahead * rate[:, 0]) * match.sum(-1)[:, group]
+        return decay.of.written(delta) * torch.exp(-ahead * rate[:, 0]) * match.sum(-1)[:, group]
     parts = []
     for rows in torch.arange(length).split(max(1, _CELLS_AT_ONCE // rate.numel())):
         left = torch.exp(-ahead[rows, :, None] * rate)
         parts.append(torch.einsum("tun,tun->tu", left, match[rows][:, group]))
-    return decay.written(delta) * torch.cat(parts)
+    return decay.of.written(delta) * torch.cat(parts)
 
 
 def delta_profile(delta: Tensor, fact: tuple[int, int]) -> Tensor:

@@ -125,8 +125,11 @@ def selection(job: Job) -> Tables:
 
 
 def selective(model: LanguageModel, layer: int) -> list[Decay]:
-    """The recurrences of a block that choose their Delta by the token."""
-    return [decay for decay in decays_of(model, layer) if decay.delta is not None]
+    """The recurrences of a block that choose their Delta, B and C by the token."""
+    return [
+        decay for decay in decays_of(model, layer)
+        if all(isinstance(site, str) for site in (decay.of.delta, decay.of.B, decay.of.C))
+    ]  # fmt: skip
 
 
 def _correlations(rows: Sequence[dict[str, Any]], decays: Sequence[Decay], job: Job) -> list[dict[str, Any]]:

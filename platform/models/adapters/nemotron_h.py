@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..access.run import Run
+from ..linear_recurrence import Recurrence
 from ..mixer import FeedForward, LayerState, SiteInfo
 from .adapter import adapter
 from .attention import SeparateAttention
@@ -84,6 +85,9 @@ class FeedForwardBlock(AdaptedBlock):
 
     def mixer_sites(self) -> list[SiteInfo]:
         return self.part.site_table()
+
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        return ()
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         return {}

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from ....core.errors import UsageError, suggest
 from ...access.run import Run
+from ...linear_recurrence import Recurrence
 from ...mixer import LayerState, Options, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.recurrence import reset_linear, trace_scan
-from ..mamba.mamba import MambaMixer, Recurrence
+from ..mamba.mamba import MambaMixer, SelectiveScan
 from .dense_readout import LayerStates, accumulate, read_fused, scan_and_add
 
 _FUSIONS = ("readout", "recurrent")
@@ -83,6 +84,10 @@ class DenseMambaMixer(MambaMixer):
             reset_linear(self.dense_in.weight, None, self.config.d_model, generator)
             self.dense_out.weight.zero_()
 
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        """Mamba's, of which nothing can be rebuilt alone: layers read each other's states."""
+        return tuple(replace(of, outputs=(), around=None) for of in super().recurrences(dtype))
+
     def step(self, u: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState] | None:
         """None: a step needs the states of the layers below, which only a run holds."""
         return None
@@ -104,7 +109,7 @@ class DenseMambaMixer(MambaMixer):
         state = table.index(next(s for s in table if s.name == "h"))
         return [*table[:state], gate, *table[state:y], fused, *table[y:]]
 
-    def recur(self, recurrence: Recurrence, u: Tensor, run: Run, prefix: str) -> tuple[Tensor, Tensor]:
+    def recur(self, recurrence: SelectiveScan, u: Tensor, run: Run, prefix: str) -> tuple[Tensor, Tensor]:
         passed: dict[int, LayerStates] = run.shared.setdefault(_SHARED, {})
         below = [passed[self.layer - i] for i in range(1, self.neighbours + 1)]
         width, recurrent = u.shape[1], self.config.own.dense_fuse == "recurrent"

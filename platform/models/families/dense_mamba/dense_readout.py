@@ -18,7 +18,7 @@ from ...access.run import Run
 from ...access.states import Scanned, StateChange
 from ...kernels.arguments import full_precision
 from ...parts.recurrence import SegmentScan
-from ..mamba.mamba import Recurrence
+from ..mamba.mamba import SelectiveScan
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LayerStates:
     or None: the states themselves, edits and additions included, where they are in memory anyway.
     """
 
-    recurrence: Recurrence
+    recurrence: SelectiveScan
     changes: list[StateChange]
     added: Tensor | None = None
     held: Tensor | None = None
@@ -85,7 +85,7 @@ def contract(states: Tensor, C: Tensor) -> Tensor:
         return torch.einsum("bpen,bpn->bpe", states, C.to(states.dtype))
 
 
-def accumulate(recurrence: Recurrence, inputs: Tensor) -> Tensor:
+def accumulate(recurrence: SelectiveScan, inputs: Tensor) -> Tensor:
     """The states k_t = exp(Delta_t A) k_{t-1} + inputs_t (B, T, E, N), from zero, all of them."""
     steps: list[Tensor] = []
     for t, (delta, entering) in enumerate(zip(recurrence.delta.unbind(1), inputs.unbind(1), strict=True)):
@@ -99,7 +99,7 @@ def accumulate(recurrence: Recurrence, inputs: Tensor) -> Tensor:
     return torch.stack(steps, 1)
 
 
-def scan_and_add(recurrence: Recurrence, added: Tensor) -> SegmentScan:
+def scan_and_add(recurrence: SelectiveScan, added: Tensor) -> SegmentScan:
     """The scan of `recurrence` over the whole call, with `added` (B, T, E, N) on top of its states."""
 
     def scan(start: int, stop: int, driven: bool, h: Tensor | None, states_at: list[int] | None) -> Scanned:

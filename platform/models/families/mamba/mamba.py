@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...access.run import Run
 from ...access.states import Scanned
 from ...kernels import compiled_steps, selective_scan
+from ...linear_recurrence import ConvolutionAndGate, Recurrence
 from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import wide
@@ -25,7 +26,7 @@ from ...parts.recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_t
 from ...parts.recurrence import convolve, draw_dt_bias, reset_linear, split_linear, state_sites, trace_scan
 
 
-class Recurrence(NamedTuple):
+class SelectiveScan(NamedTuple):
     """What a recurrence computes its states and read-outs from: x, delta (B, T, E); A (E, N); B, C (B, T, N); D (E) or
     None; start (B, E, N), the state before, None for zeros; reset (B, T) or None."""
 
@@ -110,6 +111,10 @@ class MambaMixer(Mixer):
         self.A_log.zero_()
         self.dt_proj.bias.fill_(inverse_softplus(RECALL_STEP))
 
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        A, D = -torch.exp(self.A_log.detach().to(dtype)), self.D.detach().to(dtype)
+        return (Recurrence(A, D, around=ConvolutionAndGate.of(self.conv1d, len(D))),)
+
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         c = self.config
         return {
@@ -174,7 +179,7 @@ class MambaMixer(Mixer):
         A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))
         D = self.D.to(A.dtype)
         h0 = None if state is None else state["h"]
-        y, h = self.recur(Recurrence(x, delta, A, B, C, D, h0, run.reset), u, run, prefix)
+        y, h = self.recur(SelectiveScan(x, delta, A, B, C, D, h0, run.reset), u, run, prefix)
         y = run.site(prefix + "y", y)
         gated = run.site(prefix + "gated", y * F.silu(gate))
         out = self.out_proj(gated)
@@ -183,7 +188,7 @@ class MambaMixer(Mixer):
         assert window is not None
         return out, {"conv": window, "h": h}
 
-    def recur(self, recurrence: Recurrence, u: Tensor, run: Run, prefix: str) -> tuple[Tensor, Tensor]:
+    def recur(self, recurrence: SelectiveScan, u: Tensor, run: Run, prefix: str) -> tuple[Tensor, Tensor]:
         """y (B, T, E) with skip and the state after the last token; relatives read more than their own state here."""
         done = trace_scan(run, prefix, u.shape[1], recurrence.start, recurrence.scan, recurrence.read)
         return done.y, done.final

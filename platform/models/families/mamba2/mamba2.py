@@ -22,6 +22,7 @@ from ...access.run import Run
 from ...access.states import Scanned
 from ...config_checks import WIDTH, accepted
 from ...kernels import compiled_steps, ssd
+from ...linear_recurrence import ConvolutionAndGate, Recurrence
 from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import RMSNorm, wide
@@ -110,6 +111,11 @@ class Mamba2Mixer(Mixer):
         slow = slice(0, c.n_heads // 2)
         self.A_log[slow] = 0.0
         self.dt_bias[slow] = inverse_softplus(RECALL_STEP)
+
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        A, D = -torch.exp(self.A_log.detach().to(dtype))[:, None], self.D.detach().to(dtype)
+        around = ConvolutionAndGate.of(self.conv1d, self.config.inner_size)
+        return (Recurrence(A, D, groups=self.config.n_groups, around=around),)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         c = self.config

@@ -26,6 +26,7 @@ from ....core.errors import UsageError
 from ...access.run import Run
 from ...access.states import Scanned
 from ...kernels import ssd
+from ...linear_recurrence import Recurrence, write_share
 from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import wide
@@ -35,7 +36,7 @@ from .attention_part import SparseAttention
 from .compression import bounded_gain, compression_factor, running_mean
 from .gates import ensemble, gate_output
 from .options import TIMESCALES, StableMambaOptions
-from .timescales import logits_of, steps, write_share
+from .timescales import logits_of, steps
 
 _RECALL_TAU = 0.995  # decay of half of the slow heads in the recall initialisation: a factor e in 200 tokens
 
@@ -142,6 +143,11 @@ class StableMambaMixer(Mixer):
         recall_taps(self.conv1d, C, shift=0)
         slow, target = logits_of([c.own.tau[-1], max(c.own.tau[-1], _RECALL_TAU)], 1, self.tau_offset).unbind()
         self.tau_offset[-c.n_heads : -c.n_heads // 2 or None] = target - slow
+
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        D = self.D.detach().to(dtype)
+        outputs = tuple(f"ssm_{name}" for name in TIMESCALES)
+        return (Recurrence(-torch.ones_like(D)[:, None], D, outputs=outputs, averaging=True),)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         c = self.config

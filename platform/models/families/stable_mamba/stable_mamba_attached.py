@@ -17,6 +17,7 @@ from torch import Tensor
 from ....core.errors import UsageError
 from ...access.run import Run
 from ...config_checks import FIELDS, accepted
+from ...linear_recurrence import Recurrence
 from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.past import PAST
@@ -94,6 +95,12 @@ class AttachedMixer(MambaMixer):
         """Both parts. See `Mixer`."""
         super().reset_to_recall(generator)
         self.stable.reset_to_recall(generator)
+
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        """Mamba's, then those of the added part."""
+        own = (replace(of, around=None) for of in super().recurrences(dtype))
+        added = (replace(of, within=f"{_PART}.{of.within}") for of in self.stable.recurrences(dtype))
+        return (*own, *added)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         return super().zero_state(batch, dtype, device) | _prefixed(self.stable.zero_state(batch, dtype, device))

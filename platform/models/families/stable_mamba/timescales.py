@@ -3,8 +3,9 @@
     h_t = a_t h_{t-1} + (1 - a_t) x_t (outer) B_t,      a_t = sigmoid(logit(tau) + offset_t)
 
 With Delta_t = -log a_t and A = -1 the decay exp(Delta_t A) is a_t, and the kernel's write Delta_t x'_t is
-(1 - a_t) x_t for x'_t = x_t (1 - a_t) / Delta_t. Delta_t = softplus(-(logit(tau) + offset_t)) has no cancellation
-however near a_t comes to 1, where a_t itself has lost its digits.
+(1 - a_t) x_t for x'_t = x_t (1 - a_t) / Delta_t (`linear_recurrence.write_share`).
+Delta_t = softplus(-(logit(tau) + offset_t)) has no cancellation however near a_t comes to 1, where a_t itself has lost
+its digits.
 """
 
 from __future__ import annotations
@@ -15,10 +16,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-#: below this, the series of (1 - exp(-s)) / s is more accurate than the quotient, and so is its derivative
-_SERIES_BELOW = {torch.float64: 1e-4}
-_SERIES_BELOW_FLOAT32 = 1e-2
 
 
 def logits_of(tau: Sequence[float], heads: int, like: Tensor) -> Tensor:
@@ -34,11 +31,3 @@ def logits_of(tau: Sequence[float], heads: int, like: Tensor) -> Tensor:
 def steps(logits: Tensor, offset: Tensor) -> Tensor:
     """Delta_t = -log sigmoid(logits + offset), the negative logarithm of the decay."""
     return F.softplus(-(logits + offset))
-
-
-def write_share(delta: Tensor) -> Tensor:
-    """(1 - exp(-delta)) / delta, by which the kernel's input is multiplied; 1 at delta = 0."""
-    near = delta.abs() < _SERIES_BELOW.get(delta.dtype, _SERIES_BELOW_FLOAT32)
-    series = 1.0 - delta / 2 * (1.0 - delta / 3 * (1.0 - delta / 4))
-    apart = torch.where(near, torch.ones_like(delta), delta)  # keeps 0 / 0 out of the gradient as well
-    return torch.where(near, series, -torch.expm1(-apart) / apart)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ....core.errors import UsageError
 from ...access.run import Run
 from ...access.states import Scanned
+from ...linear_recurrence import Recurrence
 from ...mixer import LATER, LayerState, Mixer, Options, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.attention import Records, recorded_attention
@@ -202,6 +203,13 @@ class HyenaLayer(_StripedHyenaLayer):
             "conv": torch.zeros(batch, 3 * d, taps - 1, dtype=dtype, device=device),
             "h": torch.zeros(batch, d, 2 * S, dtype=wide(dtype), device=device),
         }
+
+    def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
+        """The modal filter: each channel reads its states with residues of its own."""
+        modes, D = self.filter, self.D.detach().to(dtype)
+        A = torch.complex(-modes.log_decay.detach().to(dtype).exp(), modes.angle.detach().to(dtype))
+        C = torch.view_as_complex(modes.residues.detach().to(dtype))
+        return (Recurrence(A, D, "long_conv_in", delta=None, B=None, C=C, outputs=("long_conv_out",), groups=len(D)),)
 
     def impulse_response(self, length: int) -> Tensor:
         """The long filter (d, length), without D."""
