@@ -131,5 +131,5 @@ def test_a_name_cannot_be_taken_twice():
     class Other(Template):
         pass
 
-    with pytest.raises(UsageError, match="has a template"):
+    with pytest.raises(UsageError, match="two prompt templates are called"):
         templates.template("squad")(Other)

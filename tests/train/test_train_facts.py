@@ -90,7 +90,7 @@ def test_a_nano_model_learns_one_batch_by_heart(tmp_path, arch):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model": {"arch": "mamba3"}}, UsageError, "unknown architecture 'mamba3'.*did you mean 'mamba"),
+        ({"model": {"arch": "mamba3"}}, UsageError, "there is no architecture 'mamba3'.*did you mean 'mamba"),
         ({"model": {"size": "tinny"}}, UsageError, "unknown size 'tinny'; did you mean 'tiny'"),
         ({"model": {"options": {"state_sise": 8}}}, UsageError, "did you mean 'state_size'"),
         ({"model": {"vocab_size": 512}}, InputError, "has 1024 tokens but model.vocab_size is 512"),
