@@ -31,13 +31,14 @@ def cache_ls(step: StepFilter = None, cache: CacheFolder = None, as_json: Json =
             "key": entry.key,
             "model_digest": str(entry.components["model"]),
             "rows": sum(part.rows for part in entry.parts),
+            "tensors": sum(part.tensors for part in entry.parts),
             "bytes": entry.bytes,
             "folder": str(entry.folder),
         }
         for entry in entries
     ]
-    rows = [[v["step"], v["key"][:12], v["model_digest"][:12], v["rows"], v["bytes"]] for v in values]
-    text = table(["step", "key", "model digest", "rows", "bytes"], rows)
+    rows = [[v["step"], v["key"][:12], v["model_digest"][:12], v["rows"], v["tensors"], v["bytes"]] for v in values]
+    text = table(["step", "key", "model digest", "rows", "tensors", "bytes"], rows)
     text = text if rows else f"nothing is cached in {store.folder}"
     output.result({"cache": str(store.folder), "entries": values}, text)
 

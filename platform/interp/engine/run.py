@@ -251,6 +251,7 @@ def _compute(
         others=others,
         upstream_tensors={need: result.tensors for need, result in upstream.items()},
         folder=folder,
+        progress=progress,
     )
     written = cache.write_all(name, key, planned.step.function(job), questions=plan.data.questions)
     if folder.exists():

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...models import LanguageModel
+    from ...runtime.table_job import Progress
     from .batches import Batch, Item
 
 #: name of a part -> its rows; a step with a single table calls its part ""
@@ -114,6 +115,7 @@ class Job:
     others: Sequence[LanguageModel] = ()  # further models, in the order of the step's roles
     upstream_tensors: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)  # their tensors, by step
     folder: Path | None = None  # where unfinished work is kept until the result is cached; None: nowhere
+    progress: Callable[[Progress], None] | None = None  # told how far work is that is not `map`'s
 
     @property
     def models(self) -> tuple[LanguageModel, ...]:
