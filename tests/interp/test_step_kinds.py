@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,11 +15,13 @@ from mplat.core.errors import InputError, UsageError
 from mplat.interp import Cache, Job, Observer, config_model, plan_steps, run_plan
 from mplat.interp.engine.batches import Batch
 from mplat.interp.engine.fitting import Minibatch, Schedule, fit
+from mplat.interp.engine.questions import encode
 from mplat.interp.engine.run_record import write_run
 from mplat.interp.engine.step import Found, Step, StepSettings, Tables
 from mplat.models import LanguageModel
 from mplat.runtime import open_session
 from safetensors.torch import load_file
+from tokenizer_zoo import llama_kind
 
 SCHEMA = pa.schema([("question_id", pa.string()), ("score", pa.float64())])
 WIDTH = pa.schema([("question_id", pa.string()), ("stream", pa.list_(pa.float32()))])
@@ -71,9 +72,10 @@ def norms(job: Job) -> Tables:
 
 def shift(job: Job) -> Tables:
     """Scores of the first model and of every other."""
-    columns = {"question_id": job.map(batch_scores, SCHEMA, {})["question_id"]}
+    columns = {}
     for number in range(len(job.models)):
-        columns[f"score_{number}"] = job.map(batch_scores, SCHEMA, {}, model=number)["score"]
+        found = job.map(batch_scores, SCHEMA, {}, model=number)
+        columns |= {f"{name}_{number}": found[name] for name in SCHEMA.names}
     return {"": pa.table(columns)}
 
 
@@ -169,15 +171,20 @@ def test_the_folder_of_a_run_holds_its_tensors(model, tmp_path) -> None:
 
 
 def test_a_step_is_given_several_models_and_each_is_part_of_its_key(model, tmp_path) -> None:
-    second, third = reader(seed=1), reader("mamba2", seed=2)
-    chosen = plan(model, "shift", others=(second, third))
-    table = run_plan(chosen, cache=Cache(tmp_path))["shift"].table
-    items = {item.id: item for item in chosen.data.items}
-    for column, its in (("score_0", model), ("score_1", second), ("score_2", third)):
-        for id_, score in zip(table["question_id"].to_pylist(), table[column].to_pylist(), strict=True):
+    second, third = reader(seed=1), reader(seed=2)
+    third.tokenizer = llama_kind()  # reads the same questions as other tokens
+    table = run_plan(plan(model, "shift", others=(second, third)), cache=Cache(tmp_path))["shift"].table
+    lengths = set()
+    for number, its in enumerate((model, second, third)):
+        items = {item.id: item for item in encode(its, asked(), max_tokens=512).items}
+        lengths.add(sum(len(item.prompt) for item in items.values()))
+        scores = dict(zip(*(table[f"{name}_{number}"].to_pylist() for name in ("question_id", "score")), strict=True))
+        assert scores.keys() == items.keys()
+        for id_, score in scores.items():
             with torch.no_grad():
                 alone = its(torch.tensor([items[id_].prompt]))[0, -1].double().logsumexp(-1)
             assert score == pytest.approx(float(alone), abs=1e-4)
+    assert len(lengths) == 2
     keys = {plan(model, "shift", others=o).steps["shift"].key.digest for o in ((second,), (third,), (second, third))}
     assert len(keys) == 3
     assert plan(model, "directions", "shift", others=(second,)).steps["directions"].key == (
@@ -194,7 +201,7 @@ def test_models_that_no_step_can_be_given_are_refused(model) -> None:
     small = reader(seed=1)
     small.config = dataclasses.replace(small.config, vocab_size=9)
     small.tokenizer = None
-    with pytest.raises(InputError, match="its vocabulary of 9 has no token"):
+    with pytest.raises(InputError, match="its vocabulary of 9 does not hold token"):
         plan(model, "shift", others=(small,))
 
 

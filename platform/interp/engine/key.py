@@ -59,13 +59,16 @@ def step_key(
     data_digest: str,
     batches_digest: str,
     upstream: Mapping[str, str],
-    others: Sequence[LanguageModel] = (),
+    others: Sequence[tuple[LanguageModel, str, str]] = (),
 ) -> Key:
     """The key of a step's result for a model and planned questions; `upstream` are the keys of the steps it needs,
-    `others` the further models that it compares."""
+    `others` the further models that it compares, with the digests of data and batches in their tokens."""
     components = {
         "step": {"name": step.name, "version": step.version},
-        "others": {str(number): computation_key(other) for number, other in enumerate(others, 1)},
+        "others": {
+            str(number): {"data": data, "batches": batches, **computation_key(other)}
+            for number, (other, data, batches) in enumerate(others, 1)
+        },
         "data": data_digest,
         "settings": settings.model_dump(mode="json"),
         "layers": list(layers),

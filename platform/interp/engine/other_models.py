@@ -1,9 +1,9 @@
-"""Further models of a run: which steps are given them, and that all of them read the questions alike."""
+"""Further models of a run: which steps are given them, and what each of them reads of the questions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import InputError, UsageError
 from .interp_config import InterpConfig
@@ -13,6 +13,13 @@ from .step import Step
 if TYPE_CHECKING:
     from ...datasets.records import Question
     from ...models import LanguageModel
+
+
+class OtherModel(NamedTuple):
+    """A further model, with the questions in its own tokens."""
+
+    model: LanguageModel
+    data: Encoded
 
 
 def check_others(steps: Sequence[Step], others: int) -> None:
@@ -28,20 +35,19 @@ def check_others(steps: Sequence[Step], others: int) -> None:
         raise UsageError(f"compare names {others} models, and none of the steps compares models; leave it out")
 
 
-def check_same_tokens(
-    model: LanguageModel, other: LanguageModel, questions: Sequence[Question], config: InterpConfig, data: Encoded
-) -> None:
-    """Raises InputError where `other` would be given token ids that mean something else to it.
+def read_by(other: LanguageModel, questions: Sequence[Question], config: InterpConfig, data: Encoded) -> OtherModel:
+    """`other` with the questions in the tokens of its tokenizer; without one, such as a checkpoint of a training run,
+    it is given those of the analysed model, `data`.
 
-    A model without a tokenizer, such as a checkpoint of a training run, is taken at its word; its vocabulary has to
-    hold the ids.
+    Raises InputError where its vocabulary does not hold these, and as `questions.encode` does.
     """
     if other.tokenizer is not None:
         read = encode(other, questions, max_tokens=config.max_tokens, template=config.template)
-        if read.digest != data.digest:
-            raise InputError(f"{model.name} and {other.name} read the questions as different tokens; compare models "
-                             "that share a tokenizer")  # fmt: skip
+        return OtherModel(other, read)
     highest = max(max((*item.prompt, *item.answer)) for item in data.items)
     if highest >= other.config.vocab_size:
-        raise InputError(f"{other.name}: its vocabulary of {other.config.vocab_size} has no token {highest}, which "
-                         f"{model.name} reads in the questions")  # fmt: skip
+        raise InputError(
+            f"{other.name}: has no tokenizer, and its vocabulary of {other.config.vocab_size} does not hold token "
+            f"{highest} of the analysed model's; name a tokenizer with --tokenizer"
+        )
+    return OtherModel(other, data)

@@ -23,7 +23,7 @@ from .cache import Cache, Stored
 from .graph import all_steps, in_order
 from .interp_config import InterpConfig, default_config, settings_of
 from .key import Key, step_key
-from .other_models import check_others, check_same_tokens
+from .other_models import OtherModel, check_others, read_by
 from .places import check_layers
 from .questions import Encoded, encode, plan_digest
 from .statuses import bad_statuses
@@ -71,7 +71,7 @@ class Plan:
     config: InterpConfig
     steps: Mapping[str, Planned]  # each after what it needs
     wanted: tuple[str, ...]  # those that were asked for
-    others: tuple[LanguageModel, ...] = ()  # further models, for the steps that compare
+    others: tuple[OtherModel, ...] = ()  # for the steps that compare
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def plan_steps(
 
     others: models for the steps that compare, those that `config.compare` names. known: the steps to choose from,
     default all. Raises UsageError for unknown steps, layers out of range, settings that this model cannot fulfil and
-    models that no step compares, InputError for questions that cannot be used, or that two models read differently.
+    models that no step compares, InputError for questions that cannot be used.
     """
     config = default_config() if config is None else config
     ordered = in_order(_wanted(config, known, len(others)), known)
@@ -121,8 +121,7 @@ def plan_steps(
     layers = check_layers(config.layers, model.n_layers)
     _check_settings(ordered, model, others, layers, config)
     data = encode(model, questions, max_tokens=config.max_tokens, template=config.template)
-    for other in others:
-        check_same_tokens(model, other, questions, config, data)
+    read = tuple(read_by(other, questions, config, data) for other in others)
     batches = plan_digest(data.plan(config.batch_size))
     planned: dict[str, Planned] = {}
     for step in ordered:
@@ -130,10 +129,11 @@ def plan_steps(
         key = step_key(
             step, model, settings=settings, layers=layers, seed=config.seed, data_digest=data.digest,
             batches_digest=batches, upstream={need: planned[need].key.digest for need in step.needs},
-            others=others if step.others else (),
+            others=[(other.model, other.data.digest, plan_digest(other.data.plan(config.batch_size)))
+                    for other in (read if step.others else ())],
         )  # fmt: skip
         planned[step.name] = Planned(step, settings, key)
-    return Plan(model, data, layers, config, planned, tuple(config.steps or planned), tuple(others))
+    return Plan(model, data, layers, config, planned, tuple(config.steps or planned), read)
 
 
 def _wanted(config: InterpConfig, known: Mapping[str, Step] | None, others: int) -> Sequence[str]:
@@ -216,7 +216,7 @@ def run_plan(
     chosen = open_session("none") if session is None else session
     try:
         with ExitStack() as stack:
-            for model in (plan.model, *plan.others):
+            for model in (plan.model, *(other.model for other in plan.others)):
                 stack.enter_context(lent(model))
             for name in plan.wanted:
                 obtain(name)
@@ -237,8 +237,8 @@ def _compute(
     name, key = planned.step.name, planned.key
     folder = cache.work(name, key.digest)
     others = plan.others if planned.step.others else ()
-    models = (plan.model, *others)
-    runner = BatchRunner(name, key.digest, models, plan.data, plan.config.batch_size, session, folder, progress)
+    readers = ((plan.model, plan.data), *others)
+    runner = BatchRunner(name, key.digest, readers, plan.config.batch_size, session, folder, progress)
     job = Job(
         model=plan.model,
         items=plan.data.items,
@@ -248,7 +248,8 @@ def _compute(
         seed=plan.config.seed,
         upstream={need: result.tables for need, result in upstream.items()},
         map=runner,
-        others=others,
+        others=[other.model for other in others],
+        other_items=[other.data.items for other in others],
         upstream_tensors={need: result.tensors for need, result in upstream.items()},
         folder=folder,
         progress=progress,

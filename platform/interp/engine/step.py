@@ -83,7 +83,7 @@ class MapBatches(Protocol):
     """Runs a batch function over all planned batches and returns its rows in the order of the plan.
 
     `arguments` are plain JSON. Rows of one batch keep their order; columns are those of `schema`. model: which of
-    `Job.models` the function is given.
+    `Job.models` the function is given, with the questions in that model's own tokens.
     """
 
     def __call__(
@@ -113,6 +113,7 @@ class Job:
     upstream: Mapping[str, Tables]  # results of the steps that this one needs
     map: MapBatches
     others: Sequence[LanguageModel] = ()  # further models, in the order of the step's roles
+    other_items: Sequence[Sequence[Item]] = ()  # the questions in the tokens of each of them
     upstream_tensors: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)  # their tensors, by step
     folder: Path | None = None  # where unfinished work is kept until the result is cached; None: nowhere
     progress: Callable[[Progress], None] | None = None  # told how far work is that is not `map`'s

@@ -38,8 +38,7 @@ class BatchRunner:
 
     step: str
     key: str
-    models: Sequence[LanguageModel]  # of the job: the one that is analysed comes first
-    data: Encoded
+    readers: Sequence[tuple[LanguageModel, Encoded]]  # of the job, the analysed model first, with what each reads
     batch_size: int
     session: Session
     folder: Path
@@ -49,7 +48,7 @@ class BatchRunner:
         self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
     ) -> pa.Table:
         """See `step.MapBatches`."""
-        chosen = self.models[model]
+        chosen, data = self.readers[model]
         kwargs = {
             "function": f"{function.__module__}:{function.__qualname__}",
             "arguments": dict(arguments),
@@ -60,12 +59,12 @@ class BatchRunner:
         }
         table = run_table(
             self.step,
-            [item.to_json() for item in self.data.items],
+            [item.to_json() for item in data.items],
             WorkerFactory(f"{__name__}:build_worker", kwargs),
             out_dir=self.folder / (f"{function.__name__}-model-{model}" if model else function.__name__),
             session=self.session,
             batch_size=self.batch_size,
-            lengths=self.data.lengths,
+            lengths=data.lengths,
             sort_by=[field.name for field in _ORDER],
             schema=pa.schema([*_ORDER, *schema]),
             semantic_key={"key": self.key, "function": kwargs["function"], "arguments": digest_of(dict(arguments))},
