@@ -59,7 +59,7 @@ def _eval(_: Subject) -> Iterator[str]:
     search = "--strength 0.5,2 --layers 0,1"
     yield f"eval --model tiny-mamba --per-level 6 {search} {_EVAL} --out generated"
     yield f"eval --model tiny-hyena --questions {DATA}/prompts.jsonl {search} {_EVAL} --out own"
-    yield f"classify --data-dir {DATA} --datasets squad,hotpotqa --out questions.parquet"
+    yield f"classify --data-dir {DATA} --datasets squad,hotpotqa --out questions.parquet --address none"
     yield (
         "eval --model tiny-mamba --recipe generated/recipe.json --questions questions.parquet --mode both --per-level 4"
         f" {_EVAL} --out judged"
@@ -103,20 +103,24 @@ COMMANDS: dict[str, Runs] = {
     "trace": _trace,
     "quickstart": _quickstart,
 }
-_EVERYWHERE = {"prompts"}  # has no --address
-_WORKERS_AS_IT_LIKES = {"quickstart"}  # has no --actors
+_IN_PROCESS_ONLY = {"prompts"}  # has no --address
+_NO_ACTORS = {"quickstart"}  # has no --actors: as many workers as there are processors
 
 
 def argument_lists(command: str, subject: Subject, place: Place) -> list[list[str]]:
     """The runs of `command` at `place`, each as the arguments of cli.py; none where the place changes nothing."""
-    if command in _EVERYWHERE and place is not IN_PROCESS:
+    if command in _IN_PROCESS_ONLY and place is not IN_PROCESS:
         return []
-    runs: list[list[str]] = []
-    for words in (run.split() for run in COMMANDS[command](subject)):
-        address = () if words[0] in _EVERYWHERE else place.address
-        workers = () if words[0] in _WORKERS_AS_IT_LIKES | _EVERYWHERE else place.workers
-        runs.append([*words, *address, *workers])
-    return runs
+    runs = [run.split() for run in COMMANDS[command](subject)]
+    return [words if _is_placed(words) else words + _options(words[0], place) for words in runs]
+
+
+def _is_placed(words: list[str]) -> bool:
+    return "--address" in words or words[0] in _IN_PROCESS_ONLY
+
+
+def _options(command: str, place: Place) -> list[str]:
+    return [*place.address, *(() if command in _NO_ACTORS else place.workers)]
 
 
 def write_inputs(folder: Path, real_data: Path | None) -> None:

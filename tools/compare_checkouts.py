@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -62,14 +62,17 @@ def main(words: Sequence[str] | None = None) -> int:
     options = _options(words)
     begun = time.monotonic()
     work = options.work or Path(tempfile.mkdtemp(prefix="compare-checkouts-"))
+    comparisons = differences = 0
     try:
-        rows = compare_checkouts(options, work)
+        for rows in compare_checkouts(options, work):
+            comparisons += len(rows)
+            differences += sum(not row.verdict.same for row in rows)
+            sys.stdout.write(report(rows) + "\n")
+            sys.stdout.flush()
     except UsageError as error:
         _say(f"error: {error}")
         return 2
-    differences = sum(not row.verdict.same for row in rows)
-    sys.stdout.write(report(rows))
-    sys.stdout.write(f"{len(rows)} comparisons, {differences} differences, {time.monotonic() - begun:.0f} s\n")
+    sys.stdout.write(f"{comparisons} comparisons, {differences} differences, {time.monotonic() - begun:.0f} s\n")
     if differences or options.work:
         _say(f"the results are in {work}")
     else:
@@ -77,8 +80,8 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if differences else 0
 
 
-def compare_checkouts(options: argparse.Namespace, work: Path) -> list[Row]:
-    """Every command at every place in both checkouts; the results below `work`."""
+def compare_checkouts(options: argparse.Namespace, work: Path) -> Iterator[list[Row]]:
+    """Run each command at every place in both checkouts, its results below `work`, and compare."""
     if work.is_dir() and any(work.iterdir()):
         raise UsageError(f"{work}: is not empty; name a new folder, or none")
     checkouts = [_checkout(side, path) for side, path in (("before", options.before), ("after", options.after))]
@@ -86,8 +89,8 @@ def compare_checkouts(options: argparse.Namespace, work: Path) -> list[Row]:
     real_data = _real_data()
     subject = Subject(steps, real_data is not None)
     allowed = Allowed(renamed=options.renamed, dropped_columns=options.drop_columns)
-    rows: list[Row] = []
     for command in options.commands:
+        rows: list[Row] = []
         written: dict[str, list[Path]] = {}
         for place in options.address:
             runs = argument_lists(command, subject, place)
@@ -107,7 +110,7 @@ def compare_checkouts(options: argparse.Namespace, work: Path) -> list[Row]:
                 one, many = (folders[i] for folders in written.values())
                 within = f"{' = '.join(written)}, {checkout.side}"
                 rows += _compared(command, within, one, many, Allowed(keys=False))
-    return rows
+        yield rows
 
 
 def report(rows: Sequence[Row]) -> str:
@@ -190,7 +193,7 @@ def _run_all(checkout: Checkout, folder: Path, runs: list[list[str]], real_data:
             except subprocess.TimeoutExpired:
                 code = f"none after {LONGEST_RUN_SECONDS} s"
         if code:
-            failed.append(f"{' '.join(words)}: exit {code}: {_last_line(Path(log.name).read_text())}")
+            failed.append(f"{Path(log.name).name}: exit {code}: {_last_line(Path(log.name).read_text())}")
     return failed
 
 

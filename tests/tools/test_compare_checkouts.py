@@ -235,7 +235,7 @@ def test_two_checkouts_are_run_and_compared(tmp_path, capfd, after, code, marked
     sides = [_checkout(tmp_path / "before"), _checkout(tmp_path / "after", **after)]
     words = [str(side) for side in sides]
     assert main([*words, "--commands", "perplexity", "--work", str(tmp_path / "work")]) == code
-    lines = capfd.readouterr().out.splitlines()[1:-1]
+    lines = capfd.readouterr().out.splitlines()[1:-2]
     assert [line.split(": ")[-1].split("  ")[-1] for line in lines if line.startswith("!")] == marked
     assert len(lines) == 8 + (
         4 if after.get("exit_code") else 0
