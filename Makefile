@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all check format bench
+.PHONY: help quickstart quick test test-all check format bench
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -17,6 +17,9 @@ quickstart: $(STAMP) ## the whole pipeline on the shipped tiny models; writes ru
 	$(BIN)/mplat quickstart $(ARGS)
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+quick: $(STAMP) ## the contracts of everything registered and the layers, in under two minutes
+	$(PYTEST) -m "not slow" tests/contracts tests/test_layering.py tests/test_imports.py $(ARGS)
 
 test: $(STAMP) ## the test suite without what is marked slow
 	$(PYTEST) -m "not slow" $(ARGS)

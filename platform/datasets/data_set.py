@@ -39,6 +39,20 @@ class HubCopy(NamedTuple):
     revision: str
 
 
+class Sample(NamedTuple):
+    """A few questions of a data set, written out by hand: as rows of the hub, and as the values of an original file,
+    which has this suffix. Without `original` its files hold the rows."""
+
+    rows: list[dict[str, Any]]
+    original: list[Any] | None = None
+    suffix: str = ".jsonl"
+
+    @property
+    def values(self) -> list[Any]:
+        """Those of the original file."""
+        return self.rows if self.original is None else self.original
+
+
 class DataSet(ABC):
     """What a data set says about itself. One instance serves the whole process and keeps no state."""
 
@@ -53,6 +67,7 @@ class DataSet(ABC):
     expects: ClassVar[str]  # the schemas in a few words, for the error about a file that has neither
     path_hint: ClassVar[re.Pattern[str]]  # a path that names this data set, for files too damaged to look into
     special_case_of: ClassVar[tuple[str, ...]] = ()  # data sets that recognise this one's files too, which stay its own
+    sample: ClassVar[Sample]  # what its reader is tried on; recognised by no other data set
     remarks: ClassVar[Mapping[str, str]] = {}  # what a reason for bad records probably means here
 
     @abstractmethod

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-from data_set_samples import SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.core.errors import InputError
@@ -42,9 +41,9 @@ def asked(*paragraphs: tuple[str, ...], supports: tuple[tuple[int, int], ...] = 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The samples of every data set, in their original schemas."""
-    for name, sample in SAMPLES.items():
+    for name, sample in ((name, get(name).sample) for name in names()):
         (tmp_path / name).mkdir()
-        lines = "".join(json.dumps(value) + "\n" for value in sample.original)
+        lines = "".join(json.dumps(value) + "\n" for value in sample.values)
         (tmp_path / name / f"{name}-dev{sample.suffix}").write_text(lines)
     return tmp_path
 

@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from data_set_samples import DROP_ANSWERS, OLD, SAMPLES
+from mplat.datasets.readers.drop import ANSWERS, Drop
 from mplat.datasets.reading import read
 from mplat.datasets.records import Date, Support, TypedAnswer
 
-ROW = SAMPLES["drop"].rows[0]
+ROW = Drop.sample.rows[0]
+OLD = ROW["passage"]
 
 
 def lines(path: Path, *records: dict) -> Path:
@@ -31,7 +32,7 @@ def test_the_answer_comes_first_then_the_validated_ones_each_with_its_type(tmp_p
         TypedAnswer(number="3"),
         TypedAnswer(spans=("Rome", "3 dogs")),
     )
-    assert question.gold() == DROP_ANSWERS
+    assert question.gold() == ANSWERS
     assert question.answers == ("8 March 2010", "3", "Rome and 3 dogs")
     assert question.source() == {"section_id": "history_1"}
     assert question.supporting_facts == (Support(0, 0), Support(0, 2))  # Rome; Rome, 3 and 3 dogs
@@ -104,7 +105,7 @@ def test_typed_texts_of_unknown_types_are_bad(tmp_path: Path, broken: dict) -> N
 
 
 def test_a_passage_that_is_none_costs_one_record(tmp_path: Path) -> None:
-    value = {**SAMPLES["drop"].original[0], "bad": "text", "also bad": {"passage": "x", "qa_pairs": 3}}
+    value = {**Drop.sample.values[0], "bad": "text", "also bad": {"passage": "x", "qa_pairs": 3}}
     (tmp_path / "dev.json").write_text(json.dumps(value))
     reading = read("drop", tmp_path / "dev.json", fail_over=0.5)
     assert reading.report.bad == {"wrong_type": 2} and len(reading.questions) == 2

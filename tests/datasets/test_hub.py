@@ -13,7 +13,6 @@ from types import ModuleType, SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_set_samples import SAMPLES
 from mplat.commands import main
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.data_set import HubCopy, get, names
@@ -36,12 +35,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def expected(name: str, tmp_path: Path) -> tuple:
     path = tmp_path / "rows-dev.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in SAMPLES[name].rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in get(name).sample.rows))
     return read(name, path).questions
 
 
 def table(name: str) -> pa.Table:
-    return pa.Table.from_pylist(SAMPLES[name].rows)
+    return pa.Table.from_pylist(get(name).sample.rows)
 
 
 def arrow_cache(home: Path, name: str, copy: HubCopy, *, rows: int | None = None, stem: str = "validation") -> Path:

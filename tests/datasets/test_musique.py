@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from data_set_samples import SAMPLES
+from mplat.datasets.readers.musique import MuSiQue
 from mplat.datasets.reading import read
 from mplat.datasets.records import SubQuestion, Support
 
-RECORD = SAMPLES["musique"].original[0]
+RECORD = MuSiQue.sample.values[0]
 
 
 def changed(**changes: object) -> dict:

@@ -7,16 +7,19 @@ import json
 from pathlib import Path
 
 import pytest
-from data_set_samples import LONG, NO_LONG, SAMPLES, SHORT, TOKENS
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.core.errors import InputError
 from mplat.datasets.data_set import get
+from mplat.datasets.readers.natural_questions import NaturalQuestions
 from mplat.datasets.readers.nq_page import Token, layout_of, page_of, token_span
 from mplat.datasets.reading import content_id, read
 from mplat.datasets.records import Paragraph, Support
 
-FULL = SAMPLES["natural_questions"].original[0]
+FULL = NaturalQuestions.sample.values[0]
+TOKENS = [token["token"] for token in FULL["document_tokens"]]
+LONG, NO_LONG, _ = (annotation["long_answer"] for annotation in FULL["annotations"])
+(SHORT,) = FULL["annotations"][0]["short_answers"]
 SIMPLE = {
     "example_id": -17,
     "question_text": FULL["question_text"],

@@ -6,18 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
-from data_set_samples import OLD, SAMPLES
 from mplat.core.errors import InputError
+from mplat.datasets.readers.sentences import EXAMPLE
+from mplat.datasets.readers.squad import Squad
+from mplat.datasets.readers.squad_v2 import SquadV2
 from mplat.datasets.reading import read
 from mplat.datasets.sources.finding import find
 
 
 def nested(*qas: dict) -> dict:
-    return {"version": "v2.0", "data": [{"title": "T", "paragraphs": [{"context": OLD, "qas": list(qas)}]}]}
+    return {"version": "v2.0", "data": [{"title": "T", "paragraphs": [{"context": EXAMPLE, "qas": list(qas)}]}]}
 
 
 def qa(question_id: str, *texts: str, **changes: object) -> dict:
-    answers = [{"text": text, "answer_start": OLD.index(text)} for text in texts]
+    answers = [{"text": text, "answer_start": EXAMPLE.index(text)} for text in texts]
     return {"id": question_id, "question": "?", "answers": answers, "is_impossible": not texts, **changes}
 
 
@@ -27,7 +29,7 @@ def store(path: Path, value: object) -> Path:
 
 
 def test_an_unanswerable_question_has_no_answer_no_evidence_and_an_empty_gold(tmp_path: Path) -> None:
-    reading = read("squad_v2", store(tmp_path / "dev.json", SAMPLES["squad_v2"].original[0]))
+    reading = read("squad_v2", store(tmp_path / "dev.json", SquadV2.sample.values[0]))
     answerable, impossible = reading.questions
     assert (answerable.answerable, answerable.answers, answerable.gold()) == (
         True,
@@ -36,7 +38,7 @@ def test_an_unanswerable_question_has_no_answer_no_evidence_and_an_empty_gold(tm
     )
     assert (impossible.answerable, impossible.answers, impossible.gold()) == (False, (), [])
     assert impossible.supporting_facts == () and impossible.context == answerable.context
-    assert answerable.answer_starts == (OLD.index("Rome"), OLD.index("3 dogs"))
+    assert answerable.answer_starts == (EXAMPLE.index("Rome"), EXAMPLE.index("3 dogs"))
     assert reading.report.notes == {"plausible answers of unanswerable questions, left out": 1}
 
 
@@ -58,7 +60,7 @@ def test_bad_records_are_counted_under_their_reason(tmp_path: Path, wrong: dict,
 
 
 def test_the_two_versions_are_told_apart_by_what_is_in_the_file(tmp_path: Path) -> None:
-    one, two = SAMPLES["squad"], SAMPLES["squad_v2"]
+    one, two = Squad.sample, SquadV2.sample
     store(tmp_path / "a.json", one.original[0])
     store(tmp_path / "b.json", two.original[0])
     store(tmp_path / "c.json", one.rows)

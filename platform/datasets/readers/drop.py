@@ -19,15 +19,24 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from ..data_set import BadRecord, DataSet, HubCopy, dataset
+from ..data_set import BadRecord, DataSet, HubCopy, Sample, dataset
 from ..records import Date, Paragraph, Question, TypedAnswer, source_fields
 from .fields import each, field, identifier, objects, optional_text, optional_texts, question_text, text, texts
 from .occurrences import occurrences
-from .sentences import split_sentences
+from .sentences import EXAMPLE, split_sentences
 
 _REFERENCE = re.compile(r"Passage: (?P<passage>.*)\nQuestion: (?P<question>.*)\nAnswer:\s*", re.DOTALL)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _DATE = re.compile(r"(?:(?P<day>\d{1,2})(?:\s+|$))?(?:(?P<month>[^\W\d]+\.?)(?:\s+|$))?(?P<year>\d+)?")
+
+_NOBODY = {"worker_id": "", "hit_id": ""}  # who gave an answer
+_NO_DATE = {"day": "", "month": "", "year": ""}
+#: answer objects of the sample: a date, a number, spans
+ANSWERS: list[dict[str, Any]] = [
+    {"number": "", "date": {"day": "8", "month": "March", "year": "2010"}, "spans": []},
+    {"number": "3", "date": _NO_DATE, "spans": []},
+    {"number": "", "date": _NO_DATE, "spans": ["Rome", "3 dogs"]},
+]
 
 
 class _Item(NamedTuple):
@@ -52,6 +61,31 @@ class Drop(DataSet):
     )
     path_hint = re.compile(r"(?<![a-z])drop(?![a-z])", re.IGNORECASE)
     remarks = {"no_answer": "the test files of DROP have no answers"}
+    sample = Sample(
+        rows=[
+            {
+                "section_id": "history_1", "query_id": "d1", "passage": EXAMPLE, "question": "When?",
+                "answer": ANSWERS[0] | _NOBODY,
+                "validated_answers": {
+                    "number": ["3", ""], "date": [_NO_DATE, _NO_DATE], "spans": [[], ["Rome", "3 dogs"]],
+                    "worker_id": ["", ""], "hit_id": ["", ""],
+                },
+            },
+            {
+                "section_id": "history_1", "query_id": "d2", "passage": EXAMPLE, "question": "How many?",
+                "answer": ANSWERS[1] | _NOBODY,
+                "validated_answers": {"number": [], "date": [], "spans": [], "worker_id": [], "hit_id": []},
+            },
+        ],
+        original=[{"history_1": {
+            "passage": EXAMPLE, "wiki_url": "x",
+            "qa_pairs": [
+                {"question": "When?", "query_id": "d1", "answer": ANSWERS[0], "validated_answers": ANSWERS[1:]},
+                {"question": "How many?", "query_id": "d2", "answer": ANSWERS[1]},
+            ],
+        }}],
+        suffix=".json",
+    )  # fmt: skip
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the passages and their questions, or by the columns."""
@@ -124,15 +158,14 @@ class Drop(DataSet):
     def row(self, question: Question) -> dict[str, Any]:
         """The row of EleutherAI/drop, which keeps the answer objects; ids of people are empty."""
         answer, *validated = (answer.as_object() for answer in question.typed_answers)
-        nobody = {"worker_id": "", "hit_id": ""}
         return {
             "section_id": question.source().get("section_id", ""),
             "query_id": question.id,
             "passage": question.source_text(),
             "question": question.question,
-            "answer": {**answer, **nobody},
+            "answer": {**answer, **_NOBODY},
             "validated_answers": {
-                name: [{**other, **nobody}[name] for other in validated]
+                name: [{**other, **_NOBODY}[name] for other in validated]
                 for name in ("number", "date", "spans", "worker_id", "hit_id")
             },
         }

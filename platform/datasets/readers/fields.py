@@ -69,10 +69,10 @@ def optional_texts(record: Any, name: str) -> tuple[str, ...]:
 
 
 def whole(record: Any, name: str) -> int:
-    """A field that is a whole number."""
+    """A field that is a whole number; a table holds it in 64 bits."""
     value = field(record, name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise BadRecord("wrong_type", f"{name!r} is {_kind(value)}, not a whole number")
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise BadRecord("wrong_type", f"{name!r} is {_kind(value)}, not a whole number of 64 bits")
     return value
 
 

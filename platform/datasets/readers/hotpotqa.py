@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset
+from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, Sample, dataset
 from ..records import Paragraph, Question, Support, source_fields
 from .fields import answers, field, identifier, items_of, optional_text, question_text, text, texts
 
@@ -31,6 +31,21 @@ class HotpotQA(DataSet):
     expects = "records of _id (or id), question, answer, context and supporting_facts, as pairs or as columns"
     path_hint = re.compile("hotpot", re.IGNORECASE)
     remarks = {"no_answer": "the test files of HotpotQA have no answers"}
+    sample = Sample(
+        rows=[{
+            "id": "h1", "question": "Which?", "answer": "Rome", "type": "bridge", "level": "hard",
+            "supporting_facts": {"title": ["B", "A", "Elsewhere"], "sent_id": [1, 0, 4]},
+            "context": {
+                "title": ["A", "B", "C"],
+                "sentences": [["Rome is old. ", " It is."], ["Milan.", " Not\u2028old."], []],
+            },
+        }],
+        original=[{
+            "_id": "h1", "question": "Which?", "answer": "Rome", "type": "bridge", "level": "hard",
+            "supporting_facts": [["B", 1], ["A", 0], ["Elsewhere", 4]],
+            "context": [["A", ["Rome is old. ", " It is."]], ["B", ["Milan.", " Not\u2028old."]], ["C", []]],
+        }],
+    )  # fmt: skip
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the pairs or columns of `context`."""

@@ -16,13 +16,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..data_set import BadRecord, DataSet, HubCopy, dataset
+from ..data_set import BadRecord, DataSet, HubCopy, Sample, dataset
 from ..records import Paragraph, Question, SubQuestion, Support
 from .fields import answers, identifier, objects, optional_texts, question_text, text, truth, whole
 from .occurrences import occurrences
-from .sentences import split_sentences
+from .sentences import EXAMPLE, split_sentences
 
 _UNANSWERABLE = "#unanswerable"
+
+
+_EXAMPLE = {
+    "id": "2hop__1_2", "question": "How many dogs has the old city?", "answer": "3 dogs",
+    "answer_aliases": ["3", "three dogs"], "answerable": True,
+}  # fmt: skip
 
 
 @dataset("musique")
@@ -39,6 +45,29 @@ class MuSiQue(DataSet):
     expects = "records of id, paragraphs, question, question_decomposition, answer and answer_aliases"
     path_hint = re.compile("musique", re.IGNORECASE)
     remarks = {"missing_field": "the test files of MuSiQue have neither answers nor decompositions"}
+    sample = Sample(
+        rows=[_EXAMPLE | {
+            "paragraphs": {
+                "idx": [0, 1, 2], "title": ["A", "B", "C"], "is_supporting": [True, False, True],
+                "paragraph_text": [EXAMPLE, "Nothing. ", "Dogs bark. Rome has them."],
+            },
+            "question_decomposition": [
+                {"id": 11, "question": "Which city is old?", "answer": "Rome", "paragraph_support_idx": 2},
+                {"id": 12, "question": "#1 >> dogs", "answer": "3 dogs", "paragraph_support_idx": 0},
+            ],
+        }],
+        original=[_EXAMPLE | {
+            "paragraphs": [
+                {"idx": 5, "title": "A", "paragraph_text": EXAMPLE, "is_supporting": True},
+                {"idx": 7, "title": "B", "paragraph_text": "Nothing. ", "is_supporting": False},
+                {"idx": 9, "title": "C", "paragraph_text": "Dogs bark. Rome has them.", "is_supporting": True},
+            ],
+            "question_decomposition": [
+                {"id": 11, "question": "Which city is old?", "answer": "Rome", "paragraph_support_idx": 9},
+                {"id": 12, "question": "#1 >> dogs", "answer": "3 dogs", "paragraph_support_idx": 5},
+            ],
+        }],
+    )  # fmt: skip
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the decomposition or, in test files without one, by paragraphs of an idx and a text."""

@@ -55,6 +55,7 @@ class NaturalQuestions(DataSet):
     )
     path_hint = _OWN_PATH
     remarks = {"no_answer": "the test files of NQ-open have no answers"}
+    sample = nq_full.SAMPLE
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the fields; open questions are shared with other sets, there the path may say no."""

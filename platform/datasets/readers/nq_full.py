@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..data_set import BadRecord
+from ..data_set import BadRecord, Sample
 from ..records import Question, Support, source_fields
 from .fields import field, identifier, objects, optional_text, question_text, text, whole
 from .nq_page import Page, Token, layout_of, page_of, token_span, tokens_of_text
@@ -167,3 +167,52 @@ def _evidence(annotations: list[_Annotation], page: Page) -> tuple[Support, ...]
     for first, end in {tuple(span) for span in short or long}:
         found |= page.supports(first, end)
     return tuple(sorted(found, key=lambda support: (support.paragraph, support.sentence)))
+
+
+_TOKENS = (
+    "Rome - Wikipedia <H1> Rome </H1> <P> Rome is old . It has 3 dogs . </P> "
+    "<Table> <Tr> <Th> Cats </Th> <Td> 2 </Td> </Tr> </Table>"
+).split()
+_MARKUP = [token.startswith("<") for token in _TOKENS]
+_BYTES = {"start_byte": -1, "end_byte": -1}
+_SHORT = {"start_token": 13, "end_token": 15, **_BYTES}
+_LONG = {"start_token": 6, "end_token": 17, **_BYTES}
+_CANDIDATE = {**_LONG, "top_level": True}
+_LONGS = [_LONG | {"candidate_index": 0}, {"start_token": -1, "end_token": -1, **_BYTES, "candidate_index": -1}]
+#: one question of three annotators: spans, nothing, and yes
+SAMPLE = Sample(
+    rows=[{
+        "id": "-17", "question": {"text": "how many dogs has rome", "tokens": []},
+        "document": {
+            "title": "Rome", "url": "https://example.org/Rome", "html": "<html>",
+            "tokens": {
+                "token": _TOKENS, "is_html": _MARKUP, "start_byte": [0] * len(_TOKENS), "end_byte": [1] * len(_TOKENS)
+            },
+        },
+        "long_answer_candidates": {key: [value] for key, value in _CANDIDATE.items()},
+        "annotations": {
+            "id": ["1", "2", "3"], "long_answer": [_LONGS[0], _LONGS[1], _LONGS[0]],
+            "short_answers": [
+                {**{key: [value] for key, value in _SHORT.items()}, "text": ["3 dogs"]},
+                *[{**{key: [] for key in _SHORT}, "text": []}] * 2,
+            ],
+            "yes_no_answer": [-1, -1, 1],
+        },
+    }],
+    original=[{
+        "example_id": -17, "question_text": "how many dogs has rome",
+        "question_tokens": ["how", "many", "dogs", "has", "rome"],
+        "document_title": "Rome", "document_url": "https://example.org/Rome", "document_html": "<html>",
+        "document_tokens": [
+            {"token": token, "html_token": markup, "start_byte": 0, "end_byte": 1}
+            for token, markup in zip(_TOKENS, _MARKUP, strict=True)
+        ],
+        "long_answer_candidates": [_CANDIDATE],
+        "annotations": [
+            {"annotation_id": 1, "long_answer": _LONGS[0], "short_answers": [_SHORT], "yes_no_answer": "NONE"},
+            {"annotation_id": 2, "long_answer": _LONGS[1], "short_answers": [], "yes_no_answer": "NONE"},
+            {"annotation_id": 3, "long_answer": _LONGS[0], "short_answers": [], "yes_no_answer": "YES"},
+        ],
+    }],
+    suffix=".json",
+)  # fmt: skip

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import re
 
+#: a passage that is no plain row of sentences, for examples
+EXAMPLE = " Rome is old.  Milan is\u2028not. In 1950 Rome had 3 dogs, 2 cats and a na\u00efve caf\u00e9."
+
 # A title or a Latin short form: a capital letter after it goes on with the same sentence, whatever the word.
 _NEVER_LAST = frozenset(
     """

@@ -15,7 +15,7 @@ from typing import Any
 from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset
 from ..records import Question
 from .fields import answers, identifier, question_text
-from .squad_records import Item, first_paragraph, holds_nothing, is_flat, items, marked, row
+from .squad_records import SPANS, Item, first_paragraph, holds_nothing, is_flat, items, marked, row, sample
 
 _V2_PATH = re.compile(r"squad[-_ ]?v?2", re.IGNORECASE)
 _V2_SHARE = 0.2  # of looked-at flat records without an answer: v1.1 has none, v2 a third to a half
@@ -33,6 +33,11 @@ class Squad(DataSet):
     hub_copies = (HubCopy("rajpurkar/squad", "plain_text", "7b6d24c440a36b6815f21b70d25016731768db1f"),)
     expects = "data > paragraphs > qas, or rows of id, context, question, answers{text, answer_start}"
     path_hint = re.compile(r"squad(?![-_ ]?v?2)", re.IGNORECASE)
+    sample = sample(
+        "1.1",
+        {"id": "s1", "question": " What is old?", "answers": SPANS},
+        {"id": "s2", "question": "Dogs?", "answers": SPANS[1:]},
+    )
     remarks = {"no_answer": "an empty answer list is how SQuAD v2 marks unanswerable questions, and v2 is not v1.1"}
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:

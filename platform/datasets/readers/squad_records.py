@@ -12,10 +12,13 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from ..data_set import BadRecord
+from ..data_set import BadRecord, Sample
 from ..records import Paragraph, Question, Support
 from .fields import each, field, items_of, text, texts
-from .sentences import split_sentences
+from .sentences import EXAMPLE, split_sentences
+
+#: marked spans of the example
+SPANS = [{"text": "Rome", "answer_start": 1}, {"text": "3 dogs", "answer_start": EXAMPLE.index("3 dogs")}]
 
 
 class Item(NamedTuple):
@@ -33,6 +36,23 @@ class Marked(NamedTuple):
     answers: tuple[str, ...]
     answer_starts: tuple[int, ...]
     supporting_facts: tuple[Support, ...]
+
+
+def sample(version: str, *questions: Mapping[str, Any]) -> Sample:
+    """`questions` about the example, as an original file of `version` and as flat rows."""
+    spans = [[(span["text"], span["answer_start"]) for span in question["answers"]] for question in questions]
+    rows = [
+        {
+            "id": question["id"],
+            "title": "Rome",
+            "context": EXAMPLE,
+            "question": question["question"],
+            "answers": {"text": [text for text, _ in marks], "answer_start": [start for _, start in marks]},
+        }
+        for question, marks in zip(questions, spans, strict=True)
+    ]
+    article = {"title": "Rome", "paragraphs": [{"context": EXAMPLE, "qas": list(questions)}]}
+    return Sample(rows, [{"version": version, "data": [article]}], ".json")
 
 
 def items(value: Any) -> Iterator[Item | BadRecord]:

@@ -18,7 +18,7 @@ from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset
 from ..records import Question
 from .fields import answers, identifier, question_text
 from .squad import schema_of, version_two
-from .squad_records import Item, items, marked, row
+from .squad_records import SPANS, Item, items, marked, row, sample
 
 
 @dataset("squad_v2")
@@ -35,6 +35,11 @@ class SquadV2(DataSet):
         "data > paragraphs > qas with is_impossible, or rows of id, context, question, answers, some of them empty"
     )
     path_hint = re.compile(r"squad[-_ ]?v?2", re.IGNORECASE)
+    sample = sample(
+        "v2.0",
+        {"id": "v1", "question": "What is old?", "answers": SPANS, "is_impossible": False},
+        {"id": "v2", "question": "Birds?", "answers": [], "is_impossible": True, "plausible_answers": SPANS[1:]},
+    )
     remarks = {"no_answer": "questions without an answer must say is_impossible"}
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from ...scoring.metrics.triviaqa import normalise_trivia
-from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset
+from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, Sample, dataset
 from ..records import Question
 from .fields import answers, field, identifier, items_of, question_text, texts
 
@@ -60,6 +60,26 @@ class TriviaQA(DataSet):
     )
     path_hint = re.compile("trivia", re.IGNORECASE)
     remarks = {"no_answer": "the test files of TriviaQA have no answers"}
+    sample = Sample(
+        rows=[{
+            "question_id": "t1", "question": "Which city?", "question_source": "", "entity_pages": {"title": []},
+            "search_results": {"title": []},
+            "answer": {
+                "value": "Rome", "aliases": ["Roma", "Rome."], "normalized_aliases": ["rome", "roma", "urbs"],
+                "normalized_value": "rome",
+            },
+        }],
+        original=[{
+            "Data": [{
+                "QuestionId": "t1", "Question": "Which city?",
+                "Answer": {
+                    "Value": "Rome", "Aliases": ["Roma", "Rome."], "NormalizedAliases": ["rome", "roma", "urbs"]
+                },
+            }],
+            "Domain": "Wikipedia", "Split": "dev", "VerifiedEval": False, "Version": 1.0,
+        }],
+        suffix=".json",
+    )  # fmt: skip
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the answer object; the open-domain fields are shared with other sets, there the path may say no."""

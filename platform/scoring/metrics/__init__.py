@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ...core.errors import UsageError, suggest
-from .metric import Metric, Score, find, metric, names, scores_unanswerable
+from .metric import Example, Metric, Score, find, metric, names, scores_unanswerable
 
-__all__ = ["Metric", "Score", "evaluate", "metric", "names", "score", "scores_unanswerable"]
+__all__ = ["Example", "Metric", "Score", "evaluate", "metric", "names", "score", "scores_unanswerable"]
 
 
 def score(name: str, prediction: Any, gold: Any, **kw: Any) -> Score:

@@ -21,12 +21,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...core.errors import InputError
-from .metric import Score, mapping_of, metric, texts_of
+from .metric import Example, Score, mapping_of, metric, texts_of
 from .normalize import blank_articles, fold_whitespace
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _BLANK_OR_HYPHEN = re.compile("[ -]")
 
+#: an answer object, as an example
+ANSWER = {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": ["Denver Broncos"]}
 Bag = frozenset[str]
 
 
@@ -41,6 +43,12 @@ class Spans(NamedTuple):
 @metric("drop")
 class DROP:
     """Gold: the answer object (number, spans, date), or a list of them: the answer, then the validated answers."""
+
+    example = Example(
+        gold=[ANSWER], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),
+        result={"global_em": 1.0, "global_f1": 1.0}, predictions={"1": "Denver Broncos"},
+        references={"passage": {"qa_pairs": [{"query_id": "1", "answer": ANSWER}]}}, per_second=2_000,
+    )  # fmt: skip
 
     def score(self, prediction: str | Sequence[str], gold: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Score:
         """EM and F1 against the best candidate; `prediction` is a text, or the list of predicted spans."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError, UsageError
-from .metric import Score, metric, records_of, text_of
+from .metric import Example, Score, metric, records_of, text_of
 from .normalize import NO_OVERLAP, Overlap, normalise, token_overlap
 
 _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
@@ -24,6 +24,13 @@ SupportFact = Sequence[Any]  # (title, sentence index)
 @metric("hotpotqa")
 class HotpotQA:
     """Gold: the one answer text."""
+
+    example = Example(
+        gold="Denver Broncos", right="the Denver Broncos", wrong="Carolina",
+        score=Score(em=1.0, f1=1.0, prec=1.0, recall=1.0), result={"em": 1.0, "sp_f1": 1.0, "joint_recall": 1.0},
+        predictions={"answer": {"1": "x"}, "sp": {"1": [["T", 0]]}},
+        references=[{"_id": "1", "answer": "x", "supporting_facts": [["T", 0]]}],
+    )  # fmt: skip
 
     def score(
         self,

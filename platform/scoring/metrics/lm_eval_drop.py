@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .drop import best_candidate, candidates
+from .drop import ANSWER, best_candidate, candidates
 from .harness import HarnessTask, stop_at
-from .metric import Score, metric
+from .metric import Example, Score, metric
 
 
 @metric("lm_eval_drop")
@@ -20,6 +20,10 @@ class LmEvalDROP(HarnessTask):
     """Gold: the answer object, or a list of the answer and the validated answers."""
 
     reported, id_field = {"em": "em", "f1": "f1"}, "query_id"
+    example = Example(
+        gold=[ANSWER], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),
+        result={"em": 1.0, "f1": 1.0}, per_second=2_000,
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Score:
         """EM and F1 of the text before the first full stop, as one span."""

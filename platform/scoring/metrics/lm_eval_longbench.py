@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .harness import HarnessTask
-from .metric import Score, metric, text_of, texts_of
+from .metric import Example, Score, metric, text_of, texts_of
 from .normalize import normalise, token_overlap
 
 
@@ -19,6 +19,10 @@ class LmEvalLongBenchQA(HarnessTask):
     """Gold: the list of answers."""
 
     reported, id_field = {"qa_f1_score": "f1"}, "_id"
+    example = Example(
+        gold=["The Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(f1=1.0),
+        result={"qa_f1_score": 1.0},
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Sequence[str] | str) -> Score:
         """f1; em is None."""

@@ -13,7 +13,7 @@ from typing import Any
 from ...core.errors import InputError
 from .harness import HarnessTask, exact_match, stop_at
 from .lm_eval_triviaqa import STOPS
-from .metric import Score, metric, texts_of
+from .metric import Example, Score, metric, texts_of
 
 _ARTICLE = re.compile(r"\b(?:The |the |An |A |The |a |an )")
 
@@ -23,6 +23,10 @@ class LmEvalNQOpen(HarnessTask):
     """Gold: the list of answers."""
 
     reported, id_field = {"exact_match": "em"}, "question"
+    example = Example(
+        gold=["The Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0),
+        result={"exact_match": 1.0},
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Sequence[str] | str) -> Score:
         """em is 1.0 where an answer is met; f1 is None."""

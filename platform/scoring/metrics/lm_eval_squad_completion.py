@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core.errors import InputError
 from .harness import HarnessTask, stop_at
-from .metric import Score, metric, texts_of
+from .metric import Example, Score, metric, texts_of
 
 
 @metric("lm_eval_fda")
@@ -23,6 +23,10 @@ class LmEvalSquadCompletion(HarnessTask):
     """Gold: the answer; of a list the first one alone."""
 
     reported, id_field = {"contains": "contains"}, "doc_id"
+    example = Example(
+        gold="Denver Broncos", right="the Denver Broncos", wrong="Carolina", score=Score(contains=1.0),
+        result={"contains": 1.0},
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Sequence[str] | str) -> Score:
         """`contains`; em and f1 are None. A blank gold stands in every text, an empty one included."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...core.errors import InputError
 from .harness import stop_at
-from .metric import Score, metric, texts_of
+from .metric import Example, Score, metric, texts_of
 from .squad_v2 import SquadV2, corpus
 
 REPORTED = (
@@ -25,6 +25,12 @@ class LmEvalSquadV2:
     """Gold: the list of answer texts; empty for an unanswerable question."""
 
     scores_unanswerable = True
+    example = Example(
+        gold=["Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),
+        result={"exact": 100.0, "f1": 100.0, "HasAns_exact": 100.0, "best_f1": 100.0},
+        predictions=[{"id": "1", "prediction_text": "x", "no_answer_probability": 0.5}],
+        references=[{"id": "1", "answers": {"text": ["x"]}}],
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Sequence[str] | str) -> Score:
         """EM and F1 of the text before the first newline."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...core.errors import InputError
 from .harness import HarnessTask, exact_match, stop_at
-from .metric import Score, metric, texts_of
+from .metric import Example, Score, metric, texts_of
 
 STOPS = ("\n", ".", ",")
 
@@ -22,6 +22,10 @@ class LmEvalTriviaQA(HarnessTask):
     """Gold: the list of raw aliases, or the Answer object in either schema."""
 
     reported, id_field = {"exact_match": "em"}, "question_id"
+    example = Example(
+        gold=["The Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0),
+        result={"exact_match": 1.0},
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Mapping[str, Any] | Sequence[str] | str) -> Score:
         """em is 1.0 where an alias is met; f1 is None."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from ...core.errors import InputError
 from ...core.registry import Registry
@@ -41,15 +41,44 @@ class Score:
     short_em: float | None = None
 
 
+@dataclass(frozen=True)
+class Example:
+    """A case that a metric is tried on, in its contract and by who reads it.
+
+    right: a prediction that has `score` against `gold`; wrong: one that has 0 wherever `score` says something. The file
+    `predictions` has `result`, among other values, against `references`; where they are left out it is the right
+    prediction of one question. per_second: predictions that one core judges in a second, at least.
+    """
+
+    gold: Any
+    right: Any
+    wrong: Any
+    score: Score
+    result: Mapping[str, float]
+    predictions: Any = None
+    references: Any = None
+    per_second: int = 10_000
+
+    @property
+    def file(self) -> tuple[Any, Any]:
+        """Predictions and references."""
+        return self.predictions or {"1": self.right}, self.references or {"1": self.gold}
+
+
 class Metric(Protocol):
-    """What a registered class offers; both methods may take keyword arguments of their own."""
+    """What a registered class offers; both methods may take keyword-only arguments of their own.
+
+    Equal arguments give equal results, and are not changed. Whatever is no prediction, gold or file is an InputError.
+    """
+
+    example: ClassVar[Example]
 
     def score(self, prediction: Any, gold: Any) -> Score:
         """The judgement of one prediction against what the data set holds as its answer."""
         ...
 
     def evaluate(self, predictions: Any, references: Any) -> dict[str, float]:
-        """The official corpus result: official schema in, official keys and units out."""
+        """The official corpus result: official schema in, official keys and units out, finite numbers from 0."""
         ...
 
 

@@ -13,13 +13,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...core.errors import InputError, UsageError
-from .metric import Score, metric, records_of, text_of, texts_of
+from .metric import Example, Score, metric, records_of, text_of, texts_of
 from .normalize import Overlap, best_with_no_answer, normalise
 
 
 @metric("musique")
 class MuSiQue:
     """Gold: the list of the answer and its aliases."""
+
+    example = Example(
+        gold=["Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),
+        result={"answer_f1": 1.0, "answer_em": 1.0, "support_f1": 1.0},
+        predictions=[
+            {"id": "1", "predicted_answer": "x", "predicted_support_idxs": [0], "predicted_answerable": True}
+        ],
+        references=[{
+            "id": "1", "answer": "x", "answer_aliases": [], "answerable": True,
+            "paragraphs": [{"idx": 0, "is_supporting": True}],
+        }],
+    )  # fmt: skip
 
     def score(
         self,

@@ -15,10 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...core.errors import InputError
-from .metric import Score, metric, records_of
+from .metric import Example, Score, metric, records_of
 
 ANNOTATORS_NEEDED = 2
 PRECISIONS = (0.5, 0.75, 0.9)
+_SPAN = {"start_byte": 1, "end_byte": 9, "start_token": 0, "end_token": 2}
+ANSWER = {"long_answer": _SPAN, "short_answers": [_SPAN], "yes_no_answer": "NONE"}  # of an annotator, as an example
 
 
 class Span(NamedTuple):
@@ -73,6 +75,15 @@ class Judged(NamedTuple):
 @metric("natural_questions")
 class NaturalQuestions:
     """Gold: the list of annotations of one question, original or simplified."""
+
+    example = Example(
+        gold=[ANSWER] * 5, right=ANSWER, wrong={}, score=Score(long_em=1.0, short_em=1.0),
+        result={"long-best-threshold-f1": 1.0, "short-recall-at-precision>=0.9": 1.0},
+        predictions={"predictions": [
+            {"example_id": 1, "long_answer_score": 1.0, "short_answers_score": 1.0, **ANSWER},
+        ]},
+        references=[{"example_id": 1, "annotations": [ANSWER] * 5}], per_second=2_000,
+    )  # fmt: skip
 
     def score(self, prediction: Mapping[str, Any], gold: Sequence[Mapping[str, Any]]) -> Score:
         """long_em and short_em of a prediction record; None where the question has no such gold answer."""

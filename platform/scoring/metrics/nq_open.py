@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError, UsageError, suggest
-from .metric import Score, metric, records_of, text_of, texts_of
+from .metric import Example, Score, metric, records_of, text_of, texts_of
 from .normalize import normalise
 
 ANSWER_FIELDS = ("answer", "answer_and_def_correct_predictions")
@@ -25,6 +25,11 @@ def normalise_nq(text: str) -> str:
 @metric("nq_open")
 class NQOpen:
     """Gold: the list of answers."""
+
+    example = Example(
+        gold=["Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0),
+        result={"missing_predictions": 0, "num_correct": 1, "num_total": 1, "accuracy": 1.0},
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Sequence[str] | str) -> Score:
         """EM against any of `gold`; f1 is None."""

@@ -10,13 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError
-from .metric import Score, mapping_of, metric, text_of, texts_of
+from .metric import Example, Score, mapping_of, metric, text_of, texts_of
 from .normalize import best_over_golds, normalise
 
 
 @metric("squad_v1")
 class SquadV1:
     """Gold: the list of answer texts of one question."""
+
+    example = Example(
+        gold=["Denver Broncos", "The Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina",
+        score=Score(em=1.0, f1=1.0), result={"exact_match": 100.0, "f1": 100.0}, predictions={"a": "x"},
+        references={"data": [{"paragraphs": [{"qas": [{"id": "a", "answers": [{"text": "x"}]}]}]}]},
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Sequence[str] | str) -> Score:
         """EM and F1 against the best of `gold`; a single text counts as a list of one."""

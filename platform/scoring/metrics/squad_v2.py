@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError, UsageError
-from .metric import Score, mapping_of, metric, text_of, texts_of
+from .metric import Example, Score, mapping_of, metric, text_of, texts_of
 from .normalize import best_with_no_answer, normalise
 from .squad_v1 import questions
 
@@ -29,6 +29,14 @@ class SquadV2:
     """Gold: the list of answer texts of one question; empty for an unanswerable one."""
 
     scores_unanswerable = True
+    example = Example(
+        gold=["Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),
+        result={"exact": 50.0, "f1": 50.0, "total": 2, "HasAns_exact": 0.0, "NoAns_exact": 100.0},
+        predictions={"a": "y", "b": ""},
+        references={"data": [{"paragraphs": [{"qas": [
+            {"id": "a", "answers": [{"text": "x"}]}, {"id": "b", "answers": []},
+        ]}]}]},
+    )  # fmt: skip
 
     def score(
         self,

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError
-from .metric import Score, mapping_of, metric, text_of, texts_of
+from .metric import Example, Score, mapping_of, metric, text_of, texts_of
 from .normalize import best_over_golds, blank_articles, fold_whitespace
 
 # the typographic quotes U+2018 and U+2019, the acute accent U+00B4 and the grave accent (already ASCII)
@@ -39,6 +39,11 @@ def gold_texts(answer: Mapping[str, Any] | Sequence[str] | str) -> list[str]:
 @metric("triviaqa")
 class TriviaQA:
     """Gold: the list of normalised aliases, or the Answer object of the data set."""
+
+    example = Example(
+        gold=["Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),
+        result={"exact_match": 100.0, "f1": 100.0, "common": 1, "gold_len": 1}, per_second=5_000,
+    )  # fmt: skip
 
     def score(self, prediction: str, gold: Mapping[str, Any] | Sequence[str] | str) -> Score:
         """EM and F1 against the best alias; aliases are normalised (once more) when compared."""
