@@ -101,7 +101,7 @@ def test_a_bare_checkout_runs_without_installation(root, cwd, uninstalled):
     assert (done.returncode, done.stderr) == (0, "")
     code = (
         f"import sys; sys.path.insert(0, {str(root)!r}); import cli; cli.import_from_checkout(); sys.path.pop(0);"
-        f"import mplat.config, mplat.commands.frame.values; {USES_PLATFORM}; "
+        f"import mplat.config, mplat.core.typed_lists; {USES_PLATFORM}; "
         "import mplat.errors as e; print(e.__file__)"
     )
     done = _run([sys.executable, "-c", code], cwd, **uninstalled)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import ToleranceError, UsageError, suggest
+from ..core.plain_text import Table
 from .frame.command import command
 from .frame.options import ConfigFile, Json, Overrides, TokenizerName
-from .frame.output import Output, table
+from .frame.output import Output
 from .interp import CacheFolder, Layers, ModelName, OwnSeed, PerLevel, Questions, make_plan, refuse_file
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ def cache_ls(step: StepFilter = None, cache: CacheFolder = None, as_json: Json =
         for entry in entries
     ]
     rows = [[v["step"], v["key"][:12], v["model_digest"][:12], v["rows"], v["tensors"], v["bytes"]] for v in values]
-    text = table(["step", "key", "model digest", "rows", "tensors", "bytes"], rows)
-    text = text if rows else f"nothing is cached in {store.folder}"
-    output.result({"cache": str(store.folder), "entries": values}, text)
+    shown = Table(["step", "key", "model digest", "rows", "tensors", "bytes"], rows)
+    nothing = f"nothing is cached in {store.folder}"
+    output.result({"cache": str(store.folder), "entries": values}, shown if rows else nothing)
 
 
 @command("cache verify", order=70)

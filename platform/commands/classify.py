@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import UsageError
+from ..core.plain_text import Table
+from ..core.typed_lists import parse_names
 from .frame.command import command
-from .frame.options import Actors, Address, DryRun, Json, Quiet, Seed, Verbose, as_path, writable_folder
-from .frame.output import Output, Progress, table
-from .frame.values import parse_names
+from .frame.folders import writable_folder
+from .frame.options import Actors, Address, DryRun, Json, Quiet, Seed, Verbose, as_path
+from .frame.output import Output, Progress
 
 if TYPE_CHECKING:
     from ..runtime import Progress as JobProgress
@@ -185,10 +187,10 @@ def _tables(summary: dict[str, Any]) -> list[str]:
         + [sum(entry[key] for entry in summary["categories"].values()) for key in ("ambiguous", "taken")]
     )
     lines = [f"rule set {summary['rule_set']}, seed {summary['seed']}: questions by data set, and the sample"]
-    lines += ["", table(["category", "level", *data_sets, "ambiguous", "taken"], rows)]
+    lines += ["", str(Table(["category", "level", *data_sets, "ambiguous", "taken"], rows))]
     if summary["shortfalls"]:
         short = [[s["category"], s["wanted"], s["taken"], s["why"]] for s in summary["shortfalls"]]
-        lines += ["", table(["short of", "wanted", "taken", "why"], short)]
+        lines += ["", str(Table(["short of", "wanted", "taken", "why"], short))]
     return [*lines, ""]
 
 

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import InputError, ToleranceError, UsageError
+from ..core.plain_text import Table, duration
+from ..core.typed_lists import parse_layers, parse_names
 from .frame.command import command
+from .frame.folders import writable_cache, writable_folder
 from .frame.options import (
     Actors,
     Address,
@@ -29,11 +32,8 @@ from .frame.options import (
     Verbose,
     as_path,
     given,
-    writable_cache,
-    writable_folder,
 )
-from .frame.output import Output, Progress, duration, table
-from .frame.values import parse_layers, parse_names
+from .frame.output import Output, Progress
 from .frame.where import forward_operations, place
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def interp_ls(as_json: Json = False) -> None:
     defaults = {s.name: s.settings().model_dump(mode="json") for s in steps}
     lines = ["", "settings, for --set KEY=VALUE:"]
     lines += [f"{name}.{key}={json.dumps(value)}" for name in defaults for key, value in defaults[name].items()]
-    text = "\n".join([table(["step", "version", "needs", "finds"], rows), *lines])
+    text = "\n".join([str(Table(["step", "version", "needs", "finds"], rows)), *lines])
     values = [
         {"step": s.name, "version": s.version, "needs": s.needs, "meaning": s.meaning, "settings": defaults[s.name]}
         for s in steps
@@ -239,7 +239,7 @@ def _plan_text(plan: Plan, missing: list[str], cache: Path) -> str:
         f"model: {plan.model.name}, layers {', '.join(map(str, plan.layers))}",
         f"prompts: {len(plan.data.items)} in {batches} batches, {sum(plan.data.lengths):,} tokens",
         f"cache: {cache}",
-        table(["step", "state", "key", "asked for"], rows),
+        str(Table(["step", "state", "key", "asked for"], rows)),
     ]
     return "\n".join(lines)
 
@@ -281,7 +281,7 @@ def _text(plan: Plan, results: Mapping[str, StepResult], more: list[str]) -> str
     ]
     parts = [
         f"{len(plan.data.items)} prompts, model {plan.model.name} (digest {plan.model.digest[:12]})",
-        table(["step", "rows", "not ok", "time", "key"], rows),
+        str(Table(["step", "rows", "not ok", "time", "key"], rows)),
     ]
     if told := [text for result in results.values() if (text := sentence(result)) is not None]:
         parts.append("\n".join(told))
@@ -311,7 +311,9 @@ def _bottlenecks(result: StepResult) -> str:
         )  # fmt: skip
     columns = ["layer", "site", "ablated", "channels", "log p", "low", "high", "random", "difference", "p", "verdict",
                "accuracy", "status"]  # fmt: skip
-    return "mean ablation, change of the right answer's log-probability (nats) and accuracy:\n" + table(columns, shown)
+    return "mean ablation, change of the right answer's log-probability (nats) and accuracy:\n" + str(
+        Table(columns, shown)
+    )
 
 
 def _console(output: Output, stack: ExitStack) -> Any:

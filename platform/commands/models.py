@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..core.plain_text import Table
 from .frame.command import command
 from .frame.options import Json
-from .frame.output import Output, table
+from .frame.output import Output
 
 
 @command("models", order=80)
@@ -26,5 +27,5 @@ def models(as_json: Json = False) -> None:
         ]
         for e in entries
     ]
-    text = table(columns, rows) + "\n\nA folder with config.json and model.safetensors can be named as well."
-    Output(json=as_json).result({"models": [entry._asdict() for entry in entries]}, text)
+    more = "\nA folder with config.json and model.safetensors can be named as well."
+    Output(json=as_json).result({"models": [entry._asdict() for entry in entries]}, Table(columns, rows), more)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import UsageError, suggest
+from ..core.typed_lists import parse_counts, parse_names
 from .frame.command import command
-from .frame.options import Json, Quiet, Seed, as_path, writable_folder
+from .frame.folders import writable_folder
+from .frame.options import Json, Quiet, Seed, as_path
 from .frame.output import Output
-from .frame.values import parse_counts, parse_names
 
 if TYPE_CHECKING:
     from ..datasets.records import Question

@@ -16,6 +16,7 @@ import typer
 
 from ..core.errors import ToleranceError
 from .frame.command import command
+from .frame.folders import writable_folder
 from .frame.options import (
     Address,
     ConfigFile,
@@ -27,7 +28,6 @@ from .frame.options import (
     Quiet,
     Verbose,
     given,
-    writable_folder,
 )
 from .frame.output import Output
 

@@ -9,7 +9,8 @@ import typer
 
 from ..core.errors import UsageError
 from .frame.command import command
-from .frame.options import Json, Quiet, as_path, writable_folder
+from .frame.folders import writable_folder
+from .frame.options import Json, Quiet, as_path
 from .frame.output import Output
 
 _NAME = "report.html"

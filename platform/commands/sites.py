@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.plain_text import Table
 from .frame.command import command
 from .frame.options import Json
-from .frame.output import Output, table
+from .frame.output import Output
 
 if TYPE_CHECKING:
     from ..models import Site
@@ -33,9 +34,9 @@ def sites(
     else:
         found = load(model).sites()
     blocks = {int(site.name.split(".")[1]) for site in found if site.name.startswith("blocks.")}
-    text = table(["site", "blocks", "shape", "dtype", "read", "edit", "meaning"], _folded(found, len(blocks)))
-    text += f"\n\ni = 0..{max(blocks)}; B sequences of T tokens; `*` stands for every block: blocks.*.mixer_out"
-    Output(json=as_json).result({"model": model, "sites": [site._asdict() for site in found]}, text)
+    shown = Table(["site", "blocks", "shape", "dtype", "read", "edit", "meaning"], _folded(found, len(blocks)))
+    how = f"\ni = 0..{max(blocks)}; B sequences of T tokens; `*` stands for every block: blocks.*.mixer_out"
+    Output(json=as_json).result({"model": model, "sites": [site._asdict() for site in found]}, shown, how)
 
 
 def _folded(found: list[Site], n_blocks: int) -> list[list[object]]:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import ToleranceError
+from ..core.plain_text import Table
+from ..core.typed_lists import parse_layers, parse_words
 from .frame.command import command
+from .frame.folders import run_folder, writable_folder
 from .frame.options import (
     Actors,
     Address,
@@ -27,11 +30,8 @@ from .frame.options import (
     Verbose,
     as_path,
     given,
-    run_name,
-    writable_folder,
 )
-from .frame.output import Output, Progress, table
-from .frame.values import parse_layers, parse_words
+from .frame.output import Output, Progress
 from .frame.where import forward_operations, place
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def trace(
     for note in () if read is None else read.notes:
         output.warn(note)
     plan = prepare(settings, opened, None if read is None else read.prompts)
-    folder = out or Path("runs") / run_name("trace", opened, settings.facts)
+    folder = out or run_folder("trace", opened, settings.facts)
 
     from ..interp.methods.trace_run import Observer, check_folder, run_trace
     from ..runtime import open_session
@@ -280,7 +280,7 @@ def _text(plan: TracePlan, result: TraceResult) -> str:
             )
         else:
             lines.append("average indirect effects: where most of the answer comes back")
-        lines.append(table(list(best[0]), [list(row.values()) for row in best]))
+        lines.append(str(Table(list(best[0]), [list(row.values()) for row in best])))
     counts = ", ".join(f"{status} {count}" for status, count in result.statuses.items())
     if plan.many:
         lines.append(f"prompts: {counts}")

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import ToleranceError, UsageError, suggest
+from ..core.plain_text import duration
 from .frame.command import command
 from .frame.options import ConfigFile, DryRun, Fresh, Json, Out, Overrides, Quiet, Verbose, as_path, given
-from .frame.output import Output, cost_lines
+from .frame.output import Output
 
 if TYPE_CHECKING:
     from ..core.config import FromOption
@@ -137,7 +138,8 @@ def _plan(settings: Any, folder: Path, fresh: bool, output: Output) -> None:
     lines = [
         *setup.lines(),
         f"parameters: {parameters:,}",
-        *cost_lines(cost),
+        f"time: about {duration(cost.seconds)} in one process; memory: about {cost.memory_bytes / 2**30:.2g} GiB",
+        f"estimated: {cost.how}",
         f"out: {folder}" + (f", continuing from {found.name}" if found else ""),
     ]
     values = {

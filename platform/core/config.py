@@ -114,7 +114,7 @@ def _example(model: type[BaseModel]) -> str:
     """KEY=VALUE with a key that there is, a nested one if possible, and its default."""
     found: list[str] = []
     for name, field in model.model_fields.items():
-        for key, inner in ((f"{name}.{k}", f) for m in _models_in(field.annotation) for k, f in m.model_fields.items()):
+        for key, inner in ((f"{name}.{k}", f) for m in models_in(field.annotation) for k, f in m.model_fields.items()):
             if isinstance(inner.default, int | float | str):
                 return f"{key}={json.dumps(inner.default)}"
         if isinstance(field.default, int | float | str):
@@ -200,11 +200,12 @@ def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:
     current: list[type[BaseModel]] = [model]
     for step in path:
         inner = [m.model_fields[str(step)].annotation for m in current if str(step) in m.model_fields]
-        current = [found for annotation in inner for found in _models_in(annotation)] or current
+        current = [found for annotation in inner for found in models_in(annotation)] or current
     return [name for m in current for name in m.model_fields]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field of this type can hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for argument in get_args(annotation) for found in _models_in(argument)]
+    return [found for argument in get_args(annotation) for found in models_in(argument)]

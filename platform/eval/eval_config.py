@@ -4,29 +4,48 @@ judged."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from ..core.config import Config
+from ..core.option import Option, Seed, Tokenizer
+from ..core.typed_lists import parse_names, parse_numbers
 from ..datasets.prompting.truncation import MAX_PROMPT_TOKENS
 from ..steering.operators import MAX_STRENGTH, STRENGTH_RANGE
+
+
+def _strengths(text: str, option: str) -> list[float]:
+    return parse_numbers(text, low=0, high=MAX_STRENGTH, low_included=False, option=option)
+
+
+def _controls(text: str, option: str) -> list[str]:
+    from ..steering.controls import control_names
+
+    return [] if text.strip() == "none" else parse_names(text, control_names(), option=option)
 
 
 class SteeringSection(Config):
     """Where a recipe is looked for. What is left out is the variant's own."""
 
-    variant: str | None = None
+    variant: Annotated[
+        str | None,
+        Option(
+            "--steering",
+            "NAME",
+            "Steering variant, such as mamba or mamba2; general: for any model; none: ask without steering.",
+        ),
+    ] = None
     """mamba, mamba2, ..., general for any model, none for no steering; default: the variant named like the model's
     architecture, else the general one."""
-    recipe: Path | None = None
-    """A stored recipe to judge: nothing is searched for."""
+    recipe: Annotated[Path | None, Option()] = None
+    """Judge this stored recipe; search for none."""
     operators: list[str] | None = None
     """How strengths act: scale_mixer_out, scale_delta."""
-    layers: list[int] | None = None
-    """Candidate blocks, from 0."""
-    strengths: list[float] | None = None
-    """Candidate strengths of every operator; 1 leaves the model as it is."""
+    layers: Annotated[list[int] | None, Option(metavar="0,6,12", blocks=True)] = None
+    """Candidate layers."""
+    strengths: Annotated[list[float] | None, Option("--strength", "0.5,1,2", parse=_strengths)] = None
+    """Candidate strengths; 1 changes nothing."""
     channel_share: float | None = Field(default=None, gt=0, le=1)
     """Part of a site's channels that is steered."""
 
@@ -48,47 +67,55 @@ class SteeringSection(Config):
 class EvalConfig(Config):
     """Everything that decides the tables of an evaluation; where it runs is not part of it."""
 
-    model: str | None = None
+    model: Annotated[str | None, Option(metavar="M")] = None
     """A shipped model, a folder, or a hub id; default: the variant's."""
-    tokenizer: str | None = None
+    tokenizer: Tokenizer = None
     """A folder, a tokenizer.json, a shipped model or a hub id to take the tokenizer from; default: the model's own."""
-    mode: Literal["prompts", "dataset", "both"] | None = None
+    mode: Annotated[
+        Literal["prompts", "dataset", "both"] | None,
+        Option(help="Ask generated prompts of six levels, the rows of --questions (the default where given), or both."),
+    ] = None
     """prompts: the generated questions of levels 1-6; dataset: the rows of `questions`; default: dataset where
     given."""
-    questions: Path | None = None
-    """A file of questions: as `mplat classify` and `mplat prompts` write them, or prompts of your own."""
-    per_level: int = Field(100, ge=1)
-    """Generated questions per level."""
-    limit: int | None = Field(default=None, ge=1)
+    questions: Annotated[Path | None, Option()] = None
+    """Questions from `mplat classify`, or prompts of your own as .txt, .jsonl, .csv or .parquet."""
+    per_level: Annotated[int, Option()] = Field(100, ge=1)
+    """Generated prompts per level."""
+    limit: Annotated[int | None, Option(help="At most this many questions.")] = Field(default=None, ge=1)
     """At most this many questions in all, as equally from every category as there are; those without an answer come
     with their originals."""
     template: str | None = None
     """Prompt template of every question that brings no prompt, such as facts; default: that of its data set."""
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: Seed = 0
     """Of the generated questions, the split, the controls and the resampling."""
     steering: SteeringSection = SteeringSection()
     development_share: float = Field(0.3, gt=0, lt=1)
     """Expected share of questions that steering may be tuned on; the others judge it."""
     development_limit: int = Field(90, ge=1)
     """At most this many development questions are used."""
-    controls: list[str] | None = None
+    controls: Annotated[
+        list[str] | None,
+        Option(metavar="all|none|NAMES", help="What steering is compared with: random.", parse=_controls),
+    ] = None
     """What steering is compared with; default: everything there is; an empty list runs none."""
-    draws: int = Field(3, ge=1, le=1000)
+    draws: Annotated[int, Option()] = Field(3, ge=1, le=1000)
     """Random draws of each control."""
-    max_new_tokens: int = Field(16, ge=1)
-    """Longest answer."""
+    max_new_tokens: Annotated[int, Option()] = Field(16, ge=1)
+    """Longest answer in tokens."""
     max_prompt_tokens: int = Field(MAX_PROMPT_TOKENS, ge=8)
     """Longest prompt; contexts are cut to fit, what holds no evidence first."""
     stop: list[str] = ["\n"]
     """Texts that end an answer."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"], Option(help="Of the weights; auto: the faster one here.")
+    ] = "float32"
     """Of the weights; auto: bfloat16 where that is faster. States and scans are float32 in any case."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: Annotated[int, Option(help="Prompts answered together.")] = Field(32, ge=1)
     """Prompts answered together; part of the result, because it decides the last bits."""
     price_texts_per_level: int = Field(8, ge=1)
     """Held-out texts per level on which the price of steering is measured."""
-    fail_over: float = Field(0.05, ge=0, le=1)
-    """Share of test rows that may end without a score."""
+    fail_over: Annotated[float, Option(metavar="SHARE")] = Field(0.05, ge=0, le=1)
+    """Share of test rows without a score above which the exit is 1."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Of all intervals."""
     resamples: int = Field(10_000, ge=100)

@@ -16,12 +16,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pydantic import Field
 
-from ..core.config import Config, differing_keys
+from ..core.config import differing_keys
 from ..core.errors import UsageError
 from ..core.folder_lock import alone_in
 from ..core.folders import RUN_RECORD, earlier_run, refuse_other_settings
@@ -34,6 +33,7 @@ from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json,
 from ..scoring.statistics import Resampling
 from . import perplexity_worker
 from .bits_per_byte import WINDOWS
+from .perplexity_config import PerplexityConfig
 from .perplexity_summary import SetResult, set_values, summarise
 from .perplexity_worker import DOCUMENT_ORDER, DOCUMENT_SCHEMA, about, first_token
 
@@ -44,35 +44,6 @@ COMMAND = "perplexity"
 _RESULTS = ("documents.parquet", "summary.json")
 # Compared by what they hold, or without an influence on any table.
 _BY_CONTENT = frozenset({"model", "tokenizer", "data", "fail_over"})
-
-
-class PerplexityConfig(Config):
-    """Everything that decides the tables; where it runs is not part of it."""
-
-    data: Path | None = None
-    """A file in The Pile's format or of your own texts, or a folder of such files."""
-    model: str | None = None
-    """A shipped model, a folder, or a hub id."""
-    tokenizer: str | None = None
-    """A folder, a tokenizer.json, a shipped model or a hub id to take the tokenizer from; default: the model's own."""
-    method: Literal["carried", "harness"] = "carried"
-    """carried: the state goes on from window to window; harness: rolling windows of lm-evaluation-harness."""
-    window: int | None = Field(default=None, ge=1)
-    """Tokens read at once; default 512 for carried, where it decides only speed and memory, and 2048 for harness."""
-    limit: int | None = Field(default=None, ge=1)
-    """At most this many documents of each set."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    """Of the choice of documents and the resampling."""
-    batch_size: int = Field(8, ge=1)
-    """Documents read together; part of the result, because it decides the last bits."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Of the weights."""
-    fail_over: float = Field(0.01, ge=0, le=1)
-    """Share of records that may be unusable, and of documents that may end without a value."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Of all intervals."""
-    resamples: int = Field(2000, ge=100)
-    """Bootstrap resamples of documents."""
 
 
 @dataclass(frozen=True)

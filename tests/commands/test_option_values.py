@@ -7,9 +7,10 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.commands.frame.options import _check_address, _check_seed, writable_folder
-from mplat.commands.frame.values import parse_layers, parse_names, parse_numbers
+from mplat.commands.frame.folders import writable_folder
+from mplat.commands.frame.options import _check_address, _check_seed
 from mplat.core.errors import UsageError
+from mplat.core.typed_lists import parse_layers, parse_names, parse_numbers
 
 
 @given(st.sets(st.integers(0, 30), min_size=1))

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.commands.frame import output as output_module
-from mplat.commands.frame.output import Output, clean, duration, table
+from mplat.commands.frame.output import Output
+from mplat.core.plain_text import Table, clean, duration
 
 
 @pytest.mark.parametrize(
@@ -49,13 +50,13 @@ def test_ordinary_text_is_untouched(text):
 
 def test_a_table_lines_up_and_is_never_cut():
     rows = [["tiny-mamba", 1234567, 0.123456, True, None], ["a\x1b[31m\nb" + "x" * 200, 5, None, False, "-3"]]
-    lines = table(["model", "parameters", "loss", "ships", "note"], rows).splitlines()
+    lines = str(Table(["model", "parameters", "loss", "ships", "note"], rows)).splitlines()
     assert len(lines) == 3
     assert lines[1].split() == ["tiny-mamba", "1,234,567", "0.1235", "yes", "-"]
     assert lines[2].split() == ["a", "b" + "x" * 200, "5", "-", "no", "-3"]
     end = lines[0].index("parameters") + len("parameters")
     assert lines[1][:end].endswith("1,234,567") and lines[2][:end].endswith(" 5")
-    assert table(["a", "b"], []) == "a  b"
+    assert str(Table(["a", "b"], [])) == "a  b"
 
 
 def test_durations_are_in_human_units():
@@ -100,20 +101,57 @@ class _Terminal(io.StringIO):
         return True
 
 
+def _on_a_terminal(monkeypatch) -> _Terminal:
+    """stderr and stdout are one terminal of 60 columns."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    screen = _Terminal()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(output_module.sys, name, screen)
+    return screen
+
+
 def test_progress_on_a_terminal_is_one_line_that_notes_do_not_break(monkeypatch):
-    terminal = _Terminal()
-    monkeypatch.setattr(output_module.sys, "stderr", terminal)
-    monkeypatch.setenv("COLUMNS", "40")
+    terminal = _on_a_terminal(monkeypatch)
+    monkeypatch.setattr(output_module, "_LIVE_INTERVAL_S", 0.0)
     output = Output()
-    with output.progress("a long title that does not fit", 2, "steps") as progress:
-        progress._shown -= 1
+    with output.progress("a long title that does not fit beside its bar", 2, "steps") as progress:
         progress.advance()
-        output.say("note")
+        output.say("a note [bold]without[/bold] markup, longer than the sixty columns that the terminal has")
         progress.advance()
-    seen, erase = terminal.getvalue(), "\r\x1b[2K"
-    assert seen.startswith(erase + "a long title that does not fit: 1/2 ste")
-    assert f"{erase}note\n{erase}a long title" in seen
-    assert max(len(part) for part in seen.replace("\n", "").split(erase)) < 40
+    seen = terminal.getvalue()
+    assert seen.endswith("\n\x1b[?25h")  # the last state stays, and the cursor is shown again
+    drawn = [clean(part).strip("\n") for part in seen.split("\r\x1b[2K")]
+    note = "a note [bold]without[/bold] markup, longer than the sixty columns that the terminal has"
+    bars = [line for part in drawn for line in part.splitlines() if line and line != note]
+    assert any(part.startswith(note) for part in drawn) and len(bars) >= 3
+    assert all("\u2501 a long title that does not fit" in bar and len(bar) <= 60 for bar in bars)
+
+
+def test_a_table_on_a_terminal_is_folded_to_it_and_loses_nothing(monkeypatch):
+    terminal = _on_a_terminal(monkeypatch)
+    words, path = "[red]every[/red] word of a long cell is there", "x" * 90
+    Output().result({}, "before", Table(["name", "n", "what"], [["a", 1234, words], ["b", None, path]]), "after")
+    shown = clean(terminal.getvalue())
+    lines = shown.splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and max(map(len, lines)) <= 60
+    assert set(words.split()) <= set(shown.split()) and shown.count("x") == 90 and "1,234" in shown
+
+
+def test_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch):
+    terminal = _on_a_terminal(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    output = Output()
+    with output.progress("count", 2, "steps") as progress:
+        progress.advance(2)
+    output.result({}, Table(["a"], [["x" * 90]]))
+    assert clean(terminal.getvalue()) == terminal.getvalue() and "x" * 90 in terminal.getvalue()
+
+
+def test_brief_work_in_a_pipe_says_nothing(capfd):
+    with Output().progress("count", 2, brief=True) as progress:
+        progress.advance(2)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_json_takes_paths_and_dataclasses_and_nothing_unknown(capfd):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mplat.commands import main
 from mplat.commands.frame import where
-from mplat.commands.frame.options import run_name
+from mplat.commands.frame.folders import run_folder
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare
 from mplat.models import load
@@ -77,9 +77,9 @@ def test_small_work_is_done_here(no_ray, words, tmp_path, monkeypatch, capsys):
 
 def test_a_folder_is_named_after_the_model_and_the_file_of_questions():
     model = load("tiny-mamba2")
-    assert run_name("eval", model, None) == "eval-tiny-mamba2"
-    assert run_name("eval", model, Path("data/capitals.jsonl.gz")) == "eval-tiny-mamba2-capitals"
-    assert run_name("trace", model, "known_1000") == "trace-tiny-mamba2-known_1000"
+    assert run_folder("eval", model, None) == Path("runs/eval-tiny-mamba2")
+    assert run_folder("eval", model, Path("data/capitals.jsonl.gz")) == Path("runs/eval-tiny-mamba2-capitals")
+    assert run_folder("trace", model, "known_1000") == Path("runs/trace-tiny-mamba2-known_1000")
 
 
 def test_a_folder_with_one_data_set_is_classified_and_the_others_named(tmp_path, capsys):

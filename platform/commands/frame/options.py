@@ -1,17 +1,13 @@
 """The options that commands share, each written down once.
 
-    def evaluate(config: ConfigFile = None, overrides: Overrides = [], out: Out = None, seed: Seed = 0,
-                 address: Address = "auto", as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
-                 dry_run: DryRun = False, fresh: Fresh = False) -> None: ...
-
-A command takes those that mean something to it. Values are checked here as far as that needs no data.
+A command whose options come out of a configuration has all of them, without those that mean nothing to it. Any other
+one takes what it needs: `def models(as_json: Json = False) -> None: ...`. Values are checked here as far as that needs
+no data.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,9 +18,6 @@ from ...core.errors import UsageError
 
 if TYPE_CHECKING:
     from ...core.config import FromOption
-    from ...models import LanguageModel
-
-MAX_SEED = 2**63 - 1  # the largest seed that torch, numpy and Python all take
 
 
 def _check_address(value: str) -> str:
@@ -35,12 +28,6 @@ def _check_address(value: str) -> str:
         return value
     raise UsageError(f"--address {value!r}: use none (this process), local (a private Ray), auto (the cluster of "
                      "RAY_ADDRESS, else a private Ray) or HOST:PORT")  # fmt: skip
-
-
-def _check_seed(value: int) -> int:
-    if not 0 <= value <= MAX_SEED:
-        raise UsageError(f"--seed {value}: a seed is a whole number from 0 to {MAX_SEED}")
-    return value
 
 
 def _check_actors(value: int | None) -> int | None:
@@ -56,25 +43,8 @@ def as_path(text: str) -> Path:
     return Path(text)
 
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", parser=as_path, help="YAML file with settings of this command."),
-]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one key of the configuration (a.b=c); may be repeated."),
-]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", parser=as_path, help="Folder for the results.")]
-TokenizerName = Annotated[
-    str | None,
-    typer.Option(
-        "--tokenizer",
-        metavar="NAME|FOLDER",
-        help="Take the tokenizer from this model, hub id or folder; default: the model's own.",
-    ),
-]
-Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", callback=_check_seed, help="Everything random follows from it.")
+Actors = Annotated[
+    int | None, typer.Option("--actors", metavar="N", callback=_check_actors, help="Ray workers, at least 1.")
 ]
 Address = Annotated[
     str,
@@ -86,9 +56,15 @@ Address = Annotated[
         "else this process for small work and a private Ray for more) or HOST:PORT.",
     ),
 ]
-Actors = Annotated[
-    int | None, typer.Option("--actors", metavar="N", callback=_check_actors, help="Ray workers, at least 1.")
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", parser=as_path, help="YAML file with settings of this command."),
 ]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key of the configuration (a.b=c); may be repeated."),
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", parser=as_path, help="Folder for the results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings and the result.")]
 Verbose = Annotated[
@@ -101,6 +77,48 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: delete this command's earlier run first.")]
 
 
+class Shared:
+    """The shared options of a command with a configuration, in the order of its help, and their defaults."""
+
+    actors: Actors = None
+    address: Address = "auto"
+    config: ConfigFile = None
+    set: Overrides = []
+    out: Out = None
+    json: Json = False
+    quiet: Quiet = False
+    verbose: Verbose = 0
+    dry_run: DryRun = False
+    fresh: Fresh = False
+
+    def __init__(self, **typed: object) -> None:
+        for name, value in typed.items():
+            setattr(self, name, value)
+
+
+# --- of the commands that are still written out ---
+MAX_SEED = 2**63 - 1
+
+
+def _check_seed(value: int) -> int:
+    if not 0 <= value <= MAX_SEED:
+        raise UsageError(f"--seed {value}: a seed is a whole number from 0 to {MAX_SEED}")
+    return value
+
+
+TokenizerName = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="NAME|FOLDER",
+        help="Take the tokenizer from this model, hub id or folder; default: the model's own.",
+    ),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", callback=_check_seed, help="Everything random follows from it.")
+]
+
+
 def given(values: Mapping[str, Any], named: Mapping[str, str] | None = None) -> list[FromOption]:
     """The options that were given, not None, as settings: configuration key -> value. An option is called like its
     key (`fail_over`: --fail-over) unless `named` says otherwise."""
@@ -108,43 +126,3 @@ def given(values: Mapping[str, Any], named: Mapping[str, str] | None = None) -> 
 
     names = {key: "--" + key.replace("_", "-") for key in values} | dict(named or {})
     return [FromOption(names[key], key, value) for key, value in values.items() if value is not None]
-
-
-def run_name(command: str, model: LanguageModel, source: Path | str | None) -> str:
-    """The name of a run's folder where none is given: the command, the model, and the file or set of its questions."""
-    from ...models.lending import label
-
-    parts = [command, Path(label(model)).name]
-    if source is not None and (stem := Path(source).name.split(".")[0]):
-        parts.append(stem)
-    return "-".join(parts)
-
-
-def writable_cache(named: Path | None = None) -> Path:
-    """The cache folder, `named` by --cache or the default one, as `writable_folder`, with the remedy that helps."""
-    from ...core.folders import CACHE_VARIABLE, cache_folder
-
-    if named is not None:
-        return writable_folder(named, option="--cache")
-    return writable_folder(
-        cache_folder(), option="the cache", remedy=f"set {CACHE_VARIABLE} to a folder that can be written to"
-    )
-
-
-def writable_folder(path: Path, *, option: str = "--out", remedy: str = "choose another folder") -> Path:
-    """`path` as an existing folder in which a file can be made; UsageError says what is in the way, and the `remedy`.
-
-    Called before any work is done, so that a run does not fail at its first write.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{uuid.uuid4().hex}.part"
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except (FileExistsError, NotADirectoryError) as error:
-        blocking = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
-        raise UsageError(f"{option} {path}: {blocking} is a file, not a folder; {remedy}") from error
-    except (OSError, ValueError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise UsageError(f"{option} {str(path)[:200]!r}: cannot write there ({reason}); {remedy}") from error
-    return path

@@ -3,8 +3,10 @@
 Promises
 - stdout holds the result and nothing else. With `--json` that is exactly one JSON object on one line; NaN and
   infinities are refused there, because they are not JSON.
-- stderr holds progress, notes and warnings. On a terminal progress is one line that redraws itself; in a pipe or file
-  it is plain lines, at most one every ten seconds, with no control codes.
+- stderr holds progress, notes and warnings. On a terminal progress is a bar that redraws itself; in a pipe or file it
+  is plain lines, at most one every ten seconds.
+- Only a terminal gets colours, bars and tables fitted to its width; in pipes and files everything is plain text, whole,
+  with no control codes.
 - Text that came out of a model or a data set cannot steer the terminal: escape sequences and control characters are
   removed.
 
@@ -15,33 +17,25 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_module
-import re
-import shutil
+import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ...core.plain_text import Table, clean, duration
 
 if TYPE_CHECKING:
-    from ...models.probe import Cost
+    from rich.console import Console
 
-# CSI and OSC sequences and the other escapes, then every control character but newline and tab, then the invisible
-# characters that reorder the text around them.
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]", re.S
-)
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_ERASE_LINE = "\r\x1b[2K"
 _PLAIN_INTERVAL_S = 10.0
-
-
-def clean(text: str) -> str:
-    """`text` without escape sequences, control characters (newline and tab stay) and text-direction overrides."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text))
+_LIVE_INTERVAL_S = 0.1
+_BAR_WIDTH = 16  # of the 80 columns of a small terminal
 
 
 @dataclass
@@ -69,19 +63,19 @@ def write_json(data: Mapping[str, Any]) -> None:
 class Progress:
     """Counts finished work; made by `Output.progress`."""
 
-    def __init__(self, output: Output, title: str, total: int | None, unit: str) -> None:
+    def __init__(self, output: Output, title: str, total: int | None, unit: str, brief: bool) -> None:
         self._output, self._title, self._total, self._unit = output, title, total, unit
-        self._done, self._note = 0, ""
+        self._done, self._note, self._brief = 0, "", brief
         self._start = self._shown = time.monotonic()
-        self._terminal = sys.stderr.isatty() and not output.quiet
+        self._live = self._live_display() if output.draws else None
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """`count` more are done; `note` (a loss, a rate) is shown behind the count until the next one."""
         self._done += count
         self._note = self._note if note is None else note
         now = time.monotonic()
-        if now - self._shown >= (0.1 if self._terminal else _PLAIN_INTERVAL_S):
-            self._shown = now
+        if now - self._shown >= (_PLAIN_INTERVAL_S if self._live is None else _LIVE_INTERVAL_S):
+            self._shown, self._brief = now, False
             self._draw()
 
     def line(self) -> str:
@@ -97,28 +91,46 @@ class Progress:
             parts.append(f"about {duration(elapsed / self._done * (self._total - self._done))} left")
         return clean(f"{self._title}: {', '.join(parts)}" + (f"; {self._note}" if self._note else ""))
 
-    def erase(self) -> None:
-        """Make room for another line; the next `advance` draws this one again."""
-        if self._terminal:
-            sys.stderr.write(_ERASE_LINE)
-            self._shown = 0.0
+    def close(self) -> None:
+        """The last state stays on the screen."""
+        if self._live is None:
+            if not self._brief:
+                self._draw()
+        else:
+            self._draw()
+            self._live.stop()
+
+    def _live_display(self) -> Any:
+        from rich.live import Live
+
+        # Drawn by `advance` alone: no thread that competes with the work, and nothing that redirects the streams.
+        live = Live(console=self._output.terminal, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        live.start()
+        return live
 
     def _draw(self) -> None:
         if self._output.quiet:
             return
-        if self._terminal:
-            width = max(20, shutil.get_terminal_size().columns)
-            sys.stderr.write(_ERASE_LINE + self.line()[: width - 1])
-        else:
+        if self._live is None:
             sys.stderr.write(self.line() + "\n")
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        """The last state stays on the screen."""
-        self._draw()
-        if self._terminal:
-            sys.stderr.write("\n")
             sys.stderr.flush()
+        else:
+            self._live.update(self._bar(), refresh=True)
+
+    def _bar(self) -> Any:
+        """The share that is done as a bar, where it is known, and the line beside it, cut to the terminal."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table as Grid
+        from rich.text import Text
+
+        grid = Grid.grid(padding=(0, 1))
+        line = Text(self.line(), no_wrap=True, overflow="ellipsis")
+        if self._total:
+            grid.add_column(width=_BAR_WIDTH)
+            grid.add_row(ProgressBar(total=self._total, completed=self._done, width=_BAR_WIDTH), line)
+        else:
+            grid.add_row(line)
+        return grid
 
 
 class Output:
@@ -126,7 +138,16 @@ class Output:
 
     def __init__(self, *, json: bool = False, quiet: bool = False, verbose: int = 0) -> None:
         self.json, self.quiet, self.verbose = json, quiet, verbose
-        self._live: Progress | None = None
+
+    @cached_property
+    def terminal(self) -> Console | None:
+        """stderr as a terminal that can redraw a line; None for pipes and files."""
+        return _terminal(sys.stderr)
+
+    @property
+    def draws(self) -> bool:
+        """Whether progress is drawn, not written in lines."""
+        return self.terminal is not None and not self.quiet
 
     def say(self, text: str) -> None:
         """A line about what is going on; silenced by `-q`."""
@@ -140,68 +161,67 @@ class Output:
 
     def warn(self, text: str) -> None:
         """A line that is shown even with `-q`: something the reader must know to trust the result."""
-        self._stderr(f"warning: {text}")
+        self._stderr(f"warning: {text}", style="yellow")
 
     @contextmanager
-    def progress(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
-        """Progress of one piece of work: `with output.progress("evaluate", 120, "prompts") as progress: ...`."""
-        progress = self._live = Progress(self, title, total, unit)
+    def progress(
+        self, title: str, total: int | None = None, unit: str = "", *, brief: bool = False
+    ) -> Iterator[Progress]:
+        """Progress of one piece of work: `with output.progress("evaluate", 120, "prompts") as progress: ...`.
+
+        brief: what takes less than ten seconds is worth no line in a pipe or file.
+        """
+        progress = Progress(self, title, total, unit, brief)
         try:
             yield progress
         finally:
-            self._live = None
             progress.close()
 
-    def result(self, data: Mapping[str, Any], text: str) -> None:
-        """The result, once, at the end: `data` with `--json`, else `text`."""
+    def result(self, data: Mapping[str, Any], *words: str | Table) -> None:
+        """The result, once, at the end: `data` with `--json`, else the words, each on lines of its own."""
         if self.json:
             write_json(data)
+            return
+        screen = _terminal(sys.stdout)
+        if screen is None or not any(isinstance(part, Table) for part in words):
+            sys.stdout.write(clean("\n".join(map(str, words))).rstrip("\n") + "\n")
         else:
-            sys.stdout.write(clean(text).rstrip("\n") + "\n")
-            sys.stdout.flush()
+            for part in words:
+                if isinstance(part, Table):
+                    screen.print(_drawn(part))
+                else:
+                    screen.print(clean(part), markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
 
-    def _stderr(self, text: str) -> None:
-        if self._live is not None:
-            self._live.erase()
-        sys.stderr.write(clean(text) + "\n")
-        sys.stderr.flush()
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned plain text, one line a row: numbers to the right, the rest to the left, `-` for None.
-
-    Never cut to the width of a terminal: what is piped into another program is whole.
-    """
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
-    numeric = [
-        bool(rows) and all(isinstance(row[i], int | float | None) and not isinstance(row[i], bool) for row in rows)
-        for i in range(len(columns))
-    ]
-
-    def line(values: Sequence[str]) -> str:
-        fields = [v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, numeric, strict=True)]
-        return "  ".join(fields).rstrip()
-
-    return "\n".join([line(list(columns)), *(line(row) for row in cells)])
+    def _stderr(self, text: str, style: str | None = None) -> None:
+        if self.terminal is None:
+            sys.stderr.write(clean(text) + "\n")
+            sys.stderr.flush()
+        else:  # rich puts it above the progress that is shown
+            self.terminal.print(clean(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def cost_lines(cost: Cost) -> list[str]:
-    """An estimate of `mplat.models.probe` in words."""
-    return [
-        f"time: about {duration(cost.seconds)} in one process; memory: about {cost.memory_bytes / 2**30:.2g} GiB",
-        f"estimated: {cost.how}",
-    ]
+def _terminal(stream: TextIO) -> Console | None:
+    """`stream` as a terminal on which lines can be redrawn, None where it is none."""
+    if not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        return None
+    from rich.console import Console
+
+    return Console(file=stream, emoji=False)
 
 
-def duration(seconds: float) -> str:
-    """`9 s`, `4 min 10 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+def _drawn(table: Table) -> Any:
+    """A table fitted to the terminal: what does not fit is wrapped in its cell, never cut."""
+    from rich import box
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, number in zip(table.columns, table.numeric(), strict=True):
+        drawn.add_column(Text(name, overflow="fold"), justify="right" if number else "left", overflow="fold")
+    for row in table.cells():
+        drawn.add_row(*(Text(cell, overflow="fold") for cell in row))
+    return drawn
 
 
 def _plain(value: object) -> object:
@@ -211,15 +231,3 @@ def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     raise TypeError(f"a result for --json contains a {type(value).__name__}, which is not JSON")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return clean(str(value)).replace("\n", " ").replace("\t", " ")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from ...core.errors import UsageError, suggest
+from .errors import UsageError, suggest
 
 
 def parse_layers(text: str, n_layers: int, *, option: str = "--layers") -> list[int]:

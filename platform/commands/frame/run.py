@@ -1,0 +1,178 @@
+"""How a command that runs a stage goes: its options become a configuration, that a plan, and the plan is carried out.
+
+    @command("perplexity", order=46, config="perplexity.perplexity_run.PerplexityConfig")
+    def perplexity(typed: Typed[PerplexityConfig]) -> Run: ...
+
+The command's function makes the plan and returns a `Run`: what will be done in words and values, and the functions that
+check the folder and do the work. Everything else happens here, once for all commands: warnings, --dry-run, folders,
+where the work is done, progress, the result, and whether too much of it failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from ...core.errors import ToleranceError
+from ...core.plain_text import Table, duration
+from .folders import writable_folder
+from .options import Shared
+from .output import Output
+from .where import place
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from ...models.probe import Cost
+    from ...runtime import Session
+    from .console import Console
+
+ConfigT = TypeVar("ConfigT", bound="BaseModel")
+Words = Sequence["str | Table"]
+
+
+@dataclass(frozen=True)
+class Typed(Generic[ConfigT]):
+    """What was typed: the configuration, and what is no part of it."""
+
+    config: ConfigT
+    shared: Shared
+    output: Output
+    values: Mapping[str, Any]  # of the configuration's options, by parameter
+
+    def with_blocks(self, n_layers: int) -> ConfigT:
+        """The configuration with the options that name blocks of a model of so many; UsageError where one is not
+        there."""
+        return _load(type(self.config), self.shared, self.values, n_layers)
+
+    def options(self) -> list[str]:
+        """The options of the configuration that were typed."""
+        from .config_options import field_options
+
+        return [o.name for o in field_options(type(self.config)) if self.values.get(o.parameter) is not None]
+
+    def again(self, command: str) -> list[str]:
+        """The words of a command that gives the same result."""
+        from .config_options import field_options
+
+        shared, words = self.shared, ["mplat", *command.split()]
+        words += [] if shared.config is None else ["--config", str(shared.config)]
+        for option in field_options(type(self.config)):
+            if (value := self.values.get(option.parameter)) is not None:
+                words += [option.name, str(value)]
+        words += [word for override in shared.set for word in ("--set", override)]
+        return words if shared.out is None else [*words, "--out", str(shared.out)]
+
+
+class At(NamedTuple):
+    """Where and before whom a run is carried out."""
+
+    folder: Path
+    fresh: bool
+    session: Session
+    console: Console
+
+
+class Outcome(NamedTuple):
+    """What a run found, as values for --json and in words; failure: why too much of it failed, if it did."""
+
+    values: Mapping[str, Any]
+    words: Words
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is planned and not begun."""
+
+    work: Callable[[At], Outcome]
+    folder: Path | None  # of the results, where --out names none; None: they are only shown then
+    lines: Words  # the plan
+    plan: Mapping[str, Any]  # the same for --json
+    check: Callable[..., object]  # called with (folder, fresh=...): raises where it holds another run
+    operations: float | None  # how much work it is, for --address auto; None: it is done in this process alone
+    unit: str = "rows"  # what progress counts
+    warnings: Sequence[str] = ()
+    says_lines: bool = True  # before it begins; else only --dry-run shows the plan
+    cost: Callable[[], Cost] | None = None
+    writes: Callable[[], object] | None = None  # raises where what is written beside the folder cannot be
+
+
+def perform(function: Callable[..., Run | None], config: str, typed: dict[str, Any]) -> None:
+    """Do what was `typed` (parameter -> value): the whole of a command with a configuration."""
+    shared = Shared(**{name: typed.pop(name) for name in list(typed) if name in Shared.__annotations__})
+    output = Output(json=shared.json, quiet=shared.quiet, verbose=shared.verbose)
+    model = config_class(config)
+    from .config_options import field_options
+
+    values = {o.parameter: typed.pop(o.parameter) for o in field_options(model) if o.parameter in typed}
+    run = function(Typed(_load(model, shared, values, None), shared, output, values), **typed)
+    if run is not None:
+        _carry_out(run, shared, output)
+
+
+def _carry_out(run: Run, shared: Shared, output: Output) -> None:
+    folder = shared.out or run.folder
+    if folder is not None:
+        run.check(folder, fresh=shared.fresh)
+    if run.says_lines:
+        for line in run.lines:
+            output.say(str(line))
+    for warning in run.warnings:
+        output.warn(warning)
+    if shared.dry_run:
+        _show_plan(run, folder, output)
+        return
+    if folder is not None:
+        writable_folder(folder)
+    if run.writes is not None:
+        run.writes()
+    from .console import Console
+
+    with ExitStack() as stack:
+        session: Any = None
+        if run.operations is not None:
+            from ...runtime import open_session
+
+            actors = shared.actors if run.operations else None  # Ray is not started for what only has to be read
+            where = place(shared.address, shared.actors, run.operations) if run.operations else "none"
+            session = stack.enter_context(open_session(where, actors=actors))
+        console = stack.enter_context(Console(output, run.unit))
+        outcome = run.work(At(folder or Path(), shared.fresh, session, console))
+    output.result(outcome.values, *outcome.words)
+    if outcome.failure is not None:
+        raise ToleranceError(outcome.failure)
+
+
+def _show_plan(run: Run, folder: Path | None, output: Output) -> None:
+    values, words = dict(run.plan), list(run.lines) if output.quiet or not run.says_lines else []
+    if run.cost is not None:
+        cost = run.cost()
+        values["cost"] = cost._asdict()
+        words += [
+            f"time: about {duration(cost.seconds)} in one process; memory: about {cost.memory_bytes / 2**30:.2g} GiB",
+            f"estimated: {cost.how}",
+        ]
+    if folder is not None:
+        values = {"out": str(folder)} | values
+        words.append(f"out: {folder}")
+    output.result(values, *words)
+
+
+def config_class(path: str) -> type[BaseModel]:
+    """The configuration that a command names by its module and name, below mplat; a function is asked for it."""
+    module, _, name = path.rpartition(".")
+    package = __package__.rpartition(".")[0].rpartition(".")[0]
+    named = getattr(import_module(f"{package}.{module}"), name)
+    return named if isinstance(named, type) else named()
+
+
+def _load(model: type[ConfigT], shared: Shared, values: Mapping[str, Any], n_layers: int | None) -> ConfigT:
+    from ...core.config import load_config
+    from .config_options import settings
+
+    return load_config(model, shared.config, [*settings(model, values, n_layers), *shared.set])
