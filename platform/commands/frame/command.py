@@ -16,6 +16,7 @@ A file that cannot be imported is an error of the whole program: a command never
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
 from ...core.registry import Registry
+from .drawing import coloured_help
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -111,7 +113,11 @@ class LazyCommand(TyperCommand):
         about = CommandInfo(name=self.name, callback=self.entry.callback())
         return get_command_from_info(about, pretty_exceptions_short=False, rich_markup_mode=None)
 
-    params = property(lambda self: self._made.params, lambda self, nothing: None)
+    def get_help(self, ctx: Any) -> str:
+        """In colours on a terminal."""
+        return coloured_help(super().get_help(ctx), sys.stdout)
+
+    params = property(lambda self: self._made.params, lambda self, nothing: None)  # type: ignore[assignment]
     callback = property(lambda self: self._made.callback, lambda self, nothing: None)
 
 

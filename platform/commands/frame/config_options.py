@@ -87,7 +87,8 @@ def _parameter(field: FieldOption) -> inspect.Parameter:
     if option.shows_default:
         how["help"] += f"  [default: {field.default}]"
     if not field.name.startswith("--"):
-        shape, default = typer.Argument(**how | {"metavar": field.name}), inspect.Parameter.empty
+        how["metavar"] = field.name
+        shape, default = typer.Argument(**how), inspect.Parameter.empty
     else:
         names = [field.name if option.off is None else f"{field.name}/{option.off}"]
         shape, default = typer.Option(*names, **how, show_default=False), None

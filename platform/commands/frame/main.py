@@ -29,8 +29,10 @@ import typer
 from typer.core import TyperGroup
 
 from ...core.errors import InputError, MplatError, StoppedEarly, UsageError, suggest
+from ...core.plain_text import clean
 from .command import register_all
-from .output import INVOCATION, Invocation, clean, write_json
+from .drawing import coloured_help
+from .output import INVOCATION, Invocation, write_json
 
 __all__ = ["build_app", "main"]
 
@@ -43,6 +45,10 @@ class _Terminated(BaseException):
 
 class CommandGroup(TyperGroup):
     """The top level of the command line: also resolves commands of two words and explains unknown ones."""
+
+    def get_help(self, ctx: Any) -> str:
+        """In colours on a terminal."""
+        return coloured_help(super().get_help(ctx), sys.stdout)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         for words in (2, 1):
@@ -118,7 +124,7 @@ def _run(words: list[str], prog: str) -> int:
     root = typer.main.get_command(build_app())
     if not words:
         with root.make_context(prog, [], resilient_parsing=True) as ctx:
-            sys.stderr.write(root.get_help(ctx) + "\n")
+            sys.stderr.write(clean(root.get_help(ctx)) + "\n")
         return 2
     try:
         with root.make_context(prog, words) as ctx:

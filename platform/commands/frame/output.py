@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_module
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,16 +25,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ...core.plain_text import Table, clean, duration
+from . import drawing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _PLAIN_INTERVAL_S = 10.0
 _LIVE_INTERVAL_S = 0.1
-_BAR_WIDTH = 16  # of the 80 columns of a small terminal
 
 
 @dataclass
@@ -67,7 +66,7 @@ class Progress:
         self._output, self._title, self._total, self._unit = output, title, total, unit
         self._done, self._note, self._brief = 0, "", brief
         self._start = self._shown = time.monotonic()
-        self._live = self._live_display() if output.draws else None
+        self._live = None if output.terminal is None or output.quiet else drawing.live(output.terminal)
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """`count` more are done; `note` (a loss, a rate) is shown behind the count until the next one."""
@@ -100,14 +99,6 @@ class Progress:
             self._draw()
             self._live.stop()
 
-    def _live_display(self) -> Any:
-        from rich.live import Live
-
-        # Drawn by `advance` alone: no thread that competes with the work, and nothing that redirects the streams.
-        live = Live(console=self._output.terminal, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        live.start()
-        return live
-
     def _draw(self) -> None:
         if self._output.quiet:
             return
@@ -115,22 +106,7 @@ class Progress:
             sys.stderr.write(self.line() + "\n")
             sys.stderr.flush()
         else:
-            self._live.update(self._bar(), refresh=True)
-
-    def _bar(self) -> Any:
-        """The share that is done as a bar, where it is known, and the line beside it, cut to the terminal."""
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table as Grid
-        from rich.text import Text
-
-        grid = Grid.grid(padding=(0, 1))
-        line = Text(self.line(), no_wrap=True, overflow="ellipsis")
-        if self._total:
-            grid.add_column(width=_BAR_WIDTH)
-            grid.add_row(ProgressBar(total=self._total, completed=self._done, width=_BAR_WIDTH), line)
-        else:
-            grid.add_row(line)
-        return grid
+            self._live.update(drawing.bar(self._done, self._total, self.line()), refresh=True)
 
 
 class Output:
@@ -142,12 +118,7 @@ class Output:
     @cached_property
     def terminal(self) -> Console | None:
         """stderr as a terminal that can redraw a line; None for pipes and files."""
-        return _terminal(sys.stderr)
-
-    @property
-    def draws(self) -> bool:
-        """Whether progress is drawn, not written in lines."""
-        return self.terminal is not None and not self.quiet
+        return drawing.terminal(sys.stderr)
 
     def say(self, text: str) -> None:
         """A line about what is going on; silenced by `-q`."""
@@ -182,13 +153,13 @@ class Output:
         if self.json:
             write_json(data)
             return
-        screen = _terminal(sys.stdout)
+        screen = drawing.terminal(sys.stdout)
         if screen is None or not any(isinstance(part, Table) for part in words):
             sys.stdout.write(clean("\n".join(map(str, words))).rstrip("\n") + "\n")
         else:
             for part in words:
                 if isinstance(part, Table):
-                    screen.print(_drawn(part))
+                    drawing.show(part, screen)
                 else:
                     screen.print(clean(part), markup=False, highlight=False, soft_wrap=True)
         sys.stdout.flush()
@@ -199,29 +170,6 @@ class Output:
             sys.stderr.flush()
         else:  # rich puts it above the progress that is shown
             self.terminal.print(clean(text), style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _terminal(stream: TextIO) -> Console | None:
-    """`stream` as a terminal on which lines can be redrawn, None where it is none."""
-    if not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
-        return None
-    from rich.console import Console
-
-    return Console(file=stream, emoji=False)
-
-
-def _drawn(table: Table) -> Any:
-    """A table fitted to the terminal: what does not fit is wrapped in its cell, never cut."""
-    from rich import box
-    from rich.table import Table as Drawn
-    from rich.text import Text
-
-    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, number in zip(table.columns, table.numeric(), strict=True):
-        drawn.add_column(Text(name, overflow="fold"), justify="right" if number else "left", overflow="fold")
-    for row in table.cells():
-        drawn.add_row(*(Text(cell, overflow="fold") for cell in row))
-    return drawn
 
 
 def _plain(value: object) -> object:

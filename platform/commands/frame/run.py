@@ -166,7 +166,7 @@ def _show_plan(run: Run, folder: Path | None, output: Output) -> None:
 def config_class(path: str) -> type[BaseModel]:
     """The configuration that a command names by its module and name, below mplat; a function is asked for it."""
     module, _, name = path.rpartition(".")
-    package = __package__.rpartition(".")[0].rpartition(".")[0]
+    package = __name__.removesuffix(".commands.frame.run")
     named = getattr(import_module(f"{package}.{module}"), name)
     return named if isinstance(named, type) else named()
 
