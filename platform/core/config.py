@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UsageError, suggest
+from .json_files import Plain
 from .yaml_source import Dumper, KeyPath, Source, dotted, kind, parse, read
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -31,7 +32,7 @@ class FromOption(NamedTuple):
 
     option: str  # --fail-over
     key: str  # fail_over
-    value: Any
+    value: Plain
 
     @property
     def place(self) -> str:
@@ -89,11 +90,11 @@ def differing_keys(ours: BaseModel, stored: Mapping[str, Any], *, ignored: Set[s
     return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name) and name not in ignored)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Plain], prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):  # an empty one says nothing
+        if isinstance(value, dict):  # an empty one says nothing
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
@@ -124,37 +125,41 @@ def _example(model: type[BaseModel]) -> str:
 
 def _set(source: Source, keys: list[str], value: Any, place: str) -> None:
     """Set one key in place; list items are named by their number (`a.0.b`)."""
-    container: Any = source.data
+    container: Plain = source.data
     path: KeyPath = ()
     for position, key in enumerate(keys):
         last = position == len(keys) - 1
-        step: Any = key
         if isinstance(container, list):
             if not key.isdecimal() or int(key) >= len(container):
                 raise UsageError(f"{place}: {dotted(path)!r} is a list of {len(container)} items, so {key!r} must be "
                                  "the number of one of them, from 0")  # fmt: skip
-            step = int(key)
-        elif not isinstance(container, dict):
+            items, number = container, int(key)
+            path = (*path, number)
+            if last:
+                items[number] = value
+            container = items[number]
+        elif isinstance(container, dict):
+            path = (*path, key)
+            if last:
+                container[key] = value
+            elif container.get(key) is None:
+                container[key] = {}
+                source.places[path] = place
+            container = container[key]
+        else:
             raise UsageError(f"{place}: {dotted(path)!r} is a {kind(container)}, it has no key {key!r}")
-        path = (*path, step)
-        if last:
-            container[step] = value
-        elif isinstance(container, dict) and container.get(key) is None:
-            container[key] = {}
-            source.places[path] = place
-        container = container[step]
     for known in [known for known in source.places if known[: len(path)] == path]:
         del source.places[known]
     source.places[path] = place
 
 
 def _refuse_non_finite(source: Source) -> None:
-    def check(value: Any, path: KeyPath) -> None:
+    def check(value: Plain, path: KeyPath) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{source.place(path)}: {dotted(path)!r} must be a finite number, not {value}")
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        for key, item in items:
-            check(item, (*path, key))
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                check(item, (*path, key))
 
     check(source.data, ())
 
@@ -183,7 +188,7 @@ def _sentence(model: type[BaseModel], source: Source, error: Any, options: Set[s
     return f"{place}: {dotted(written)}={shown}: {sentence}"
 
 
-def _written(data: Any, path: KeyPath) -> Iterator[str | int]:
+def _written(data: Plain, path: KeyPath) -> Iterator[str | int]:
     for position, step in enumerate(path):
         if isinstance(data, dict) and step in data:
             data = data[step]

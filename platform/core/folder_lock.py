@@ -14,19 +14,20 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .json_files import Plain
 from .whole_files import write_errors
 
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}
 
 
 @contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def alone_in(out: Path) -> Generator[None]:
     """Hold the lock of the run folder `out`, made where it is not there; UsageError says who else holds it."""
     with write_errors(out):
         (out / "work").mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ class FolderLock:
     def _holder(self) -> dict[str, Any]:
         text = os.pread(self._descriptor, 4096, 0).decode("utf-8", "replace")
         try:
-            holder = json.loads(text)
+            holder: Plain = json.loads(text)
         except ValueError:  # empty, or its writer died while writing it
             return {}
         return holder if isinstance(holder, dict) and "pid" in holder else {}

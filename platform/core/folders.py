@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, UsageError
+from .json_files import Plain
 
 CACHE_VARIABLE = "MPLAT_CACHE"
 RUN_RECORD = "run.json"
@@ -36,7 +37,7 @@ def earlier_run(folder: Path, command: str, *, fresh: bool = False) -> dict[str,
     """
     path = folder / RUN_RECORD
     try:
-        record = json.loads(path.read_bytes())
+        record: Plain = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -45,7 +46,7 @@ def earlier_run(folder: Path, command: str, *, fresh: bool = False) -> dict[str,
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{path} is damaged ({reason}); start anew with --fresh, or choose another --out") from error
     owner = record.get("command") if isinstance(record, dict) else None
-    if not isinstance(owner, str):
+    if not isinstance(record, dict) or not isinstance(owner, str):
         raise UsageError(f"--out {folder} holds a {RUN_RECORD} that is not of mplat; choose another --out")
     if owner != command:
         raise UsageError(f"--out {folder} holds a run of `mplat {owner}`; choose another --out")

@@ -9,10 +9,10 @@ _PACKAGES = ("mplat", "torch", "transformers", "tokenizers", "numpy", "scipy", "
 
 def versions() -> dict[str, str]:
     """Versions of what computes, for the record."""
-    found = {}
+    installed: dict[str, str] = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed

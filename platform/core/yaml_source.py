@@ -9,6 +9,9 @@ Promises
 It knows nothing about what a configuration means: that is `mplat.config`.
 """
 
+# pyright: reportUnknownMemberType=false
+# PyYAML's own types leave parameters and results out.
+
 from __future__ import annotations
 
 import difflib
@@ -16,11 +19,12 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, cast
 
 import yaml
 
 from .errors import UsageError
+from .json_files import Plain
 
 MAX_BYTES = 1 << 18
 MAX_DEPTH = 32
@@ -32,8 +36,8 @@ class Source:
     """Plain data, and for each key where it was written (`file:line`, or the override)."""
 
     name: str
-    data: dict[str, Any]
-    places: dict[KeyPath, str] = field(default_factory=dict)
+    data: dict[str, Plain]
+    places: dict[KeyPath, str] = field(default_factory=dict[KeyPath, str])
 
     def place(self, path: KeyPath) -> str:
         """The nearest written place of `path` or of what contains it."""
@@ -122,7 +126,7 @@ def _nearest(path: Path) -> Path | None:
     return path.with_name(near[0]) if near else None
 
 
-def parse(text: str, name: str, places: dict[KeyPath, str] | None = None) -> Any:
+def parse(text: str, name: str, places: dict[KeyPath, str] | None = None) -> Plain:
     """The one YAML document in `text` as plain data; fills `places`, where given, with `name:line` of each path."""
 
     def at(line: int) -> str:
@@ -134,10 +138,10 @@ def parse(text: str, name: str, places: dict[KeyPath, str] | None = None) -> Any
         node = loader.get_single_node()
         if node is None:
             return None
-        for path, found in _walk(node, (), at):
+        for path, key in _walk(node, (), at):
             if places is not None:
-                places[path] = at(found.start_mark.line)
-        return loader.construct_document(node)
+                places[path] = at(key.start_mark.line)
+        return cast("Plain", loader.construct_document(node))
     except yaml.MarkedYAMLError as error:
         _raise_syntax(error, text, at)
     except yaml.YAMLError as error:  # characters that YAML does not allow; the message says where
@@ -148,7 +152,7 @@ def parse(text: str, name: str, places: dict[KeyPath, str] | None = None) -> Any
 def _refuse_bombs(text: str, at: Callable[[int], str]) -> None:
     """Aliases make a small file mean a huge one, deep nesting takes hours to read; no configuration needs either."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in cast("Iterator[yaml.Event]", yaml.parse(text, Loader=_Loader)):
         place = at(event.start_mark.line)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
@@ -203,9 +207,16 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(step) for step in path)
 
 
-def kind(value: Any) -> str:
+def kind(value: object) -> str:
     """What a value is called in YAML."""
-    names = {dict: "mapping", list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
+    names: dict[type[object], str] = {
+        dict: "mapping",
+        list: "list",
+        str: "text",
+        bool: "truth value",
+        int: "number",
+        float: "number",
+    }
     return names.get(type(value), "missing value")
 
 
