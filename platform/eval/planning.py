@@ -305,16 +305,17 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
         name = config.model if config.model is not None or variant is None else variant.default_model
         if name is None:
             assert variant is not None
-            raise UsageError(f"--steering {variant.name} is for any model and names none; say which with --model")
+            kind = "any model" if variant.arch is None else f"{variant.arch} models"
+            raise UsageError(f"--steering {variant.name} is for {kind} and names none; say which with --model")
         model = load(name, dtype=config.dtype, tokenizer=config.tokenizer)
     if variant is None:
-        variant = variant_for(model.config.arch)
+        variant = variant_for(model)
     if variant.arch not in (None, model.config.arch):
         raise UsageError(
             f"variant {variant.name} steers {variant.arch} models and {model.name} is a {model.config.arch} model; "
             f"{suggest(model.config.arch, variant_names())}"
         )
-    return variant, model
+    return find_variant(variant.name, model), model
 
 
 def tokenize(

@@ -1,6 +1,6 @@
 """Operators: how a strength acts on chosen channels of one layer, as edits of `mplat.models`.
 
-    @operator("scale_delta", site="mixer.delta")
+    @operator("scale_delta", site="mixer.delta", strengths=(0.5, 1.5, 2.0))
     def scale_delta(site: str, channels: Sequence[int], strength: float) -> list[Edit]:
         return [Scale(site, strength, channels=channels)]
 
@@ -32,24 +32,26 @@ Build = Callable[[str, Sequence[int], float], "list[Edit]"]
 
 @dataclass(frozen=True)
 class Operator:
-    """A registered operator. site: what follows `blocks.{layer}.`; meaning: one sentence."""
+    """A registered operator. site: what follows `blocks.{layer}.`; meaning: one sentence; strengths: those tried in
+    models of which all blocks have the site, none where only a variant or a user asks for it."""
 
     name: str
     site: str
     build: Build
     meaning: str
+    strengths: tuple[float, ...] = ()
 
 
 OPERATORS: Registry[Operator] = Registry("steering operator", "operator", __name__)
 operator_names, find_operator = OPERATORS.names, OPERATORS.get
 
 
-def operator(name: str, *, site: str) -> Callable[[Build], Build]:
+def operator(name: str, *, site: str, strengths: tuple[float, ...] = ()) -> Callable[[Build], Build]:
     """Register a function (site, channels, strength) -> edits; the first line of its docstring is its meaning."""
 
     def register(build: Build) -> Build:
         meaning = (build.__doc__ or "").strip().splitlines()[0] if build.__doc__ else ""
-        OPERATORS.add(name, Operator(name, site, build, meaning), build.__module__)
+        OPERATORS.add(name, Operator(name, site, build, meaning, strengths), build.__module__)
         return build
 
     return register
@@ -72,7 +74,7 @@ def build(name: str, layer: int, channels: Sequence[int], strength: float) -> li
     return edits
 
 
-@operator("scale_mixer_out", site="mixer_out")
+@operator("scale_mixer_out", site="mixer_out", strengths=(0.5, 2.0, 5.0))
 def scale_mixer_out(site: str, channels: Sequence[int], strength: float) -> list[Edit]:
     """Multiply channels of what a block adds to the residual stream."""
     from ..models import Scale
@@ -80,7 +82,7 @@ def scale_mixer_out(site: str, channels: Sequence[int], strength: float) -> list
     return [Scale(site, strength, channels=channels)]
 
 
-@operator("scale_delta", site="mixer.delta")
+@operator("scale_delta", site="mixer.delta", strengths=(0.5, 1.5, 2.0))
 def scale_delta(site: str, channels: Sequence[int], strength: float) -> list[Edit]:
     """Multiply the step sizes of recurrent channels: above 1 they write more and forget faster."""
     from ..models import Scale

@@ -104,5 +104,5 @@ def test_an_operator_is_added_by_one_decorator(monkeypatch):
     with model.capture("blocks.1.mixer.gate") as acts:
         model(tokens(2, 7))
     assert torch.equal(edited[..., 0], 2.0 * acts["blocks.1.mixer.gate"][..., 0])
-    with pytest.raises(UsageError, match="is taken by scale_mixer_out"):
+    with pytest.raises(UsageError, match="two steering operators are called .scale_mixer_out."):
         operator("scale_mixer_out", site="mixer_out")(scale_gate)

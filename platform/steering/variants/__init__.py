@@ -1,33 +1,42 @@
-"""Steering variants: one file each, found by import.
+"""Steering variants: where to look when a model of a kind is steered.
+
+A variant names operators, depths, strengths and how many channels. It is a search space, small enough for a laptop by
+default, and claims nothing. Every architecture has one, made from its sites; what differs from that is a file,
 
     @variant("mamba2")
     def mamba2() -> Variant: ...
 
-A variant says where to look when a model of its kind is steered: which operators, at which depths, with which strengths
-and on how many channels. It is a search space, small enough for a laptop by default, and claims nothing. `general` is
-for models that have no variant of their own, `none` for the model as it is.
+found by import. `general` is for models of transformers' classes, `none` for the model as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from ...core.errors import UsageError, suggest
+from ...core.names import known_as
 from ...core.registry import Registry
+from ..operators import OPERATORS
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
 
 
 @dataclass(frozen=True)
 class Variant:
     """arch: of the models it is for; None: any. default_model: what `mplat eval` loads without --model; None: it has to
     be named. strengths: operator -> strengths tried, none where nothing is steered. depths: candidate layers as
-    fractions of the number of layers. channel_share: part of a site's channels that is steered."""
+    fractions of the number of layers; by default the middle, and the depth at which the published bottleneck was
+    reported (83 %). channel_share: part of a site's channels that is steered."""
 
     name: str
     arch: str | None
     default_model: str | None
-    strengths: dict[str, tuple[float, ...]]
-    depths: tuple[float, ...]
-    channel_share: float
+    strengths: Mapping[str, tuple[float, ...]]
+    depths: tuple[float, ...] = (0.5, 0.8334)
+    channel_share: float = 0.125
 
     @property
     def steers(self) -> bool:
@@ -42,9 +51,9 @@ class Variant:
 NONE = "none"
 GENERAL = "general"
 
-VARIANTS: Registry[Variant] = Registry("steering variant", "variant", f"{__name__}.variants", aliases=True)
-variant_names, find_variant = VARIANTS.names, VARIANTS.get
+VARIANTS: Registry[Variant] = Registry("steering variant", "variant", f"{__name__}.variants")
 _Maker = Callable[[], Variant]
+_ANY_DEPTH = 12  # layers of the model that stands for an architecture: a period of most hybrids
 
 
 def variant(name: str) -> Callable[[_Maker], _Maker]:
@@ -59,6 +68,50 @@ def variant(name: str) -> Callable[[_Maker], _Maker]:
     return register
 
 
-def variant_for(arch: str) -> Variant:
-    """The variant for models of architecture `arch`: the one of that name, else the general one."""
-    return find_variant(arch if arch in variant_names() else GENERAL)
+def variant_names() -> list[str]:
+    """Every variant there is: those with a file and one for each architecture, sorted."""
+    from ...models.mixer import MIXERS
+
+    return sorted({*VARIANTS.names(), *MIXERS.names()})
+
+
+def find_variant(name: str, model: LanguageModel | None = None) -> Variant:
+    """The variant called `name`, however it is spelt: its file's, else `default_variant` of that architecture.
+
+    Raises UsageError, with the nearest name, where there is none.
+    """
+    known = variant_names()
+    meant = known_as(name, known)
+    if meant is None or meant not in known:
+        raise UsageError(f"there is no {VARIANTS.kind} {name!r}; {suggest(name, known)}")
+    return VARIANTS.get(meant) if meant in VARIANTS.names() else default_variant(meant, model)
+
+
+def variant_for(model: LanguageModel) -> Variant:
+    """The variant named like the model's architecture, else the general one."""
+    arch = model.config.arch
+    return find_variant(arch if arch in variant_names() else GENERAL, model)
+
+
+def default_variant(arch: str, model: LanguageModel | None = None) -> Variant:
+    """What is tried where no file says otherwise: each operator that brings strengths and whose site all blocks have.
+
+    model: one of architecture `arch`; None: a small one with the default options. Operators on whole blocks come first.
+    """
+    from ...models import ModelConfig, build
+    from ...models.files import catalog
+
+    if model is None:
+        model = build(ModelConfig(arch, vocab_size=2, d_model=64, n_layers=_ANY_DEPTH), device="meta")
+    there = {site.name for site in model.sites()}
+    everywhere = [
+        operator
+        for operator in sorted(OPERATORS.all().values(), key=lambda operator: (operator.site.count("."), operator.name))
+        if all(f"blocks.{layer}.{operator.site}" in there for layer in range(model.n_layers))
+    ]
+    return Variant(
+        name=arch,
+        arch=arch,
+        default_model=next((name for name in catalog.shipped() if catalog.shape(name).arch == arch), None),
+        strengths={operator.name: operator.strengths for operator in everywhere if operator.strengths},
+    )

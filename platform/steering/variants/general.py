@@ -1,7 +1,8 @@
-"""Models of a kind that has no variant of its own: what their mixers add to the residual stream is scaled."""
+"""Models of any kind: what their mixers add to the residual stream is scaled."""
 
 from __future__ import annotations
 
+from ..operators import find_operator
 from . import Variant, variant
 
 
@@ -9,11 +10,4 @@ from . import Variant, variant
 def general() -> Variant:
     """The one place that every block of every architecture has; depths and strengths as for the others, so that one
     search is not larger than another."""
-    return Variant(
-        name="general",
-        arch=None,
-        default_model=None,
-        strengths={"scale_mixer_out": (0.5, 2.0, 5.0)},
-        depths=(0.5, 0.8334),
-        channel_share=0.125,
-    )
+    return Variant("general", None, None, {"scale_mixer_out": find_operator("scale_mixer_out").strengths})
