@@ -1,8 +1,7 @@
 """The registry: what there is of one kind, by name, each entry made by a decorator in a file that nothing else lists.
 
     METRICS: Registry[Metric] = Registry("answer metric", "metric", __name__)
-
-    def metric(name: str) -> ...: METRICS.add(name, entry, module of what was decorated)
+    metric = METRICS.instance  # @metric("squad_v1") above a class
 
 The files are found by reading: those below a folder that hold a line `@metric("name"`. The name is a literal, so that
 listing names imports nothing, and asking for one imports its file alone. Adding an entry is adding a file.
@@ -12,15 +11,17 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from .errors import UsageError, suggest
 from .names import known_as
 
 Entry = TypeVar("Entry")
+Decorated = TypeVar("Decorated")
 
 
 class Registry(Generic[Entry]):
@@ -41,6 +42,26 @@ class Registry(Generic[Entry]):
         if taken != module:
             raise UsageError(f"two {self.kind}s are called {name!r}, in {taken} and in {module}; rename one")
         self._entries[name] = (module, entry)
+
+    def itself(self, name: str) -> Callable[[Decorated], Decorated]:
+        """Decorator: the class or function is the entry `name`."""
+
+        def register(thing: Decorated) -> Decorated:
+            self.add(name, cast(Entry, thing), cast(Any, thing).__module__)
+            return thing
+
+        return register
+
+    def instance(self, name: str) -> Callable[[type[Decorated]], type[Decorated]]:
+        """Class decorator: one instance is the entry `name`; a class with an attribute `name` is told it."""
+
+        def register(cls: type[Decorated]) -> type[Decorated]:
+            if hasattr(cls, "name"):
+                cast(Any, cls).name = name
+            self.add(name, cast(Entry, cls()), cls.__module__)
+            return cls
+
+        return register
 
     def names(self) -> list[str]:
         """Every name there is, sorted."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from ..core.registry import Registry
 from .records import Question
@@ -101,16 +101,4 @@ class DataSet(ABC):
 
 
 DATA_SETS: Registry[DataSet] = Registry("data set", "dataset", __name__, ".readers")
-names, get = DATA_SETS.names, DATA_SETS.get
-_T = TypeVar("_T", bound=DataSet)
-
-
-def dataset(name: str) -> Callable[[type[_T]], type[_T]]:
-    """Register one instance of the decorated class under `name`."""
-
-    def register(cls: type[_T]) -> type[_T]:
-        cls.name = name
-        DATA_SETS.add(name, cls(), cls.__module__)
-        return cls
-
-    return register
+dataset, names, get = DATA_SETS.instance, DATA_SETS.names, DATA_SETS.get

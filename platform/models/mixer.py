@@ -7,9 +7,9 @@ those of Mamba: RMSNorms, no feed-forward part, the same mixer in every block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -194,15 +194,4 @@ class Mixer(Float32Kept):
 
 
 MIXERS: Registry[type[Mixer]] = Registry("architecture", "mixer", __name__, ".families", aliases=True)
-names, get, full_name = MIXERS.names, MIXERS.get, MIXERS.full_name
-M = TypeVar("M", bound=type[Mixer])
-
-
-def mixer(name: str) -> Callable[[M], M]:
-    """Class decorator: make a `Mixer` known under `name`."""
-
-    def register(cls: M) -> M:
-        MIXERS.add(name, cls, cls.__module__)
-        return cls
-
-    return register
+mixer, names, get, full_name = MIXERS.itself, MIXERS.names, MIXERS.get, MIXERS.full_name

@@ -32,17 +32,7 @@ if TYPE_CHECKING:
 
 Control = Callable[..., list[Recipe]]
 CONTROLS: Registry[Control] = Registry("control", "control", __name__)
-control_names = CONTROLS.names
-
-
-def control(name: str) -> Callable[[Control], Control]:
-    """Register a control under `name`."""
-
-    def register(function: Control) -> Control:
-        CONTROLS.add(name, function, function.__module__)
-        return function
-
-    return register
+control, control_names = CONTROLS.itself, CONTROLS.names
 
 
 def control_recipes(

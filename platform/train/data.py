@@ -7,11 +7,11 @@ is the step, and preparing batches in a background thread changes no number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -94,18 +94,7 @@ class DataSource(Protocol):
 
 
 SOURCES: Registry[type[DataSource]] = Registry("data source", "data_source", __name__)
-source_names = SOURCES.names
-S = TypeVar("S", bound=type[DataSource])
-
-
-def data_source(name: str) -> Callable[[S], S]:
-    """Class decorator: make a source known as `data.source: name`."""
-
-    def register(cls: S) -> S:
-        SOURCES.add(name, cls, cls.__module__)
-        return cls
-
-    return register
+data_source, source_names = SOURCES.itself, SOURCES.names
 
 
 def open_source(config: TrainConfig, out: Path, *, dry_run: bool = False) -> DataSource:

@@ -32,17 +32,7 @@ from .world import Fact, chains
 #: the changed question, or None where a question has no such control
 Control = Callable[[Asked, Entities, Random], Asked | None]
 CONTROLS: Registry[Control] = Registry("control", "control", __name__)
-control_names = CONTROLS.names
-
-
-def control(name: str) -> Callable[[Control], Control]:
-    """Register a kind of control."""
-
-    def register(function: Control) -> Control:
-        CONTROLS.add(name, function, function.__module__)
-        return function
-
-    return register
+control, control_names = CONTROLS.itself, CONTROLS.names
 
 
 def controls_of(original: Asked, kinds: Sequence[str], names: Entities, seed: int) -> Iterator[Asked]:

@@ -7,8 +7,8 @@ tolerance are the same for all and live in `reading`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 from ...core.errors import UsageError
 from ...core.registry import Registry
@@ -57,16 +57,4 @@ class FactualSet(ABC):
 
 
 SETS: Registry[FactualSet] = Registry("set of factual prompts", "factual", __name__)
-names, get = SETS.names, SETS.get
-_T = TypeVar("_T", bound=FactualSet)
-
-
-def factual(name: str) -> Callable[[type[_T]], type[_T]]:
-    """Register one instance of the decorated class under `name`."""
-
-    def register(cls: type[_T]) -> type[_T]:
-        cls.name = name
-        SETS.add(name, cls(), cls.__module__)
-        return cls
-
-    return register
+factual, names, get = SETS.instance, SETS.names, SETS.get

@@ -8,8 +8,8 @@ found, there is no list to edit. Changing a text changes every number obtained w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from ...core.registry import Registry
 from ..records import Paragraph
@@ -67,19 +67,7 @@ class Template:
 
 PLAIN = Template()
 TEMPLATES: Registry[Template] = Registry("prompt template", "template", __name__)
-names, find = TEMPLATES.names, TEMPLATES.get
-_T = TypeVar("_T", bound=Template)
-
-
-def template(name: str) -> Callable[[type[_T]], type[_T]]:
-    """Register the decorated class as the template of the data set `name`."""
-
-    def register(cls: type[_T]) -> type[_T]:
-        cls.name = name
-        TEMPLATES.add(name, cls(), cls.__module__)
-        return cls
-
-    return register
+template, names, find = TEMPLATES.instance, TEMPLATES.names, TEMPLATES.get
 
 
 def template_for(data_set: str) -> Template:

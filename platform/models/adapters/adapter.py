@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -17,18 +16,7 @@ if TYPE_CHECKING:
     from .base import AdaptedModel
 
 ADAPTERS: Registry[type[AdaptedModel]] = Registry("adapter for model_type", "adapter", __name__)
-names, get = ADAPTERS.names, ADAPTERS.get
-A = TypeVar("A", bound="type[AdaptedModel]")
-
-
-def adapter(model_type: str) -> Callable[[A], A]:
-    """Class decorator: make an `AdaptedModel` the one for `model_type`."""
-
-    def register(cls: A) -> A:
-        ADAPTERS.add(model_type, cls, cls.__module__)
-        return cls
-
-    return register
+adapter, names, get = ADAPTERS.itself, ADAPTERS.names, ADAPTERS.get
 
 
 def construct(config: AdaptedConfig, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> AdaptedModel:

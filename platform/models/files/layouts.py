@@ -11,9 +11,9 @@ A layout is one file `<name>_format.py` in this folder, found by import:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -69,19 +69,7 @@ class Layout:
 
 
 LAYOUTS: Registry[Layout] = Registry("layout", "layout", __name__, "..families")
-layouts = LAYOUTS.all
-L = TypeVar("L", bound=Layout)
-
-
-def layout(name: str) -> Callable[[type[L]], type[L]]:
-    """Class decorator: make a `Layout` known under `name`."""
-
-    def register(cls: type[L]) -> type[L]:
-        cls.name = name
-        LAYOUTS.add(name, cls(), cls.__module__)
-        return cls
-
-    return register
+layout, layouts = LAYOUTS.instance, LAYOUTS.all
 
 
 def recognise(folder: Path, content: Mapping[str, Any] | None) -> Layout | None:

@@ -7,9 +7,9 @@ Nothing in this package does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 from ...core.errors import InputError
 from ...core.registry import Registry
@@ -83,18 +83,7 @@ class Metric(Protocol):
 
 
 METRICS: Registry[Any] = Registry("answer metric", "metric", __name__)
-names, find = METRICS.names, METRICS.get
-_T = TypeVar("_T")
-
-
-def metric(name: str) -> Callable[[type[_T]], type[_T]]:
-    """Register one instance of the decorated class under `name`."""
-
-    def register(cls: type[_T]) -> type[_T]:
-        METRICS.add(name, cls(), cls.__module__)
-        return cls
-
-    return register
+metric, names, find = METRICS.instance, METRICS.names, METRICS.get
 
 
 def text_of(value: Any, what: str) -> str:
