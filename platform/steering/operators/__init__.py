@@ -1,4 +1,5 @@
-"""Operators: how a strength acts on chosen channels of one layer, as edits of `mplat.models`.
+"""Operators: how a strength acts on chosen channels of one layer, as edits of `mplat.models`. One file each, found by
+looking.
 
     @operator("scale_delta", site="mixer.delta", strengths=(0.5, 1.5, 2.0))
     def scale_delta(site: str, channels: Sequence[int], strength: float) -> list[Edit]:
@@ -18,11 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..core.errors import UsageError
-from ..core.registry import Registry
+from ...core.errors import UsageError
+from ...core.registry import Registry
 
 if TYPE_CHECKING:
-    from ..models import Edit
+    from ...models import Edit
 
 MAX_STRENGTH = 100.0
 STRENGTH_RANGE = f"above 0 to {MAX_STRENGTH:g}"
@@ -42,7 +43,7 @@ class Operator:
     strengths: tuple[float, ...] = ()
 
 
-OPERATORS: Registry[Operator] = Registry("steering operator", "operator", __name__)
+OPERATORS: Registry[Operator] = Registry("steering operator", "operator", f"{__name__}.operators")
 operator_names, find_operator = OPERATORS.names, OPERATORS.get
 
 
@@ -67,24 +68,9 @@ def check_strength(strength: float) -> float:
 
 
 def build(name: str, layer: int, channels: Sequence[int], strength: float) -> list[Edit]:
-    """The edits of operator `name` on `channels` of block `layer` at `strength`."""
+    """The edits of operator `name` on `channels` of block `layer` at `strength`. Raises UsageError for a name that is
+    none and a strength out of range."""
     chosen = find_operator(name)
     edits = chosen.build(f"blocks.{layer}.{chosen.site}", tuple(channels), check_strength(strength))
     assert edits, f"operator {name} built no edit"
     return edits
-
-
-@operator("scale_mixer_out", site="mixer_out", strengths=(0.5, 2.0, 5.0))
-def scale_mixer_out(site: str, channels: Sequence[int], strength: float) -> list[Edit]:
-    """Multiply channels of what a block adds to the residual stream."""
-    from ..models import Scale
-
-    return [Scale(site, strength, channels=channels)]
-
-
-@operator("scale_delta", site="mixer.delta", strengths=(0.5, 1.5, 2.0))
-def scale_delta(site: str, channels: Sequence[int], strength: float) -> list[Edit]:
-    """Multiply the step sizes of recurrent channels: above 1 they write more and forget faster."""
-    from ..models import Scale
-
-    return [Scale(site, strength, channels=channels)]
