@@ -114,7 +114,7 @@ def test_a_variant_has_places_to_look_in_a_model_of_any_depth(name: str) -> None
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_can_be_steered(arch: str) -> None:
-    model, variant = small(arch), variant_for(arch)
+    model, variant = small(arch), variant_for(small(arch))
     recipes = grid(
         model, variant=variant.name, strengths=variant.strengths, layers=variant.layers(model.n_layers),
         channel_share=variant.channel_share, find_channels=lambda site, layer, k: list(range(k)), seed=0,
