@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
 from .frame.command import command
+from .frame.folders import run_folder, writable
 from .frame.run import At, Outcome, Run, Typed
+from .frame.where import forward_operations
 
 if TYPE_CHECKING:
     from ..eval.eval_config import EvalConfig
@@ -23,8 +25,6 @@ def evaluate(typed: Typed[EvalConfig]) -> Run:
     from ..eval.estimate import estimate
     from ..eval.planning import prepare, read_questions, variant_and_model
     from ..interp import bottleneck_finder
-    from .frame.folders import run_folder, writable_cache
-    from .frame.where import forward_operations
 
     read_questions(typed.config)  # a wrong file is found before a large model is loaded
     _, opened = variant_and_model(typed.config)
@@ -65,7 +65,7 @@ def evaluate(typed: Typed[EvalConfig]) -> Run:
         operations=forward_operations(plan.model, plan.tokens),
         unit="answers",
         cost=partial(estimate, plan),
-        writes=writable_cache if plan.grid_size else None,  # the search for channels is cached
+        prepare=partial(writable, caches=bool(plan.grid_size)),  # the search for channels is cached
     )
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .frame.command import command
+from .frame.folders import run_folder
 from .frame.run import At, Outcome, Run, Typed
+from .frame.where import forward_operations
 
 if TYPE_CHECKING:
     from ..perplexity.perplexity_config import PerplexityConfig
@@ -22,8 +24,6 @@ def perplexity(
     """Measure bits per byte and perplexity of whole documents, per set of The Pile."""
     from ..perplexity import in_words, perplexity_run
     from ..perplexity.perplexity_summary import set_values
-    from .frame.folders import run_folder
-    from .frame.where import forward_operations
 
     config = typed.config
     plan = perplexity_run.prepare(config)

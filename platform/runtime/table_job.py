@@ -31,7 +31,8 @@ from .session import Session
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a table is; `note` says what was out of the ordinary, and is empty otherwise."""
+    """Where a table is; `note` says what was out of the ordinary, and is empty otherwise; `detail` is shown behind the
+    count, such as a loss."""
 
     name: str
     shards_done: int
@@ -40,6 +41,7 @@ class Progress:
     rows: int
     resumed_shards: int  # of those done, how many an earlier run had made
     note: str = ""
+    detail: str = ""
 
 
 def run_table(

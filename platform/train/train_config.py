@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..core.config import Config, differing_keys
-from ..core.errors import UsageError
+from ..core.errors import UsageError, suggest
+from ..core.option import Option, Seed
 
 #: four times what the largest published runs read in an optimizer step
 MOST_TOKENS_PER_STEP = 2**26
@@ -41,10 +43,10 @@ def _full_name(arch: str) -> str:
 class ModelSection(Config):
     """Which model to build. A size sets the shape; every other field, when given, overrides the size's value."""
 
-    arch: Annotated[str, AfterValidator(_full_name)] = Field(
-        default="mamba2", description="architecture: a registered mixer"
+    arch: Annotated[str, AfterValidator(_full_name), Option()] = Field(
+        default="mamba2", description="Architecture, such as mamba or mamba2."
     )
-    size: str = Field(default="tiny", description="row of the size table (mplat.train.sizes)")
+    size: Annotated[str, Option()] = Field(default="tiny", description="Size, such as nano, tiny or 130m.")
     d_model: int | None = Field(default=None, ge=1, le=65_536)
     n_layers: int | None = Field(default=None, ge=1, le=4096)
     vocab_size: int | None = Field(
@@ -99,10 +101,25 @@ class TextSection(Config):
     )
 
 
+def _data(text: str) -> dict[str, Any]:
+    """What --data sets: a source by its name, or a file of texts."""
+    from .data import source_names
+
+    names = source_names()
+    if text in names:
+        return {"data.source": text}
+    if not text.strip() or (not Path(text).exists() and not Path(text).suffix and len(Path(text).parts) == 1):
+        raise UsageError(f"--data {text!r}: neither a file nor a source of data; {suggest(text, names)}")
+    return {"data.source": "text", "data.text.paths": [text]}
+
+
 class DataSection(Config):
     """Where tokens come from."""
 
-    source: str = Field(default="facts", description="a registered data source: facts, text")
+    source: Annotated[
+        str,
+        Option("--data", "facts|FILE", "The facts world, or texts as .jsonl, .txt, .csv, .parquet.", sets=_data),
+    ] = Field(default="facts", description="a registered data source: facts, text")
     tokenizer: str | None = Field(
         default=None, description="folder with tokenizer.json; default: the shipped tiny tokenizer"
     )
@@ -172,9 +189,11 @@ class ExportSection(Config):
 class TrainConfig(Config):
     """A training run. `steps` or `tokens` sets its length; tokens are rounded up to whole steps."""
 
-    seed: int = Field(default=1, ge=0, lt=2**63)
+    seed: Seed = 1
     steps: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, description="tokens to train on: 10M, 250k, 1B or a number")
+    tokens: Annotated[int | None, Option(metavar="10M", sets=lambda text: {"steps": None, "tokens": text})] = Field(
+        default=None, description="Tokens to train on: 250k, 10M, 1B."
+    )
     batch_size: int = Field(default=32, ge=1, le=2**20, description="rows per optimizer step")
     sequence_length: int = Field(default=256, ge=2, le=2**24, description="tokens per row")
     micro_batch_size: int | None = Field(

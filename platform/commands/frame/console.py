@@ -47,7 +47,7 @@ class Console(Observer):
             self._name = progress.name
             self._begin(progress)
         elif self._shown is not None:
-            self._shown.advance(progress.rows_done - self._done)
+            self._shown.advance(progress.rows_done - self._done, progress.detail or None)
         self._done = progress.rows_done
         if progress.rows_done == progress.rows:
             self._stack.close()

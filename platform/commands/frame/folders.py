@@ -23,6 +23,14 @@ def run_folder(command: str, model: LanguageModel, source: Path | str | None) ->
     return Path("runs") / "-".join(parts)
 
 
+def writable(folder: Path | None, *, caches: bool = False, cache: Path | None = None) -> None:
+    """The folder of a run, where it has one, and the cache, where the run `caches`; UsageError as `writable_folder`."""
+    if folder is not None:
+        writable_folder(folder)
+    if caches:
+        writable_cache(cache)
+
+
 def writable_cache(named: Path | None = None) -> Path:
     """The cache folder, `named` by --cache or the default one, as `writable_folder`, with the remedy that helps."""
     from ...core.folders import CACHE_VARIABLE, cache_folder

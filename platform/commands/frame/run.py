@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from ...core.errors import ToleranceError
+from ...core.errors import ToleranceError, UsageError
 from ...core.plain_text import Table, duration
-from .folders import writable_folder
+from .folders import writable
 from .options import Shared
 from .output import Output
 from .where import place
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from ...models.probe import Cost
     from ...runtime import Session
+    from .config_options import FieldOption
     from .console import Console
 
 ConfigT = TypeVar("ConfigT", bound="BaseModel")
@@ -39,29 +41,50 @@ Words = Sequence["str | Table"]
 class Typed(Generic[ConfigT]):
     """What was typed: the configuration, and what is no part of it."""
 
-    config: ConfigT
+    model: type[ConfigT]
     shared: Shared
     output: Output
     values: Mapping[str, Any]  # of the configuration's options, by parameter
 
+    @cached_property
+    def config(self) -> ConfigT:
+        """The configuration, without blocks of a model that is not known yet; UsageError for everything wrong in it."""
+        return self._load(None)
+
     def with_blocks(self, n_layers: int) -> ConfigT:
         """The configuration with the options that name blocks of a model of so many; UsageError where one is not
         there."""
-        return _load(type(self.config), self.shared, self.values, n_layers)
+        return self._load(n_layers)
+
+    def from_file(self, path: Path | None) -> Typed[ConfigT]:
+        """The same with the configuration file `path`, where one is named so; UsageError beside another one."""
+        if path is None:
+            return self
+        if self.shared.config is not None:
+            raise UsageError(f"two configuration files, {path} and --config {self.shared.config}; give one")
+        return replace(self, shared=Shared(**vars(self.shared) | {"config": path}))
 
     def options(self) -> list[str]:
         """The options of the configuration that were typed."""
+        return [o.name for o in self._fields() if self.values.get(o.parameter) is not None]
+
+    def _fields(self) -> list[FieldOption]:
         from .config_options import field_options
 
-        return [o.name for o in field_options(type(self.config)) if self.values.get(o.parameter) is not None]
+        return list(field_options(self.model))
+
+    def _load(self, n_layers: int | None) -> ConfigT:
+        from ...core.config import load_config
+        from .config_options import settings
+
+        own = settings(self.model, self.values, n_layers)
+        return load_config(self.model, self.shared.config, [*own, *self.shared.set])
 
     def again(self, command: str) -> list[str]:
         """The words of a command that gives the same result."""
-        from .config_options import field_options
-
         shared, words = self.shared, ["mplat", *command.split()]
         words += [] if shared.config is None else ["--config", str(shared.config)]
-        for option in field_options(type(self.config)):
+        for option in self._fields():
             if (value := self.values.get(option.parameter)) is not None:
                 words += [option.name, str(value)]
         words += [word for override in shared.set for word in ("--set", override)]
@@ -91,15 +114,15 @@ class Run:
 
     work: Callable[[At], Outcome]
     folder: Path | None  # of the results, where --out names none; None: they are only shown then
-    lines: Words  # the plan
-    plan: Mapping[str, Any]  # the same for --json
     check: Callable[..., object]  # called with (folder, fresh=...): raises where it holds another run
     operations: float | None  # how much work it is, for --address auto; None: it is done in this process alone
+    lines: Words = ()  # the plan
+    plan: Mapping[str, Any] = field(default_factory=dict)  # the same for --json
     unit: str = "rows"  # what progress counts
     warnings: Sequence[str] = ()
     says_lines: bool = True  # before it begins; else only --dry-run shows the plan
     cost: Callable[[], Cost] | None = None
-    writes: Callable[[], object] | None = None  # raises where what is written beside the folder cannot be
+    prepare: Callable[[Path | None], object] = writable  # raises where what is written cannot be
 
 
 def perform(function: Callable[..., Run | None], config: str, typed: dict[str, Any]) -> None:
@@ -110,7 +133,7 @@ def perform(function: Callable[..., Run | None], config: str, typed: dict[str, A
     from .config_options import field_options
 
     values = {o.parameter: typed.pop(o.parameter) for o in field_options(model) if o.parameter in typed}
-    run = function(Typed(_load(model, shared, values, None), shared, output, values), **typed)
+    run = function(Typed(model, shared, output, values), **typed)
     if run is not None:
         _carry_out(run, shared, output)
 
@@ -127,10 +150,7 @@ def _carry_out(run: Run, shared: Shared, output: Output) -> None:
     if shared.dry_run:
         _show_plan(run, folder, output)
         return
-    if folder is not None:
-        writable_folder(folder)
-    if run.writes is not None:
-        run.writes()
+    run.prepare(folder)
     from .console import Console
 
     with ExitStack() as stack:
@@ -169,10 +189,3 @@ def config_class(path: str) -> type[BaseModel]:
     package = __name__.removesuffix(".commands.frame.run")
     named = getattr(import_module(f"{package}.{module}"), name)
     return named if isinstance(named, type) else named()
-
-
-def _load(model: type[ConfigT], shared: Shared, values: Mapping[str, Any], n_layers: int | None) -> ConfigT:
-    from ...core.config import load_config
-    from .config_options import settings
-
-    return load_config(model, shared.config, [*settings(model, values, n_layers), *shared.set])
