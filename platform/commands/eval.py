@@ -34,13 +34,12 @@ def evaluate(typed: Typed[EvalConfig]) -> Run:
         raise UsageError("--strength 1 changes nothing, so there is nothing to choose from; give another one besides")
 
     def work(at: At) -> Outcome:
-        observer = runner.Observer(say=at.console.say, progress=at.console.progress)
         find = bottleneck_finder(
             plan.model, plan.asked_in_development, cache_dir=cache_folder(), seed=config.seed,
             max_tokens=config.max_prompt_tokens, template=config.template, say=at.console.say,
         )  # fmt: skip
         result = runner.evaluate(
-            plan, out=at.folder, session=at.session, find_channels=find, fresh=at.fresh, observer=observer
+            plan, out=at.folder, session=at.session, find_channels=find, fresh=at.fresh, observer=at.console
         )
         summary = result.summary
         failure = (
@@ -61,7 +60,7 @@ def evaluate(typed: Typed[EvalConfig]) -> Run:
         folder=run_folder("eval", opened, config.questions),
         lines=in_words.plan_lines(plan),
         plan={"plan": in_words.plan_values(plan), "config": config.model_dump(mode="json")},
-        check=partial(runner.check_folder, plan),
+        check=runner.planned(plan).check,
         operations=forward_operations(plan.model, plan.tokens),
         unit="answers",
         cost=partial(estimate, plan),

@@ -109,12 +109,13 @@ def interp(
     plan = make_plan(own, layers, config, overrides)
 
     from ..interp import Cache, run_plan
-    from ..interp.engine.run_record import check_folder, write_run
+    from ..interp.engine.run_record import PROMPTS, planned, run_into
     from ..interp.engine.statuses import FAIL_OVER, failed
     from ..runtime import open_session
+    from ..runtime.record import read_run
 
     if out is not None:
-        check_folder(out, plan, fresh=fresh)
+        planned(plan).check(out, fresh=fresh)
     refuse_file(cache)
     store = Cache(cache, warn=output.warn)
     missing = [name for name in plan.steps if fresh or store.find(name, plan.steps[name].key.digest) is None]
@@ -132,11 +133,14 @@ def interp(
         where = place(address, actors, work) if missing else "none"
         session = stack.enter_context(open_session(where, actors=actors if missing else None))
         observer = _console(output, stack)
-        results = run_plan(plan, cache=store, session=session, fresh=fresh, observer=observer)
-    files = [] if out is None else write_run(out, plan, results, session, fresh=fresh)
+        if out is None:
+            results = run_plan(plan, cache=store, session=session, fresh=fresh, observer=observer)
+        else:
+            results = run_into(out, plan, cache=store, session=session, fresh=fresh, observer=observer)
+    files = [] if out is None else [name for name in read_run(out).files if name != PROMPTS]
     output.result(
         _values(plan, results, store.folder) | {"out": None if out is None else str(out)},
-        _text(plan, results, [f"tables: {', '.join(path.name for path in files)} in {out}"] if files else []),
+        _text(plan, results, [f"tables: {', '.join(files)} in {out}"] if files else []),
     )
     allowed = FAIL_OVER if fail_over is None else fail_over
     if too_many := failed(results, plan.wanted, allowed):
@@ -326,11 +330,11 @@ def _console(output: Output, stack: ExitStack) -> Any:
             self._progress: Progress | None = None
             self._done = 0
 
-        def found(self, step: str) -> None:
-            output.say(f"{step}: cached")
+        def say(self, text: str) -> None:
+            output.say(text)
 
-        def begin(self, step: str, prompts: int) -> None:
-            output.say(f"{step}: not in the cache, computed now on {prompts} prompts")
+        def begin(self, part: str, detail: str = "") -> None:
+            output.say(f"{part}: {detail}")
 
         def progress(self, progress: JobProgress) -> None:
             if progress.note:
@@ -342,7 +346,7 @@ def _console(output: Output, stack: ExitStack) -> Any:
             self._progress.advance(progress.shards_done - self._done)
             self._done = progress.shards_done
 
-        def done(self, step: str, rows: int, seconds: float) -> None:
+        def end(self, part: str, outcome: str, seconds: float) -> None:
             self._close()
 
         def _close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,9 +29,7 @@ def perplexity(
     account = perplexity_run.report_values(plan.reading.report)
 
     def work(at: At) -> Outcome:
-        result = perplexity_run.measure(
-            plan, out=at.folder, session=at.session, fresh=at.fresh, progress=at.console.progress
-        )
+        result = perplexity_run.measure(plan, out=at.folder, session=at.session, fresh=at.fresh, observer=at.console)
         shown = result.sets if per_set else result.sets[-1:]
         total = sum(result.status.values())
         failure = (
@@ -55,7 +52,7 @@ def perplexity(
         folder=run_folder("perplexity", plan.model, config.data),
         lines=in_words.plan_lines(plan),
         plan={"data": account, "config": config.model_dump(mode="json")},
-        check=partial(perplexity_run.check_folder, plan),
+        check=perplexity_run.planned(plan).check,
         # no text has more tokens than bytes
         operations=forward_operations(plan.model, sum(document.n_bytes for document in plan.reading.documents)),
         unit="documents",

@@ -52,12 +52,12 @@ def quickstart(
 ) -> None:
     """Prompts, classify, interp, eval with controls and report, on the shipped tiny models."""
     from ..core.config import load_config
-    from ..quickstart import QuickstartConfig, check_folder, plan_lines
+    from ..quickstart import QuickstartConfig, plan_lines, planned
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     settings = load_config(QuickstartConfig, config, [*given({"seed": seed}), *overrides])
     folder = out or _DEFAULT_OUT
-    check_folder(settings, folder, fresh=fresh)
+    planned(settings).check(folder, fresh=fresh)
     if dry_run:
         lines = [*plan_lines(settings), f"out: {folder}"]
         values = {"out": str(folder), "stages": plan_lines(settings), "config": settings.model_dump(mode="json")}
@@ -79,13 +79,14 @@ def _run(
     settings: QuickstartConfig, folder: Path, address: str, fresh: bool, output: Output, reproduce: str
 ) -> QuickstartResult:
     from ..core.folders import cache_folder
-    from ..quickstart import Watcher, plan_lines, run_quickstart
+    from ..core.observer import Observer
+    from ..quickstart import plan_lines, run_quickstart
     from ..runtime import Progress, open_session
 
     total = len(plan_lines(settings))
     shows_counts = sys.stderr.isatty() and not output.quiet  # in a file one line for each stage is enough
 
-    class Console(Watcher):
+    class Console(Observer):
         """One calm line for each stage, and a count while it runs."""
 
         def __init__(self, stack: ExitStack) -> None:
@@ -93,9 +94,9 @@ def _run(
             self._open: ExitStack | None = None
             self._job = ""
 
-        def begin(self, stage: str) -> None:
+        def begin(self, part: str, detail: str = "") -> None:
             self._number += 1
-            output.detail(f"{self._number}/{total} {stage}")
+            output.detail(f"{self._number}/{total} {part}")
 
         def progress(self, progress: Progress) -> None:
             if progress.note:
@@ -114,9 +115,9 @@ def _run(
         def warn(self, text: str) -> None:
             output.warn(text)
 
-        def end(self, stage: str, found: str, seconds: float) -> None:
+        def end(self, part: str, outcome: str, seconds: float) -> None:
             self._close()
-            output.say(f"{self._number}/{total} {stage}: {found} ({_seconds(seconds)})")
+            output.say(f"{self._number}/{total} {part}: {outcome} ({_seconds(seconds)})")
 
         def _close(self) -> None:
             if self._open is not None:
@@ -131,7 +132,7 @@ def _run(
             session=session,
             cache_dir=cache_folder(),
             fresh=fresh,
-            watcher=Console(stack),
+            observer=Console(stack),
             reproduce=reproduce,
         )
 

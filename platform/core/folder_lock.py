@@ -2,8 +2,9 @@
 
 The lock is an advisory `flock`, which the kernel drops when its holder dies, however it died; the file's text (pid,
 host, since) is there for the message and for holders on other hosts, which this kernel knows nothing about. On mounts
-without `flock` the text alone decides; two drivers that start in the same instant are then not kept apart. The file
-stays, empty, after the release: unlinking it would let two holders each lock an inode of their own.
+without `flock` the text alone decides; two drivers that start in the same instant are then not kept apart. The holder
+deletes the file before it lets go; who has opened it by then sees that its name is gone and opens it anew, so that two
+holders never lock an inode each.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.
 def alone_in(out: Path) -> Generator[None]:
     """Hold the lock of the run folder `out`, made where it is not there; UsageError says who else holds it."""
     with write_errors(out):
-        (out / "work").mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(out / "work" / ".lock")
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(out / ".lock")
     try:
         yield
     finally:
@@ -43,9 +44,13 @@ class FolderLock:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        while True:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             held_here = self._flock()
+            if held_here != "flock" or self._has_its_name():
+                break
+            os.close(self._descriptor)
+        try:
             holder = self._holder()
             if not held_here or (holder and not self._is_gone(holder, flock_is_ours=held_here == "flock")):
                 raise UsageError(self._message(holder))
@@ -59,7 +64,7 @@ class FolderLock:
     def release(self) -> None:
         """Let others in. A second call does nothing."""
         if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, 0)
+            self.path.unlink(missing_ok=True)
             os.close(self._descriptor)  # drops the flock
             self._descriptor = -1
 
@@ -74,6 +79,13 @@ class FolderLock:
                 return "text only"
             raise
         return "flock"
+
+    def _has_its_name(self) -> bool:
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._descriptor))
 
     def _is_gone(self, holder: dict[str, Any], *, flock_is_ours: bool) -> bool:
         if holder.get("host") != socket.gethostname():

@@ -18,7 +18,7 @@ do not stop the run; `EvalResult.bad_share` says at the end how many there are. 
 from __future__ import annotations
 
 import dataclasses
-import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..core.config import differing_keys
-from ..core.folder_lock import alone_in
-from ..core.folders import RUN_RECORD, earlier_run, refuse_other_settings
-from ..core.versions import versions
-from ..core.whole_files import write_errors
 from ..datasets.prompting.asked_before import question_digests, refuse_overlap
 from ..datasets.prompting.prompts import TEMPLATE_DIGEST
 from ..models.decoding import ends
-from ..models.lending import label, lent, loadable
-from ..models.provenance import computation_key, kernels
-from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
+from ..models.lending import label, lent, opens
+from ..models.provenance import backend, computation_key, identity
+from ..runtime import Session, digest_of
+from ..runtime.stage import Observer, Planned, Run, Stage
 from ..scoring.metrics.metric import METRICS
 from ..scoring.statistics import Resampling
 from ..steering import Recipe, Scored, choose, control_recipes, grid
@@ -53,9 +49,12 @@ from .summary import Summary, mean_of, summarise
 if TYPE_CHECKING:
     from ..steering.discovery import FindChannels
 
-_RESULTS = ("recipe.json", "discovery.parquet", "items.parquet", "prompts.parquet", "price.parquet", "summary.json")
-# Compared by what they hold, or without an influence on any table.
-_BY_CONTENT = frozenset({"model", "tokenizer", "questions", "steering.recipe", "fail_over"})
+STAGE = Stage(
+    "eval",
+    results=("recipe.json", "discovery.parquet", "items.parquet", "prompts.parquet", "price.parquet", "summary.json"),
+    by_content={"model", "tokenizer", "questions", "steering.recipe", "fail_over"},
+    data_is="questions",
+)
 _PRICE_BATCH = 8  # logits of whole texts are large where the vocabulary is
 
 
@@ -73,14 +72,6 @@ class EvalResult:
         return self.summary.bad_test_rows / self.summary.test_rows if self.summary.test_rows else 0.0
 
 
-@dataclass(frozen=True)
-class Observer:
-    """How an evaluation tells what it does: say for sentences, progress for counts."""
-
-    say: Callable[[str], None] = lambda text: None
-    progress: Callable[[Progress], None] = lambda progress: None
-
-
 def evaluate(
     plan: Plan,
     *,
@@ -96,74 +87,66 @@ def evaluate(
     alone (`mplat eval` asks `mplat.interp.bottleneck_channels`). It is not called where the plan has a recipe or steers
     nothing; then there is no recipe.json and no discovery.parquet.
     """
-    check_folder(plan, out, fresh=fresh)
-    with alone_in(out):
-        if fresh:
-            _clear(out)
-        for name in _RESULTS:  # of other versions, perhaps: never beside this run's record
-            (out / name).unlink(missing_ok=True)
-        publish_json(_record(plan, None, session), out / RUN_RECORD)
-        run = _Run(plan, out, session, fresh, observer or Observer())
+    with planned(plan).begin(out, session=session, observer=observer, fresh=fresh) as run:
+        work = _Evaluation(plan, run)
         with lent(plan.model):
-            recipe, development = run.find(find_channels)
+            recipe, development = work.find(find_channels)
             steered = None if recipe is None else dataclasses.replace(recipe, decided_on=None)
-            conditions = [] if steered is None else judged(steered, run.controls(steered))
-            tested = run.answer("test", plan.test, TEST, conditions)
-            guessed = run.guesses(conditions)
-            prices = run.price(conditions)
+            conditions = [] if steered is None else judged(steered, work.controls(steered))
+            tested = work.answer("test", plan.test, TEST, conditions)
+            guessed = work.guesses(conditions)
+            prices = work.price(conditions)
         items = pa.concat_tables([development, tested, guessed])
         items = items.sort_by([(column, "ascending") for column in ITEM_ORDER]).combine_chunks()
         how = Resampling(plan.config.seed, plan.config.confidence, plan.config.resamples)
         summary = summarise(items, prices, how)
-        replace_table(items, out / "items.parquet")
-        replace_table(_prompt_table(plan), out / "prompts.parquet")
-        replace_table(prices, out / "price.parquet")
-        publish_json(_summary_file(plan, recipe, summary), out / "summary.json")
-        if recipe is not None:
-            publish_json(_record(plan, recipe, session), out / RUN_RECORD)
+        run.table("items.parquet", items)
+        run.table("prompts.parquet", _prompt_table(plan))
+        run.table("price.parquet", prices)
+        run.json("summary.json", _summary_file(plan, recipe, summary))
+        found = {} if recipe is None else {"recipe": recipe.to_dict()}
+        run.update(counts=dict(Counter(items["status"].to_pylist())), details=found)
     return EvalResult(out, recipe, summary)
 
 
-def check_folder(plan: Plan, out: Path, *, fresh: bool = False) -> None:
-    """Raises UsageError where `out` holds a run of another command or, without `fresh`, one of another plan."""
-    earlier = earlier_run(out, "eval", fresh=fresh)
-    if earlier is not None and not fresh:
-        refuse_other_settings(out, "eval", differences(plan, earlier))
+def planned(plan: Plan) -> Planned:
+    """The run of `plan` with its record, to look for an earlier one in a folder or to begin."""
+    config, given = plan.config, plan.recipe
+    sides = {DEVELOPMENT: plan.development, TEST: plan.test, "unused": plan.unused, UNANSWERABLE: plan.unanswerable}
+    return STAGE.plan(
+        config,
+        model=identity(plan.model),
+        data={
+            "digest": _questions_digest(plan),
+            "counts": {name: len(questions) for name, questions in sides.items()},
+            "left_out": dict(Counter(status for status, _ in plan.refused.values())),
+        },
+        seeds={"seed": config.seed, "held_out_texts": side_effects.TEXT_SEED},
+        plan={
+            "name_of_the_model": label(plan.model),
+            "variant": plan.variant.name,
+            "operators": list(plan.strengths),
+            "layers": list(plan.layers),
+            "controls": list(plan.controls),
+            "prompt_templates": {
+                q.dataset: plan.template_of(q).digest for q in plan.every_question if q.prompt is None
+            },
+            "recipe": None if given is None else given.to_dict(),
+        },
+        backend=backend(plan.model),
+        details={
+            "end_tokens": ends.record(plan.model),
+            "template": TEMPLATE_DIGEST,
+            "split_rule": {"share": config.development_share, "seed": config.seed, "key": "seed, category, id"},
+        },
+    )
 
 
-def differences(plan: Plan, earlier: Mapping[str, Any]) -> list[str]:
-    """In what the evaluation of a run.json differs from `plan`, so far as that can change its results."""
-    found = differing_keys(plan.config, earlier["config"], ignored=_BY_CONTENT)
-    model, digest = earlier.get("model"), earlier.get("questions_digest")
-    if not isinstance(model, dict) or (model.get("name"), model.get("digest")) != (plan.model.name, plan.model.digest):
-        found.append("the model")
-    if digest not in (None, _questions_digest(plan)):  # None: older than this entry
-        found.append("the questions")
-    if earlier.get("templates", _templates(plan)) != _templates(plan):
-        found.append("the prompt templates")
-    if plan.recipe is not None and earlier.get("recipe", plan.recipe.to_dict()) != plan.recipe.to_dict():
-        found.append("the recipe")
-    return found
-
-
-def _clear(out: Path) -> None:
-    """Delete what an earlier evaluation wrote, but not the lock that is held. Without its record nothing is known to
-    be one's own, and everything stays."""
-    if not (out / RUN_RECORD).is_file():
-        return
-    with write_errors(out):
-        for name in (*_RESULTS, RUN_RECORD):
-            (out / name).unlink(missing_ok=True)
-        for job in (out / "work").iterdir():
-            if job.is_dir():
-                shutil.rmtree(job)
-
-
-class _Run:
+class _Evaluation:
     """One evaluation under way."""
 
-    def __init__(self, plan: Plan, out: Path, session: Session, fresh: bool, observer: Observer) -> None:
-        self.plan, self.out, self.session, self.fresh, self.observer = plan, out, session, fresh, observer
+    def __init__(self, plan: Plan, run: Run) -> None:
+        self.plan, self.run = plan, run
 
     def find(self, find_channels: FindChannels) -> tuple[Recipe | None, pa.Table]:
         """The recipe and the development rows; a stored recipe needs no search, and no steering no recipe."""
@@ -173,8 +156,8 @@ class _Run:
         if not plan.steers:
             return None, ITEM_SCHEMA.empty_table()
         if plan.recipe is not None:
-            self.observer.say(f"recipe: {plan.config.steering.recipe}, no search")
-            plan.recipe.save(self.out / "recipe.json")
+            self.run.observer.say(f"recipe: {plan.config.steering.recipe}, no search")
+            self.run.json("recipe.json", plan.recipe.to_dict())
             return plan.recipe, self._rows([], plan.refused_rows(plan.development, DEVELOPMENT, [PLAIN]))
         recipes = grid(
             plan.model, variant=plan.variant.name, strengths=plan.strengths, layers=plan.layers,
@@ -184,9 +167,9 @@ class _Run:
         table = self.answer("development", plan.development, DEVELOPMENT, conditions, refused_under=[PLAIN])
         scored, unsteered = score_candidates(table, conditions)
         chosen = dataclasses.replace(choose(scored).recipe, decided_on=question_digests(plan.development))
-        replace_table(discovery_table(scored, [c.name for c in conditions], unsteered), self.out / "discovery.parquet")
-        chosen.save(self.out / "recipe.json")
-        self.observer.say(
+        self.run.table("discovery.parquet", discovery_table(scored, [c.name for c in conditions], unsteered))
+        self.run.json("recipe.json", chosen.to_dict())
+        self.run.observer.say(
             f"recipe: {chosen.operator} of layer {chosen.layer} by {chosen.strength:g} on {len(chosen.channels)} "
             f"channels, chosen among {len(recipes)} on {len(plan.development)} development questions"
         )
@@ -261,43 +244,15 @@ class _Run:
         order: Sequence[str],
         batch_size: int,
         id_column: str,
-        lost_fields: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        lost: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> pa.Table:
-        """One job of the runtime in a folder of its own."""
+        """One job of the runtime."""
         model = self.plan.model
-        key = {
-            "arguments": digest_of(dict(arguments)),
-            **computation_key(model, module, *_found_by_name(items, arguments)),
-        }
-        folder = digest_of({"key": key, "items": digest_of(items), "batch": batch_size})[:12]
-
-        def lost(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
-            known = {k: v for k, v in item.items() if k in schema.names}
-            return {**known, **lost_fields(item), "status": "worker_lost", "reason": reason}
-
-        return run_table(
-            name,
-            items,
-            WorkerFactory(
-                f"{module}:make_worker",
-                {
-                    **loadable(model),
-                    "model_digest": model.digest,
-                    "dtype": str(model.dtype).removeprefix("torch."),
-                    **arguments,
-                },
-            ),
-            out_dir=self.out / "work" / f"{name}-{folder}",
-            session=self.session,
-            batch_size=batch_size,
-            sort_by=list(order),
-            schema=schema,
-            semantic_key=key,
-            fresh=self.fresh,
-            progress=self.observer.progress,
-            id_column=id_column,
-            lost_row=lost,
-        )
+        return self.run.job(
+            name, items, f"{module}:make_worker", opens=opens(model), arguments=arguments,
+            key=computation_key(model, module, *_found_by_name(items, arguments)), schema=schema, sort_by=order,
+            batch_size=batch_size, lost=lost, id_column=id_column,
+        )  # fmt: skip
 
     @staticmethod
     def _rows(tables: list[pa.Table], more: list[dict[str, Any]]) -> pa.Table:
@@ -334,11 +289,6 @@ def _questions_digest(plan: Plan) -> str:
     return digest_of([row if row["group"] else {k: v for k, v in row.items() if k != "group"} for row in rows])
 
 
-def _templates(plan: Plan) -> dict[str, str]:
-    """Data set -> digest of the template that its questions are put with; those with ready-made prompts have none."""
-    return {q.dataset: plan.template_of(q).digest for q in plan.every_question if q.prompt is None}
-
-
 def _prompt_table(plan: Plan) -> pa.Table:
     """Every prompt that was asked."""
     questions = (*plan.development, *plan.test, *plan.unanswerable)
@@ -366,34 +316,3 @@ def _summary_file(plan: Plan, recipe: Recipe | None, summary: Summary) -> dict[s
         },
         **summary.to_dict(),
     }
-
-
-def _record(plan: Plan, recipe: Recipe | None, session: Session) -> dict[str, Any]:
-    """run.json: what is needed to make the run again, and where it was made; of a run that steers, without a recipe it
-    is not
-    finished."""
-    record = {
-        "command": "eval",
-        "config": plan.config.model_dump(mode="json"),
-        "model": {
-            "name": plan.model.name,
-            "digest": plan.model.digest,
-            "arch": plan.model.config.arch,
-            "n_parameters": plan.model.n_parameters,
-            "dtype": str(plan.model.dtype).removeprefix("torch."),
-        },
-        "end_tokens": ends.record(plan.model),
-        "variant": plan.variant.name,
-        "operators": list(plan.strengths),
-        "layers": list(plan.layers),
-        "controls": list(plan.controls),
-        "seeds": {"seed": plan.config.seed, "held_out_texts": side_effects.TEXT_SEED},
-        "template": TEMPLATE_DIGEST,
-        "templates": _templates(plan),
-        "questions_digest": _questions_digest(plan),
-        "split_rule": {"share": plan.config.development_share, "seed": plan.config.seed, "key": "seed, category, id"},
-        "kernels": kernels(plan.model),
-        "versions": versions(),
-        "session": session.describe(),
-    }
-    return record if recipe is None else record | {"recipe": recipe.to_dict()}

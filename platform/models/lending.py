@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, UsageError
 
@@ -63,6 +63,12 @@ def loadable(model: LanguageModel) -> dict[str, str | None]:
     """What a worker loads the model by: its name, and that of the tokenizer that was named for it, if one was."""
     chosen = model.tokenizer_name
     return {"model": _in_full(model.name), "tokenizer": None if chosen is None else _in_full(chosen)}
+
+
+def opens(model: LanguageModel) -> dict[str, Any]:
+    """How a worker opens the model: `loadable`, the digest that it must have, and the dtype of the weights."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {**loadable(model), "model_digest": model.digest, "dtype": dtype}
 
 
 def _in_full(name: str) -> str:

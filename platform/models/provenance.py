@@ -49,6 +49,23 @@ def kernels(model: LanguageModel) -> dict[str, str]:
     }
 
 
+def identity(model: LanguageModel) -> dict[str, Any]:
+    """The section `model` of a run's record."""
+    return {
+        "name": model.name,
+        "arch": model.config.arch,
+        "parameters": model.n_parameters,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "digest": model.digest,
+    }
+
+
+def backend(model: LanguageModel) -> dict[str, Any]:
+    """The section `backend` of a run's record, but for where the work is done."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"device": str(model.device), "dtype": dtype, "kernels": kernels(model)}
+
+
 def _code_of(model: LanguageModel) -> set[str]:
     """The modules of the classes that a model consists of, and of the kernel backends that its calls may reach."""
     from .kernels.backend import modules_of

@@ -12,24 +12,19 @@ or with other settings is refused; `fresh` deletes an earlier one first, and not
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..core.config import differing_keys
 from ..core.errors import UsageError
-from ..core.folder_lock import alone_in
-from ..core.folders import RUN_RECORD, earlier_run, refuse_other_settings
-from ..core.versions import versions
-from ..core.whole_files import write_errors
 from ..datasets.readers.pile import PileReport, Reading, read
-from ..models.lending import label, lent, loadable
-from ..models.provenance import computation_key, kernels
-from ..runtime import Progress, Session, WorkerFactory, digest_of, publish_json, replace_table, run_table
+from ..models.lending import label, lent, opens
+from ..models.provenance import backend, computation_key, identity
+from ..runtime import Session, digest_of
+from ..runtime.stage import Observer, Planned, Run, Stage
 from ..scoring.statistics import Resampling
 from . import perplexity_worker
 from .bits_per_byte import WINDOWS
@@ -40,10 +35,12 @@ from .perplexity_worker import DOCUMENT_ORDER, DOCUMENT_SCHEMA, about, first_tok
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
-COMMAND = "perplexity"
-_RESULTS = ("documents.parquet", "summary.json")
-# Compared by what they hold, or without an influence on any table.
-_BY_CONTENT = frozenset({"model", "tokenizer", "data", "fail_over"})
+STAGE = Stage(
+    "perplexity",
+    results=("documents.parquet", "summary.json"),
+    by_content={"model", "tokenizer", "data", "fail_over"},
+    data_is="documents",
+)
 
 
 @dataclass(frozen=True)
@@ -96,102 +93,49 @@ def prepare(config: PerplexityConfig, model: LanguageModel | None = None) -> Per
 
 
 def measure(
-    plan: PerplexityPlan,
-    *,
-    out: Path,
-    session: Session,
-    fresh: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    plan: PerplexityPlan, *, out: Path, session: Session, fresh: bool = False, observer: Observer | None = None
 ) -> PerplexityResult:
     """Run `plan`."""
-    check_folder(plan, out, fresh=fresh)
-    with alone_in(out):
-        if fresh:
-            _clear(out)
-        for name in _RESULTS:
-            (out / name).unlink(missing_ok=True)
-        publish_json(_record(plan, session), out / RUN_RECORD)
+    with planned(plan).begin(out, session=session, observer=observer, fresh=fresh) as run:
         with lent(plan.model):
-            table = _documents(plan, out, session, fresh, progress)
+            table = _documents(plan, run)
         config = plan.config
         how = Resampling(config.seed, config.confidence, config.resamples)
-        result = PerplexityResult(out, summarise(table, config.method, how), _statuses(table))
-        replace_table(table, out / "documents.parquet")
-        publish_json(_summary_file(plan, result), out / "summary.json")
+        statuses = dict(sorted(Counter(table["status"].to_pylist()).items()))
+        result = PerplexityResult(out, summarise(table, config.method, how), statuses)
+        run.table("documents.parquet", table)
+        run.json("summary.json", _summary_file(plan, result))
+        run.update(counts=statuses)
     return result
 
 
-def _documents(
-    plan: PerplexityPlan, out: Path, session: Session, fresh: bool, progress: Callable[[Progress], None] | None
-) -> pa.Table:
-    """One job of the runtime; documents of like length are read together."""
-    config, model, items = plan.config, plan.model, plan.items
-    arguments = {"method": config.method, "window": plan.window}
-    key = {"arguments": arguments, **computation_key(model, perplexity_worker.__name__)}
-    folder = digest_of({"key": key, "items": digest_of(items), "batch": config.batch_size})[:12]
-
-    def lost(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
-        return {**about(dict(item), config.method, plan.window), "status": "worker_lost", "reason": reason}
-
-    return run_table(
-        COMMAND,
-        items,
-        WorkerFactory(
-            f"{perplexity_worker.__name__}:make_worker",
-            {
-                **loadable(model),
-                "model_digest": model.digest,
-                "dtype": str(model.dtype).removeprefix("torch."),
-                **arguments,
-            },
-        ),
-        out_dir=out / "work" / f"documents-{folder}",
-        session=session,
-        batch_size=config.batch_size,
-        sort_by=list(DOCUMENT_ORDER),
-        schema=DOCUMENT_SCHEMA,
-        semantic_key=key,
-        fresh=fresh,
-        progress=progress,
-        lengths=[d.n_bytes for d in plan.reading.documents],
-        id_column="document_id",
-        lost_row=lost,
+def planned(plan: PerplexityPlan) -> Planned:
+    """The run of `plan` with its record, to look for an earlier one in a folder or to begin."""
+    documents, bad = plan.reading.documents, plan.reading.report.bad
+    return STAGE.plan(
+        plan.config,
+        model=identity(plan.model),
+        data={
+            "digest": digest_of([list(document) for document in documents]),
+            "counts": {"documents": len(documents)},
+            "left_out": dict(bad),
+        },
+        seeds={"seed": plan.config.seed},
+        plan={"name_of_the_model": label(plan.model), "window": plan.window},
+        backend=backend(plan.model),
+        details={"first_token": first_token(plan.model)},
     )
 
 
-def check_folder(plan: PerplexityPlan, out: Path, *, fresh: bool = False) -> None:
-    """Raises UsageError where `out` holds a run of another command or, without `fresh`, one of another plan."""
-    earlier = earlier_run(out, COMMAND, fresh=fresh)
-    if earlier is None or fresh:
-        return
-    found = differing_keys(plan.config, earlier["config"], ignored=_BY_CONTENT)
-    model = earlier.get("model")
-    if not isinstance(model, dict) or (model.get("name"), model.get("digest")) != (plan.model.name, plan.model.digest):
-        found.append("the model")
-    if earlier.get("documents_digest") != _digest(plan):
-        found.append("the documents")
-    refuse_other_settings(out, COMMAND, found)
-
-
-def _clear(out: Path) -> None:
-    """Delete what an earlier run wrote, but not the lock that is held."""
-    if not (out / RUN_RECORD).is_file():
-        return
-    with write_errors(out):
-        for name in (*_RESULTS, RUN_RECORD):
-            (out / name).unlink(missing_ok=True)
-        for job in (out / "work").iterdir():
-            if job.is_dir():
-                shutil.rmtree(job)
-
-
-def _digest(plan: PerplexityPlan) -> str:
-    return digest_of([list(document) for document in plan.reading.documents])
-
-
-def _statuses(table: pa.Table) -> dict[str, int]:
-    counts = {str(entry["values"]): int(entry["counts"]) for entry in table["status"].value_counts().to_pylist()}
-    return dict(sorted(counts.items()))
+def _documents(plan: PerplexityPlan, run: Run) -> pa.Table:
+    """One job of the runtime; documents of like length are read together."""
+    method, window = plan.config.method, plan.window
+    return run.job(
+        "perplexity", plan.items, f"{perplexity_worker.__name__}:make_worker", opens=opens(plan.model),
+        arguments={"method": method, "window": window}, key=computation_key(plan.model, perplexity_worker.__name__), schema=DOCUMENT_SCHEMA,
+        sort_by=DOCUMENT_ORDER, batch_size=plan.config.batch_size, lost=lambda item: about(dict(item), method, window),
+        lengths=[d.n_bytes for d in plan.reading.documents], id_column="document_id",
+    )  # fmt: skip
 
 
 def report_values(report: PileReport) -> dict[str, Any]:
@@ -216,24 +160,4 @@ def _summary_file(plan: PerplexityPlan, result: PerplexityResult) -> dict[str, A
             "kind": "percentile bootstrap over documents, of the ratio of sums",
         },
         "data": report_values(plan.reading.report),
-    }
-
-
-def _record(plan: PerplexityPlan, session: Session) -> dict[str, Any]:
-    """run.json: what is needed to make the run again, and where it was made."""
-    return {
-        "command": COMMAND,
-        "config": plan.config.model_dump(mode="json"),
-        "model": {
-            "name": plan.model.name,
-            "digest": plan.model.digest,
-            "arch": plan.model.config.arch,
-            "n_parameters": plan.model.n_parameters,
-            "dtype": str(plan.model.dtype).removeprefix("torch."),
-        },
-        "documents_digest": _digest(plan),
-        "first_token": first_token(plan.model),
-        "kernels": kernels(plan.model),
-        "versions": versions(),
-        "session": session.describe(),
     }

@@ -6,7 +6,7 @@ with open_session("none") as session:
 
 from __future__ import annotations
 
-from .pipeline import QuickstartResult, Watcher, check_folder, plan_lines, run_quickstart
+from .pipeline import QuickstartResult, plan_lines, planned, run_quickstart
 from .quickstart_config import QuickstartConfig
 
-__all__ = ["QuickstartConfig", "QuickstartResult", "Watcher", "check_folder", "plan_lines", "run_quickstart"]
+__all__ = ["QuickstartConfig", "QuickstartResult", "plan_lines", "planned", "run_quickstart"]

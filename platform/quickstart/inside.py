@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..core.observer import Observer
     from ..eval.planning import Plan
-    from ..runtime import Progress, Session
-    from .pipeline import Watcher
+    from ..runtime import Session
 
 
 def look_inside(
@@ -24,25 +24,21 @@ def look_inside(
     session: Session,
     cache_dir: Path,
     fresh: bool,
-    watcher: Watcher,
+    observer: Observer,
 ) -> str:
     """Run `steps` for the plan's model on its development questions; what came out, in words."""
-    from ..interp import Cache, Observer, config_model, plan_steps, run_plan
+    from ..interp import Cache, config_model, plan_steps, run_plan
     from ..interp.engine.graph import in_order
     from ..interp.engine.run_record import write_run
 
     questions = plan.asked_in_development
 
-    class Telling(Observer):
-        def progress(self, progress: Progress) -> None:
-            watcher.progress(progress)
-
     # What a step needs is named too: a second run, which needs nothing, then keeps the same tables as the first.
     names = tuple(step.name for step in in_order(steps))
     config = config_model().model_validate({"steps": names, "seed": plan.config.seed})
     planned = plan_steps(plan.model, questions, config)
-    cache = Cache(cache_dir, warn=watcher.warn)
-    results = run_plan(planned, cache=cache, session=session, fresh=fresh, observer=Telling())
+    cache = Cache(cache_dir, warn=observer.warn)
+    results = run_plan(planned, cache=cache, session=session, fresh=fresh, observer=observer)
     write_run(out, planned, results, session, fresh=True)  # a part of the quickstart, which has checked its folder
     computed = sum(result.seconds is not None for result in results.values())
     return f"{len(results)} steps on {len(questions)} development questions, {len(results) - computed} cached"

@@ -15,7 +15,6 @@ questions only; the test questions judge.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,40 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.config import differing_keys
 from ..core.errors import UsageError
-from ..core.folders import RUN_RECORD, earlier_run, refuse_other_settings
+from ..core.observer import Observer, WithoutParts
+from ..runtime.stage import Planned, Run, Stage
 from .inside import look_inside
 from .quickstart_config import QuickstartConfig, folder_name
 from .sample import classify_sample
 
 if TYPE_CHECKING:
     from ..eval.planning import Plan
-    from ..runtime import Progress, Session
+    from ..runtime import Session
 
 REPORT = "report.html"
-COMMAND = "quickstart"
 PROMPTS = "prompts.parquet"
-
-
-class Watcher:
-    """Told about a quickstart as it goes; override what is of interest."""
-
-    def begin(self, stage: str) -> None:
-        """A stage begins."""
-
-    def progress(self, progress: Progress) -> None:
-        """A batch of the running stage is done."""
-
-    def warn(self, text: str) -> None:
-        """Something the reader must know to trust the result."""
-
-    def end(self, stage: str, found: str, seconds: float) -> None:
-        """A stage is done; `found` says in words what came out."""
+STAGE = Stage("quickstart", work=("classify", "interp", "eval", PROMPTS, REPORT))
 
 
 @dataclass(frozen=True)
-class Stage:
+class Finished:
     """A finished stage."""
 
     name: str
@@ -71,7 +54,7 @@ class QuickstartResult:
     out: Path
     report: Path
     report_sha256: str
-    stages: tuple[Stage, ...]
+    stages: tuple[Finished, ...]
     verdicts: dict[str, str]
     summaries: dict[str, dict[str, Any]]
     bad_share: dict[str, float]
@@ -93,11 +76,9 @@ def plan_lines(config: QuickstartConfig) -> list[str]:
     return [*lines, f"report: {REPORT}"]
 
 
-def check_folder(config: QuickstartConfig, out: Path, *, fresh: bool = False) -> None:
-    """Raises UsageError where `out` holds a run of another command or, without `fresh`, another quickstart."""
-    earlier = earlier_run(out, COMMAND, fresh=fresh)
-    if earlier is not None and not fresh:
-        refuse_other_settings(out, COMMAND, differing_keys(config, earlier["config"]))
+def planned(config: QuickstartConfig) -> Planned:
+    """The run that `config` asks for, to look for an earlier one in a folder or to begin."""
+    return STAGE.plan(config, seeds={"seed": config.seed}, plan={"stages": plan_lines(config)})
 
 
 def run_quickstart(
@@ -107,29 +88,25 @@ def run_quickstart(
     session: Session,
     cache_dir: Path,
     fresh: bool = False,
-    watcher: Watcher | None = None,
+    observer: Observer | None = None,
     reproduce: str = "",
 ) -> QuickstartResult:
     """Run every stage. `reproduce` is the command that the report names. `fresh`: compute again what is there."""
-    return _Pipeline(config, out, session, cache_dir, fresh, watcher or Watcher(), reproduce).run()
+    from ..models.files.loading import resolve
+
+    for model in config.models:
+        resolve(model)  # a name that leads nowhere is found before the models before it have taken their time
+    with planned(config).begin(out, session=session, observer=observer, fresh=fresh) as run:
+        return _Pipeline(config, run, cache_dir, reproduce).run()
 
 
 class _Pipeline:
     """One quickstart under way."""
 
-    def __init__(
-        self,
-        config: QuickstartConfig,
-        out: Path,
-        session: Session,
-        cache_dir: Path,
-        fresh: bool,
-        watcher: Watcher,
-        reproduce: str,
-    ) -> None:
-        self.config, self.out, self.session, self.cache_dir = config, out, session, cache_dir
-        self.fresh, self.watcher, self.reproduce = fresh, watcher, reproduce
-        self.stages: list[Stage] = []
+    def __init__(self, config: QuickstartConfig, run: Run, cache_dir: Path, reproduce: str) -> None:
+        self.config, self.run_, self.cache_dir, self.reproduce = config, run, cache_dir, reproduce
+        self.out, self.session, self.fresh, self.observer = run.out, run.session, run.fresh, run.observer
+        self.stages: list[Finished] = []
         self.verdicts: dict[str, str] = {}
         self.summaries: dict[str, dict[str, Any]] = {}
         self.bad_share: dict[str, float] = {}
@@ -137,15 +114,6 @@ class _Pipeline:
 
     def run(self) -> QuickstartResult:
         """All stages in order."""
-        from ..models.files.loading import resolve
-        from ..runtime import publish_json
-
-        for model in self.config.models:
-            resolve(model)  # a name that leads nowhere is found before the models before it have taken their time
-        check_folder(self.config, self.out, fresh=self.fresh)
-        if self.fresh:
-            self._clear()
-        publish_json({"command": COMMAND, "config": self.config.model_dump(mode="json")}, self.out / RUN_RECORD)
         with self._stage("prompts") as tell:
             tell(self._prompts())
         with self._stage("classify") as tell:
@@ -162,7 +130,7 @@ class _Pipeline:
                         session=self.session,
                         cache_dir=self.cache_dir,
                         fresh=self.fresh,
-                        watcher=self.watcher,
+                        observer=WithoutParts(self.observer),
                     )
                 )
             with self._stage(f"eval {name}") as tell:
@@ -170,6 +138,7 @@ class _Pipeline:
         with self._stage("report") as tell:
             digest = self._report()
             tell(str(self.out / REPORT))
+        self.run_.update(files={REPORT: digest}, details={"verdicts": self.verdicts})
         return QuickstartResult(
             out=self.out,
             report=self.out / REPORT,
@@ -180,16 +149,6 @@ class _Pipeline:
             bad_share=self.bad_share,
             fail_over=self.fail_over,
         )
-
-    def _clear(self) -> None:
-        """Delete what an earlier quickstart wrote; without its record nothing is known to be one's own."""
-        if not (self.out / RUN_RECORD).is_file():
-            return
-        for name in ("classify", "interp", "eval"):
-            if (self.out / name).is_dir():
-                shutil.rmtree(self.out / name)
-        for name in (PROMPTS, REPORT, RUN_RECORD):
-            (self.out / name).unlink(missing_ok=True)
 
     def _prompts(self) -> str:
         from ..datasets import facts
@@ -222,11 +181,10 @@ class _Pipeline:
         return plan
 
     def _evaluate(self, plan: Plan, name: str) -> str:
-        from ..eval.runner import Observer, differences, evaluate
+        from ..eval.runner import evaluate, planned
         from ..interp import bottleneck_finder
 
         folder = self.out / "eval" / name
-        earlier = earlier_run(folder, "eval", fresh=True)
         result = evaluate(
             plan,
             out=folder,
@@ -240,8 +198,8 @@ class _Pipeline:
                 template=plan.config.template,
             ),
             # The folder is a part of this quickstart: what a former version of a model left there goes.
-            fresh=self.fresh or (earlier is not None and bool(differences(plan, earlier))),
-            observer=Observer(progress=self.watcher.progress),
+            fresh=self.fresh or bool(planned(plan).differences(folder, fresh=True)),
+            observer=WithoutParts(self.observer),
         )
         self.verdicts[name] = result.summary.verdict.sentence
         self.summaries[name] = result.summary.to_dict()
@@ -262,11 +220,11 @@ class _Pipeline:
     def _stage(self, name: str) -> Iterator[Callable[[str], None]]:
         """Times a stage; the block says what came out by calling what it is given."""
         found: list[str] = []
-        self.watcher.begin(name)
+        self.observer.begin(name)
         start = time.monotonic()
         yield found.append
-        self.stages.append(Stage(name, found[-1], time.monotonic() - start))
-        self.watcher.end(name, found[-1], self.stages[-1].seconds)
+        self.stages.append(Finished(name, found[-1], time.monotonic() - start))
+        self.observer.end(name, found[-1], self.stages[-1].seconds)
 
 
 def _share(mean: float | None) -> str:

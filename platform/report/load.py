@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..runtime.record import read_run, record_values
 from .content import Classification, Evaluation, Interpretation, Report, Tracing, Training
-from .documents import read_json
+from .documents import Document, read_json
 from .sections.evaluation import read_evaluation
 from .sections.interpretation import read_interpretation
 from .sections.other_runs import SUMMARY_SUFFIX, read_classification, read_training
@@ -48,8 +49,11 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
             if source.name.endswith(SUMMARY_SUFFIX):
                 classifications.append(read_classification(source))
                 continue
-            run = read_json(source, "run its command again")
-            command, folder = run.at("command").text(), source.parent
+            command, folder = (record_values(source) or {})["command"], source.parent
+            if command == "eval":
+                run = Document(source, read_run(source).model_dump(mode="json"), "run its command again")
+            else:
+                run = read_json(source, "run its command again")
             if command == "eval":
                 evaluations.append(read_evaluation(folder, run))
             elif command == "interp":

@@ -1,24 +1,207 @@
-"""What a run of any command is, and how it tells what it does."""
+"""What a run of any command is: a record, a folder that is its own, jobs of workers, and one who is told.
+
+    EVAL = Stage("eval", results=("items.parquet", "summary.json"), by_content={"model", "questions"})
+
+    planned = EVAL.plan(config, model=identity(model), data={"digest": digest}, plan={"layers": [1, 2]})
+    planned.check(out)                                    # UsageError: the folder holds another run
+    with planned.begin(out, session=session, observer=observer) as run:
+        run.table("items.parquet", run.job("test", items, worker, ...))
+
+Promises: a folder holds one run of one command; another run is refused by naming what differs, `fresh` deletes what the
+stage owns and nothing else, and one driver at a time works there. The record is `unfinished` from the beginning until
+the block ends without an error. A job continues where it was: its folder is named by everything that decides its rows.
+
+It knows neither models nor data sets: a command says in plain values what they are.
+"""
 
 from __future__ import annotations
 
-from .table_job import Progress
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from ..core.config import differing_keys
+from ..core.errors import InputError, UsageError
+from ..core.folder_lock import alone_in
+from ..core.observer import Observer
+from ..core.versions import code_digest, versions
+from ..core.whole_files import publish_json, replace_table, write_errors
+from .plan import digest_of
+from .pool import WorkerFactory
+from .record import FORMAT, RUN_RECORD, RunRecord, record_values
+from .session import Session
+from .table_job import run_table
 
 
-class Observer:
-    """What a run tells while it works. Every method does nothing here; a console or a test overrides some."""
+@dataclass(frozen=True)
+class Stage:
+    """What the runs of one command have in common.
 
-    def say(self, text: str) -> None:
-        """A sentence about what is going on."""
+    results, work: patterns of the files and folders that a run leaves beside its record; a new run deletes the results
+    of an earlier one, and with `fresh` its work too, by which it would continue. by_content: settings that are compared
+    by what they hold, or that change no result. data_is: the data in words. mark: a pattern of files that show whose
+    folder it is where there is no record.
+    """
 
-    def warn(self, text: str) -> None:
-        """Something the reader must know to trust the result."""
+    command: str
+    results: tuple[str, ...] = ()
+    work: tuple[str, ...] = ("work/*",)
+    by_content: Set[str] = frozenset()
+    data_is: str = "data"
+    mark: str = RUN_RECORD
 
-    def begin(self, part: str, detail: str = "") -> None:
-        """A named part of the run, such as a stage or an analysis, starts."""
+    def plan(self, config: BaseModel, **sections: Any) -> Planned:
+        """A run of this command that has not begun; `sections` are those of `RunRecord`, as plain values."""
+        values = {"command": self.command, "config": config.model_dump(mode="json"), **sections}
+        return Planned(self, config, RunRecord.model_validate(values))
 
-    def progress(self, progress: Progress) -> None:
-        """How far a job of the runtime is."""
+    def clear(self, out: Path, *, fresh: bool) -> None:
+        """Delete what an earlier run left in `out`; where nothing shows that it is of this command, nothing."""
+        if not any(out.glob(self.mark)) and not (out / RUN_RECORD).is_file():
+            return
+        try:
+            named = (record_values(out / RUN_RECORD) or {}).get("files", {})
+        except InputError:
+            named = {}
+        patterns = [*self.results, *(self.work if fresh else ())]
+        paths = {path for pattern in patterns for path in out.glob(pattern)} | {out / name for name in named}
+        with write_errors(out):
+            for path in sorted(path for path in paths if path.resolve().is_relative_to(out.resolve())):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            (out / RUN_RECORD).unlink(missing_ok=True)
 
-    def end(self, part: str, outcome: str, seconds: float) -> None:
-        """The part is done: what came out in a few words, and how long it took."""
+
+@dataclass(frozen=True)
+class Planned:
+    """A run with everything that decides its results."""
+
+    stage: Stage
+    config: BaseModel
+    record: RunRecord
+
+    def check(self, out: Path, *, fresh: bool = False, hint: str = "") -> None:
+        """Raises UsageError where `out` holds a run of another command or, without `fresh`, one with other settings,
+        InputError where its record is damaged. hint: follows "choose another --out"."""
+        command = self.stage.command
+        differing = self.differences(out, fresh=fresh)
+        if differing and not fresh:
+            names = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+            raise UsageError(
+                f"--out {out} holds a run of `mplat {command}` with another configuration (differs in {names}); "
+                f"choose another --out{hint}, or start anew with --fresh, which deletes that run"
+            )
+
+    def differences(self, out: Path, *, fresh: bool = False) -> list[str]:
+        """In what an earlier run in `out` differs from this one; empty where there is none. Raises as `check` does."""
+        path, command = out / RUN_RECORD, self.stage.command
+        try:
+            earlier = record_values(path)
+            if earlier is not None and earlier["command"] != command:
+                raise UsageError(f"--out {out} holds a run of `mplat {earlier['command']}`; choose another --out")
+            if earlier is not None and not isinstance(earlier.get("config"), dict):
+                raise InputError(
+                    f"{path} is damaged (it has no config); start anew with --fresh, or choose another folder"
+                )
+        except InputError:
+            if fresh:
+                return []
+            raise
+        if earlier is None:
+            return []
+        found = differing_keys(self.config, earlier["config"], ignored=self.stage.by_content)
+        if earlier.get("format") != FORMAT:
+            return found or ["the format of its record"]  # of another version, which said less or other things
+        now = self.record.model_dump(mode="json")
+        for section, words in (("model", "model"), ("data", self.stage.data_is)):
+            if now[section] is not None and (earlier.get(section) or {}).get("digest") != now[section]["digest"]:
+                found.append(f"the {words}")
+        planned, then = now["plan"], earlier.get("plan", {})
+        found += [
+            f"the {name.replace('_', ' ')}" for name in sorted({*planned, *then}) if planned.get(name) != then.get(name)
+        ]
+        return list(dict.fromkeys(found))
+
+    @contextmanager
+    def begin(
+        self, out: Path, *, session: Session | None = None, observer: Observer | None = None, fresh: bool = False
+    ) -> Iterator[Run]:
+        """The run under way in `out`, which is its own until the block ends; its record is then `done`, and stays
+        `unfinished` after an error. Raises as `check` does, and UsageError where another driver works in `out`."""
+        self.check(out, fresh=fresh)
+        with alone_in(out):
+            self.stage.clear(out, fresh=fresh)
+            run = Run(self.record, out, session, observer or Observer(), fresh)
+            run.update(code=code_digest(), versions=versions())
+            yield run
+            run.update(status="done")
+
+
+class Run:
+    """A run under way. What it writes through here stands in its record."""
+
+    def __init__(self, record: RunRecord, out: Path, session: Session | None, observer: Observer, fresh: bool) -> None:
+        self.record, self.out, self.session, self.observer, self.fresh = record, out, session, observer, fresh
+
+    def update(self, **sections: Any) -> None:
+        """Enter `sections` of the record, as plain values, and write it; a mapping is added to what there is."""
+        values = self.record.model_dump()
+        for name, value in sections.items():
+            values[name] = {**values[name], **value} if isinstance(values[name], dict) else value
+        if self.session is not None and values["backend"] is not None:
+            there = self.session.describe()
+            values["backend"] |= {"threads": there["threads_per_actor"], "session": there}
+        self.record = RunRecord.model_validate(values)
+        publish_json(self.record.model_dump(mode="json"), self.out / RUN_RECORD)
+
+    def table(self, name: str, table: pa.Table) -> None:
+        """Write `table` as the result `name`."""
+        self.update(files={name: replace_table(table, self.out / name).sha256})
+
+    def json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write `values` as the result `name`."""
+        self.update(files={name: publish_json(values, self.out / name).sha256})
+
+    def job(
+        self,
+        name: str,
+        items: Sequence[Mapping[str, Any]],
+        worker: str,
+        *,
+        opens: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        key: Mapping[str, Any],
+        schema: pa.Schema,
+        sort_by: Sequence[str],
+        batch_size: int,
+        lost: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+        **more: Any,
+    ) -> pa.Table:
+        """The rows of `items`, made by workers, in a folder below work/ that is named by all that decides them.
+
+        worker: `module:function`, called with `opens` (where a worker finds what it needs; decides no row) and
+        `arguments`, which with `key` decide the rows. lost: the fields, besides those of the item itself, of the row of
+        an item that kills every worker. more: as for `run_table`.
+        """
+        assert self.session is not None
+        decides = {"arguments": digest_of(dict(arguments)), **key}
+        folder = digest_of({"key": decides, "items": digest_of(items), "batch": batch_size})[:12]
+
+        def lost_row(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
+            assert lost is not None
+            known = {name: value for name, value in item.items() if name in schema.names}
+            return {**known, **lost(item), "status": "worker_lost", "reason": reason}
+
+        return run_table(
+            name, items, WorkerFactory(worker, {**opens, **arguments}), out_dir=self.out / "work" / f"{name}-{folder}",
+            session=self.session, batch_size=batch_size, sort_by=list(sort_by), schema=schema, semantic_key=decides,
+            fresh=self.fresh, progress=self.observer.progress, lost_row=None if lost is None else lost_row, **more,
+        )  # fmt: skip

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from mplat.core.errors import InputError, UsageError
 from mplat.core.folder_lock import FolderLock
+from mplat.core.whole_files import sha256_of
 from mplat.datasets.prompting.prompts import Prompt
 from mplat.datasets.records import to_table
 from mplat.eval import answers, side_effects
@@ -20,6 +21,7 @@ from mplat.eval.runner import evaluate
 from mplat.eval.schema import ITEM_SCHEMA
 from mplat.eval.split import side
 from mplat.runtime import open_session, read_table
+from mplat.runtime.record import read_run
 from mplat.steering import Recipe
 from planted_models import ANSWER_TOKENS, CHANNELS, LAYER, planted, talking
 
@@ -106,9 +108,12 @@ def test_every_question_has_one_row_in_every_condition_in_a_fixed_order(found):
 
 
 def test_the_files_say_what_was_done(found, case):
-    record = json.loads((found.out / "run.json").read_text())
-    assert record["model"]["digest"] == case.damaged.digest
-    assert record["session"]["kind"] == "in-process" and record["kernels"]["scan"]
+    record = read_run(found.out)
+    assert record.status == "done" and record.model is not None and record.model.digest == case.damaged.digest
+    assert record.backend is not None and record.backend.session is not None
+    assert record.backend.session["kind"] == "in-process" and record.backend.kernels["scan"]
+    for name, digest in record.files.items():
+        assert sha256_of((found.out / name).read_bytes()) == digest
     assert Recipe.load(found.out / "recipe.json", case.damaged) == found.recipe
     summary = json.loads((found.out / "summary.json").read_text())
     assert summary["overall"]["em"]["conditions"]["steered"]["mean"] == 1.0
@@ -156,7 +161,8 @@ def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(pla
     with pytest.raises(KeyboardInterrupt):
         run(changed, case.damaged, out, fresh=True)
     assert sorted(p.name for p in out.iterdir()) == ["run.json", "work"]
-    assert "recipe" not in json.loads((out / "run.json").read_text())
+    record = read_run(out)
+    assert record.status == "unfinished" and not record.files and "recipe" not in record.details
     monkeypatch.setattr(answers, "generate", real)
     finished = run(changed, case.damaged, out)
     whole = run(changed, case.damaged, place / "uninterrupted")
@@ -190,8 +196,8 @@ def test_fresh_leaves_the_files_of_a_folder_without_a_record_alone(place, case, 
 
 def test_a_second_driver_is_kept_out(place, case):
     out = place / "shared"
-    (out / "work").mkdir(parents=True)
-    lock = FolderLock(out / "work" / ".lock")
+    out.mkdir()
+    lock = FolderLock(out / ".lock")
     with pytest.raises(UsageError, match="is locked by pid"):
         run(settings(place), case.damaged, out)
     lock.release()

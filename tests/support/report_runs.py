@@ -13,6 +13,7 @@ from mplat.datasets.records import Question
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA, question_fields
 from mplat.eval.summary import Resampling, summarise
+from mplat.runtime.record import RunRecord
 from mplat.steering.discovery import DISCOVERY_SCHEMA
 
 CONDITIONS = [
@@ -30,6 +31,16 @@ PER_LEVEL = 4
 
 def questions() -> list[Question]:
     return facts.prompts(per_level=PER_LEVEL, seed=0)
+
+
+def record(command: str, model: str, **sections: Any) -> dict[str, Any]:
+    """A run.json."""
+    about = {"name": model, "digest": "ab" * 32, "arch": "mamba", "parameters": 12, "dtype": "float32"}
+    session = {"kind": "in-process", "address": "none", "actors": 1}
+    backend = {"device": "cpu", "dtype": "float32", "kernels": {"scan": "numba"}, "threads": 1, "session": session}
+    values = {"command": command, "status": "done", "config": {}, "model": about, "backend": backend}
+    values |= {"versions": {"mplat": "0.1.0"}} | sections
+    return RunRecord.model_validate(values).model_dump(mode="json")
 
 
 def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, str] | None = None) -> dict[str, Any]:
@@ -69,11 +80,7 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
     )  # fmt: skip
     config = EvalConfig.model_validate({"model": model, "per_level": PER_LEVEL, "draws": 2}).model_dump(mode="json")
     summary = {"recipe": RECIPE, **summarise(items, prices, Resampling(0, 0.95, 200)).to_dict()}
-    run = {
-        "command": "eval", "config": config, "variant": "mamba", "recipe": RECIPE,
-        "model": {"name": model, "digest": "ab" * 32, "arch": "mamba", "n_parameters": 12, "dtype": "float32"},
-        "versions": {"mplat": "0.1.0"}, "session": {"kind": "in-process", "address": "none", "actors": 1},
-    }  # fmt: skip
+    run = record("eval", model, config=config, plan={"variant": "mamba"}, details={"recipe": RECIPE})
     grid = [
         {"candidate": f"candidate_{i:03d}", "operator": "scale_mixer_out", "site": "mixer_out", "layer": 3,
          "strength": strength, "channels": [4, 38], "n": 10, "n_failed": 0, "em": em, "f1": em, "em_unsteered": 0.4,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ...core.errors import UsageError
+from ...core.observer import Observer
 from ...models.lending import lent
 from ...runtime.session import Session, open_session
 from ...runtime.table_job import Progress
@@ -34,22 +35,6 @@ from .work import BatchRunner
 if TYPE_CHECKING:
     from ...datasets.records import Question
     from ...models import LanguageModel
-
-
-class Observer:
-    """Told about a run as it goes; override what is of interest."""
-
-    def found(self, step: str) -> None:
-        """The step's result is cached."""
-
-    def begin(self, step: str, prompts: int) -> None:
-        """The step's result is missing: it is computed now, on so many prompts."""
-
-    def progress(self, progress: Progress) -> None:
-        """A batch of the running step is done, or something out of the ordinary happened (`progress.note`)."""
-
-    def done(self, step: str, rows: int, seconds: float) -> None:
-        """The step has been computed and cached."""
 
 
 @dataclass(frozen=True)
@@ -201,16 +186,16 @@ def run_plan(
         found = cache.read_all(name, planned.key.digest)
         seconds = None
         if found is not None:
-            observer.found(name)
+            observer.say(f"{name}: cached")
         else:
             upstream = {need: obtain(need) for need in planned.step.needs}
-            observer.begin(name, len(plan.data.items))
+            observer.begin(name, f"not in the cache, computed now on {len(plan.data.items)} prompts")
             start = time.monotonic()
             found = _compute(plan, planned, upstream, cache, chosen, observer.progress)
             seconds = time.monotonic() - start
         results[name] = StepResult(name, planned.key.digest, found.tables, seconds, found.tensors)
         if seconds is not None:
-            observer.done(name, results[name].rows, seconds)
+            observer.end(name, f"{results[name].rows} rows", seconds)
         return results[name]
 
     chosen = open_session("none") if session is None else session

@@ -46,12 +46,13 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
 
     finished = there("summary.json", "accuracy, differences and price")
     summary = read_json(folder / "summary.json", remedy) if finished else None
-    recipe = run.at("recipe") if "recipe" in run else None
+    details, variant = run.at("details"), run.at("plan").at("variant").text()
+    recipe = details.at("recipe") if "recipe" in details else None
     conditions = _conditions(summary) if summary is not None else ()
     levels = tuple(_levels(summary, conditions)) if summary is not None else ()
     candidates: tuple[Candidate, ...] = ()
     development_em = None
-    searched = run.at("config").at("steering").value.get("recipe") is None and run.at("variant").text() != NONE
+    searched = run.at("config").at("steering").value.get("recipe") is None and variant != NONE
     if searched and there("discovery.parquet", "the development grid"):
         rows = read_rows(folder / "discovery.parquet", _CANDIDATE_COLUMNS, remedy)
         candidates = tuple(sorted((_candidate(row) for row in rows), key=lambda c: (c.rank is None, c.rank or 0)))
@@ -68,7 +69,7 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
     return Evaluation(
         folder=str(folder),
         model=Path(run.at("model").at("name").text()).name,
-        variant=run.at("variant").text(),
+        variant=variant,
         verdict=_UNFINISHED if summary is None else summary.at("verdict").at("sentence").text(),
         conditions=conditions,
         levels=levels,
@@ -81,7 +82,7 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         candidates=candidates,
         development_em=development_em,
         answers=answers,
-        provenance=tuple(Fact(name, value) for name, value in flat(run.value) if not name.startswith("recipe.")),
+        provenance=tuple(Fact(name, value) for name, value in flat(run.value) if ".recipe." not in name),
         reproduce=command,
         missing=tuple(missing),
     )
@@ -104,7 +105,7 @@ def command_of(folder: Path, run: Document) -> str:
         if name not in defaults or defaults[name] != _plain(value):
             option = _OPTIONS.get(name)
             words += [option, str(value)] if option else ["--set", f"{name}={_yaml(value)}"]
-    address = run.at("session").at("address").text() if "session" in run else "none"
+    address = run.at("backend").at("session").at("address").text()
     return shlex.join([*words, "--address", address, "--out", str(folder)])
 
 
