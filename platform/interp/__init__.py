@@ -6,10 +6,11 @@ channels = bottleneck_channels(model, questions, layer=3, site="mixer_out", k=8)
 
 from __future__ import annotations
 
+from ..core.observer import Observer
 from .engine.cache import Cache
 from .engine.graph import all_steps
 from .engine.interp_config import InterpConfig, config_model, default_config
-from .engine.run import Observer, Plan, StepResult, plan_steps, run_plan, run_steps
+from .engine.run import Plan, StepResult, plan_steps, run_plan, run_steps
 from .engine.step import Job, Step, StepSettings, step
 from .methods.channels import bottleneck_channels, bottleneck_finder
 

@@ -132,9 +132,9 @@ def _documents(plan: PerplexityPlan, run: Run) -> pa.Table:
     method, window = plan.config.method, plan.window
     return run.job(
         "perplexity", plan.items, f"{perplexity_worker.__name__}:make_worker", opens=opens(plan.model),
-        arguments={"method": method, "window": window}, key=computation_key(plan.model, perplexity_worker.__name__), schema=DOCUMENT_SCHEMA,
-        sort_by=DOCUMENT_ORDER, batch_size=plan.config.batch_size, lost=lambda item: about(dict(item), method, window),
-        lengths=[d.n_bytes for d in plan.reading.documents], id_column="document_id",
+        arguments={"method": method, "window": window}, key=computation_key(plan.model, perplexity_worker.__name__),
+        schema=DOCUMENT_SCHEMA, sort_by=DOCUMENT_ORDER, batch_size=plan.config.batch_size, id_column="document_id",
+        lost=lambda item: about(dict(item), method, window), lengths=[d.n_bytes for d in plan.reading.documents],
     )  # fmt: skip
 
 

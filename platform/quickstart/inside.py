@@ -27,9 +27,9 @@ def look_inside(
     observer: Observer,
 ) -> str:
     """Run `steps` for the plan's model on its development questions; what came out, in words."""
-    from ..interp import Cache, config_model, plan_steps, run_plan
+    from ..interp import Cache, config_model, plan_steps
     from ..interp.engine.graph import in_order
-    from ..interp.engine.run_record import write_run
+    from ..interp.engine.run_record import run_into
 
     questions = plan.asked_in_development
 
@@ -38,7 +38,7 @@ def look_inside(
     config = config_model().model_validate({"steps": names, "seed": plan.config.seed})
     planned = plan_steps(plan.model, questions, config)
     cache = Cache(cache_dir, warn=observer.warn)
-    results = run_plan(planned, cache=cache, session=session, fresh=fresh, observer=observer)
-    write_run(out, planned, results, session, fresh=True)  # a part of the quickstart, which has checked its folder
+    # a part of the quickstart, which has checked its folder
+    results = run_into(out, planned, cache=cache, session=session, fresh=fresh, replace=True, observer=observer)
     computed = sum(result.seconds is not None for result in results.values())
     return f"{len(results)} steps on {len(questions)} development questions, {len(results) - computed} cached"

@@ -31,7 +31,7 @@ from ..core.errors import InputError, UsageError
 from ..core.folder_lock import alone_in
 from ..core.observer import Observer
 from ..core.versions import code_digest, versions
-from ..core.whole_files import publish_json, replace_table, write_errors
+from ..core.whole_files import publish_bytes, publish_json, replace_table, write_errors
 from .plan import digest_of
 from .pool import WorkerFactory
 from .record import FORMAT, RUN_RECORD, RunRecord, record_values
@@ -124,11 +124,9 @@ class Planned:
         for section, words in (("model", "model"), ("data", self.stage.data_is)):
             if now[section] is not None and (earlier.get(section) or {}).get("digest") != now[section]["digest"]:
                 found.append(f"the {words}")
-        planned, then = now["plan"], earlier.get("plan", {})
-        found += [
-            f"the {name.replace('_', ' ')}" for name in sorted({*planned, *then}) if planned.get(name) != then.get(name)
-        ]
-        return list(dict.fromkeys(found))
+        then = earlier.get("plan", {})
+        names = sorted(name for name in {*now["plan"], *then} if now["plan"].get(name) != then.get(name))
+        return found or [f"the {name.replace('_', ' ')}" for name in names]  # named where nothing else explains it
 
     @contextmanager
     def begin(
@@ -169,6 +167,10 @@ class Run:
     def json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write `values` as the result `name`."""
         self.update(files={name: publish_json(values, self.out / name).sha256})
+
+    def bytes(self, name: str, data: bytes) -> None:
+        """Write `data` as the result `name`."""
+        self.update(files={name: publish_bytes(data, self.out / name).sha256})
 
     def job(
         self,

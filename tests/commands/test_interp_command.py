@@ -12,6 +12,7 @@ import pytest
 from interp_jobs import asked, reader
 from mplat.commands import main
 from mplat.datasets.records import QUESTION_SCHEMA, to_table
+from mplat.runtime.record import read_run
 
 FAST = ["--per-level", "1", "--address", "none", "--set", "bottlenecks.resamples=100"]
 
@@ -45,9 +46,10 @@ def test_steps_are_computed_once_and_their_tables_written(run, model, tmp_path) 
     tables = ["activations-mixer.delta", "activations-mixer_out", "activations-resid_post", "bottlenecks"]
     files = sorted([*(f"{t}.parquet" for t in tables), "prompts.parquet", "run.json"])
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == files
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["command"] == "interp" and record["steps"]["bottlenecks"]["file"] == "bottlenecks.parquet"
-    assert record["backend"]["scan"] in ("numba", "torch") and record["questions"]["used"] == 6
+    record = read_run(tmp_path / "out")
+    assert record.command == "interp" and record.details["steps"]["bottlenecks"]["file"] == "bottlenecks.parquet"
+    assert record.backend is not None and record.backend.kernels["scan"] in ("numba", "torch")
+    assert record.data is not None and record.data.counts == {"questions": 6}
     second, said = run(*words)
     assert [(s["step"], s["cached"]) for s in second["steps"]] == [("activations", True), ("bottlenecks", True)]
     assert "computed" not in said
@@ -120,8 +122,7 @@ def test_a_few_rows_without_a_value_are_tolerated_as_far_as_asked(run, model, tm
     assert run(*words, code=1)[0]["steps"][0]["not_ok"] == {"bad_input": 6}  # of 42
     assert run(*words, "--fail-over", "0.2")[0]["steps"][0]["not_ok"] == {"bad_input": 6}
     run(*words, "--fail-over", "0.2", "--out", tmp_path / "out")
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["steps"]["activations"]["not_ok"] == {"bad_input": 6}
+    assert read_run(tmp_path / "out").details["steps"]["activations"]["not_ok"] == {"bad_input": 6}
     assert "between 0 and 1" in run(*words, "--fail-over", "2", code=2)[0]["error"]["message"]
 
 

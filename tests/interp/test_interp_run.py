@@ -313,5 +313,5 @@ class Recorder(Observer):
     def __init__(self) -> None:
         self.begun: list[str] = []
 
-    def begin(self, step: str, prompts: int) -> None:
-        self.begun.append(step)
+    def begin(self, part: str, detail: str = "") -> None:
+        self.begun.append(part)

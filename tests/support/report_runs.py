@@ -114,11 +114,8 @@ def write_interp_run(folder: Path, *, model: str = "toy") -> None:
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(sensitivity), folder / "delta_sensitivity.parquet")
     pq.write_table(pa.Table.from_pylist(ablations), folder / "bottlenecks.parquet")
-    run = {
-        "command": "interp",
-        "model": {"name": model, "digest": "ab" * 32},
-        "steps": {name: {"rows": 3, "file": f"{name}.parquet"} for name in ("bottlenecks", "delta_sensitivity")},
-    }
+    steps = {name: {"rows": 3, "file": f"{name}.parquet"} for name in ("bottlenecks", "delta_sensitivity")}
+    run = record("interp", model, details={"steps": steps})
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
 
 

@@ -27,7 +27,11 @@ def read_interpretation(folder: Path, run: Document) -> Interpretation:
     """The interp run in `folder`, whose run.json is `run`."""
     model = Path(run.at("model").at("name").text()).name
     remedy = "make it again with `mplat interp`"
-    steps = {name: folder / result.at("file").text() for name, result in run.at("steps").entries() if "file" in result}
+    steps = {
+        name: folder / result.at("file").text()
+        for name, result in run.at("details").at("steps").entries()
+        if "file" in result
+    }
     missing = [f"{name}: {path} is not there; {remedy}" for name, path in steps.items() if not path.is_file()]
     there = {name: path for name, path in steps.items() if path.is_file()}
     maps: list[LayerMap] = []
