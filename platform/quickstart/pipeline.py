@@ -97,22 +97,22 @@ def run_quickstart(
     for model in config.models:
         resolve(model)  # a name that leads nowhere is found before the models before it have taken their time
     with planned(config).begin(out, session=session, observer=observer, fresh=fresh) as run:
-        return _Pipeline(config, run, cache_dir, reproduce).run()
+        return _Pipeline(config, run, session, cache_dir, reproduce).stages()
 
 
 class _Pipeline:
     """One quickstart under way."""
 
-    def __init__(self, config: QuickstartConfig, run: Run, cache_dir: Path, reproduce: str) -> None:
-        self.config, self.run_, self.cache_dir, self.reproduce = config, run, cache_dir, reproduce
-        self.out, self.session, self.fresh, self.observer = run.out, run.session, run.fresh, run.observer
-        self.stages: list[Finished] = []
+    def __init__(self, config: QuickstartConfig, run: Run, session: Session, cache_dir: Path, reproduce: str) -> None:
+        self.config, self.run, self.session = config, run, session
+        self.cache_dir, self.reproduce, self.out, self.fresh = cache_dir, reproduce, run.out, run.fresh
+        self.finished: list[Finished] = []
         self.verdicts: dict[str, str] = {}
         self.summaries: dict[str, dict[str, Any]] = {}
         self.bad_share: dict[str, float] = {}
         self.fail_over = 1.0
 
-    def run(self) -> QuickstartResult:
+    def stages(self) -> QuickstartResult:
         """All stages in order."""
         with self._stage("prompts") as tell:
             tell(self._prompts())
@@ -130,7 +130,7 @@ class _Pipeline:
                         session=self.session,
                         cache_dir=self.cache_dir,
                         fresh=self.fresh,
-                        observer=WithoutParts(self.observer),
+                        observer=WithoutParts(self.run.observer),
                     )
                 )
             with self._stage(f"eval {name}") as tell:
@@ -138,12 +138,12 @@ class _Pipeline:
         with self._stage("report") as tell:
             digest = self._report()
             tell(str(self.out / REPORT))
-        self.run_.update(files={REPORT: digest}, details={"verdicts": self.verdicts})
+        self.run.update(files={REPORT: digest}, details={"verdicts": self.verdicts})
         return QuickstartResult(
             out=self.out,
             report=self.out / REPORT,
             report_sha256=digest,
-            stages=tuple(self.stages),
+            stages=tuple(self.finished),
             verdicts=self.verdicts,
             summaries=self.summaries,
             bad_share=self.bad_share,
@@ -199,7 +199,7 @@ class _Pipeline:
             ),
             # The folder is a part of this quickstart: what a former version of a model left there goes.
             fresh=self.fresh or bool(planned(plan).differences(folder, fresh=True)),
-            observer=WithoutParts(self.observer),
+            observer=WithoutParts(self.run.observer),
         )
         self.verdicts[name] = result.summary.verdict.sentence
         self.summaries[name] = result.summary.to_dict()
@@ -220,11 +220,11 @@ class _Pipeline:
     def _stage(self, name: str) -> Iterator[Callable[[str], None]]:
         """Times a stage; the block says what came out by calling what it is given."""
         found: list[str] = []
-        self.observer.begin(name)
+        self.run.observer.begin(name)
         start = time.monotonic()
         yield found.append
-        self.stages.append(Finished(name, found[-1], time.monotonic() - start))
-        self.observer.end(name, found[-1], self.stages[-1].seconds)
+        self.finished.append(Finished(name, found[-1], time.monotonic() - start))
+        self.run.observer.end(name, found[-1], self.finished[-1].seconds)
 
 
 def _share(mean: float | None) -> str:

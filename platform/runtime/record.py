@@ -11,7 +11,7 @@ by another version of mplat is an error of one sentence. It does not look at the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,11 @@ class RunRecord(Config):
     """Results: name below the folder -> sha256."""
     details: dict[str, Any] = {}
     """What only this command has to say."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> RunRecord:
+        """A record of plain values, equal to what will be read: its lists are lists and not tuples."""
+        return cls.model_validate(cls.model_validate(values).model_dump(mode="json"))
 
 
 def read_run(place: Path) -> RunRecord:

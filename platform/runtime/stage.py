@@ -34,7 +34,7 @@ from ..core.versions import code_digest, versions
 from ..core.whole_files import publish_bytes, publish_json, replace_table, write_errors
 from .plan import digest_of
 from .pool import WorkerFactory
-from .record import FORMAT, RUN_RECORD, RunRecord, record_values
+from .record import FORMAT, RUN_RECORD, RunRecord, read_run, record_values
 from .session import Session
 from .table_job import run_table
 
@@ -59,7 +59,7 @@ class Stage:
     def plan(self, config: BaseModel, **sections: Any) -> Planned:
         """A run of this command that has not begun; `sections` are those of `RunRecord`, as plain values."""
         values = {"command": self.command, "config": config.model_dump(mode="json"), **sections}
-        return Planned(self, config, RunRecord.model_validate(values))
+        return Planned(self, config, RunRecord.of(values))
 
     def clear(self, out: Path, *, fresh: bool) -> None:
         """Delete what an earlier run left in `out`; where nothing shows that it is of this command, nothing."""
@@ -104,28 +104,31 @@ class Planned:
         """In what an earlier run in `out` differs from this one; empty where there is none. Raises as `check` does."""
         path, command = out / RUN_RECORD, self.stage.command
         try:
-            earlier = record_values(path)
-            if earlier is not None and earlier["command"] != command:
-                raise UsageError(f"--out {out} holds a run of `mplat {earlier['command']}`; choose another --out")
-            if earlier is not None and not isinstance(earlier.get("config"), dict):
+            values = record_values(path)
+            if values is None:
+                return []
+            if values["command"] != command:
+                raise UsageError(f"--out {out} holds a run of `mplat {values['command']}`; choose another --out")
+            if not isinstance(values.get("config"), dict):
                 raise InputError(
                     f"{path} is damaged (it has no config); start anew with --fresh, or choose another folder"
                 )
+            earlier = read_run(path) if values.get("format") == FORMAT else None
         except InputError:
             if fresh:
                 return []
             raise
-        if earlier is None:
-            return []
-        found = differing_keys(self.config, earlier["config"], ignored=self.stage.by_content)
-        if earlier.get("format") != FORMAT:
-            return found or ["the format of its record"]  # of another version, which said less or other things
-        now = self.record.model_dump(mode="json")
-        for section, words in (("model", "model"), ("data", self.stage.data_is)):
-            if now[section] is not None and (earlier.get(section) or {}).get("digest") != now[section]["digest"]:
+        found = differing_keys(self.config, values["config"], ignored=self.stage.by_content)
+        if earlier is None:  # made by another version, which said less or other things
+            return found or ["the format of its record"]
+        now = self.record
+        for ours, there, words in (
+            (now.model, earlier.model, "model"),
+            (now.data, earlier.data, self.stage.data_is),
+        ):
+            if ours is not None and (there is None or there.digest != ours.digest):
                 found.append(f"the {words}")
-        then = earlier.get("plan", {})
-        names = sorted(name for name in {*now["plan"], *then} if now["plan"].get(name) != then.get(name))
+        names = sorted(n for n in {*now.plan, *earlier.plan} if now.plan.get(n) != earlier.plan.get(n))
         return found or [f"the {name.replace('_', ' ')}" for name in names]  # named where nothing else explains it
 
     @contextmanager
@@ -157,7 +160,7 @@ class Run:
         if self.session is not None and values["backend"] is not None:
             there = self.session.describe()
             values["backend"] |= {"threads": there["threads_per_actor"], "session": there}
-        self.record = RunRecord.model_validate(values)
+        self.record = RunRecord.of(values)
         publish_json(self.record.model_dump(mode="json"), self.out / RUN_RECORD)
 
     def table(self, name: str, table: pa.Table) -> None:

@@ -117,13 +117,10 @@ class _Teller(Observer):
     """Passes on what is computed, in words."""
 
     def __init__(self, model: str, tell: Tell | None) -> None:
-        self._model, self._tell, self._prompts = model, tell or (lambda what, done, total: None), 0
-
-    def begin(self, step: str, prompts: int) -> None:
-        self._prompts = prompts
+        self._model, self._tell = model, tell or (lambda what, done, total: None)
 
     def progress(self, progress: Progress) -> None:
-        what = progress.note or f"{progress.name} of {self._model} on {self._prompts} prompts"
+        what = progress.note or f"{progress.name} of {self._model} on {progress.rows} prompts"
         self._tell(what, progress.shards_done, progress.shards)
 
     def warn(self, text: str) -> None:

@@ -1,0 +1,236 @@
+"""What a run is: a record that can be read back, a folder that is its own, and a status that tells the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from mplat.core.config import Config
+from mplat.core.errors import InputError, UsageError
+from mplat.core.folder_lock import FolderLock
+from mplat.core.whole_files import sha256_of
+from mplat.runtime import Progress, open_session
+from mplat.runtime.record import RunRecord, list_runs, read_run
+from mplat.runtime.stage import Observer, Planned, Stage
+
+SCHEMA = pa.schema([("id", pa.string()), ("half", pa.float64()), ("status", pa.string()), ("reason", pa.string())])
+STAGE = Stage("dance", results=("*.steps", "figures/*.svg"), by_content={"music"}, data_is="dancers")
+
+
+class Dance(Config):
+    """Settings of the command under test."""
+
+    seed: int = 0
+    music: str = "waltz"
+
+
+def planned(digest: str = "aa", *, stage: Stage = STAGE, model: str = "bb", **settings: Any) -> Planned:
+    about = {"name": "tiny", "arch": "mamba", "parameters": 3, "dtype": "float32", "digest": model}
+    backend = {"device": "cpu", "dtype": "float32", "kernels": {"scan": "numba"}}
+    return stage.plan(
+        Dance(**settings), model=about, data={"digest": digest, "counts": {"pairs": 2}, "left_out": {"tired": 1}},
+        seeds={"seed": 0}, plan={"floors": (1, 2)}, backend=backend, details={"end": [None, 1.5]},
+    )  # fmt: skip
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def make_halver(factor: float) -> Any:
+    """Called by a worker factory."""
+
+    class Halver:
+        def run(self, payload: dict[str, Any]) -> pa.Table:
+            rows = [{"id": item["id"], "half": factor * item["n"], "status": "ok"} for item in payload["items"]]
+            return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    return Halver()
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    with open_session("none") as session, planned().begin(tmp_path, session=session) as run:
+        run.json("a.steps", {"x": 1})
+        run.update(counts={"ok": 2}, details={"more": {"deep": [1]}})
+    record = read_run(tmp_path)
+    assert record == read_run(tmp_path / "run.json") == run.record and record.status == "done"
+    assert record.files == {"a.steps": sha256_of((tmp_path / "a.steps").read_bytes())}
+    assert record.details == {"end": [None, 1.5], "more": {"deep": [1]}} and record.plan == {"floors": [1, 2]}
+    assert record.backend is not None and record.backend.session == {**session.describe()}
+    assert len(record.code) == 64 and record.versions["torch"]
+    keys = "command config model data versions code seeds backend plan counts files status details format"
+    assert json.loads((tmp_path / "run.json").read_text()).keys() == set(keys.split())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.steps", "run.json"]
+
+
+def test_a_run_that_fails_or_is_interrupted_stays_unfinished(tmp_path: Path) -> None:
+    for number, error in enumerate([KeyboardInterrupt, ValueError]):
+        with pytest.raises(error), planned().begin(tmp_path / str(number)) as run:
+            run.json("a.steps", {})
+            assert read_run(tmp_path / str(number)).status == "unfinished"
+            raise error
+        assert read_run(tmp_path / str(number)).status == "unfinished"
+        with planned().begin(tmp_path / str(number)):  # its folder is free again, and what it left is cleared
+            assert not (tmp_path / str(number) / "a.steps").exists()
+        assert read_run(tmp_path / str(number)).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"digest": "cc"}, "the dancers"),
+        ({"model": "cc"}, "the model"),
+        ({"seed": 1, "digest": "cc"}, "seed, the dancers"),
+    ],
+)
+def test_another_run_is_refused_by_what_differs_and_left_alone(tmp_path: Path, other, named) -> None:
+    with planned().begin(tmp_path):
+        pass
+    before = files(tmp_path)
+    for act in (planned(**other).check, lambda out: planned(**other).begin(out).__enter__()):
+        with pytest.raises(UsageError, match=rf"run of `mplat dance`.*\(differs in {named}\).*--fresh"):
+            act(tmp_path)
+    planned(**other).check(tmp_path, fresh=True)
+    planned(music="tango").check(tmp_path)  # compared by what it holds
+    assert files(tmp_path) == before
+
+
+def test_another_plan_is_another_run(tmp_path: Path) -> None:
+    with planned().begin(tmp_path):
+        pass
+    other = STAGE.plan(Dance(), model=planned().record.model.model_dump(), data={"digest": "aa"}, plan={"floors": [1]})
+    with pytest.raises(UsageError, match="differs in the floors"):
+        other.check(tmp_path)
+
+
+def test_a_run_of_another_command_is_refused_even_with_fresh(tmp_path: Path) -> None:
+    with planned().begin(tmp_path):
+        pass
+    before = files(tmp_path)
+    for fresh in (False, True):
+        with pytest.raises(UsageError, match="holds a run of `mplat dance`; choose another --out"):
+            planned(stage=Stage("sing")).check(tmp_path, fresh=fresh)
+    assert files(tmp_path) == before
+
+
+def test_fresh_deletes_what_the_stage_owns_and_nothing_else(tmp_path: Path) -> None:
+    mine = {"notes.txt": b"mine", "figures/photo.png": b"mine", "deep/a.steps": b"mine"}
+    owned = {"a.steps": b"", "figures/b.svg": b"", "work/job-1/ledger.jsonl": b""}
+    with planned().begin(tmp_path) as run:
+        run.bytes("named", b"")  # no pattern has it, its record does
+    for name, data in (mine | owned).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(RuntimeError), planned().begin(tmp_path):
+        assert files(tmp_path).keys() >= mine.keys() | {"work/job-1/ledger.jsonl"}  # by it a run continues
+        assert not (tmp_path / "a.steps").exists() and not (tmp_path / "named").exists()
+        raise RuntimeError
+    with planned(seed=1).begin(tmp_path, fresh=True):
+        pass
+    assert {name: data for name, data in files(tmp_path).items() if name != "run.json"} == mine
+
+
+def test_without_a_record_nothing_is_known_to_be_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "a.steps").write_text("mine")
+    with planned().begin(tmp_path, fresh=True):
+        pass
+    assert (tmp_path / "a.steps").read_text() == "mine"
+
+
+def test_a_record_that_names_files_elsewhere_deletes_none_of_them(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "mine").write_text("mine")
+    with planned().begin(out):
+        pass
+    record = json.loads((out / "run.json").read_text())
+    record["files"] = {"../mine": "", str(tmp_path / "mine"): ""}
+    (out / "run.json").write_text(json.dumps(record))
+    with planned().begin(out, fresh=True):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_one_driver_at_a_time_and_the_lock_leaves_no_file(tmp_path: Path) -> None:
+    with planned().begin(tmp_path):
+        with pytest.raises(UsageError, match=rf"locked by pid {os.getpid()} on host"):
+            planned().begin(tmp_path).__enter__()
+    assert not (tmp_path / ".lock").exists()
+    first = FolderLock(tmp_path / ".lock")
+    first.release()
+    second = FolderLock(tmp_path / ".lock")
+    first.release()  # a second time: it has nothing to let go, and takes nothing from the second
+    with pytest.raises(UsageError, match="locked by pid"):
+        FolderLock(tmp_path / ".lock")
+    second.release()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("{", InputError, "run.json is damaged"),
+        ('{"command": "dance"}', InputError, "it has no config"),
+        ('{"command": "dance", "config": {}, "format": 1, "model": "x"}', InputError, "damaged .model: "),
+        ('{"command": "dance", "config": {}, "format": 1, "colour": 1}', InputError, "damaged .colour: "),
+        ('{"name": "mine"}', UsageError, "not of mplat"),
+        ('{"command": "dance", "config": {"seed": 7}}', UsageError, r"differs in seed\)"),
+        ('{"command": "dance", "config": {}}', UsageError, "differs in the format of its record"),
+        ('{"command": "dance", "config": {}, "format": 2}', UsageError, "differs in the format of its record"),
+    ],
+)
+def test_what_is_no_record_of_this_version_is_one_sentence(tmp_path: Path, text, error, message) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(error, match=message):
+        planned().check(tmp_path)
+    with pytest.raises((InputError, UsageError), match="run.json"):
+        read_run(tmp_path)
+    if "dance" in text or error is InputError:
+        with planned().begin(tmp_path, fresh=True):
+            pass
+        assert read_run(tmp_path).status == "done"
+
+
+def test_there_is_no_run_in_an_empty_folder_and_every_one_is_found_below(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such run"):
+        read_run(tmp_path)
+    for name in ("b", "a/c", ".hidden"):
+        with planned().begin(tmp_path / name):
+            pass
+    assert [str(p.relative_to(tmp_path)) for p in list_runs(tmp_path)] == ["a/c/run.json", "b/run.json"]
+
+
+def test_a_job_continues_under_one_key_and_begins_anew_under_another(tmp_path: Path) -> None:
+    class Told(Observer):
+        def __init__(self) -> None:
+            self.resumed: list[int] = []
+
+        def progress(self, progress: Progress) -> None:
+            self.resumed.append(progress.resumed_shards)
+
+    items = [{"id": name, "n": number} for number, name in enumerate("abc")]
+
+    def table(out: Path, factor: float = 0.5, **begin: Any) -> tuple[pa.Table, int]:
+        observer = Told()
+        with open_session("none") as session:
+            with planned().begin(out, session=session, observer=observer, **begin) as run:
+                made = run.job(
+                    "halves", items, f"{__name__}:make_halver", opens={}, arguments={"factor": factor}, key={"code": 1},
+                    schema=SCHEMA, sort_by=["id"], batch_size=1, lost=lambda item: {"half": -1.0},
+                )  # fmt: skip
+        return made, observer.resumed[-1]
+
+    first, resumed = table(tmp_path)
+    assert first["half"].to_pylist() == [0.0, 0.5, 1.0] and resumed == 0
+    assert table(tmp_path) == (first, 3)
+    assert table(tmp_path, fresh=True) == (first, 0)
+    assert table(tmp_path, 0.25)[0]["half"].to_pylist() == [0.0, 0.25, 0.5]
+    assert len(list((tmp_path / "work").glob("halves-*"))) == 2
+
+
+def test_a_record_needs_no_section_but_command_and_config() -> None:
+    record = RunRecord(command="dance", config={})
+    assert record.status == "unfinished" and RunRecord.model_validate_json(record.model_dump_json()) == record
