@@ -37,13 +37,13 @@ def planned(plan: Plan, command: str = "interp") -> Planned:
             "left_out": {status: sum(e.status == status for e in excluded) for status in {e.status for e in excluded}},
         },
         seeds={"seed": plan.config.seed},
-        plan={"layers": list(plan.layers), "compared_models": [other.digest for other in plan.others]},
+        plan={"layers": list(plan.layers), "compared_models": [other.model.digest for other in plan.others]},
         backend=backend(plan.model),
         details={
             "end_tokens": ends.record(plan.model),
             "questions": list(plan.data.questions),
             "left_out": [{"id": e.id, "status": e.status, "reason": e.reason} for e in excluded],
-            "compared_models": [identity(other) for other in plan.others],
+            "compared_models": [identity(other.model) for other in plan.others],
         },
     )
 
