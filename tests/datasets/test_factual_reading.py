@@ -11,42 +11,18 @@ import pytest
 import zstandard
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.data_set import BadRecord
-from mplat.datasets.factual import FactualPrompt, names, read_factual
+from mplat.datasets.factual import FactualPrompt, read_factual
+from mplat.datasets.factual.factual_set import get
 from mplat.datasets.factual.pararel import usable_start
 from mplat.datasets.factual.reading import owner
 from mplat.interp.methods.facts_source import read_facts
 from mplat.interp.methods.trace_config import TraceConfig
 
-KNOWN = {
-    "known_id": 7, "subject": "{Ab} 100%", "attribute": "Rome", "template": "{} lies in", "prediction": " Rome.",
-    "prompt": "{Ab} 100% lies in the city of", "relation_id": "P17",
-}  # fmt: skip
-FLAT = {
-    "case_id": 3, "prompt": "The home of Ann is in", "subject": "Ann", "ground_truth": "Rome", "target_new": "Oslo",
-    "rephrase_prompt": "Ann lives in", "locality_prompt": "Bob lives in", "locality_ground_truth": "Rome",
-}  # fmt: skip
-NESTED = {
-    "case_id": 3, "pararel_idx": 1, "paraphrase_prompts": ["Ann lives in"], "neighborhood_prompts": ["Bob lives in"],
-    "requested_rewrite": {
-        "prompt": "The home of {} is in", "relation_id": "P19", "subject": "Ann",
-        "target_new": {"str": "Oslo", "id": "Q1"}, "target_true": {"str": "Rome", "id": "Q2"},
-    },
-}  # fmt: skip
-RELATION = {
-    "name": "home of", "prompt_templates": ["{} lives in", "The home of {} is"], "properties": {},
-    "prompt_templates_zs": ["{} lives in", "Where does {} live? In"],
-    "samples": [{"subject": "Ann", "object": "Rome"}, {"subject": "Bob", "object": "Oslo"}],
-}  # fmt: skip
-FACTS = [
-    {"relation_id": "P19", "sub_label": "Ann", "obj_label": "Rome", "uuid": "a"},
-    {"relation_id": "P20", "sub_label": "Bob", "obj_label": "Oslo", "uuid": "b"},
-]
-PATTERNS = [
-    {"relation_id": "P19", "pattern": "[Y] is the home of [X]."},
-    {"relation_id": "P19", "pattern": "[X] lives in [Y] ."},
-    {"relation_id": "P19", "pattern": "The home of [X] is [Y]"},
-    {"relation_id": "P19", "pattern": "[X] is a [Y]-born person."},
-]
+(KNOWN,) = get("known_1000").sample
+NESTED, FLAT = get("counterfact").sample
+FLAT = {**FLAT, "case_id": 3}
+(RELATION,) = get("lre_relations").sample
+FACTS, PATTERNS = get("pararel").sample[:2], get("pararel").sample[2:]
 
 
 def lines(*values: Any) -> bytes:
@@ -216,7 +192,3 @@ def test_all_relations_of_the_shared_file_are_read(shared_data: Path) -> None:
     )
     assert len(reading.prompts) == text.count(b'"subject":') == 3114
     assert reading.bad == {}
-
-
-def test_every_set_is_registered() -> None:
-    assert names() == ["counterfact", "known_1000", "lre_relations", "pararel"]

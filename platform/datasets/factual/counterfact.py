@@ -22,6 +22,22 @@ class CounterFact(FactualSet):
     licence = "MIT"
     expects = "objects with case_id and requested_rewrite, or with case_id, prompt, subject, ground_truth, target_new"
 
+    sample = (
+        {
+            "case_id": 3, "pararel_idx": 1, "paraphrase_prompts": ["Ann lives in"],
+            "neighborhood_prompts": ["Bob lives in"],
+            "requested_rewrite": {
+                "prompt": "The home of {} is in", "relation_id": "P19", "subject": "Ann",
+                "target_new": {"str": "Oslo", "id": "Q1"}, "target_true": {"str": "Rome", "id": "Q2"},
+            },
+        },
+        {
+            "case_id": 4, "prompt": "The home of Ann is in", "subject": "Ann", "ground_truth": "Rome",
+            "target_new": "Oslo", "rephrase_prompt": "Ann lives in", "locality_prompt": "Bob lives in",
+            "locality_ground_truth": "Rome",
+        },
+    )  # fmt: skip
+
     def recognise(self, value: Any) -> bool:
         return (
             isinstance(value, Mapping)

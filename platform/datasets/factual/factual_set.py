@@ -17,7 +17,7 @@ from .records import FactualPrompt
 
 
 class Entry(NamedTuple):
-    """A value of a file and where it was found."""
+    """An object of a file and where it was found."""
 
     where: str
     value: Any
@@ -37,6 +37,7 @@ class FactualSet(ABC):
     title: ClassVar[str]
     licence: ClassVar[str]
     expects: ClassVar[str]  # the schemas in a few words, for the error about a file that has none of them
+    sample: ClassVar[Sequence[Any]]  # values of a file, at least one of them a prompt; recognised by no other set
     tolerated: ClassVar[frozenset[str]] = frozenset()  # reasons that are no damage, however many records they concern
 
     @abstractmethod

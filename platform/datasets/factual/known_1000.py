@@ -22,6 +22,11 @@ class Known1000(FactualSet):
     licence = "MIT"
     expects = "a list of objects with known_id, subject, attribute, template and prompt"
 
+    sample = ({
+        "known_id": 7, "subject": "{Ab} 100%", "attribute": "Rome", "template": "{} lies in", "prediction": " Rome.",
+        "prompt": "{Ab} 100% lies in the city of", "relation_id": "P17",
+    },)  # fmt: skip
+
     def recognise(self, value: Any) -> bool:
         return isinstance(value, Mapping) and "known_id" in value and "attribute" in value
 

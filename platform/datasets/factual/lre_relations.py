@@ -23,6 +23,12 @@ class LreRelations(FactualSet):
     licence = "MIT"
     expects = "objects with name, prompt_templates and samples of subject and object, one for each relation"
 
+    sample = ({
+        "name": "home of", "prompt_templates": ["{} lives in", "The home of {} is"], "properties": {},
+        "prompt_templates_zs": ["{} lives in", "Where does {} live? In"],
+        "samples": [{"subject": "Ann", "object": "Rome"}, {"subject": "Bob", "object": "Oslo"}],
+    },)  # fmt: skip
+
     def recognise(self, value: Any) -> bool:
         return isinstance(value, Mapping) and "prompt_templates" in value and "samples" in value
 

@@ -28,6 +28,15 @@ class ParaRel(FactualSet):
     tolerated = frozenset({"no_pattern"})
     expects = "a file of relation_id, sub_label, obj_label, uuid and one of relation_id, pattern"
 
+    sample = (
+        {"relation_id": "P19", "sub_label": "Ann", "obj_label": "Rome", "uuid": "a"},
+        {"relation_id": "P20", "sub_label": "Bob", "obj_label": "Oslo", "uuid": "b"},
+        {"relation_id": "P19", "pattern": "[Y] is the home of [X]."},
+        {"relation_id": "P19", "pattern": "[X] lives in [Y] ."},
+        {"relation_id": "P19", "pattern": "The home of [X] is [Y]"},
+        {"relation_id": "P19", "pattern": "[X] is a [Y]-born person."},
+    )
+
     def recognise(self, value: Any) -> bool:
         return isinstance(value, Mapping) and "relation_id" in value and bool({"sub_label", "pattern"} & set(value))
 
@@ -35,7 +44,7 @@ class ParaRel(FactualSet):
         patterns: dict[str, list[str]] = {}
         facts: list[Entry] = []
         for where, value in entries:
-            if isinstance(value, Mapping) and "pattern" in value:
+            if "pattern" in value:
                 try:
                     known = patterns.setdefault(identifier(value, "relation_id"), [])
                     if (start := usable_start(identifier(value, "pattern"))) is not None:

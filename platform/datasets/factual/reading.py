@@ -55,6 +55,8 @@ def read_factual(
             where = f"{path}, {entry.where}"
             if entry.problem:
                 problems.append(Unusable(where, BadRecord(entry.problem)))
+            elif not isinstance(entry.value, Mapping):
+                problems.append(Unusable(where, BadRecord("wrong_type", "a record is not an object")))
             else:
                 entries.append(Entry(where, entry.value))
     prompts: list[FactualPrompt] = []
