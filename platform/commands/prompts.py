@@ -16,7 +16,7 @@ import typer
 from ..core.errors import UsageError, suggest
 from ..core.typed_lists import parse_counts, parse_names
 from .frame.command import command
-from .frame.folders import writable_folder
+from .frame.folders import refuse_other_file, writable_folder
 from .frame.options import Json, Quiet, Seed, as_path
 from .frame.output import Output
 
@@ -75,10 +75,7 @@ def prompts(
     if not 0 <= shots <= facts.MAX_SHOTS:
         raise UsageError(f"--shots {shots}: a prompt has 0 to {facts.MAX_SHOTS} worked examples")
     if out is not None:
-        if out.suffix != ".parquet":
-            raise UsageError(f"--out {out}: the questions are a Parquet file; give a name that ends in .parquet")
-        if out.is_dir():
-            raise UsageError(f"--out {out}: is a folder; give the name of a file")
+        refuse_other_file(out, ".parquet", "the questions are a Parquet file")
         writable_folder(out.parent)
     questions = facts.prompts(per_level, seed, split, controls=kinds, distances=far, unit=unit, shots=shots)
     if out is not None:

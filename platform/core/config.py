@@ -15,16 +15,19 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UsageError, suggest
 from .json_files import Plain
+from .option import SEED
 from .yaml_source import Dumper, KeyPath, Source, dotted, kind, parse, read
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+#: a seed that torch, numpy and Python all take, and the option --seed
+Seed = Annotated[int, SEED, Field(ge=0, lt=2**63)]
 
 
 class FromOption(NamedTuple):

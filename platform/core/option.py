@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
-
 #: the text that was typed and the option that was typed before it -> the value; raises UsageError
 Parse = Callable[[str, str], Any]
 
@@ -50,4 +48,4 @@ Tokenizer = Annotated[
         metavar="NAME|FOLDER", help="Take the tokenizer from this model, hub id or folder; default: the model's own."
     ),
 ]
-Seed = Annotated[int, Option(help="Everything random follows from it."), Field(ge=0, lt=2**63)]
+SEED = Option(metavar="N", help="Everything random follows from it.")

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ..core.config import Config
-from ..core.option import Option, Seed, Tokenizer
+from ..core.config import Config, Seed
+from ..core.option import Option, Tokenizer
 from ..core.typed_lists import parse_names, parse_numbers
 from ..datasets.prompting.truncation import MAX_PROMPT_TOKENS
 from ..steering.operators import MAX_STRENGTH, STRENGTH_RANGE

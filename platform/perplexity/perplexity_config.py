@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..core.config import Config
-from ..core.option import Model, Option, Seed, Tokenizer
+from ..core.config import Config, Seed
+from ..core.option import Model, Option, Tokenizer
 
 
 class PerplexityConfig(Config):

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ..core.config import Config, differing_keys
+from ..core.config import Config, Seed, differing_keys
 from ..core.errors import UsageError, suggest
-from ..core.option import Option, Seed
+from ..core.option import Option
 
 #: four times what the largest published runs read in an optimizer step
 MOST_TOKENS_PER_STEP = 2**26

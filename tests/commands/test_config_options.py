@@ -10,9 +10,9 @@ from mplat.commands import build_app, main
 from mplat.commands.frame import command as registry
 from mplat.commands.frame.config_options import field_options, parameters, settings
 from mplat.commands.frame.run import config_class
-from mplat.core.config import Config, FromOption, load_config
+from mplat.core.config import Config, FromOption, Seed, load_config
 from mplat.core.errors import UsageError
-from mplat.core.option import Option, Seed
+from mplat.core.option import Option
 from mplat.core.typed_lists import parse_numbers
 from mplat.eval import eval_config
 from pydantic import Field

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...core.errors import UsageError
+from ...core.option import SEED
 
 if TYPE_CHECKING:
     from ...core.config import FromOption
+
+MAX_SEED = 2**63 - 1  # the largest seed that torch, numpy and Python all take
 
 
 def _check_address(value: str) -> str:
@@ -28,6 +31,12 @@ def _check_address(value: str) -> str:
         return value
     raise UsageError(f"--address {value!r}: use none (this process), local (a private Ray), auto (the cluster of "
                      "RAY_ADDRESS, else a private Ray) or HOST:PORT")  # fmt: skip
+
+
+def _check_seed(value: int) -> int:
+    if not 0 <= value <= MAX_SEED:
+        raise UsageError(f"--seed {value}: a seed is a whole number from 0 to {MAX_SEED}")
+    return value
 
 
 def _check_actors(value: int | None) -> int | None:
@@ -65,6 +74,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key of the configuration (a.b=c); may be repeated."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", parser=as_path, help="Folder for the results.")]
+Seed = Annotated[int, typer.Option("--seed", metavar=SEED.metavar, help=SEED.help, callback=_check_seed)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings and the result.")]
 Verbose = Annotated[
@@ -97,15 +107,6 @@ class Shared:
 
 
 # --- of the commands that are still written out ---
-MAX_SEED = 2**63 - 1
-
-
-def _check_seed(value: int) -> int:
-    if not 0 <= value <= MAX_SEED:
-        raise UsageError(f"--seed {value}: a seed is a whole number from 0 to {MAX_SEED}")
-    return value
-
-
 TokenizerName = Annotated[
     str | None,
     typer.Option(
@@ -113,9 +114,6 @@ TokenizerName = Annotated[
         metavar="NAME|FOLDER",
         help="Take the tokenizer from this model, hub id or folder; default: the model's own.",
     ),
-]
-Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", callback=_check_seed, help="Everything random follows from it.")
 ]
 
 
