@@ -149,6 +149,42 @@ def test_import_mplat_has_the_names_of_its_models(root, tmp_path):
     assert done.stdout.startswith("Usage: python -m mplat"), done.stderr
 
 
+@pytest.fixture
+def beside_a_clone(root, tmp_path) -> Path:
+    """A working directory that holds a clone of the repository called mplat, whose cli.py says so when it is run."""
+    clone = tmp_path / "mplat"
+    clone.mkdir()
+    for name in ("front", "platform"):
+        (clone / name).symlink_to(root / name)
+    script = (root / "cli.py").read_text(encoding="utf-8")
+    (clone / "cli.py").write_text(f'import sys\nsys.stderr.write("the cli.py of the clone runs\\n")\n{script}')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        [sys.executable, "-m", "mplat"],
+        [str(SCRIPTS / "mplat")],
+        [sys.executable, "-c", "import sys, mplat.commands; sys.exit(mplat.commands.main(prog='mplat'))"],
+    ],
+    ids=["python -m mplat", "mplat", "python -c"],
+)
+def test_beside_a_clone_called_mplat_the_package_starts_and_not_the_clones_script(start, beside_a_clone, root):
+    done = _run([*start, "models", "--help"], beside_a_clone, PYTHONPATH=str(root / "front"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ") and "mplat models [OPTIONS]" in done.stdout
+    # no module of the package has the name of a script beside it, which a folder on the path would put in its place
+    scripts = {path.stem for path in root.glob("*.py")}
+    assert not scripts & {path.stem for path in (root / "platform").iterdir()}
+
+
+def test_the_script_of_a_clone_called_mplat_starts_too(beside_a_clone, uninstalled):
+    done = _run([sys.executable, "mplat/cli.py", "models", "--help"], beside_a_clone, **uninstalled)
+    assert (done.returncode, done.stderr) == (0, "the cli.py of the clone runs\n")
+    assert done.stdout.startswith("Usage: python mplat/cli.py models [OPTIONS]")
+
+
 def test_an_editable_install_has_the_front_on_the_path(root, tmp_path):
     """So that no folder called mplat in the working directory comes before it."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
