@@ -10,13 +10,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.core.errors import UsageError
-from mplat.scoring import statistics
 from mplat.scoring.statistics import (
     bootstrap_mean,
     correlations,
     holm,
     mean_interval,
     paired_difference,
+    samples,
     sign_flip_p,
     wilson,
 )
@@ -64,7 +64,7 @@ def test_small_blocks_give_the_same_kind_of_interval(monkeypatch):
     """Memory is bounded by drawing in blocks; the blocks do not change what is estimated."""
     x = SAMPLES[1]
     whole = bootstrap_mean(x, seed=5)
-    monkeypatch.setattr(statistics, "_CELLS_AT_ONCE", 1000)
+    monkeypatch.setattr(samples, "_CELLS_AT_ONCE", 1000)
     assert bootstrap_mean(x, seed=5) == whole
 
 

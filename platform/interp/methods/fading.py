@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import UsageError
-from ...scoring.statistics import EXACT_SIGN_FLIPS, Floats, blocks
+from ...scoring.statistics.differences import EXACT_SIGN_FLIPS
+from ...scoring.statistics.samples import Floats, blocks
 
 PANEL_SHARE = 0.5  # of the prompts that have to reach a distance for it to count
 

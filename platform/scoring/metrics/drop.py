@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...core.errors import InputError
-from .metric import Example, Score, mapping_of, metric, texts_of
+from .metric import Example, Score, is_list, is_record, mapping_of, metric, texts_of
 from .normalize import blank_articles, fold_whitespace
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -179,8 +179,8 @@ def round_half_even(value: float) -> float:
 
 def candidates(gold: Any) -> list[tuple[list[str], str]]:
     """(texts, type) of the answer object, or of each in a list; never empty, and no candidate is without a text."""
-    answers = [gold] if isinstance(gold, Mapping) else gold
-    if isinstance(answers, str) or not isinstance(answers, Iterable) or not (answers := list(answers)):
+    answers = [gold] if is_record(gold) else list(gold) if is_list(gold) else []
+    if not answers:
         raise InputError(
             "the gold of a DROP question is its answer object {number, spans, date}, or a list of such objects: the "
             f"answer, then the validated answers; this is {gold!r:.80}"
@@ -189,7 +189,7 @@ def candidates(gold: Any) -> list[tuple[list[str], str]]:
 
 
 def _texts(answer: Any) -> tuple[list[str], str]:
-    if not isinstance(answer, Mapping):
+    if not is_record(answer):
         raise InputError(
             f"a DROP answer is an object {{number, spans, date}}, not {type(answer).__name__}; a text alone does not "
             "say whether it is one span or several"
@@ -200,7 +200,7 @@ def _texts(answer: Any) -> tuple[list[str], str]:
         spans = texts_of(answer["spans"], "the spans of a DROP answer")
         return spans, "span" if len(spans) == 1 else "spans"
     date = answer.get("date")
-    if not isinstance(date, Mapping):
+    if not is_record(date):
         raise InputError(f"a DROP answer has a number, spans or a date, and this one has none: {dict(answer)!r:.80}")
     # A part that is null is the word None, as the official script formats it.
     return [" ".join(f"{date.get(part, '')}" for part in ("day", "month", "year"))], "date"

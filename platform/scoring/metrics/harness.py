@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ...core.errors import InputError, UsageError
-from .metric import Score, records_of, text_of
+from .metric import Score, is_record, records_of, text_of
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -70,18 +70,20 @@ class HarnessTask:
         golds = self._golds(references)
         if not golds:
             raise InputError("the references hold no document")
-        if not isinstance(predictions, Mapping):
-            predictions = records_of(predictions, "predictions")
-            if len(predictions) != len(golds):
-                raise InputError(f"there are {len(predictions)} predictions for {len(golds)} documents")
-            predictions = dict(zip(golds, predictions, strict=True))
+        if is_record(predictions):
+            by_key: Mapping[Any, Any] = predictions
+        else:
+            in_order = records_of(predictions, "predictions")
+            if len(in_order) != len(golds):
+                raise InputError(f"there are {len(in_order)} predictions for {len(golds)} documents")
+            by_key = dict(zip(golds, in_order, strict=True))
         for key, gold in golds.items():
-            if key not in predictions:
+            if key not in by_key:
                 raise InputError(f"document {key!r} has no prediction; lm-evaluation-harness predicts every document")
-            yield predictions[key], gold
+            yield by_key[key], gold
 
     def _golds(self, references: Any) -> dict[Any, Any]:
-        if isinstance(references, Mapping):
+        if is_record(references):
             return dict(references)
         golds: dict[Any, Any] = {}
         for number, document in enumerate(records_of(references, "references")):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError, UsageError
-from .metric import Example, Score, metric, records_of, text_of
+from .metric import Example, Score, is_list, is_record, metric, records_of, text_of
 from .normalize import NO_OVERLAP, Overlap, normalise, token_overlap
 
 _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
@@ -91,14 +91,13 @@ class HotpotQA:
 
 
 def _one(gold: Any) -> str:
-    if not isinstance(gold, str) and isinstance(gold, Sequence) and len(gold) == 1:
-        gold = gold[0]
-    return text_of(gold, "the HotpotQA answer")
+    golds = list(gold) if is_list(gold) else []
+    return text_of(golds[0] if len(golds) == 1 else gold, "the HotpotQA answer")
 
 
-def _parts(predictions: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _parts(predictions: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     for part in ("answer", "sp"):
-        if not isinstance(predictions, Mapping) or not isinstance(predictions.get(part), Mapping):
+        if not is_record(predictions) or not is_record(predictions.get(part)):
             raise InputError(
                 f'HotpotQA predictions need a mapping {part!r} of question ids: {{"answer": {{...}}, "sp": {{...}}}}'
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from .drop import ANSWER, best_candidate, candidates
 from .harness import HarnessTask, stop_at
-from .metric import Example, Score, metric
+from .metric import Example, Score, is_record, metric
 
 
 @metric("lm_eval_drop")
@@ -34,8 +34,8 @@ class LmEvalDROP(HarnessTask):
     def gold_of(self, document: Mapping[str, Any]) -> Any:
         """The answer and the validated ones, which Hugging Face holds as columns."""
         validated = document.get("validated_answers") or ()
-        if isinstance(validated, Mapping):
-            parts = ("number", "date", "spans")
-            columns = zip(*(validated[part] for part in parts), strict=True)
-            validated = [dict(zip(parts, values, strict=True)) for values in columns]
+        if is_record(validated):
+            numbers, dates, spans = validated["number"], validated["date"], validated["spans"]
+            columns = zip(numbers, dates, spans, strict=True)
+            validated = [{"number": number, "date": date, "spans": texts} for number, date, texts in columns]
         return [document["answer"], *validated]

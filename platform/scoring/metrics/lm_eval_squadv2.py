@@ -43,7 +43,9 @@ class LmEvalSquadV2:
         -> exact, f1, HasAns_exact, HasAns_f1, NoAns_exact, NoAns_f1, best_exact, best_f1 in percent; of a kind of
         question that does not occur there is no value, where the harness writes 0.
         """
-        golds, texts, probabilities = {}, {}, {}
+        golds: dict[str, list[str]] = {}
+        texts: dict[str, str] = {}
+        probabilities: dict[str, float] = {}
         try:
             for record in references:
                 golds[record["id"]] = texts_of(record["answers"]["text"], f"the answers of {record['id']!r}")

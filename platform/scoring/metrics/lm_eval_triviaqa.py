@@ -12,7 +12,7 @@ from typing import Any
 
 from ...core.errors import InputError
 from .harness import HarnessTask, exact_match, stop_at
-from .metric import Example, Score, metric, texts_of
+from .metric import Example, Score, is_record, metric, texts_of
 
 STOPS = ("\n", ".", ",")
 
@@ -40,7 +40,7 @@ class LmEvalTriviaQA(HarnessTask):
 
 
 def _aliases(gold: Any) -> Any:
-    if not isinstance(gold, Mapping):
+    if not is_record(gold):
         return gold
     for key in ("aliases", "Aliases"):
         if key in gold:

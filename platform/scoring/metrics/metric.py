@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 from ...core.errors import InputError
 from ...core.registry import Registry
@@ -86,18 +86,31 @@ METRICS: Registry[Any] = Registry("answer metric", "metric", __name__)
 metric, names, find = METRICS.instance, METRICS.names, METRICS.get
 
 
+def is_record(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether `value` is a mapping, as the records of every data set are."""
+    return isinstance(value, Mapping)
+
+
+def is_list(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether `value` is several things in a row; a text, bytes and a record are one."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+
+
 def text_of(value: Any, what: str) -> str:
-    """`value` if it is a text: a missing or non-text prediction is never scored as if it were an empty one."""
+    """`value` if it is a text: a missing or non-text prediction is never scored as if it were an empty one.
+
+    Raises InputError where it is none; `what` is what the message calls it.
+    """
     if not isinstance(value, str):
         raise InputError(f"{what} must be a text, not {type(value).__name__}; leave a missing prediction out")
     return value
 
 
 def texts_of(value: Any, what: str) -> list[str]:
-    """`value` as a list of texts: a list of them, or a single one."""
+    """`value` as a list of texts: a list of them, or a single one. Raises InputError where it is neither."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable):
+    if not is_list(value):
         raise InputError(f"{what} must be a text or a list of texts, not {type(value).__name__}")
     texts = list(value)
     for text in texts:
@@ -107,19 +120,25 @@ def texts_of(value: Any, what: str) -> list[str]:
 
 
 def mapping_of(value: Any, what: str) -> Mapping[str, Any]:
-    """`value` if it is a mapping: of a list, `in` would find no prediction and everything would score 0."""
-    if not isinstance(value, Mapping):
+    """`value` if it is a mapping: of a list, `in` would find no prediction and everything would score 0.
+
+    Raises InputError where it is none.
+    """
+    if not is_record(value):
         raise InputError(f"{what} must be a mapping, not {type(value).__name__}")
     return value
 
 
 def records_of(value: Any, what: str) -> list[Any]:
-    """`value` as a list of records, whatever they are; a mapping or a text is none."""
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+    """`value` as a list of records, whatever they are. Raises InputError where it is none, as a mapping or a text."""
+    if not is_list(value):
         raise InputError(f"{what} must be a list of records, not {type(value).__name__}")
     return list(value)
 
 
 def scores_unanswerable(name: str) -> bool:
-    """Whether the metric `name` judges questions without any answer, for which saying nothing is right."""
+    """Whether the metric `name` judges questions without any answer, for which saying nothing is right.
+
+    Raises UsageError where there is no such metric.
+    """
     return bool(getattr(find(name), "scores_unanswerable", False))

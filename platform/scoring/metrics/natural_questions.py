@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...core.errors import InputError
-from .metric import Example, Score, metric, records_of
+from .metric import Example, Score, is_list, is_record, metric, records_of
 
 ANNOTATORS_NEEDED = 2
 PRECISIONS = (0.5, 0.75, 0.9)
@@ -112,7 +112,8 @@ class NaturalQuestions:
                 f"{len(apart)} example ids are not in both gold and predictions, one is {min(apart, key=str)!r}; the "
                 "official script wants the same ids in both"
             )
-        long, short = [], []
+        long: list[Judged] = []
+        short: list[Judged] = []
         for example_id, annotated in golds.items():
             record, what = predicted[example_id], f"example {example_id!r}"
             scores = float(_field(record, "long_answer_score")), float(_field(record, "short_answers_score"))
@@ -171,13 +172,13 @@ def _curve(judged: Sequence[Judged], prefix: str) -> dict[str, float]:
 
 
 def _gold(annotations: Any, what: str) -> list[Label]:
-    if isinstance(annotations, (str, Mapping)) or not isinstance(annotations, Sequence):
+    if not is_list(annotations):
         raise InputError(f"{what}: annotations must be a list of records, not {type(annotations).__name__}")
     return [_label(annotation, what) for annotation in annotations]
 
 
 def _label(record: Any, what: str) -> Label:
-    if not isinstance(record, Mapping):
+    if not is_record(record):
         raise InputError(f"{what}: an answer must be a record, not {type(record).__name__}")
     long = _span(record.get("long_answer") or {}, what)
     short = [_span(span, what) for span in record.get("short_answers") or ()]
@@ -206,6 +207,6 @@ def _span(record: Any, what: str) -> Span:
 
 
 def _field(record: Any, name: str) -> Any:
-    if not isinstance(record, Mapping) or name not in record:
+    if not is_record(record) or name not in record:
         raise InputError(f"Natural Questions: a record lacks {name!r}; give the official files")
     return record[name]

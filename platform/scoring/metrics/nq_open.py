@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError, UsageError, suggest
-from .metric import Example, Score, metric, records_of, text_of, texts_of
+from .metric import Example, Score, is_record, metric, records_of, text_of, texts_of
 from .normalize import normalise
 
 ANSWER_FIELDS = ("answer", "answer_and_def_correct_predictions")
@@ -68,7 +68,7 @@ class NQOpen:
 
 
 def _by_question(records: Any, field: str, what: str) -> Mapping[str, Any]:
-    if isinstance(records, Mapping):
+    if is_record(records):
         return records
     try:
         return {record["question"]: record[field] for record in records_of(records, f"NQ-Open {what}")}

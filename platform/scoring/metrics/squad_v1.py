@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError
-from .metric import Example, Score, mapping_of, metric, text_of, texts_of
+from .metric import Example, Score, is_record, mapping_of, metric, text_of, texts_of
 from .normalize import best_over_golds, normalise
 
 
@@ -54,7 +54,7 @@ class SquadV1:
 def questions(references: Any) -> Iterator[tuple[str, list[str]]]:
     """(id, answer texts) of every question in the official file of either version, or in its list of articles."""
     try:
-        articles = references["data"] if isinstance(references, Mapping) else references
+        articles = references["data"] if is_record(references) else references
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for qa in paragraph["qas"]:

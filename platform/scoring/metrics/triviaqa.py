@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import InputError
-from .metric import Example, Score, mapping_of, metric, text_of, texts_of
+from .metric import Example, Score, is_record, mapping_of, metric, text_of, texts_of
 from .normalize import best_over_golds, blank_articles, fold_whitespace
 
 # the typographic quotes U+2018 and U+2019, the acute accent U+00B4 and the grave accent (already ASCII)
@@ -27,7 +27,7 @@ def normalise_trivia(text: str) -> str:
 
 def gold_texts(answer: Mapping[str, Any] | Sequence[str] | str) -> list[str]:
     """The accepted texts: a list of (normalised) aliases as it is, or those of an Answer object in either schema."""
-    if not isinstance(answer, Mapping):
+    if not is_record(answer):
         return texts_of(answer, "the TriviaQA aliases")
     for aliases, human in (("NormalizedAliases", "HumanAnswers"), ("normalized_aliases", "human_answers")):
         if aliases in answer:
@@ -93,7 +93,7 @@ def oracle(predictions: Mapping[str, str], references: Any) -> dict[str, float]:
 
 def keyed_answers(references: Any) -> dict[str, Any]:
     """Question key -> Answer, with a verified file cut to its verified part first."""
-    if isinstance(references, Mapping) and "Data" not in references:
+    if is_record(references) and "Data" not in references:
         answers = dict(references)
     else:
         try:
