@@ -70,7 +70,8 @@ class Stage:
         except InputError:
             named = {}
         patterns = [*self.results, *(self.work if fresh else ())]
-        paths = {path for pattern in patterns for path in out.glob(pattern)} | {out / name for name in named}
+        paths = {path for pattern in patterns for path in out.glob(pattern)}
+        paths |= {out / name for name in named if (out / name).is_file()}  # never a folder, whatever a record says
         with write_errors(out):
             for path in sorted(path for path in paths if path.resolve().is_relative_to(out.resolve())):
                 if path.is_dir() and not path.is_symlink():

@@ -148,11 +148,13 @@ def test_a_record_that_names_files_elsewhere_deletes_none_of_them(tmp_path: Path
     with planned().begin(out):
         pass
     record = json.loads((out / "run.json").read_text())
-    record["files"] = {"../mine": "", str(tmp_path / "mine"): ""}
+    (out / "deep").mkdir()
+    (out / "deep" / "notes").write_text("mine")
+    record["files"] = {"../mine": "", str(tmp_path / "mine"): "", ".": "", "deep": ""}
     (out / "run.json").write_text(json.dumps(record))
     with planned().begin(out, fresh=True):
         pass
-    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "mine").read_text() == (out / "deep" / "notes").read_text() == "mine"
 
 
 def test_one_driver_at_a_time_and_the_lock_leaves_no_file(tmp_path: Path) -> None:
