@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..core.errors import InputError, ToleranceError, UsageError
+from ..core.errors import ToleranceError, UsageError
 from ..core.plain_text import Table, duration
 from ..core.typed_lists import parse_layers, parse_names
 from .frame.command import command
@@ -56,6 +56,19 @@ Questions = Annotated[
 PerLevel = Annotated[
     int | None, typer.Option("--per-level", metavar="N", help="Generated prompts for each of the six levels.")
 ]
+Facts = Annotated[
+    str | None,
+    typer.Option(
+        "--facts",
+        metavar="NAME|FILE",
+        help="Factual prompts for the analyses that take them: known_1000, counterfact, relations, generated, a file.",
+    ),
+]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", parser=as_path, help="Where the files of --facts NAME are."),
+]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="At most this many facts.")]
 CacheFolder = Annotated[
     Path | None,
     typer.Option(
@@ -75,6 +88,9 @@ def interp(
     layers: Layers = None,
     questions: Questions = None,
     per_level: PerLevel = None,
+    facts: Facts = None,
+    data_dir: DataFolder = None,
+    limit: Limit = None,
     fail_over: Annotated[
         float | None,
         typer.Option(
@@ -102,6 +118,9 @@ def interp(
         "steps": steps,
         "questions": questions,
         "per_level": per_level,
+        "facts": facts,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "limit": limit,
         "seed": seed,
     }
     if fail_over is not None and not 0 <= fail_over <= 1:
@@ -109,7 +128,7 @@ def interp(
     plan = make_plan(own, layers, config, overrides)
 
     from ..interp import Cache, run_plan
-    from ..interp.engine.run_record import PROMPTS, planned, run_into
+    from ..interp.engine.run_record import INPUTS, planned, run_into
     from ..interp.engine.statuses import FAIL_OVER, failed
     from ..runtime import open_session
     from ..runtime.record import read_run
@@ -121,6 +140,10 @@ def interp(
     missing = [name for name in plan.steps if fresh or store.find(name, plan.steps[name].key.digest) is None]
     for excluded in plan.data.excluded:
         output.warn(f"question {excluded.id!r} is left out, {excluded.status}: {excluded.reason}")
+    for note in plan.notes:
+        output.warn(note)
+    if plan.left_out:
+        output.say(f"not run, since nobody named them or the prompts and models they take: {', '.join(plan.left_out)}")
     if dry_run:
         output.result(_plan_values(plan, missing, store.folder), _plan_text(plan, missing, store.folder))
         return
@@ -132,12 +155,12 @@ def interp(
         work = forward_operations(plan.model, PASSES * sum(plan.data.lengths)) * len(missing)
         where = place(address, actors, work) if missing else "none"
         session = stack.enter_context(open_session(where, actors=actors if missing else None))
-        observer = _console(output, stack)
+        observer = console(output, stack)
         if out is None:
             results = run_plan(plan, cache=store, session=session, fresh=fresh, observer=observer)
         else:
             results = run_into(out, plan, cache=store, session=session, fresh=fresh, observer=observer)
-    files = [] if out is None else [name for name in read_run(out).files if name != PROMPTS]
+    files = [] if out is None else [name for name in read_run(out).files if name not in INPUTS.values()]
     output.result(
         _values(plan, results, store.folder) | {"out": None if out is None else str(out)},
         _text(plan, results, [f"tables: {', '.join(files)} in {out}"] if files else []),
@@ -156,15 +179,16 @@ def interp_ls(as_json: Json = False) -> None:
     from ..interp import all_steps
 
     steps = list(all_steps().values())
-    rows = [[s.name, s.version, ", ".join(s.needs) or None, s.meaning] for s in steps]
+    rows = [[s.name, s.version, s.items, ", ".join(s.needs) or None, s.meaning] for s in steps]
     defaults = {s.name: s.settings().model_dump(mode="json") for s in steps}
     lines = ["", "settings, for --set KEY=VALUE:"]
     lines += [f"{name}.{key}={json.dumps(value)}" for name in defaults for key, value in defaults[name].items()]
-    text = "\n".join([str(Table(["step", "version", "needs", "finds"], rows)), *lines])
+    text = "\n".join([str(Table(["step", "version", "items", "needs", "finds"], rows)), *lines])
     values = [
-        {"step": s.name, "version": s.version, "needs": s.needs, "meaning": s.meaning, "settings": defaults[s.name]}
+        {"step": s.name, "version": s.version, "items": s.items, "needs": s.needs, "meaning": s.meaning,
+         "settings": defaults[s.name]}
         for s in steps
-    ]
+    ]  # fmt: skip
     Output(json=as_json).result({"steps": values}, text)
 
 
@@ -172,6 +196,8 @@ def make_plan(own: Mapping[str, Any], layers: str | None, config: Path | None, o
     """The plan of a run: configuration, then steps, then the model, its layers, and the questions."""
     from ..core.config import load_config
     from ..interp import all_steps, config_model, plan_steps
+    from ..interp.engine.graph import in_order
+    from ..interp.engine.inputs import Given, chosen_steps, read_missing
 
     chosen = dict(own)
     if chosen.get("steps") is not None:
@@ -181,7 +207,9 @@ def make_plan(own: Mapping[str, Any], layers: str | None, config: Path | None, o
     settings = load_config(config_model(), config, [*given(chosen), *overrides])
     if settings.model is None:
         raise UsageError("no model is named; give --model M (`mplat models` lists those that ship)")
-    asked = _questions(settings)  # a wrong file is found before a large model is loaded
+    names = chosen_steps(settings, others=len(settings.compare))
+    kinds = {step.items for step in in_order(names)}
+    read = read_missing(kinds, settings, Given())  # a wrong file is found before a large model is loaded
 
     from ..models import load
 
@@ -189,7 +217,7 @@ def make_plan(own: Mapping[str, Any], layers: str | None, config: Path | None, o
     if layers is not None:
         settings = settings.model_copy(update={"layers": tuple(parse_layers(layers, opened.n_layers))})
     others = [load(name, tokenizer=settings.tokenizer) for name in settings.compare]
-    return plan_steps(opened, asked, settings, others=others)
+    return plan_steps(opened, config=settings, given=read, others=others)
 
 
 def refuse_file(cache: Path | None) -> None:
@@ -200,22 +228,6 @@ def refuse_file(cache: Path | None) -> None:
     if folder.is_file():
         told = CACHE_VARIABLE if cache is None else "--cache"
         raise UsageError(f"{told} {folder}: is a file; a cache is a folder, name one")
-
-
-def _questions(settings: Any) -> list[Any]:
-    """What is asked; controls that their text does not answer are for `mplat eval`."""
-    if settings.questions is None:
-        from ..datasets import facts
-        from ..interp.engine.interp_config import INTERP
-
-        return facts.prompts(per_level=settings.per_level, seed=settings.seed, stream=INTERP)
-    from ..datasets.readers.own_prompts import read_questions
-
-    found = read_questions(settings.questions)
-    asked = [question for question in found if not question.control]
-    if found and not asked:
-        raise InputError(f"{settings.questions}: holds only questions without an answer, which no analysis asks")
-    return asked
 
 
 def _plan_values(plan: Plan, missing: list[str], cache: Path) -> dict[str, Any]:
@@ -320,7 +332,7 @@ def _bottlenecks(result: StepResult) -> str:
     )
 
 
-def _console(output: Output, stack: ExitStack) -> Any:
+def console(output: Output, stack: ExitStack) -> Any:
     """An observer that shows a run through the command's output."""
     from ..interp import Observer
 

@@ -15,7 +15,7 @@ from ..core.errors import ToleranceError
 from ..core.plain_text import Table
 from ..core.typed_lists import parse_layers, parse_words
 from .frame.command import command
-from .frame.folders import run_folder, writable_folder
+from .frame.folders import run_folder, writable_cache, writable_folder
 from .frame.options import (
     Actors,
     Address,
@@ -31,13 +31,13 @@ from .frame.options import (
     as_path,
     given,
 )
-from .frame.output import Output, Progress
+from .frame.output import Output
 from .frame.where import forward_operations, place
+from .interp import console
 
 if TYPE_CHECKING:
+    from ..interp.methods.trace_folder import TraceResult
     from ..interp.methods.trace_plan import TracePlan
-    from ..interp.methods.trace_run import TraceResult
-    from ..runtime import Progress as JobProgress
 
 
 @command("trace", order=42)
@@ -170,24 +170,28 @@ def trace(
     plan = prepare(settings, opened, None if read is None else read.prompts)
     folder = out or run_folder("trace", opened, settings.facts)
 
-    from ..interp.methods.trace_run import Observer, check_folder, run_trace
+    from ..interp import Cache
+    from ..interp.methods.trace_folder import planned, run_trace
+    from ..report.trace_pictures import draw
     from ..runtime import open_session
 
-    check_folder(plan, folder, fresh=fresh)
+    planned(plan).check(folder, fresh=fresh)
     for line in _plan_lines(plan):
         output.say(line)
     if dry_run:
         values = {"out": str(folder), "plan": _plan_values(plan), "config": settings.model_dump(mode="json")}
         output.result(values, "\n".join([*_plan_lines(plan), f"out: {folder}"]) if quiet else f"out: {folder}")
         return
+    writable_cache()
     writable_folder(folder)
     with ExitStack() as stack:
         longest = max(len(item.tokens) for item in plan.items)
         where = place(address, actors, forward_operations(plan.model, plan.restorations * longest))
         session = stack.enter_context(open_session(where, actors=actors))
-        shown = stack.enter_context(ExitStack())
-        observer = Observer(say=output.say, progress=_Counter(output, shown))
-        result = run_trace(plan, out=folder, session=session, fresh=fresh, observer=observer)
+        store = Cache(warn=output.warn)
+        result = run_trace(
+            plan, out=folder, session=session, fresh=fresh, cache=store, observer=console(output, stack), draw=draw
+        )
     output.result(_values(plan, result), _text(plan, result))
     _judge(plan, result)
 
@@ -285,28 +289,3 @@ def _text(plan: TracePlan, result: TraceResult) -> str:
     if plan.many:
         lines.append(f"prompts: {counts}")
     return "\n".join([*lines, f"results: {result.out}"])
-
-
-class _Counter:
-    """Shows the job of the runtime as progress of the command."""
-
-    def __init__(self, output: Output, stack: ExitStack) -> None:
-        self._output, self._stack = output, stack
-        self._shown: Progress | None = None
-        self._done = 0
-
-    def __call__(self, job: JobProgress) -> None:
-        if job.note:
-            self._output.warn(job.note)
-        if self._shown is None:
-            if job.rows_done == job.rows:
-                self._output.say(f"all {job.rows} prompts are there from an earlier run")
-                return
-            there = f" ({job.rows_done} are there from an earlier run)" if job.rows_done else ""
-            progress = self._output.progress(f"{job.name}{there}", job.rows - job.rows_done, "prompts")
-            self._shown, self._done = self._stack.enter_context(progress), job.rows_done
-            return
-        self._shown.advance(job.rows_done - self._done)
-        self._done = job.rows_done
-        if job.shards_done == job.shards:
-            self._stack.close()

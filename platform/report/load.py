@@ -50,7 +50,7 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
                 classifications.append(read_classification(source))
                 continue
             command, folder = (record_values(source) or {})["command"], source.parent
-            if command in ("eval", "interp", "quickstart"):
+            if command in ("eval", "interp", "trace", "quickstart"):
                 run = Document(source, read_run(source).model_dump(mode="json"), "run its command again")
             else:
                 run = read_json(source, "run its command again")

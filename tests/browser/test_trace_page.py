@@ -14,8 +14,9 @@ from browser import find_browser
 from interp_jobs import reader
 from mplat.datasets.factual import FactualPrompt
 from mplat.interp.methods.trace_config import TraceConfig
+from mplat.interp.methods.trace_folder import run_trace
 from mplat.interp.methods.trace_plan import prepare
-from mplat.interp.methods.trace_run import run_trace
+from mplat.report.trace_pictures import draw
 from mplat.runtime import open_session
 
 pytestmark = pytest.mark.browser
@@ -50,7 +51,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     prompts = [FactualPrompt("a", "test", TEXT, "Rome", (0, 4), "Italy")]
     config = TraceConfig(samples=2, sites=("resid_post",), correct_only=False, resamples=100, pictures=0)
     with open_session("none") as session:
-        run_trace(prepare(config, reader(), prompts), out=folder / "trace", session=session)
+        run_trace(prepare(config, reader(), prompts), out=folder / "trace", session=session, draw=draw)
     page = (folder / "trace" / "trace.html").read_text().replace("</body>", f"{_MEASURE}</body>")
     (folder / "page.html").write_text(page)
     done = subprocess.run(

@@ -91,9 +91,9 @@ def test_curves_rise_where_effects_do_and_leave_out_what_is_zero_by_definition(f
 
 def test_a_trace_that_is_not_finished_or_empty_says_so(folder: Path) -> None:
     record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k not in ("files", "statuses")}))
+    (folder / "run.json").write_text(json.dumps(record | {"status": "unfinished", "files": {}, "counts": {}}))
     assert load([folder]).traces[0].missing == (f"{folder}: the trace is not finished; run its command again",)
-    nothing = record | {"files": {"traces.parquet": "ab"}, "statuses": {"model_wrong": 4}}
+    nothing = record | {"files": {"traces.parquet": "ab"}, "counts": {"model_wrong": 4}}
     (folder / "run.json").write_text(json.dumps(nothing))
     (run,) = load([folder]).traces
     assert run.sites == () and run.total.mean is None and "no prompt was traced" in run.missing[0]

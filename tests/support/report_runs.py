@@ -136,15 +136,15 @@ def write_trace_run(folder: Path, *, model: str = "toy") -> list[dict[str, Any]]
     traces += [{"id": "<b>p3</b>", "status": "model_wrong", "reason": "the model says ' a', not ' b'"}]
     pq.write_table(pa.Table.from_pylist(averages), folder / "averages.parquet")
     pq.write_table(pa.Table.from_pylist(traces), folder / "traces.parquet")
-    run = {
-        "command": "trace", "config": {"facts": "known_1000"}, "model": {"name": model, "digest": "ab" * 32},
-        "sites": ["resid_post", "h_post+conv_state"], "layers": [0, 1],
-        "in_words": {"corruption": "noise of standard deviation 0.5 on the subject, 10 samples",
-                     "restored": "one layer restored", "metric": "probability", "answer": "the fact's target",
-                     "prompts": "answered correctly"},
-        "statuses": {"model_wrong": 1, "ok": 3},
-        "files": {"traces.parquet": "cd" * 32, "averages.parquet": "ef" * 32},
+    in_words = {
+        "corruption": "noise of standard deviation 0.5 on the subject, 10 samples", "restored": "one layer restored",
+        "metric": "probability", "answer": "the fact's target", "prompts": "answered correctly",
     }  # fmt: skip
+    run = record(
+        "trace", model, config={"facts": "known_1000"}, details={"in_words": in_words},
+        plan={"sites": ["resid_post", "h_post+conv_state"], "layers": [0, 1]}, counts={"model_wrong": 1, "ok": 3},
+        files={"traces.parquet": "cd" * 32, "averages.parquet": "ef" * 32},
+    )  # fmt: skip
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
     return averages
 

@@ -1,4 +1,4 @@
-"""A batch of questions as tensors: prompts alone, or prompts followed by their answers for teacher forcing.
+"""A batch as tensors: prompts alone, or prompts followed by their answers for teacher forcing.
 
 Rows are padded on the right and come with their mask. Batches are planned elsewhere, from the data alone.
 """
@@ -18,7 +18,8 @@ from ...runtime.plan import digest_of
 
 @dataclass(frozen=True)
 class Item:
-    """One question as token ids; `answer` is the first accepted answer, preceded by a blank.
+    """One question as token ids, `answer` being the first accepted answer, preceded by a blank; or a plain text, which
+    has no answer.
 
     fact: the tokens (start, stop) of the prompt that state the answer; None where it does not state it. kind: sort of
     question, its category and number of hops; None where nothing is known of it.
@@ -35,17 +36,24 @@ class Item:
         """Tokens from the end of the fact to the last one of the prompt, over which it has to be kept."""
         return None if self.fact is None else len(self.prompt) - self.fact[1]
 
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and its answer, by which batches are planned."""
+        return len(self.prompt) + len(self.answer)
+
+    @property
+    def highest_token(self) -> int:
+        """Of all its tokens."""
+        return max((*self.prompt, *self.answer))
+
     def to_json(self) -> dict[str, Any]:
         """As a worker receives it."""
-        fact = None if self.fact is None else list(self.fact)
-        return {"id": self.id, "prompt": list(self.prompt), "answer": list(self.answer), "fact": fact,
-                "kind": self.kind}  # fmt: skip
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Item:
         """The inverse of `to_json`."""
-        fact = None if value["fact"] is None else (value["fact"][0], value["fact"][1])
-        return cls(value["id"], tuple(value["prompt"]), tuple(value["answer"]), fact, value.get("kind"))
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in value.items()})
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -76,9 +84,9 @@ class AnsweredBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Questions that go through the model together."""
+    """Items that go through the model together: of the kind that the step takes, see `step.Kind`."""
 
-    items: Sequence[Item]
+    items: Sequence[Any]
     device: torch.device
 
     def prompts(self) -> tuple[Tensor, Tensor]:

@@ -1,25 +1,25 @@
-"""Further models of a run: which steps are given them, and what each of them reads of the questions."""
+"""Further models of a run: which steps are given them, and what each of them reads of the items."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import InputError, UsageError
+from .encoded import Encoded
+from .inputs import Given, encode_kind
 from .interp_config import InterpConfig
-from .questions import Encoded, encode
-from .step import Step
+from .step import Kind, Step
 
 if TYPE_CHECKING:
-    from ...datasets.records import Question
     from ...models import LanguageModel
 
 
 class OtherModel(NamedTuple):
-    """A further model, with the questions in its own tokens."""
+    """A further model, with the items of each kind in its own tokens."""
 
     model: LanguageModel
-    data: Encoded
+    inputs: Mapping[Kind, Encoded]
 
 
 def check_others(steps: Sequence[Step], others: int) -> None:
@@ -35,19 +35,18 @@ def check_others(steps: Sequence[Step], others: int) -> None:
         raise UsageError(f"compare names {others} models, and none of the steps compares models; leave it out")
 
 
-def read_by(other: LanguageModel, questions: Sequence[Question], config: InterpConfig, data: Encoded) -> OtherModel:
-    """`other` with the questions in the tokens of its tokenizer; without one, such as a checkpoint of a training run,
-    it is given those of the analysed model, `data`.
+def read_by(other: LanguageModel, given: Given, config: InterpConfig, inputs: Mapping[Kind, Encoded]) -> OtherModel:
+    """`other` with the items in the tokens of its tokenizer; without one, such as a checkpoint of a training run, it is
+    given those of the analysed model, `inputs`.
 
-    Raises InputError where its vocabulary does not hold these, and as `questions.encode` does.
+    Raises InputError where its vocabulary does not hold these, and as `inputs.encode_kind` does.
     """
     if other.tokenizer is not None:
-        read = encode(other, questions, max_tokens=config.max_tokens, template=config.template)
-        return OtherModel(other, read)
-    highest = max(max((*item.prompt, *item.answer)) for item in data.items)
+        return OtherModel(other, {kind: encode_kind(kind, other, config, given) for kind in inputs})
+    highest = max(item.highest_token for data in inputs.values() for item in data.items)
     if highest >= other.config.vocab_size:
         raise InputError(
             f"{other.name}: has no tokenizer, and its vocabulary of {other.config.vocab_size} does not hold token "
             f"{highest} of the analysed model's; name a tokenizer with --tokenizer"
         )
-    return OtherModel(other, data)
+    return OtherModel(other, inputs)

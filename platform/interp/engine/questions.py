@@ -1,25 +1,24 @@
-"""Questions as token ids, and the plan of batches: what goes through the model together, decided by the data alone.
+"""Questions as token ids.
 
-Prompts are rendered where the evaluation renders them (`eval.prompting`). A question that cannot be used (no prompt, no
-answer, too long) is left out with a status and a reason, never silently. Batches hold questions of like length, the
-longest first.
+Prompts are rendered where the evaluation renders them (`datasets.prompting`). A question that cannot be used (no
+prompt, no answer, too long) is left out with a status and a reason, never silently.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from ...core.errors import InputError, UsageError
 from ...datasets.prompting.asked_before import question_digests
-from ...runtime.plan import Shard, digest_of, plan_shards
+from ...runtime.plan import digest_of
 from ..methods.evidence import stated_at
 from .batches import Item
+from .encoded import Encoded
 from .step import Excluded
 
 if TYPE_CHECKING:
@@ -42,33 +41,6 @@ PROMPT_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """The questions that go through the model, in the order given, and those that do not. prompts: of the items, as
-    they were rendered."""
-
-    items: tuple[Item, ...]
-    excluded: tuple[Excluded, ...]
-    prompts: tuple[Prompt, ...] = ()
-    questions: tuple[str, ...] = ()  # digests of those that go through the model (`datasets.asked_before`)
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over ids, token ids, what was left out and the templates."""
-        left_out = [[e.id, e.status] for e in self.excluded]
-        templates = sorted({prompt.template for prompt in self.prompts})
-        return digest_of([[i.to_json() for i in self.items], left_out, templates])
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each item with its answer, by which batches are planned."""
-        return [len(item.prompt) + len(item.answer) for item in self.items]
-
-    def plan(self, batch_size: int) -> tuple[Shard, ...]:
-        """The batches."""
-        return plan_shards(self.lengths, batch_size)
-
-
 def prompt_table(data: Encoded) -> pa.Table:
     """The prompts of `data` in `PROMPT_SCHEMA`; ids and their number are those that the model gets."""
     rows = [
@@ -86,11 +58,6 @@ def kind_of(question: Question) -> str | None:
     """The sort of question, within which prompts are compared: category and number of hops, as far as known."""
     hops = None if question.hops is None else f"{question.hops} hop{'' if question.hops == 1 else 's'}"
     return ", ".join(part for part in (question.category, hops) if part) or None
-
-
-def plan_digest(plan: Sequence[Shard]) -> str:
-    """Digest of which items meet in which batch, in which order."""
-    return digest_of([list(shard.items) for shard in plan])
 
 
 def encode(

@@ -21,14 +21,15 @@ from ...models.lending import lent
 from ...runtime.session import Session, open_session
 from ...runtime.table_job import Progress
 from .cache import Cache, Stored
+from .encoded import Encoded, plan_digest, together
 from .graph import all_steps, in_order
+from .inputs import Given, chosen_steps, encode_kind, read_missing
 from .interp_config import InterpConfig, default_config, settings_of
 from .key import Key, step_key
 from .other_models import OtherModel, check_others, read_by
 from .places import check_layers
-from .questions import Encoded, encode, plan_digest
 from .statuses import bad_statuses
-from .step import Asked, Job, Step, StepSettings
+from .step import KINDS, Asked, Job, Kind, Step, StepSettings
 from .tensor_parts import StoredTensors
 from .work import BatchRunner
 
@@ -48,15 +49,22 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run in the order they would be computed, for a model and encoded questions."""
+    """The steps of a run in the order they would be computed, for a model and encoded items of each kind they take."""
 
     model: LanguageModel
-    data: Encoded
+    inputs: Mapping[Kind, Encoded]
     layers: tuple[int, ...]
     config: InterpConfig
     steps: Mapping[str, Planned]  # each after what it needs
     wanted: tuple[str, ...]  # those that were asked for
     others: tuple[OtherModel, ...] = ()  # for the steps that compare
+    notes: tuple[str, ...] = ()  # in words, what of files could not be used
+    left_out: tuple[str, ...] = ()  # steps that nobody named, of kinds of items that nobody named
+
+    @property
+    def data(self) -> Encoded:
+        """The items of all kinds."""
+        return together(self.inputs.values())
 
 
 @dataclass(frozen=True)
@@ -88,45 +96,49 @@ class StepResult:
 
 def plan_steps(
     model: LanguageModel,
-    questions: Sequence[Question],
+    questions: Sequence[Question] | None = None,
     config: InterpConfig | None = None,
     *,
+    given: Given | None = None,
     others: Sequence[LanguageModel] = (),
     known: Mapping[str, Step] | None = None,
 ) -> Plan:
     """Which steps `config` asks for, with their keys; nothing is computed and no cache is read.
 
-    others: models for the steps that compare, those that `config.compare` names. known: the steps to choose from,
-    default all. Raises UsageError for unknown steps, layers out of range, settings that this model cannot fulfil and
-    models that no step compares, InputError for questions that cannot be used.
+    questions, given: what is looked at; what they leave out is read as `config` says, generated prompts where it names
+    none. Only what the steps take is read and encoded, each kind once. others: models for the steps that compare, those
+    that `config.compare` names. known: the steps to choose from, default all.
+    Raises UsageError for unknown steps, layers out of range, settings that this model cannot fulfil and models that no
+    step compares, InputError for items that cannot be used.
     """
     config = default_config() if config is None else config
-    ordered = in_order(_wanted(config, known, len(others)), known)
+    given = (Given() if given is None else given)._replace(**({} if questions is None else {"questions": questions}))
+    names = chosen_steps(config, known, len(others))
+    ordered = in_order(names, known)
     check_others(ordered, len(others))
     layers = check_layers(config.layers, model.n_layers)
     _check_settings(ordered, model, others, layers, config)
-    data = encode(model, questions, max_tokens=config.max_tokens, template=config.template)
-    read = tuple(read_by(other, questions, config, data) for other in others)
-    batches = plan_digest(data.plan(config.batch_size))
+    kinds = [kind for kind in KINDS if kind in {step.items for step in ordered}]
+    given = read_missing(kinds, config, given)
+    inputs = {kind: encode_kind(kind, model, config, given) for kind in kinds}
+    read = tuple(read_by(other, given, config, inputs) for other in others)
     planned: dict[str, Planned] = {}
     for step in ordered:
         settings = settings_of(config, step)
         key = step_key(
-            step, model, settings=settings, layers=layers, seed=config.seed, data_digest=data.digest,
-            batches_digest=batches, upstream={need: planned[need].key.digest for need in step.needs},
-            others=[(other.model, other.data.digest, plan_digest(other.data.plan(config.batch_size)))
+            step, model, settings=settings, layers=layers, seed=config.seed,
+            **_digests(inputs[step.items], config), upstream={need: planned[need].key.digest for need in step.needs},
+            others=[(other.model, *_digests(other.inputs[step.items], config).values())
                     for other in (read if step.others else ())],
         )  # fmt: skip
         planned[step.name] = Planned(step, settings, key)
-    return Plan(model, data, layers, config, planned, tuple(config.steps or planned), read)
+    left_out = () if config.steps else tuple(sorted((all_steps() if known is None else known).keys() - planned.keys()))
+    wanted = tuple(config.steps or planned)
+    return Plan(model, inputs, layers, config, planned, wanted, read, given.notes, left_out)
 
 
-def _wanted(config: InterpConfig, known: Mapping[str, Step] | None, others: int) -> Sequence[str]:
-    """The steps named; otherwise all that can be given so many other models, or need none."""
-    if config.steps is not None:
-        return config.steps
-    steps = all_steps() if known is None else known
-    return [name for name, step in steps.items() if not step.others or step.takes(others)]
+def _digests(data: Encoded, config: InterpConfig) -> dict[str, str]:
+    return {"data_digest": data.digest, "batches_digest": plan_digest(data.plan(config.batch_size))}
 
 
 def _check_settings(
@@ -148,16 +160,19 @@ def _check_settings(
 
 def run_steps(
     model: LanguageModel,
-    questions: Sequence[Question],
+    questions: Sequence[Question] | None = None,
     config: InterpConfig | None = None,
     *,
+    given: Given | None = None,
+    others: Sequence[LanguageModel] = (),
     cache: Cache | None = None,
     session: Session | None = None,
     fresh: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, StepResult]:
-    """Results of the steps that `config` asks for, by name. See `run_plan`."""
-    return run_plan(plan_steps(model, questions, config), cache=cache, session=session, fresh=fresh, observer=observer)
+    """Results of the steps that `config` asks for, by name. See `plan_steps` and `run_plan`."""
+    plan = plan_steps(model, questions, config, given=given, others=others)
+    return run_plan(plan, cache=cache, session=session, fresh=fresh, observer=observer)
 
 
 def run_plan(
@@ -189,7 +204,8 @@ def run_plan(
             observer.say(f"{name}: cached")
         else:
             upstream = {need: obtain(need) for need in planned.step.needs}
-            observer.begin(name, f"not in the cache, computed now on {len(plan.data.items)} prompts")
+            prompts = len(plan.inputs[planned.step.items].items)
+            observer.begin(name, f"not in the cache, computed now on {prompts} prompts")
             start = time.monotonic()
             found = _compute(plan, planned, upstream, cache, chosen, observer.progress)
             seconds = time.monotonic() - start
@@ -221,25 +237,27 @@ def _compute(
 ) -> Stored:
     name, key = planned.step.name, planned.key
     folder = cache.work(name, key.digest)
-    others = plan.others if planned.step.others else ()
-    readers = ((plan.model, plan.data), *others)
-    runner = BatchRunner(name, key.digest, readers, plan.config.batch_size, session, folder, progress)
+    kind = planned.step.items
+    data = plan.inputs[kind]
+    others = [(other.model, other.inputs[kind]) for other in (plan.others if planned.step.others else ())]
+    readers = ((plan.model, data), *others)
+    runner = BatchRunner(name, key.digest, kind, readers, plan.config.batch_size, session, folder, progress)
     job = Job(
         model=plan.model,
-        items=plan.data.items,
-        excluded=plan.data.excluded,
+        items=data.items,
+        excluded=data.excluded,
         layers=plan.layers,
         settings=planned.settings,
         seed=plan.config.seed,
         upstream={need: result.tables for need, result in upstream.items()},
         map=runner,
-        others=[other.model for other in others],
-        other_items=[other.data.items for other in others],
+        others=[other for other, _ in others],
+        other_items=[read.items for _, read in others],
         upstream_tensors={need: result.tensors for need, result in upstream.items()},
         folder=folder,
         progress=progress,
     )
-    written = cache.write_all(name, key, planned.step.function(job), questions=plan.data.questions)
+    written = cache.write_all(name, key, planned.step.function(job), questions=data.questions)
     if folder.exists():
         shutil.rmtree(folder)  # the entry is whole; its batches are not needed again
     return written

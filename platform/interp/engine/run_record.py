@@ -1,4 +1,5 @@
-"""An interp run in a folder: `run.json`, `prompts.parquet` with what was read, and a copy of what was asked for.
+"""An interp run in a folder: `run.json`, what was read (`prompts.parquet`, `facts.parquet`, `texts.parquet`), and a
+copy of what was asked for.
 
 The folder holds one run: another one, of this or of another command, is never written over unasked.
 """
@@ -18,22 +19,24 @@ from .cache import Cache
 from .graph import all_steps
 from .questions import prompt_table
 from .run import Plan, StepResult, run_plan
+from .step import Kind
 from .tensor_parts import SUFFIX
 
-PROMPTS = "prompts.parquet"
+INPUTS: Mapping[Kind, str] = {"questions": "prompts.parquet", "facts": "facts.parquet", "texts": "texts.parquet"}
+_BY_CONTENT = frozenset({"model", "questions", "facts", "data_dir", "texts"})
 
 
 def planned(plan: Plan, command: str = "interp") -> Planned:
     """The run of `plan` by `command` with its record, to look for an earlier one in a folder or to begin."""
     names = [pattern for name in all_steps() for pattern in (name, f"{name}-*")]
-    results = (PROMPTS, *(f"{name}.parquet" for name in names), *(f"{name}{SUFFIX}" for name in names))
+    results = (*INPUTS.values(), *(f"{name}.parquet" for name in names), *(f"{name}{SUFFIX}" for name in names))
     excluded = plan.data.excluded
-    return Stage(command, results, work=(), by_content={"model", "questions"}, data_is="questions").plan(
+    return Stage(command, results, work=(), by_content=_BY_CONTENT, data_is="questions").plan(
         plan.config,
         model=identity(plan.model),
         data={
             "digest": plan.data.digest,
-            "counts": {"questions": len(plan.data.items)},
+            "counts": {kind: len(data.items) for kind, data in plan.inputs.items()},
             "left_out": {status: sum(e.status == status for e in excluded) for status in {e.status for e in excluded}},
         },
         seeds={"seed": plan.config.seed},
@@ -68,7 +71,8 @@ def run_into(
     begun = planned(plan, command).begin(folder, session=session, observer=observer, fresh=fresh or replace)
     with begun as run:
         results = run_plan(plan, cache=cache, session=session, fresh=fresh, observer=observer)
-        run.table(PROMPTS, prompt_table(plan.data))
+        for kind, data in plan.inputs.items():
+            run.table(INPUTS[kind], prompt_table(data) if kind == "questions" else data.text_table())
         kept = {name: _keep(run, results[name]) for name in plan.wanted}
         steps = {n: {"key": r.key, "rows": r.rows, "not_ok": r.bad, **kept.get(n, {})} for n, r in results.items()}
         run.update(counts={name: result.rows for name, result in results.items()}, details={"steps": steps})

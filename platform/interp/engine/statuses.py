@@ -4,6 +4,7 @@ Counted from the tables themselves, so that a cached result is judged as one jus
 why in its column `status`; a table that has no such column cannot tell, and counts as good.
 
 `not_applicable` is no failure: the row says that there is nothing to measure, such as the decay of an attention layer.
+Neither is `model_wrong`: the model answers otherwise than the fact has it, and only right answers were asked for.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 COLUMN, GOOD = "status", "ok"
 NOT_APPLICABLE = "not_applicable"
+MODEL_WRONG = "model_wrong"
 FAIL_OVER = 0.05  # share of a step's rows that may be without a value, as in `mplat eval`
 
 
 def bad_statuses(tables: Iterable[pa.Table]) -> dict[str, int]:
     """Status -> rows, of those that failed, by name."""
     counted: Counter[str] = Counter()
-    fine = (GOOD, NOT_APPLICABLE)
+    fine = (GOOD, NOT_APPLICABLE, MODEL_WRONG)
     for table in tables:
         if COLUMN in table.column_names:
             counts = table[COLUMN].value_counts().to_pylist()

@@ -12,6 +12,9 @@
 
     def one_batch(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table: ...
 
+Items are questions unless the decorator says `items="facts"` (factual prompts, `methods.prompts.FactItem`) or
+`items="texts"` (plain texts).
+
 What a step finds is tables, and tensors beside them where it returns a `Found`. `view` says how a report shows it;
 `others` which further models it is given; what it trains is trained by `fitting.fit` in `Job.folder`.
 
@@ -31,7 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import pyarrow as pa
 from pydantic import AfterValidator
@@ -45,8 +48,11 @@ if TYPE_CHECKING:
 
     from ...models import LanguageModel
     from ...runtime.table_job import Progress
-    from .batches import Batch, Item
+    from .batches import Batch
 
+#: what a step looks at: questions with their answers, factual prompts with their subjects, or plain texts
+Kind = Literal["questions", "facts", "texts"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 #: name of a part -> its rows; a step with a single table calls its part ""
 Tables = Mapping[str, pa.Table]
 #: name -> tensor, of one part; where they come from the cache each is read when it is asked for
@@ -83,7 +89,8 @@ class MapBatches(Protocol):
     """Runs a batch function over all planned batches and returns its rows in the order of the plan.
 
     `arguments` are plain JSON. Rows of one batch keep their order; columns are those of `schema`. model: which of
-    `Job.models` the function is given, with the questions in that model's own tokens.
+    `Job.models` the function is given, with the items in that model's own tokens. An item that ends every worker gets a
+    row of status `worker_lost` where these have `id`, `status` and `reason`, else it is an error.
     """
 
     def __call__(
@@ -93,7 +100,7 @@ class MapBatches(Protocol):
 
 @dataclass(frozen=True)
 class Excluded:
-    """A question that does not go through the model, with the status that its rows get, and why."""
+    """An item that does not go through the model, with the status that its rows get, and why."""
 
     id: str
     status: str
@@ -105,7 +112,7 @@ class Job:
     """What a step works with."""
 
     model: LanguageModel
-    items: Sequence[Item]  # in the order of the questions
+    items: Sequence[Any]  # of the step's kind, in the order given
     excluded: Sequence[Excluded]
     layers: Sequence[int]  # ascending
     settings: Any
@@ -113,7 +120,7 @@ class Job:
     upstream: Mapping[str, Tables]  # results of the steps that this one needs
     map: MapBatches
     others: Sequence[LanguageModel] = ()  # further models, in the order of the step's roles
-    other_items: Sequence[Sequence[Item]] = ()  # the questions in the tokens of each of them
+    other_items: Sequence[Sequence[Any]] = ()  # the items in the tokens of each of them
     upstream_tensors: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)  # their tensors, by step
     folder: Path | None = None  # where unfinished work is kept until the result is cached; None: nowhere
     progress: Callable[[Progress], None] | None = None  # told how far work is that is not `map`'s
@@ -151,6 +158,7 @@ class Step:
     function: Callable[[Job], Tables | Found]
     check: Callable[[Asked], None] | None = None  # raises UsageError for what cannot be computed
     view: View | None = None  # how a report shows it; None: as a table
+    items: Kind = "questions"
     others: Roles = ()  # what the further models are that it is given (`InterpConfig.compare`)
 
     def takes(self, others: int) -> bool:
@@ -183,13 +191,15 @@ def step(
     seeded: bool = False,
     check: Callable[[Asked], None] | None = None,
     view: View | None = None,
+    items: Kind = "questions",
     others: Roles = (),
 ) -> Callable[[Function], Function]:
-    """Register the decorated function as the step `name`, which gets the results of the steps it `needs`."""
+    """Register the decorated function as the step `name`, which looks at such `items` and gets the results of the steps
+    it `needs`."""
 
     def register(function: Function) -> Function:
         assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
-        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, others)
+        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, items, others)
         STEPS.add(name, entry, function.__module__)
         return function
 

@@ -22,13 +22,15 @@ from ...runtime.plan import digest_of
 from ...runtime.pool import WorkerFactory
 from ...runtime.session import Session
 from ...runtime.table_job import Progress, run_table
+from ..methods.prompts import FactItem
 from .batches import Batch, Item
-from .step import BatchFunction
+from .encoded import Encoded
+from .step import BatchFunction, Kind
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
-    from .questions import Encoded
 
+_ITEMS: Mapping[Kind, type[Item] | type[FactItem]] = {"questions": Item, "facts": FactItem, "texts": Item}
 _ORDER = (pa.field("batch", pa.string()), pa.field("row", pa.int32()))
 
 
@@ -38,6 +40,7 @@ class BatchRunner:
 
     step: str
     key: str
+    kind: Kind
     readers: Sequence[tuple[LanguageModel, Encoded]]  # of the job, the analysed model first, with what each reads
     batch_size: int
     session: Session
@@ -52,6 +55,7 @@ class BatchRunner:
         kwargs = {
             "function": f"{function.__module__}:{function.__qualname__}",
             "arguments": dict(arguments),
+            "kind": self.kind,
             **loadable(chosen),
             "digest": chosen.digest,
             "device": str(chosen.device),
@@ -71,7 +75,7 @@ class BatchRunner:
             progress=self.progress,
             id_column=None,
             rows_per_item=None,
-            lost_row=_refuse_lost_item,
+            lost_row=_lost_row if {"id", "status", "reason"} <= set(schema.names) else _refuse_lost_item,
         )
         return table.drop_columns([field.name for field in _ORDER])
 
@@ -79,12 +83,12 @@ class BatchRunner:
 class BatchWorker:
     """Runs one batch function on the model."""
 
-    def __init__(self, model: LanguageModel, function: BatchFunction, arguments: Mapping[str, Any]) -> None:
-        self._model, self._function, self._arguments = model, function, arguments
+    def __init__(self, model: LanguageModel, function: BatchFunction, arguments: Mapping[str, Any], kind: Kind) -> None:
+        self._model, self._function, self._arguments, self._kind = model, function, arguments, kind
 
     def run(self, payload: dict[str, Any]) -> pa.Table:
         """The rows of one batch, marked with their batch and place."""
-        items = [Item.from_json(item) for item in payload["items"]]
+        items = [_ITEMS[self._kind].from_json(item) for item in payload["items"]]
         table = self._function(self._model, Batch(items, self._model.device), self._arguments)
         n = table.num_rows
         columns = [pa.array([payload["shard"]] * n, pa.string()), pa.array(range(n), pa.int32()), *table.columns]
@@ -99,15 +103,19 @@ def build_worker(
     device: str,
     dtype: str,
     tokenizer: str | None = None,
+    kind: Kind = "questions",
 ) -> BatchWorker:
     """What a `WorkerFactory` calls, in this process or an actor's."""
     module, _, name = function.partition(":")
     opened = open_model(model, digest, device, dtype, tokenizer)
-    return BatchWorker(opened, getattr(importlib.import_module(module), name), arguments)
+    return BatchWorker(opened, getattr(importlib.import_module(module), name), arguments, kind)
+
+
+def _lost_row(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
+    return {"batch": "", "row": 0, "id": item["id"], "status": "worker_lost", "reason": reason}
 
 
 def _refuse_lost_item(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
     raise ToleranceError(
-        f"question {item['id']!r} ends every worker that computes it ({reason}); "
-        "take it out of the questions, or use a smaller batch size"
+        f"item {item['id']!r} ends every worker that computes it ({reason}); take it out, or use a smaller batch size"
     )

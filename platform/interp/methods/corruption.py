@@ -26,6 +26,7 @@ from .arguments import integer
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
+    from .prompts import FactItem
 
 Span = tuple[int, int]  # start and stop of tokens
 NOISE_STDS = 3.0
@@ -119,6 +120,15 @@ def subject_noise(model: LanguageModel, prompts: Sequence[Tensor], subjects: Seq
     parts = [row[slice(*check_span(span, len(row)))] for row, span in zip(rows, subjects, strict=True)]
     entries = model.embedding.weight.detach()[torch.cat(parts)].double()
     return NOISE_STDS * float(entries.std())
+
+
+def items_noise(model: LanguageModel, items: Sequence[FactItem], given: float | None) -> float | None:
+    """The noise of a run over factual prompts: None where subjects are replaced, else `given`, else `subject_noise`."""
+    if items[0].corrupted is not None:
+        return None
+    if given is not None:
+        return given
+    return subject_noise(model, [torch.tensor(item.tokens) for item in items], [item.subject for item in items])
 
 
 def token_row(model: LanguageModel, tokens: Readable, what: str) -> Tensor:

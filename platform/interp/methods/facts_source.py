@@ -18,7 +18,7 @@ from ...datasets.factual.factual_set import FactualSet, get
 from ...datasets.factual.own import read_own
 from ...datasets.factual.reading import belongs, owner
 from ...datasets.sources.finding import data_files
-from .trace_config import TraceConfig
+from .facts_config import FactsConfig
 
 GENERATED = "generated"
 ALIASES = {"relations": "lre_relations"}
@@ -33,7 +33,7 @@ class Facts(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_facts(config: TraceConfig) -> Facts:
+def read_facts(config: FactsConfig) -> Facts:
     """The prompts that `config.facts` names.
 
     Raises UsageError for a name that is neither a set nor a file, InputError for files that are missing or damaged.
@@ -80,7 +80,7 @@ def _find(name: str, folder: Path) -> list[Path]:
     return found
 
 
-def _own(path: Path, config: TraceConfig) -> Facts:
+def _own(path: Path, config: FactsConfig) -> Facts:
     """Prompts of the user's own."""
     found = read_own(path)
     note = f"{path}: {found.whole} prompts name no `subject` and no `evidence`; all of their words are corrupted"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ...models.lending import label
 from ..engine.columns import column
-from .averages import average_traces
+from .averages import BIN_SCHEMA, average_traces
 from .table import SCHEMA
 
 if TYPE_CHECKING:
-    from .trace_plan import TracePlan
+    from .prompts import FactItem
+    from .trace_config import TraceSettings
 
 _TOTAL = {
     "ate": ("total_effect", "mean over all traced prompts of the clean run's metric minus the corrupted runs' (ATE)"),
@@ -21,19 +22,19 @@ _TOTAL = {
 }
 
 
-def average_prompts(plan: TracePlan, traces: pa.Table) -> pa.Table:
-    """AIE per site (in the plan's order), layer and bin, with ATE in three more columns that are the same in all rows.
-
-    Raises InputError where no prompt was traced.
-    """
-    config = plan.config
-    averages = average_traces(
-        single_traces(plan, traces),
-        correct_only=plan.correct_only,
-        confidence=config.confidence,
-        n_resamples=config.resamples,
-        seed=config.seed,
-    )
+def average_prompts(singles: Sequence[pa.Table], settings: TraceSettings, seed: int) -> pa.Table:
+    """AIE per site (in the order of the traces), layer and bin, with ATE in three more columns that are the same in all
+    rows; no row where no prompt was traced."""
+    if singles:
+        averages = average_traces(
+            singles,
+            correct_only=settings.correct_only,
+            confidence=settings.confidence,
+            n_resamples=settings.resamples,
+            seed=seed,
+        )
+    else:
+        averages = BIN_SCHEMA.empty_table()
     metadata = averages.schema.metadata or {}
     for name, (key, meaning) in _TOTAL.items():
         text = metadata.get(key.encode())
@@ -42,30 +43,35 @@ def average_prompts(plan: TracePlan, traces: pa.Table) -> pa.Table:
     return averages.replace_schema_metadata(metadata)
 
 
-def single_traces(plan: TracePlan, traces: pa.Table) -> list[pa.Table]:
-    """The traces of the prompts that have effects, by id, each as `causal_trace` gave it: rows by site in the plan's
-    order, what it belongs to as metadata."""
-    order = {site: i for i, site in enumerate(plan.sites)}
+def shared_by_all(settings: TraceSettings, model: str, noise: float | None, seed: int) -> dict[str, str]:
+    """What the metadata of all traces of a run have in common. model: its label."""
+    same = {"metric": settings.metric, "window": str(settings.window), "model": model}
+    if noise is None:
+        return same | {"corruption": "replacement"}
+    return same | {"corruption": "noise", "noise": repr(noise), "seed": str(seed)}
+
+
+def single_traces(
+    traces: pa.Table, items: Sequence[FactItem], sites: Sequence[str], shared: Mapping[str, str]
+) -> list[pa.Table]:
+    """The traces of the prompts that have effects, by id, each as `causal_trace` gave it: rows by site in the order of
+    `sites`, what it belongs to as metadata, of which `shared` is the same for all."""
+    order = {site: i for i, site in enumerate(sites)}
     places: dict[str, list[int]] = {}
-    sites = traces["site"].to_pylist()
+    of_row = traces["site"].to_pylist()
     for row, (name, status) in enumerate(zip(traces["id"].to_pylist(), traces["status"].to_pylist(), strict=True)):
         if status == "ok":
             places.setdefault(name, []).append(row)
-    items = {item.id: item for item in plan.items}
+    by_id = {item.id: item for item in items}
     found = []
     for name, rows in places.items():
-        one = traces.take(sorted(rows, key=lambda row: order[sites[row]]))  # stable: layers and positions stay in order
-        item, first = items[name], one.slice(0, 1).to_pylist()[0]
-        noisy = item.corrupted is None
+        one = traces.take(sorted(rows, key=lambda row: order[of_row[row]]))  # stable: layers, positions stay in order
+        item, first = by_id[name], one.slice(0, 1).to_pylist()[0]
         about = {
-            "p_clean": repr(first["p_clean"]), "p_corrupted": repr(first["p_corrupted"]), "metric": plan.config.metric,
-            "metric_clean": repr(first["metric_clean"]), "metric_corrupted": repr(first["metric_corrupted"]),
+            **{key: repr(first[key]) for key in ("p_clean", "p_corrupted", "metric_clean", "metric_corrupted")},
             "answer": str(first["answer"]), "answer_given": str(first["correct"] is not None).lower(),
-            "predicted": str(first["predicted"]), "corruption": "noise" if noisy else "replacement",
-            "subject": f"{item.subject[0]}:{item.subject[1]}", "window": str(plan.config.window),
-            "length": str(len(item.tokens)), "model": label(plan.model), "id": name,
+            "predicted": str(first["predicted"]), "subject": f"{item.subject[0]}:{item.subject[1]}",
+            "length": str(len(item.tokens)), "id": name, **shared,
         }  # fmt: skip
-        if noisy:
-            about |= {"noise": repr(plan.noise), "seed": str(plan.config.seed)}
         found.append(one.select(SCHEMA.names).replace_schema_metadata(about))
     return found

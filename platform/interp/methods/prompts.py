@@ -1,4 +1,4 @@
-"""Prompts as token ids: where the subject's tokens are, and which token is the answer.
+"""Factual prompts as token ids: where the subject's tokens are, and which token is the answer.
 
 The answer is judged by its first token, as it follows the prompt. What cannot be used is left out with a status and a
 reason, never silently.
@@ -6,20 +6,22 @@ reason, never silently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import InputError, UsageError
 from ...datasets.factual import FactualPrompt, locate, swap_subjects
 from ...models.decoding.text import encode_continued, encode_text
+from ..engine.encoded import Encoded
+from ..engine.step import Excluded
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
 
 
 @dataclass(frozen=True)
-class Item:
+class FactItem:
     """A prompt as a worker gets it. subject: token positions (start, stop). answer: the first token of what should
     follow; None: open. corrupted: the prompt with another subject, of equal length; None: noise."""
 
@@ -29,34 +31,39 @@ class Item:
     answer: int | None
     corrupted: tuple[int, ...] | None = None
 
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt, by which batches are planned."""
+        return len(self.tokens)
+
+    @property
+    def highest_token(self) -> int:
+        """Of all its tokens."""
+        return max((*self.tokens, *(self.corrupted or ()), self.answer or 0))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, as the runtime sends it."""
-        corrupted = None if self.corrupted is None else list(self.corrupted)
-        return {"id": self.id, "tokens": list(self.tokens), "subject": list(self.subject), "answer": self.answer,
-                "corrupted": corrupted}  # fmt: skip
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> FactItem:
+        """The inverse of `to_json`."""
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in value.items()})
 
 
-class Excluded(NamedTuple):
-    """A prompt that is not traced, and why; `status` is one of `trace_schema.STATUSES`."""
-
-    id: str
-    status: str
-    reason: str
-
-
-def fact_items(
-    model: LanguageModel, prompts: Sequence[FactualPrompt], *, max_tokens: int, swapped: bool
-) -> tuple[list[Item], list[Excluded]]:
-    """Factual prompts in tokens, in order, and those that cannot be traced.
+def encode_facts(
+    model: LanguageModel, prompts: Sequence[FactualPrompt], *, max_tokens: int, swapped: bool = False
+) -> Encoded:
+    """Factual prompts in tokens, in order, and those that cannot be used.
 
     swapped: each gets as its corrupted version the same prompt about another one's subject (`swap_subjects`).
-    Raises InputError for an id that occurs twice, and for a model whose tokenizer cannot say where its tokens stand.
+    Raises InputError for an id that occurs twice, where no prompt can be used, and for a model whose tokenizer cannot
+    say where its tokens stand.
     """
     tokenizer = _tokenizer(model)
     seen: set[str] = set()
-    items: list[Item] = []
+    usable: dict[FactItem, FactualPrompt] = {}
     excluded: list[Excluded] = []
-    usable: list[FactualPrompt] = []
     for prompt in prompts:
         if prompt.id in seen:
             raise InputError(f"the prompt id {prompt.id!r} occurs more than once; ids must be unique")
@@ -66,27 +73,26 @@ def fact_items(
         except InputError as error:
             excluded.append(Excluded(prompt.id, "no_place", str(error)))
             continue
-        item = Item(prompt.id, found.tokens, found.subject, found.answer[0])
+        item = FactItem(prompt.id, found.tokens, found.subject, found.answer[0])
         if (problem := _problem(model, item, max_tokens)) is not None:
             excluded.append(problem)
         else:
-            items.append(item)
-            usable.append(prompt)
-    if not swapped:
-        return items, excluded
-    found_items: list[Item] = []
-    for item, other in zip(items, swap_subjects(usable, tokenizer), strict=True):
-        if other is None:
-            reason = "no prompt of the same relation has a subject of as many tokens and another answer"
-            excluded.append(Excluded(item.id, "no_replacement", reason))
-        else:
-            found_items.append(replace(item, corrupted=other.tokens))
-    return found_items, excluded
+            usable[item] = prompt
+    texts = {item: prompt.prompt for item, prompt in usable.items()}
+    if swapped:
+        others = dict(zip(usable, swap_subjects(list(usable.values()), tokenizer), strict=True))
+        reason = "no prompt of the same relation has a subject of as many tokens and another answer"
+        excluded += [Excluded(item.id, "no_replacement", reason) for item, other in others.items() if other is None]
+        texts = {replace(item, corrupted=o.tokens): texts[item] for item, o in others.items() if o is not None}
+    if not texts:
+        first = f"; the first, {excluded[0].id!r}: {excluded[0].reason}" if excluded else ""
+        raise InputError(f"none of the {len(prompts)} prompts can be traced{first}")
+    return Encoded(tuple(texts), tuple(excluded), texts=tuple(texts.values()))
 
 
 def open_item(
     model: LanguageModel, name: str, text: str, subject: str, *, answer: str | None, replacement: str | None
-) -> Item:
+) -> FactItem:
     """One prompt with the first occurrence of `subject` in it, and with `replacement` in its place where given.
 
     Raises UsageError for a subject that is not in the text, an answer without a token of its own behind the text, and a
@@ -104,7 +110,7 @@ def open_item(
         if not answer.strip():
             raise UsageError("--answer is empty; leave it out to trace what the model finds most probable")
         first = _first_of(model, text, encoded.ids, answer.strip())
-    item = Item(name, encoded.ids, place, first)
+    item = FactItem(name, encoded.ids, place, first)
     if replacement is None:
         return item
     other = encode_text(_tokenizer(model), text[:start] + replacement + text[start + len(subject) :])
@@ -122,7 +128,7 @@ def _first_of(model: LanguageModel, text: str, tokens: tuple[int, ...], answer: 
     return whole.continuation[0]
 
 
-def _of_equal_length(item: Item, other: tuple[int, ...], subject: str, words: str) -> tuple[int, ...]:
+def _of_equal_length(item: FactItem, other: tuple[int, ...], subject: str, words: str) -> tuple[int, ...]:
     start, stop = item.subject
     if len(other) != len(item.tokens):
         raise UsageError(
@@ -136,19 +142,18 @@ def _of_equal_length(item: Item, other: tuple[int, ...], subject: str, words: st
     return other
 
 
-def check_item(model: LanguageModel, item: Item, max_tokens: int) -> None:
+def check_item(model: LanguageModel, item: FactItem, max_tokens: int) -> None:
     """Raises InputError for a prompt that cannot be traced."""
     if (problem := _problem(model, item, max_tokens)) is not None:
         raise InputError(f"the prompt cannot be traced: {problem.reason}")
 
 
-def _problem(model: LanguageModel, item: Item, max_tokens: int) -> Excluded | None:
+def _problem(model: LanguageModel, item: FactItem, max_tokens: int) -> Excluded | None:
     if len(item.tokens) > max_tokens:
         return Excluded(item.id, "too_long", f"{len(item.tokens)} tokens, more than max_tokens {max_tokens}")
     size = model.config.vocab_size
-    outside = next((t for t in (*item.tokens, *(item.corrupted or ()), item.answer or 0) if t >= size), None)
-    if outside is not None:
-        return Excluded(item.id, "bad_input", f"token {outside} is outside of the model's vocabulary of {size}")
+    if (token := item.highest_token) >= size:
+        return Excluded(item.id, "bad_input", f"token {token} is outside of the model's vocabulary of {size}")
     return None
 
 

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ...core.config import Config
 from ...core.errors import UsageError
+from ..engine.step import StepSettings
+from .facts_config import FactsConfig
 from .metric import METRICS
 
 Metric = Literal["prob", "logprob", "logit_diff"]
 assert Metric.__args__ == METRICS  # type: ignore[attr-defined]
 
 
-class TraceConfig(Config):
+class TraceSettings(StepSettings):
+    """What is restored into which corrupted runs, and what is measured: the settings of the step `causal_trace`."""
+
+    correct_only: bool = True
+    """Of facts, trace only those whose first answer token the model gets right, as ROME does; false: all."""
+    judged: Literal["target", "predicted"] = "target"
+    """Of facts, whose probability is measured: the fact's target, or what the model finds most probable, which is of
+    use with models that do not know the facts."""
+    samples: int = Field(10, ge=1)
+    """Noisy runs of every prompt."""
+    noise: float | None = Field(default=None, gt=0)
+    """Standard deviation of the noise, in units of the embeddings; default: 3 times theirs over all subjects."""
+    sites: tuple[str, ...] | None = None
+    """What is restored, several sites together joined by +; default: all that the model has."""
+    window: int = Field(1, ge=1)
+    """Blocks restored together, around each; the residual stream is always restored after one."""
+    metric: Metric = "prob"
+    """What is compared: the answer's probability, its logarithm, or its logit minus that of the strongest other."""
+    memory_mib: int = Field(1024, ge=1)
+    """What tracing may take beside the model, in each worker; part of the result, because it decides the last bits."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Of all intervals."""
+    resamples: int = Field(2000, ge=100)
+    """Bootstrap resamples of the prompts."""
+
+    @field_validator("sites")
+    @classmethod
+    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        return distinct(values)
+
+
+def distinct(values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+    """Validator of a field that may be left out."""
+    if values is not None and (not values or len(set(values)) != len(values)):
+        raise ValueError("give at least one value, and none twice")
+    return values
+
+
+class TraceConfig(TraceSettings, FactsConfig):
     """Everything that decides the tables of a trace; where it runs is not part of it."""
 
     model: str | None = None
@@ -32,62 +70,23 @@ class TraceConfig(Config):
     answer: str | None = None
     """The answer, of which the first token is judged; default: what the model finds most probable."""
 
-    facts: str | None = None
-    """Many prompts: known_1000, counterfact, relations, pararel, generated, a file of one of these, or of your own
-    prompts, each with its answer and the `subject` or `evidence` that is corrupted."""
-    data_dir: Path | None = None
-    """Folder of the data files of named sets, searched by content; or one file; default: data."""
-    limit: int | None = Field(default=None, ge=1)
-    """At most this many facts, drawn with `seed`; of generated ones, how many: 100 where nothing is said."""
-    correct_only: bool = True
-    """Of facts, trace only those whose first answer token the model gets right, as ROME does; false: all."""
-
-    judged: Literal["target", "predicted"] = "target"
-    """Of facts, whose probability is measured: the fact's target, or what the model finds most probable, which is of
-    use with models that do not know the facts."""
-
-    corruption: Literal["noise", "replacement"] = "noise"
-    """Of facts: noise on the subject's embeddings, or in its place another one's of the same relation and length."""
-    samples: int = Field(10, ge=1)
-    """Noisy runs of every prompt."""
-    noise: float | None = Field(default=None, gt=0)
-    """Standard deviation of the noise, in units of the embeddings; default: 3 times theirs over all subjects."""
-    seed: int = Field(1, ge=0, lt=2**63)
-    """Of the noise, the draw of facts, the replacements and the resampling."""
-
-    sites: tuple[str, ...] | None = None
-    """What is restored, several sites together joined by +; default: all that the model has."""
     layers: tuple[int, ...] | None = None
     """Blocks; default all."""
-    window: int = Field(1, ge=1)
-    """Blocks restored together, around each; the residual stream is always restored after one."""
-    metric: Metric = "prob"
-    """What is compared: the answer's probability, its logarithm, or its logit minus that of the strongest other."""
-
     max_tokens: int = Field(512, ge=2)
     """Longest prompt; longer ones are left out."""
     dtype: Literal["float32", "float64"] = "float32"
     """Of weights and states."""
-    memory_mib: int = Field(1024, ge=1)
-    """What tracing may take beside the model, in each worker; part of the result, because it decides the last bits."""
     batch_size: int = Field(4, ge=1)
     """Prompts that a worker is given at a time."""
-
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Of all intervals."""
-    resamples: int = Field(2000, ge=100)
-    """Bootstrap resamples of the prompts."""
     fail_over: float = Field(0.05, ge=0, le=1)
     """Share of prompts that may fail; a wrong answer of the model is no failure."""
     pictures: int = Field(4, ge=0)
     """Single prompts of which heat maps are drawn as PNG and SVG; the tables and the page have more."""
 
-    @field_validator("sites", "layers")
+    @field_validator("layers")
     @classmethod
-    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
-        if values is not None and (not values or len(set(values)) != len(values)):
-            raise ValueError("give at least one value, and none twice")
-        return values
+    def _distinct_layers(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        return distinct(values)
 
 
 def check_settings(config: TraceConfig) -> None:

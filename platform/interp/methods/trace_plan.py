@@ -1,53 +1,81 @@
-"""What a trace will do, decided before anything is computed: prompts in tokens, what is restored, the noise.
+"""What a trace will do, decided before anything is computed: a plan of the step `causal_trace`, of one prompt or many.
 
-Wrong settings and prompts that cannot be used are found here. The noise is that of all prompts together, three times
-the standard deviation of their subjects' embeddings (ROME), so that every prompt meets the same one.
+Wrong settings and prompts that cannot be used are found here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
+import pyarrow as pa
 
-from ...core.errors import InputError, UsageError
-from ...runtime.plan import digest_of
-from .corruption import subject_noise
+from ...core.errors import UsageError
+from ...models.lending import label
+from ..engine.encoded import Encoded
+from ..engine.inputs import Given
+from ..engine.interp_config import config_model
+from ..engine.run import Plan, plan_steps
+from ..engine.step import Excluded
+from .corruption import items_noise
 from .facts_source import read_facts
 from .memory import Memory
-from .prompts import Excluded, Item, check_item, fact_items, open_item
+from .over_prompts import shared_by_all, single_traces
+from .prompts import FactItem, check_item, encode_facts, open_item
 from .restoration import restorations
-from .trace_config import TraceConfig, check_settings
+from .trace_config import TraceConfig, TraceSettings, check_settings
 
 if TYPE_CHECKING:
     from ...datasets.factual import FactualPrompt
     from ...models import LanguageModel
 
 ONE_PROMPT = "prompt"  # the id of the prompt that --prompt gives
+STEP = "causal_trace"
 
 
 @dataclass(frozen=True)
 class TracePlan:
-    """A trace with everything that decides its tables.
+    """A trace with everything that decides its tables, and what its pictures say.
 
-    texts: every prompt's text by id. items: the prompts that are traced, in the order given; excluded: those that
-    cannot be. sites, layers: what is
+    data: the prompts that are traced, in the order given, and those that cannot be. plan: of the step. sites: what is
     restored. noise: standard deviation in units of the embeddings, None where subjects are replaced. many: whether
     these are facts, and not the one prompt of --prompt.
     """
 
     config: TraceConfig
     model: LanguageModel
-    texts: Mapping[str, str]
-    items: tuple[Item, ...]
-    excluded: tuple[Excluded, ...]
+    data: Encoded
+    plan: Plan
     sites: tuple[str, ...]
-    layers: tuple[int, ...]
     noise: float | None
     many: bool
+
+    @property
+    def items(self) -> tuple[FactItem, ...]:
+        """The prompts that are traced."""
+        return self.data.items
+
+    @property
+    def excluded(self) -> tuple[Excluded, ...]:
+        """The prompts that cannot be."""
+        return self.data.excluded
+
+    @property
+    def given(self) -> int:
+        """How many prompts there are."""
+        return len(self.data.items) + len(self.data.excluded)
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """The texts of the prompts that are traced, by id."""
+        return {item.id: text for item, text in zip(self.data.items, self.data.texts, strict=True)}
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks at which something is restored."""
+        return self.plan.layers
 
     @property
     def kind(self) -> str:
@@ -64,26 +92,15 @@ class TracePlan:
         """Whether only prompts that are answered correctly are traced."""
         return self.many and self.config.correct_only
 
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over the prompts in tokens and those left out."""
-        return digest_of([[i.to_json() for i in self.items], [list(e) for e in self.excluded]])
-
     @property
     def restorations(self) -> int:
         """Runs that would have to be made one by one: sites x layers x positions x samples of all prompts, at most."""
-        tokens = sum(len(item.tokens) for item in self.items)
-        return tokens * len(self.sites) * len(self.layers) * self.samples
+        return sum(self.data.lengths) * len(self.sites) * len(self.layers) * self.samples
 
-    def arguments(self) -> dict[str, Any]:
-        """What all prompts share of `causal_trace`'s arguments, and whether wrong answers are traced."""
-        config = self.config
-        return {
-            "sites": list(self.sites), "layers": list(self.layers), "window": config.window, "metric": config.metric,
-            "samples": config.samples, "noise": self.noise, "seed": config.seed,
-            "memory_budget": config.memory_mib * 2**20, "correct_only": self.correct_only,
-            "judged": config.judged,
-        }  # fmt: skip
+    def singles(self, traces: pa.Table) -> list[pa.Table]:
+        """`single_traces` of this trace's table."""
+        shared = shared_by_all(self.config, label(self.model), self.noise, self.config.seed)
+        return single_traces(traces, self.items, self.sites, shared)
 
 
 def prepare(
@@ -103,29 +120,25 @@ def prepare(
 
         assert config.model is not None
         model = load(config.model, dtype=config.dtype, tokenizer=config.tokenizer)
-    wanted, layers = restorations(model, config.sites, config.layers)
-    sites = tuple(r.name for r in wanted)
-    if config.window > model.n_layers:
-        raise UsageError(
-            f"--window {config.window}: {model.name} has {model.n_layers} blocks, so 1 to {model.n_layers} can be "
-            "restored together"
-        )
+    sites = tuple(r.name for r in restorations(model, config.sites, config.layers)[0])
     if many:
         swapped = config.corruption == "replacement"
-        items, excluded = fact_items(model, prompts, max_tokens=config.max_tokens, swapped=swapped)
-        texts = {prompt.id: prompt.prompt for prompt in prompts}
-        if not items:
-            first = f"; the first, {excluded[0].id!r}: {excluded[0].reason}" if excluded else ""
-            raise InputError(f"none of the {len(prompts)} prompts can be traced{first}")
+        data = encode_facts(model, prompts, max_tokens=config.max_tokens, swapped=swapped)
     else:
-        items, excluded = [_one(config, model)], []
-        texts = {ONE_PROMPT: config.prompt or ""}
-    Memory(model, max(len(item.tokens) for item in items), config.memory_mib * 2**20)  # refuses what is too small
-    noise = _noise(config, model, items)
-    return TracePlan(config, model, texts, tuple(items), tuple(excluded), sites, layers, noise, many)
+        data = Encoded((_one(config, model),), texts=(config.prompt or "",))
+    Memory(model, max(data.lengths), config.memory_mib * 2**20)  # refuses what is too small
+    settings = {name: getattr(config, name) for name in TraceSettings.model_fields}
+    settings["correct_only"] = many and config.correct_only
+    shared = {name: getattr(config, name) for name in ("layers", "seed", "batch_size", "max_tokens")}
+    steps = config_model().model_validate(shared | {"steps": (STEP,), STEP: settings})
+    try:
+        plan = plan_steps(model, config=steps, given=Given(encoded={"facts": data}))
+    except UsageError as error:
+        raise UsageError(str(error).removeprefix(f"{STEP}: ")) from error
+    return TracePlan(config, model, data, plan, sites, items_noise(model, data.items, config.noise), many)
 
 
-def _one(config: TraceConfig, model: LanguageModel) -> Item:
+def _one(config: TraceConfig, model: LanguageModel) -> FactItem:
     """The prompt of --prompt and --subject."""
     assert config.prompt is not None and config.subject is not None
     item = open_item(
@@ -133,11 +146,3 @@ def _one(config: TraceConfig, model: LanguageModel) -> Item:
     )
     check_item(model, item, config.max_tokens)
     return item
-
-
-def _noise(config: TraceConfig, model: LanguageModel, items: Sequence[Item]) -> float | None:
-    if config.corrupt_with is not None or config.corruption == "replacement":
-        return None
-    if config.noise is not None:
-        return config.noise
-    return subject_noise(model, [torch.tensor(i.tokens) for i in items], [i.subject for i in items])

@@ -9,14 +9,14 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ..engine.columns import column
+from ..engine.statuses import MODEL_WRONG
 
 #: what a row's status may be. model_wrong: the model's first answer token is another one, and only prompts that are
 #: answered correctly were asked for; that is a finding and no failure. no_place: subject or answer has no token of its
 #: own
 STATUSES = (
-    "ok", "model_wrong", "bad_input", "no_place", "too_long", "no_replacement", "model_nonfinite", "worker_lost",
+    "ok", MODEL_WRONG, "bad_input", "no_place", "too_long", "no_replacement", "model_nonfinite", "worker_lost",
 )  # fmt: skip
-MODEL_WRONG = "model_wrong"
 
 TRACE_SCHEMA = pa.schema([
     column("id", pa.string(), "of the prompt"),

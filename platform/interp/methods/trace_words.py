@@ -44,4 +44,4 @@ def which_in_words(plan: TracePlan) -> str:
 
 def used_in_words(plan: TracePlan, traced: int) -> str:
     """How many prompts count, and which."""
-    return f"{traced} of {len(plan.texts)} ({which_in_words(plan)})" if plan.many else which_in_words(plan)
+    return f"{traced} of {plan.given} ({which_in_words(plan)})" if plan.many else which_in_words(plan)

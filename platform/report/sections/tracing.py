@@ -49,19 +49,19 @@ def read_tracing(folder: Path, run: Document) -> Tracing:
     rows: list[dict[str, Any]] = []
     left_out: list[tuple[str, str, str]] = []
     statuses: tuple[tuple[str, int], ...] = ()
-    if "files" not in run:
+    if run.at("status").text() != "done":
         missing.append(f"{folder}: the trace is not finished; run its command again")
     else:
-        statuses = tuple((name, count.whole()) for name, count in run.at("statuses").entries())
+        statuses = tuple((name, count.whole()) for name, count in run.at("counts").entries())
         there = dict(run.at("files").entries())
         if "averages.parquet" in there:
             rows = _averages(folder / "averages.parquet", missing)
         left_out = _without_effects(folder / "traces.parquet", missing)
         if not rows and not missing:
             missing.append(f"{folder}: no prompt was traced, so there is nothing to average")
-    layers = tuple(layer.whole() for layer in run.at("layers").elements())
-    sites = [site.text() for site in run.at("sites").elements()]
-    words = run.at("in_words")
+    layers = tuple(layer.whole() for layer in run.at("plan").at("layers").elements())
+    sites = [site.text() for site in run.at("plan").at("sites").elements()]
+    words = run.at("details").at("in_words")
     return Tracing(
         folder=str(folder),
         model=Path(run.at("model").at("name").text()).name,

@@ -11,13 +11,12 @@ import matplotlib.image
 import pytest
 from interp_jobs import reader
 from mplat.datasets.factual import FactualPrompt
-from mplat.interp.methods.heat_maps import HeatMap, Panel, render, visible_token
-from mplat.interp.methods.over_prompts import single_traces
 from mplat.interp.methods.trace_config import TraceConfig
-from mplat.interp.methods.trace_page import page
-from mplat.interp.methods.trace_pictures import average_map, prompt_map
+from mplat.interp.methods.trace_folder import TraceResult, run_trace
 from mplat.interp.methods.trace_plan import TracePlan, prepare
-from mplat.interp.methods.trace_run import TraceResult, run_trace
+from mplat.report.heat_maps import HeatMap, Panel, render, visible_token
+from mplat.report.trace_page import page
+from mplat.report.trace_pictures import average_map, draw, prompt_map
 from mplat.runtime import open_session
 
 EVIL = "$x_1$ </script><script>alert('x')</script> <b>"
@@ -36,12 +35,12 @@ def traced(tmp_path_factory) -> tuple[TracePlan, TraceResult, Path]:
     )
     plan = prepare(config, reader(), PROMPTS)
     with open_session("none") as session:
-        return plan, run_trace(plan, out=folder, session=session), folder
+        return plan, run_trace(plan, out=folder, session=session, draw=draw), folder
 
 
 def test_panels_hold_the_effects_of_the_tables(traced) -> None:
     plan, result, _ = traced
-    for trace in single_traces(plan, result.traces):
+    for trace in plan.singles(result.traces):
         picture = prompt_map(plan, trace, "a prompt")
         rows = trace.to_pylist()
         assert [panel.title for panel in picture.panels] == ["resid_post", "C"]
@@ -115,7 +114,7 @@ def test_the_page_holds_every_number_and_no_foreign_markup(traced) -> None:
 
 def test_a_page_of_too_many_cells_says_what_it_leaves_out(traced, monkeypatch) -> None:
     plan, result, _ = traced
-    monkeypatch.setattr("mplat.interp.methods.trace_page.MOST_CELLS", 1)
-    singles = [(trace, "text") for trace in single_traces(plan, result.traces)]
+    monkeypatch.setattr("mplat.report.trace_page.MOST_CELLS", 1)
+    singles = [(trace, "text") for trace in plan.singles(result.traces)]
     text = page(plan, result.averages, singles, [])
     assert "the first 1 of 2 traced prompts" in text and len(_data(text)["views"]) == 2

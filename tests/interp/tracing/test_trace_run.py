@@ -14,15 +14,17 @@ import torch
 from interp_jobs import reader
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.factual import FactualPrompt, facts_world_prompts, locate
+from mplat.interp import Cache
 from mplat.interp.methods import prompts
 from mplat.interp.methods.trace_config import TraceConfig, check_settings
+from mplat.interp.methods.trace_folder import TraceResult, run_trace
 from mplat.interp.methods.trace_plan import TracePlan, prepare
-from mplat.interp.methods.trace_run import TraceResult, run_trace
 from mplat.interp.methods.trace_schema import STATUSES, TRACE_SCHEMA
-from mplat.interp.methods.trace_worker import TraceWorker
+from mplat.interp.steps import causal_trace as step_file
 from mplat.interp.tracing import causal_trace, prompt_seed, token_bins
 from mplat.models import LanguageModel, load
 from mplat.models.decoding.generation import encode
+from mplat.report.trace_pictures import draw
 from mplat.runtime import open_session, read_table
 
 SITES = ("resid_post", "delta", "h_post+conv_state")
@@ -57,8 +59,9 @@ def settings(**changes: object) -> TraceConfig:
 
 
 def run(plan: TracePlan, out: Path, **more: object) -> TraceResult:
+    """Without anything cached by another test, and with the pictures."""
     with open_session("none") as session:
-        return run_trace(plan, out=out, session=session, **more)
+        return run_trace(plan, out=out, session=session, **({"cache": Cache(out / "cache"), "draw": draw} | more))
 
 
 def of(table: pa.Table, name: str) -> list[dict]:
@@ -119,8 +122,8 @@ def test_averages_are_means_over_prompts_of_means_over_a_bins_tokens(model, tmp_
 def test_files_are_what_run_json_says(model, tmp_path) -> None:
     result = run(prepare(settings(), model, PROMPTS), tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["command"] == "trace" and record["statuses"] == {"ok": 5}
-    assert record["corruption"]["kind"] == "noise" and record["corruption"]["samples"] == 3
+    assert (record["command"], record["status"], record["counts"]) == ("trace", "done", {"ok": 5})
+    assert record["plan"]["corruption"]["kind"] == "noise" and record["plan"]["corruption"]["samples"] == 3
     pictures = {f"heat_maps/{name}.{kind}" for name in ("averages", "01-a") for kind in ("png", "svg")}
     assert record["files"] == result.files and result.files.keys() == {"traces.parquet", "averages.parquet",
                                                                        "trace.html", *pictures}  # fmt: skip
@@ -131,23 +134,27 @@ def test_files_are_what_run_json_says(model, tmp_path) -> None:
 def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(model, tmp_path, monkeypatch) -> None:
     first = run(prepare(settings(), model, PROMPTS), tmp_path / "first")
     traced: list[str] = []
-    whole = TraceWorker._trace
+    whole = step_file.trace_item
 
-    def dies(self, item):
+    def dies(model, item, arguments):
         if len(traced) == 3:
             raise KeyboardInterrupt
-        traced.append(item["id"])
-        return whole(self, item)
+        return counted(model, item, arguments)
 
-    monkeypatch.setattr(TraceWorker, "_trace", dies)
+    def counted(model, item, arguments):
+        traced.append(item.id)
+        return whole(model, item, arguments)
+
+    monkeypatch.setattr(step_file, "trace_item", dies)
     with pytest.raises(KeyboardInterrupt):
         run(prepare(settings(), model, PROMPTS), tmp_path / "second")
-    kept, traced[:] = set(traced[:2]), []  # one shard of two prompts was finished
-    monkeypatch.setattr(TraceWorker, "_trace", lambda self, item: traced.append(item["id"]) or whole(self, item))
+    kept, traced[:] = set(traced[:2]), []  # one batch of two prompts was finished
+    monkeypatch.setattr(step_file, "trace_item", counted)
     second = run(prepare(settings(), model, PROMPTS), tmp_path / "second")
     assert set(traced) == {"a", "b", "c", "d", "e"} - kept and second.files == first.files
     traced.clear()
-    assert run(prepare(settings(), model, PROMPTS), tmp_path / "second").files == first.files and traced == []
+    again = run(prepare(settings(), model, PROMPTS), tmp_path / "second")
+    assert again.files == first.files and traced == []
 
 
 @pytest.mark.ray
@@ -158,7 +165,9 @@ def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path) -
     with open_session("local", actors=2) as session:
         for actors in (1, 2):
             out = tmp_path / f"ray{actors}"
-            assert run_trace(plan, out=out, session=session.using(actors=actors)).files == here
+            cache = Cache(out / "cache")
+            there = run_trace(plan, out=out, session=session.using(actors=actors), cache=cache, draw=draw)
+            assert there.files == here
 
 
 def test_a_prompt_that_cannot_be_traced_is_a_row_that_says_why(model, tmp_path, monkeypatch) -> None:
@@ -290,7 +299,7 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_is_computed(mode
 
 def test_a_folder_holds_one_trace(model, tmp_path) -> None:
     run(prepare(settings(), model, PROMPTS), tmp_path)
-    with pytest.raises(UsageError, match=r"differs in samples\)"):
+    with pytest.raises(UsageError, match=r"differs in samples"):
         run(prepare(settings(samples=2), model, PROMPTS), tmp_path)
     with pytest.raises(UsageError, match="the prompts"):
         run(prepare(settings(), model, PROMPTS[:3]), tmp_path)

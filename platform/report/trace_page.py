@@ -16,16 +16,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...models.lending import label
-from .bins import BINS
+from ..interp.methods.bins import BINS
+from ..interp.methods.table import about
+from ..interp.methods.trace_words import (
+    BIN_TITLES,
+    UNITS,
+    corruption_in_words,
+    judged_in_words,
+    used_in_words,
+    window_in_words,
+)
+from ..models.lending import label
 from .heat_maps import visible_token
-from .table import about
-from .trace_words import BIN_TITLES, UNITS, corruption_in_words, judged_in_words, used_in_words, window_in_words
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .trace_plan import TracePlan
+    from ..interp.methods.trace_plan import TracePlan
 
 _TEMPLATES = Path(__file__).parent / "templates"
 MOST_CELLS = 400_000  # about 8 MB of numbers
@@ -102,7 +109,7 @@ def _averages(averages: pa.Table, sites: Sequence[str], layers: Sequence[int]) -
 
 
 def _prompt(plan: TracePlan, trace: pa.Table, text: str) -> dict[str, Any]:
-    from .table import token_labels
+    from ..interp.methods.table import token_labels
 
     facts = about(trace)
     start, stop = (int(bound) for bound in facts["subject"].split(":"))

@@ -4,50 +4,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyarrow import compute
 
-from ...models.lending import label
-from ...runtime import publish_bytes
-from .bins import BINS
+from ..interp.methods.bins import BINS
+from ..interp.methods.table import about, token_labels
+from ..interp.methods.trace_words import (
+    BIN_TITLES,
+    UNITS,
+    corruption_in_words,
+    judged_in_words,
+    used_in_words,
+    window_in_words,
+)
+from ..models.lending import label
 from .heat_maps import HeatMap, Panel, render, visible_token
-from .over_prompts import single_traces
-from .table import about, token_labels
 from .trace_page import page
-from .trace_words import BIN_TITLES, UNITS, corruption_in_words, judged_in_words, used_in_words, window_in_words
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .trace_plan import TracePlan
+    from ..interp.methods.trace_plan import TracePlan
 
-FOLDER, PAGE = "heat_maps", "trace.html"
 _TITLE = 110  # characters of a prompt in a title
 
 
-def draw(plan: TracePlan, traces: pa.Table, averages: pa.Table, out: Path) -> dict[str, str]:
-    """Write every picture of a trace below `out`; name -> sha256. Averages are drawn for several prompts."""
-    singles = single_traces(plan, traces)
+def draw(plan: TracePlan, traces: pa.Table, averages: pa.Table) -> dict[str, bytes]:
+    """Every picture of a trace by the name of its file: heat maps as PNG and SVG, of several prompts their averages
+    too, and the page."""
+    singles = plan.singles(traces)
     pictures: dict[str, HeatMap] = {}
     if plan.many:
         pictures["averages"] = average_map(plan, averages)
-    chosen = singles[: plan.config.pictures]
-    for number, trace in enumerate(chosen, 1):
+    for number, trace in enumerate(singles[: plan.config.pictures], 1):
         name = about(trace)["id"]
         slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40]
         pictures[f"{number:02d}-{slug}" if plan.many else "prompt"] = prompt_map(plan, trace, plan.texts[name])
-    files = {}
-    for name, picture in pictures.items():
-        for kind, data in render(picture).items():
-            path = out / FOLDER / f"{name}.{kind}"
-            files[f"{FOLDER}/{path.name}"] = publish_bytes(data, path).sha256
-    columns = ["id", "status", "reason"]
-    left_out = traces.select(columns).filter(compute.field("status") != "ok").to_pylist()
+    files = {
+        f"heat_maps/{name}.{kind}": data for name, picture in pictures.items() for kind, data in render(picture).items()
+    }
+    left_out = traces.select(["id", "status", "reason"]).filter(compute.field("status") != "ok").to_pylist()
     text = page(plan, averages, [(trace, plan.texts[about(trace)["id"]]) for trace in singles], left_out)
-    files[PAGE] = publish_bytes(text.encode("utf-8"), out / PAGE).sha256
-    return files
+    return files | {"trace.html": text.encode("utf-8")}
 
 
 def prompt_map(plan: TracePlan, trace: pa.Table, text: str) -> HeatMap:
