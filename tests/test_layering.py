@@ -165,6 +165,27 @@ def _reachable(start: Path, uses: dict[Path, set[Path]]) -> set[Path]:
     return seen
 
 
+def test_only_models_know_an_architecture():
+    """What analyses, steering and reports need of one it says of itself; variants are named like it."""
+    architectures = {
+        name for folder in ("families", "adapters") for path in (PACKAGE / "models" / folder).rglob("*.py")
+        for name in re.findall(r'^@(?:mixer|adapter)\("(\w+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+    }  # fmt: skip
+    assert {"mamba", "zamba2"} <= architectures
+    outside = [path for path in FILES if _own(path) != "models"]
+    wrong = [
+        f"{_id(path)}:{line}: import of {module}"
+        for path in outside for module, line in _imports(path)
+        if module.startswith(("mplat.models.families", "mplat.models.adapters"))
+    ]  # fmt: skip
+    wrong += [
+        f"{_id(path)}:{node.lineno}: {node.value!r}"
+        for path in outside if _own(path) in {"interp", "steering", "report"} and "variants" not in path.parts
+        for node in ast.walk(TREES[path]) if isinstance(node, ast.Constant) and node.value in architectures
+    ]  # fmt: skip
+    assert not wrong
+
+
 def test_only_the_runtime_imports_ray_and_only_the_command_line_imports_typer():
     owner = {"ray": "runtime", "typer": "commands", "rich": "commands", "click": "commands"}
     wrong = [

@@ -12,7 +12,7 @@ from mplat.core.config import load_config
 from mplat.core.errors import InputError, UsageError
 from mplat.eval.eval_config import EvalConfig
 from mplat.models.adapters import AdaptedConfig, build
-from mplat.steering import Recipe, Scored, choose, control_names, find_variant, grid, variant_names
+from mplat.steering import Recipe, Scored, choose, control_names, find_variant, grid, variant_for, variant_names
 from mplat.steering.discovery import DISCOVERY_SCHEMA, channel_count, discovery_table, ranked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +116,32 @@ def test_every_variant_has_a_place_to_look_in_any_model(name):
     assert len(found) <= 12 and not any(r.is_identity for r in found)
     for recipe in found:
         recipe.check(model)
+
+
+_OUT, _DELTA = ("scale_mixer_out", (0.5, 2.0, 5.0)), ("scale_delta", (0.5, 1.5, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "default_model", "strengths"),
+    [("mamba", "tiny-mamba", [_OUT, _DELTA]), ("mamba2", "tiny-mamba2", [_OUT, _DELTA]),
+     ("dense_mamba", "tiny-dense-mamba", [_OUT, _DELTA]), ("stable_mamba", "tiny-stable-mamba", [_OUT, _DELTA]),
+     ("moe_mamba", "tiny-moe-mamba", [_OUT]), ("striped_hyena", "tiny-striped-hyena", [_OUT]),
+     ("hyena", "tiny-hyena", [("scale_mixer_out", (0.5, 1.5, 2.0, 5.0))]),
+     ("miniplm", "MiniLLM/MiniPLM-Mamba-130M", [_OUT, _DELTA]),
+     ("transformer", "openai-community/gpt2", [_OUT]), ("falcon_mamba", "tiiuae/falcon-mamba-7b", [_OUT]),
+     ("black_mamba", None, [_OUT]), ("stable_mamba_attached", None, [_OUT, _DELTA]), ("general", None, [_OUT])],
+)  # fmt: skip
+def test_what_is_tried_for_each_architecture(name, default_model, strengths):
+    variant = find_variant(name)
+    assert (variant.name, variant.default_model) == (name, default_model)
+    assert list(variant.strengths.items()) == strengths, "in the order of the grid"
+    assert (variant.depths, variant.channel_share) == ((0.5, 0.8334), 0.125)
+
+
+def test_an_operator_is_tried_where_all_blocks_of_the_model_have_its_site():
+    for pattern, operators in ((("r", "r"), ["scale_mixer_out", "scale_delta"]), (("r", "4"), ["scale_mixer_out"])):
+        model = nano("moe_mamba", layer_pattern=pattern)
+        assert list(variant_for(model).strengths) == list(find_variant("moe", model).strengths) == operators
 
 
 def test_an_unknown_variant_suggests_the_nearest():
