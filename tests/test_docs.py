@@ -139,8 +139,8 @@ def test_the_new_architecture_keeps_the_contract(examples, tmp_path, monkeypatch
     _load(examples["platform/models/families/leaky"], "mplat.models.families.leaky", tmp_path)
     checks = [
         check
-        for name in ("test_contract", "test_sequence_equalities")
-        for check in vars(_load((ROOT / f"tests/models/{name}.py").read_text(), name, tmp_path)).values()
+        for name in ("test_mixers", "test_sequence_equalities")
+        for check in vars(_load((ROOT / f"tests/contracts/{name}.py").read_text(), name, tmp_path)).values()
         if getattr(check, "__name__", "").startswith("test_")
         and list(inspect.signature(inspect.unwrap(check)).parameters) == ["model"]
     ]

@@ -19,7 +19,7 @@ def nano(arch: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, **chan
     """
     values: dict[str, object] = {"vocab_size": 40, "d_model": 24, "n_layers": 2, "state_size": 5, "head_dim": 8}
     own = {k: v for k, v in mixers.get(arch).sizes.get("nano", {}).items() if k not in values}
-    values |= {"arch": arch, "n_groups": 2 if arch == "mamba2" else 1} | own | changes
+    values |= {"arch": arch, "n_groups": 2 if "n_groups" in mixers.get(arch).config_fields else 1} | own | changes
     model = build(ModelConfig.from_dict(values), seed, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():

@@ -2,7 +2,8 @@
 
 One operation (`scan`, `ssd`, `conv`) has several backends. A backend is a function decorated with `@kernel("scan",
 "torch")` in a file of this folder: adding one is adding a file, nothing else lists it. A backend that cannot do every
-call says so in a function decorated with `@limits("scan", "cuda")` in the same file.
+call says so in a function decorated with `@limits("scan", "cuda")` in the same file. The backend "reference" is the
+definition; beside it `@example("scan")` draws the arguments on which all others are held against it.
 
 Promises: a backend's file is imported when it is first called, never before, so importing this package imports no
 compiler; `auto` is a pure function of the operation, the tensor's device, what is installed and, where a backend has
@@ -44,6 +45,7 @@ PREFERENCE = {"cpu": ("numba", "torch"), "cuda": ("cuda", "triton", "torch")}
 
 _registered: dict[tuple[str, str], Backend] = {}
 _limits: dict[tuple[str, str], Callable[..., str | None]] = {}
+_examples: dict[str, Callable[[torch.Generator], tuple[Any, ...]]] = {}
 
 
 def kernel(operation: str, backend: str) -> Callable[[_Function], _Function]:
@@ -67,6 +69,33 @@ def limits(operation: str, backend: str) -> Callable[[_Function], _Function]:
         return function
 
     return register
+
+
+def example(operation: str) -> Callable[[_Function], _Function]:
+    """Register, in the reference's file, a function generator -> arguments of a backend, in float64 and all of them
+    there; sequences are of 70 tokens in two rows, with documents, which no chunk or vector divides evenly."""
+
+    def register(function: _Function) -> _Function:
+        _examples[operation] = function
+        return function
+
+    return register
+
+
+def normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Normal numbers for an example."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def starts(generator: torch.Generator) -> torch.Tensor:
+    """Where documents of an example start, (2, 70): some rows begin inside of one."""
+    return torch.rand(2, 70, generator=generator) < 0.1
+
+
+def example_arguments(operation: str, seed: int = 0) -> tuple[Any, ...]:
+    """Those of `example`; UsageError for an operation that does not exist."""
+    _load(operation, "reference", _known(operation)["reference"])
+    return _examples[operation](torch.Generator().manual_seed(seed))
 
 
 @cache

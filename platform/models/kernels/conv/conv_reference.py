@@ -6,10 +6,12 @@ one token and one tap at a time, differentiable by ordinary autograd in any floa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..backend import kernel
+from ..backend import example, kernel, normal, starts
 
 
 @kernel("conv", "reference")
@@ -30,3 +32,10 @@ def conv_reference(
         outputs.append(y if bias is None else y + bias)
         inputs = inputs[1:]
     return torch.stack(outputs, 1)
+
+
+@example("conv")
+def conv_example(generator: torch.Generator) -> tuple[Any, ...]:
+    """Five channels, four taps."""
+    u, weight, bias = normal(generator, 2, 70, 5), normal(generator, 5, 4), normal(generator, 5)
+    return u, weight, bias, normal(generator, 2, 5, 3), starts(generator)

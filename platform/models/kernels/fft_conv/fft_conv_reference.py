@@ -7,10 +7,12 @@ a later token or another document is ever read. It is slow: T L products per cha
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..backend import kernel
+from ..backend import example, kernel, normal, starts
 
 
 @kernel("fft_conv", "reference")
@@ -34,3 +36,10 @@ def fft_conv_reference(
         y = (seen.flip(1) * by_lag[: seen.shape[1]]).sum(1)
         outputs.append(y if D is None else y + D * inputs[:, t])
     return torch.stack(outputs, 1)
+
+
+@example("fft_conv")
+def fft_conv_example(generator: torch.Generator) -> tuple[Any, ...]:
+    """Three channels, 50 taps, and the 20 inputs before."""
+    u, taps, D = normal(generator, 2, 70, 3), normal(generator, 3, 50), normal(generator, 3)
+    return u, taps, D, normal(generator, 2, 3, 20), starts(generator)

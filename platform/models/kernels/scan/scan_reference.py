@@ -8,10 +8,12 @@ when gradients are on.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..backend import kernel
+from ..backend import example, kernel, normal, starts
 
 
 @kernel("scan", "reference")
@@ -46,3 +48,12 @@ def scan_reference(
         if t in positions:
             kept.append(h)
     return torch.stack(outputs, 1), torch.stack(kept, 1) if kept else None
+
+
+@example("scan")
+def scan_example(generator: torch.Generator) -> tuple[Any, ...]:
+    """Five channels with three states each; steps from almost nothing to much."""
+    shapes = {"x": (2, 70, 5), "delta": (2, 70, 5), "A": (5, 3), "B": (2, 70, 3), "C": (2, 70, 3), "D": (5,)}
+    drawn = {name: normal(generator, *shape) for name, shape in shapes.items()}
+    drawn |= {"delta": drawn["delta"].exp() / 10, "A": -drawn["A"].exp()}
+    return *drawn.values(), normal(generator, 2, 5, 3), starts(generator), (0, 33, 69)

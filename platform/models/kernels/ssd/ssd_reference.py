@@ -7,10 +7,12 @@ floating dtype. It ignores the chunk size, and it is slow.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..backend import kernel
+from ..backend import example, kernel, normal, starts
 
 
 @kernel("ssd", "reference")
@@ -45,3 +47,12 @@ def ssd_reference(
         if t in positions:
             kept.append(S)
     return torch.stack(outputs, 1), torch.stack(kept, 1) if kept else None
+
+
+@example("ssd")
+def ssd_example(generator: torch.Generator) -> tuple[Any, ...]:
+    """Four heads of width 3 in two groups of five states, in chunks of 16."""
+    shapes = {"x": (2, 70, 4, 3), "delta": (2, 70, 4), "A": (4,), "B": (2, 70, 2, 5), "C": (2, 70, 2, 5), "D": (4,)}
+    drawn = {name: normal(generator, *shape) for name, shape in shapes.items()}
+    drawn |= {"delta": drawn["delta"].exp() / 10, "A": -drawn["A"].exp()}
+    return *drawn.values(), 16, normal(generator, 2, 4, 3, 5), starts(generator), (0, 33, 69)
