@@ -62,7 +62,10 @@ class Scored:
 
 
 def channel_count(width: int, share: float) -> int:
-    """How many of `width` channels are steered: at least one, and never all where there is a choice."""
+    """How many of `width` channels are steered: at least one, and never all where there is a choice.
+
+    share: of the channels. Raises UsageError where it does not lie above 0 and up to 1.
+    """
     if not 0 < share <= 1:
         raise UsageError(f"the share of steered channels must lie above 0 and be at most 1, not {share}")
     return max(1, min(round(width * share), width - 1))
@@ -75,7 +78,7 @@ class Place(NamedTuple):
     site: str
     layer: int
     width: int
-    count: int
+    n_channels: int
 
 
 def places(
@@ -104,10 +107,13 @@ def grid(
     find_channels: FindChannels,
     seed: int,
 ) -> list[Recipe]:
-    """Every candidate, operators in the order given, then layers, then strengths."""
+    """Every candidate, operators in the order given, then layers, then strengths.
+
+    strengths: factors, by operator. Raises UsageError as `places` does, and where there is no candidate.
+    """
     recipes: list[Recipe] = []
-    for name, site, layer, _, count in places(model, strengths, layers, channel_share):
-        channels = tuple(sorted(find_channels(site, layer, count)))
+    for name, site, layer, _, n_channels in places(model, strengths, layers, channel_share):
+        channels = tuple(sorted(find_channels(site, layer, n_channels)))
         recipes += [
             Recipe(variant, name, site, layer, channels, float(strength), seed, model.digest)
             for strength in strengths[name]

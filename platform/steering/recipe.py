@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, UsageError, suggest
+from ..core.json_files import Plain
 from .operators import build, check_strength, find_operator
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ class Recipe:
     """variant: for whom it was made. operator, layer, channels, strength: what it does. site: the operator's, for
     reading.
     seed: of the discovery that found it. model_digest: the only model it is for. decided_on: digests of the questions
-    on which it was found (`datasets.asked_before`); None where that is not known."""
+    on which it was found (`datasets.asked_before`); None where that is not known.
+
+    Raises UsageError for an operator that is none or acts elsewhere, a strength out of range, channels or a layer that
+    cannot be."""
 
     variant: str
     operator: str
@@ -91,10 +95,11 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Any, *, source: str) -> Recipe:
         """The inverse of `to_dict`; InputError naming `source` for anything else."""
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
+        recorded: Plain = values
+        if not isinstance(recorded, dict) or recorded.get("format") != FORMAT:
             raise InputError(f"{source}: not a steering recipe of format {FORMAT}")
-        content = {k: v for k, v in values.items() if k not in ("format", "decided_on")}
-        decided_on = values.get("decided_on")
+        content: dict[str, Any] = {k: v for k, v in recorded.items() if k not in ("format", "decided_on")}
+        decided_on = recorded.get("decided_on")
         if decided_on is not None and not (
             isinstance(decided_on, list) and all(isinstance(d, str) for d in decided_on)
         ):
@@ -111,16 +116,16 @@ class Recipe:
                 raise InputError(f"{source}: {name} is missing or has the wrong type ({content.get(name)!r})")
         if not all(isinstance(c, int) and not isinstance(c, bool) for c in content["channels"]):
             raise InputError(f"{source}: channels must be whole numbers")
+        content["channels"], content["strength"] = tuple(content["channels"]), float(content["strength"])
+        content["decided_on"] = None if decided_on is None else tuple(decided_on)
         try:
-            return cls(
-                **{**content, "channels": tuple(content["channels"]), "strength": float(content["strength"])},
-                decided_on=None if decided_on is None else tuple(decided_on),
-            )
+            return cls(**content)
         except UsageError as error:
             raise InputError(f"{source}: {error}") from error
 
     def save(self, path: str | Path) -> Path:
-        """Write the recipe as JSON in place of what may be there."""
+        """Write the recipe as JSON in place of what may be there. Raises UsageError where it cannot be written,
+        ClusterError where the disk is full."""
         from ..core.whole_files import publish_json
 
         publish_json(self.to_dict(), Path(path))

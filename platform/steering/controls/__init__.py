@@ -33,7 +33,10 @@ control, control_names = CONTROLS.itself, CONTROLS.names
 def control_recipes(
     names: Sequence[str], recipe: Recipe, width: int, *, draws: int, seed: int
 ) -> dict[str, list[Recipe]]:
-    """Control name -> its draws, in the order of `names`."""
+    """Control name -> its draws, in the order of `names`. width: channels of the recipe's site.
+
+    Raises UsageError for fewer draws than 1 or more than can differ, and a control that is none.
+    """
     if draws < 1 and names:
         raise UsageError(f"a control needs at least 1 draw, not {draws}; to run none say --controls none")
     return {name: CONTROLS.get(name)(recipe, width, draws=draws, seed=seed) for name in names}
@@ -44,6 +47,6 @@ def check_controls(names: Sequence[str], model: LanguageModel, sites: Iterable[P
     if not names:
         return
     for place in sites:
-        channels = tuple(range(place.count))
+        channels = tuple(range(place.n_channels))
         some = Recipe("any", place.operator, place.site, place.layer, channels, 1.0, 0, model.digest)
         control_recipes(names, some, place.width, draws=draws, seed=0)

@@ -15,7 +15,10 @@ from . import control
 
 @control("random")
 def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> list[Recipe]:
-    """As many random channels; none of the recipe's own where the site has enough others, else as few as possible."""
+    """As many random channels; none of the recipe's own where the site has enough others, else as few as possible.
+
+    Raises UsageError where all channels are the recipe's, or fewer than `draws` choices differ.
+    """
     own = set(recipe.channels)
     others = [c for c in range(width) if c not in own]
     k = len(own)
@@ -28,17 +31,17 @@ def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> lis
     possible = math.comb(len(others), k) if not borrowed else math.comb(k, k - len(others))
     if draws > possible:
         raise UsageError(f"{recipe.full_site} allows only {possible} distinct random controls; use --draws {possible}")
-    found: dict[tuple[int, ...], None] = {}
+    drawn: dict[tuple[int, ...], None] = {}
     attempt = 0
-    while len(found) < draws:
+    while len(drawn) < draws:
         rng = np.random.default_rng(_seed_of(recipe, seed, attempt))
         attempt += 1
         if borrowed:
-            drawn = [*others, *rng.choice(borrowed, size=k - len(others), replace=False).tolist()]
+            chosen = [*others, *rng.choice(borrowed, size=k - len(others), replace=False).tolist()]
         else:
-            drawn = rng.choice(others, size=k, replace=False).tolist()
-        found[tuple(sorted(int(c) for c in drawn))] = None
-    return [dataclasses.replace(recipe, channels=channels) for channels in found]
+            chosen = rng.choice(others, size=k, replace=False).tolist()
+        drawn[tuple(sorted(int(c) for c in chosen))] = None
+    return [dataclasses.replace(recipe, channels=channels) for channels in drawn]
 
 
 def _seed_of(recipe: Recipe, seed: int, attempt: int) -> int:

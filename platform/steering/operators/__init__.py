@@ -58,8 +58,8 @@ def operator(name: str, *, site: str, strengths: tuple[float, ...] = ()) -> Call
     return register
 
 
-def check_strength(strength: float) -> float:
-    """`strength` if it is a finite number in the allowed range."""
+def check_strength(strength: object) -> float:
+    """`strength` if it is a finite number in the allowed range; UsageError where it is not."""
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
         raise UsageError(f"steering strength {strength!r} is not a finite number; allowed: {STRENGTH_RANGE}")
     if not 0 < strength <= MAX_STRENGTH:

@@ -57,7 +57,7 @@ _ANY_DEPTH = 12  # layers of the model that stands for an architecture: a period
 
 
 def variant(name: str) -> Callable[[_Maker], _Maker]:
-    """Register what the decorated function returns under `name`."""
+    """Register what the decorated function returns under `name`; UsageError where another file has that name."""
 
     def register(make: _Maker) -> _Maker:
         made = make()
