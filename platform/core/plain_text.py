@@ -62,6 +62,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def short_duration(seconds: float) -> str:
+    """As `duration`, under ten seconds with tenths: `0.3 s`."""
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from ..core.config import Config
+from ..core.config import Config, Seed
 
 
 class ClassifySection(Config):
@@ -43,7 +43,7 @@ class QuickstartConfig(Config):
 
     models: tuple[str, ...] = Field(("tiny-mamba", "tiny-mamba2"), min_length=1)
     """Shipped models, folders or hub ids."""
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: Seed = 0
     """Of the prompts, the classified sample, the split, the controls and the resampling."""
     per_level: int = Field(100, ge=1)
     """Prompts for each of the six levels; about 70 of 100 fall on the test side."""

@@ -111,7 +111,8 @@ def settings(config: type[BaseModel], typed: Mapping[str, Any], n_layers: int | 
 
 
 def _settings(field: FieldOption, typed: Mapping[str, Any], n_layers: int | None) -> list[FromOption]:
-    value, option, name = typed.get(field.parameter), field.option, field.name
+    value: Any = typed.get(field.parameter)
+    option, name = field.option, field.name
     if value is None or (option.blocks and n_layers is None):
         return []
     if option.sets is not None:

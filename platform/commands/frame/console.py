@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from ...core.plain_text import duration
-from ...runtime.stage import Observer
+from ...core.observer import Observer
+from ...core.plain_text import short_duration
 from ...runtime.table_job import Progress as JobProgress
 from .output import Output, Progress
 
 
 class Console(Observer):
-    """Shows sentences, parts and jobs as they come; `unit` is what the jobs count. Used as a context manager."""
+    """Shows sentences, parts and jobs as they come. Used as a context manager.
 
-    def __init__(self, output: Output, unit: str) -> None:
-        self._output, self._unit = output, unit
+    unit: what jobs count; parts: how many parts the run has, which are then numbered.
+    """
+
+    def __init__(self, output: Output, unit: str, parts: int = 0) -> None:
+        self._output, self._unit, self._parts, self._number = output, unit, parts, 0
         self._stack = ExitStack()  # holds the progress that is shown
         self._name, self._done = "", 0
         self._shown: Progress | None = None
@@ -34,10 +37,11 @@ class Console(Observer):
 
     def begin(self, part: str, detail: str = "") -> None:
         self._in_part = True
+        self._number += 1
         if detail:
-            self._output.say(f"{part}: {detail}")
+            self._output.say(f"{self._numbered(part)}: {detail}")
         else:
-            self._output.detail(part)
+            self._output.detail(self._numbered(part))
 
     def progress(self, progress: JobProgress) -> None:
         if progress.note:
@@ -56,8 +60,11 @@ class Console(Observer):
     def end(self, part: str, outcome: str, seconds: float) -> None:
         self._close()
         self._in_part = False
-        took = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
-        self._output.say(f"{part}: {outcome} ({took})")
+        took = short_duration(seconds)
+        self._output.say(f"{self._numbered(part)}: {outcome} ({took})")
+
+    def _numbered(self, part: str) -> str:
+        return f"{self._number}/{self._parts} {part}" if self._parts else part
 
     def _begin(self, job: JobProgress) -> None:
         left = job.rows - job.rows_done

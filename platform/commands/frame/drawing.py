@@ -29,11 +29,14 @@ def terminal(stream: TextIO) -> Console | None:
     return Console(file=stream, emoji=False)
 
 
-def live(console: Console) -> Live:
-    """Lines that are redrawn in place, when told to: no thread competes with the work, and no stream is redirected."""
+def live(console: Console, *, transient: bool) -> Live:
+    """Lines that are redrawn in place, when told to: no thread competes with the work, and no stream is redirected.
+    transient: they vanish at the end."""
     from rich.live import Live
 
-    display = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    display = Live(
+        console=console, auto_refresh=False, transient=transient, redirect_stdout=False, redirect_stderr=False
+    )
     display.start()
     return display
 

@@ -66,7 +66,8 @@ class Progress:
         self._output, self._title, self._total, self._unit = output, title, total, unit
         self._done, self._note, self._brief = 0, "", brief
         self._start = self._shown = time.monotonic()
-        self._live = None if output.terminal is None or output.quiet else drawing.live(output.terminal)
+        screen = None if output.quiet else output.terminal
+        self._live = None if screen is None else drawing.live(screen, transient=brief)
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """`count` more are done; `note` (a loss, a rate) is shown behind the count until the next one."""
@@ -91,7 +92,7 @@ class Progress:
         return clean(f"{self._title}: {', '.join(parts)}" + (f"; {self._note}" if self._note else ""))
 
     def close(self) -> None:
-        """The last state stays on the screen."""
+        """The last state stays on the screen, but for brief work."""
         if self._live is None:
             if not self._brief:
                 self._draw()
@@ -140,7 +141,8 @@ class Output:
     ) -> Iterator[Progress]:
         """Progress of one piece of work: `with output.progress("evaluate", 120, "prompts") as progress: ...`.
 
-        brief: what takes less than ten seconds is worth no line in a pipe or file.
+        brief: it is a part of something that is told when it is done. No bar of it stays on a terminal, and what takes
+        less than ten seconds is worth no line in a pipe or file.
         """
         progress = Progress(self, title, total, unit, brief)
         try:

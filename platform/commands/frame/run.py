@@ -119,6 +119,7 @@ class Run:
     lines: Words = ()  # the plan
     plan: Mapping[str, Any] = field(default_factory=dict)  # the same for --json
     unit: str = "rows"  # what progress counts
+    parts: int = 0  # how many parts it has, if they are numbered
     warnings: Sequence[str] = ()
     says_lines: bool = True  # before it begins; else only --dry-run shows the plan
     cost: Callable[[], Cost] | None = None
@@ -161,7 +162,7 @@ def _carry_out(run: Run, shared: Shared, output: Output) -> None:
             actors = shared.actors if run.operations else None  # Ray is not started for what only has to be read
             where = place(shared.address, shared.actors, run.operations) if run.operations else "none"
             session = stack.enter_context(open_session(where, actors=actors))
-        console = stack.enter_context(Console(output, run.unit))
+        console = stack.enter_context(Console(output, run.unit, run.parts))
         outcome = run.work(At(folder or Path(), shared.fresh, session, console))
     output.result(outcome.values, *outcome.words)
     if outcome.failure is not None:
