@@ -42,20 +42,19 @@ def train(
     folder = Path("runs") / f"train-{config.model.arch}-{config.model.size}"
 
     from ..train import in_words
-    from ..train.run_folder import RunFolder
+    from ..train.run_folder import planned
 
     def work(at: At) -> Outcome:
         from ..train.loop import train as run_training
 
-        observer = in_words.InWords(at.console)
-        result = run_training(config, at.folder, resume=resume, fresh=at.fresh, observer=observer)
+        result = run_training(config, at.folder, resume=resume, fresh=at.fresh, observer=at.console)
         return Outcome(in_words.result_values(result), in_words.result_words(result), result.fault)
 
     described = _describe(typed, typed.shared.out or folder) if typed.shared.dry_run else {}
     return Run(
         work,
         folder=folder,
-        check=lambda out, fresh: RunFolder(out).check_same_run(config.resolved(), fresh=fresh),
+        check=planned(config).check,
         operations=None,
         unit="steps",
         says_lines=False,  # the loop does

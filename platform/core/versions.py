@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("mplat", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "numba", "pyarrow")
+_PACKAGES = (
+    "mplat", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "numba", "pyarrow",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
     """Versions of what computes, for the record."""
-    installed: dict[str, str] = {}
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             installed[name] = version(name)

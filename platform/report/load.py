@@ -13,20 +13,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..runtime.record import read_run, record_values
+from ..runtime.record import RUN_RECORD, list_runs, read_run
 from .content import Classification, Evaluation, Interpretation, Report, Tracing, Training
-from .documents import Document, read_json
+from .documents import Document
 from .sections.evaluation import read_evaluation
 from .sections.interpretation import read_interpretation
 from .sections.other_runs import SUMMARY_SUFFIX, read_classification, read_training
 from .sections.tracing import read_tracing
 
-RUN_FILE = "run.json"
 _HOW = (
     "make one with `mplat quickstart`, `mplat eval`, `mplat interp --out`, `mplat trace`, `mplat classify --out` or "
     "`mplat train`"
 )
-_DEPTH = 4  # how far below a folder runs are looked for
 
 
 def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = "") -> Report:
@@ -44,16 +42,14 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
         if not sources:
             unfinished = any((path / name).exists() for name in ("work", "recipe.json", "checkpoints"))
             why = "holds a run that is not finished; run its command again" if unfinished else f"holds no run; {_HOW}"
-            raise InputError(f"{path}: {why} (there is no {RUN_FILE} here or below)")
+            raise InputError(f"{path}: {why} (there is no {RUN_RECORD} here or below)")
         for source in sources:
             if source.name.endswith(SUMMARY_SUFFIX):
                 classifications.append(read_classification(source))
                 continue
-            command, folder = (record_values(source) or {})["command"], source.parent
-            if command in ("eval", "interp", "trace", "quickstart"):
-                run = Document(source, read_run(source).model_dump(mode="json"), "run its command again")
-            else:
-                run = read_json(source, "run its command again")
+            record, folder = read_run(source), source.parent
+            run = Document(source, record.model_dump(mode="json"), "run its command again")
+            command = record.command
             if command == "eval":
                 evaluations.append(read_evaluation(folder, run))
             elif command == "interp":
@@ -62,7 +58,7 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
                 traces.append(read_tracing(folder, run))
             elif command == "train":
                 trainings.append(read_training(folder / "log.jsonl", folder.name))
-            elif command != "quickstart":  # the folder of a quickstart is the runs below it
+            elif command not in ("quickstart", "classify"):  # the runs below it, and the summary beside it, are shown
                 missing.append(f"{folder}: a run of `mplat {command}`, which this report cannot show")
     trainings += _of_shipped_models({run.model for run in evaluations} - {run.model for run in trainings})
     shown = [*evaluations, *interpretations, *traces, *classifications, *trainings]
@@ -83,24 +79,11 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
 def _sources(path: Path) -> Iterator[Path]:
     """The files that say what there is: run.json of every run, and summaries of classifications."""
     if path.is_file():
-        if not path.name.endswith(SUMMARY_SUFFIX) and path.name != RUN_FILE:
+        if not path.name.endswith(SUMMARY_SUFFIX) and path.name != RUN_RECORD:
             raise InputError(f"{path}: a report is made of run folders, or of the summary that `mplat classify` writes")
         yield path
         return
-    yield from _below(path, _DEPTH)
-
-
-def _below(folder: Path, depth: int) -> Iterator[Path]:
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be looked into ({error.strerror}); change its permissions") from error
-    yield from (entry for entry in entries if entry.name == RUN_FILE)
-    yield from (entry for entry in entries if entry.name.endswith(SUMMARY_SUFFIX) and not entry.name.startswith("."))
-    if depth:
-        for entry in entries:
-            if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
-                yield from _below(entry, depth - 1)
+    yield from list_runs(path, beside=SUMMARY_SUFFIX)
 
 
 def _of_shipped_models(names: set[str]) -> list[Training]:

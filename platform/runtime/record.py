@@ -132,16 +132,18 @@ def record_values(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def list_runs(root: Path, *, depth: int = _DEPTH) -> Iterator[Path]:
+def list_runs(root: Path, *, beside: str = "", depth: int = _DEPTH) -> Iterator[Path]:
     """Every record in and below `root`, in the order of names; hidden folders and links are not followed.
 
-    Raises InputError where a folder cannot be looked into.
+    beside: further files to list, by the end of their names. Raises InputError where a folder cannot be looked into.
     """
     try:
         entries = sorted(root.iterdir())
     except OSError as error:
         raise InputError(f"{root}: cannot be looked into ({error.strerror}); change its permissions") from error
-    yield from (entry for entry in entries if entry.name == RUN_RECORD or entry.name.endswith(f".{RUN_RECORD}"))
-    for entry in entries if depth else ():
-        if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
-            yield from list_runs(entry, depth=depth - 1)
+    there = [entry for entry in entries if not entry.name.startswith(".")]
+    yield from (entry for entry in there if entry.name == RUN_RECORD or entry.name.endswith(f".{RUN_RECORD}"))
+    yield from (entry for entry in there if beside and entry.name.endswith(beside))
+    for entry in there if depth else ():
+        if entry.is_dir() and not entry.is_symlink():
+            yield from list_runs(entry, beside=beside, depth=depth - 1)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Stage:
     results, work: patterns of the files and folders that a run leaves beside its record; a new run deletes the results
     of an earlier one, and with `fresh` its work too, by which it would continue. by_content: settings that are compared
     by what they hold, or that change no result. data_is: the data in words. mark: a pattern of files that show whose
-    folder it is where there is no record.
+    folder it is where there is no record. hint: what "choose another --out" goes on with.
     """
 
     command: str
@@ -55,6 +55,7 @@ class Stage:
     by_content: Set[str] = frozenset()
     data_is: str = "data"
     mark: str = RUN_RECORD
+    hint: Callable[[Path], str] = lambda out: ""
 
     def plan(self, config: BaseModel, **sections: Any) -> Planned:
         """A run of this command that has not begun; `sections` are those of `RunRecord`, as plain values."""
@@ -63,22 +64,19 @@ class Stage:
 
     def clear(self, out: Path, *, fresh: bool) -> None:
         """Delete what an earlier run left in `out`; where nothing shows that it is of this command, nothing."""
-        if not any(out.glob(self.mark)) and not (out / RUN_RECORD).is_file():
+        if not any(path for pattern in (RUN_RECORD, self.mark) for path in out.glob(pattern)):
             return
-        try:
-            named = (record_values(out / RUN_RECORD) or {}).get("files", {})
-        except InputError:
-            named = {}
-        patterns = [*self.results, *(self.work if fresh else ())]
-        paths = {path for pattern in patterns for path in out.glob(pattern)}
-        paths |= {out / name for name in named if (out / name).is_file()}  # never a folder, whatever a record says
+        paths = {path for pattern in (*self.results, *(self.work if fresh else ())) for path in out.glob(pattern)}
+        if fresh:
+            with suppress(InputError):  # no record, or a damaged one: the patterns are known without it
+                named = {out / name for name in read_run(out).files}
+                paths |= {path for path in named if path.is_file()}  # never a folder, whatever a record says
         with write_errors(out):
             for path in sorted(path for path in paths if path.resolve().is_relative_to(out.resolve())):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-            (out / RUN_RECORD).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -89,16 +87,16 @@ class Planned:
     config: BaseModel
     record: RunRecord
 
-    def check(self, out: Path, *, fresh: bool = False, hint: str = "") -> None:
+    def check(self, out: Path, *, fresh: bool = False) -> None:
         """Raises UsageError where `out` holds a run of another command or, without `fresh`, one with other settings,
-        InputError where its record is damaged. hint: follows "choose another --out"."""
+        InputError where its record is damaged."""
         command = self.stage.command
         differing = self.differences(out, fresh=fresh)
         if differing and not fresh:
             names = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
             raise UsageError(
                 f"--out {out} holds a run of `mplat {command}` with another configuration (differs in {names}); "
-                f"choose another --out{hint}, or start anew with --fresh, which deletes that run"
+                f"choose another --out{self.stage.hint(out)}, or start anew with --fresh, which deletes that run"
             )
 
     def differences(self, out: Path, *, fresh: bool = False) -> list[str]:

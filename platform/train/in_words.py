@@ -1,50 +1,17 @@
-"""A training run in words: what it would do, what it does while it goes on, what came out."""
+"""A training run in words: what it would do, and what came out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.stage import Observer
-from ..runtime.table_job import Progress
 from .divergence import skipped_words
+from .observe import in_one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .loop import TrainResult
-    from .observe import StepReport
     from .setup import Setup
-
-
-class InWords:
-    """Tells an observer of runs, in sentences and progress, what a training run tells its own (`observe.Observer`)."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer, self._steps = observer, 0
-        self.note, self.warn = observer.say, observer.warn
-
-    def begin(self, first_step: int, total_steps: int, lines: list[str]) -> None:
-        """The lines, then progress from the step at which this process begins."""
-        for line in lines:
-            self._observer.say(line)
-        self._steps = total_steps
-        self._count(first_step)
-
-    def step(self, report: StepReport) -> None:
-        """The loss and what belongs to it."""
-        loss = "not finite, step skipped" if report.loss is None else f"{report.loss:.4f}"
-        answer = "" if report.answer_loss is None else f" (answers {report.answer_loss:.4f})"
-        speed = f"lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s"
-        self._count(report.step, f"loss {loss}{answer}, {speed}")
-
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Every number."""
-        self._observer.say(f"step {step}: {_metrics(metrics)}")
-
-    def _count(self, step: int, detail: str = "") -> None:
-        self._observer.progress(Progress("train", step, self._steps, step, self._steps, 0, detail=detail))
 
 
 def plan_words(setup: Setup, parameters: int) -> list[str]:
@@ -69,7 +36,7 @@ def result_words(result: TrainResult) -> list[str]:
     skipped = [skipped_words(result.skipped_steps, result.steps)] if result.skipped_steps else []
     digest = "" if result.model_digest is None else f" (digest {result.model_digest[:12]})"
     return [
-        f"trained {result.steps:,} steps, {result.tokens:,} tokens: {_metrics(result.metrics)}",
+        f"trained {result.steps:,} steps, {result.tokens:,} tokens: {in_one_line(result.metrics)}",
         *skipped,
         f"model: {result.model_folder or 'not exported'}{digest}",
         f"log and loss curve: {result.out}",
@@ -91,11 +58,3 @@ def result_values(result: TrainResult) -> dict[str, Any]:
         "best_score": result.best_score,
         "fault": result.fault,
     }
-
-
-def _metrics(metrics: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in metrics.items())
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None or not math.isfinite(value) else f"{value:.4g}"

@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..core.config import dump_config
 from ..core.errors import InputError, UsageError
+from ..core.observer import Observer
+from ..core.whole_files import publish_bytes, sha256_of
 from . import checkpoint
 from .curve import draw_loss_curve
 from .data import Batch, DataSource, Evaluation, batches
@@ -27,11 +30,11 @@ from .divergence import advice, fault, what_is_not_finite
 from .export import export
 from .log import MetricsLog
 from .loss import accumulate_gradients
-from .observe import Observer, Silent, StepReport
+from .observe import StepReport, tell_evaluation, tell_progress, tell_step
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .precision import Precision
-from .run_folder import RunFolder
-from .setup import Setup, prepare, run_record
+from .run_folder import RunFolder, planned
+from .setup import Setup, prepare, sections
 from .stop import StopFlag, stop_on_signals
 from .train_config import TrainConfig, differing_fields
 
@@ -114,7 +117,7 @@ class Run:
         if not same_run:  # its best checkpoint lies in another folder
             self.progress.best_step = self.progress.best_score = None
         self.saved_step = self.progress.step if same_run else None
-        self.observer.note(f"continuing after step {self.progress.step} from {path}")
+        self.observer.say(f"continuing after step {self.progress.step} from {path}")
 
     def train_step(self, batch: Batch) -> StepReport:
         """One optimizer step on `batch`."""
@@ -155,7 +158,7 @@ class Run:
         progress = self.progress
         if log is not None:
             log.write("eval", progress.step, _finite_or_none(evaluation.metrics))
-        self.observer.evaluation(progress.step, evaluation.metrics)
+        tell_evaluation(self.observer, progress.step, evaluation.metrics)
         self.last_evaluation = evaluation
         # Exact match is a finite 0 for a model that says nothing but NaN, so every number has to be finite.
         finite = all(map(math.isfinite, (evaluation.score, *evaluation.metrics.values())))
@@ -173,7 +176,7 @@ class Run:
                 if report.step % config.log_every == 0 or report.step == total or report.skipped:
                     values = asdict(report)
                     log.write("train", values.pop("step"), values)
-                self.observer.step(report)
+                tell_step(self.observer, report, total)
                 self._check_skipped()
                 if _due(config.evaluation.every, report.step, total):
                     self.evaluate(log)
@@ -203,31 +206,42 @@ def train(
     checkpoint or run folder to continue from, whose configuration may differ. fresh: delete the run in `out` first.
     Raises StoppedEarly (75; 130 after Ctrl-C) when stopped by a signal, with the state saved.
     """
-    observer = observer or Silent()
     folder = RunFolder(out)
     prepare(config, folder, dry_run=True)  # mistakes show before anything is written
-    with torch.random.fork_rng(), folder.locked(), stop_on_signals() as stop:
+    with (
+        torch.random.fork_rng(),
+        planned(config).begin(out, observer=observer, fresh=fresh) as record,
+        stop_on_signals() as stop,
+    ):
+        observer, config = record.observer, config.resolved()
         checkpoint.sweep(folder.checkpoints)
-        if fresh:
-            folder.clear()
-        config = config.resolved()
-        folder.check_same_run(config)
         start = _starting_checkpoint(folder, resume, observer)
-        folder.write_config(config)
+        publish_bytes(dump_config(config).encode(), folder.config)
         setup = prepare(config, folder, dry_run=False)
         torch.manual_seed(config.seed)
         run = Run(setup, folder, observer, stop)
         if start is not None:
             run.restore(start, same_run=start.parent.resolve() == folder.checkpoints.resolve())
-        record = run_record(setup, run.model)
-        folder.write_run(record | {"status": "started"})
-        observer.begin(run.progress.step, config.total_steps, setup.lines())
+        record.update(**sections(setup, run.model))
+        for line in setup.lines():
+            observer.say(line)
+        tell_progress(observer, run.progress.step, config.total_steps)
         with closing(MetricsLog(folder.log, run.progress.step)) as log:
             run.steps(log)
             if run.last_evaluation is None:  # continued after the last step, whose evaluation is in the log
                 run.evaluate(None)
             run.save()
-        return _finish(run, record)
+        result = _finish(run)
+        # the sentence names folders, and run.json does not depend on where it lies
+        outcome = {k: v for k, v in asdict(result).items() if k not in ("out", "model_folder", "fault")}
+        weights = [] if result.model_folder is None else sorted(result.model_folder.glob("*.safetensors"))
+        record.update(
+            model={"digest": result.model_digest},
+            counts={"steps": result.steps, "tokens": result.tokens, "skipped_steps": result.skipped_steps},
+            files={path.relative_to(out).as_posix(): sha256_of(path.read_bytes()) for path in weights},
+            details={"outcome": "finished" if result.fault is None else "diverged", "result": outcome},
+        )
+    return result
 
 
 def _due(every: int, step: int, total: int) -> bool:
@@ -253,7 +267,7 @@ def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> 
     if folder.checkpoints.resolve() not in (path.resolve(), path.resolve().parent):
         own = checkpoint.latest(folder.checkpoints, observer.warn)
         if own is not None:
-            observer.note(f"{folder.path} has begun already, so it is continued, and --resume {resume} is passed over")
+            observer.say(f"{folder.path} has begun already, so it is continued, and --resume {resume} is passed over")
             return own
     found = path if (path / "manifest.json").is_file() else checkpoint.latest(path, observer.warn)
     if found is None:
@@ -267,8 +281,8 @@ def _finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def _finish(run: Run, record: dict[str, Any]) -> TrainResult:
-    """Export the model if it is fit for that, draw the curve, close the record."""
+def _finish(run: Run) -> TrainResult:
+    """Export the model if it is fit for that, draw the curve."""
     config, folder, progress = run.config, run.folder, run.progress
     dtype = getattr(torch, config.export.dtype)
     metrics = run.last_evaluation.metrics if run.last_evaluation else {}
@@ -288,7 +302,7 @@ def _finish(run: Run, record: dict[str, Any]) -> TrainResult:
         kept = "the exported model may be of no use" if fit else "no model is exported"
         wrong = f"{wrong}; {kept}, the checkpoints in {folder.checkpoints} are kept; {advice(config)}"
     draw_loss_curve(folder.log, folder.curve, f"{config.model.arch} {config.model.size}, {config.data.source}")
-    result = TrainResult(
+    return TrainResult(
         folder.path,
         folder.model if fit else None,
         digest,
@@ -301,7 +315,3 @@ def _finish(run: Run, record: dict[str, Any]) -> TrainResult:
         progress.best_score,
         wrong,
     )
-    # the sentence names folders, and run.json does not depend on where it lies
-    outcome = {k: v for k, v in asdict(result).items() if k not in ("out", "model_folder", "fault")}
-    folder.write_run(record | {"status": "finished" if wrong is None else "diverged", "result": outcome})
-    return result

@@ -1,12 +1,16 @@
-"""What a training run tells whoever watches it. The loop calls an observer and never prints.
+"""What a training run tells whoever watches it: sentences, progress, and the numbers themselves.
 
 An observer sees only copies of numbers: watching a run cannot change it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ..core.observer import Observer
+from ..runtime.table_job import Progress
 
 
 @dataclass(frozen=True)
@@ -23,34 +27,30 @@ class StepReport:
     skipped: bool  # the update was left out because loss or gradient was not finite
 
 
-class Observer(Protocol):
-    """Receives what happens, in order."""
-
-    def begin(self, first_step: int, total_steps: int, lines: list[str]) -> None:
-        """The run is set up; `lines` say with what."""
-
-    def step(self, report: StepReport) -> None:
-        """A step is done."""
-
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """The held-out set was evaluated."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-
-    def warn(self, text: str) -> None:
-        """Something that the reader must know to trust the result."""
+def tell_step(observer: Observer, report: StepReport, total: int) -> None:
+    """How far the run is, the loss and what belongs to it."""
+    observer.report("step", asdict(report))
+    loss = "not finite, step skipped" if report.loss is None else f"{report.loss:.4f}"
+    answer = "" if report.answer_loss is None else f" (answers {report.answer_loss:.4f})"
+    speed = f"lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s"
+    tell_progress(observer, report.step, total, f"loss {loss}{answer}, {speed}")
 
 
-class Silent:
-    """Observes nothing."""
+def tell_progress(observer: Observer, step: int, total: int, detail: str = "") -> None:
+    """How far the run is."""
+    observer.progress(Progress("train", step, total, step, total, 0, detail=detail))
 
-    def begin(self, first_step: int, total_steps: int, lines: list[str]) -> None: ...
 
-    def step(self, report: StepReport) -> None: ...
+def tell_evaluation(observer: Observer, step: int, metrics: Mapping[str, float]) -> None:
+    """Every number of the held-out set."""
+    observer.report("evaluation", {"step": step, **metrics})
+    observer.say(f"step {step}: {in_one_line(metrics)}")
 
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None: ...
 
-    def note(self, text: str) -> None: ...
+def in_one_line(metrics: Mapping[str, float | None]) -> str:
+    """`loss 2.1, exact match 0.5`."""
+    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in metrics.items())
 
-    def warn(self, text: str) -> None: ...
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.4g}"

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,31 +100,19 @@ def _require_memory(config: TrainConfig, shape: ModelConfig, device: str) -> Non
         require_memory(scores, sizes, "the scores of one forward pass")
 
 
-def run_record(setup: Setup, model: LanguageModel) -> dict[str, Any]:
-    """What run.json says of a run: everything needed to do it again, nothing that depends on the clock."""
-    from ..models import kernels
+def sections(setup: Setup, model: LanguageModel) -> dict[str, Any]:
+    """What run.json says of a run besides its configuration, as `RunRecord` has it."""
+    from ..models.provenance import identity, kernels
 
-    weight = next(model.parameters())
-    packages = ("mplat", "torch", "numpy", "safetensors", "tokenizers", "transformers", "numba")
+    name = f"{setup.config.model.arch}-{setup.config.model.size}"
     return {
-        "command": "train",
-        "config": setup.config.model_dump(mode="json"),
-        "seed": setup.config.seed,
-        "digests": {"data": setup.source.digest, "tokenizer": setup.source.tokenizer.digest},
-        "model": {"parameters": model.n_parameters, "vocab_size": setup.shape.vocab_size},
-        "machine": {
+        "model": {**identity(model), "name": name, "digest": None},
+        "data": {"digest": setup.source.digest},
+        "backend": {
             "device": str(setup.device),
+            "dtype": setup.precision.name,
+            "kernels": kernels(model),
             "threads": setup.threads,
-            "arithmetic": setup.precision.name,
-            "arithmetic_reason": setup.precision.reason,
-            "kernels": {op: kernels.resolve(op, weight) for op in ("scan", "ssd", "conv")},
         },
-        "versions": {"python": sys.version.split()[0]} | {name: _version(name) for name in packages},
+        "details": {"tokenizer": setup.source.tokenizer.digest, "arithmetic": setup.precision.reason},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from interp_jobs import reader
 from mplat.commands import main
-from mplat.core.errors import InputError, UsageError
-from mplat.core.folders import earlier_run
 from planted_models import talking
 
 FAST_INTERP = ["--per-level", "1", "--address", "none", "--steps"]
@@ -57,23 +55,6 @@ def test_a_run_of_another_command_is_refused_and_stays_as_it_is(commands, tmp_pa
         said = capsys.readouterr().err.splitlines()[-1]
         assert said == f"error: --out {out} holds a run of `mplat {owner}`; choose another --out"
         assert content(out) == before
-
-
-@pytest.mark.parametrize(
-    ("record", "error", "message"),
-    [
-        ('{"command": "eval", "config"', InputError, "run.json is damaged .*start anew with --fresh"),
-        ('{"command": "eval"}', InputError, "it has no config"),
-        ('{"name": "mine"}', UsageError, "holds a run.json that is not of mplat"),
-        ("[]", UsageError, "holds a run.json that is not of mplat"),
-    ],
-)
-def test_a_record_that_says_no_command(tmp_path, record, error, message) -> None:
-    (tmp_path / "run.json").write_text(record)
-    with pytest.raises(error, match=message):
-        earlier_run(tmp_path, "eval")
-    if error is InputError:
-        assert earlier_run(tmp_path, "eval", fresh=True) is None
 
 
 def test_interp_refuses_other_settings_and_fresh_leaves_nothing_of_the_old_run(commands, tmp_path, capsys) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +15,11 @@ from mplat.interp import Cache, Job, Observer, config_model, plan_steps, run_pla
 from mplat.interp.engine.batches import Batch
 from mplat.interp.engine.fitting import Minibatch, Schedule, fit
 from mplat.interp.engine.questions import encode
-from mplat.interp.engine.run_record import write_run
+from mplat.interp.engine.run_record import run_into
 from mplat.interp.engine.step import Found, Step, StepSettings, Tables
 from mplat.models import LanguageModel
 from mplat.runtime import open_session
+from mplat.runtime.record import read_run
 from safetensors.torch import load_file
 from tokenizer_zoo import llama_kind
 
@@ -154,19 +154,20 @@ def test_a_damaged_tensor_is_set_aside_and_computed_again(model, tmp_path) -> No
 
 def test_the_folder_of_a_run_holds_its_tensors(model, tmp_path) -> None:
     chosen = plan(model, "directions", "norms")
-    results = run_plan(chosen, cache=Cache(tmp_path / "cache"))
+    cache = Cache(tmp_path / "cache")
     with open_session("none") as session:
-        paths = write_run(tmp_path / "run", chosen, results, session)
-        assert {path.name for path in paths} == {
+        run_into(tmp_path / "run", chosen, cache=cache, session=session)
+        record = read_run(tmp_path / "run")
+        assert record.files.keys() == {
             "directions.parquet", "directions.safetensors", "directions-more.safetensors", "norms.parquet",
+            "prompts.parquet",
         }  # fmt: skip
-        record = json.loads((tmp_path / "run" / "run.json").read_text())["steps"]["directions"]
-        assert record["tensors"] == {"": "directions.safetensors", "more": "directions-more.safetensors"}
+        kept = record.details["steps"]["directions"]["tensors"]
+        assert kept == {"": "directions.safetensors", "more": "directions-more.safetensors"}
         assert torch.equal(
             load_file(tmp_path / "run" / "directions.safetensors")["row"], tensors_of_many_kinds()["row"]
         )
-        fewer = plan(model, "norms")
-        write_run(tmp_path / "run", fewer, results, session, fresh=True)
+        run_into(tmp_path / "run", plan(model, "norms"), cache=cache, session=session, replace=True)
     assert not list((tmp_path / "run").glob("*.safetensors"))
 
 

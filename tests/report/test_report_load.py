@@ -11,7 +11,7 @@ import pytest
 from mplat.core.errors import InputError
 from mplat.report import load
 from mplat.report.documents import flat
-from report_runs import RECIPE, questions, write_classification, write_eval_run, write_interp_run
+from report_runs import RECIPE, questions, record, write_classification, write_eval_run, write_interp_run
 
 
 def test_the_numbers_are_those_of_the_summary(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_folder_without_a_run_says_which_command_makes_one(tmp_path: Path) -> 
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(InputError, match="not finished; run its command again"):
         load([tmp_path])
-    (tmp_path / "run.json").write_text('{"command": "dance"}')
+    (tmp_path / "run.json").write_text(json.dumps(record("dance", "toy")))
     with pytest.raises(InputError, match="nothing to show.*mplat dance"):
         load([tmp_path])
 
@@ -198,7 +198,7 @@ def test_settings_are_listed_one_by_one_and_blanks_can_be_seen() -> None:
 def test_the_log_of_a_training_run_is_thinned_out_but_not_changed(tmp_path: Path) -> None:
     lines = [{"kind": "train", "step": i, "loss": 5 / (1 + i)} for i in range(1, 1001)]
     lines += [{"kind": "eval", "step": 500, "loss": None, "exact_match": 0.25}]
-    (tmp_path / "run.json").write_text('{"command": "train"}')
+    (tmp_path / "run.json").write_text(json.dumps(record("train", "toy")))
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (training,) = load([tmp_path]).trainings
     assert 300 <= len(training.loss) <= 400

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from mplat.core.observer import Observer
 from mplat.models import LanguageModel, ModelConfig, build
 from mplat.train.data import Batch
 from mplat.train.observe import StepReport
@@ -45,7 +47,7 @@ def random_batch(rows: int, length: int, vocab: int = 40, dtype: torch.dtype = t
     return Batch(tokens, weights, reset, torch.rand(rows, length, generator=generator) < 0.3)
 
 
-class Recorder:
+class Recorder(Observer):
     """An observer that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -54,16 +56,13 @@ class Recorder:
         self.notes: list[str] = []
         self.warnings: list[str] = []
 
-    def begin(self, first_step: int, total_steps: int, lines: list[str]) -> None:
-        self.first_step = first_step
+    def report(self, part: str, values: Mapping[str, Any]) -> None:
+        if part == "step":
+            self.reports.append(StepReport(**values))
+        else:
+            self.evaluations.append((values["step"], {k: v for k, v in values.items() if k != "step"}))
 
-    def step(self, report: StepReport) -> None:
-        self.reports.append(report)
-
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        self.evaluations.append((step, metrics))
-
-    def note(self, text: str) -> None:
+    def say(self, text: str) -> None:
         self.notes.append(text)
 
     def warn(self, text: str) -> None:

@@ -1,17 +1,17 @@
 """A run continues exactly, skips what is not finite, and leaves everything that a reader needs."""
 
-import json
 import signal
 
 import pytest
 import torch
 from mplat.core.errors import InputError, StoppedEarly, UsageError
 from mplat.models import load
+from mplat.runtime.record import read_run
 from mplat.train import checkpoint, loop, train
 from mplat.train.data import batches
 from mplat.train.log import MetricsLog, read_log
 from mplat.train.loss import StepLoss
-from mplat.train.run_folder import RunFolder
+from mplat.train.run_folder import RunFolder, planned
 from mplat.train.setup import prepare
 from safetensors.torch import load_file
 from train_runs import Recorder, config, files
@@ -94,7 +94,7 @@ def test_continuing_in_another_folder_with_other_settings(tmp_path):
     assert again.reports == [] and "has begun already" in again.notes[0]
     back = Recorder()  # but a checkpoint of the run itself may be chosen
     train(longer, tmp_path / "b", resume=str(tmp_path / "b" / "checkpoints" / "step-00000004"), observer=back)
-    assert back.notes == [f"continuing after step 4 from {tmp_path}/b/checkpoints/step-00000004"]
+    assert back.notes[0] == f"continuing after step 4 from {tmp_path}/b/checkpoints/step-00000004"
     with pytest.raises(InputError, match="no checkpoint there"):
         train(run, tmp_path / "c", resume=str(tmp_path / "nowhere"))
 
@@ -154,8 +154,9 @@ def test_a_diverged_run_exports_nothing_and_says_why(tmp_path):
     assert result.fault is not None
     assert "3 of 4 steps were skipped" in result.fault and "answer loss is not finite" in result.fault
     assert [checkpoint.step_of(p) for p in checkpoint.steps(tmp_path / "checkpoints")] == [4]
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert record["status"] == "diverged" and record["result"]["metrics"]["answer_loss"] is None
+    record = read_run(tmp_path)
+    assert (record.status, record.details["outcome"]) == ("done", "diverged")
+    assert record.details["result"]["metrics"]["answer_loss"] is None
     assert train(run, tmp_path) == result  # continued after its last step, it ends the same way
 
 
@@ -210,10 +211,12 @@ def test_what_a_run_leaves(tmp_path):
     assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} == {
         "checkpoints", "config.yaml", "log.jsonl", "loss_curve.png", "model", "run.json"
     }  # fmt: skip
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert record["status"] == "finished" and record["result"]["model_digest"] == result.model_digest
-    assert set(record["digests"]) == {"data", "tokenizer"} and record["seed"] == 3
-    assert record["machine"]["kernels"].keys() == {"scan", "ssd", "conv"}
+    record = read_run(tmp_path)
+    assert (record.status, record.details["outcome"]) == ("done", "finished") and record.seeds == {"seed": 3}
+    assert record.model is not None and record.model.digest == result.model_digest
+    assert record.data is not None and len(record.data.digest) == len(record.details["tokenizer"]) == 64
+    assert record.backend is not None and {"ssd", "conv"} <= record.backend.kernels.keys()
+    assert record.files.keys() == {"model/model.safetensors"}
     assert (tmp_path / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
     assert result.model_folder is not None
     model = load(str(result.model_folder))
@@ -240,7 +243,7 @@ def test_training_leaves_the_callers_generator_alone(tmp_path):
 
 
 def test_a_folder_in_use_is_locked(tmp_path):
-    with RunFolder(tmp_path).locked(), pytest.raises(UsageError, match=r"locked by process \d+ on"):
+    with planned(config(steps=1)).begin(tmp_path), pytest.raises(UsageError, match=r"locked by pid \d+ on"):
         train(config(steps=1), tmp_path)
 
 
