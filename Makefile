@@ -35,9 +35,10 @@ check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-format: $(STAMP) ## rewrite the sources in the project's formatting
+format: $(STAMP) ## rewrite the sources in the project's formatting, and the page of everything registered
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python tools/listing.py
 
 bench: $(STAMP) ## every benchmark, side by side with its peers; prints and writes benchmarks/results/*.json
 	@set -e; for name in kernels forward train_step decode tiny_models metrics tracing; do \

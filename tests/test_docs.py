@@ -280,3 +280,9 @@ def test_the_readmes_table_of_models_is_what_was_measured():
         numbers = [f"{row[key]:,.0f}" for key in ("parameters", "active_parameters", "state_bytes")]
         speeds = [f"{row[f'{key}_tokens_per_second']:,.0f}" for key in ("read", "generated")]
         assert [cell.strip() for cell in shown[row["what"]].strip("|").split("|")[1:]] == [*numbers, *speeds, levels]
+
+
+def test_the_page_of_everything_registered_is_what_the_registries_say(tmp_path):
+    made = tmp_path / "listing.md"
+    subprocess.run([sys.executable, ROOT / "tools" / "listing.py", made], check=True)
+    assert made.read_text(encoding="utf-8") == _text("docs/listing.md"), "write it again: python tools/listing.py"

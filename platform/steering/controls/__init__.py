@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..discovery import Place
 
 Control = Callable[..., list[Recipe]]
-CONTROLS: Registry[Control] = Registry("control", "control", f"{__name__}.controls")
+CONTROLS: Registry[Control] = Registry("steering control", "control", f"{__name__}.controls")
 control, control_names = CONTROLS.itself, CONTROLS.names
 
 
