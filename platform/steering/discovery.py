@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -71,14 +71,15 @@ def channel_count(width: int, share: float) -> int:
     return max(1, min(round(width * share), width - 1))
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where an operator acts in a layer: its site, how many channels that has, and how many of them are steered."""
 
     operator: str
     site: str
     layer: int
     width: int
-    n_channels: int
+    count: int
 
 
 def places(
@@ -112,11 +113,11 @@ def grid(
     strengths: factors, by operator. Raises UsageError as `places` does, and where there is no candidate.
     """
     recipes: list[Recipe] = []
-    for name, site, layer, _, n_channels in places(model, strengths, layers, channel_share):
-        channels = tuple(sorted(find_channels(site, layer, n_channels)))
+    for place in places(model, strengths, layers, channel_share):
+        channels = tuple(sorted(find_channels(place.site, place.layer, place.count)))
         recipes += [
-            Recipe(variant, name, site, layer, channels, float(strength), seed, model.digest)
-            for strength in strengths[name]
+            Recipe(variant, place.operator, place.site, place.layer, channels, float(strength), seed, model.digest)
+            for strength in strengths[place.operator]
         ]
     if not recipes:
         raise UsageError("the discovery grid is empty; give at least one operator, one layer and one strength")

@@ -47,6 +47,6 @@ def check_controls(names: Sequence[str], model: LanguageModel, sites: Iterable[P
     if not names:
         return
     for place in sites:
-        channels = tuple(range(place.n_channels))
+        channels = tuple(range(place.count))
         some = Recipe("any", place.operator, place.site, place.layer, channels, 1.0, 0, model.digest)
         control_recipes(names, some, place.width, draws=draws, seed=0)
