@@ -7,7 +7,7 @@ interval of fewer than two items), never zero; `missing` lists in words what a p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..scoring.statistics import Difference, Estimate
 
@@ -142,26 +142,79 @@ class Evaluation:
     missing: tuple[str, ...]
 
 
+Cell = float | int | str | None
+
+
 @dataclass(frozen=True)
-class LayerMap:
-    """A number for every layer and channel, what it means, and the scale of its colours."""
+class ValueMap:
+    """A number for every pair of a row and a column, what they are, and the scale of the colours."""
 
     title: str
+    note: str
     label: str
     scale: Literal["linear", "log", "signed"]
-    layers: tuple[int, ...]
-    note: str
+    row_title: str
+    column_title: str
+    layers: tuple[int | float | str, ...]  # the rows; of most maps layers
+    columns: tuple[int | float | str, ...]
     values: tuple[tuple[float | None, ...], ...]
 
 
+class Point(NamedTuple):
+    """A value with its interval at a place: a number, or the name of one."""
+
+    x: float | str
+    y: float | None
+    low: float | None
+    high: float | None
+
+
 @dataclass(frozen=True)
-class LayerTable:
-    """Numbers per layer with the names of their columns."""
+class Curves:
+    """Lines over numbers, a way through a plane (`path`), or marks at names (`names`, in their order)."""
+
+    title: str
+    note: str
+    x_label: str
+    y_label: str
+    lines: tuple[tuple[str, tuple[Point, ...]], ...]  # title, empty for a single one; points
+    names: tuple[str, ...] = ()
+    log_x: bool = False
+    log_y: bool = False
+    path: bool = False
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """Rows under the names of their columns; `left_out` further ones are not shown."""
 
     title: str
     note: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[float | int | str | None, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class StepFile:
+    """A table that a step has written: where it is, and how many of its rows have which status."""
+
+    file: str
+    rows: int
+    statuses: tuple[tuple[str, int], ...]  # empty where the table has no statuses
+
+
+@dataclass(frozen=True)
+class StepResults:
+    """What one analysis has to show."""
+
+    step: str
+    title: str
+    explains: str
+    shown: tuple[ValueMap | Curves | ShownTable, ...]
+    files: tuple[StepFile, ...]
+    tensors: tuple[str, ...]  # files of tensors
+    notes: tuple[str, ...]  # what of its view there is nothing of
 
 
 @dataclass(frozen=True)
@@ -170,10 +223,19 @@ class Interpretation:
 
     folder: str
     model: str
-    maps: tuple[LayerMap, ...]
-    tables: tuple[LayerTable, ...]
+    steps: tuple[StepResults, ...]
     provenance: tuple[Fact, ...]
     missing: tuple[str, ...]
+
+    @property
+    def maps(self) -> tuple[ValueMap, ...]:
+        """Of all steps."""
+        return tuple(shown for step in self.steps for shown in step.shown if isinstance(shown, ValueMap))
+
+    @property
+    def tables(self) -> tuple[ShownTable, ...]:
+        """Of all steps."""
+        return tuple(shown for step in self.steps for shown in step.shown if isinstance(shown, ShownTable))
 
 
 @dataclass(frozen=True)

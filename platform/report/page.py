@@ -11,12 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..scoring.statistics import Difference, Estimate
 from .charts import figures, trace_figures
-from .content import Evaluation, Interpretation, LayerMap, LevelRow, Report, Role, TracedSite, Tracing, Training
+from .charts.view_figures import draw
+from .content import (
+    Curves,
+    Evaluation,
+    Interpretation,
+    LevelRow,
+    Report,
+    Role,
+    ShownTable,
+    StepResults,
+    TracedSite,
+    Tracing,
+    Training,
+    ValueMap,
+)
 from .text import effect_size, p_value, percent, plain_number, points, shown, signed, visible
 
 if TYPE_CHECKING:
@@ -41,17 +56,25 @@ class _RunView:
 
 
 @dataclass(frozen=True)
-class _MapView:
-    title: str
-    note: str
-    figure: Markup
+class _ShownView:
+    content: ValueMap | Curves | ShownTable
+    figure: Markup | None  # None: a table
+
+
+@dataclass(frozen=True)
+class _StepView:
+    """What one step has to show; figures that follow each other stand beside each other."""
+
+    step: StepResults
+    anchor: str
+    blocks: tuple[tuple[_ShownView, ...], ...]
 
 
 @dataclass(frozen=True)
 class _InsideView:
     run: Interpretation
     anchor: str
-    maps: tuple[_MapView, ...]
+    steps: tuple[_StepView, ...]
 
 
 @dataclass(frozen=True)
@@ -172,18 +195,17 @@ def _bar(estimate: Estimate | Difference | None) -> figures.Bar:
 
 def _inside_view(run: Interpretation, number: int) -> _InsideView:
     anchor = f"inside-{number}"
-    maps = [_map_view(entry, f"{anchor}-map-{i}") for i, entry in enumerate(run.maps, 1)]
-    return _InsideView(run, anchor, tuple(maps))
+    steps = [_step_view(step, f"{anchor}-{i}") for i, step in enumerate(run.steps, 1)]
+    return _InsideView(run, anchor, tuple(steps))
 
 
-def _map_view(entry: LayerMap, name: str) -> _MapView:
-    from markupsafe import Markup
-
-    return _MapView(
-        entry.title,
-        entry.note,
-        Markup(figures.strip(name, entry.title, entry.layers, entry.values, entry.label, entry.scale)),
-    )
+def _step_view(step: StepResults, anchor: str) -> _StepView:
+    views = [
+        _ShownView(content, _trusted(None if isinstance(content, ShownTable) else draw(f"{anchor}-{i}", content)))
+        for i, content in enumerate(step.shown, 1)
+    ]
+    blocks = [tuple(block) for _, block in groupby(views, key=lambda view: view.figure is None)]
+    return _StepView(step, anchor, tuple(blocks))
 
 
 def _trace_view(run: Tracing, number: int) -> _TraceView:

@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from .step import Asked
 
 
+#: what sites are called in pictures; others by their name
+SITE_WORDS = {
+    "mixer.delta": "the step size Delta",
+    "mixer_out": "the mixer's output",
+    "mlp_out": "the feed-forward part's output",
+    "resid_post": "the residual stream after the block",
+    "h": "the state, before it is read",
+    "h_post": "the state",
+    "conv_state": "the convolution's window",
+    "h_post+conv_state": "the state and the convolution's window",
+}
+
+
 class Place(NamedTuple):
     """A site of one block. name: full, for captures and edits. shape: of one token's value, e.g. (256,)."""
 

@@ -4,14 +4,14 @@
         "What taking channels away costs",
         "Channels are replaced by their means at every token ...",
         (
-            MapPart(rows="layer", columns="channel", value="variance", each=("site",), scale="log", label="variance"),
-            TablePart((Column("layer"), Column("effect", "effect, nats", low="low", high="high")), sort=("-effect",)),
+            MapPart(rows="layer", columns="channel", value="variance", each=("site",), title="Variance of {site}"),
+            TablePart(columns=(Column("layer"), Column("effect", low="low", high="high")), sort=("-effect",)),
         ),
     )
 
-A report draws what it is told here and knows no step; a step without a view appears as a table of its first rows.
-Rows without a value leave a gap. `only` chooses rows by what their columns hold (one value, or several of them as a
-tuple); `each` makes one figure for each combination of values. Nothing is computed: what a view shows is in the table.
+A report draws what is said here and knows no step; a step without a view appears as the first rows of its tables.
+Nothing is computed: what a view shows is in the tables, and a row without a value leaves a gap. Numbers stand in
+ascending order, texts in that of `words`, else of the table.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-ANY = "*"  # of a view's `part`: one after the other every table of the step
+EVERY = "*"  # as the name of a part: every table of the step, one after the other
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Values of other rows of the table, those that agree with the row in the columns `same`: controls, draws."""
+    """Other rows of the table, such as controls: those of `only` that agree with a row in the columns `same`."""
 
     only: Mapping[str, Any]
     same: tuple[str, ...]
@@ -33,117 +33,116 @@ class Beside:
 
 @dataclass(frozen=True)
 class Column:
-    """A column as a table shows it: with its interval, or, with `beside`, as the values that other rows have in it.
+    """A column in a table: with its interval, or, with `beside`, what other rows hold in it.
 
-    form: plain number or text; signed number; p-value. absent: what stands where there is no value.
+    title: default the column's name. form: as it is, a number with its sign, or a p-value. absent: for no value.
     """
 
     name: str
-    title: str = ""  # default: the column's name
+    title: str = ""
     low: str | None = None
     high: str | None = None
     beside: Beside | None = None
     form: Literal["plain", "signed", "p"] = "plain"
-    absent: str = "not measured"
-    words: Mapping[str, str] = field(default_factory=dict)  # value -> what it is called
+    absent: str | None = None
+
+    def columns(self) -> Iterator[str]:
+        """Names of the columns it reads."""
+        yield from (name for name in (self.name, self.low, self.high) if name is not None)
+        if self.beside is not None:
+            yield from (*self.beside.only, *self.beside.same)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What all parts of a view have: the table they show, the rows of it, and what is said of it."""
+    """What figures and tables have in common.
 
-    part: str = ""  # name of the step's table; "*": every one
+    part: the step's table that is shown. only: its rows, by what columns hold: one value, or several as a tuple.
+    each: a figure or table for every combination of values of these columns, the first `most` of them. title: may name
+    columns of `each` in braces. words: what values are called.
+    """
+
+    part: str = ""
     only: Mapping[str, Any] = field(default_factory=dict)
     each: tuple[str, ...] = ()
+    most: int = 12
     title: str = ""
     explains: str = ""
+    words: Mapping[Any, str] = field(default_factory=dict)
 
-    def columns_used(self) -> Iterator[str]:
+    def columns_read(self) -> Iterator[str]:
         """Names of the columns it reads."""
-        yield from self.only
-        yield from self.each
+        yield from (*self.only, *self.each)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TablePart(Shown):
-    """Rows as a table. sort: columns, descending with a minus before the name. top: rows to show; None: all."""
+    """Rows. sort: columns, descending with a minus before the name. top: as many rows at most."""
 
     columns: tuple[Column, ...]
     sort: tuple[str, ...] = ()
-    top: int | None = 50
+    top: int = 100
 
-    def columns_used(self) -> Iterator[str]:
+    def columns_read(self) -> Iterator[str]:
         """See `Shown`."""
-        yield from super().columns_used()
+        yield from super().columns_read()
         yield from (name.removeprefix("-") for name in self.sort)
         for column in self.columns:
-            yield column.name
-            yield from (name for name in (column.low, column.high) if name is not None)
-            if column.beside is not None:
-                yield from (*column.beside.only, *column.beside.same)
+            yield from column.columns()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MapPart(Shown):
-    """A value as a colour for each pair of `rows` and `columns`. scale: signed has its middle at 0."""
+    """A colour for each pair of values of `rows` and `columns`. label: of the colours. scale: signed is around 0."""
 
     rows: str
     columns: str
     value: str
-    label: str = ""  # of the colours; default: the column's name
+    label: str = ""
     scale: Literal["linear", "log", "signed"] = "linear"
 
-    def columns_used(self) -> Iterator[str]:
+    def columns_read(self) -> Iterator[str]:
         """See `Shown`."""
-        yield from (*super().columns_used(), self.rows, self.columns, self.value)
+        yield from (*super().columns_read(), self.rows, self.columns, self.value)
 
 
-@dataclass(frozen=True)
-class LinePart(Shown):
-    """A line of `y` over the numbers `x`, with its interval; one for each value of `group`.
-
-    path: points are joined in the order of the table's rows, as the way of something, and not in that of `x`.
-    """
-
+@dataclass(frozen=True, kw_only=True)
+class _Curve(Shown):
     x: str
     y: str
     low: str | None = None
     high: str | None = None
     group: str | None = None
-    label: str = ""  # of the y axis; default: the column's name
+    x_label: str = ""
+    label: str = ""
+    log_y: bool = False
+
+    def columns_read(self) -> Iterator[str]:
+        """See `Shown`."""
+        yield from (*super().columns_read(), self.x, self.y)
+        yield from (name for name in (self.low, self.high, self.group) if name is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinePart(_Curve):
+    """`y` over the numbers `x` with its interval, a line for each value of `group`; for a handful of them.
+
+    path: points are joined in the order of the table, as the way of something, and not in that of x.
+    """
+
     log_x: bool = False
     path: bool = False
 
-    def columns_used(self) -> Iterator[str]:
-        """See `Shown`."""
-        optional = (name for name in (self.low, self.high, self.group) if name is not None)
-        yield from (*super().columns_used(), self.x, self.y, *optional)
 
-
-@dataclass(frozen=True)
-class BarPart(Shown):
-    """A mark with its interval for each of the names `x`, beside each other for each value of `group`."""
-
-    x: str
-    y: str
-    low: str | None = None
-    high: str | None = None
-    group: str | None = None
-    label: str = ""
-
-    def columns_used(self) -> Iterator[str]:
-        """See `Shown`."""
-        optional = (name for name in (self.low, self.high, self.group) if name is not None)
-        yield from (*super().columns_used(), self.x, self.y, *optional)
-
-
-ViewPart = TablePart | MapPart | LinePart | BarPart
+@dataclass(frozen=True, kw_only=True)
+class BarPart(_Curve):
+    """`y` with its interval at each of the names `x`, a mark for each value of `group`; for a handful of them."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What a report shows of a step: a title, what it means and does not mean, and its figures and tables in order."""
+    """What a report shows of a step: title, what it means and does not mean, figures and tables in their order."""
 
     title: str
     explains: str
-    parts: tuple[ViewPart, ...]
+    parts: tuple[TablePart | MapPart | LinePart | BarPart, ...]

@@ -22,8 +22,9 @@ from pydantic import field_validator
 from ...core.errors import InputError, UsageError
 from ..engine.batches import Batch, Item
 from ..engine.columns import column
-from ..engine.places import Place, places
+from ..engine.places import SITE_WORDS, Place, places
 from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..engine.view import EVERY, Column, TablePart, View
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -65,7 +66,24 @@ BATCH_SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
-@step("activations", version=1, settings=Settings, check=check)
+VIEW = View(
+    "What the model holds at the chosen tokens",
+    "Which vectors there are, one file for each site; `vectors` of this step reads them. Vectors are for other "
+    "analyses and say nothing by themselves.",
+    (
+        TablePart(
+            part=EVERY,
+            each=("site",),
+            title="{site}",
+            words=SITE_WORDS,
+            columns=tuple(Column(name) for name in ("question_id", "layer", "position", "status")),
+            top=3,
+        ),
+    ),
+)
+
+
+@step("activations", version=1, settings=Settings, check=check, view=VIEW)
 def activations(job: Job) -> Tables:
     """Vectors of the residual stream, the mixer's output and Delta at the last token of each prompt."""
     settings = job.settings

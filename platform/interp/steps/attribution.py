@@ -22,8 +22,9 @@ import torch
 from ..engine.answers import score_answers
 from ..engine.batches import Batch, halves
 from ..engine.columns import column, ranks
-from ..engine.places import check_sites, places
+from ..engine.places import SITE_WORDS, check_sites, places
 from ..engine.step import Job, Sites, StepSettings, Tables, step
+from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.moments import Moments, merge_all, moments_of
 from ..methods.taps import Gain
 
@@ -56,7 +57,36 @@ BATCH_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-@step("attribution", version=2, settings=Settings, check=check_sites)
+VIEW = View(
+    "What contributes to the right answer, to first order",
+    "Gradient times activation of the answer's log-probability. It is the slope at the model as it is: a channel "
+    "with a large constant value ranks high and may cost nothing to take away, which `bottlenecks` measures.",
+    (
+        MapPart(
+            rows="layer",
+            columns="channel",
+            value="attribution",
+            each=("site",),
+            title="Attribution of {site}",
+            explains="First-order contribution of the channel to the log-probability of the right answer.",
+            label="nats",
+            scale="signed",
+            words=SITE_WORDS,
+        ),
+        TablePart(
+            title="The channel of largest attribution",
+            only={"rank": 1, "status": "ok"},
+            columns=(
+                Column("layer"), Column("site"), Column("channel"), Column("attribution", "attribution, nats"),
+                Column("standard_error", "standard error"), Column("n_prompts", "prompts"),
+            ),
+            sort=("site", "layer", "rank"),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("attribution", version=2, settings=Settings, check=check_sites, view=VIEW)
 def attribution(job: Job) -> Tables:
     """Gradient times activation of the answer's log-probability per channel."""
     found = places(job.model, job.layers, job.settings.sites)

@@ -37,6 +37,7 @@ from ..engine.batches import Batch, halves
 from ..engine.columns import column, ranks
 from ..engine.places import Place, places, relative_names
 from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..engine.view import Beside, Column, TablePart, View
 from ..methods.against_random import AgainstRandom, against_random, verdicts
 
 if TYPE_CHECKING:
@@ -143,6 +144,33 @@ def check(asked: Asked) -> None:
                 raise UsageError(f"its sites name {site!r}, which {need}.sites does not; add it there")
 
 
+_DRAWS = Beside({"kind": "group", "group": "random"}, same=("layer", "site", "n_channels"))
+VIEW = View(
+    "Bottlenecks: what taking channels away costs",
+    "Channels are replaced by their means at every token. The channels were chosen on the same prompts, so an effect "
+    "says where to look and is no evidence for steering. Beside each effect: that of as many random channels, one "
+    "number for each draw, and the difference from their mean, for which each half of the prompts has the channels "
+    "chosen on the other. Only where the verdict is a stronger effect are the channels more than random ones; p is "
+    "corrected for all rows.",
+    (
+        TablePart(
+            only={"kind": "group", "draw": None},
+            columns=(
+                Column("layer"), Column("site"), Column("group", "ablated"), Column("n_channels", "channels"),
+                Column("effect_logprob", "log-probability, nats", "effect_low", "effect_high", form="signed"),
+                Column("effect_logprob", "random channels", beside=_DRAWS, form="signed", absent=""),
+                Column("difference", "difference", "difference_low", "difference_high", form="signed", absent=""),
+                Column("p_holm", "p", form="p", absent=""), Column("verdict", absent=""),
+                Column("accuracy_change", "accuracy", "accuracy_low", "accuracy_high", form="signed"),
+                Column("accuracy_change", "random channels", beside=_DRAWS, form="signed", absent=""),
+                Column("n_prompts", "prompts"),
+            ),
+            words={"all": "all channels", "top": "most attributed"},
+        ),
+    ),
+)  # fmt: skip
+
+
 @step(
     "bottlenecks",
     version=2,
@@ -150,6 +178,7 @@ def check(asked: Asked) -> None:
     settings=Settings,
     seeded=True,
     check=check,
+    view=VIEW,
 )
 def bottlenecks(job: Job) -> Tables:
     """What mean-ablating the most attributed channels costs, tested against random channels."""

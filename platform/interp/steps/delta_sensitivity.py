@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..engine.batches import Batch
 from ..engine.columns import column, ranks
-from ..engine.places import check_sites, places
+from ..engine.places import SITE_WORDS, check_sites, places
 from ..engine.step import Job, Sites, StepSettings, Tables, step
+from ..engine.view import MapPart, View
 from ..methods.moments import Moments, merge_all, moments_of
 from ..methods.taps import Watch
 
@@ -53,7 +54,26 @@ BATCH_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-@step("delta_sensitivity", version=1, settings=Settings, check=check_sites)
+VIEW = View(
+    "Which channels vary over text",
+    "Moments over all tokens of all prompts. Variance says nothing about effect: see `bottlenecks`.",
+    (
+        MapPart(
+            rows="layer",
+            columns="channel",
+            value="variance",
+            each=("site",),
+            title="Variance of {site}",
+            explains="How much the channel varies over the tokens of the prompts. A channel that varies chooses; it "
+            "need not matter. Channels without any variance are blank.",
+            scale="log",
+            words=SITE_WORDS,
+        ),
+    ),
+)
+
+
+@step("delta_sensitivity", version=1, settings=Settings, check=check_sites, view=VIEW)
 def delta_sensitivity(job: Job) -> Tables:
     """Mean and variance of Delta and of the mixer's output per channel, over all tokens."""
     arguments = {"layers": list(job.layers), "sites": list(job.settings.sites)}

@@ -21,6 +21,7 @@ import torch
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, Tables, step
+from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.decays import Decay, decays_of, half_life, time_constant
 from ..methods.moments import Moments, merge_all
 from .delta_sensitivity import BATCH_SCHEMA, batch_moments
@@ -58,7 +59,39 @@ LAYERS_SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
-@step("eigenvalues", version=2)
+VIEW = View(
+    "How each layer forgets",
+    "Time constants at the mean Delta of the prompts: tokens after which 1/e of a coordinate of the state is left. "
+    "It is what the decays allow, no proof that anything is kept. Where it is longer than the longest prompt it is "
+    "extrapolated.",
+    (
+        LinePart(
+            part="layers",
+            x="layer",
+            y="time_constant_tokens_q50",
+            low="time_constant_tokens_q05",
+            high="time_constant_tokens_q95",
+            group="site",
+            title="Time constants of the layers",
+            explains="Median over the layer's eigenvalues; the band holds nine in ten of them.",
+            label="tokens",
+            log_y=True,
+        ),
+        TablePart(
+            part="layers",
+            title="Quantiles of the time constants",
+            only={"status": "ok"},
+            columns=(
+                Column("layer"), Column("site"), Column("kind"), Column("eigenvalues"),
+                *(Column(f"time_constant_tokens_q{round(100 * q):02d}", f"tokens, {q:.0%}") for q in QUANTILES),
+                Column("time_constant_q50", "of A alone, 50%"), Column("extrapolated", "share extrapolated"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("eigenvalues", version=2, view=VIEW)
 def eigenvalues(job: Job) -> Tables:
     """Eigenvalues of A per layer, with time constants of A alone and in tokens."""
     found = {layer: decays_of(job.model, layer) for layer in job.layers}

@@ -22,8 +22,10 @@ from pydantic import AfterValidator, Field
 from ...core.errors import InputError, UsageError
 from ..engine.batches import Batch, Item, spread
 from ..engine.columns import column
+from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.table import about
 from ..tracing import causal_trace, prompt_seed, token_bins
 
@@ -93,7 +95,41 @@ def present(model: LanguageModel, sites: tuple[str, ...], layers: Any) -> list[s
     return found
 
 
-@step("fact_tracing", version=2, settings=Settings, seeded=True, check=check)
+VIEW = View(
+    "What brings back the answer to a stated fact",
+    "Noise on the tokens that state the answer makes it improbable; then one clean value at a time is restored, at one "
+    "layer and token. A site that brings the answer back is enough for it, given all that is the same in both runs; it "
+    "need not be necessary. These are single prompts: `layer_specialisation` and `memory_decay` average over them.",
+    (
+        MapPart(
+            rows="layer",
+            columns="position",
+            value="effect",
+            each=("question_id", "site"),
+            only={"status": "ok"},
+            most=6,
+            title="{question_id}: {site} restored",
+            label="effect",
+            scale="signed",
+            words=SITE_WORDS,
+        ),
+        TablePart(
+            title="The largest effects",
+            only={"status": "ok"},
+            sort=("-effect",),
+            top=10,
+            columns=(
+                Column("question_id", "prompt"), Column("site", "restored"), Column("layer"),
+                Column("position", "token"), Column("distance", "tokens after the fact"),
+                Column("effect", form="signed"), Column("metric_clean", "clean"),
+                Column("metric_corrupted", "corrupted"), Column("correct", "answered right"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("fact_tracing", version=2, settings=Settings, seeded=True, check=check, view=VIEW)
 def fact_tracing(job: Job) -> Tables:
     """Effects of restoring what is held of a stated fact, at the fact and at distances after it."""
     stated = [item for item in job.items if item.fact is not None]

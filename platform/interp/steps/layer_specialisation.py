@@ -20,8 +20,10 @@ from pydantic import Field
 
 from ...scoring.statistics import bootstrap_mean, holm, paired_difference
 from ..engine.columns import column
+from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
+from ..engine.view import BarPart, Column, TablePart, View
 from ..methods.bins import BINS
 from .fact_tracing import is_read
 
@@ -77,7 +79,43 @@ def group_of(layer: int, n_layers: int) -> str:
     return GROUPS[(2 * layer + 1) * len(GROUPS) // (2 * n_layers)]
 
 
-@step("layer_specialisation", version=1, needs=("fact_tracing",), settings=Settings, seeded=True)
+_BIN_WORDS = {name: name.replace("subject", "fact").replace("_", " ") for name in BINS}
+VIEW = View(
+    "Where along the depth a fact is written, kept and read",
+    "Effects of `fact_tracing`, averaged over the layers of a third of the depth and then over prompts, with bootstrap "
+    "intervals over prompts. Thirds differ where the paired contrast says so, after Holm over all contrasts.",
+    (
+        BarPart(
+            part="profile",
+            x="bin",
+            y="effect",
+            low="low",
+            high="high",
+            group="group",
+            each=("site",),
+            title="Restored: {site}",
+            x_label="at which token",
+            label="indirect effect",
+            words=SITE_WORDS | _BIN_WORDS | {group: f"{group} layers" for group in GROUPS},
+        ),
+        TablePart(
+            part="contrasts",
+            title="Contrasts between thirds",
+            only={"status": "ok"},
+            sort=("p_holm",),
+            top=20,
+            columns=(
+                Column("site", "restored"), Column("bin", "token"), Column("group", "later"),
+                Column("other", "earlier"), Column("difference", "later less earlier", "low", "high", form="signed"),
+                Column("p_holm", "p", form="p"), Column("n_prompts", "prompts"),
+            ),
+            words=_BIN_WORDS,
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("layer_specialisation", version=1, needs=("fact_tracing",), settings=Settings, seeded=True, view=VIEW)
 def layer_specialisation(job: Job) -> Tables:
     """Effects of early, middle and late layers per site and token bin, with intervals and contrasts."""
     traced = job.upstream["fact_tracing"][""].to_pylist()

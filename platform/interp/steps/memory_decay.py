@@ -29,8 +29,10 @@ from pydantic import Field
 from ...scoring.statistics import bootstrap_mean, holm, wilson
 from ..engine.batches import Item
 from ..engine.columns import column
+from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
+from ..engine.view import Column, LinePart, MapPart, TablePart, View
 from ..methods.decays import Decay, decays_of, half_life
 from ..methods.fading import Fading, fading, same_prompts
 from ..methods.forgetting import BATCH_SCHEMA, batch_forgetting
@@ -119,7 +121,76 @@ Rows = list[dict[str, Any]]
 Curves = dict[tuple[str, int], dict[str, dict[int, dict[str, Any]]]]
 
 
-@step("memory_decay", version=2, needs=("fact_tracing",), settings=Settings, seeded=True)
+VIEW = View(
+    "How long the state keeps a fact",
+    "Three views in one unit, tokens after the fact: what the decays allow, what restoring the state shows, and what "
+    "the answers say. A long half-life is room for a fact, not proof of one; the convolution's window carries facts "
+    "over a few tokens too.",
+    (
+        LinePart(
+            part="layers",
+            x="layer",
+            y="half_life_q50",
+            low="half_life_q05",
+            high="half_life_q95",
+            group="site",
+            title="Half-lives of the layers",
+            explains="Median over the coordinates of the state; the band holds nine in ten of them.",
+            label="tokens",
+            log_y=True,
+        ),
+        LinePart(
+            part="behaviour",
+            x="distance_from",
+            y="accuracy",
+            low="low",
+            high="high",
+            only={"kind": None},
+            title="Right answers by distance of the fact",
+            explains="Of all questions, with Wilson intervals.",
+            x_label="tokens from the fact's end, at least",
+            label="share right",
+        ),
+        MapPart(
+            part="behaviour",
+            rows="kind",
+            columns="distance_from",
+            value="accuracy",
+            title="Right answers within kinds of question",
+            explains="Far facts stand in other questions than near ones: compare along a row.",
+            label="share right",
+            words={None: "all questions"},
+        ),
+        MapPart(
+            part="restoration",
+            rows="layer",
+            columns="distance",
+            value="effect",
+            only={"same_prompts": True},
+            each=("site",),
+            title="Restored: {site}",
+            explains="Mean effect over the same prompts at every distance.",
+            label="effect",
+            scale="signed",
+            words=SITE_WORDS,
+        ),
+        TablePart(
+            part="layers",
+            title="By layer",
+            only={"status": "ok"},
+            columns=(
+                Column("layer"), Column("site"), Column("half_life_q50", "half-life, median"),
+                Column("horizon_q50", "horizon, median"), Column("survival", "left of the fact at the end"),
+                Column("restored_half", "half-distance of restoring", "restored_half_low", "restored_half_high",
+                       absent="none shown"),
+                Column("restored_p_holm", "p", form="p", absent="–"), Column("restored_prompts", "prompts", absent="–"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("memory_decay", version=2, needs=("fact_tracing",), settings=Settings, seeded=True, view=VIEW)
 def memory_decay(job: Job) -> Tables:
     """How long the state keeps a fact: half-lives, restoration against distance, accuracy against distance."""
     found = {layer: decays_of(job.model, layer) for layer in job.layers}

@@ -32,6 +32,7 @@ from ..engine.batches import Batch, Item
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
+from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.decays import Decay, decays_of
 from ..methods.moments import Moments, merge_all, moments_of
 from ..methods.selectivity import FEATURES, PARTS, delta_profile, features
@@ -100,7 +101,42 @@ _PROFILE = [pa.field("n", pa.int64()), pa.field("mean", pa.list_(pa.float64())),
 BATCH_SCHEMA = pa.schema([*FEATURES_SCHEMA, *_PROFILE])
 
 
-@step("selection", version=2, settings=Settings, seeded=True)
+VIEW = View(
+    "Which patterns of Delta, B and C go with right answers",
+    "Correlations over prompts, of what differs within kinds of question after distance and length of the prompt are "
+    "taken out; over all prompts (r) nearly everything correlates, because hard questions are written otherwise. p "
+    "is of random pairings within kinds, after Holm. A correlation is no effect.",
+    (
+        MapPart(
+            part="correlations",
+            rows="feature",
+            columns="layer",
+            value="r_within",
+            only={"status": "ok"},
+            each=("outcome", "site"),
+            title="Correlation with {outcome}, {site}",
+            label="r within kinds",
+            scale="signed",
+            words={"correct": "right answers", "logprob": "the answer's log-probability"},
+        ),
+        TablePart(
+            part="correlations",
+            title="The smallest p-values",
+            only={"status": "ok"},
+            sort=("p_holm", "p"),
+            top=12,
+            columns=(
+                Column("layer", absent="–"), Column("feature"), Column("outcome"),
+                Column("r_within", "r within kinds", form="signed"), Column("r", "r over all", form="signed"),
+                Column("p_holm", "p", form="p", absent="–"), Column("mean_right", "mean, right"),
+                Column("mean_wrong", "mean, wrong"), Column("n_prompts", "prompts"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("selection", version=2, settings=Settings, seeded=True, view=VIEW)
 def selection(job: Job) -> Tables:
     """Which patterns of Delta, B and C go with right answers within kinds of question, with permutation p-values."""
     found = {layer: selective(job.model, layer) for layer in job.layers}

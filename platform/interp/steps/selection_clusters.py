@@ -24,6 +24,7 @@ from ...scoring.statistics import groups_differ_p, wilson
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
+from ..engine.view import Column, TablePart, View
 from ..methods.clustering import Clusters, agreement, cluster
 from ..methods.selectivity import FEATURES, PARTS
 
@@ -69,7 +70,35 @@ PROMPTS_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-@step("selection_clusters", version=2, needs=("selection",), settings=Settings, seeded=True)
+VIEW = View(
+    "Units that open at the same places, prompts that are selected alike",
+    "k-means finds clusters in any cloud: below a silhouette of 0.25 they show nothing. Clusters of prompts are often "
+    "kinds of question, which the agreement says: 1 they are the same, 0 no more alike than chance.",
+    (
+        TablePart(
+            part="clusters",
+            title="Clusters of units, by their log Delta in the parts of the prompts",
+            only={"of": "units", "status": "ok"},
+            columns=(
+                Column("layer"), Column("site"), Column("cluster"), Column("size", "units"), Column("silhouette"),
+                *(Column(part, part.replace("_", " "), form="signed") for part in PARTS),
+            ),
+        ),
+        TablePart(
+            part="clusters",
+            title="Clusters of prompts",
+            only={"of": "prompts", "status": "ok"},
+            columns=(
+                Column("cluster"), Column("size", "prompts"), Column("silhouette"),
+                Column("accuracy", "share right", "accuracy_low", "accuracy_high"), Column("p", form="p"),
+                Column("agreement", "agreement with kinds", absent="–"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("selection_clusters", version=2, needs=("selection",), settings=Settings, seeded=True, view=VIEW)
 def selection_clusters(job: Job) -> Tables:
     """Clusters of units by where they open, and of prompts by how they are selected."""
     upstream = job.upstream["selection"]

@@ -24,6 +24,7 @@ from ..engine.batches import Batch, Item, spread
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
+from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.projection import principal_components, random_walk_ratio
 
 if TYPE_CHECKING:
@@ -72,7 +73,40 @@ BATCH_SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
-@step("state_projection", version=2, settings=Settings)
+VIEW = View(
+    "The path of the state through a text",
+    "The state after each token in the two directions in which it varies most, one picture for a text and layer; "
+    "axes of two pictures have nothing in common. A walk at random shows smooth curves and large first components "
+    "too: compare the shares of variance.",
+    (
+        LinePart(
+            part="paths",
+            x="x",
+            y="y",
+            only={"status": "ok"},
+            each=("question_id", "layer", "site"),
+            most=8,
+            title="{question_id}, layer {layer}, {site}",
+            x_label="first component",
+            label="second component",
+            path=True,
+        ),
+        TablePart(
+            part="components",
+            title="How much of the variance a picture shows",
+            only={"status": "ok", "component": (0, 1)},
+            top=40,
+            columns=(
+                Column("question_id", "text"), Column("layer"), Column("component"),
+                Column("variance_ratio", "share of the variance"), Column("variance_ratio_walk", "of a walk at random"),
+                Column("tokens"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("state_projection", version=2, settings=Settings, view=VIEW)
 def state_projection(job: Job) -> Tables:
     """Principal components of the recurrent state along a text, with explained variance."""
     chosen = [item.id for item in spread(job.items, job.settings.texts)]

@@ -8,6 +8,7 @@ stands alone. Nothing is computed here: the figures show the numbers that the ta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +34,20 @@ class Series(NamedTuple):
 
 MARKERS = ("o", "s", "^", "D", "v")
 _LEGEND_CHARACTERS = 70  # what fits below a figure in one row
+_TALLEST = 9.0  # inches of a map, however many layers it has
 
 
 def accuracy(name: str, title: str, rows: Sequence[str], series: Sequence[Series]) -> str:
     """Exact match in percent per row (level) for each series, with intervals, on a scale from 0 to 100."""
     with style(name):
         figure, axis = canvas(4.6, 3.3)
-        _points(axis, rows, series)
+        points(axis, rows, series, factor=100)
+        axis.set_xlabel("level")
         axis.set_ylim(-2, 102)
         axis.set_ylabel("exact match, %")
         axis.yaxis.grid(True)
         axis.set_title(title, loc="left")
-        _legend(figure, [entry.title for entry in series])
+        legend(figure, [entry.title for entry in series])
         return to_svg(figure, name, f"{title}: exact match with 95 % intervals; the table below holds the numbers")
 
 
@@ -53,41 +56,58 @@ def differences(name: str, title: str, rows: Sequence[str], series: Sequence[Ser
     with style(name):
         figure, axis = canvas(4.6, 3.3)
         axis.axhline(0.0, color=TEXT, linewidth=1.0)
-        _points(axis, rows, series)
+        points(axis, rows, series, factor=100)
+        axis.set_xlabel("level")
         reach = max([abs(v) for s in series for bar in s.bars for v in bar if v is not None], default=0.0)
         limit = 100 * max(0.05, 1.1 * reach)
         axis.set_ylim(-limit, limit)
         axis.set_ylabel("difference, percentage points")
         axis.yaxis.grid(True)
         axis.set_title(title, loc="left")
-        _legend(figure, [entry.title for entry in series])
+        legend(figure, [entry.title for entry in series])
         return to_svg(figure, name, f"{title}: differences with 95 % intervals; the tables below hold the numbers")
 
 
 def strip(
-    name: str, title: str, layers: Sequence[int], values: Sequence[Sequence[float | None]], label: str, scale: str
+    name: str,
+    title: str,
+    layers: Sequence[int | float | str],
+    values: Sequence[Sequence[float | None]],
+    label: str,
+    scale: str,
+    *,
+    columns: Sequence[int | float | str] | None = None,
+    axes: tuple[str, str] = ("layer", "channel"),
 ) -> str:
-    """A layer x channel map: one row per layer, the first at the top; None is left blank.
+    """A map: one row per layer, the first at the top, one column per channel; None is left blank.
 
-    scale: linear; log, where values that are not positive are left blank; signed, around zero.
+    scale: linear; log, where values that are not positive are left blank; signed, around zero. columns: default 0, 1,
+    and so on. axes: what rows and columns are.
     """
-    from matplotlib.ticker import MaxNLocator
-
     grid = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)
     if grid.ndim != 2 or not grid.size:
         raise ValueError(f"a strip needs layers of equally many channels, not shape {grid.shape}")
     with style(name):
-        figure, axis = canvas(4.6, 0.9 + 0.26 * len(grid))
+        figure, axis = canvas(4.6, 1.0 + min(0.26 * len(grid), _TALLEST))
         norm, colours = _norm(grid, scale)
         image = axis.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
-        axis.set_yticks(range(len(grid)), [str(layer) for layer in layers])
-        axis.set_xlabel("channel")
-        axis.set_ylabel("layer")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _ticks(axis.yaxis, layers, most=45)
+        _ticks(axis.xaxis, range(grid.shape[1]) if columns is None else columns, most=8)
+        axis.set_ylabel(axes[0])
+        axis.set_xlabel(axes[1])
         bar = figure.colorbar(image, ax=axis, pad=0.02)
         bar.set_label(label)
         bar.outline.set_visible(False)  # type: ignore[operator]
-        return to_svg(figure, name, f"{title}: {label} by layer and channel")
+        return to_svg(figure, name, f"{title}: {label} by {axes[0]} and {axes[1]}")
+
+
+def _ticks(axis: Any, labels: Sequence[int | float | str], *, most: int) -> None:
+    """As many labels as can be read."""
+    every = -(-len(labels) // most)
+    if every > 1 and len(labels) > 100:  # round numbers of what nobody looks up one by one
+        every = -(-every // 10) * 10
+    shown = range(0, len(labels), every)
+    axis.set_ticks(shown, [fill(str(labels[i]), 16, break_long_words=False) for i in shown])
 
 
 def curve(name: str, title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, label: str) -> str:
@@ -101,7 +121,7 @@ def curve(name: str, title: str, lines: Mapping[str, Sequence[tuple[float, float
         axis.set_ylabel(label)
         axis.yaxis.grid(True)
         axis.set_title(title, loc="left")
-        _legend(figure, list(lines))
+        legend(figure, list(lines))
         return to_svg(figure, name, f"{title}: {label} against training steps")
 
 
@@ -129,7 +149,8 @@ def _norm(grid: Any, scale: str) -> tuple[Any, str]:
     return Normalize(*((known.min(), known.max()) if len(known) else (0.0, 1.0))), "viridis"
 
 
-def _points(axis: Any, rows: Sequence[str], series: Sequence[Series]) -> None:
+def points(axis: Any, rows: Sequence[str], series: Sequence[Series], *, factor: float = 1.0) -> None:
+    """A mark with its interval for each row and series, `factor` times the values, rows across."""
     positions = np.arange(len(rows), dtype=float)
     step = 0.62 / max(len(series), 1)
     for number, entry in enumerate(series):
@@ -138,10 +159,12 @@ def _points(axis: Any, rows: Sequence[str], series: Sequence[Series]) -> None:
         colour = SERIES[entry.mark % len(SERIES)]
         for x, bar in shown:
             if bar.low is not None and bar.high is not None:
-                axis.plot([x, x], [100 * bar.low, 100 * bar.high], color=colour, linewidth=2.0, solid_capstyle="butt")
+                axis.plot(
+                    [x, x], [factor * bar.low, factor * bar.high], color=colour, linewidth=2.0, solid_capstyle="butt"
+                )
         axis.plot(
             [x for x, _ in shown],
-            [100 * bar.mean for _, bar in shown if bar.mean is not None],
+            [factor * bar.mean for _, bar in shown if bar.mean is not None],
             linestyle="none",
             marker=MARKERS[entry.mark % len(MARKERS)],
             markersize=6.5,
@@ -153,10 +176,9 @@ def _points(axis: Any, rows: Sequence[str], series: Sequence[Series]) -> None:
     axis.set_xticks(positions, rows)
     axis.set_xlim(-0.55, len(rows) - 0.45)
     axis.tick_params(axis="x", length=0)
-    axis.set_xlabel("level")
 
 
-def _legend(figure: Any, titles: Sequence[str]) -> None:
+def legend(figure: Any, titles: Sequence[str]) -> None:
     if titles:
         columns = len(titles) if sum(len(title) + 6 for title in titles) <= _LEGEND_CHARACTERS else 1
         figure.legend(loc="outside lower left", ncols=columns, handletextpad=0.4, columnspacing=1.2)
