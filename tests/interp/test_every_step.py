@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from adapter_zoo import adapted
 from interp_jobs import asked, reader
 from mplat.datasets.factual import facts_world_prompts
-from mplat.interp import Cache, all_steps, config_model, run_steps
+from mplat.interp import Cache, StepResult, all_steps, config_model, run_steps
 from mplat.interp.engine.inputs import Given
 from mplat.interp.engine.texts import PlainText
+from mplat.interp.engine.view import EVERY
 from mplat.models import LanguageModel, load
+from mplat.report import load as load_report
+from report_runs import record
 
 FEW = {
     "batch_size": 4, "bottlenecks": {"resamples": 100, "random_draws": 1}, "selection": {"draws": 100},
@@ -50,6 +56,27 @@ def test_every_step_runs_on_every_kind_of_model(name: str, tmp_path: Path) -> No
                 for row in table.to_pylist():
                     if row["status"] == "not_applicable":  # says where, and holds no measured number
                         assert not any(isinstance(value, float) for value in row.values()), (step, part, row)
+    check_report(results, tmp_path)
+
+
+def check_report(results: Mapping[str, StepResult], folder: Path) -> None:
+    """Every step stands in the report: by its view, which names existing tables and columns, or by its first rows."""
+    steps = {}
+    for name, result in results.items():
+        files = {part: f"{name}-{part}.parquet" for part in result.tables}
+        for part, table in result.tables.items():
+            pq.write_table(table, folder / files[part])
+        steps[name] = {"parts": files}
+    (folder / "run.json").write_text(json.dumps(record("interp", "nano", details={"steps": steps})))
+    (run,) = load_report([folder / "run.json"]).interpretations
+    assert [entry.step for entry in run.steps] == list(results) and not run.missing
+    for entry in run.steps:
+        assert entry.title and {file.rows for file in entry.files} and (entry.shown or entry.notes), entry.step
+        assert sum(file.rows for file in entry.files) == results[entry.step].rows
+        view, tables = all_steps()[entry.step].view, results[entry.step].tables
+        for part in () if view is None else view.parts:
+            for name in tables if part.part == EVERY else [part.part]:
+                assert {*part.columns_read()} <= {*tables[name].column_names}, (entry.step, part.title)
 
 
 @pytest.mark.ray
