@@ -14,7 +14,8 @@ from interp_jobs import run_step, token_items
 from model_zoo import ARCHITECTURES, nano
 from mplat.core.errors import UsageError
 from mplat.interp.engine.batches import Item
-from mplat.interp.methods.decays import decays_of, half_life, horizon, survival, time_constant
+from mplat.interp.methods.decays import half_life, horizon, survival, time_constant
+from mplat.interp.methods.recurrences import recurrences_of
 from mplat.interp.steps.layer_specialisation import group_of
 from mplat.interp.tracing import causal_trace, prompt_seed
 from mplat.models import LanguageModel
@@ -129,7 +130,7 @@ def test_the_eigenvalues_of_a_modal_filter_are_the_logarithms_of_its_poles() -> 
 def test_one_token_multiplies_every_state_by_the_decay_that_is_claimed(arch: str) -> None:
     """The state after a token, as it depends on the state before: exp(Delta A), whatever the architecture."""
     model = nano(arch)
-    decays = [d for layer in range(model.n_layers) for d in decays_of(model, layer) if d.delta is not None]
+    decays = [d for layer in range(model.n_layers) for d in recurrences_of(model, layer) if d.delta is not None]
     tokens = torch.tensor([[3, 11, 5]])
     with torch.no_grad():
         _, before = model(tokens[:, :2], return_state=True)

@@ -15,7 +15,7 @@ from mplat.datasets.records import Question
 from mplat.interp.engine.batches import Item
 from mplat.interp.engine.questions import encode, kind_of
 from mplat.interp.methods.clustering import cluster
-from mplat.interp.methods.decays import decays_of
+from mplat.interp.methods.recurrences import recurrences_of
 from mplat.interp.methods.selectivity import FEATURES, PARTS, features, read_weights
 from mplat.models import LanguageModel, Replace
 from mplat.scoring.statistics import holm
@@ -26,12 +26,12 @@ ITEMS = [dataclasses.replace(item, fact=(1, 3)) for item in token_items(40, seed
 
 def quantities(model: LanguageModel, item: Item, layer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Delta (T, U) and B, C (T, G, N) of a prompt by itself."""
-    (decay,) = decays_of(model, layer)
+    (decay,) = recurrences_of(model, layer)
     names = [decay.name(quantity) for quantity in ("delta", "B", "C")]
     with torch.no_grad(), model.capture(*names) as seen:
         model(torch.tensor([item.prompt]))
     delta, B, C = (seen[name][0] for name in names)
-    return delta, B.unflatten(-1, (decay.groups, -1)), C.unflatten(-1, (decay.groups, -1))
+    return delta, B.unflatten(-1, (decay.of.groups, -1)), C.unflatten(-1, (decay.of.groups, -1))
 
 
 @pytest.mark.parametrize("arch", SELECTIVE)
@@ -39,7 +39,7 @@ def test_read_weights_say_what_the_last_token_reads_of_each_token(arch: str) -> 
     """What the scan's last output loses when one token writes nothing: measured by editing x, and in Mamba, where x
     decides over Delta, B and C too, by holding these."""
     model, item, layer = nano(arch), ITEMS[0], 0
-    (decay,) = decays_of(model, layer)
+    (decay,) = recurrences_of(model, layer)
     weights = read_weights(decay, *quantities(model, item, layer))
     tokens = torch.tensor([item.prompt])
     last, site = len(item.prompt) - 1, f"blocks.{layer}.mixer.x"
@@ -67,13 +67,13 @@ def test_features_are_what_they_are_said_to_be(arch: str) -> None:
         item = next(i for i in ITEMS if i.id == row["question_id"])
         assert item.fact is not None
         delta, B, C = (v.numpy() for v in quantities(model, item, row["layer"]))
-        (decay,) = decays_of(model, row["layer"])
+        (decay,) = recurrences_of(model, row["layer"])
         assert row["delta_fact"] == pytest.approx(np.mean([delta[1], delta[2]]))
         assert row["delta_last"] == pytest.approx(delta[-1].mean())
         assert row["delta_fact_relative"] == pytest.approx(np.log(delta[1:3].mean() / delta.mean()))
         cosines = [
             max(b @ C[-1, g] / np.linalg.norm(b) / np.linalg.norm(C[-1, g]) for b in B[1:3, g])
-            for g in range(decay.groups)
+            for g in range(decay.of.groups)
         ]
         assert row["write_read_cosine"] == pytest.approx(np.mean(cosines))
         left = np.exp(-decay.rate.numpy() * delta[3:].sum(0)[:, None])
@@ -85,7 +85,7 @@ def test_features_are_what_they_are_said_to_be(arch: str) -> None:
 
 def decided_by(model: LanguageModel, feature: str, layer: int, *, shuffled: bool = False) -> list[Item]:
     """Questions that are answered rightly exactly where the feature is above its median, or at random."""
-    (decay,) = decays_of(model, layer)
+    (decay,) = recurrences_of(model, layer)
     value = np.array([features(decay, *quantities(model, item, layer), (1, 3))[feature] for item in ITEMS])
     right = value > np.median(value)
     if shuffled:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.errors import UsageError
 from ...models.access.edits import Edit
-from .recurrences import ScanPlace
+from .recurrences import LayerRecurrence
 from .taps import Watch
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def cut_edits(
-    scan: ScanPlace, masks: Sequence[Tensor | None], targets: Sequence[int], sources: Sequence[int], block_conv: bool
+    scan: LayerRecurrence,
+    masks: Sequence[Tensor | None],
+    targets: Sequence[int],
+    sources: Sequence[int],
+    block_conv: bool,
 ) -> list[Edit]:
     """The edits of one scan by which row r of a batch loses masks[r] (E, N), the state coordinates cut there.
 
@@ -53,7 +57,7 @@ def cut_edits(
 
 
 def _removed(
-    scan: ScanPlace,
+    scan: LayerRecurrence,
     seen: Mapping[str, Tensor],
     masks: Sequence[Tensor | None],
     targets: Sequence[int],

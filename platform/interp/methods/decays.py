@@ -14,69 +14,13 @@ eigenvalues for each (Mamba: N; Mamba-2: 1, shared by all coordinates of the hea
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UsageError
-from ...models.linear_recurrence import Recurrence
-
-if TYPE_CHECKING:
-    from ...models import LanguageModel
 
 _ROUNDING = 1e-12  # a decay to exactly theta reaches theta, whatever the last bit of the logarithm says
-
-
-@dataclass(frozen=True, eq=False)
-class Decay:
-    """The decays of one recurrence. layer: its block; site: where it stands in it, "mixer" or "mixer.stable"; of: what
-    its mixer says of it.
-
-    kind: "selective" (a token writes Delta B x), "averaging" (Stable-Mamba: (1 - exp(-Delta)) B x) or "modal" (B x).
-    """
-
-    layer: int
-    site: str
-    of: Recurrence
-
-    @property
-    def kind(self) -> str:
-        return self.of.kind
-
-    @cached_property
-    def A(self) -> Tensor:
-        """Eigenvalues (U, M) of the continuous system, complex128, per unit of Delta."""
-        return self.of.A.cpu().to(torch.complex128)
-
-    @property
-    def groups(self) -> int:
-        """G, how many B and C there are; units of a group stand side by side."""
-        return self.of.groups
-
-    @property
-    def rate(self) -> Tensor:
-        """|Re A| (U, M)."""
-        return self.A.real.abs()
-
-    @property
-    def delta(self) -> str | None:
-        """The site of Delta relative to its block; None for a modal filter."""
-        return None if self.of.delta is None else f"{self.site}.{self.of.delta}"
-
-    def name(self, quantity: str) -> str:
-        """Full name of the site that holds "x", "delta", "B" or "C"."""
-        site = getattr(self.of, quantity)
-        assert isinstance(site, str), f"{quantity} of {self.site} in block {self.layer} is a constant"
-        return f"blocks.{self.layer}.{self.site}.{site}"
-
-
-def decays_of(model: LanguageModel, layer: int) -> list[Decay]:
-    """The recurrences of block `layer`: none (attention, an MLP, an implicit filter), one, or two."""
-    recurrences = model.blocks[layer].recurrences()
-    return [Decay(layer, f"mixer.{of.within}".removesuffix("."), of) for of in recurrences]
 
 
 def half_life(rate: Tensor, delta: Tensor | float = 1.0) -> Tensor:

@@ -22,7 +22,7 @@ from ..engine.places import Place
 from .arguments import integer
 from .corruption import Corruption
 from .metric import Metric
-from .recurrences import ScanPlace, scans_of
+from .recurrences import LayerRecurrence, scans_of
 from .state_adjoint import state_effects
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Asked(NamedTuple):
 
     plain: list[Place]
     edited: list[Place]
-    scans: list[ScanPlace]
+    scans: list[LayerRecurrence]
 
     @property
     def outputs(self) -> list[str]:
@@ -130,7 +130,7 @@ def _sorted(model: LanguageModel, found: Sequence[Place]) -> _Asked:
     return asked
 
 
-def _scan_of(model: LanguageModel, place: Place) -> ScanPlace | None:
+def _scan_of(model: LanguageModel, place: Place) -> LayerRecurrence | None:
     """The scan whose adjoint is the derivative by the state at `place`; None where an edit has to find it."""
     prefix, _, last = place.name.rpartition(".")
     if last not in ("h", "h_post") or model.edits:  # edits in force may change a state behind its scan's back

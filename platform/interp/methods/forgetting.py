@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..engine.answers import score_answers
 from ..engine.batches import Batch, Item
-from .decays import Decay, decays_of, horizon, survival
+from .decays import horizon, survival
 from .moments import Moments, moments_of
+from .recurrences import LayerRecurrence, recurrences_of
 from .taps import Watch
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def batch_forgetting(model: LanguageModel, batch: Batch, arguments: Mapping[str,
     rows: list[dict[str, Any]] = []
     taps: list[Watch] = []
     for layer in arguments["layers"]:
-        for decay in decays_of(model, layer):
+        for decay in recurrences_of(model, layer):
             if decay.delta is None:
                 steady = torch.ones(max(len(item.prompt) for item in batch.items), len(decay.A), dtype=torch.float64)
                 rows += _rows(decay, batch.items, [steady[: len(item.prompt)] for item in batch.items], theta)
@@ -60,7 +61,7 @@ def batch_forgetting(model: LanguageModel, batch: Batch, arguments: Mapping[str,
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
 
 
-def _tap(decay: Decay, items: Sequence[Item], theta: float, rows: list[dict[str, Any]]) -> Watch:
+def _tap(decay: LayerRecurrence, items: Sequence[Item], theta: float, rows: list[dict[str, Any]]) -> Watch:
     def see(x: Tensor, lengths: Tensor) -> None:
         delta = x.double().cpu()
         rows.extend(_rows(decay, items, [delta[i, : len(item.prompt)] for i, item in enumerate(items)], theta))
@@ -68,7 +69,9 @@ def _tap(decay: Decay, items: Sequence[Item], theta: float, rows: list[dict[str,
     return Watch(decay.name("delta"), see)
 
 
-def _rows(decay: Decay, items: Sequence[Item], deltas: Sequence[Tensor], theta: float) -> list[dict[str, Any]]:
+def _rows(
+    decay: LayerRecurrence, items: Sequence[Item], deltas: Sequence[Tensor], theta: float
+) -> list[dict[str, Any]]:
     place = {"layer": decay.layer, "site": decay.site}
     finite = [bool(torch.isfinite(delta).all()) and bool(torch.isfinite(decay.rate).all()) for delta in deltas]
     rows: list[dict[str, Any]] = []

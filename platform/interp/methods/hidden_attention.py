@@ -29,7 +29,7 @@ from ...core.errors import UsageError
 from .arguments import integers
 from .asked import chosen_layers, evaluating
 from .corruption import token_row
-from .recurrences import Scan, ScanPlace, refuse_state_edits, require_scans
+from .recurrences import LayerRecurrence, Scan, refuse_state_edits, require_scans
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -110,13 +110,13 @@ def rollout(model: LanguageModel, tokens: Tensor, layers: Sequence[int] | None =
 
 def watched(
     model: LanguageModel, tokens: Tensor, layer: int, whole_mixer: bool
-) -> tuple[ScanPlace, Mapping[str, Tensor]]:
+) -> tuple[LayerRecurrence, Mapping[str, Tensor]]:
     """The scan of a block and the values of its sites in a run of the prompt; whole_mixer: x_in and gate among them."""
     text = token_row(model, tokens, "tokens")
     (layer,) = chosen_layers(model, [layer])
     refuse_state_edits(model, "hidden attention", *(["conv_state"] if whole_mixer else []))
     place = require_scans(model, (layer,), "hidden_attention")[0]
-    around = place.declared(torch.float64).around if whole_mixer else None
+    around = place.of.around if whole_mixer else None
     if whole_mixer and around is None:
         raise UsageError(
             "hidden attention: the mixer form needs a mixer that is convolution, scan and gate alone; "
@@ -169,11 +169,13 @@ def _spans(delta: Tensor) -> tuple[Tensor, Tensor]:
     return segment_sums(delta), causal
 
 
-def mixer_blocks(place: ScanPlace, values: Mapping[str, Tensor], channels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def mixer_blocks(
+    place: LayerRecurrence, values: Mapping[str, Tensor], channels: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
     """F (k, T, T) and its bias (k, T) of the given channels, block by block."""
     scan = place.rebuild(values)
     P = scan.unit_width
-    of, dtype = place.declared(scan.x.dtype), scan.x.dtype
+    of, dtype = place.in_dtype(scan.x.dtype), scan.x.dtype
     assert of.around is not None, "`watched` lets no other pass"
     taps, bias = of.around.taps.to(dtype), of.around.bias.to(dtype)
     u, z = (values[place.prefix + name][0].to(dtype) for name in (of.around.x_in, of.around.gate))

@@ -27,7 +27,7 @@ from .corruption import token_row
 from .cuts import cut_edits
 from .decay_groups import decay_groups
 from .metric import make_metric
-from .recurrences import ScanPlace, refuse_state_edits, require_scans, scans_of
+from .recurrences import LayerRecurrence, refuse_state_edits, require_scans, scans_of
 from .table import text_metadata
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _positions(given: int | Sequence[int], length: int, what: str) -> list[int]:
 
 
 def _masks(
-    scan: ScanPlace,
+    scan: LayerRecurrence,
     acts: Mapping[str, Tensor],
     channels: Channels | Mapping[str, Channels] | None,
     decay: int | Sequence[float] | None,
@@ -162,7 +162,7 @@ def _masks(
     return {name: _mask(chosen, shape, scan, name).to(values.x.device) for name, chosen in named.items()}
 
 
-def _mask(chosen: Channels, shape: tuple[int, int], scan: ScanPlace, name: str) -> Tensor:
+def _mask(chosen: Channels, shape: tuple[int, int], scan: LayerRecurrence, name: str) -> Tensor:
     width, size = shape
     form = f"knockout: channels {name!r} of block {scan.layer}"
     if isinstance(chosen, Tensor) and chosen.dtype == torch.bool:
@@ -182,7 +182,7 @@ def _mask(chosen: Channels, shape: tuple[int, int], scan: ScanPlace, name: str) 
 
 
 def _cuts(
-    windows: Sequence[tuple[int, ...]], scans: Sequence[ScanPlace], groups: Mapping[str, Mapping[str, Tensor]]
+    windows: Sequence[tuple[int, ...]], scans: Sequence[LayerRecurrence], groups: Mapping[str, Mapping[str, Tensor]]
 ) -> list[_Cut]:
     names = list(dict.fromkeys(name for masks in groups.values() for name in masks))
     cuts = []

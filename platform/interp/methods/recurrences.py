@@ -1,10 +1,10 @@
-"""The selective scans inside a model, rebuilt from what captures of public sites saw.
+"""The recurrences inside a model, by what its mixers say of them, and scans rebuilt from what captures of sites saw.
 
     h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t,     y_t = C_t . h_t + D x_t
 
-in one form for all mixers whose `recurrences` say that their y follows from them. Analyses that need more than a site's
-value, such as its write at one step alone or its adjoint, start here. A layer that reads states of other layers, and
-one whose states are complex or that has no recurrence, is refused: nothing here would be true of it.
+Analyses that need more than a site's value, such as its decays, its write at one step alone or its adjoint, start here.
+A scan of a layer that reads states of other layers, whose states are complex, or that has no recurrence, is refused:
+nothing that starts from one would be true of it.
 
 Shapes: T tokens, U units of one decay each with P channels (Mamba: U = E, P = 1; Mamba-2: U = H), channel e = u P + p;
 G groups that share B and C, N coordinates.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -100,34 +101,65 @@ class Scan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ScanPlace:
-    """One scan of a block. prefix: of its sites, such as "blocks.3.mixer."; number: among the block's recurrences."""
+class LayerRecurrence:
+    """One recurrence of a block. number: among those of the block; of: what its mixer says of it, in float64."""
 
     layer: int
-    prefix: str
     number: int
-    block: Block = field(compare=False)
+    block: Block = field(compare=False, repr=False)
+    of: Recurrence = field(compare=False, repr=False)
 
-    def declared(self, dtype: torch.dtype) -> Recurrence:
-        """What the mixer says of it, with constants in `dtype`."""
-        return self.block.recurrences(dtype)[self.number]
+    @property
+    def site(self) -> str:
+        """Where it stands in the block: "mixer" or, beside another one, "mixer.stable"."""
+        return f"mixer.{self.of.within}".removesuffix(".")
+
+    @property
+    def prefix(self) -> str:
+        """Of the full names of its sites."""
+        return f"blocks.{self.layer}.{self.site}."
+
+    @property
+    def delta(self) -> str | None:
+        """The site of Delta relative to the block; None where Delta is 1."""
+        return None if self.of.delta is None else f"{self.site}.{self.of.delta}"
+
+    @cached_property
+    def A(self) -> Tensor:
+        """Eigenvalues (U, M) per unit of Delta, complex128, wherever the model is."""
+        return self.of.A.cpu().to(torch.complex128)
+
+    @property
+    def rate(self) -> Tensor:
+        """|Re A| (U, M)."""
+        return self.A.real.abs()
+
+    def name(self, quantity: str) -> str:
+        """Full name of the site that holds "x", "delta", "B" or "C"."""
+        site = getattr(self.of, quantity)
+        assert isinstance(site, str), f"{quantity} of {self.site} in block {self.layer} is a constant"
+        return self.prefix + site
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Full names of the sites the scan is rebuilt from: of x, Delta, B and C, as far as they are no constants."""
-        of = self.declared(torch.float64)
-        return tuple(self.prefix + name for name in (of.x, of.delta, of.B, of.C) if isinstance(name, str))
+        """Full names of the sites of x, Delta, B and C, as far as they are no constants."""
+        quantities = (self.of.x, self.of.delta, self.of.B, self.of.C)
+        return tuple(self.prefix + site for site in quantities if isinstance(site, str))
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Full names of the sites whose values, side by side, are y with skip."""
-        return tuple(self.prefix + name for name in self.declared(torch.float64).outputs)
+        return tuple(self.prefix + site for site in self.of.outputs)
+
+    def in_dtype(self, dtype: torch.dtype) -> Recurrence:
+        """What the mixer says of it, with constants in `dtype`."""
+        return self.block.recurrences(dtype)[self.number]
 
     def rebuild(self, values: Mapping[str, Tensor]) -> Scan:
         """The scan from values (B, T, ...) of the sites `inputs`, by full name."""
         x = values[self.inputs[0]]
         dtype = wide(x.dtype)
-        of, x = self.declared(dtype), x.to(dtype)
+        of, x = self.in_dtype(dtype), x.to(dtype)
 
         def vectors(given: str | Tensor | None) -> Tensor:
             if isinstance(given, str):
@@ -143,17 +175,18 @@ class ScanPlace:
         return Scan(written, delta, of.A, vectors(of.B), vectors(of.C), skip)
 
 
-def scans_of(model: LanguageModel, layer: int) -> list[ScanPlace]:
-    """The scans of block `layer` that read their own states alone; several where a block has two mixers, or none."""
+def recurrences_of(model: LanguageModel, layer: int) -> list[LayerRecurrence]:
+    """The recurrences of block `layer`: none (attention, an MLP, an implicit filter), one, or two."""
     block = model.blocks[layer]
-    return [
-        ScanPlace(layer, f"blocks.{layer}.mixer.{of.within}", number, block)
-        for number, of in enumerate(block.recurrences())
-        if of.outputs and not of.A.is_complex()
-    ]
+    return [LayerRecurrence(layer, number, block, of) for number, of in enumerate(block.recurrences())]
 
 
-def require_scans(model: LanguageModel, layers: tuple[int, ...], what: str) -> list[ScanPlace]:
+def scans_of(model: LanguageModel, layer: int) -> list[LayerRecurrence]:
+    """Those that can be rebuilt: of real states, and whose y follows from these alone."""
+    return [place for place in recurrences_of(model, layer) if place.of.outputs and not place.of.A.is_complex()]
+
+
+def require_scans(model: LanguageModel, layers: tuple[int, ...], what: str) -> list[LayerRecurrence]:
     """The scans of all `layers`; UsageError naming those that have none that could be rebuilt."""
     scans = {layer: scans_of(model, layer) for layer in layers}
     without = [layer for layer, of_layer in scans.items() if not of_layer]

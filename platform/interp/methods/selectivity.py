@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .decays import Decay, survival
+from .decays import survival
+from .recurrences import LayerRecurrence
 
 #: name -> what it is; those of a prompt and a recurrence
 FEATURES = {
@@ -31,7 +32,7 @@ PARTS = ("before", "fact", "after", "last")
 _CELLS_AT_ONCE = 2**22
 
 
-def features(decay: Decay, delta: Tensor, B: Tensor, C: Tensor, fact: tuple[int, int]) -> dict[str, float]:
+def features(decay: LayerRecurrence, delta: Tensor, B: Tensor, C: Tensor, fact: tuple[int, int]) -> dict[str, float]:
     """`FEATURES` of a prompt whose tokens fact[0] to fact[1] - 1 state the answer, before its last token."""
     delta, B, C = delta.double(), B.double(), C.double()
     inside = slice(*fact)
@@ -53,7 +54,7 @@ def features(decay: Decay, delta: Tensor, B: Tensor, C: Tensor, fact: tuple[int,
     return {name: float(value) for name, value in found.items()}
 
 
-def read_weights(decay: Decay, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def read_weights(decay: LayerRecurrence, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """alpha (T, U): with what weight the last token reads what each token wrote."""
     length, units = delta.shape
     group = torch.arange(units) // (units // B.shape[1])

@@ -22,8 +22,9 @@ from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, Tables, step
 from ..engine.view import Column, LinePart, TablePart, View
-from ..methods.decays import Decay, decays_of, half_life, time_constant
+from ..methods.decays import half_life, time_constant
 from ..methods.moments import Moments, merge_all
+from ..methods.recurrences import LayerRecurrence, recurrences_of
 from .delta_sensitivity import BATCH_SCHEMA, batch_moments
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -94,7 +95,7 @@ VIEW = View(
 @step("eigenvalues", version=2, view=VIEW)
 def eigenvalues(job: Job) -> Tables:
     """Eigenvalues of A per layer, with time constants of A alone and in tokens."""
-    found = {layer: decays_of(job.model, layer) for layer in job.layers}
+    found = {layer: recurrences_of(job.model, layer) for layer in job.layers}
     deltas = mean_deltas(job, [decay for decays in found.values() for decay in decays])
     longest = max((len(item.prompt) for item in job.items), default=0)
     spectra, layers = [], []
@@ -110,7 +111,7 @@ def eigenvalues(job: Job) -> Tables:
     return {"spectrum": pa.concat_tables(spectra), "layers": pa.Table.from_pylist(layers, schema=LAYERS_SCHEMA)}
 
 
-def mean_deltas(job: Job, decays: list[Decay]) -> dict[tuple[int, str | None], Moments]:
+def mean_deltas(job: Job, decays: list[LayerRecurrence]) -> dict[tuple[int, str | None], Moments]:
     """Moments of Delta over all tokens by (layer, site), for the recurrences that have one."""
     selective = [decay for decay in decays if decay.delta is not None]
     if not selective:
@@ -126,7 +127,7 @@ def mean_deltas(job: Job, decays: list[Decay]) -> dict[tuple[int, str | None], M
     return result
 
 
-def _spectrum(decay: Decay, moments: Moments | None, longest: int) -> pa.Table:
+def _spectrum(decay: LayerRecurrence, moments: Moments | None, longest: int) -> pa.Table:
     units, count = decay.A.shape
     finite = torch.isfinite(decay.A.real).numpy() & torch.isfinite(decay.A.imag).numpy()
     delta: np.ndarray | None = None  # mean Delta of each unit; 1 for a filter that counts in tokens
@@ -148,7 +149,7 @@ def _spectrum(decay: Decay, moments: Moments | None, longest: int) -> pa.Table:
     columns = {
         "layer": pa.array(np.full(units * count, decay.layer), pa.int32()),
         "site": pa.array([decay.site] * (units * count)),
-        "kind": pa.array([decay.kind] * (units * count)),
+        "kind": pa.array([decay.of.kind] * (units * count)),
         "unit": pa.array(unit, pa.int32()),
         "state": pa.array(state, pa.int32(), mask=np.full(units * count, count == 1 and decay.delta is not None)),
         "real": values(decay.A.real.numpy(), finite),
@@ -163,9 +164,9 @@ def _spectrum(decay: Decay, moments: Moments | None, longest: int) -> pa.Table:
     return pa.table(columns, schema=SPECTRUM_SCHEMA)
 
 
-def _summary(decay: Decay, spectrum: pa.Table) -> dict[str, Any]:
+def _summary(decay: LayerRecurrence, spectrum: pa.Table) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "layer": decay.layer, "site": decay.site, "kind": decay.kind, "eigenvalues": spectrum.num_rows,
+        "layer": decay.layer, "site": decay.site, "kind": decay.of.kind, "eigenvalues": spectrum.num_rows,
         "status": "ok" if set(spectrum["status"].to_pylist()) == {"ok"} else "model_nonfinite",
     }  # fmt: skip
     if row["status"] != "ok":

@@ -33,10 +33,11 @@ from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import Column, LinePart, MapPart, TablePart, View
-from ..methods.decays import Decay, decays_of, half_life
+from ..methods.decays import half_life
 from ..methods.fading import Fading, fading, same_prompts
 from ..methods.forgetting import BATCH_SCHEMA, batch_forgetting
 from ..methods.moments import Moments, merge_all
+from ..methods.recurrences import LayerRecurrence, recurrences_of
 from .fact_tracing import is_read
 
 #: restored sites that are memory: the state, the convolution's window, and both
@@ -193,7 +194,7 @@ VIEW = View(
 @step("memory_decay", version=2, needs=("fact_tracing",), settings=Settings, seeded=True, view=VIEW)
 def memory_decay(job: Job) -> Tables:
     """How long the state keeps a fact: half-lives, restoration against distance, accuracy against distance."""
-    found = {layer: decays_of(job.model, layer) for layer in job.layers}
+    found = {layer: recurrences_of(job.model, layer) for layer in job.layers}
     decays = [decay for decays in found.values() for decay in decays]
     without: Rows = [{"layer": layer, "status": NOT_APPLICABLE} for layer, its in found.items() if not its]
     arguments = {"layers": list(job.layers), "theta": job.settings.theta}
@@ -212,11 +213,11 @@ def memory_decay(job: Job) -> Tables:
     return {name: pa.Table.from_pylist(rows, schema=schema) for name, (rows, schema) in tables.items()}
 
 
-def _of(rows: Rows, decay: Decay) -> Rows:
+def _of(rows: Rows, decay: LayerRecurrence) -> Rows:
     return [row for row in rows if (row["layer"], row["site"]) == (decay.layer, decay.site)]
 
 
-def _half_lives(decay: Decay, passed: Rows, longest: int) -> Rows:
+def _half_lives(decay: LayerRecurrence, passed: Rows, longest: int) -> Rows:
     parts = [row for row in _of(passed, decay) if row["question_id"] is None]
 
     def merged(name: str, width: int) -> Moments:
@@ -246,7 +247,10 @@ def _half_lives(decay: Decay, passed: Rows, longest: int) -> Rows:
 
 
 def _layer(
-    decay: Decay, spectra: dict[tuple[int, str], Rows], passed: Rows, half_distances: dict[tuple[int, str], Any]
+    decay: LayerRecurrence,
+    spectra: dict[tuple[int, str], Rows],
+    passed: Rows,
+    half_distances: dict[tuple[int, str], Any],
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"layer": decay.layer, "site": decay.site, "status": "ok"}
     spectrum = spectra[decay.layer, decay.site]
@@ -296,7 +300,7 @@ def _restoration(job: Job, curves: Curves) -> Rows:
 
 
 def _half_distances(
-    decays: Sequence[Decay], curves: Curves, restoration: Rows, job: Job
+    decays: Sequence[LayerRecurrence], curves: Curves, restoration: Rows, job: Job
 ) -> dict[tuple[int, str], dict[str, Any]]:
     """The columns `restored_...` of the recurrences that were traced."""
     how = {"seed": job.seed, "confidence": job.settings.confidence, "n_resamples": job.settings.resamples}

@@ -33,8 +33,8 @@ from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import Column, MapPart, TablePart, View
-from ..methods.decays import Decay, decays_of
 from ..methods.moments import Moments, merge_all, moments_of
+from ..methods.recurrences import LayerRecurrence, recurrences_of
 from ..methods.selectivity import FEATURES, PARTS, delta_profile, features
 from ..methods.taps import Watch
 
@@ -160,15 +160,15 @@ def selection(job: Job) -> Tables:
     return {name: pa.Table.from_pylist(rows, schema=schema) for name, (rows, schema) in tables.items()}
 
 
-def selective(model: LanguageModel, layer: int) -> list[Decay]:
+def selective(model: LanguageModel, layer: int) -> list[LayerRecurrence]:
     """The recurrences of a block that choose their Delta, B and C by the token."""
     return [
-        decay for decay in decays_of(model, layer)
+        decay for decay in recurrences_of(model, layer)
         if all(isinstance(site, str) for site in (decay.of.delta, decay.of.B, decay.of.C))
     ]  # fmt: skip
 
 
-def _correlations(rows: Sequence[dict[str, Any]], decays: Sequence[Decay], job: Job) -> list[dict[str, Any]]:
+def _correlations(rows: Sequence[dict[str, Any]], decays: Sequence[LayerRecurrence], job: Job) -> list[dict[str, Any]]:
     result = []
     for outcome in OUTCOMES:
         here: list[dict[str, Any]] = []
@@ -206,7 +206,7 @@ def _correlate(rows: Sequence[dict[str, Any]], names: Sequence[str], outcome: st
     return found
 
 
-def _profiles(rows: Sequence[dict[str, Any]], decays: Sequence[Decay]) -> list[dict[str, Any]]:
+def _profiles(rows: Sequence[dict[str, Any]], decays: Sequence[LayerRecurrence]) -> list[dict[str, Any]]:
     result = []
     for decay in decays:
         its = [r for r in rows if r["question_id"] is None and (r["layer"], r["site"]) == (decay.layer, decay.site)]
@@ -256,7 +256,7 @@ def _with_outcome(row: dict[str, Any], outcomes: Mapping[str, dict[str, Any]]) -
     return row | known
 
 
-def _taps(decay: Decay, items: Sequence[Item], rows: list[dict[str, Any]]) -> list[Watch]:
+def _taps(decay: LayerRecurrence, items: Sequence[Item], rows: list[dict[str, Any]]) -> list[Watch]:
     """Edits that change nothing and, when Delta, B and C of a recurrence have been seen, append its rows."""
     seen: dict[str, Tensor] = {}
 
@@ -272,14 +272,14 @@ def _taps(decay: Decay, items: Sequence[Item], rows: list[dict[str, Any]]) -> li
     return [watch(quantity) for quantity in ("delta", "B", "C")]
 
 
-def _rows(decay: Decay, items: Sequence[Item], delta: Tensor, B: Tensor, C: Tensor) -> list[dict[str, Any]]:
+def _rows(decay: LayerRecurrence, items: Sequence[Item], delta: Tensor, B: Tensor, C: Tensor) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = []
     profiles = []
     for i, item in enumerate(items):
         assert item.fact is not None
         row = {"question_id": item.id, "layer": decay.layer, "site": decay.site, "status": "ok"}
         own = slice(0, len(item.prompt))
-        step, write, read = delta[i, own], *(v[i, own].unflatten(-1, (decay.groups, -1)) for v in (B, C))
+        step, write, read = delta[i, own], *(v[i, own].unflatten(-1, (decay.of.groups, -1)) for v in (B, C))
         values = features(decay, step, write, read, item.fact)
         if np.isfinite(list(values.values())).all():
             result.append(row | values)
