@@ -13,7 +13,7 @@ from .errors import UsageError, suggest
 
 
 def parse_layers(text: str, n_layers: int, *, option: str = "--layers") -> list[int]:
-    """`0,3,5` or `2-4` or `all` as sorted block numbers of a model with `n_layers` blocks."""
+    """`0,3,5` or `2-4` or `all` as sorted block numbers of a model with `n_layers` blocks; UsageError for others."""
     if text.strip() == "all":
         return list(range(n_layers))
     layers: list[int] = []
@@ -32,7 +32,7 @@ def parse_layers(text: str, n_layers: int, *, option: str = "--layers") -> list[
 def parse_numbers(
     text: str, *, low: float, high: float, option: str, low_included: bool = True, high_included: bool = True
 ) -> list[float]:
-    """`0.5,1,2` as finite numbers in the order given, each within the range."""
+    """`0.5,1,2` as finite numbers in the order given; UsageError where one is not within the range."""
     numbers: list[float] = []
     allowed = f"{'' if low_included else 'above '}{low:g} to {'' if high_included else 'below '}{high:g}"
     for word in _words(text, option):
@@ -51,7 +51,7 @@ def parse_numbers(
 
 
 def parse_counts(text: str, *, high: int, option: str) -> list[int]:
-    """`0,64,256` as whole numbers from 0 to `high`, in the order given."""
+    """`0,64,256` as whole numbers from 0 to `high`, in the order given; UsageError for others."""
     counts: list[int] = []
     for word in _words(text, option):
         if not (word.isascii() and word.isdecimal()) or int(word) > high:
@@ -62,7 +62,7 @@ def parse_counts(text: str, *, high: int, option: str) -> list[int]:
 
 
 def parse_names(text: str, valid: Iterable[str], *, option: str) -> list[str]:
-    """`squad,hotpotqa` or `all` as known names, in the order given."""
+    """`squad,hotpotqa` or `all` as known names, in the order given; UsageError, with the nearest, for others."""
     known = list(valid)
     if text.strip() == "all":
         return known

@@ -209,7 +209,10 @@ def _fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def write_errors(path: Path) -> Generator[None]:
-    """Turn what the file system refuses into one sentence and the right exit code."""
+    """Turn what the file system refuses into one sentence and the right exit code.
+
+    Raises ClusterError where the disk is full or broken, UsageError where `path` cannot be written to.
+    """
     try:
         yield
     except OSError as error:

@@ -93,7 +93,7 @@ _Loader.add_constructor(_PREFIX + "int", _construct_int)
 
 
 def read(path: Path) -> Source:
-    """The mapping in the file, with the line of each key."""
+    """The mapping in the file, with the line of each key. Raises UsageError for all that is refused, with its place."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -127,7 +127,10 @@ def _nearest(path: Path) -> Path | None:
 
 
 def parse(text: str, name: str, places: dict[KeyPath, str] | None = None) -> Plain:
-    """The one YAML document in `text` as plain data; fills `places`, where given, with `name:line` of each path."""
+    """The one YAML document in `text` as plain data; fills `places`, where given, with `name:line` of each path.
+
+    Raises UsageError for all that is refused.
+    """
 
     def at(line: int) -> str:
         return name if places is None else f"{name}:{line + 1}"

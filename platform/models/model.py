@@ -329,7 +329,7 @@ class LanguageModel(nn.Module):
     ) -> list[Any]:
         """Continue each prompt, in a list also where there is one: texts for texts, token ids for token ids.
 
-        See `generation.generate`, and `inputs` for what a prompt may be.
+        See `generation.generate`, and `inputs` for what a prompt may be. Raises InputError where logits are not finite.
         """
         from .decoding.generation import generate
 

@@ -56,6 +56,7 @@ class ModelConfig:
     dt_min, dt_max, dt_floor: initialisation range of Delta. dt_limit: clamp of Delta (mamba2).
     eos_token_id: the token that ends a text, or several; `models.ends` says what else ends one.
     own: the architecture's own options (`options_class` of its mixer), as an instance or a mapping; None: defaults.
+    Raises UsageError for a value that cannot be, and for an architecture that is none.
     """
 
     arch: str

@@ -54,7 +54,7 @@ class LedgerContent:
 
 
 def read_ledger(path: Path) -> LedgerContent:
-    """Read a ledger without locking it; a missing file is an empty ledger."""
+    """Read a ledger without locking it; a missing file is an empty ledger. Raises InputError for a damaged one."""
     path = Path(path)
     try:
         data = path.read_bytes()

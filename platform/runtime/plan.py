@@ -33,7 +33,7 @@ def plan_shards(items: int | Sequence[int], batch_size: int) -> tuple[Shard, ...
 
     `items` is a number of items, kept in their order, or the length of every item: then items of like length meet,
     the longest first (a batch that does not fit in memory fails at once, and no long shard is left to start last).
-    Equal lengths keep their order.
+    Equal lengths keep their order. Raises UsageError for a batch size below 1.
     """
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}; it must be at least 1")
@@ -50,7 +50,7 @@ def plan_shards(items: int | Sequence[int], batch_size: int) -> tuple[Shard, ...
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no blanks: equal values give equal text. NaN, infinity and objects are errors."""
+    """JSON with sorted keys and no spaces: equal values give equal text. NaN, infinity and objects are a UsageError."""
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:

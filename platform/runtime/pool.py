@@ -32,7 +32,10 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class WorkerFactory:
-    """`WorkerFactory("package.module:function", {...})`: calling the function with the arguments gives a worker."""
+    """`WorkerFactory("package.module:function", {...})`: calling the function with the arguments gives a worker.
+
+    Raises UsageError for another form, arguments that are not plain JSON, and a function that is not there.
+    """
 
     target: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)

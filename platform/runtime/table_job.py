@@ -73,6 +73,8 @@ def run_table(
       made under another key is refused, or started over with `fresh`.
     - `lost_row` makes the row of an item that kills every worker, from the item and the reason; by default the item's
       own fields that the schema has, status `worker_lost`, and nulls.
+
+    Raises UsageError where lengths or columns to sort by do not fit, and what `run_shards` raises.
     """
     if lengths is not None and len(lengths) != len(items):
         raise UsageError(f"{name}: {len(lengths)} lengths for {len(items)} items")

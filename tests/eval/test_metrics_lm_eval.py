@@ -240,7 +240,7 @@ def test_the_harness_predicts_every_document(predictions: Any, references: Any, 
 
 def test_lambada_asks_for_the_last_word_by_single_blanks() -> None:
     assert lambada_split("He said  hello") == ("He said ", " hello")
-    with pytest.raises(InputError, match="ends with a blank and a word"):
+    with pytest.raises(InputError, match="ends with a space and a word"):
         lambada_split("hello ")
     result = lambada([math.log(0.5), math.log(0.125)], [True, False])
     assert result == {"perplexity": pytest.approx(4.0), "acc": 0.5}  # 1 / sqrt(1/2 * 1/8)

@@ -131,7 +131,8 @@ class Activations(Mapping[str, Tensor]):
 
     @property
     def mask(self) -> Tensor:
-        """(B, T) bool: where tensors captured without positions hold a token of their row's text."""
+        """(B, T) bool: where tensors captured without positions hold a token of their row's text; UsageError before a
+        run."""
         if not self._calls.pieces:
             raise UsageError("nothing has been captured yet: run the model inside the block")
         return self._calls.whole(self._rows, self._as_texts)[1]
@@ -142,7 +143,10 @@ class Activations(Mapping[str, Tensor]):
         return self.mask.sum(1)
 
     def present(self, key: str) -> Tensor:
-        """(B, T) or (B, P) bool: where the tensor of `key` holds a value of its row, and not NaN or padding."""
+        """(B, T) or (B, P) bool: where the tensor of `key` holds a value of its row, and not NaN or padding.
+
+        Raises UsageError for a site without rows.
+        """
         found = self._find(key)
         if found in self._constants:
             raise UsageError(f"site {key!r} has no rows: it is the same for all tokens")

@@ -38,7 +38,8 @@ Value = float | Tensor | Sequence[float]
 class Edit:
     """Base: selects part of a site and replaces it by `transform(part)`.
 
-    channels, positions: as in `sites`; None is all (or what the name says). phase: where the edit acts.
+    channels, positions: as in `sites`; None is all (or what the name says). phase: where the edit acts. Raises
+    UsageError where the site, the phase or a value is none, or where a value does not fit the site it meets.
     """
 
     kind: ClassVar[str] = ""
@@ -257,7 +258,7 @@ class Replace(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Clamp(Edit):
-    """x -> min(max(x, low), high); either bound may be None."""
+    """x -> min(max(x, low), high); either bound may be None. Raises UsageError without any, and for low above high."""
 
     kind: ClassVar[str] = "clamp"
     site: str
@@ -279,7 +280,10 @@ class Clamp(Edit):
 
 @dataclass(frozen=True, eq=False)
 class ProjectOut(Edit):
-    """x -> x - (x . u) u with u = direction / |direction|: removes one direction of the (selected) channels."""
+    """x -> x - (x . u) u with u = direction / |direction|: removes one direction of the (selected) channels.
+
+    Raises UsageError for the zero vector and a direction (C,) of another width.
+    """
 
     kind: ClassVar[str] = "project_out"
     site: str

@@ -42,7 +42,10 @@ class Spans(NamedTuple):
 
 @metric("drop")
 class DROP:
-    """Gold: the answer object (number, spans, date), or a list of them: the answer, then the validated answers."""
+    """Gold: the answer object (number, spans, date), or a list of them: the answer, then the validated answers.
+
+    Raises InputError for what is no prediction, gold or official file.
+    """
 
     example = Example(
         gold=[ANSWER], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),
@@ -178,7 +181,10 @@ def round_half_even(value: float) -> float:
 
 
 def candidates(gold: Any) -> list[tuple[list[str], str]]:
-    """(texts, type) of the answer object, or of each in a list; never empty, and no candidate is without a text."""
+    """(texts, type) of the answer object, or of each in a list; never empty, and no candidate is without a text.
+
+    Raises InputError for a gold that is neither.
+    """
     answers = [gold] if is_record(gold) else list(gold) if is_list(gold) else []
     if not answers:
         raise InputError(

@@ -43,7 +43,10 @@ def _bare(texts: Sequence[str]) -> list[str]:
 
 
 class HarnessTask:
-    """The corpus result of a task: means of `reported` (harness key -> field of Score) over its documents."""
+    """The corpus result of a task: means of `reported` (harness key -> field of Score) over its documents.
+
+    Raises InputError for what is no document, gold or prediction, and UsageError where a task leaves a method out.
+    """
 
     reported: ClassVar[Mapping[str, str]]
     id_field: ClassVar[str]

@@ -23,7 +23,10 @@ SupportFact = Sequence[Any]  # (title, sentence index)
 
 @metric("hotpotqa")
 class HotpotQA:
-    """Gold: the one answer text."""
+    """Gold: the one answer text.
+
+    Raises InputError for what is no prediction, gold or official file, UsageError for one kind of supports alone.
+    """
 
     example = Example(
         gold="Denver Broncos", right="the Denver Broncos", wrong="Carolina",

@@ -14,17 +14,18 @@ from ...core.errors import InputError
 
 
 def lambada_split(text: str) -> tuple[str, str]:
-    """(context, target with its blank): the last word by single blanks is to be predicted."""
-    context, blank, word = text.rpartition(" ")
-    if not blank or not word:
-        raise InputError(f"a LAMBADA text ends with a blank and a word, and this one does not: {text[-40:]!r}")
-    return context, blank + word
+    """(context, target with its space): the last word by single spaces is to be predicted. InputError without one."""
+    context, space, word = text.rpartition(" ")
+    if not space or not word:
+        raise InputError(f"a LAMBADA text ends with a space and a word, and this one does not: {text[-40:]!r}")
+    return context, space + word
 
 
 def lambada(loglikelihoods: Sequence[float], greedy: Sequence[bool]) -> dict[str, float]:
     """acc: share of targets that greedy decoding gives; perplexity: exp of minus the mean log-likelihood of a target.
 
     One value a text: the log-likelihood of its whole target, and whether every token of it is the most probable one.
+    Raises InputError where they differ in number or there is none.
     """
     if not loglikelihoods or len(loglikelihoods) != len(greedy):
         raise InputError(
@@ -40,7 +41,8 @@ def rolling(loglikelihoods: Sequence[float], documents: Sequence[str]) -> dict[s
     """word_perplexity, byte_perplexity and bits_per_byte over whole documents.
 
     loglikelihoods: that of each whole document. Bytes are those of UTF-8; words are the harness's: what stands between
-    runs of whitespace, the empty text before or behind one at either end included.
+    runs of whitespace, the empty text before or behind one at either end included. Raises InputError where the two
+    differ in number or there is no text.
     """
     if not documents or len(loglikelihoods) != len(documents):
         raise InputError(

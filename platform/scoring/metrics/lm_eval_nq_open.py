@@ -1,7 +1,7 @@
 """lm-evaluation-harness's nq_open: exact match with any answer, without Unicode normalisation.
 
 The continuation ends at a newline, a full stop or a comma and is stripped. Articles go first, by a pattern that knows
-a few spellings only and needs a blank behind the article; then both sides are lower-cased and lose punctuation.
+a few spellings only and needs a space behind the article; then both sides are lower-cased and lose punctuation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ARTICLE = re.compile(r"\b(?:The |the |An |A |The |a |an )")
 
 @metric("lm_eval_nq_open")
 class LmEvalNQOpen(HarnessTask):
-    """Gold: the list of answers."""
+    """Gold: the list of answers; InputError without one."""
 
     reported, id_field = {"exact_match": "em"}, "question"
     example = Example(

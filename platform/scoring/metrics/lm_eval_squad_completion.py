@@ -20,7 +20,7 @@ from .metric import Example, Score, metric, texts_of
 @metric("lm_eval_swde")
 @metric("lm_eval_squad_completion")
 class LmEvalSquadCompletion(HarnessTask):
-    """Gold: the answer; of a list the first one alone."""
+    """Gold: the answer; of a list the first one alone. InputError without one."""
 
     reported, id_field = {"contains": "contains"}, "doc_id"
     example = Example(
@@ -29,12 +29,12 @@ class LmEvalSquadCompletion(HarnessTask):
     )  # fmt: skip
 
     def score(self, prediction: str, gold: Sequence[str] | str) -> Score:
-        """`contains`; em and f1 are None. A blank gold stands in every text, an empty one included."""
+        """`contains`; em and f1 are None. A gold of white space stands in every text, an empty one included."""
         golds = texts_of(gold, "the answer of a completion")
         if not golds:
             raise InputError("a completion needs an answer")
-        found = re.search(re.escape(golds[0].strip()), stop_at(prediction, "\n"), re.IGNORECASE)
-        return Score(contains=float(found is not None))
+        match = re.search(re.escape(golds[0].strip()), stop_at(prediction, "\n"), re.IGNORECASE)
+        return Score(contains=float(match is not None))
 
     def gold_of(self, document: Mapping[str, Any]) -> Any:
         """The value that the text is to be continued with."""

@@ -41,7 +41,7 @@ class LmEvalSquadV2:
         answers {text: [...]}, as the Hugging Face metric squad_v2 takes them.
 
         -> exact, f1, HasAns_exact, HasAns_f1, NoAns_exact, NoAns_f1, best_exact, best_f1 in percent; of a kind of
-        question that does not occur there is no value, where the harness writes 0.
+        question that does not occur there is no value, where the harness writes 0. Raises InputError for other records.
         """
         golds: dict[str, list[str]] = {}
         texts: dict[str, str] = {}

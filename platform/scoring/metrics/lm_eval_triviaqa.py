@@ -19,7 +19,7 @@ STOPS = ("\n", ".", ",")
 
 @metric("lm_eval_triviaqa")
 class LmEvalTriviaQA(HarnessTask):
-    """Gold: the list of raw aliases, or the Answer object in either schema."""
+    """Gold: the list of raw aliases, or the Answer object in either schema; InputError for anything else."""
 
     reported, id_field = {"exact_match": "em"}, "question_id"
     example = Example(

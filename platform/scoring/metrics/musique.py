@@ -19,7 +19,8 @@ from .normalize import Overlap, best_with_no_answer, normalise
 
 @metric("musique")
 class MuSiQue:
-    """Gold: the list of the answer and its aliases."""
+    """Gold: the list of the answer and its aliases. Raises InputError for what is no prediction, gold or file, and
+    UsageError for one kind of supports alone."""
 
     example = Example(
         gold=["Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),

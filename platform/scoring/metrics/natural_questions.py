@@ -99,7 +99,7 @@ class NaturalQuestions:
         must be the same.
 
         -> for long- and short-: best-threshold-f1, -precision, -recall, best-threshold, recall-at-precision>=0.5 (0.75,
-        0.9) and the precision there. Fractions.
+        0.9) and the precision there. Fractions. Raises InputError for other files, and where the ids differ.
         """
         known = records_of(references, "Natural Questions references")
         golds = {_field(record, "example_id"): _field(record, "annotations") for record in known}

@@ -24,7 +24,7 @@ def normalise_nq(text: str) -> str:
 
 @metric("nq_open")
 class NQOpen:
-    """Gold: the list of answers."""
+    """Gold: the list of answers. Raises InputError for what is none, and for other records."""
 
     example = Example(
         gold=["Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0),
@@ -43,7 +43,7 @@ class NQOpen:
         """`predictions`: question -> text, or records of question and prediction. `references`: question -> answers,
         or records of question and `answer_field` (EfficientQA's test set has a second one with rated predictions).
 
-        -> missing_predictions, num_correct, num_total, accuracy (a fraction).
+        -> missing_predictions, num_correct, num_total, accuracy (a fraction). Raises UsageError for another field.
         """
         if answer_field not in ANSWER_FIELDS:
             raise UsageError(f"there is no answer field {answer_field!r}; {suggest(answer_field, ANSWER_FIELDS)}")

@@ -16,7 +16,7 @@ from .normalize import best_over_golds, normalise
 
 @metric("squad_v1")
 class SquadV1:
-    """Gold: the list of answer texts of one question."""
+    """Gold: the list of answer texts of one question. Raises InputError for what is no prediction, gold or file."""
 
     example = Example(
         gold=["Denver Broncos", "The Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina",
@@ -52,7 +52,10 @@ class SquadV1:
 
 
 def questions(references: Any) -> Iterator[tuple[str, list[str]]]:
-    """(id, answer texts) of every question in the official file of either version, or in its list of articles."""
+    """(id, answer texts) of every question in the official file of either version, or in its list of articles.
+
+    Raises InputError for another schema.
+    """
     try:
         articles = references["data"] if is_record(references) else references
         for article in articles:

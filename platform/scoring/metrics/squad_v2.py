@@ -82,7 +82,8 @@ def corpus(
     *,
     allow_missing: bool = False,
 ) -> dict[str, float]:
-    """The official result from question id -> answer texts."""
+    """The official result from question id -> answer texts. Raises InputError for questions without a prediction or a
+    probability, UsageError for a threshold without probabilities."""
     mapping_of(predictions, "SQuAD predictions (question id -> text)")
     if na_probs is None and na_threshold is not None:
         raise UsageError("na_threshold needs na_probs: without probabilities there is nothing to compare it with")
@@ -122,7 +123,7 @@ def _best(
     answerable: Mapping[str, bool],
 ) -> tuple[float, float]:
     """Best score in percent and its threshold. Ties in probability keep the order of `na_probs`; a prediction of
-    blanks alone counts as an answer."""
+    spaces alone counts as an answer."""
     current = best = float(sum(not has_answer for has_answer in answerable.values()))
     threshold = 0.0
     for i in sorted(na_probs, key=na_probs.__getitem__):

@@ -26,7 +26,10 @@ def normalise_trivia(text: str) -> str:
 
 
 def gold_texts(answer: Mapping[str, Any] | Sequence[str] | str) -> list[str]:
-    """The accepted texts: a list of (normalised) aliases as it is, or those of an Answer object in either schema."""
+    """The accepted texts: a list of (normalised) aliases as it is, or those of an Answer object in either schema.
+
+    Raises InputError for anything else.
+    """
     if not is_record(answer):
         return texts_of(answer, "the TriviaQA aliases")
     for aliases, human in (("NormalizedAliases", "HumanAnswers"), ("normalized_aliases", "human_answers")):
@@ -38,7 +41,7 @@ def gold_texts(answer: Mapping[str, Any] | Sequence[str] | str) -> list[str]:
 
 @metric("triviaqa")
 class TriviaQA:
-    """Gold: the list of normalised aliases, or the Answer object of the data set."""
+    """Gold: the list of normalised aliases, or the Answer object of the data set; InputError for anything else."""
 
     example = Example(
         gold=["Denver Broncos", "Broncos"], right="the Denver Broncos", wrong="Carolina", score=Score(em=1.0, f1=1.0),
@@ -92,7 +95,7 @@ def oracle(predictions: Mapping[str, str], references: Any) -> dict[str, float]:
 
 
 def keyed_answers(references: Any) -> dict[str, Any]:
-    """Question key -> Answer, with a verified file cut to its verified part first."""
+    """Question key -> Answer, with a verified file cut to its verified part first; InputError for another schema."""
     if is_record(references) and "Data" not in references:
         answers = dict(references)
     else:
