@@ -8,10 +8,9 @@ are judged. With `--address auto` and no RAY_ADDRESS, Ray is not started for a f
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -21,10 +20,7 @@ from ..core.typed_lists import parse_names
 from .frame.command import command
 from .frame.folders import writable_folder
 from .frame.options import Actors, Address, DryRun, Json, Quiet, Seed, Verbose, as_path
-from .frame.output import Output, Progress
-
-if TYPE_CHECKING:
-    from ..runtime import Progress as JobProgress
+from .frame.output import Output
 
 FEW_SHARDS = 8
 HUB_DATASETS = "squad,hotpotqa,triviaqa"  # read from the hub where none is named
@@ -93,9 +89,12 @@ def classify(
 ) -> None:
     """Sort questions into categories by their evidence, each with the reason, and draw a balanced sample."""
     from ..datasets import data_set as registry
-    from ..datasets.classify.classifying import check, classify_gathered, gather, summary_path, write
+    from ..datasets.classify.classify_run import ClassifyConfig, classify_into
+    from ..datasets.classify.classifying import check, classify_gathered, gather, summary_path
     from ..datasets.classify.token_counts import open_counter
     from ..runtime import open_session
+    from ..runtime.stage import Observer
+    from .frame.console import Console
 
     output = Output(json=as_json, quiet=quiet, verbose=verbose)
     splits = [] if hub is None else _splits(hub, data_dir)
@@ -118,23 +117,21 @@ def classify(
         output.say(f"not there and left out: {', '.join(gathered.missing)}; --datasets says which must be there")
     few = address == "auto" and actors is None and not os.environ.get("RAY_ADDRESS")
     where = "none" if few and len(gathered.items) <= FEW_SHARDS else address
-    work = None if written is None else written.with_suffix(".work")
+    config = ClassifyConfig(
+        datasets=None if datasets is None else tuple(names), data_dir=None if splits else str(data_dir or "data"),
+        hub=tuple(splits), per_dataset=per_dataset, per_category=per_category, rule_set=rule_set, tokenizer=tokenizer,
+        fail_over=fail_over, seed=seed,
+    )  # fmt: skip
     with ExitStack() as stack:
         session = stack.enter_context(open_session(where, actors=actors))
-        result = classify_gathered(
-            gathered,
-            rule_set=rule_set,
-            tokenizer=tokenizer,
-            per_dataset=per_dataset,
-            per_category=per_category,
-            seed=seed,
-            session=session,
-            work=work,
-            progress=_Counter(output, stack) if len(gathered.items) > FEW_SHARDS else None,
-        )
-    summary = write(result, written) if written is not None else result.summary
-    if work is not None:
-        shutil.rmtree(work)
+        observer = stack.enter_context(Console(output, "shards")) if len(gathered.items) > FEW_SHARDS else Observer()
+        if written is None:
+            summary = classify_gathered(
+                gathered, rule_set=rule_set, tokenizer=tokenizer, per_dataset=per_dataset, per_category=per_category,
+                seed=seed, session=session, progress=observer.progress,
+            ).summary  # fmt: skip
+        else:
+            summary = classify_into(written, gathered, config, session=session, observer=observer)
     for name, account in summary["datasets"].items():
         for note in account["left_out"]:
             output.say(f"{name}: left out: {note}")
@@ -145,24 +142,6 @@ def classify(
             output.warn(f"{name}: {sum(account['bad'].values())} of {account['records']} records left out: {reasons}")
     text = "\n".join([*_tables(summary), _last_line(summary, written, summary_path(written) if written else None)])
     output.result({**summary, "out": None if written is None else str(written)}, text)
-
-
-class _Counter:
-    """Shows the shards of the runtime as progress of the command."""
-
-    def __init__(self, output: Output, stack: ExitStack) -> None:
-        self._output, self._stack = output, stack
-        self._shown: tuple[int, Progress] | None = None  # shards shown, where
-
-    def __call__(self, job: JobProgress) -> None:
-        if job.note:
-            self._output.warn(job.note)
-        if self._shown is None:
-            progress = self._output.progress(job.name, job.shards, "shards")
-            self._shown = (0, self._stack.enter_context(progress))
-        done, progress = self._shown
-        progress.advance(job.shards_done - done)
-        self._shown = (job.shards_done, progress)
 
 
 def _splits(words: str, data_dir: Path | None) -> list[str]:

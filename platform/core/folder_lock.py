@@ -28,11 +28,14 @@ _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.
 
 
 @contextmanager
-def alone_in(out: Path) -> Generator[None]:
-    """Hold the lock of the run folder `out`, made where it is not there; UsageError says who else holds it."""
+def alone_in(out: Path, name: str = "") -> Generator[None]:
+    """Hold the lock of the run folder `out`, made where it is not there, or of the run `name` in it.
+
+    Raises UsageError where another driver holds it, saying which, and where nothing can be written there.
+    """
     with write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(out / ".lock")
+        lock = FolderLock(out / (f".{name}.lock" if name else ".lock"))
     try:
         yield
     finally:

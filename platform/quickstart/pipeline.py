@@ -138,7 +138,9 @@ class _Pipeline:
         with self._stage("report") as tell:
             digest = self._report()
             tell(str(self.out / REPORT))
-        self.run.update(files={REPORT: digest}, details={"verdicts": self.verdicts})
+        self.run.update(
+            files={REPORT: digest}, counts={"stages": len(self.finished)}, details={"verdicts": self.verdicts}
+        )
         return QuickstartResult(
             out=self.out,
             report=self.out / REPORT,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..datasets import facts
-from ..datasets.classify.classifying import classify_folder, write
+from ..datasets.classify.classify_run import ClassifyConfig, classify_into
+from ..datasets.classify.classifying import gather
 from ..datasets.facts.as_files import write_hotpotqa, write_squad
+from ..runtime import open_session
 from .quickstart_config import QuickstartConfig
 
 TABLE = "questions.parquet"
@@ -20,10 +22,9 @@ def classify_sample(config: QuickstartConfig, out: Path) -> str:
     files.mkdir(parents=True, exist_ok=True)
     write_squad([q for q in questions if q.hops == 1], files / "squad-facts.json")
     write_hotpotqa([q for q in questions if (q.hops or 0) > 1], files / "hotpotqa-facts.json")
-    result = classify_folder(
-        ["squad", "hotpotqa"], files, per_dataset=0, per_category=config.classify.per_category, seed=config.seed
-    )
-    summary = write(result, out / TABLE)
+    settings = ClassifyConfig(per_dataset=0, per_category=config.classify.per_category, seed=config.seed)
+    with open_session("none") as session:
+        summary = classify_into(out / TABLE, gather(["squad", "hotpotqa"], files), settings, session=session)
     read = sum(account["questions"] for account in summary["datasets"].values())
     used = sum(1 for entry in summary["categories"].values() if entry["available"])
     return f"{read} questions of two data sets in {used} categories, {summary['questions']} drawn"

@@ -132,14 +132,27 @@ class Planned:
 
     @contextmanager
     def begin(
-        self, out: Path, *, session: Session | None = None, observer: Observer | None = None, fresh: bool = False
+        self,
+        out: Path,
+        *,
+        session: Session | None = None,
+        observer: Observer | None = None,
+        fresh: bool = False,
+        name: str = "",
     ) -> Iterator[Run]:
         """The run under way in `out`, which is its own until the block ends; its record is then `done`, and stays
-        `unfinished` after an error. Raises as `check` does, and UsageError where another driver works in `out`."""
-        self.check(out, fresh=fresh)
-        with alone_in(out):
-            self.stage.clear(out, fresh=fresh)
-            run = Run(self.record, out, session, observer or Observer(), fresh)
+        `unfinished` after an error. name: of a run that shares `out` with others; its record is NAME.run.json, and what
+        has its name is replaced.
+
+        Raises as `check` does, and UsageError where another driver works in `out`.
+        """
+        if not name:
+            self.check(out, fresh=fresh)
+        with alone_in(out, name):
+            if not name:
+                self.stage.clear(out, fresh=fresh)
+            path = out / (f"{name}.{RUN_RECORD}" if name else RUN_RECORD)
+            run = Run(self.record, path, session, observer or Observer(), fresh)
             run.update(code=code_digest(), versions=versions())
             yield run
             run.update(status="done")
@@ -148,8 +161,9 @@ class Planned:
 class Run:
     """A run under way. What it writes through here stands in its record."""
 
-    def __init__(self, record: RunRecord, out: Path, session: Session | None, observer: Observer, fresh: bool) -> None:
-        self.record, self.out, self.session, self.observer, self.fresh = record, out, session, observer, fresh
+    def __init__(self, record: RunRecord, path: Path, session: Session | None, observer: Observer, fresh: bool) -> None:
+        self.record, self.out, self.path, self.session = record, path.parent, path, session
+        self.observer, self.fresh = observer, fresh
 
     def update(self, **sections: Any) -> None:
         """Enter `sections` of the record, as plain values, and write it; a mapping is added to what there is."""
@@ -160,7 +174,7 @@ class Run:
             there = self.session.describe()
             values["backend"] |= {"threads": there["threads_per_actor"], "session": there}
         self.record = RunRecord.of(values)
-        publish_json(self.record.model_dump(mode="json"), self.out / RUN_RECORD)
+        publish_json(self.record.model_dump(mode="json"), self.path)
 
     def table(self, name: str, table: pa.Table) -> None:
         """Write `table` as the result `name`."""

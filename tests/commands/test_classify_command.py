@@ -135,7 +135,7 @@ def test_ray_workers_write_what_this_process_writes(
         words = ("--datasets", "squad,triviaqa", "--data-dir", str(data), "--out", str(out), "--address", *where)
         assert run(capsys, *words)[0] == 0
         files.append((out.read_bytes(), out.with_suffix(".summary.json").read_bytes()))
-        assert sorted(path.name for path in out.parent.iterdir()) == ["q.parquet", "q.summary.json"]
+        assert sorted(path.name for path in out.parent.iterdir()) == ["q.parquet", "q.run.json", "q.summary.json"]
     assert files[0] == files[1]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from interp_jobs import reader
 from mplat.commands import main
+from mplat.core.whole_files import sha256_of
+from mplat.runtime.record import list_runs, read_run
 from planted_models import talking
 
 FAST_INTERP = ["--per-level", "1", "--address", "none", "--steps"]
@@ -98,3 +100,32 @@ def test_quickstart_refuses_other_settings(commands, tmp_path, capsys) -> None:
             capsys.readouterr().err
         )
     assert main([*commands["quickstart"], "--out", str(out), "--dry-run", "--fresh"]) == 0
+
+
+def test_every_command_leaves_the_same_record_of_a_finished_run(commands, models, tmp_path, capsys) -> None:
+    runs, texts, model = tmp_path / "runs", tmp_path / "texts.txt", str(models / "talking")
+    texts.write_text("Bekdok lives in Kanbak.")
+    quick = {"per_level": 3, "classify.per_level": 2, "steering.draws": 1, "steering.development_limit": 3,
+             "steering.strengths": "[2.0]", "steering.price_texts_per_level": 1, "models": f"[{model}]"}  # fmt: skip
+    quick = [word for key, value in quick.items() for word in ("--set", f"{key}={value}")]
+    trace = ["--model", str(models / "nano"), "--prompt", "Rome is in the south", "--subject", "Rome", "--samples", "1"]
+    for words in (
+        commands["train"],
+        ["quickstart", *quick],  # runs of classify, interp and eval are below its own
+        ["perplexity", str(texts), "--model", model, "--address", "none"],
+        ["trace", *trace, "--sites", "resid_post", "--address", "none", "--all"],
+    ):
+        assert main([*words, "--out", str(runs / words[0])]) == 0, capsys.readouterr().err
+    found = {(record := read_run(path)).command: (path.parent, record) for path in list_runs(runs)}
+    assert found.keys() == {"train", "quickstart", "classify", "interp", "eval", "perplexity", "trace"}
+    for command, (folder, record) in found.items():
+        assert record.status == "done" and record.config and record.counts and "seed" in record.seeds, command
+        assert len(record.code) == 64 and {"mplat", "torch", "python"} <= record.versions.keys(), command
+        assert record.files, command
+        for name, digest in record.files.items():
+            assert sha256_of((folder / name).read_bytes()) == digest, (command, name)
+        if command != "quickstart":  # it makes its own
+            assert record.data is not None and len(record.data.digest) == 64, command
+        if command not in ("quickstart", "classify"):
+            assert record.model is not None and len(record.model.digest or "") == 64 and record.model.parameters > 0
+            assert record.backend is not None and record.backend.kernels and record.backend.threads == 1, command
