@@ -10,12 +10,14 @@ import typer
 from ..core.errors import ToleranceError, UsageError, suggest
 from ..core.plain_text import Table
 from .frame.command import command
-from .frame.options import ConfigFile, Json, Overrides, TokenizerName
+from .frame.folders import refuse_file
+from .frame.options import CacheFolder, Json
 from .frame.output import Output
-from .interp import CacheFolder, Layers, ModelName, OwnSeed, PerLevel, Questions, make_plan, refuse_file
+from .frame.run import Typed
+from .interp import plan_of
 
 if TYPE_CHECKING:
-    from ..interp import Cache
+    from ..interp import Cache, InterpConfig
 
 StepFilter = Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only the results of this step.")]
 
@@ -57,30 +59,27 @@ def cache_verify(step: StepFilter = None, cache: CacheFolder = None, as_json: Js
         raise ToleranceError(f"{len(problems)} cached files are damaged; what needs them will compute them again")
 
 
-@command("cache why", order=70)
+@command(
+    "cache why",
+    order=70,
+    config="interp.engine.interp_config.config_model",
+    without=(
+        "--steps", "--actors", "--address", "--out", "--quiet", "--verbose", "--dry-run", "--fresh",
+    ),
+)  # fmt: skip
 def cache_why(
+    typed: Typed[InterpConfig],
     step: Annotated[str, typer.Argument(help="The step whose cached result is in question.")],
-    model: ModelName = None,
-    tokenizer: TokenizerName = None,
-    layers: Layers = None,
-    questions: Questions = None,
-    per_level: PerLevel = None,
     cache: CacheFolder = None,
-    config: ConfigFile = None,
-    overrides: Overrides = [],  # noqa: B006  typer copies it
-    seed: OwnSeed = None,
-    as_json: Json = False,
 ) -> None:
     """Say why `mplat interp` with these options finds a result in the cache, or what first differs from the nearest."""
     from ..interp import Cache
     from ..interp.engine.key import nearest
 
-    output = Output(json=as_json)
-    own = {"model": model, "tokenizer": tokenizer, "questions": questions, "per_level": per_level, "seed": seed}
-    name = _known(step)
+    output, name = typed.output, _known(step)
     assert name is not None
     refuse_file(cache)
-    plan = make_plan({**own, "steps": name}, layers, config, overrides)
+    plan = plan_of(typed.with_value("steps", name))
     store = Cache(cache, warn=output.warn)
     key = plan.steps[name].key
     entries = store.entries(name)

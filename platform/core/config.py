@@ -15,14 +15,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UsageError, suggest
 from .json_files import Plain
-from .option import SEED
+from .option import SEED, Option
 from .yaml_source import Dumper, KeyPath, Source, dotted, kind, parse, read
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -48,6 +48,8 @@ class Config(BaseModel):
     """Base of configuration models: frozen, and every unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    #: marks of inherited fields, which are options of this configuration and not of others with the same base
+    marks: ClassVar[Mapping[str, Option]] = {}
 
 
 def load_config(model: type[ModelT], path: Path | None, overrides: Sequence[str | FromOption]) -> ModelT:

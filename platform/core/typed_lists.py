@@ -74,7 +74,7 @@ def parse_names(text: str, valid: Iterable[str], *, option: str) -> list[str]:
     return names
 
 
-def parse_words(text: str, *, option: str) -> list[str]:
+def parse_words(text: str, option: str) -> list[str]:
     """`h,h_post+conv_state` as words in the order given; what they mean is for others to check."""
     words = _words(text, option)
     _refuse_duplicates(words, text, option)

@@ -15,6 +15,8 @@ from mplat.core.errors import UsageError
 from mplat.core.option import Option
 from mplat.core.typed_lists import parse_numbers
 from mplat.eval import eval_config
+from mplat.interp.engine import interp_config
+from mplat.interp.engine.step import STEPS, StepSettings, step
 from pydantic import Field
 from typer.main import get_command
 
@@ -129,6 +131,39 @@ def test_a_new_field_of_an_evaluation_shows_in_its_help(monkeypatch, capsys):
     assert main(["eval", "--help"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "--patience N How long to wait." in lines and "--sharp X How sharply." in lines
+
+
+def test_a_new_setting_of_an_analysis_shows_in_the_help_of_interp(monkeypatch, capsys):
+    class Sharp(StepSettings):
+        sharpness: Annotated[float, Option("--sharp", "X")] = 1.0
+        """How sharply."""
+
+    monkeypatch.setattr(STEPS, "_entries", dict(STEPS._entries))
+    interp_config.config_model.cache_clear()
+
+    @step("sharpening", settings=Sharp)
+    def sharpen(job):
+        """Sharpens."""
+
+    try:
+        assert main(["interp", "--help"]) == 0
+        assert "--sharp X How sharply." in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        config = load_config(interp_config.config_model(), None, [FromOption("--sharp", "sharpening.sharpness", 2.5)])
+        assert config.sharpening == Sharp(sharpness=2.5)  # type: ignore[attr-defined]
+    finally:
+        interp_config.config_model.cache_clear()
+
+
+def test_an_inherited_field_is_an_option_where_it_is_marked():
+    class Base(Config):
+        depth: int = 1
+        """How deep."""
+
+    class Here(Base):
+        marks = {"depth": Option()}
+
+    assert [(field.name, field.description) for field in field_options(Here)] == [("--depth", "How deep.")]
+    assert not list(field_options(Base))
 
 
 def test_every_option_of_every_command_is_explained_and_every_default_can_be_loaded():

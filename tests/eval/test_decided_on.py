@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from mplat.commands.interp import make_plan
 from mplat.core.errors import InputError
 from mplat.datasets import facts
 from mplat.datasets.prompting.asked_before import CHOICE_FILE, question_digest, question_digests, write_choice
@@ -18,7 +17,8 @@ from mplat.datasets.records import to_table
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare, read_questions
 from mplat.eval.runner import evaluate
-from mplat.interp import Cache, bottleneck_finder
+from mplat.interp import Cache, bottleneck_finder, config_model
+from mplat.interp.engine.inputs import Given, read_missing
 from mplat.interp.methods.channels import ChannelFinder
 from mplat.runtime import open_session
 from mplat.steering import Recipe
@@ -53,7 +53,8 @@ def run(plan, out, find):
 def test_equal_seeds_draw_other_questions_for_each_purpose(seed, tmp_path):
     evaluated = read_questions(EvalConfig(seed=seed))
     source = FactsSource(TrainConfig.model_validate({"evaluation": {"seed": seed}}), tmp_path, dry_run=True)
-    analysed = make_plan({"model": "tiny-mamba", "seed": seed, "steps": "activations"}, None, None, []).data.questions
+    config = config_model()(seed=seed, steps=("activations",))
+    analysed = read_missing({"questions"}, config, Given()).questions
     of_eval, of_train = question_digests(evaluated), question_digests(source.questions())
     assert len(of_eval) == 600 and len(of_train) == 300 and len(analysed) == 120
     assert not set(of_eval) & set(of_train) and not set(of_eval) & set(analysed) and not set(of_train) & set(analysed)

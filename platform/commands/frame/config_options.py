@@ -53,14 +53,15 @@ class FieldOption(NamedTuple):
 
 def field_options(config: type[BaseModel], section: str = "") -> Iterator[FieldOption]:
     """The marked fields of a configuration and of its sections, in their order."""
+    later: Mapping[str, Option] = getattr(config, "marks", {})
     for name, field in config.model_fields.items():
         key = f"{section}{name}"
-        for mark in field.metadata:
-            if isinstance(mark, Option):
-                kinds = tuple(kind for kind in get_args(field.annotation) if kind is not NoneType)
-                if get_origin(field.annotation) in (None, Literal) or not kinds:
-                    kinds = (field.annotation,)
-                yield FieldOption(key, mark, kinds, field.default, field.description or "")
+        mark = later.get(name) or next((mark for mark in field.metadata if isinstance(mark, Option)), None)
+        if mark is not None:
+            kinds = tuple(kind for kind in get_args(field.annotation) if kind is not NoneType)
+            if get_origin(field.annotation) in (None, Literal) or not kinds:
+                kinds = (field.annotation,)
+            yield FieldOption(key, mark, kinds, field.default, field.description or "")
         for model in models_in(field.annotation):
             yield from field_options(model, f"{key}.")
 

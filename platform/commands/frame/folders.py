@@ -61,6 +61,16 @@ def writable_folder(path: Path, *, option: str = "--out", remedy: str = "choose 
     return path
 
 
+def refuse_file(cache: Path | None) -> None:
+    """UsageError where the cache folder, named or default, is a file."""
+    from ...core.folders import CACHE_VARIABLE, cache_folder
+
+    folder = cache_folder() if cache is None else cache
+    if folder.is_file():
+        named = CACHE_VARIABLE if cache is None else "--cache"
+        raise UsageError(f"{named} {folder}: is a file; a cache is a folder, name one")
+
+
 def refuse_other_file(out: Path, suffix: str, what: str) -> None:
     """UsageError where the file named by --out is a folder, or does not end as `what` does."""
     if out.suffix != suffix:

@@ -8,17 +8,13 @@ no data.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ...core.errors import UsageError
 from ...core.option import SEED
-
-if TYPE_CHECKING:
-    from ...core.config import FromOption
 
 MAX_SEED = 2**63 - 1  # the largest seed that torch, numpy and Python all take
 
@@ -75,6 +71,12 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", parser=as_path, help="Folder for the results.")]
 Seed = Annotated[int, typer.Option("--seed", metavar=SEED.metavar, help=SEED.help, callback=_check_seed)]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", metavar="DIR", parser=as_path, help="Cache folder; default: MPLAT_CACHE, else ~/.cache/mplat."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings and the result.")]
 Verbose = Annotated[
@@ -104,23 +106,3 @@ class Shared:
     def __init__(self, **typed: object) -> None:
         for name, value in typed.items():
             setattr(self, name, value)
-
-
-# --- of the commands that are still written out ---
-TokenizerName = Annotated[
-    str | None,
-    typer.Option(
-        "--tokenizer",
-        metavar="NAME|FOLDER",
-        help="Take the tokenizer from this model, hub id or folder; default: the model's own.",
-    ),
-]
-
-
-def given(values: Mapping[str, Any], named: Mapping[str, str] | None = None) -> list[FromOption]:
-    """The options that were given, not None, as settings: configuration key -> value. An option is called like its
-    key (`fail_over`: --fail-over) unless `named` says otherwise."""
-    from ...core.config import FromOption
-
-    names = {key: "--" + key.replace("_", "-") for key in values} | dict(named or {})
-    return [FromOption(names[key], key, value) for key, value in values.items() if value is not None]

@@ -64,6 +64,10 @@ class Typed(Generic[ConfigT]):
             raise UsageError(f"two configuration files, {path} and --config {self.shared.config}; give one")
         return replace(self, shared=Shared(**vars(self.shared) | {"config": path}))
 
+    def with_value(self, parameter: str, value: Any) -> Typed[ConfigT]:
+        """The same as if this had been typed too."""
+        return replace(self, values={**self.values, parameter: value})
+
     def options(self) -> list[str]:
         """The options of the configuration that were typed."""
         return [o.name for o in self._fields() if self.values.get(o.parameter) is not None]

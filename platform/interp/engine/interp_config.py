@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
+from ...core.config import Seed
+from ...core.option import Model, Option, Tokenizer
+from ...core.typed_lists import parse_names
 from ...datasets.prompting.truncation import MAX_PROMPT_TOKENS
 from ..methods.facts_config import FactsConfig
 from .graph import all_steps
@@ -15,22 +19,35 @@ from .step import Step, StepSettings
 INTERP = "interp"  # names the draw of the generated prompts: none of them is asked by `mplat eval`
 
 
+def _steps(text: str, option: str) -> list[str]:
+    return parse_names(text, all_steps(), option=option)
+
+
 class InterpConfig(FactsConfig):
     """What all steps share. `config_model()` adds a section named like the step for each step's settings."""
 
-    model: str | None = Field(None, description="shipped name, folder or hub id")
-    tokenizer: str | None = Field(None, description="where the tokenizer is taken from; default: the model's own")
-    questions: str | None = Field(None, description="Parquet file of questions; default: prompts of the facts world")
-    per_level: int = Field(20, ge=1, description="facts world: prompts for each of the six levels")
+    model: Model = None
+    tokenizer: Tokenizer = None
+    questions: Annotated[Path | None, Option()] = Field(
+        None,
+        description="Questions from `mplat classify`, or prompts of your own as .txt, .jsonl, .csv or .parquet; "
+        "default: prompts of the facts world.",
+    )
+    per_level: Annotated[int, Option()] = Field(20, ge=1, description="Generated prompts for each of the six levels.")
     compare: tuple[str, ...] = Field((), description="further models, for the steps that compare several")
     texts: str | None = Field(None, description="file of plain texts, one a line or one a record")
-    steps: tuple[str, ...] | None = Field(
+    steps: Annotated[
+        tuple[str, ...] | None,
+        Option(metavar="all|A,B", help="Analyses to run; `mplat interp ls` lists them.", parse=_steps),
+    ] = Field(
         None,
         description="steps to run, with those they need; default: all that take questions, with `facts` and `texts` "
         "also those that take these",
     )
-    layers: tuple[int, ...] | None = Field(None, description="blocks to look at; default: all")
-    seed: int = Field(0, ge=0, lt=2**63)
+    layers: Annotated[tuple[int, ...] | None, Option(metavar="0,2-4|all", blocks=True)] = Field(
+        None, description="Blocks to look at; default all."
+    )
+    seed: Seed = 0
     batch_size: int = Field(16, ge=1, description="prompts that go through the model together")
     max_tokens: int = Field(
         MAX_PROMPT_TOKENS, ge=1, description="longest prompt; longer ones are cut or left out as in eval"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from ...core.errors import UsageError
+from ...core.option import Model, Option, Tokenizer
+from ...core.typed_lists import parse_words
 from ..engine.step import StepSettings
 from .facts_config import FactsConfig
 from .metric import METRICS
@@ -56,21 +59,41 @@ def distinct(values: tuple[object, ...] | None) -> tuple[object, ...] | None:
 class TraceConfig(TraceSettings, FactsConfig):
     """Everything that decides the tables of a trace; where it runs is not part of it."""
 
-    model: str | None = None
-    """A shipped model, a folder, or a hub id."""
-    tokenizer: str | None = None
-    """A folder, a tokenizer.json, a shipped model or a hub id to take the tokenizer from; default: the model's own."""
+    marks: ClassVar[Mapping[str, Option]] = {
+        "facts": Option(
+            metavar="NAME|FILE", help="Trace many prompts: known_1000, counterfact, relations, generated, a file."
+        ),
+        "correct_only": Option(off="--all", help="Of facts, those answered correctly (the default), or all."),
+        "judged": Option(help="Of facts, measure the target, or what the model itself says."),
+        "corruption": Option(help="Of facts: noise, or another fact's subject in its place."),
+        "sites": Option(
+            metavar="A,B+C", help="What is restored, + joins several; default: all the model has.", parse=parse_words
+        ),
+        "window": Option(help="Blocks restored together."),
+        "samples": Option(),
+        "noise": Option(metavar="X", help="Its standard deviation; default: 3 times that of the subjects."),
+        "metric": Option(help="What is compared."),
+    }
 
-    prompt: str | None = None
+    model: Model = None
+    tokenizer: Tokenizer = None
+
+    prompt: Annotated[str | None, Option(metavar="TEXT", help="Trace this one prompt.")] = None
     """One prompt; its answer is the token that follows."""
-    subject: str | None = None
+    subject: Annotated[str | None, Option(metavar="WORDS", help="The part of --prompt that is corrupted.")] = None
     """The words of that prompt that are corrupted, where they first occur."""
-    corrupt_with: str | None = None
+    corrupt_with: Annotated[
+        str | None,
+        Option(metavar="WORDS", help="Replace the subject by these words of equal token length: no noise."),
+    ] = None
     """Other words of equal token length in their place, instead of noise."""
-    answer: str | None = None
+    answer: Annotated[
+        str | None,
+        Option(metavar="WORDS", help="Answer to --prompt; default: what the model finds most probable."),
+    ] = None
     """The answer, of which the first token is judged; default: what the model finds most probable."""
 
-    layers: tuple[int, ...] | None = None
+    layers: Annotated[tuple[int, ...] | None, Option(metavar="0,2-4|all", blocks=True)] = None
     """Blocks; default all."""
     max_tokens: int = Field(512, ge=2)
     """Longest prompt; longer ones are left out."""
@@ -78,7 +101,9 @@ class TraceConfig(TraceSettings, FactsConfig):
     """Of weights and states."""
     batch_size: int = Field(4, ge=1)
     """Prompts that a worker is given at a time."""
-    fail_over: float = Field(0.05, ge=0, le=1)
+    fail_over: Annotated[
+        float, Option(metavar="SHARE", help="Share of prompts that fail above which the exit is 1.")
+    ] = Field(0.05, ge=0, le=1)
     """Share of prompts that may fail; a wrong answer of the model is no failure."""
     pictures: int = Field(4, ge=0)
     """Single prompts of which heat maps are drawn as PNG and SVG; the tables and the page have more."""
