@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...core.errors import UsageError, suggest
 
@@ -94,6 +94,11 @@ def places(model: LanguageModel, layers: Sequence[int], sites: Sequence[str], *,
     if not found:
         raise UsageError(f"sites {list(sites)}: none of the blocks {', '.join(map(str, layers))} has one of them")
     return found
+
+
+def rows_at(rows: Iterable[dict[str, Any]], layer: int, site: str) -> list[dict[str, Any]]:
+    """Those of a table's rows that are of one site of one block."""
+    return [row for row in rows if (row["layer"], row["site"]) == (layer, site)]
 
 
 def check_sites(asked: Asked) -> None:

@@ -76,18 +76,18 @@ class _Asked(NamedTuple):
 
 def first_order(
     model: LanguageModel,
-    found: Sequence[Place],
+    asked: Sequence[Place],
     corruption: Corruption,
     make: MakeMetric,
     steps: int | None,
     memory: int,
 ) -> FirstOrder:
-    """Effects at `found`; steps: None, or how many runs between the two the derivative is averaged over.
+    """Effects at `asked`; steps: None, or how many runs between the two the derivative is averaged over.
 
     memory: bytes for the graph of states at all steps, where it is needed; layers are done in groups that keep to it.
     """
     result: FirstOrder | None = None
-    for group in layer_groups(model, found, corruption, memory):
+    for group in layer_groups(model, asked, corruption, memory):
         part = _of_group(model, _sorted(model, group), corruption, make, steps)
         wanted = {(place.layer, place.site) for place in group}
         known = {} if result is None else result.effects
@@ -98,15 +98,15 @@ def first_order(
 
 
 def layer_groups(
-    model: LanguageModel, found: Sequence[Place], corruption: Corruption, memory: int
+    model: LanguageModel, asked: Sequence[Place], corruption: Corruption, memory: int
 ) -> list[list[Place]]:
-    """`found` in groups of whole layers, one layer at least."""
+    """`asked` in groups of whole layers, one layer at least."""
     memory = integer(memory, "memory_budget, a number of bytes,", 1)
     numbers = (1 + corruption.samples) * len(corruption.clean) * torch.finfo(wide(model.dtype)).bits // 8
     groups: list[list[Place]] = []
     left = 0
-    for layer in dict.fromkeys(place.layer for place in found):
-        here = [place for place in found if place.layer == layer]
+    for layer in dict.fromkeys(place.layer for place in asked):
+        here = [place for place in asked if place.layer == layer]
         cost = sum(_GRAPH_FACTOR * numbers * torch.Size(p.shape).numel() for p in _sorted(model, here).edited)
         if not groups or cost > left:
             groups.append([])
@@ -116,9 +116,9 @@ def layer_groups(
     return groups
 
 
-def _sorted(model: LanguageModel, found: Sequence[Place]) -> _Asked:
+def _sorted(model: LanguageModel, places: Sequence[Place]) -> _Asked:
     asked = _Asked([], [], [])
-    for place in found:
+    for place in places:
         if place.site.rpartition(".")[2] not in STATE_SITES:
             asked.plain.append(place)
             continue
@@ -178,9 +178,9 @@ def _along(asked: _Asked, ends: _Pass, one: _Pass, samples: int) -> Effects:
         effects[place.layer, place.site] = (moved * slope[place.name].double()).flatten(2).sum(2)
     for scan in asked.scans:
         gradient = torch.cat([slope[name] for name in scan.outputs], -1)
-        found = state_effects(scan.rebuild(before), scan.rebuild(after), scan.rebuild(here), gradient)
+        both = state_effects(scan.rebuild(before), scan.rebuild(after), scan.rebuild(here), gradient)
         relative = scan.prefix.split(".", 2)[2]
-        effects[scan.layer, relative + "h"], effects[scan.layer, relative + "h_post"] = found
+        effects[scan.layer, relative + "h"], effects[scan.layer, relative + "h_post"] = both
     return effects
 
 
@@ -204,9 +204,9 @@ def _differentiate(
             leaves = {name: acts[name] for name in seen} | zeros
             # Rows of a batch do not meet, so the gradient of the sum is every row's own.
             outcome = judged(logits)(logits[-samples:]).sum()
-            found = torch.autograd.grad(outcome, list(leaves.values()), allow_unused=True)
+            slopes = torch.autograd.grad(outcome, list(leaves.values()), allow_unused=True)
             gradients = {
                 name: torch.zeros_like(leaf) if slope is None else slope  # None: nothing later is computed from it
-                for (name, leaf), slope in zip(leaves.items(), found, strict=True)
+                for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
             }
     return _Pass(logits.detach(), {name: acts[name].detach() for name in asked.values}, gradients)

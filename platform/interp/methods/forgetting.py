@@ -88,12 +88,12 @@ def _rows(
     kept = [delta for delta, good in zip(deltas, finite, strict=True) if good]
     steps = moments_of(torch.cat(kept).numpy() if kept else np.zeros((0, len(decay.A))))
     horizons = [horizon(decay.rate, delta, theta).flatten().double().numpy() for delta in kept]
-    found = np.stack(horizons) if kept else np.zeros((0, decay.A.numel()))
+    reach = np.stack(horizons) if kept else np.zeros((0, decay.A.numel()))
     # a horizon of all tokens: the prompt ends before its share is lost
-    ended = found >= np.array([len(delta) for delta in kept]).reshape(-1, 1)
+    ended = reach >= np.array([len(delta) for delta in kept]).reshape(-1, 1)
     return [
         *rows,
-        place | _fields("delta", steps) | _fields("horizon", moments_of(found))
+        place | _fields("delta", steps) | _fields("horizon", moments_of(reach))
         | _fields("censored", moments_of(ended.astype(np.float64))),
     ]  # fmt: skip
 

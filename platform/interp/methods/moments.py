@@ -9,8 +9,8 @@ one fixed order fixes those too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,12 @@ def merge(a: Moments, b: Moments) -> Moments:
     n = a.n + b.n
     d = b.mean - a.mean
     return Moments(n, a.mean + d * (b.n / n), a.m2 + b.m2 + d * d * (a.n * b.n / n))
+
+
+def merge_rows(rows: Iterable[Mapping[str, Any]], channels: int, name: str = "") -> Moments:
+    """Moments of what the fields n, mean and m2 of `rows`, in this order, hold; name: what these begin with."""
+    parts = (Moments(row[f"{name}n"], np.array(row[f"{name}mean"]), np.array(row[f"{name}m2"])) for row in rows)
+    return merge_all(parts, channels)
 
 
 def merge_all(parts: Iterable[Moments], channels: int) -> Moments:

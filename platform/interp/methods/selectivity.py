@@ -40,7 +40,7 @@ def features(decay: LayerRecurrence, delta: Tensor, B: Tensor, C: Tensor, fact: 
     cosine = torch.cosine_similarity(B[inside], C[-1:], -1)  # (fact tokens, G); 0 where one is a zero vector
     left = survival(decay.rate, delta[fact[1] :])[-1]
     at_fact, total = delta[inside].mean(), weights.sum()
-    found = {
+    values = {
         "delta_fact": at_fact,
         "delta_last": delta[-1].mean(),
         "delta_fact_relative": (at_fact / delta.mean()).log(),
@@ -50,8 +50,8 @@ def features(decay: LayerRecurrence, delta: Tensor, B: Tensor, C: Tensor, fact: 
         "survival": left.mean(),
         "read_share": weights[inside].sum() / total,
     }
-    assert found.keys() == FEATURES.keys()
-    return {name: float(value) for name, value in found.items()}
+    assert values.keys() == FEATURES.keys()
+    return {name: float(value) for name, value in values.items()}
 
 
 def read_weights(decay: LayerRecurrence, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:

@@ -124,19 +124,19 @@ def _part(table: pa.Table, site: str, shape: tuple[int, ...], dtype: str) -> pa.
 @torch.no_grad()
 def batch_activations(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
     """Rows of one batch."""
-    found = places(model, arguments["layers"], arguments["sites"], one_axis=False)
+    asked = places(model, arguments["layers"], arguments["sites"], one_axis=False)
     positions: Sequence[int] | None = None if arguments["positions"] == "all" else arguments["positions"]
     long_enough = [item for item in batch.items if positions is None or all(_has(item, p) for p in positions)]
     rows = [
         {"question_id": item.id, "layer": p.layer, "site": p.site, "status": "bad_input"}
-        for item in batch.items if item not in long_enough for p in found
+        for item in batch.items if item not in long_enough for p in asked
     ]  # fmt: skip
     if long_enough:
         tokens, mask = Batch(long_enough, batch.device).prompts()
         where = "" if positions is None else f"@[{','.join(map(str, positions))}]"
-        with model.capture(*[p.name + where for p in found]) as captured:
+        with model.capture(*[p.name + where for p in asked]) as captured:
             model(tokens, mask)
-        for place in found:
+        for place in asked:
             values = captured[place.name].float().cpu().numpy()
             rows += _rows(place, long_enough, values, positions, arguments["dtype"])
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)

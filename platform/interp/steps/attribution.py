@@ -22,10 +22,10 @@ import torch
 from ..engine.answers import score_answers
 from ..engine.batches import Batch, halves
 from ..engine.columns import column, ranks
-from ..engine.places import SITE_WORDS, check_sites, places
+from ..engine.places import SITE_WORDS, check_sites, places, rows_at
 from ..engine.step import Job, Sites, StepSettings, Tables, step
 from ..engine.view import Column, MapPart, TablePart, View
-from ..methods.moments import Moments, merge_all, moments_of
+from ..methods.moments import Moments, merge_all, merge_rows, moments_of
 from ..methods.taps import Gain
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 
 BATCH_SCHEMA = pa.schema(
-    [("layer", pa.int32()), ("site", pa.string()), ("first", pa.bool_()), ("n_prompts", pa.int32()),
+    [("layer", pa.int32()), ("site", pa.string()), ("first", pa.bool_()), ("n", pa.int32()),
      ("n_nonfinite", pa.int32()), ("mean", pa.list_(pa.float64())), ("m2", pa.list_(pa.float64()))]
 )  # fmt: skip
 
@@ -89,18 +89,14 @@ VIEW = View(
 @step("attribution", version=2, settings=Settings, check=check_sites, view=VIEW)
 def attribution(job: Job) -> Tables:
     """Gradient times activation of the answer's log-probability per channel."""
-    found = places(job.model, job.layers, job.settings.sites)
+    asked = places(job.model, job.layers, job.settings.sites)
     first = sorted(halves(job.items)[0])
     arguments = {"layers": list(job.layers), "sites": list(job.settings.sites), "first": first}
     rows = job.map(batch_attribution, BATCH_SCHEMA, arguments).to_pylist()
     result: list[dict[str, Any]] = []
-    for place in found:
-        parts = [row for row in rows if (row["layer"], row["site"]) == (place.layer, place.site)]
-        streams = [
-            [Moments(r["n_prompts"], np.array(r["mean"]), np.array(r["m2"])) for r in parts if r["first"] == half]
-            for half in (True, False)
-        ]
-        both = [merge_all(stream, place.channels) for stream in streams]
+    for place in asked:
+        parts = rows_at(rows, place.layer, place.site)
+        both = [merge_rows((r for r in parts if r["first"] == half), place.channels) for half in (True, False)]
         total = merge_all(both, place.channels)
         common = {"layer": place.layer, "site": place.site, "n_prompts": total.n,
                   "n_nonfinite": sum(r["n_nonfinite"] for r in parts)}  # fmt: skip
@@ -131,11 +127,11 @@ def _channel_rows(common: dict[str, Any], total: Moments, both: list[Moments]) -
 @torch.enable_grad()
 def batch_attribution(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
     """Moments over one batch's prompts of their attributions: a row for each layer, site and half."""
-    found = places(model, arguments["layers"], arguments["sites"])
+    asked = places(model, arguments["layers"], arguments["sites"])
     answered = batch.answered()
     size, options = len(batch.items), {"dtype": model.dtype, "device": model.device, "requires_grad": True}
-    gains = [torch.ones(size, p.channels, **options) for p in found]
-    with model.edit(*[Gain(p.name, gain) for p, gain in zip(found, gains, strict=True)]):
+    gains = [torch.ones(size, p.channels, **options) for p in asked]
+    with model.edit(*[Gain(p.name, gain) for p, gain in zip(asked, gains, strict=True)]):
         logits = model(answered.tokens, answered.mask)
     scores = score_answers(logits, answered)
     # Rows of a batch do not meet, so the gradient of the sum is every row's own, one that is not finite stays alone.
@@ -143,13 +139,13 @@ def batch_attribution(model: LanguageModel, batch: Batch, arguments: Mapping[str
     chosen = frozenset(arguments.get("first", ()))  # where nobody asks for halves all prompts are in the second
     first = torch.tensor([item.id in chosen for item in batch.items], device=scores.finite.device)
     rows = []
-    for place, gradient in zip(found, gradients, strict=True):
+    for place, gradient in zip(asked, gradients, strict=True):
         finite = scores.finite & torch.isfinite(gradient).all(1)
         for half in sorted(set(first.tolist())):
             inside = first == half
             moments = moments_of(gradient[finite & inside].double().cpu().numpy())
             rows.append({
-                "layer": place.layer, "site": place.site, "first": half, "n_prompts": moments.n,
+                "layer": place.layer, "site": place.site, "first": half, "n": moments.n,
                 "n_nonfinite": int((~finite & inside).sum()), "mean": moments.mean, "m2": moments.m2,
             })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)

@@ -35,7 +35,7 @@ from ...scoring.statistics import bootstrap_mean, holm
 from ..engine.answers import score_answers
 from ..engine.batches import Batch, halves
 from ..engine.columns import column, ranks
-from ..engine.places import Place, places, relative_names
+from ..engine.places import Place, places, relative_names, rows_at
 from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
 from ..engine.view import Beside, Column, TablePart, View
 from ..methods.against_random import AgainstRandom, against_random, verdicts
@@ -182,12 +182,12 @@ VIEW = View(
 )
 def bottlenecks(job: Job) -> Tables:
     """What mean-ablating the most attributed channels costs, tested against random channels."""
-    found = places(job.model, job.layers, job.settings.sites)
+    asked = places(job.model, job.layers, job.settings.sites)
     attributed = job.upstream["attribution"][""].to_pylist()
     moments = job.upstream["delta_sensitivity"][""].to_pylist()
     rows: list[dict[str, Any]] = []
     groups: list[Group] = []
-    for place in found:
+    for place in asked:
         here = _rows_of(attributed, place)
         means = [row["mean"] for row in _rows_of(moments, place)]
         rows += [_channel_row(row) for row in here]
@@ -204,9 +204,9 @@ def bottlenecks(job: Job) -> Tables:
 
 
 def _rows_of(rows: Sequence[dict[str, Any]], place: Place) -> list[dict[str, Any]]:
-    found = [row for row in rows if (row["layer"], row["site"]) == (place.layer, place.site)]
-    assert len(found) == place.channels, f"{place.name}: `check` lets only sites pass that the steps before looked at"
-    return found
+    here = rows_at(rows, place.layer, place.site)
+    assert len(here) == place.channels, f"{place.name}: `check` lets only sites pass that the steps before looked at"
+    return here
 
 
 def _groups(

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..engine.batches import Batch
 from ..engine.columns import column, ranks
-from ..engine.places import SITE_WORDS, check_sites, places
+from ..engine.places import SITE_WORDS, check_sites, places, rows_at
 from ..engine.step import Job, Sites, StepSettings, Tables, step
 from ..engine.view import MapPart, View
-from ..methods.moments import Moments, merge_all, moments_of
+from ..methods.moments import Moments, merge_rows, moments_of
 from ..methods.taps import Watch
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def delta_sensitivity(job: Job) -> Tables:
     rows = job.map(batch_moments, BATCH_SCHEMA, arguments).to_pylist()
     result: list[dict[str, Any]] = []
     for place in places(job.model, job.layers, job.settings.sites):
-        parts = [row for row in rows if (row["layer"], row["site"]) == (place.layer, place.site)]
-        total = merge_all((Moments(r["n"], np.array(r["mean"]), np.array(r["m2"])) for r in parts), place.channels)
+        parts = rows_at(rows, place.layer, place.site)
+        total = merge_rows(parts, place.channels)
         common = {
             "layer": place.layer,
             "site": place.site,
@@ -130,7 +130,7 @@ def batch_moments(model: LanguageModel, batch: Batch, arguments: Mapping[str, An
         return Watch(name, see)
 
     tokens, mask = batch.prompts()
-    found = places(model, arguments["layers"], arguments["sites"])
-    with model.edit(*[watch(p.layer, p.site, p.name) for p in found]):
+    watched = places(model, arguments["layers"], arguments["sites"])
+    with model.edit(*[watch(p.layer, p.site, p.name) for p in watched]):
         model(tokens, mask)
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)

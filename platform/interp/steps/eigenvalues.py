@@ -19,11 +19,12 @@ import pyarrow as pa
 import torch
 
 from ..engine.columns import column
+from ..engine.places import rows_at
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, Tables, step
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.decays import half_life, time_constant
-from ..methods.moments import Moments, merge_all
+from ..methods.moments import Moments, merge_rows
 from ..methods.recurrences import LayerRecurrence, recurrences_of
 from .delta_sensitivity import BATCH_SCHEMA, batch_moments
 
@@ -95,11 +96,11 @@ VIEW = View(
 @step("eigenvalues", version=2, view=VIEW)
 def eigenvalues(job: Job) -> Tables:
     """Eigenvalues of A per layer, with time constants of A alone and in tokens."""
-    found = {layer: recurrences_of(job.model, layer) for layer in job.layers}
-    deltas = mean_deltas(job, [decay for decays in found.values() for decay in decays])
+    by_layer = {layer: recurrences_of(job.model, layer) for layer in job.layers}
+    deltas = mean_deltas(job, [decay for decays in by_layer.values() for decay in decays])
     longest = max((len(item.prompt) for item in job.items), default=0)
     spectra, layers = [], []
-    for layer, decays in found.items():
+    for layer, decays in by_layer.items():
         if not decays:
             nothing = {"layer": layer, "status": NOT_APPLICABLE}
             spectra.append(pa.Table.from_pylist([nothing], schema=SPECTRUM_SCHEMA))
@@ -119,12 +120,10 @@ def mean_deltas(job: Job, decays: list[LayerRecurrence]) -> dict[tuple[int, str 
     sites = list(dict.fromkeys(str(decay.delta) for decay in selective))
     arguments = {"layers": sorted({decay.layer for decay in selective}), "sites": sites}
     rows = job.map(batch_moments, BATCH_SCHEMA, arguments).to_pylist()
-    result: dict[tuple[int, str | None], Moments] = {}
-    for decay in selective:
-        parts = [row for row in rows if (row["layer"], row["site"]) == (decay.layer, decay.delta)]
-        streams = (Moments(r["n"], np.array(r["mean"]), np.array(r["m2"])) for r in parts)
-        result[decay.layer, decay.delta] = merge_all(streams, len(decay.A))
-    return result
+    return {
+        (decay.layer, decay.delta): merge_rows(rows_at(rows, decay.layer, str(decay.delta)), len(decay.A))
+        for decay in selective
+    }
 
 
 def _spectrum(decay: LayerRecurrence, moments: Moments | None, longest: int) -> pa.Table:
@@ -172,7 +171,7 @@ def _summary(decay: LayerRecurrence, spectrum: pa.Table) -> dict[str, Any]:
     if row["status"] != "ok":
         return row
     for name in ("time_constant", "time_constant_tokens"):
-        found = np.quantile(spectrum[name].to_numpy(), QUANTILES)
-        row |= {f"{name}_q{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
+        quantiles = np.quantile(spectrum[name].to_numpy(), QUANTILES)
+        row |= {f"{name}_q{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)}
     row["extrapolated"] = sum(spectrum["extrapolated"].to_pylist()) / spectrum.num_rows
     return row

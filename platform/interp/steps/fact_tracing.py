@@ -83,7 +83,7 @@ def present(model: LanguageModel, sites: tuple[str, ...], layers: Any) -> list[s
     """The sites of the settings, those marked ? only where one of the layers has them, without the mark."""
     from ..methods.restoration import restorations
 
-    found = []
+    names = []
     for site in sites:
         try:
             restorations(model, [site.removesuffix("?")], layers)
@@ -91,8 +91,8 @@ def present(model: LanguageModel, sites: tuple[str, ...], layers: Any) -> list[s
             if not site.endswith("?"):
                 raise
         else:
-            found.append(site.removesuffix("?"))
-    return found
+            names.append(site.removesuffix("?"))
+    return names
 
 
 VIEW = View(

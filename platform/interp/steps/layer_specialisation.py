@@ -128,7 +128,7 @@ def layer_specialisation(job: Job) -> Tables:
             if row["correct"] or job.settings.traced == "all":
                 cell = values.setdefault((row["site"], row["bin"], group), {})
                 cell.setdefault(row["question_id"], []).append(row["effect"])
-    cells = {key: {id_: float(np.mean(found)) for id_, found in of.items()} for key, of in values.items()}
+    cells = {key: {id_: float(np.mean(effects)) for id_, effects in of.items()} for key, of in values.items()}
     nothing = "model_nonfinite" if not layers and any(r["status"] == "model_nonfinite" for r in traced) else None
     sites = list(dict.fromkeys(site for site, _ in layers))
     places = {site: [b for b in BINS if any(is_read(r) for r in traced if (r["site"], r["bin"]) == (site, b))]

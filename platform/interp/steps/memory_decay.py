@@ -29,14 +29,14 @@ from pydantic import Field
 from ...scoring.statistics import bootstrap_mean, holm, wilson
 from ..engine.batches import Item
 from ..engine.columns import column
-from ..engine.places import SITE_WORDS
+from ..engine.places import SITE_WORDS, rows_at
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import Column, LinePart, MapPart, TablePart, View
 from ..methods.decays import half_life
 from ..methods.fading import Fading, fading, same_prompts
 from ..methods.forgetting import BATCH_SCHEMA, batch_forgetting
-from ..methods.moments import Moments, merge_all
+from ..methods.moments import merge_rows
 from ..methods.recurrences import LayerRecurrence, recurrences_of
 from .fact_tracing import is_read
 
@@ -194,9 +194,9 @@ VIEW = View(
 @step("memory_decay", version=2, needs=("fact_tracing",), settings=Settings, seeded=True, view=VIEW)
 def memory_decay(job: Job) -> Tables:
     """How long the state keeps a fact: half-lives, restoration against distance, accuracy against distance."""
-    found = {layer: recurrences_of(job.model, layer) for layer in job.layers}
-    decays = [decay for decays in found.values() for decay in decays]
-    without: Rows = [{"layer": layer, "status": NOT_APPLICABLE} for layer, its in found.items() if not its]
+    by_layer = {layer: recurrences_of(job.model, layer) for layer in job.layers}
+    decays = [decay for decays in by_layer.values() for decay in decays]
+    without: Rows = [{"layer": layer, "status": NOT_APPLICABLE} for layer, its in by_layer.items() if not its]
     arguments = {"layers": list(job.layers), "theta": job.settings.theta}
     passed = job.map(batch_forgetting, BATCH_SCHEMA, arguments).to_pylist()
     curves = _curves(job)
@@ -213,20 +213,11 @@ def memory_decay(job: Job) -> Tables:
     return {name: pa.Table.from_pylist(rows, schema=schema) for name, (rows, schema) in tables.items()}
 
 
-def _of(rows: Rows, decay: LayerRecurrence) -> Rows:
-    return [row for row in rows if (row["layer"], row["site"]) == (decay.layer, decay.site)]
-
-
 def _half_lives(decay: LayerRecurrence, passed: Rows, longest: int) -> Rows:
-    parts = [row for row in _of(passed, decay) if row["question_id"] is None]
-
-    def merged(name: str, width: int) -> Moments:
-        fields = (f"{name}_n", f"{name}_mean", f"{name}_m2")
-        return merge_all((Moments(r[fields[0]], *(np.array(r[f]) for f in fields[1:])) for r in parts), width)
-
+    parts = [row for row in rows_at(passed, decay.layer, decay.site) if row["question_id"] is None]
     units, count = decay.A.shape
-    delta, reach = merged("delta", units), merged("horizon", units * count)
-    censored = merged("censored", units * count)
+    delta = merge_rows(parts, units, "delta_")
+    reach, censored = (merge_rows(parts, units * count, name) for name in ("horizon_", "censored_"))
     shared = count == 1 and decay.delta is not None
     lives = half_life(decay.rate, torch.from_numpy(delta.mean)) if delta.n else torch.full((units, count), torch.nan)
     result: Rows = []
@@ -260,21 +251,22 @@ def _layer(
         values = np.quantile([r[name] for r in spectrum], QUANTILES)
         row |= {f"{label}_q{round(100 * q):02d}": float(v) for q, v in zip(QUANTILES, values, strict=True)}
     row["horizon_censored"] = float(np.mean([r["horizon_censored"] for r in spectrum]))
-    left = [r["survival"] for r in _of(passed, decay) if r["question_id"] is not None and r["status"] == "ok"]
+    here = rows_at(passed, decay.layer, decay.site)
+    left = [r["survival"] for r in here if r["question_id"] is not None and r["status"] == "ok"]
     row["survival"] = float(np.mean(left)) if left else None
     return row | half_distances.get((decay.layer, decay.site), {})
 
 
 def _curves(job: Job) -> Curves:
     """What counts of the traces, in the order of sites and layers."""
-    found: Curves = {}
+    curves: Curves = {}
     for row in job.upstream["fact_tracing"][""].to_pylist():
         if row["status"] != "ok" or row["site"] not in MEMORY or row["distance"] < 0 or not is_read(row):
             continue
         if row["correct"] or job.settings.traced == "all":
-            curve = found.setdefault((row["site"], row["layer"]), {})
+            curve = curves.setdefault((row["site"], row["layer"]), {})
             curve.setdefault(row["question_id"], {})[row["distance"]] = row
-    return {key: found[key] for key in sorted(found, key=lambda key: (MEMORY.index(key[0]), key[1]))}
+    return {key: curves[key] for key in sorted(curves, key=lambda key: (MEMORY.index(key[0]), key[1]))}
 
 
 def _effects(curve: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, dict[int, float]]:
@@ -304,7 +296,7 @@ def _half_distances(
 ) -> dict[tuple[int, str], dict[str, Any]]:
     """The columns `restored_...` of the recurrences that were traced."""
     how = {"seed": job.seed, "confidence": job.settings.confidence, "n_resamples": job.settings.resamples}
-    found: dict[int, Fading] = {}
+    fadings: dict[int, Fading] = {}
     for decay in decays:
         curve = curves.get(("h_post", decay.layer))
         if curve is None or decay.site != "mixer":  # `h_post` is the state of the block's own mixer, of no added one
@@ -312,11 +304,11 @@ def _half_distances(
         ids, distances = same_prompts(_effects(curve))
         if distances:
             values = [[curve[id_][d]["effect"] for d in distances] for id_ in ids]
-            found[decay.layer] = fading(np.reshape(values, (len(ids), len(distances))), distances, **how)
+            fadings[decay.layer] = fading(np.reshape(values, (len(ids), len(distances))), distances, **how)
     lows = {(r["layer"], r["distance"]): r["low"] for r in restoration if r.get("site") == "h_post"}
     result: dict[tuple[int, str], dict[str, Any]] = {}
-    corrected = holm([of.p for of in found.values()])
-    for (layer, of), p_holm in zip(found.items(), corrected, strict=True):
+    corrected = holm([of.p for of in fadings.values()])
+    for (layer, of), p_holm in zip(fadings.items(), corrected, strict=True):
         row: dict[str, Any] = {"restored_p": of.p, "restored_p_holm": p_holm, "restored_prompts": of.n}
         low = None if of.peak is None else lows[layer, of.peak]
         if p_holm is not None and p_holm <= 1 - job.settings.confidence and low is not None and low > 0:

@@ -30,10 +30,11 @@ from ...scoring.statistics import correlations, holm
 from ..engine.answers import score_answers
 from ..engine.batches import Batch, Item
 from ..engine.columns import column
+from ..engine.places import rows_at
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import Column, MapPart, TablePart, View
-from ..methods.moments import Moments, merge_all, moments_of
+from ..methods.moments import merge_rows, moments_of
 from ..methods.recurrences import LayerRecurrence, recurrences_of
 from ..methods.selectivity import FEATURES, PARTS, delta_profile, features
 from ..methods.taps import Watch
@@ -139,13 +140,13 @@ VIEW = View(
 @step("selection", version=2, settings=Settings, seeded=True, view=VIEW)
 def selection(job: Job) -> Tables:
     """Which patterns of Delta, B and C go with right answers within kinds of question, with permutation p-values."""
-    found = {layer: selective(job.model, layer) for layer in job.layers}
-    decays = [decay for decays in found.values() for decay in decays]
+    by_layer = {layer: selective(job.model, layer) for layer in job.layers}
+    decays = [decay for decays in by_layer.values() for decay in decays]
     rows = job.map(batch_selection, BATCH_SCHEMA, {"layers": list(job.layers)}).to_pylist() if decays else []
     order = {item.id: number for number, item in enumerate(job.items)}
     of_prompts = [row for row in rows if row["question_id"] is not None]
     of_prompts.sort(key=lambda row: (order[row["question_id"]], row["layer"], row["site"]))
-    without = [{"layer": layer, "status": NOT_APPLICABLE} for layer, decays in found.items() if not decays]
+    without = [{"layer": layer, "status": NOT_APPLICABLE} for layer, decays in by_layer.items() if not decays]
     unstated = [(item.id, NOT_APPLICABLE) for item in job.items if item.fact is None]
     left_out = [
         {"question_id": id_, "layer": decay.layer, "site": decay.site, "status": status}
@@ -174,7 +175,7 @@ def _correlations(rows: Sequence[dict[str, Any]], decays: Sequence[LayerRecurren
         here: list[dict[str, Any]] = []
         for decay in decays:
             place = {"layer": decay.layer, "site": decay.site, "outcome": outcome}
-            its = [row for row in rows if (row["layer"], row["site"]) == (decay.layer, decay.site)]
+            its = rows_at(rows, decay.layer, decay.site)
             here += [place | row for row in _correlate(its, tuple(FEATURES), outcome, job)]
         for row, corrected in zip(here, holm([row.get("p") for row in here]), strict=True):
             row["p_holm"] = corrected
@@ -193,7 +194,7 @@ def _correlate(rows: Sequence[dict[str, Any]], names: Sequence[str], outcome: st
     kinds = [row["kind"] for row in good]
     given = [] if names == CONFOUNDS else [np.array([row[name] for row in good], np.float64) for name in CONFOUNDS]
     tested = correlations(values, target, seed=job.seed, n_draws=job.settings.draws, strata=kinds, given=given)
-    found: list[dict[str, Any]] = []
+    tested_rows: list[dict[str, Any]] = []
     for name, value, test in zip(names, values, tested, strict=True):
         row = {"feature": name, "n_kinds": len(set(kinds)), "n_prompts": test.n, "n_nonfinite": len(rows) - len(good)}
         if test.r is None:
@@ -202,17 +203,16 @@ def _correlate(rows: Sequence[dict[str, Any]], names: Sequence[str], outcome: st
             row |= {"r": test.r, "r_within": test.r_within, "p": test.p, "status": "ok"}
             row["mean_right"] = float(value[right].mean()) if right.any() else None
             row["mean_wrong"] = float(value[~right].mean()) if (~right).any() else None
-        found.append(row)
-    return found
+        tested_rows.append(row)
+    return tested_rows
 
 
 def _profiles(rows: Sequence[dict[str, Any]], decays: Sequence[LayerRecurrence]) -> list[dict[str, Any]]:
     result = []
     for decay in decays:
-        its = [r for r in rows if r["question_id"] is None and (r["layer"], r["site"]) == (decay.layer, decay.site)]
+        its = [row for row in rows_at(rows, decay.layer, decay.site) if row["question_id"] is None]
         units = len(decay.A)
-        streams = (Moments(r["n"], np.array(r["mean"]), np.array(r["m2"])) for r in its)
-        total = merge_all(streams, len(PARTS) * units)
+        total = merge_rows(its, len(PARTS) * units)
         means = total.mean.reshape(len(PARTS), units)
         for unit in range(units):
             row = {"layer": decay.layer, "site": decay.site, "unit": unit, "n_prompts": total.n}

@@ -22,6 +22,7 @@ from pydantic import Field
 from ...core.errors import InputError
 from ...scoring.statistics import groups_differ_p, wilson
 from ..engine.columns import column
+from ..engine.places import rows_at
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import Column, TablePart, View
@@ -118,19 +119,19 @@ def _of_units(profiles: Sequence[dict[str, Any]], job: Job) -> tuple[Rows, Rows]
     clusters: Rows = []
     members: Rows = []
     for layer, site in dict.fromkeys((row["layer"], row["site"]) for row in profiles):
-        its = [row for row in profiles if (row["layer"], row["site"]) == (layer, site)]
+        its = rows_at(profiles, layer, site)
         place = {"layer": layer, "site": site}
         points = [[row[part] for part in PARTS] for row in its if row["status"] == "ok"]
-        found = _cluster(points, job) if len(points) == len(its) else None
-        if found is None:
+        clustering = _cluster(points, job) if len(points) == len(its) else None
+        if clustering is None:
             clusters.append({"of": "units", "status": NOT_APPLICABLE} | place)
             members += [place | {"unit": row["unit"], "status": NOT_APPLICABLE} for row in its]
             continue
-        for number, row in enumerate(_cluster_rows("units", found)):
-            clusters.append(row | place | dict(zip(PARTS, found.centres[number].tolist(), strict=True)))
+        for number, row in enumerate(_cluster_rows("units", clustering)):
+            clusters.append(row | place | dict(zip(PARTS, clustering.centres[number].tolist(), strict=True)))
         members += [
             place | {"unit": row["unit"], "cluster": int(label), "status": "ok"}
-            for row, label in zip(its, found.labels, strict=True)
+            for row, label in zip(its, clustering.labels, strict=True)
         ]
     return clusters, members
 
@@ -143,25 +144,25 @@ def _of_prompts(features: Sequence[dict[str, Any]], job: Job) -> tuple[Rows, Row
     # a prompt that is not finite in one layer has no pattern over all of them
     whole = {id_: rows for id_, rows in by_prompt.items() if all(row["status"] == "ok" for row in rows)}
     points = [[row[name] for row in rows for name in FEATURES] for rows in whole.values()]
-    found = _cluster(_standardised(points), job)
-    if found is None:
+    clustering = _cluster(_standardised(points), job)
+    if clustering is None:
         status = NOT_APPLICABLE
         return [{"of": "prompts", "status": status}], [{"question_id": id_, "status": status} for id_ in by_prompt]
     correct = np.array([rows[0]["correct"] for rows in whole.values()])
     kinds = [rows[0]["kind"] for rows in whole.values()]
-    labels = found.labels.tolist()
+    labels = clustering.labels.tolist()
     about = {
         "p": groups_differ_p(labels, correct, seed=job.seed, n_draws=job.settings.draws, strata=kinds),
         "agreement": agreement(labels, kinds) if len(set(kinds)) > 1 else None,
     }
     clusters = []
-    for number, row in enumerate(_cluster_rows("prompts", found)):
+    for number, row in enumerate(_cluster_rows("prompts", clustering)):
         row |= about
-        share = wilson(correct[found.labels == number])
+        share = wilson(correct[clustering.labels == number])
         clusters.append(row | {"accuracy": share.mean, "accuracy_low": share.low, "accuracy_high": share.high})
     members: Rows = [
         {"question_id": id_, "cluster": int(label), "correct": bool(right), "status": "ok"}
-        for id_, label, right in zip(whole, found.labels, correct, strict=True)
+        for id_, label, right in zip(whole, clustering.labels, correct, strict=True)
     ]
     for id_, rows in by_prompt.items():
         if id_ not in whole:
@@ -189,7 +190,7 @@ def _cluster(points: Any, job: Job) -> Clusters | None:
         return None
 
 
-def _cluster_rows(of: str, found: Clusters) -> Rows:
-    sizes = np.bincount(found.labels, minlength=found.k)
-    about = {"of": of, "k": found.k, "silhouette": found.silhouette, "status": "ok"}
+def _cluster_rows(of: str, clustering: Clusters) -> Rows:
+    sizes = np.bincount(clustering.labels, minlength=clustering.k)
+    about = {"of": of, "k": clustering.k, "silhouette": clustering.silhouette, "status": "ok"}
     return [about | {"cluster": number, "size": int(size)} for number, size in enumerate(sizes)]

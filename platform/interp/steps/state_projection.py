@@ -112,11 +112,11 @@ def state_projection(job: Job) -> Tables:
     chosen = [item.id for item in spread(job.items, job.settings.texts)]
     arguments = {"ids": chosen, "layers": list(job.layers)} | job.settings.model_dump(include={"components", "site"})
     order = {id_: number for number, id_ in enumerate(chosen)}
-    found = job.map(batch_paths, BATCH_SCHEMA, arguments).to_pylist()
-    found.sort(key=lambda row: (order[row["question_id"]], row["layer"], row["site"] or ""))
-    found += [{"question_id": e.id, "layer": layer, "status": e.status} for e in job.excluded for layer in job.layers]
+    by_text = job.map(batch_paths, BATCH_SCHEMA, arguments).to_pylist()
+    by_text.sort(key=lambda row: (order[row["question_id"]], row["layer"], row["site"] or ""))
+    by_text += [{"question_id": e.id, "layer": layer, "status": e.status} for e in job.excluded for layer in job.layers]
     paths, components = [], []
-    for row in found:
+    for row in by_text:
         keys = {name: row.get(name) for name in ("question_id", "layer", "site", "status")}
         if row["status"] != "ok":
             paths.append(keys)
@@ -143,9 +143,9 @@ def batch_paths(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]
             continue
         for layer in arguments["layers"]:  # one at a time: all states of a text and all layers would be large
             row = {"question_id": item.id, "layer": layer}
-            found = state_sites(model, layer, arguments["site"])
-            rows += [row | _path(model, item, layer, site, arguments["components"]) for site in found]
-            rows += [] if found else [row | {"status": NOT_APPLICABLE}]
+            sites = state_sites(model, layer, arguments["site"])
+            rows += [row | _path(model, item, layer, site, arguments["components"]) for site in sites]
+            rows += [] if sites else [row | {"status": NOT_APPLICABLE}]
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
 
 
@@ -155,10 +155,10 @@ def _path(model: LanguageModel, item: Item, layer: int, site: str, k: int) -> di
         return {"site": site, "status": "model_nonfinite"}
     if len(states) < 2 or not np.ptp(states, axis=0).any():
         return {"site": site, "status": "bad_input"}
-    found = principal_components(states, min(k, states.shape[1]))
-    values = {axis: column.tolist() for axis, column in zip(AXES, found.coordinates.T, strict=False)}
+    path = principal_components(states, min(k, states.shape[1]))
+    values = {axis: column.tolist() for axis, column in zip(AXES, path.coordinates.T, strict=False)}
     return values | {
-        "site": site, "tokens": list(item.prompt), "variance": found.variance.tolist(), "ratio": found.ratio.tolist(),
+        "site": site, "tokens": list(item.prompt), "variance": path.variance.tolist(), "ratio": path.ratio.tolist(),
         "status": "ok",
     }  # fmt: skip
 
@@ -166,8 +166,8 @@ def _path(model: LanguageModel, item: Item, layer: int, site: str, k: int) -> di
 def state_sites(model: LanguageModel, layer: int, site: str) -> list[str]:
     """The states of block `layer` called `site` ("h", "h_post"), relative to it: none, one, or one for each mixer."""
     prefix = f"blocks.{layer}."
-    found = [s.name.removeprefix(prefix) for s in model.sites() if s.name.startswith(prefix)]
-    return [name for name in found if name.rpartition(".")[2] == site]
+    inside = [s.name.removeprefix(prefix) for s in model.sites() if s.name.startswith(prefix)]
+    return [name for name in inside if name.rpartition(".")[2] == site]
 
 
 @torch.no_grad()
