@@ -18,6 +18,8 @@ from mplat.interp.engine.texts import PlainText
 from mplat.interp.engine.view import EVERY
 from mplat.models import LanguageModel, load
 from mplat.report import load as load_report
+from mplat.report import render
+from mplat.report.content import ShownTable
 from report_runs import record
 
 FEW = {
@@ -56,10 +58,10 @@ def test_every_step_runs_on_every_kind_of_model(name: str, tmp_path: Path) -> No
                 for row in table.to_pylist():
                     if row["status"] == "not_applicable":  # says where, and holds no measured number
                         assert not any(isinstance(value, float) for value in row.values()), (step, part, row)
-    check_report(results, tmp_path)
+    check_report(results, tmp_path, drawn=name == "stable_mamba_attached")
 
 
-def check_report(results: Mapping[str, StepResult], folder: Path) -> None:
+def check_report(results: Mapping[str, StepResult], folder: Path, *, drawn: bool) -> None:
     """Every step stands in the report: by its view, which names existing tables and columns, or by its first rows."""
     steps = {}
     for name, result in results.items():
@@ -68,7 +70,8 @@ def check_report(results: Mapping[str, StepResult], folder: Path) -> None:
             pq.write_table(table, folder / files[part])
         steps[name] = {"parts": files}
     (folder / "run.json").write_text(json.dumps(record("interp", "nano", details={"steps": steps})))
-    (run,) = load_report([folder / "run.json"]).interpretations
+    report = load_report([folder / "run.json"])
+    (run,) = report.interpretations
     assert [entry.step for entry in run.steps] == list(results) and not run.missing
     for entry in run.steps:
         assert entry.title and {file.rows for file in entry.files} and (entry.shown or entry.notes), entry.step
@@ -77,6 +80,9 @@ def check_report(results: Mapping[str, StepResult], folder: Path) -> None:
         for part in () if view is None else view.parts:
             for name in tables if part.part == EVERY else [part.part]:
                 assert {*part.columns_read()} <= {*tables[name].column_names}, (entry.step, part.title)
+    if drawn:  # every figure of every step
+        figures = sum(not isinstance(shown, ShownTable) for entry in run.steps for shown in entry.shown)
+        assert render(report).count("<svg") == figures > 10
 
 
 @pytest.mark.ray

@@ -80,7 +80,8 @@ VIEW = View(
                 Column("layer"), Column("site"), Column("channel"), Column("attribution", "attribution, nats"),
                 Column("standard_error", "standard error"), Column("n_prompts", "prompts"),
             ),
-            sort=("site", "layer", "rank"),
+            sort=("site", "layer"),
+            top=24,
         ),
     ),
 )  # fmt: skip

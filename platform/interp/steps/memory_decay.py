@@ -151,6 +151,7 @@ VIEW = View(
             explains="Of all questions, with Wilson intervals.",
             x_label="tokens from the fact's end, at least",
             label="share right",
+            log_x=True,
         ),
         MapPart(
             part="behaviour",

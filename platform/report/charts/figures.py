@@ -7,7 +7,8 @@ stands alone. Nothing is computed here: the figures show the numbers that the ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ class Series(NamedTuple):
 
 MARKERS = ("o", "s", "^", "D", "v")
 _LEGEND_CHARACTERS = 70  # what fits below a figure in one row
-_TALLEST = 9.0  # inches of a map, however many layers it has
+_ACROSS, _WIDTH = 60, 16  # characters of all labels below a map, and of a line of one
+_TALLEST = 6.0  # inches of a map, however many layers it has
 
 
 def accuracy(name: str, title: str, rows: Sequence[str], series: Sequence[Series]) -> str:
@@ -88,26 +90,31 @@ def strip(
     if grid.ndim != 2 or not grid.size:
         raise ValueError(f"a strip needs layers of equally many channels, not shape {grid.shape}")
     with style(name):
-        figure, axis = canvas(4.6, 1.0 + min(0.26 * len(grid), _TALLEST))
+        height = min(0.26 * len(grid), _TALLEST)
+        figure, axis = canvas(4.6, 1.0 + height)
         norm, colours = _norm(grid, scale)
         image = axis.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
-        _ticks(axis.yaxis, layers, most=45)
-        _ticks(axis.xaxis, range(grid.shape[1]) if columns is None else columns, most=8)
+        _ticks(axis.yaxis, layers, most=30)
+        across = range(grid.shape[1]) if columns is None else columns
+        _ticks(axis.xaxis, across, most=_ACROSS // (2 + max(min(_WIDTH, len(str(label))) for label in across)))
         axis.set_ylabel(axes[0])
         axis.set_xlabel(axes[1])
-        bar = figure.colorbar(image, ax=axis, pad=0.02)
+        bar = figure.colorbar(image, ax=axis, pad=0.02, fraction=0.06, aspect=max(12.0, 8 * height))
         bar.set_label(label)
         bar.outline.set_visible(False)  # type: ignore[operator]
         return to_svg(figure, name, f"{title}: {label} by {axes[0]} and {axes[1]}")
 
 
+def _steps() -> Iterator[int]:
+    """1, 2, 5, 10, 20, 50, ..."""
+    return (digit * 10**power for power in count() for digit in (1, 2, 5))
+
+
 def _ticks(axis: Any, labels: Sequence[int | float | str], *, most: int) -> None:
     """As many labels as can be read."""
-    every = -(-len(labels) // most)
-    if every > 1 and len(labels) > 100:  # round numbers of what nobody looks up one by one
-        every = -(-every // 10) * 10
+    every = next(step for step in _steps() if len(labels) <= most * step)
     shown = range(0, len(labels), every)
-    axis.set_ticks(shown, [fill(str(labels[i]), 16, break_long_words=False) for i in shown])
+    axis.set_ticks(shown, [fill(str(labels[i]), _WIDTH, break_long_words=False) for i in shown])
 
 
 def curve(name: str, title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, label: str) -> str:

@@ -13,7 +13,7 @@ from .figures import MARKERS, Bar, Series, canvas, legend, points, strip
 from .svg import SERIES, SURFACE, TEXT, style, to_svg
 
 _FEW = 12  # values of x that are all named below the axis
-_NAME_WIDTH = 11  # characters of a name below the axis
+_NAMES_WIDTH = 50  # characters of all names below the axis
 
 
 def draw(name: str, shown: ValueMap | Curves) -> str:
@@ -83,7 +83,7 @@ def _marks(axis: Any, shown: Curves) -> None:
     for number, (title, its) in enumerate(shown.lines):
         known = {point.x: point for point in its}
         series.append(Series(title, number, [_bar(known.get(name)) for name in shown.names]))
-    points(axis, [fill(name, _NAME_WIDTH, break_long_words=False) for name in shown.names], series)
+    points(axis, [fill(name, _NAMES_WIDTH // len(shown.names), break_long_words=False) for name in shown.names], series)
 
 
 def _bar(point: Point | None) -> Bar:
