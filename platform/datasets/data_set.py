@@ -39,6 +39,11 @@ class HubCopy(NamedTuple):
     revision: str
 
 
+def first_object(sample: Sequence[Any]) -> Mapping[str, Any]:
+    """The first value of a file; empty where that is no object, or there is none."""
+    return sample[0] if sample and isinstance(sample[0], Mapping) else {}
+
+
 class Sample(NamedTuple):
     """A few questions of a data set, written out by hand: as rows of the hub, and as the values of an original file,
     which has this suffix. Without `original` its files hold the rows."""
@@ -90,6 +95,10 @@ class DataSet(ABC):
 
         The id may stay empty where the record has none: `reading` then makes one.
         """
+
+    def asked(self, question_id: str, split: str, question: str, **fields: Any) -> Question:
+        """A question of this data set, with its metric and licence; fields: further ones of `Question`."""
+        return Question(question_id, self.name, split, question, metric=self.metric, licence=self.licence, **fields)
 
     @abstractmethod
     def row(self, question: Question) -> dict[str, Any]:

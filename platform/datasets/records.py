@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -38,7 +38,7 @@ class Paragraph:
     sentences: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Support:
     """Evidence: sentence `sentence` (0-based) of paragraph `paragraph` (0-based) of the question's context."""
 
@@ -117,7 +117,7 @@ class Question:
     n_facts: int | None = None
     context_words: int | None = None
     context_tokens: int | None = None
-    evidence_distance: tuple[int, ...] = field(default=())  # words from each piece of evidence to the question
+    evidence_distance: tuple[int, ...] = ()  # words from each piece of evidence to the question
     evidence_tokens: tuple[int, ...] = ()  # the same distances in tokens
     prompt: str | None = None  # full text given to the model; None: rendered by the evaluation's template
     # of prompts that were made from another question (`datasets.facts`)
@@ -261,21 +261,6 @@ def from_table(table: pa.Table, *, source: str = "table") -> list[Question]:
     return [_question(row) for row in rows]
 
 
-_TEXTS = (
-    "metric",
-    "licence",
-    "source_fields",
-    "category",
-    "rule_set",
-    "reason",
-    "control",
-    "derived_from",
-    "prompt_digest",
-    "group",
-)
-_LISTS = ("answers", "answer_starts", "evidence_distance", "evidence_tokens")
-
-
 def _question(row: dict[str, Any]) -> Question:
     row["context"] = tuple(Paragraph(p["title"] or "", tuple(p["sentences"] or ())) for p in row["context"] or ())
     row["supporting_facts"] = tuple(Support(**s) for s in row["supporting_facts"] or ())
@@ -291,8 +276,9 @@ def _question(row: dict[str, Any]) -> Question:
         SubQuestion(**{**step, "question": step["question"] or "", "answer": step["answer"] or ""})
         for step in row.get("decomposition") or ()
     )
-    for name in _LISTS:
-        row[name] = tuple(row.get(name) or ())
-    for name in _TEXTS:
-        row[name] = row.get(name) or ""
+    for column in dataclasses.fields(Question):
+        if column.default == ():
+            row[column.name] = tuple(row.get(column.name) or ())
+        elif column.default == "":
+            row[column.name] = row.get(column.name) or ""
     return Question(**row)

@@ -65,6 +65,21 @@ class Template:
         return self.laid_out(paragraphs).text
 
 
+class Instructed(Template):
+    """The common form of data sets with instructions: a blank line, "Question:" and "Answer:"."""
+
+    context = "{context}"
+    question = "\n\nQuestion: {question}\nAnswer:"
+    alone = "Question: {question}\nAnswer:"
+
+
+class TitledTexts(Instructed):
+    """The same for texts that stand under their titles, with a blank line between them."""
+
+    paragraph = "{title}\n{text}"
+    between = "\n\n"
+
+
 PLAIN = Template()
 TEMPLATES: Registry[Template] = Registry("prompt template", "template", __name__)
 template, names, find = TEMPLATES.instance, TEMPLATES.names, TEMPLATES.get

@@ -19,9 +19,20 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from ..data_set import BadRecord, DataSet, HubCopy, Sample, dataset
+from ..data_set import BadRecord, DataSet, HubCopy, Sample, dataset, first_object
 from ..records import Date, Paragraph, Question, TypedAnswer, source_fields
-from .fields import each, field, identifier, objects, optional_text, optional_texts, question_text, text, texts
+from .fields import (
+    bad_as_last,
+    field,
+    identifier,
+    items_of,
+    objects,
+    optional_text,
+    optional_texts,
+    question_text,
+    text,
+    texts,
+)
 from .occurrences import occurrences
 from .sentences import EXAMPLE, split_sentences
 
@@ -89,9 +100,7 @@ class Drop(DataSet):
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the passages and their questions, or by the columns."""
-        first = sample[0] if sample else None
-        if not isinstance(first, Mapping):
-            return None
+        first = first_object(sample)
         if {"query_id", "passage", "question"} <= first.keys() and ("answer" in first or "answers_spans" in first):
             return "Hugging Face (ucinlp)" if "answers_spans" in first else "Hugging Face (EleutherAI)"
         if {"context", "completion", "ref_text"} <= first.keys():
@@ -101,20 +110,17 @@ class Drop(DataSet):
             return "original"
         return None
 
+    @bad_as_last
     def items(self, value: Any) -> Iterator[_Item | BadRecord]:
         """One item for each question of a file, a passage or a row."""
         if not isinstance(value, Mapping):
-            yield BadRecord("wrong_type", "a record is not an object")
-        elif "ref_text" in value:
+            raise BadRecord("wrong_type", "a record is not an object")
+        if "ref_text" in value:
             yield _Item(value, "", "")
-        elif "passage" in value or "question" in value or "query_id" in value:
-            if "qa_pairs" in value:
-                yield from _section("", value)
-            else:
-                try:
-                    yield _Item(value, optional_text(value, "section_id"), text(value, "passage"))
-                except BadRecord as bad:
-                    yield bad
+        elif "qa_pairs" in value and {"passage", "question", "query_id"} & value.keys():
+            yield from _section("", value)
+        elif {"passage", "question", "query_id"} & value.keys():
+            yield _Item(value, optional_text(value, "section_id"), text(value, "passage"))
         else:
             for section_id, section in value.items():
                 yield from _section(section_id, section)
@@ -141,17 +147,14 @@ class Drop(DataSet):
         if not passage.strip():
             raise BadRecord("missing_field", "'passage' is blank")
         context = _cut(passage)
-        return Question(
-            id=question_id,
-            dataset=self.name,
-            split=split,
-            question=question,
+        return self.asked(
+            question_id,
+            split,
+            question,
             context=context,
             answers=tuple(dict.fromkeys(" and ".join(answer.texts()) for answer in typed)),
             typed_answers=typed,
-            metric=self.metric,
             supporting_facts=occurrences(context, (form for answer in typed for form in answer.texts())),
-            licence=self.licence,
             source_fields=source_fields(section_id=item.section),
         )
 
@@ -171,15 +174,10 @@ class Drop(DataSet):
         }
 
 
-def _section(section_id: str, section: Any) -> Iterator[_Item | BadRecord]:
-    try:
-        passage = text(section, "passage")
-    except BadRecord as bad:
-        yield bad
-        return
-    yield from each(
-        section, "qa_pairs", lambda qa: iter((qa if isinstance(qa, BadRecord) else _Item(qa, section_id, passage),))
-    )
+@bad_as_last
+def _section(section_id: str, section: Any) -> Iterator[_Item]:
+    passage = text(section, "passage")
+    yield from (_Item(qa, section_id, passage) for qa in items_of(section, "qa_pairs"))
 
 
 def _typed(answer: Any) -> TypedAnswer:
@@ -218,10 +216,9 @@ def _date(words: str) -> Date:
 
 
 def _from_reference(references: str) -> tuple[TypedAnswer, ...]:
-    alternatives = [alternative.strip() for alternative in references.split("|")]
     return tuple(
         TypedAnswer(number=alternative) if _NUMBER.fullmatch(alternative) else TypedAnswer(spans=(alternative,))
-        for alternative in alternatives
+        for alternative in map(str.strip, references.split("|"))
     )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from ..data_set import BadRecord
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def field(record: Any, name: str) -> Any:
@@ -100,14 +104,23 @@ def objects(record: Any, name: str) -> list[dict[str, Any]]:
     return value
 
 
+def bad_as_last(items: Callable[_P, Iterator[_T]]) -> Callable[_P, Iterator[_T | BadRecord]]:
+    """A generator of which a BadRecord that it raises is the last element."""
+
+    @wraps(items)
+    def reported(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T | BadRecord]:
+        try:
+            yield from items(*args, **kwargs)
+        except BadRecord as bad:
+            yield bad
+
+    return reported
+
+
+@bad_as_last
 def each(record: Any, name: str, expand: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
     """What `expand` makes of each element of a list field; a BadRecord instance where it is no list."""
-    try:
-        elements = items_of(record, name)
-    except BadRecord as bad:
-        yield bad
-        return
-    for element in elements:
+    for element in items_of(record, name):
         yield from expand(element)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, Sample, dataset
+from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, Sample, dataset, first_object
 from ..records import Paragraph, Question, Support, source_fields
 from .fields import answers, field, identifier, items_of, optional_text, question_text, text, texts
 
@@ -49,8 +49,8 @@ class HotpotQA(DataSet):
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the pairs or columns of `context`."""
-        first = sample[0] if sample else None
-        if not isinstance(first, Mapping) or not {"question", "context", "supporting_facts"} <= first.keys():
+        first = first_object(sample)
+        if not {"question", "context", "supporting_facts"} <= first.keys():
             return None
         context = first["context"]
         if isinstance(context, list) and "_id" in first and all(isinstance(pair, list) for pair in context):
@@ -71,13 +71,14 @@ class HotpotQA(DataSet):
         question_id = identifier(item, "_id" if isinstance(item, Mapping) and "_id" in item else "id")
         question = question_text(item, "question")
         accepted = answers((text(item, "answer"),))
-        context = _context(item)
+        pairs = _pairs(item, "context", "title", "sentences", list)
+        context = tuple(Paragraph(title, texts({"sentences": sentences}, "sentences")) for title, sentences in pairs)
         place: dict[str, int] = {}
         for number, paragraph in enumerate(context):
             place.setdefault(paragraph.title, number)
         supports: dict[Support, None] = {}  # an ordered set
         outside: list[tuple[str, int]] = []
-        for title, sentence in _facts(item):
+        for title, sentence in _pairs(item, "supporting_facts", "title", "sent_id", int):
             number = place.get(title)
             if number is None or not 0 <= sentence < len(context[number].sentences):
                 notes["supporting facts that point outside the context, left out"] += 1
@@ -86,16 +87,13 @@ class HotpotQA(DataSet):
                 supports[Support(number, sentence)] = None
         if not supports:
             raise BadRecord("no_supporting_fact", "no supporting fact lies in the context")
-        return Question(
-            id=question_id,
-            dataset=self.name,
-            split=split,
-            question=question,
+        return self.asked(
+            question_id,
+            split,
+            question,
             context=context,
             answers=accepted,
-            metric=self.metric,
             supporting_facts=tuple(supports),
-            licence=self.licence,
             source_fields=source_fields(
                 type=optional_text(item, "type"), level=optional_text(item, "level"), facts_outside_context=outside
             ),
@@ -104,10 +102,8 @@ class HotpotQA(DataSet):
     def row(self, question: Question) -> dict[str, Any]:
         """id, question, answer, type, level, and the columns of supporting_facts and context."""
         source = question.source()
-        facts = [
-            (question.context[p].title, s) for p, s in ((f.paragraph, f.sentence) for f in question.supporting_facts)
-        ]
-        facts += [(title, sentence) for title, sentence in source.get("facts_outside_context", ())]
+        facts = [(question.context[fact.paragraph].title, fact.sentence) for fact in question.supporting_facts]
+        facts += source.get("facts_outside_context", ())
         return {
             "id": question.id,
             "question": question.question,
@@ -120,15 +116,6 @@ class HotpotQA(DataSet):
                 "sentences": [list(paragraph.sentences) for paragraph in question.context],
             },
         }
-
-
-def _context(record: Mapping[str, Any]) -> tuple[Paragraph, ...]:
-    return tuple(Paragraph(title, texts({"sentences": sentences}, "sentences"))
-                 for title, sentences in _pairs(record, "context", "title", "sentences", list))  # fmt: skip
-
-
-def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    return _pairs(record, "supporting_facts", "title", "sent_id", int)
 
 
 def _pairs(record: Mapping[str, Any], name: str, left: str, right: str, kind: type) -> Iterator[tuple[str, Any]]:

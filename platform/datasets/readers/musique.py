@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..data_set import BadRecord, DataSet, HubCopy, Sample, dataset
+from ..data_set import BadRecord, DataSet, HubCopy, Sample, dataset, first_object
 from ..records import Paragraph, Question, SubQuestion, Support
 from .fields import answers, identifier, objects, optional_texts, question_text, text, truth, whole
 from .occurrences import occurrences
@@ -71,8 +71,8 @@ class MuSiQue(DataSet):
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the decomposition or, in test files without one, by paragraphs of an idx and a text."""
-        first = sample[0] if sample else None
-        if not isinstance(first, Mapping) or not {"id", "question", "paragraphs"} <= first.keys():
+        first = first_object(sample)
+        if not {"id", "question", "paragraphs"} <= first.keys():
             return None
         paragraphs = first["paragraphs"]
         if isinstance(paragraphs, Mapping):
@@ -98,19 +98,16 @@ class MuSiQue(DataSet):
         if not steps:
             raise BadRecord("missing_field", "'question_decomposition' is empty")
         supporting = {number for number, paragraph in enumerate(paragraphs) if truth(paragraph, "is_supporting")}
-        return Question(
-            id=question_id + _UNANSWERABLE * (answerable is False),
-            dataset=self.name,
-            split=split,
-            question=question,
+        return self.asked(
+            question_id + _UNANSWERABLE * (answerable is False),
+            split,
+            question,
             context=context,
             answers=accepted,
             answerable=answerable,
-            metric=self.metric,
             supporting_facts=_evidence(context, steps, supporting, notes),
             hops=len(steps),
             decomposition=steps,
-            licence=self.licence,
         )
 
     def row(self, question: Question) -> dict[str, Any]:
@@ -170,4 +167,4 @@ def _evidence(
         if answer and not places:
             notes["steps whose answer is not in their paragraph: its first sentence is taken"] += 1
         found[Support(paragraph, places[0].sentence if places else 0)] = None
-    return tuple(sorted(found, key=lambda support: (support.paragraph, support.sentence)))
+    return tuple(sorted(found))

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset
+from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset, first_object
 from ..reading import content_id
 from ..records import Question
 from . import nq_full, nq_passages
-from .fields import answers, identifier, question_text, texts
+from .fields import answers, bad_as_last, identifier, question_text, texts
 
 _OTHER_SET = re.compile(
     r"(?<![a-z0-9])(trivia[a-z]*|web[-_ ]?q[a-z]*|popqa|squad|hotpot[a-z]*|curated[a-z]*)", re.IGNORECASE
@@ -59,8 +59,7 @@ class NaturalQuestions(DataSet):
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the fields; open questions are shared with other sets, there the path may say no."""
-        first = sample[0] if sample else None
-        kind = _kind(first) if isinstance(first, Mapping) else ""
+        kind = _kind(first_object(sample))
         if kind == "long document" and not str(sample[0].get("source", "")).startswith("natural"):
             return None  # other sets of long documents have the same three fields
         if kind in ("NQ-open", "open domain"):
@@ -71,19 +70,16 @@ class NaturalQuestions(DataSet):
                 return None  # TriviaQA's, unless the path names this set alone
         return kind or None
 
-    def items(self, value: Any) -> Iterator[_Item | BadRecord]:
+    @bad_as_last
+    def items(self, value: Any) -> Iterator[_Item]:
         """A value is a question, except for a long document, which has several."""
-        kind = _kind(value) if isinstance(value, Mapping) else ""
+        kind = _kind(first_object([value]))
         if kind != "long document":
             yield _Item(kind, value)
             return
-        try:
-            asked, given = texts(value, "instructions"), texts(value, "outputs")
-            if len(asked) != len(given):
-                raise BadRecord("wrong_type", f"{len(asked)} questions but {len(given)} answers")
-        except BadRecord as bad:
-            yield bad
-            return
+        asked, given = texts(value, "instructions"), texts(value, "outputs")
+        if len(asked) != len(given):
+            raise BadRecord("wrong_type", f"{len(asked)} questions but {len(given)} answers")
         yield from (_Item(kind, value, number) for number in range(len(asked)))
 
     def question(self, item: _Item, split: str, notes: Counter[str]) -> Question:

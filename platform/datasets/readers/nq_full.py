@@ -7,13 +7,13 @@ All three give the same page and the same annotations, as spans of words; see `n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data_set import BadRecord, Sample
 from ..records import Question, Support, source_fields
 from .fields import field, identifier, objects, optional_text, question_text, text, whole
-from .nq_page import Page, Token, layout_of, page_of, token_span, tokens_of_text
+from .nq_page import Layout, Page, Token, layout_of, page_of, token_span, tokens_of_text
 
 _YES_NO = {1: "YES", 0: "NO", -1: "NONE"}  # how Hugging Face's schema numbers them
 _Annotation = dict[str, Any]  # id, long: words or None, short: list of words, yes_no; words: [first, end)
@@ -65,13 +65,15 @@ def row(question: Question) -> dict[str, Any]:
     made = {
         "id": [annotation["id"] for annotation in annotations],
         "long_answer": long_answers,
-        "short_answers": [_short_columns(annotation["short"], layout, words) for annotation in annotations],
+        "short_answers": [
+            _span_columns(layout, spans) | {"text": [" ".join(words[first:end]) for first, end in spans]}
+            for spans in (annotation["short"] for annotation in annotations)
+        ],
         "yes_no_answer": [
             next(number for number, name in _YES_NO.items() if name == annotation["yes_no"])
             for annotation in annotations
         ],
     }
-    spans = [token_span(layout, span) for span in chosen]
     return {
         "id": question.id,
         "document": {
@@ -81,34 +83,26 @@ def row(question: Question) -> dict[str, Any]:
             "tokens": {
                 "token": [token.text for token in layout.tokens],
                 "is_html": [token.is_markup for token in layout.tokens],
-                "start_byte": [-1] * len(layout.tokens),
-                "end_byte": [-1] * len(layout.tokens),
+                **_unknown_bytes(len(layout.tokens)),
             },
         },
         "question": {"text": question.question, "tokens": question.question.split()},
-        "long_answer_candidates": {
-            "start_token": [start for start, _ in spans],
-            "end_token": [end for _, end in spans],
-            "start_byte": [-1] * len(spans),
-            "end_byte": [-1] * len(spans),
-            "top_level": [True] * len(spans),
-        },
+        "long_answer_candidates": _span_columns(layout, chosen) | {"top_level": [True] * len(chosen)},
         "annotations": made if annotations else None,
     }
 
 
-_BYTES = {"start_byte": -1, "end_byte": -1}
-
-
-def _short_columns(spans: list[list[int]], layout: Any, words: list[str]) -> dict[str, list[Any]]:
+def _span_columns(layout: Layout, spans: Sequence[Sequence[int]]) -> dict[str, list[Any]]:
     tokens = [token_span(layout, span) for span in spans]
     return {
         "start_token": [start for start, _ in tokens],
         "end_token": [end for _, end in tokens],
-        "start_byte": [-1] * len(spans),
-        "end_byte": [-1] * len(spans),
-        "text": [" ".join(words[first:end]) for first, end in spans],
+        **_unknown_bytes(len(spans)),
     }
+
+
+def _unknown_bytes(count: int) -> dict[str, list[int]]:
+    return {name: [value] * count for name, value in _BYTES.items()}
 
 
 def _tokens(document: Mapping[str, Any], kind: str) -> list[Token]:
@@ -166,7 +160,7 @@ def _evidence(annotations: list[_Annotation], page: Page) -> tuple[Support, ...]
     found: set[Support] = set()
     for first, end in {tuple(span) for span in short or long}:
         found |= page.supports(first, end)
-    return tuple(sorted(found, key=lambda support: (support.paragraph, support.sentence)))
+    return tuple(sorted(found))
 
 
 _TOKENS = (

@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset
-from ..records import Question
-from .fields import answers, identifier, question_text
-from .squad_records import SPANS, Item, first_paragraph, holds_nothing, is_flat, items, marked, row, sample
+from ..data_set import HubCopy, LookAlike, dataset, first_object
+from .fields import answers as some_answer
+from .squad_records import SPANS, SquadRecords, first_paragraph, holds_nothing, is_flat, sample
 
 _V2_PATH = re.compile(r"squad[-_ ]?v?2", re.IGNORECASE)
 _V2_SHARE = 0.2  # of looked-at flat records without an answer: v1.1 has none, v2 a third to a half
 
 
 @dataset("squad")
-class Squad(DataSet):
+class Squad(SquadRecords):
     """SQuAD v1.1 in the original and in the Hugging Face schema."""
 
     title = "SQuAD v1.1"
     metric = "squad_v1"
-    licence = "CC BY-SA 4.0"
-    categories = ("simple_recall", "long_context", "stress_test")
-    annotated_supports = False
     hub_copies = (HubCopy("rajpurkar/squad", "plain_text", "7b6d24c440a36b6815f21b70d25016731768db1f"),)
     expects = "data > paragraphs > qas, or rows of id, context, question, answers{text, answer_start}"
     path_hint = re.compile(r"squad(?![-_ ]?v?2)", re.IGNORECASE)
@@ -47,35 +43,14 @@ class Squad(DataSet):
             raise LookAlike(f"{why}, which is not SQuAD v1.1; v2 questions may have no answer")
         return schema
 
-    def items(self, value: Any) -> Iterator[Item | BadRecord]:
-        """One item for each question of a document, an article or a flat row."""
-        return items(value)
-
-    def question(self, item: Item, split: str, notes: Counter[str]) -> Question:
-        """The question with its paragraph cut into sentences and the sentences of its answers as evidence."""
-        question_id, question = identifier(item.record, "id"), question_text(item.record, "question")
-        found = marked(item)
-        answers(found.answers)
-        return Question(
-            id=question_id,
-            dataset=self.name,
-            split=split,
-            question=question,
-            metric=self.metric,
-            licence=self.licence,
-            **found._asdict(),
-        )
-
-    def row(self, question: Question) -> dict[str, Any]:
-        """id, title, context, question, answers{text, answer_start}."""
-        return row(question)
+    def answerable(self, record: Mapping[str, Any], answers: tuple[str, ...], notes: Counter[str]) -> None:
+        """Not said: every question must have an answer."""
+        some_answer(answers)
 
 
 def schema_of(sample: Sequence[Any]) -> str | None:
     """Which schema of SQuAD, of whatever version, the first values of a file have."""
-    first = sample[0] if sample else None
-    if not isinstance(first, Mapping):
-        return None
+    first = first_object(sample)
     if first_paragraph(first) is not None or holds_nothing(first):
         return "original"
     return "Hugging Face" if is_flat(first) else None

@@ -6,15 +6,16 @@ disagree about, whether a question may have no answer, is theirs.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any, NamedTuple
 
-from ..data_set import BadRecord, Sample
+from ...core.errors import UsageError
+from ..data_set import BadRecord, DataSet, Sample
 from ..records import Paragraph, Question, Support
-from .fields import each, field, items_of, text, texts
+from .fields import bad_as_last, each, field, identifier, items_of, question_text, text, texts
+from .occurrences import sentence_starts, sentences_of
 from .sentences import EXAMPLE, split_sentences
 
 #: marked spans of the example
@@ -55,22 +56,48 @@ def sample(version: str, *questions: Mapping[str, Any]) -> Sample:
     return Sample(rows, [{"version": version, "data": [article]}], ".json")
 
 
-def items(value: Any) -> Iterator[Item | BadRecord]:
-    """One item for each question of a document, an article or a flat row."""
-    if not isinstance(value, Mapping):
-        yield BadRecord("wrong_type", "a record is not an object")
-    elif "data" in value:
-        yield from each(value, "data", items)
-    elif "paragraphs" in value:
+class SquadRecords(DataSet):
+    """Either version. What it makes of a question's answers, or of none, is `answerable`."""
+
+    licence = "CC BY-SA 4.0"
+    categories = ("simple_recall", "long_context", "stress_test")
+    annotated_supports = False
+
+    def answerable(self, record: Mapping[str, Any], answers: tuple[str, ...], notes: Counter[str]) -> bool | None:
+        """The field of the question; raises BadRecord for answers that this version does not have."""
+        raise UsageError(f"{type(self).__name__} does not say which questions are answerable")
+
+    @bad_as_last
+    def items(self, value: Any) -> Iterator[Item | BadRecord]:
+        """One item for each question of a document, an article or a flat row."""
+        if not isinstance(value, Mapping):
+            raise BadRecord("wrong_type", "a record is not an object")
+        if "data" in value:
+            yield from each(value, "data", self.items)
+            return
         title = value.get("title")
-        for paragraph in each(value, "paragraphs", lambda p: iter((p,))):
-            yield from _questions(paragraph, title if isinstance(title, str) else "")
-    else:
-        try:
-            title = value.get("title")
-            yield Item(value, title if isinstance(title, str) else "", text(value, "context"))
-        except BadRecord as bad:
-            yield bad
+        title = title if isinstance(title, str) else ""
+        if "paragraphs" in value:
+            yield from each(value, "paragraphs", lambda paragraph: _questions(paragraph, title))
+        else:
+            yield Item(value, title, text(value, "context"))
+
+    def question(self, item: Item, split: str, notes: Counter[str]) -> Question:
+        """The question with its paragraph cut into sentences and the sentences of its answers as evidence."""
+        question_id, question = identifier(item.record, "id"), question_text(item.record, "question")
+        found = marked(item)
+        answerable = self.answerable(item.record, found.answers, notes)
+        return self.asked(question_id, split, question, answerable=answerable, **found._asdict())
+
+    def row(self, question: Question) -> dict[str, Any]:
+        """id, title, context, question, answers{text, answer_start}: empty columns for an unanswerable question."""
+        return {
+            "id": question.id,
+            "title": question.context[0].title,
+            "context": question.source_text(),
+            "question": question.question,
+            "answers": {"text": list(question.answers), "answer_start": list(question.answer_starts)},
+        }
 
 
 def marked(item: Item) -> Marked:
@@ -83,25 +110,13 @@ def marked(item: Item) -> Marked:
     for answer, start in spans:
         if not item.context.startswith(answer, start) or start < 0:
             raise BadRecord("answer_not_in_context", f"{answer[:40]!r} is not at character {start} of the context")
-        last = start + max(len(answer.rstrip()) - 1, 0)
-        evidence.update(range(bisect_right(starts, start) - 1, bisect_right(starts, last)))
+        evidence.update(sentences_of(starts, start, start + len(answer.rstrip())))
     return Marked(
         (paragraph,),
         tuple(answer for answer, _ in spans),
         tuple(start for _, start in spans),
         tuple(Support(0, sentence) for sentence in sorted(evidence)),
     )
-
-
-def row(question: Question) -> dict[str, Any]:
-    """The flat row of Hugging Face's schema."""
-    return {
-        "id": question.id,
-        "title": question.context[0].title,
-        "context": question.source_text(),
-        "question": question.question,
-        "answers": {"text": list(question.answers), "answer_start": list(question.answer_starts)},
-    }
 
 
 def first_paragraph(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -131,15 +146,9 @@ def is_flat(row: Mapping[str, Any]) -> bool:
     return "context" in row and "question" in row and isinstance(spans, Mapping) and "answer_start" in spans
 
 
-def _questions(paragraph: Any, title: str) -> Iterator[Item | BadRecord]:
-    if isinstance(paragraph, BadRecord):
-        yield paragraph
-        return
-    try:
-        context, qas = text(paragraph, "context"), items_of(paragraph, "qas")
-    except BadRecord as bad:
-        yield bad
-        return
+@bad_as_last
+def _questions(paragraph: Any, title: str) -> Iterator[Item]:
+    context, qas = text(paragraph, "context"), items_of(paragraph, "qas")
     yield from (Item(qa, title, context) for qa in qas)
 
 
@@ -160,7 +169,7 @@ def _answer_spans(record: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 @lru_cache(maxsize=64)  # the questions of one paragraph follow each other
-def _cut(title: str, context: str) -> tuple[Paragraph, tuple[int, ...]]:
+def _cut(title: str, context: str) -> tuple[Paragraph, list[int]]:
     """The paragraph, and the character at which each of its sentences begins."""
     sentences = split_sentences(context)
-    return Paragraph(title, sentences), (0, *accumulate(len(sentence) for sentence in sentences[:-1]))
+    return Paragraph(title, sentences), sentence_starts(sentences)

@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, dataset
-from ..records import Question
-from .fields import answers, identifier, question_text
+from ..data_set import BadRecord, HubCopy, LookAlike, dataset
+from .fields import answers as some_answer
 from .squad import schema_of, version_two
-from .squad_records import SPANS, Item, items, marked, row, sample
+from .squad_records import SPANS, SquadRecords, sample
 
 
 @dataset("squad_v2")
-class SquadV2(DataSet):
+class SquadV2(SquadRecords):
     """SQuAD v2.0 in the original and in the Hugging Face schema."""
 
     title = "SQuAD v2.0"
     metric = "squad_v2"
-    licence = "CC BY-SA 4.0"
-    categories = ("simple_recall", "long_context", "stress_test")
-    annotated_supports = False
     hub_copies = (HubCopy("rajpurkar/squad_v2", "squad_v2", "3ffb306f725f7d2ce8394bc1873b24868140c412"),)
     expects = (
         "data > paragraphs > qas with is_impossible, or rows of id, context, question, answers, some of them empty"
@@ -49,36 +45,17 @@ class SquadV2(DataSet):
             raise LookAlike("has SQuAD records that are all answerable, as those of v1.1 are, which is not SQuAD v2.0")
         return schema
 
-    def items(self, value: Any) -> Iterator[Item | BadRecord]:
-        """One item for each question of a document, an article or a flat row."""
-        return items(value)
-
-    def question(self, item: Item, split: str, notes: Counter[str]) -> Question:
-        """The question; without answers where it is marked as impossible, or is a flat row with empty columns."""
-        question_id, question = identifier(item.record, "id"), question_text(item.record, "question")
-        found = marked(item)
-        impossible = item.record.get("is_impossible")
+    def answerable(self, record: Mapping[str, Any], answers: tuple[str, ...], notes: Counter[str]) -> bool:
+        """Without answers the question must be marked as impossible, or be a flat row with empty columns."""
+        impossible = record.get("is_impossible")
         if impossible is not None and not isinstance(impossible, bool):
             raise BadRecord("wrong_type", "'is_impossible' is not true or false")
-        if found.answers:
-            answers(found.answers)
+        if answers:
+            some_answer(answers)
             if impossible:
                 raise BadRecord("contradiction", "is_impossible, but with answers")
-        elif impossible is False or (impossible is None and isinstance(item.record["answers"], list)):
+        elif impossible is False or (impossible is None and isinstance(record["answers"], list)):
             raise BadRecord("no_answer", "no answer text, and not marked as impossible")
-        if item.record.get("plausible_answers"):
+        if record.get("plausible_answers"):
             notes["plausible answers of unanswerable questions, left out"] += 1
-        return Question(
-            id=question_id,
-            dataset=self.name,
-            split=split,
-            question=question,
-            answerable=bool(found.answers),
-            metric=self.metric,
-            licence=self.licence,
-            **found._asdict(),
-        )
-
-    def row(self, question: Question) -> dict[str, Any]:
-        """id, title, context, question, answers{text, answer_start}: empty columns for an unanswerable question."""
-        return row(question)
+        return bool(answers)

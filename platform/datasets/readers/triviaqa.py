@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from ...scoring.metrics.triviaqa import normalise_trivia
-from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, Sample, dataset
+from ..data_set import DataSet, HubCopy, LookAlike, Sample, dataset, first_object
 from ..records import Question
-from .fields import answers, field, identifier, items_of, question_text, texts
+from .fields import answers, bad_as_last, field, identifier, items_of, question_text, texts
 
 # Other open-domain sets are passed around in the same three fields; only the name tells them apart.
 _OTHER_SET = re.compile(
@@ -33,16 +33,19 @@ class _Item(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """The field names of one schema of the answer object."""
+    """The field names of one schema: of a question, and of its answer object."""
 
+    id: str
+    question: str
+    answer: str
     value: str
     aliases: str
     normalised: str
     human: str
 
 
-_OFFICIAL = _Names("Value", "Aliases", "NormalizedAliases", "HumanAnswers")
-_SNAKE = _Names("value", "aliases", "normalized_aliases", "human_answers")
+_OFFICIAL = _Names("QuestionId", "Question", "Answer", "Value", "Aliases", "NormalizedAliases", "HumanAnswers")
+_SNAKE = _Names("question_id", "question", "answer", "value", "aliases", "normalized_aliases", "human_answers")
 
 
 @dataset("triviaqa")
@@ -83,9 +86,7 @@ class TriviaQA(DataSet):
 
     def recognise(self, sample: Sequence[Any], path: PurePath) -> str | None:
         """By the answer object; the open-domain fields are shared with other sets, there the path may say no."""
-        first = sample[0] if sample else None
-        if not isinstance(first, Mapping):
-            return None
+        first = first_object(sample)
         if isinstance(first.get("Data"), list):
             first = next((datum for datum in first["Data"] if isinstance(datum, Mapping)), {})
         if {"QuestionId", "Question"} <= first.keys():
@@ -100,42 +101,29 @@ class TriviaQA(DataSet):
             return "open domain"
         return None
 
-    def items(self, value: Any) -> Iterator[_Item | BadRecord]:
+    @bad_as_last
+    def items(self, value: Any) -> Iterator[_Item]:
         """One item for each element of an official file, or the value itself."""
         if isinstance(value, Mapping) and "Data" in value:
             split = value.get("Split")
-            try:
-                data = items_of(value, "Data")
-            except BadRecord as bad:
-                yield bad
-                return
-            yield from (_Item(datum, split if isinstance(split, str) else "") for datum in data)
+            for datum in items_of(value, "Data"):
+                yield _Item(datum, split if isinstance(split, str) else "")
         else:
             yield _Item(value, "")
 
     def question(self, item: _Item, split: str, notes: Counter[str]) -> Question:
         """The question with its accepted answers."""
         record = item.record
-        if isinstance(record, Mapping) and "QuestionId" in record:
-            question_id, question = identifier(record, "QuestionId"), question_text(record, "Question")
-            accepted = _accepted(field(record, "Answer"), _OFFICIAL)
-        elif isinstance(record, Mapping) and "question_id" in record:
-            question_id, question = identifier(record, "question_id"), question_text(record, "question")
-            accepted = _accepted(field(record, "answer"), _SNAKE)
+        schema = next((names for names in (_OFFICIAL, _SNAKE) if names.id in first_object([record])), None)
+        if schema is not None:
+            question_id, question = identifier(record, schema.id), question_text(record, schema.question)
+            accepted = _accepted(field(record, schema.answer), schema)
         else:
             question_id, question = identifier(record, "id"), question_text(record, "question")
             accepted = tuple(dict.fromkeys(texts(record, "golden_answers")))
             prefix = question_id.partition("_")[0]
             split = prefix if prefix in ("train", "dev", "test") else split
-        return Question(
-            id=question_id,
-            dataset=self.name,
-            split=item.split or split,
-            question=question,
-            answers=answers(accepted),
-            metric=self.metric,
-            licence=self.licence,
-        )
+        return self.asked(question_id, item.split or split, question, answers=answers(accepted))
 
     def row(self, question: Question) -> dict[str, Any]:
         """question, question_id, and the answer object with its aliases; evidence documents are empty columns."""
@@ -164,7 +152,9 @@ def _accepted(answer: Any, names: _Names) -> tuple[str, ...]:
     """Readable texts whose normalised forms are those of the normalised aliases and the human answers."""
     normalised = texts(answer, names.normalised)
     human = texts(answer, names.human) if answer.get(names.human) else ()
-    readable = _optional(answer, (names.value,)) + (texts(answer, names.aliases) if answer.get(names.aliases) else ())
+    value = answer.get(names.value)
+    readable = (value,) if isinstance(value, str) else ()
+    readable += texts(answer, names.aliases) if answer.get(names.aliases) else ()
     wanted = {normalise_trivia(name) for name in (*normalised, *human)}
     chosen = [name for name in readable if normalise_trivia(name) in wanted]
     covered = {normalise_trivia(name) for name in chosen}
@@ -173,7 +163,3 @@ def _accepted(answer: Any, names: _Names) -> tuple[str, ...]:
             covered.add(normalise_trivia(name))
             chosen.append(name)
     return tuple(dict.fromkeys(chosen))
-
-
-def _optional(answer: Mapping[str, Any], fields: Iterable[str]) -> tuple[str, ...]:
-    return tuple(answer[name] for name in fields if isinstance(answer.get(name), str))

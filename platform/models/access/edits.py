@@ -15,9 +15,9 @@ Edits are stored as JSON with their tensors in safetensors beside it (`edit_file
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class Edit:
     channels: Sequence[int] | None = None
     positions: Sequence[int] | None = None
     phase: Literal["both", "prefill", "decode"] = "both"
+    site: str = field(kw_only=False)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.selection})"
@@ -53,7 +54,7 @@ class Edit:
     @cached_property
     def selection(self) -> Selection:
         """The parsed site with positions and channels from either place."""
-        return merge(parse(cast(Any, self).site), self.positions, self.channels)
+        return merge(parse(self.site), self.positions, self.channels)
 
     @property
     def of_rows(self) -> bool:
@@ -120,14 +121,8 @@ class Edit:
         """Edit `x` (C, ...), which has no batch and time axes: a number or a tensor that broadcasts against it."""
         value = self._value()
         if value is not None:
-            value = value.to(device=x.device, dtype=x.dtype)
-            if value.ndim > x.ndim:
-                raise UsageError(
-                    f"{self}: a value of shape {tuple(value.shape)} has more axes than the site {tuple(x.shape)}"
-                )
-            value = self._checked(
-                value.reshape((1,) * (x.ndim + 2 - value.ndim) + tuple(value.shape)), x[None, None], 1
-            )
+            value = self._with_axes_of(x, value.to(device=x.device, dtype=x.dtype))
+            value = self._checked(value[None, None], x[None, None], 1)
         return self._on_channels(x[None, None], value)[0, 0]
 
     def _on_channels(self, part: Tensor, value: Tensor | None) -> Tensor:
@@ -147,12 +142,7 @@ class Edit:
         if value is None:
             return None, valid
         value = value.to(device=x.device, dtype=x.dtype if x.dtype.is_floating_point else None)
-        missing = x.ndim - value.ndim
-        if missing < 0:
-            raise UsageError(
-                f"{self}: a value of shape {tuple(value.shape)} has more axes than the site {tuple(x.shape)}"
-            )
-        value = value.reshape((1,) * missing + tuple(value.shape))
+        value = self._with_axes_of(x, value)
         if run.rows is not None and value.shape[0] > 1 and int(run.rows.max()) < len(value):
             value = value.index_select(0, run.rows.to(value.device))
         if value.shape[1] > 1 and self.selection.positions is None:  # a whole run: pick the time steps of this call
@@ -163,6 +153,15 @@ class Edit:
             rows = value.expand(len(x), *value.shape[1:]) if value.shape[0] == 1 else value
             value = take(rows, absolute.clamp(0, value.shape[1] - 1))
         return self._checked(value, x, columns.shape[1]), valid
+
+    def _with_axes_of(self, x: Tensor, value: Tensor) -> Tensor:
+        """`value` with as many axes as the site's `x`, the missing ones in front."""
+        missing = x.ndim - value.ndim
+        if missing < 0:
+            raise UsageError(
+                f"{self}: a value of shape {tuple(value.shape)} has more axes than the site {tuple(x.shape)}"
+            )
+        return value.reshape((1,) * missing + tuple(value.shape))
 
     def _checked(self, value: Tensor, x: Tensor, n_positions: int) -> Tensor:
         n_channels = len(self.selection.channels) if self.selection.channels is not None else x.shape[2]
@@ -196,63 +195,58 @@ def _number(value: float, what: str) -> float:
     return number
 
 
-@dataclass(frozen=True, eq=False)
-class Scale(Edit):
-    """x -> factor * x; `factor` is a number or a tensor that broadcasts."""
+class _ByTensor(Edit):
+    """An edit whose field `tensor_field` is a number or a tensor that broadcasts against the selected part."""
 
-    kind: ClassVar[str] = "scale"
-    site: str
-    factor: Value
+    tensor_field: ClassVar[str] = "value"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "factor", _tensor(self.factor, "Scale: factor"))
+        name = self.tensor_field
+        object.__setattr__(self, name, _tensor(getattr(self, name), f"{type(self).__name__}: {name}"))
 
     def _value(self) -> Tensor:
-        return self.factor  # type: ignore[return-value]
+        return getattr(self, self.tensor_field)
 
     def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
         assert value is not None
+        return self.combined(x, value)
+
+    def combined(self, x: Tensor, value: Tensor) -> Tensor:
+        raise UsageError(f"{type(self).__name__} does not say what it does with its tensor")
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(_ByTensor):
+    """x -> factor * x; `factor` is a number or a tensor that broadcasts."""
+
+    kind: ClassVar[str] = "scale"
+    tensor_field: ClassVar[str] = "factor"
+    factor: Value
+
+    def combined(self, x: Tensor, value: Tensor) -> Tensor:
         return x * value
 
 
 @dataclass(frozen=True, eq=False)
-class Add(Edit):
+class Add(_ByTensor):
     """x -> x + value."""
 
     kind: ClassVar[str] = "add"
-    site: str
     value: Value
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "value", _tensor(self.value, "Add: value"))
-
-    def _value(self) -> Tensor:
-        return self.value  # type: ignore[return-value]
-
-    def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
-        assert value is not None
+    def combined(self, x: Tensor, value: Tensor) -> Tensor:
         return x + value
 
 
 @dataclass(frozen=True, eq=False)
-class Replace(Edit):
+class Replace(_ByTensor):
     """x -> value."""
 
     kind: ClassVar[str] = "replace"
-    site: str
     value: Value
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "value", _tensor(self.value, "Replace: value"))
-
-    def _value(self) -> Tensor:
-        return self.value  # type: ignore[return-value]
-
-    def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
-        assert value is not None
+    def combined(self, x: Tensor, value: Tensor) -> Tensor:
         return value.expand_as(x)
 
 
@@ -261,7 +255,6 @@ class Clamp(Edit):
     """x -> min(max(x, low), high); either bound may be None. Raises UsageError without any, and for low above high."""
 
     kind: ClassVar[str] = "clamp"
-    site: str
     low: float | None = None
     high: float | None = None
 
@@ -286,7 +279,6 @@ class ProjectOut(Edit):
     """
 
     kind: ClassVar[str] = "project_out"
-    site: str
     direction: Value
 
     def __post_init__(self) -> None:
@@ -307,24 +299,19 @@ class ProjectOut(Edit):
 
 
 @dataclass(frozen=True, eq=False)
-class Interpolate(Edit):
+class Interpolate(_ByTensor):
     """x -> x + weight * (mean - x): moves a site towards a mean; weight 1 is mean ablation."""
 
     kind: ClassVar[str] = "interpolate"
-    site: str
+    tensor_field: ClassVar[str] = "mean"
     mean: Value
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "mean", _tensor(self.mean, "Interpolate: mean"))
         object.__setattr__(self, "weight", _number(self.weight, "Interpolate: weight"))
 
-    def _value(self) -> Tensor:
-        return self.mean  # type: ignore[return-value]
-
-    def transform(self, x: Tensor, value: Tensor | None) -> Tensor:
-        assert value is not None
+    def combined(self, x: Tensor, value: Tensor) -> Tensor:
         return x + self.weight * (value - x)
 
 

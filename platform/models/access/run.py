@@ -84,15 +84,15 @@ class Run:
 
     def to_packed(self, value: Tensor) -> Tensor:
         """Reorder axis 1 of (B, T, ...) from the caller's columns to packed ones."""
-        return value if self.order is None else _take(value, self.order)
+        return value if self.order is None else take(value, self.order)
 
     def to_caller(self, value: Tensor) -> Tensor:
         """Inverse of `to_packed`."""
-        return value if self.order is None else _take(value, self.order.argsort(1))
+        return value if self.order is None else take(value, self.order.argsort(1))
 
     def last(self, value: Tensor) -> Tensor:
         """Each row's last real token in `value` (B, T, ...), packed: (B, 1, ...); the first of an empty row."""
-        return _take(value, (self.lengths - 1).clamp(min=0)[:, None])
+        return take(value, (self.lengths - 1).clamp(min=0)[:, None])
 
     def positions(self, wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Packed columns (B, P) of sequence positions, and which of them (B, P) are real tokens of this call."""
@@ -183,17 +183,12 @@ class Run:
                 column, valid = self.positions(selection.positions)
                 if valid.any():
                     at = lookup[column.clamp(0, self.width - 1)]
-                    capture.record(self, name, selection, _take(value, at), picked=True)
-
-
-def _take(value: Tensor, index: Tensor) -> Tensor:
-    """value (B, T, ...) at index (B, P) -> (B, P, ...)."""
-    return value[torch.arange(len(value), device=value.device)[:, None], index]
+                    capture.record(self, name, selection, take(value, at), picked=True)
 
 
 def take(value: Tensor, index: Tensor) -> Tensor:
-    """Public form of the row-wise gather: value (B, T, ...) at columns index (B, P) -> (B, P, ...)."""
-    return _take(value, index)
+    """value (B, T, ...) at index (B, P) -> (B, P, ...)."""
+    return value[torch.arange(len(value), device=value.device)[:, None], index]
 
 
 def pack(

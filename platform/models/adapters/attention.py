@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from ...core.errors import InputError, UsageError
 from ..access.run import Run
 from ..mixer import LayerState, Mixer, SiteInfo
-from ..parts.attention import attend, document_positions, documents
+from ..parts.attention import Records, recorded_attention
 from ..parts.norms import wide
-from ..parts.past import extend, tokens_seen
 
 # what depends on the position alone; others ("dynamic", "longrope") change with the length of the text
 _STATIC_ROTATIONS = ("default", "linear", "llama3", "yarn")
@@ -80,9 +79,7 @@ class CausalAttention(Mixer):
         raise UsageError(f"{type(self).__name__} defines no output projection")
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
-        width = self.kv_heads * self.head_dim
-        empty = torch.zeros(batch, width, 0, dtype=dtype, device=device)
-        return {"past_k": empty, "past_v": empty, "seen": torch.zeros(batch, dtype=wide(dtype), device=device)}
+        return Records.none(batch, self.kv_heads * self.head_dim, dtype, device).as_state()
 
     def site_table(self) -> list[SiteInfo]:
         queries, keys = (self.heads * self.head_dim,), (self.kv_heads * self.head_dim,)
@@ -99,26 +96,11 @@ class CausalAttention(Mixer):
     ) -> tuple[Tensor, LayerState | None]:
         q, k, v = self.project(u)
         q, k, v = run.site(prefix + "q", q), run.site(prefix + "k", k), run.site(prefix + "v", v)
-        past = self.zero_state(len(u), u.dtype, u.device) if state is None else state
-        P, G = self.head_dim, self.kv_heads
-        queries, keys = q.unflatten(-1, (self.heads, P)), k.unflatten(-1, (G, P))
-        if self.rotation is not None:
-            positions = document_positions(run, past["seen"])
-            queries, keys = self.rotation(queries, positions), self.rotation(keys, positions)
-        k = keys.flatten(2)
-        all_keys = torch.cat([past["past_k"].transpose(1, 2).to(k.dtype), k], 1).unflatten(-1, (G, P))
-        values = torch.cat([past["past_v"].transpose(1, 2).to(v.dtype), v], 1).unflatten(-1, (G, P))
-        document = None if run.reset is None else documents(run)
-        z = attend(queries, all_keys, values, document, past["seen"], self.scaling).flatten(2)
+        past = None if state is None else Records.of(state)
+        heads = (self.heads, self.kv_heads)
+        z, after = recorded_attention(run, q, k, v, heads, self.rotation, past, need_state, self.scaling)
         out = self.output(run.site(prefix + "z", z.contiguous()))
-        if not need_state:
-            return out, None
-        seen = tokens_seen(run, past["seen"])
-        return out, {
-            "past_k": extend(run, past["past_k"], k, seen),
-            "past_v": extend(run, past["past_v"], v, seen),
-            "seen": seen,
-        }
+        return out, None if after is None else after.as_state()
 
 
 class SeparateAttention(CausalAttention):

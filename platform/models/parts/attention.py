@@ -13,6 +13,8 @@ exactly zero. Shapes: B batch, T time, S earlier tokens, H query heads, G key he
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..access.run import Run
+from ..mixer import LayerState
 from .norms import wide
 from .past import extend, tokens_seen
 
@@ -99,6 +102,10 @@ def attend(
     return torch.cat(found, 2).transpose(1, 2)
 
 
+#: turn(x, positions): x (B, T, H, P) turned by its positions (B, T)
+Turn = Callable[[Tensor, Tensor], Tensor]
+
+
 class Records(NamedTuple):
     """What attention keeps of earlier tokens (`past`): turned keys and values (B, G P, S), and how many each row has
     seen (B,)."""
@@ -107,6 +114,21 @@ class Records(NamedTuple):
     values: Tensor
     seen: Tensor
 
+    @classmethod
+    def none(cls, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> Records:
+        """No keys, no values, no tokens seen; width: G P."""
+        empty = torch.zeros(batch, width, 0, dtype=dtype, device=device)
+        return cls(empty, empty, torch.zeros(batch, dtype=wide(dtype), device=device))
+
+    @classmethod
+    def of(cls, state: LayerState) -> Records:
+        """Those that a layer's state holds; inverse of `as_state`."""
+        return cls(state["past_k"], state["past_v"], state["seen"])
+
+    def as_state(self) -> LayerState:
+        """Under their names in a layer's state."""
+        return {"past_k": self.keys, "past_v": self.values, "seen": self.seen}
+
 
 def recorded_attention(
     run: Run,
@@ -114,25 +136,29 @@ def recorded_attention(
     k: Tensor,
     v: Tensor,
     heads: tuple[int, int],
-    base: float,
+    turn: Turn | float | None,
     past: Records | None,
     need_records: bool,
+    scale: float | None = None,
 ) -> tuple[Tensor, Records | None]:
     """Attention of this call's tokens over themselves and `past`: z (B, T, H P), and the records after the call.
 
-    q (B, T, H P); k, v (B, T, G P), before they are turned. heads: (H, G).
+    q (B, T, H P); k, v (B, T, G P), before they are turned. heads: (H, G). turn: how q and k are turned by position, a
+    base of rotary ones, or None where positions enter otherwise. scale: of the scores, 1 / sqrt(P) if None.
     """
     H, G = heads
     P = q.shape[-1] // H
-    if past is None:
-        empty = k.new_zeros(len(k), k.shape[2], 0)
-        past = Records(empty, empty, torch.zeros(len(k), dtype=wide(k.dtype), device=k.device))
-    positions = document_positions(run, past.seen)
-    turned = rotate(k.unflatten(-1, (G, P)), positions, base).flatten(2)
+    past = Records.none(len(k), k.shape[2], k.dtype, k.device) if past is None else past
+    queries, turned = q.unflatten(-1, (H, P)), k.unflatten(-1, (G, P))
+    if turn is not None:
+        turn = turn if callable(turn) else partial(rotate, base=turn)
+        positions = document_positions(run, past.seen)
+        queries, turned = turn(queries, positions), turn(turned, positions)
+    turned = turned.flatten(2)
     keys = torch.cat([past.keys.transpose(1, 2).to(k.dtype), turned], 1).unflatten(-1, (G, P))
     values = torch.cat([past.values.transpose(1, 2).to(v.dtype), v], 1).unflatten(-1, (G, P))
     document = None if run.reset is None else documents(run)
-    z = attend(rotate(q.unflatten(-1, (H, P)), positions, base), keys, values, document, past.seen).flatten(2)
+    z = attend(queries, keys, values, document, past.seen, scale).flatten(2)
     if not need_records:
         return z, None
     seen = tokens_seen(run, past.seen)

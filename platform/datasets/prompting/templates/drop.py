@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from ..template import Template, template
+from ..template import Instructed, template
 
 
 @template("drop")
-class Drop(Template):
+class Drop(Instructed):
     """The passage, and the question; the forms that answers can have are named."""
 
     head = "Answer the question about the passage with a number, a date, or words of the passage.\n\n"
-    context = "{context}"
-    question = "\n\nQuestion: {question}\nAnswer:"
-    alone = "Question: {question}\nAnswer:"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from ..template import Template, template
+from ..template import Instructed, template
 
 
 @template("hotpotqa")
-class HotpotQA(Template):
+class HotpotQA(Instructed):
     """One line a paragraph, with its title, by which questions lead from one to the next."""
 
     head = "Answer the question from the paragraphs, in a few words. Where it asks whether, answer yes or no.\n\n"
-    context = "{context}"
     paragraph = "{title}: {text}"
-    question = "\n\nQuestion: {question}\nAnswer:"
-    alone = "Question: {question}\nAnswer:"

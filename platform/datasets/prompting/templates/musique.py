@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from ..template import Template, template
+from ..template import Instructed, template
 
 
 @template("musique")
-class MuSiQue(Template):
+class MuSiQue(Instructed):
     """One line a paragraph, with its title."""
 
     head = "Answer the question from the paragraphs, in a few words. It takes several of them.\n\n"
-    context = "{context}"
     paragraph = "{title}: {text}"
-    question = "\n\nQuestion: {question}\nAnswer:"
-    alone = "Question: {question}\nAnswer:"

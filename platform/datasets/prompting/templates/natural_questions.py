@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from ..template import Template, template
+from ..template import TitledTexts, template
 
 
 @template("natural_questions")
-class NaturalQuestions(Template):
+class NaturalQuestions(TitledTexts):
     """The page where there is one, and the question."""
 
     head = "Answer the question in a few words.\n\n"
-    context = "{context}"
-    paragraph = "{title}\n{text}"
-    between = "\n\n"
-    question = "\n\nQuestion: {question}\nAnswer:"
-    alone = "Question: {question}\nAnswer:"

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from ..template import Template, template
+from ..template import TitledTexts, template
 
 
 @template("squad")
-class Squad(Template):
+class Squad(TitledTexts):
     """The passage under its title, and the question."""
 
     head = "Answer the question with words of the passage.\n\n"
-    context = "{context}"
-    paragraph = "{title}\n{text}"
-    between = "\n\n"
-    question = "\n\nQuestion: {question}\nAnswer:"
-    alone = "Question: {question}\nAnswer:"

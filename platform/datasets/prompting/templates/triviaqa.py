@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from ..template import Template, template
+from ..template import TitledTexts, template
 
 
 @template("triviaqa")
-class TriviaQA(Template):
+class TriviaQA(TitledTexts):
     """The question alone, or after a text where there is one."""
-
-    context = "{context}"
-    paragraph = "{title}\n{text}"
-    between = "\n\n"
-    question = "\n\nQuestion: {question}\nAnswer:"
-    alone = "Question: {question}\nAnswer:"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ...access.run import Run
 from ...mixer import LayerState, SiteInfo
-from ...parts.norms import RMSNorm, wide
+from ...parts.attention import Records
+from ...parts.norms import RMSNorm
 from ...parts.past import extend, tokens_seen
 from ...parts.recurrence import reset_linear, split_linear
 from .sparse_attention import sparse_attention, visible_keys
@@ -42,11 +43,7 @@ class SparseAttention(nn.Module):
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         """No keys, no values, no tokens seen."""
-        return {
-            "past_k": torch.zeros(batch, self.width, 0, dtype=dtype, device=device),
-            "past_v": torch.zeros(batch, self.width, 0, dtype=dtype, device=device),
-            "seen": torch.zeros(batch, dtype=wide(dtype), device=device),
-        }
+        return Records.none(batch, self.width, dtype, device).as_state()
 
     def site_table(self) -> list[SiteInfo]:
         """Read-out and gate."""
@@ -60,14 +57,13 @@ class SparseAttention(nn.Module):
     ) -> tuple[Tensor, LayerState]:
         """The answer (B, T, E), and the new state (empty unless `need_state`)."""
         rows, width, E = y.shape
-        before = state or self.zero_state(rows, y.dtype, y.device)
+        before = Records.of(state) if state else Records.none(rows, E, y.dtype, y.device)
         q, k = split_linear(self.norm(y), self.qk, [E, E])
         new = (k, self.value(y))
-        records = (before["past_k"], before["past_v"])
-        visible = visible_keys(rows, width, records[0].shape[2], before["seen"], run.reset, y)
+        visible = visible_keys(rows, width, before.keys.shape[2], before.seen, run.reset, y)
         keys, values = (
             torch.cat([old.to(now.dtype), now.transpose(1, 2)], 2).unflatten(1, self.heads)
-            for old, now in zip(records, new, strict=True)
+            for old, now in zip(before[:2], new, strict=True)
         )
         found = sparse_attention(q.unflatten(-1, self.heads).transpose(1, 2), keys, values, visible, self.sparsity)
         found = run.site(prefix + "sparse_attn", found.transpose(1, 2).flatten(2))
@@ -75,6 +71,6 @@ class SparseAttention(nn.Module):
         answer = y + weight * found
         if not need_state:
             return answer, {}
-        seen = tokens_seen(run, before["seen"])
-        past_k, past_v = (extend(run, old, now, seen) for old, now in zip(records, new, strict=True))
-        return answer, {"past_k": past_k, "past_v": past_v, "seen": seen}
+        seen = tokens_seen(run, before.seen)
+        past_k, past_v = (extend(run, old, now, seen) for old, now in zip(before[:2], new, strict=True))
+        return answer, Records(past_k, past_v, seen).as_state()

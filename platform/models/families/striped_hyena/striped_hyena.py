@@ -315,12 +315,7 @@ class AttentionLayer(_StripedHyenaLayer):
         self.out_proj.weight.copy_(RECALL_READ * values.T)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
-        width = self.k_proj.out_features
-        return {
-            "past_k": torch.zeros(batch, width, 0, dtype=dtype, device=device),
-            "past_v": torch.zeros(batch, width, 0, dtype=dtype, device=device),
-            "seen": torch.zeros(batch, dtype=wide(dtype), device=device),
-        }
+        return Records.none(batch, self.k_proj.out_features, dtype, device).as_state()
 
     def site_table(self) -> list[SiteInfo]:
         d, width = self.config.d_model, self.k_proj.out_features
@@ -337,10 +332,7 @@ class AttentionLayer(_StripedHyenaLayer):
         q = run.site(prefix + "q", self.q_proj(u))
         k = run.site(prefix + "k", self.k_proj(u))
         v = run.site(prefix + "v", self.v_proj(u))
-        past = None if state is None else Records(state["past_k"], state["past_v"], state["seen"])
+        past = None if state is None else Records.of(state)
         heads = (self.own.n_heads, self.own.kv_heads)
         z, records = recorded_attention(run, q, k, v, heads, self.own.rope_base, past, need_state)
-        out = self.out_proj(run.site(prefix + "z", z))
-        if records is None:
-            return out, None
-        return out, {"past_k": records.keys, "past_v": records.values, "seen": records.seen}
+        return self.out_proj(run.site(prefix + "z", z)), None if records is None else records.as_state()
