@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 KEY_METADATA = frozenset({b"mplat.key", b"mplat.key_inputs", b"mplat.plan", b"mplat.shard"})
 KEY_NAMES = frozenset({"key", "key_inputs", "plan", "code_digest"})
-RECORDS = frozenset({"run.json"})  # what a run was: its versions, its workers and its keys
+RECORD = "run.json"  # what a run was, its versions, its workers and its keys; also NAME.run.json
 PAGES = frozenset({".html", ".png", ".svg"})  # drawn from the tables, and free to look better
 WORK_FOLDER = "work"  # parts of unfinished tables, named by their keys; the tables are made of them
 
@@ -86,7 +86,7 @@ def compare_files(before: Path, after: Path, file: str, allowed: Allowed) -> Ver
     """The verdict on two files that exist. file: their name before, which says what kind of file it is."""
     name, suffix = PurePosixPath(file).name, PurePosixPath(file).suffix
     old, new = before.read_bytes(), after.read_bytes()
-    if name in RECORDS:
+    if _is_record(name):
         return Verdict(True, "not compared")
     if suffix in PAGES:
         return Verdict(True, "not judged: " + ("same bytes" if old == new else "other bytes"))
@@ -102,8 +102,12 @@ def compare_files(before: Path, after: Path, file: str, allowed: Allowed) -> Ver
     return Verdict(False, "other bytes")
 
 
+def _is_record(name: str) -> bool:
+    return name == RECORD or name.endswith(f".{RECORD}")
+
+
 def _alone(file: str, words: str) -> Verdict:
-    if PurePosixPath(file).suffix in PAGES:
+    if PurePosixPath(file).suffix in PAGES or _is_record(PurePosixPath(file).name):
         return Verdict(True, f"not judged: {words}")
     return Verdict(False, words)
 

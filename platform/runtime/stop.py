@@ -18,7 +18,7 @@ class StopRequest:
     """True once a stop was asked for; a context manager that puts the handlers back."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.signal: signal.Signals | None = None
         self._before: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
@@ -35,11 +35,16 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def error(self, text: str) -> BaseException:
-        """What to raise for the request: KeyboardInterrupt (exit 130) for SIGINT, StoppedEarly (75) for SIGTERM."""
-        return StoppedEarly(text) if self.signal == signal.SIGTERM else KeyboardInterrupt(text)
+    def error(self, text: str, resume_command: str | None = None) -> BaseException:
+        """What to raise for the request: KeyboardInterrupt (exit 130) for SIGINT, StoppedEarly (75) for SIGTERM.
+
+        resume_command: what continues the work, where that is not the command that was typed.
+        """
+        error = StoppedEarly(text) if self.signal == signal.SIGTERM else KeyboardInterrupt(text)
+        error.resume_command = resume_command  # type: ignore[union-attr]
+        return error
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        again, self.signal = self.signal is not None, number
+        again, self.signal = self.signal is not None, signal.Signals(number)
         if again:
             raise self.error("stopped at once by a second signal; run the same command again to continue")

@@ -23,6 +23,7 @@ from ..core.config import dump_config
 from ..core.errors import InputError, UsageError
 from ..core.observer import Observer
 from ..core.whole_files import publish_bytes, sha256_of
+from ..runtime.stop import StopRequest
 from . import checkpoint
 from .curve import draw_loss_curve
 from .data import Batch, DataSource, Evaluation, batches
@@ -35,7 +36,6 @@ from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .precision import Precision
 from .run_folder import RunFolder, planned
 from .setup import Setup, prepare, sections
-from .stop import StopFlag, stop_on_signals
 from .train_config import TrainConfig, differing_fields
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class TrainResult:
 class Run:
     """A run in progress: the pieces that every part of the loop needs."""
 
-    def __init__(self, setup: Setup, folder: RunFolder, observer: Observer, stop: StopFlag) -> None:
+    def __init__(self, setup: Setup, folder: RunFolder, observer: Observer, stop: StopRequest) -> None:
         self.setup, self.folder, self.observer, self.stop = setup, folder, observer, stop
         self.config: TrainConfig = setup.config
         self.source: DataSource = setup.source
@@ -211,7 +211,7 @@ def train(
     with (
         torch.random.fork_rng(),
         planned(config).begin(out, observer=observer, fresh=fresh) as record,
-        stop_on_signals() as stop,
+        StopRequest() as stop,
     ):
         observer, config = record.observer, config.resolved()
         checkpoint.sweep(folder.checkpoints)

@@ -167,7 +167,8 @@ def test_json_is_compared_as_written_but_for_keys(verdict, before, after, same, 
 
 def test_a_folder_is_compared_file_by_file(tmp_path):
     for side in ("before", "after"):
-        for name in ("run.json", "same.txt", "page.html", f"only_{side}.txt", f"old_{side}.txt", f"only_{side}.png"):
+        alone = [f"only_{side}{suffix}" for suffix in (".txt", ".png", ".run.json")]
+        for name in ("run.json", "same.txt", "page.html", f"old_{side}.txt", *alone):
             path = tmp_path / side / "out" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(side if name in {"run.json", "page.html"} else "text")
@@ -179,8 +180,10 @@ def test_a_folder_is_compared_file_by_file(tmp_path):
     assert compare_folders(tmp_path / "before", tmp_path / "after", allowed, ["data"]) == [
         ("out/old_before.txt", (True, "same bytes", None)),
         ("out/only_after.png", (True, "not judged: missing before", None)),
+        ("out/only_after.run.json", (True, "not judged: missing before", None)),
         ("out/only_after.txt", (False, "missing before", None)),
         ("out/only_before.png", (True, "not judged: missing after: out/only_before.png", None)),
+        ("out/only_before.run.json", (True, "not judged: missing after: out/only_before.run.json", None)),
         ("out/only_before.txt", (False, "missing after: out/only_before.txt", None)),
         ("out/page.html", (True, "not judged: other bytes", None)),
         ("out/run.json", (True, "not compared", None)),

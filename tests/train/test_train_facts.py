@@ -6,12 +6,12 @@ import pytest
 import torch
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets import facts
+from mplat.runtime.stop import StopRequest
 from mplat.train.data import open_source
 from mplat.train.loop import Run
 from mplat.train.run_folder import RunFolder
 from mplat.train.setup import prepare
 from mplat.train.sources.facts import Prompt, score_answers
-from mplat.train.stop import StopFlag
 from mplat.train.tokenizer import open_tokenizer
 from train_runs import Recorder, config, small_model
 
@@ -80,7 +80,7 @@ def test_a_nano_model_learns_one_batch_by_heart(tmp_path, arch):
         schedule={"warmup_steps": 5, "floor": 0.001},
     )  # fmt: skip
     setup = prepare(run_config, RunFolder(tmp_path), dry_run=True)
-    run = Run(setup, RunFolder(tmp_path), Recorder(), StopFlag())
+    run = Run(setup, RunFolder(tmp_path), Recorder(), StopRequest())
     batch = setup.source.batch(0)
     losses = [run.train_step(batch).answer_loss for _ in range(run_config.total_steps)]
     assert losses[0] == pytest.approx(math.log(1024), rel=0.1)

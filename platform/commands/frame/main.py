@@ -171,7 +171,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, typer.TyperException):
         return error.exit_code, _usage_sentence(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return 130, "interrupted"
+        return 130, str(error) or "interrupted"
     if isinstance(error, _Terminated):
         return StoppedEarly.exit_code, "stopped by SIGTERM"
     if isinstance(error, SystemExit):
