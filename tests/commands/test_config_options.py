@@ -138,6 +138,7 @@ def test_a_new_setting_of_an_analysis_shows_in_the_help_of_interp(monkeypatch, c
         sharpness: Annotated[float, Option("--sharp", "X")] = 1.0
         """How sharply."""
 
+    STEPS.all()  # the real ones are registered
     monkeypatch.setattr(STEPS, "_entries", dict(STEPS._entries))
     interp_config.config_model.cache_clear()
 
