@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..datasets import facts
-from ..datasets.classify.classify_run import ClassifyConfig, classify_into
+from ..datasets.classify.classify_config import ClassifyConfig
+from ..datasets.classify.classify_run import classify_into
 from ..datasets.classify.classifying import gather
 from ..datasets.facts.as_files import write_hotpotqa, write_squad
 from ..runtime import open_session

@@ -118,14 +118,15 @@ class Run:
 
     work: Callable[[At], Outcome]
     folder: Path | None  # of the results, where --out names none; None: they are only shown then
-    check: Callable[..., object]  # called with (folder, fresh=...): raises where it holds another run
     operations: float | None  # how much work it is, for --address auto; None: it is done in this process alone
+    check: Callable[..., object] | None = None  # called with (folder, fresh=...): raises where it holds another run
     lines: Words = ()  # the plan
     plan: Mapping[str, Any] = field(default_factory=dict)  # the same for --json
     unit: str = "rows"  # what progress counts
     parts: int = 0  # how many parts it has, if they are numbered
     warnings: Sequence[str] = ()
     says_lines: bool = True  # before it begins; else only --dry-run shows the plan
+    works_dry: bool = False  # --dry-run does the work too, which then writes nothing
     cost: Callable[[], Cost] | None = None
     prepare: Callable[[Path | None], object] = writable  # raises where what is written cannot be
 
@@ -145,14 +146,14 @@ def perform(function: Callable[..., Run | None], config: str, typed: dict[str, A
 
 def _carry_out(run: Run, shared: Shared, output: Output) -> None:
     folder = shared.out or run.folder
-    if folder is not None:
+    if folder is not None and run.check is not None:
         run.check(folder, fresh=shared.fresh)
     if run.says_lines:
         for line in run.lines:
             output.say(str(line))
     for warning in run.warnings:
         output.warn(warning)
-    if shared.dry_run:
+    if shared.dry_run and not run.works_dry:
         _show_plan(run, folder, output)
         return
     run.prepare(folder)

@@ -11,41 +11,40 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from ...core.config import Config, Seed
+from ...core.errors import UsageError
 from ...core.observer import Observer
 from ...core.whole_files import sha256_of
 from ...runtime.plan import digest_of
 from ...runtime.session import Session
 from ...runtime.stage import Planned, Stage
-from ..reading import FAIL_OVER
-from .classifying import Gathered, classify_gathered, summary_path, write
-from .token_counts import TINY
+from ..data_set import names as data_sets
+from .classify_config import ClassifyConfig
+from .classifying import Classification, Gathered, check, classify_gathered, gather, summary_path, write
+from .token_counts import open_counter
 
 STAGE = Stage("classify")
+HUB_DATASETS = ("squad", "hotpotqa", "triviaqa")  # read from the hub where none is named
 
 
-class ClassifyConfig(Config):
-    """Everything that decides the sample; where it runs is not part of it."""
+def gather_chosen(config: ClassifyConfig) -> Gathered:
+    """What `config` asks for, read. Everything wrong in it that needs no data is told before; raises as `gather`."""
+    if config.hub and config.data_dir is not None:
+        raise UsageError("--data-dir and --hub name two places to read from; give one of them")
+    check(config.rule_set, config.per_dataset, config.per_category)
+    open_counter(config.tokenizer)
+    names = config.datasets or (HUB_DATASETS if config.hub else data_sets())
+    return gather(
+        names, config.data_dir or "data", hub=config.hub, fail_over=config.fail_over,
+        whatever_is_there=config.datasets is None,
+    )  # fmt: skip
 
-    datasets: tuple[str, ...] | None = None
-    """Data sets that must be there; null: those that are."""
-    data_dir: str | None = None
-    """Folder of the data files, searched by content; or one file."""
-    hub: tuple[str, ...] = ()
-    """In place of a folder: these splits of the pinned copies on the Hugging Face hub."""
-    per_dataset: int = Field(500, ge=0)
-    """At most so many questions of a data set; 0: all."""
-    per_category: int = Field(100, ge=0)
-    """At most so many questions of a category; 0: all."""
-    rule_set: str = "evidence"
-    """evidence: real sentences and marked evidence; source: lengths and words."""
-    tokenizer: str = TINY
-    """What tokens are counted with."""
-    fail_over: float = Field(default=FAIL_OVER, ge=0, le=1)
-    """Share of bad records that is tolerated."""
-    seed: Seed = 0
+
+def judge(gathered: Gathered, config: ClassifyConfig, **how: Any) -> Classification:
+    """`classify_gathered` as `config` says; `how`: its session, work and progress."""
+    return classify_gathered(
+        gathered, rule_set=config.rule_set, tokenizer=config.tokenizer, per_dataset=config.per_dataset,
+        per_category=config.per_category, seed=config.seed, **how,
+    )  # fmt: skip
 
 
 def planned(config: ClassifyConfig, gathered: Gathered) -> Planned:
@@ -76,11 +75,7 @@ def classify_into(
     named = planned(config, gathered).begin(path.parent, name=path.stem, session=session, observer=observer)
     with named as run:
         work = path.with_suffix(".work")
-        result = classify_gathered(
-            gathered, rule_set=config.rule_set, tokenizer=config.tokenizer, per_dataset=config.per_dataset,
-            per_category=config.per_category, seed=config.seed, session=session, work=work,
-            progress=run.observer.progress,
-        )  # fmt: skip
+        result = judge(gathered, config, session=session, work=work, progress=run.observer.progress)
         summary = write(result, path)
         written = (path, summary_path(path))
         run.update(
