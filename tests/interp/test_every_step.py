@@ -27,6 +27,8 @@ FEW = {
     "fact_tracing": {"prompts": 3, "samples": 1, "distances": (0, 4)}, "layer_specialisation": {"resamples": 100},
     "memory_decay": {"resamples": 100, "traced": "all"},
     "causal_trace": {"samples": 1, "sites": ("resid_post",), "correct_only": False, "resamples": 100},
+    "attribution_patching": {"samples": 1, "sites": ("resid_post",), "correct_only": False, "resamples": 100},
+    "path_patching": {"samples": 1, "correct_only": False},
 }  # fmt: skip
 STATUSES = {"ok", "not_applicable"}
 

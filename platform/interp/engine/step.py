@@ -126,6 +126,11 @@ class Job:
     progress: Callable[[Progress], None] | None = None  # told how far work is that is not `map`'s
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of each item."""
+        return [item.length for item in self.items]
+
+    @property
     def models(self) -> tuple[LanguageModel, ...]:
         """The model that is analysed, and the others."""
         return (self.model, *self.others)

@@ -67,7 +67,7 @@ def attribution_patching(
     corruption = corrupt(model, clean, corrupted, subject=subject, noise=noise, samples=samples, seed=seed)
     wanted, blocks = restorations(model, sites, layers)
     where = prompt_positions(positions, len(corruption.clean))
-    found = _places(model, wanted, blocks)
+    found = patched_places(model, wanted, blocks)
     judged = partial(_judged, model, metric, answer)
     with evaluating(model):
         result = first_order(model, found, corruption, judged, integrated_steps, memory_budget)
@@ -100,7 +100,7 @@ def _row(r: Restoration, layer: int, t: int, token: str, effects: Effects) -> di
     }  # fmt: skip
 
 
-def _places(model: LanguageModel, wanted: Sequence[Restoration], blocks: Sequence[int]) -> list[Place]:
+def patched_places(model: LanguageModel, wanted: Sequence[Restoration], blocks: Sequence[int]) -> list[Place]:
     """The sites that the restorations are made of; UsageError for what has no derivative."""
     if any(STATE in r.parts for r in wanted):
         raise UsageError(f"site {STATE!r} is no single tensor; name sites such as h_post+conv_state")

@@ -13,7 +13,7 @@ from .table import SCHEMA
 
 if TYPE_CHECKING:
     from .prompts import FactItem
-    from .trace_config import TraceSettings
+    from .trace_config import EffectSettings
 
 _TOTAL = {
     "ate": ("total_effect", "mean over all traced prompts of the clean run's metric minus the corrupted runs' (ATE)"),
@@ -22,7 +22,7 @@ _TOTAL = {
 }
 
 
-def average_prompts(singles: Sequence[pa.Table], settings: TraceSettings, seed: int) -> pa.Table:
+def average_prompts(singles: Sequence[pa.Table], settings: EffectSettings, seed: int) -> pa.Table:
     """AIE per site (in the order of the traces), layer and bin, with ATE in three more columns that are the same in all
     rows; no row where no prompt was traced."""
     if singles:
@@ -43,9 +43,9 @@ def average_prompts(singles: Sequence[pa.Table], settings: TraceSettings, seed: 
     return averages.replace_schema_metadata(metadata)
 
 
-def shared_by_all(settings: TraceSettings, model: str, noise: float | None, seed: int) -> dict[str, str]:
+def shared_by_all(settings: EffectSettings, model: str, noise: float | None, seed: int) -> dict[str, str]:
     """What the metadata of all traces of a run have in common. model: its label."""
-    same = {"metric": settings.metric, "window": str(settings.window), "model": model}
+    same = {"metric": settings.metric, "window": str(getattr(settings, "window", 1)), "model": model}
     if noise is None:
         return same | {"corruption": "replacement"}
     return same | {"corruption": "noise", "noise": repr(noise), "seed": str(seed)}

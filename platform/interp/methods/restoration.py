@@ -84,6 +84,21 @@ def restorations(
     return [r for r in named if r is not None], wanted
 
 
+def present(model: LanguageModel, sites: Sequence[str], layers: Sequence[int] | None) -> list[str]:
+    """The sites of a step's settings as `restorations` takes them: those marked ? only where one of the layers has
+    them, without the mark. Raises UsageError for others that cannot be restored, and where the model has none."""
+    found = []
+    for site in sites:
+        try:
+            found += [r.name for r in restorations(model, [site.removesuffix("?")], layers)[0]]
+        except UsageError:
+            if not site.endswith("?"):
+                raise
+    if not found:
+        raise UsageError(f"sites {list(sites)}: the model has none of them")
+    return found
+
+
 def _find(model: LanguageModel, name: str, wanted: Sequence[int], *, optional: bool) -> Restoration | None:
     blocks = model.blocks
     kept = [frozenset(block.zero_state(1, model.dtype, model.device)) for block in blocks]

@@ -10,16 +10,17 @@ from pydantic import Field, field_validator
 from ...core.errors import UsageError
 from ...core.option import Model, Option, Tokenizer
 from ...core.typed_lists import parse_words
-from ..engine.step import StepSettings
+from ..engine.step import Sites, StepSettings
 from .facts_config import FactsConfig
 from .metric import METRICS
+from .restoration import SITES
 
 Metric = Literal["prob", "logprob", "logit_diff"]
 assert Metric.__args__ == METRICS  # type: ignore[attr-defined]
 
 
-class TraceSettings(StepSettings):
-    """What is restored into which corrupted runs, and what is measured: the settings of the step `causal_trace`."""
+class CorruptionSettings(StepSettings):
+    """Which prompts count, how they are corrupted, and what is measured."""
 
     correct_only: bool = True
     """Of facts, trace only those whose first answer token the model gets right, as ROME does; false: all."""
@@ -30,12 +31,15 @@ class TraceSettings(StepSettings):
     """Noisy runs of every prompt."""
     noise: float | None = Field(default=None, gt=0)
     """Standard deviation of the noise, in units of the embeddings; default: 3 times theirs over all subjects."""
-    sites: tuple[str, ...] | None = None
-    """What is restored, several sites together joined by +; default: all that the model has."""
-    window: int = Field(1, ge=1)
-    """Blocks restored together, around each; the residual stream is always restored after one."""
     metric: Metric = "prob"
     """What is compared: the answer's probability, its logarithm, or its logit minus that of the strongest other."""
+
+
+class EffectSettings(CorruptionSettings):
+    """What is restored, and how effects are averaged over prompts."""
+
+    sites: Sites = tuple(f"{site}?" for site in SITES)
+    """What is restored (with ?: where the model has it), several sites together joined by +."""
     memory_mib: int = Field(1024, ge=1)
     """What tracing may take beside the model, in each worker; part of the result, because it decides the last bits."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -43,17 +47,12 @@ class TraceSettings(StepSettings):
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples of the prompts."""
 
-    @field_validator("sites")
-    @classmethod
-    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
-        return distinct(values)
 
+class TraceSettings(EffectSettings):
+    """The settings of the step `causal_trace`."""
 
-def distinct(values: tuple[object, ...] | None) -> tuple[object, ...] | None:
-    """Validator of a field that may be left out."""
-    if values is not None and (not values or len(set(values)) != len(values)):
-        raise ValueError("give at least one value, and none twice")
-    return values
+    window: int = Field(1, ge=1)
+    """Blocks restored together, around each; the residual stream is always restored after one."""
 
 
 class TraceConfig(TraceSettings, FactsConfig):
@@ -93,6 +92,8 @@ class TraceConfig(TraceSettings, FactsConfig):
     ] = None
     """The answer, of which the first token is judged; default: what the model finds most probable."""
 
+    sites: tuple[str, ...] | None = None  # type: ignore[assignment]
+    """What is restored, several sites together joined by +; default: all that the model has."""
     layers: Annotated[tuple[int, ...] | None, Option(metavar="0,2-4|all", blocks=True)] = None
     """Blocks; default all."""
     max_tokens: int = Field(512, ge=2)
@@ -108,10 +109,12 @@ class TraceConfig(TraceSettings, FactsConfig):
     pictures: int = Field(4, ge=0)
     """Single prompts of which heat maps are drawn as PNG and SVG; the tables and the page have more."""
 
-    @field_validator("layers")
+    @field_validator("sites", "layers")
     @classmethod
-    def _distinct_layers(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
-        return distinct(values)
+    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        if values is not None and (not values or len(set(values)) != len(values)):
+            raise ValueError("give at least one value, and none twice")
+        return values
 
 
 def check_settings(config: TraceConfig) -> None:

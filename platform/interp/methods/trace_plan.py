@@ -128,7 +128,7 @@ def prepare(
         data = Encoded((_one(config, model),), texts=(config.prompt or "",))
     Memory(model, max(data.lengths), config.memory_mib * 2**20)  # refuses what is too small
     settings = {name: getattr(config, name) for name in TraceSettings.model_fields}
-    settings["correct_only"] = many and config.correct_only
+    settings |= {"correct_only": many and config.correct_only, "sites": sites}
     shared = {name: getattr(config, name) for name in ("layers", "seed", "batch_size", "max_tokens")}
     steps = config_model().model_validate(shared | {"steps": (STEP,), STEP: settings})
     try:

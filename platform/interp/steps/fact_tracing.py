@@ -19,13 +19,14 @@ import pyarrow as pa
 import torch
 from pydantic import AfterValidator, Field
 
-from ...core.errors import InputError, UsageError
+from ...core.errors import InputError
 from ..engine.batches import Batch, Item, spread
 from ..engine.columns import column
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
 from ..engine.view import Column, MapPart, TablePart, View
+from ..methods.restoration import present
 from ..methods.table import about
 from ..tracing import causal_trace, prompt_seed, token_bins
 
@@ -75,24 +76,7 @@ SCHEMA = pa.schema([
 
 def check(asked: Asked) -> None:
     """`Step.check`: the sites that are not optional exist and can be restored."""
-    if not present(asked.model, asked.settings.sites, asked.layers):
-        raise UsageError(f"sites {list(asked.settings.sites)}: the model has none of them")
-
-
-def present(model: LanguageModel, sites: tuple[str, ...], layers: Any) -> list[str]:
-    """The sites of the settings, those marked ? only where one of the layers has them, without the mark."""
-    from ..methods.restoration import restorations
-
-    names = []
-    for site in sites:
-        try:
-            restorations(model, [site.removesuffix("?")], layers)
-        except UsageError:
-            if not site.endswith("?"):
-                raise
-        else:
-            names.append(site.removesuffix("?"))
-    return names
+    present(asked.model, asked.settings.sites, asked.layers)
 
 
 VIEW = View(

@@ -136,14 +136,14 @@ def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(mo
     traced: list[str] = []
     whole = step_file.trace_item
 
-    def dies(model, item, arguments):
+    def dies(model, item, arguments, method):
         if len(traced) == 3:
             raise KeyboardInterrupt
-        return counted(model, item, arguments)
+        return counted(model, item, arguments, method)
 
-    def counted(model, item, arguments):
+    def counted(model, item, arguments, method):
         traced.append(item.id)
-        return whole(model, item, arguments)
+        return whole(model, item, arguments, method)
 
     monkeypatch.setattr(step_file, "trace_item", dies)
     with pytest.raises(KeyboardInterrupt):

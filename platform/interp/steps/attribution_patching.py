@@ -1,0 +1,46 @@
+"""What every restoration would bring back, estimated to first order at once: attribution patching of factual prompts.
+
+Two forward passes and one backward pass give what `causal_trace` measures run by run, as a slope: where the model is
+curved it is not the effect. Parts and columns are those of `causal_trace`, so that the two can be laid side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from ..engine.batches import Batch
+from ..engine.step import Asked, Job, Tables, step
+from ..methods.attribution import attribution_patching, patched_places
+from ..methods.fact_traces import trace_item, traces_and_averages
+from ..methods.restoration import present, restorations
+from ..methods.trace_config import EffectSettings
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+
+class Settings(EffectSettings):
+    integrated_steps: int | None = Field(None, ge=1)
+    """points between the corrupted and the clean prompt over which slopes are averaged; default: the corrupted alone"""
+
+
+def check(asked: Asked) -> None:
+    """`Step.check`: sites that the model has and that have a derivative."""
+    sites = present(asked.model, asked.settings.sites, asked.layers)
+    patched_places(asked.model, *restorations(asked.model, sites, asked.layers))
+
+
+@step("attribution_patching", items="facts", settings=Settings, seeded=True, check=check)
+def attribution_of_facts(job: Job) -> Tables:
+    """First-order estimates of restoring clean values, by prompt, and their averages over prompts."""
+    sites = present(job.model, job.settings.sites, job.layers)
+    return traces_and_averages(job, batch_estimates, sites, {"integrated_steps": job.settings.integrated_steps})
+
+
+def batch_estimates(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    """The rows of the prompts of one batch."""
+    return pa.concat_tables([trace_item(model, item, arguments, attribution_patching) for item in batch.items])

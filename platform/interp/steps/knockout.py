@@ -1,0 +1,96 @@
+"""What an answer loses when the prompt's last token no longer reads some of its tokens through some blocks' scans.
+
+For each prompt, source of tokens and window of blocks the writes of the source are taken out of what the last token
+reads, see `methods.knockout`: a drop says that the answer came this way. What travels on through the tokens between is
+not cut. A block without a selective scan of its own states (attention, long convolutions) has nothing to cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pyarrow as pa
+import torch
+from pydantic import AfterValidator, Field
+
+from ...core.errors import UsageError
+from ..engine.batches import Batch
+from ..engine.columns import column
+from ..engine.statuses import NOT_APPLICABLE
+from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
+from ..methods.bins import token_bins
+from ..methods.fact_runs import NO_SCAN, completed, fact_schema, rows_of_each, without_scan
+from ..methods.knockout import SCHEMA as KNOCKOUT
+from ..methods.knockout import knockout
+from ..methods.table import about
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+#: source -> the bins of its tokens
+SOURCES = {
+    "before": ("prefix",), "subject": ("subject_first", "subject_middle", "subject_last"), "further": ("further",),
+}  # fmt: skip
+
+
+class Settings(StepSettings):
+    sources: Annotated[tuple[Literal["before", "subject", "further"], ...], AfterValidator(named_once)] = (
+        "before", "subject", "further",
+    )  # fmt: skip
+    """tokens that are not read: those before the subject, the subject's, those between it and the last"""
+    window: int = Field(1, ge=1)
+    """neighbouring blocks cut at once"""
+    decay: int | None = Field(None, ge=1)
+    """number of groups of state coordinates by how fast they forget, each cut by itself; default: all at once"""
+    block_conv: bool = False
+    """whether the convolutions' taps from the source to the last token are cut as well"""
+
+
+SCHEMA = fact_schema(
+    column("source", pa.string(), "tokens whose writes the last token no longer reads: before, subject, further"),
+    *KNOCKOUT,
+    column("layer", pa.int32(), "the first of these blocks"),
+    column("p0", pa.float64(), "probability of the answer without a cut"),
+    more=f"; not_applicable: {NO_SCAN}, or the prompt has no such tokens before its last",
+)
+
+
+def check(asked: Asked) -> None:
+    """`Step.check`: there are so many blocks."""
+    if asked.settings.window > len(asked.layers):
+        raise UsageError(f"a window of {asked.settings.window} blocks, and {len(asked.layers)} are looked at")
+
+
+@step("knockout", items="facts", settings=Settings, check=check)
+def knockout_of_facts(job: Job) -> Tables:
+    """What the answer loses when the last token no longer reads other tokens through some blocks' scans."""
+    absent, width = without_scan(job), job.settings.window
+    around = [job.layers[i : i + width] for i in range(len(job.layers) - width + 1)]
+    kept = dict.fromkeys(tuple(i for i in window if i not in absent) for window in around)
+    windows = [list(window) for window in kept if window]
+    arguments = {"windows": windows, **job.settings.model_dump(mode="json", exclude={"window"})}
+    rows = job.map(batch_cuts, SCHEMA, arguments) if windows else SCHEMA.empty_table()
+    return {"": completed(rows, job, absent)}
+
+
+def batch_cuts(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    """The rows of the prompts of one batch."""
+    how = {name: arguments[name] for name in ("decay", "block_conv")}
+
+    def rows_of(item: Any) -> list[dict[str, Any]]:
+        bins, last = token_bins(len(item.tokens), item.subject), len(item.tokens) - 1
+        found: list[dict[str, Any]] = []
+        for source in arguments["sources"]:
+            positions = [t for t, name in enumerate(bins[:last]) if name in SOURCES[source]]
+            if not positions:
+                reason = "the prompt has no such tokens before its last"
+                found.append({"source": source, "status": NOT_APPLICABLE, "reason": reason})
+                continue
+            tokens = torch.tensor(item.tokens)
+            table = knockout(model, tokens, last, positions, arguments["windows"], answer=item.answer, **how)
+            common = {"source": source, "p0": float(about(table)["p0"])}
+            found += [row | common | {"layer": row["layers"][0]} for row in table.to_pylist()]
+        return found
+
+    return rows_of_each(batch, SCHEMA, rows_of)
