@@ -98,5 +98,8 @@ def plan_of(typed: Typed[InterpConfig]) -> Plan:
     from ..models import load
 
     opened = load(config.model, tokenizer=config.tokenizer)
-    others = [load(name, tokenizer=config.tokenizer) for name in config.compare]
+    others = [load(name) for name in config.compare]
+    for number, other in enumerate(others):  # the tokenizer that is named is for those that bring none
+        if other.tokenizer is None and config.tokenizer is not None:
+            others[number] = load(config.compare[number], tokenizer=config.tokenizer)
     return plan_steps(opened, config=typed.with_blocks(opened.n_layers), given=read, others=others)

@@ -7,12 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from interp_jobs import asked, reader
 from mplat.commands import main
 from mplat.datasets.records import QUESTION_SCHEMA, to_table
+from mplat.interp import Job
+from mplat.interp.engine.step import STEPS, Found, step
 from mplat.runtime.record import read_run
+from safetensors.torch import load_file
 
 FAST = ["--per-level", "1", "--address", "none", "--set", "bottlenecks.resamples=100"]
 
@@ -165,3 +170,35 @@ def test_verify_finds_damage_and_the_next_run_mends_it(run, model, tmp_path) -> 
     mended, said = run(*words)
     assert not mended["steps"][0]["cached"] and "is damaged and will be computed again" in said
     assert run("cache", "verify")[0]["problems"] == []
+
+
+def test_a_step_of_tensors_and_several_models_is_run_listed_verified_and_explained(
+    run, model, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(STEPS, "_entries", dict(STEPS._entries))  # the step is forgotten again
+
+    @step("embedding_shift", others=("other",))
+    def embedding_shift(job: Job) -> Found:
+        """How far two models' embeddings are apart."""
+        one, two = (m.embedding.weight.detach() for m in job.models)
+        return Found({"": pa.table({"norm": [float((two - one).norm())]})}, {"": {"difference": two - one}})
+
+    second = reader(seed=1).save(tmp_path / "second")
+    words = ["--model", model, "--set", f'compare=["{second}"]', "--per-level", "1"]
+    run("interp", "--steps", "embedding_shift", *words, "--out", tmp_path / "out")
+    (norm,) = pq.read_table(tmp_path / "out" / "embedding_shift.parquet")["norm"].to_pylist()
+    expected = (reader(seed=1).embedding.weight - reader().embedding.weight).detach()
+    assert norm == pytest.approx(float(expected.norm()), rel=1e-6)
+    assert torch.equal(load_file(tmp_path / "out" / "embedding_shift.safetensors")["difference"], expected)
+    (entry,) = run("cache", "ls")[0]["entries"]
+    assert (entry["step"], entry["rows"], entry["tensors"]) == ("embedding_shift", 1, 1)
+    why = ["cache", "why", "embedding_shift", *words]
+    assert run(*why)[0]["cached"]
+    third = reader(seed=2).save(tmp_path / "third")
+    found, _ = run(*[str(word).replace(str(second), str(third)) for word in why])
+    assert [d["name"] for d in found["differences"]] == ["others.1.model"]
+    path = next((tmp_path / "cache").rglob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert str(path) in run("cache", "verify", code=1)[0]["problems"][0]
+    error = run("interp", "--steps", "embedding_shift", "--model", model, code=2)[0]["error"]["message"]
+    assert "embedding_shift: takes further models (other), and 0 are named" in error
