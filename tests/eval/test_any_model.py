@@ -98,9 +98,11 @@ def test_what_only_steering_needs_is_refused_without_it(changes, named):
         prepare(settings(Path("tiny-mamba2"), tokenizer=None, **changes), load("tiny-mamba2"))
 
 
-@pytest.mark.parametrize("name", ["none", "general"])
-def test_a_variant_for_any_model_asks_which(name):
-    with pytest.raises(UsageError, match=f"--steering {name} is for any model .* say which with --model"):
+@pytest.mark.parametrize(
+    ("name", "whose"), [("none", "any model"), ("general", "any model"), ("black_mamba", "black_mamba models")]
+)
+def test_a_variant_without_a_model_of_its_own_asks_which(name, whose):
+    with pytest.raises(UsageError, match=f"--steering {name} is for {whose} .* say which with --model"):
         prepare(settings(Path("x"), model=None, steering={"variant": name}))
 
 
