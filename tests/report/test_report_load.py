@@ -87,25 +87,13 @@ def test_examples_are_at_most_twelve_right_and_wrong_with_what_the_model_read(tm
     assert failed not in {answer.id for answer in run.answers}  # it has no answer when steered
 
 
-def test_prompts_of_other_questions_are_not_shown(tmp_path: Path) -> None:
-    """The questions are generated again; if that gives others than were asked, there are no prompts to show."""
-    write_eval_run(tmp_path / "eval")
-    path = tmp_path / "eval" / "run.json"
-    run = json.loads(path.read_text())
-    run["config"]["seed"] = 1
-    path.write_text(json.dumps(run))
-    (shown,) = load([tmp_path / "eval"]).evaluations
-    assert shown.answers and all(answer.prompt == "" for answer in shown.answers)
-    assert any("not those of this run" in line for line in shown.missing)
-
-
 def test_the_command_names_what_is_not_the_default(tmp_path: Path) -> None:
     write_eval_run(tmp_path / "eval")
     (run,) = load([tmp_path / "eval"]).evaluations
     assert run.reproduce == f"mplat eval --model toy --per-level 4 --draws 2 --address none --out {tmp_path / 'eval'}"
 
 
-@pytest.mark.parametrize("name", ["summary.json", "discovery.parquet", "items.parquet"])
+@pytest.mark.parametrize("name", ["summary.json", "discovery.parquet", "items.parquet", "prompts.parquet"])
 def test_a_partial_run_says_what_is_missing_and_how_to_make_it(tmp_path: Path, name: str) -> None:
     write_eval_run(tmp_path / "eval")
     (tmp_path / "eval" / name).unlink()

@@ -68,6 +68,7 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
                 | {"prediction": None if failed else answer, "status": "model_nonfinite" if failed else "ok"}
                 | {"em": None if failed else float(right), "f1": None if failed else float(right)}
                 | {"n_cut_tokens": 5 * (number % 3 == 0), "evidence_kept": number % 6 != 0}
+                | {"prompt_digest": question.prompt_digest}
             )
     items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
     prices = pa.Table.from_pylist(
@@ -87,6 +88,8 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
          "f1_unsteered": 0.4, "rank": rank, "chosen": rank == 1}
         for i, (strength, em, rank) in enumerate([(0.5, 0.3, 2), (5.0, 0.6, 1)])
     ]  # fmt: skip
+    prompts = [{"prompt_digest": q.prompt_digest, "text": q.prompt} for q in questions()]
+    pq.write_table(pa.Table.from_pylist(prompts), folder / "prompts.parquet")
     pq.write_table(items, folder / "items.parquet")
     pq.write_table(prices, folder / "price.parquet")
     pq.write_table(pa.Table.from_pylist(grid, schema=DISCOVERY_SCHEMA), folder / "discovery.parquet")

@@ -1,7 +1,8 @@
 """An evaluation run's folder -> `Evaluation`.
 
-Reads run.json (what was asked), summary.json (the numbers), discovery.parquet (the development grid) and items.parquet
-(answers). Only run.json must be there: what else is absent is listed in `missing` with the command that makes it.
+Reads run.json (what was asked), summary.json (the numbers), discovery.parquet (the development grid), items.parquet
+(answers) and prompts.parquet. Only run.json must be there: what else is absent is listed in `missing` with the command
+that makes it.
 Numbers come from summary.json as they are; nothing is averaged here.
 """
 
@@ -20,7 +21,7 @@ from ...scoring.statistics import Difference, Estimate
 from ...steering.variants import NONE
 from ..content import Candidate, Comparison, Condition, Evaluation, Fact, LevelRow, PriceRow, Recipe, Role, StatusRow
 from ..documents import Document, flat, read_json, read_rows
-from .answers import EXAMPLE_COLUMNS, examples, questions_of, recorded
+from .answers import EXAMPLE_COLUMNS, examples
 
 _CANDIDATE_COLUMNS = ("candidate", "operator", "site", "layer", "strength", "channels", "n", "n_failed", "em", "f1",
                       "em_unsteered", "rank", "chosen")  # fmt: skip
@@ -59,12 +60,11 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         development_em = rows[0]["em_unsteered"] if rows else None
     answers = ()
     if there("items.parquet", "examples of answers"):
-        rows = read_rows(folder / "items.parquet", EXAMPLE_COLUMNS, remedy, optional=["prompt_digest"])
-        asked = recorded(rows, _prompts(folder, remedy))
-        if asked is None:
-            asked, gap = questions_of(run, rows)
-            missing += [gap] if gap else []
-        answers = examples([row for row in rows if row["split"] == TEST], asked)
+        rows = read_rows(folder / "items.parquet", EXAMPLE_COLUMNS, remedy)
+        kept = there("prompts.parquet", "the prompts of the example answers")
+        texts = read_rows(folder / "prompts.parquet", ["prompt_digest", "text"], remedy) if kept else []
+        prompts = {row["prompt_digest"]: row["text"] for row in texts}
+        answers = examples([row for row in rows if row["split"] == TEST], prompts)
     statuses, status_rows = _statuses(summary) if summary is not None else ((), ())
     return Evaluation(
         folder=str(folder),
@@ -86,13 +86,6 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         reproduce=command,
         missing=tuple(missing),
     )
-
-
-def _prompts(folder: Path, remedy: str) -> dict[str | None, str]:
-    """Digest -> prompt, of the prompts that the run kept; earlier versions kept none."""
-    path = folder / "prompts.parquet"
-    rows = read_rows(path, ["prompt_digest", "text"], remedy) if path.is_file() else []
-    return {row["prompt_digest"]: row["text"] for row in rows}
 
 
 def command_of(folder: Path, run: Document) -> str:
