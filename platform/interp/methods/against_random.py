@@ -44,22 +44,25 @@ class AgainstRandom(NamedTuple):
 def against_random(
     effects: ArrayLike, random: ArrayLike, *, seed: int, confidence: float = 0.95, n_resamples: int = 2000
 ) -> AgainstRandom:
-    """effects (n,): of the set, prompt by prompt. random (m, n): of m random sets on the same prompts."""
+    """effects (n,): of the set, prompt by prompt. random (m, n): of m random sets on the same prompts.
+
+    Raises UsageError for other shapes and values that are not finite.
+    """
     mine, others = np.asarray(effects, np.float64), np.asarray(random, np.float64)
     if mine.ndim != 1 or others.ndim != 2 or others.shape[1] != len(mine) or not len(others):
         raise UsageError(f"effects (n,) and those of random sets (m, n) do not fit: {mine.shape}, {others.shape}")
-    found = paired_difference(mine, others.mean(0), seed=seed, confidence=confidence, n_resamples=n_resamples)
+    paired = paired_difference(mine, others.mean(0), seed=seed, confidence=confidence, n_resamples=n_resamples)
     p_draws = _outlier_p(float(mine.mean()), others.mean(1)) if len(mine) and len(others) > 1 else None
-    return AgainstRandom(found.n, found.mean, found.low, found.high, found.p, p_draws)
+    return AgainstRandom(paired.n, paired.mean, paired.low, paired.high, paired.p, p_draws)
 
 
-def verdicts(found: Sequence[AgainstRandom], corrected: Sequence[float | None], confidence: float) -> list[str | None]:
+def verdicts(tests: Sequence[AgainstRandom], corrected: Sequence[float | None], confidence: float) -> list[str | None]:
     """In words, by p-values corrected for their number; None where there is no p-value.
 
     An effect is a change of log-probability: the more negative, the stronger.
     """
     result: list[str | None] = []
-    for test, p in zip(found, corrected, strict=True):
+    for test, p in zip(tests, corrected, strict=True):
         if p is None or test.difference is None:
             result.append(None)
         elif p > 1 - confidence:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...core.errors import UsageError
 
 
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether `value` is a sequence and no text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def integer(value: Any, what: str, least: int | None = None) -> int:
-    """`value` as an int. what: its name and meaning, for the error."""
+    """`value` as an int. what: its name and meaning, for the error. Raises UsageError unless it is one from `least`."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -22,7 +27,7 @@ def integer(value: Any, what: str, least: int | None = None) -> int:
 
 
 def integers(values: Sequence[int], what: str) -> list[int]:
-    """`values` as ints."""
+    """`values` as ints. Raises UsageError where they are none."""
     try:
         items = list(values)
     except TypeError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,10 @@ def prompt_positions(positions: Sequence[int] | None, length: int, what: str = "
     outside = next((p for p in positions if not -length <= p < length), None)
     if outside is not None:
         raise UsageError(f"{what}: there is no position {outside} in a prompt of {length} tokens (0 to {length - 1})")
-    found = sorted({p % length for p in positions})
-    if len(found) != len(positions) or not found:
+    ascending = sorted({p % length for p in positions})
+    if len(ascending) != len(positions) or not ascending:
         raise UsageError(f"{what} {list(positions)}: name at least one, and each of them once")
-    return found
+    return ascending
 
 
 def chosen_layers(model: LanguageModel, layers: Sequence[int] | None) -> tuple[int, ...]:
@@ -53,7 +53,7 @@ def check_finite(model: LanguageModel, clean: Tensor, corrupted: Tensor | None =
 
 
 @contextmanager
-def evaluating(model: LanguageModel) -> Iterator[None]:
+def evaluating(model: LanguageModel) -> Generator[None]:
     """The model in evaluation mode, and in its own mode again afterwards."""
     training = model.training
     model.eval()

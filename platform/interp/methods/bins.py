@@ -29,12 +29,12 @@ SCHEMA = pa.schema([
 def token_bins(length: int, subject: Span) -> list[str]:
     """The bin of each position of a prompt. Raises UsageError for a span that is empty or outside of it."""
     start, stop = check_span(subject, length)
-    found = ["prefix"] * start + ["subject_middle"] * (stop - start) + ["further"] * (length - stop)
-    found[start] = "subject_first"
-    found[stop - 1] = "subject_last"
+    bins = ["prefix"] * start + ["subject_middle"] * (stop - start) + ["further"] * (length - stop)
+    bins[start] = "subject_first"
+    bins[stop - 1] = "subject_last"
     if stop < length:
-        found[-1] = "last"
-    return found
+        bins[-1] = "last"
+    return bins
 
 
 def bin_trace(table: pa.Table, subject: Span | None = None) -> pa.Table:
@@ -53,7 +53,7 @@ def bin_trace(table: pa.Table, subject: Span | None = None) -> pa.Table:
     for site, layer, position, effect in zip(
         *(table[name].to_pylist() for name in ("site", "layer", "position", "effect")), strict=True
     ):
-        cells.setdefault((site, layer, bins[position]), []).append(effect)
+        cells.setdefault((site, layer, bins[int(position)]), []).append(effect)
     sites = {site: i for i, site in enumerate(dict.fromkeys(table["site"].to_pylist()))}
     order = sorted(cells, key=lambda cell: (sites[cell[0]], cell[1], BINS.index(cell[2])))
     rows = [

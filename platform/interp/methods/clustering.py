@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import InputError, UsageError
+from .arguments import integer
 
 RESTARTS = 10  # of k-means, of which the tightest counts
 _SILHOUETTE_POINTS = 2000  # more are sampled: the silhouette compares every pair
@@ -47,8 +48,7 @@ def cluster(points: ArrayLike, *, largest: int = 8, seed: int = 0) -> Clusters:
     x = np.asarray(points, np.float64)
     if x.ndim != 2:
         raise UsageError(f"clusters are of points (n, D), not of shape {x.shape}")
-    if isinstance(largest, bool) or not isinstance(largest, int) or largest < 2:
-        raise UsageError(f"largest is the number of clusters to try at most, at least 2, not {largest!r}")
+    largest = integer(largest, "largest, the number of clusters to try at most,", 2)
     if not np.isfinite(x).all():
         raise InputError("clusters: a value is not finite")
     different = len(np.unique(x, axis=0))
@@ -63,11 +63,11 @@ def cluster(points: ArrayLike, *, largest: int = 8, seed: int = 0) -> Clusters:
     tried: dict[int, float] = {}
     with threadpool_limits(1):  # threads would add up in an order of their own, and change the last bits
         for k in range(2, min(largest, different - 1) + 1):
-            found = KMeans(k, n_init=RESTARTS, random_state=seed).fit(x)  # pyright: ignore[reportArgumentType]
-            labels = np.asarray(found.labels_, np.int64)
+            clusters = KMeans(k, n_init=RESTARTS, random_state=seed).fit(x)
+            labels = np.asarray(clusters.labels_, np.int64)
             tried[k] = float(silhouette_score(x, labels, sample_size=sample, random_state=seed))
             if best is None or tried[k] > best[0]:
-                best = tried[k], labels, np.asarray(found.cluster_centers_)
+                best = tried[k], labels, np.asarray(clusters.cluster_centers_)
     assert best is not None
     return Clusters(*_by_size(best[1], best[2]), best[0], tried)
 

@@ -22,7 +22,8 @@ from ...core.errors import UsageError
 from ...models.access.edits import Add, Edit
 from ...models.inputs import Readable, prompts_of
 from ...runtime.plan import digest_of
-from .arguments import integer
+from .arguments import integer, is_list
+from .typed_tensors import ints
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -133,7 +134,7 @@ def items_noise(model: LanguageModel, items: Sequence[FactItem], given: float | 
 
 def token_row(model: LanguageModel, tokens: Readable, what: str) -> Tensor:
     """`tokens`, a text, ids or a tokenizer's output of one text, as integers (T,) on the model's device; whether they
-    are in the vocabulary is for the model to say."""
+    are in the vocabulary is for the model to say. Raises UsageError for anything else; what: their name in errors."""
     if isinstance(tokens, str) and model.tokenizer is None:
         raise UsageError(f"{what}: give token ids, not text: model {model.name} has no tokenizer")
     if isinstance(tokens, (str, Mapping)):
@@ -141,8 +142,8 @@ def token_row(model: LanguageModel, tokens: Readable, what: str) -> Tensor:
         if len(rows) != 1:
             raise UsageError(f"{what}: a tokenizer's output of {len(rows)} texts; give that of one")
         tokens = rows[0]
-    is_list = isinstance(tokens, Sequence) and all(isinstance(value, (int, Sequence)) for value in tokens)
-    if not is_list and not hasattr(tokens, "__array__"):
+    numbers = is_list(tokens) and all(isinstance(value, (int, Sequence)) for value in tokens)
+    if not numbers and not hasattr(tokens, "__array__"):
         raise UsageError(f"{what}: tokens must be integers of shape (time >= 1,), not {type(tokens).__name__}")
     row = torch.as_tensor(tokens, device=model.device)
     if row.ndim != 1 or row.is_floating_point() or row.dtype == torch.bool or not len(row):
@@ -172,7 +173,7 @@ def _replaced(clean: Tensor, corrupted: Tensor, subject: Span | None) -> Corrupt
             f"the clean prompt has {len(clean)} tokens, the corrupted one {len(corrupted)}: positions would not "
             "correspond; choose a subject of equal token length"
         )
-    changed = (clean != corrupted).nonzero()[:, 0].tolist()
+    changed = ints((clean != corrupted).nonzero()[:, 0])
     if not changed:
         raise UsageError("the corrupted prompt equals the clean one: there is nothing to restore")
     span = (changed[0], changed[-1] + 1)

@@ -7,7 +7,7 @@ same scan in the same forward pass; another one at the convolution's window hide
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -79,7 +79,7 @@ def _removed(
 
 @dataclass(frozen=True, eq=False)
 class Rewrite(Edit):
-    """x -> function(x) at a site with one value per token; x (B, T, ...) is unpadded."""
+    """x -> function(x) at a site with one value per token; x (B, T, ...) is unpadded. Raises UsageError at a state."""
 
     kind: ClassVar[str] = "rewrite"
     site: str
@@ -105,17 +105,13 @@ class CutTaps(Edit):
     rows: Tensor
     targets: tuple[int, ...]
     sources: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "_whole", {})
+    _whole: dict[int, Tensor] = field(default_factory=dict[int, Tensor], init=False)  # by step: the uncut window
 
     def apply_at(self, run: Run, column: int, x: Tensor) -> tuple[Tensor, bool]:
-        kept: dict[int, Tensor] = self._whole  # type: ignore[attr-defined]  (the uncut window of the step before)
-        before = kept.pop(column - 1, None)
+        before = self._whole.pop(column - 1, None)
         # only the newest input of x is sure to be whole: what an earlier cut took is still missing in the older ones
         whole = x if before is None else torch.cat([before[..., 1:], x[..., -1:]], -1)
-        kept[column] = whole
+        self._whole[column] = whole
         reach = whole.shape[-1]
         gone = [m for m in range(reach) if column - reach + 1 + m in self.sources] if column + 1 in self.targets else []
         window = whole.clone()

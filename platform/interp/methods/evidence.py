@@ -21,8 +21,8 @@ def occurrences(where: Sequence[Any], wanted: Sequence[Any]) -> list[Span]:
     n = len(wanted)
     if not n:
         return []
-    found = range(len(where) - n + 1)
-    return [(i, i + n) for i in found if where[i] == wanted[0] and where[i : i + n] == wanted]
+    starts = range(len(where) - n + 1)
+    return [(i, i + n) for i in starts if where[i] == wanted[0] and where[i : i + n] == wanted]
 
 
 def stated_at(prompt: Prompt, answer: str) -> Span | None:
@@ -33,17 +33,17 @@ def stated_at(prompt: Prompt, answer: str) -> Span | None:
     if prompt.encoded is None:
         return None
     text, last = prompt.text, len(prompt.tokens) - 1
-    found = []
+    statements: list[tuple[Span, Span]] = []  # in characters, in tokens
     for start, stop in occurrences(text, answer.strip()):
         if _is_word(text, start, stop):
             tokens = prompt.encoded.tokens_of(start, stop)
             if tokens[0] < tokens[1] <= last:
-                found.append(((start, stop), tokens))
+                statements.append(((start, stop), tokens))
     for from_, to in reversed(prompt.evidence):
-        inside = [tokens for (start, stop), tokens in found if from_ <= start and stop <= to]
+        inside = [tokens for (start, stop), tokens in statements if from_ <= start and stop <= to]
         if inside:
             return inside[-1]
-    return found[-1][1] if found else None
+    return statements[-1][1] if statements else None
 
 
 def _is_word(text: str, start: int, stop: int) -> bool:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import UsageError
 from ...scoring.statistics.differences import EXACT_SIGN_FLIPS
-from ...scoring.statistics.samples import Floats, blocks
+from ...scoring.statistics.samples import Floats, Indices, blocks
 
 PANEL_SHARE = 0.5  # of the prompts that have to reach a distance for it to count
 
@@ -53,17 +53,18 @@ def same_prompts(effects: Mapping[str, Mapping[int, float]]) -> tuple[tuple[str,
     effects themselves have no say.
     """
     counts: dict[int, int] = {}
-    for found in effects.values():
-        for distance in found:
+    for by_distance in effects.values():
+        for distance in by_distance:
             counts[distance] = counts.get(distance, 0) + 1
     distances = tuple(sorted(d for d, count in counts.items() if count >= PANEL_SHARE * len(effects)))
-    return tuple(id_ for id_, found in effects.items() if all(d in found for d in distances)), distances
+    return tuple(id_ for id_, of in effects.items() if all(d in of for d in distances)), distances
 
 
 def fading(
     effects: ArrayLike, distances: Sequence[int], *, seed: int, confidence: float = 0.95, n_resamples: int = 2000
 ) -> Fading:
-    """The half-distance of effects (n, D): a row for each prompt, a column for each of the ascending `distances`."""
+    """The half-distance of effects (n, D): a row for each prompt, a column for each of the ascending `distances`, in
+    tokens. Raises UsageError for other shapes, values that are not finite, and distances that do not ascend."""
     x = np.asarray(effects, np.float64)
     if x.ndim != 2 or x.shape[1] != len(distances) or not len(distances) or not np.isfinite(x).all():
         raise UsageError(f"effects are finite numbers (prompts, {len(distances)} distances), not of shape {x.shape}")
@@ -74,9 +75,9 @@ def fading(
     means = x.mean(0) if n else np.zeros(len(distances))
     if not (means > 0).any():
         return Fading(n, p, None, None, None, None, None)
-    (at,) = _half_columns(means[None])
+    at = int(_half_columns(means[None])[0])
     last = len(distances) - 1
-    half, censored = distances[min(at, last)], bool(at > last)
+    half, censored = distances[min(at, last)], at > last
     peak = distances[int(means.argmax())]
     if n < 2:
         return Fading(n, p, peak, half, None, None, censored)
@@ -85,7 +86,7 @@ def fading(
     drawn = [
         _half_columns(x[rng.integers(0, n, size=(rows, n))].mean(1)) for rows in blocks(n_resamples, n * len(means))
     ]
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], method="inverted_cdf").astype(int)
+    low, high = map(int, np.quantile(np.concatenate(drawn), [tail, 1 - tail], method="inverted_cdf"))
     beyond = None if high > last else distances[high]
     return Fading(n, p, peak, half, distances[min(low, last)], beyond, censored)
 
@@ -95,12 +96,12 @@ def _half_columns(means: Floats) -> NDArray[np.int64]:
 
     A curve without a positive mean reaches nowhere: column 0.
     """
-    columns = np.arange(means.shape[1])
-    peak = means.max(1, keepdims=True)
+    width = int(means.shape[1])
+    peak: Floats = means.max(1, keepdims=True)
     # rounding must not make a mean of exactly half fall below it
     low = means < peak / 2 - 1e-12 * np.abs(peak)
-    fallen = low & (columns > means.argmax(1)[:, None])
-    first = np.where(fallen.any(1), fallen.argmax(1) - 1, means.shape[1])
+    fallen = low & (np.arange(width) > means.argmax(1)[:, None])
+    first: Indices = np.where(fallen.any(1), fallen.argmax(1) - 1, width)
     return np.where(peak[:, 0] > 0, first, 0)
 
 
@@ -112,8 +113,9 @@ def _no_effect_p(x: Floats, seed: int, n_draws: int) -> float:
         return 1.0
     threshold = x.sum(0).max() - 1e-12
     if len(x) <= EXACT_SIGN_FLIPS:
-        codes = np.arange(2 ** len(x))[:, None] >> np.arange(len(x))
-        return float(np.mean(((1.0 - 2.0 * (codes & 1)) @ x).max(1) >= threshold))
+        codes = np.arange(1 << len(x))[:, None] >> np.arange(len(x))
+        sums: Floats = (1.0 - 2.0 * (codes & 1)) @ x
+        return float((sums.max(1) >= threshold).mean())
     rng = np.random.default_rng(seed)
     hits = 0
     for rows in blocks(n_draws, len(x)):

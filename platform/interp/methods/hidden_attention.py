@@ -74,14 +74,15 @@ def hidden_attention(
     place, values = watched(model, tokens, layer, form == "mixer")
     scan = place.rebuild(values)
     many = scan.units if form == "scan" else scan.state_shape[0]
-    chosen = torch.tensor(_chosen(channels, many), device=scan.x.device)
+    numbers = tuple(_chosen(channels, many))
+    chosen = torch.tensor(numbers, device=scan.x.device)
     if per_coordinate:
-        return HiddenAttention(coordinate_attention(scan, chosen), tuple(chosen.tolist()))
+        return HiddenAttention(coordinate_attention(scan, chosen), numbers)
     if form == "scan":
         blocks = [scan_attention(scan, units) for units in _blocks(scan, chosen)]
-        return HiddenAttention(torch.cat(blocks), tuple(chosen.tolist()))
+        return HiddenAttention(torch.cat(blocks), numbers)
     weights, bias = zip(*mixer_blocks(place, values, chosen), strict=True)
-    return HiddenAttention(torch.cat(weights), tuple(chosen.tolist()), torch.cat(bias))
+    return HiddenAttention(torch.cat(weights), numbers, torch.cat(bias))
 
 
 @torch.no_grad()
@@ -111,7 +112,10 @@ def rollout(model: LanguageModel, tokens: Tensor, layers: Sequence[int] | None =
 def watched(
     model: LanguageModel, tokens: Tensor, layer: int, whole_mixer: bool
 ) -> tuple[LayerRecurrence, Mapping[str, Tensor]]:
-    """The scan of a block and the values of its sites in a run of the prompt; whole_mixer: x_in and gate among them."""
+    """The scan of a block and the values of its sites in a run of the prompt; whole_mixer: x_in and gate among them.
+
+    Raises UsageError for the mixer form of a mixer with other parts.
+    """
     text = token_row(model, tokens, "tokens")
     (layer,) = chosen_layers(model, [layer])
     refuse_state_edits(model, "hidden attention", *(["conv_state"] if whole_mixer else []))
@@ -195,7 +199,7 @@ def mixer_blocks(
 def _blocks(scan: Scan, chosen: Tensor) -> list[Tensor]:
     width = scan.x.shape[1]
     size = width * width * scan.x.element_size()
-    return list(chosen.split(max(1, BLOCK_BYTES // size)))
+    return list(torch.split(chosen, max(1, BLOCK_BYTES // size)))
 
 
 def _chosen(channels: Sequence[int] | None, many: int) -> list[int]:

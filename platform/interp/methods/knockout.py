@@ -21,7 +21,7 @@ from torch import Tensor
 from ...core.errors import UsageError
 from ...models.lending import label
 from ..engine.columns import column
-from .arguments import integers
+from .arguments import integers, is_list
 from .asked import check_finite, chosen_layers, evaluating, prompt_positions
 from .corruption import token_row
 from .cuts import cut_edits
@@ -29,6 +29,7 @@ from .decay_groups import decay_groups
 from .metric import make_metric
 from .recurrences import LayerRecurrence, refuse_state_edits, require_scans, scans_of
 from .table import text_metadata
+from .typed_tensors import floats, ints, nested
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -104,7 +105,7 @@ def knockout(
             ]
             with model.edit(*edits):
                 logits = model(text.expand(len(part), -1), last_only=True)[:, -1]
-            p += judge(logits).tolist()
+            p += floats(judge(logits))
     rows = [
         {"layers": list(cut.layers), "group": cut.group, "coordinates": sum(int(m.sum()) for m in cut.masks.values()),
          "p": value, "effect": (value - p0) / p0 if p0 > 0.0 else None}
@@ -129,14 +130,14 @@ def _windows(model: LanguageModel, layers: Sequence[int] | Sequence[Sequence[int
         having = tuple(layer for layer in range(model.n_layers) if scans_of(model, layer))
         require_scans(model, having or (0,), "knockout")
         return [having]
-    given = layers.tolist() if isinstance(layers, Tensor) else layers
-    if not isinstance(given, Sequence) or isinstance(given, str):
+    given = nested(layers) if isinstance(layers, Tensor) else layers
+    if not is_list(given):
         raise UsageError(f"knockout: layers is a list of blocks, or of windows of blocks, not {layers!r}")
-    several = [isinstance(window, Sequence) and not isinstance(window, str) for window in given]
+    several = [is_list(window) for window in given]
     if any(several) != all(several):
         raise UsageError(f"knockout: layers {given} mixes blocks and windows of blocks; give one or the other")
     windows = given if given and all(several) else [given]
-    return [chosen_layers(model, window) for window in windows]  # type: ignore[arg-type]
+    return [chosen_layers(model, window) for window in windows]
 
 
 def _positions(given: int | Sequence[int], length: int, what: str) -> list[int]:
@@ -163,14 +164,14 @@ def _masks(
 
 
 def _mask(chosen: Channels, shape: tuple[int, int], scan: LayerRecurrence, name: str) -> Tensor:
-    width, size = shape
+    width = shape[0]
     form = f"knockout: channels {name!r} of block {scan.layer}"
     if isinstance(chosen, Tensor) and chosen.dtype == torch.bool:
         if tuple(chosen.shape) not in ((width,), shape):
             raise UsageError(f"{form}: a mask of shape {tuple(chosen.shape)}; it must be ({width},) or {shape}")
         mask = chosen if chosen.ndim == 2 else chosen[:, None].expand(shape)
     else:
-        index = integers(chosen.tolist() if isinstance(chosen, Tensor) else chosen, form)
+        index = integers(ints(chosen) if isinstance(chosen, Tensor) else chosen, form)
         wrong = [i for i in index if not -width <= i < width]
         if wrong:
             raise UsageError(f"{form}: there is no channel {wrong[0]}; the scan has channels 0 to {width - 1}")
@@ -185,7 +186,7 @@ def _cuts(
     windows: Sequence[tuple[int, ...]], scans: Sequence[LayerRecurrence], groups: Mapping[str, Mapping[str, Tensor]]
 ) -> list[_Cut]:
     names = list(dict.fromkeys(name for masks in groups.values() for name in masks))
-    cuts = []
+    cuts: list[_Cut] = []
     for window in windows:
         for name in names:
             masks = {s.prefix: groups[s.prefix][name] for s in scans if s.layer in window and name in groups[s.prefix]}

@@ -7,7 +7,7 @@ the model says. How far a block is from there is KL(final || lens) in nats, as i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -22,6 +22,7 @@ from .asked import check_finite, chosen_layers, evaluating, prompt_positions
 from .corruption import token_row
 from .metric import make_metric
 from .table import text_metadata, token_labels
+from .typed_tensors import floats, ints
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -67,16 +68,16 @@ def logit_lens(
     if integer(top, "top, the number of tokens listed,", 1) > model.config.vocab_size:
         raise UsageError(f"logit_lens: top is {top}; the vocabulary has {model.config.vocab_size} tokens")
     where = prompt_positions(positions, len(text))
-    found = places(model, chosen_layers(model, layers), [site], one_axis=False)
-    with evaluating(model), model.capture(*(place.name for place in found)) as acts:
+    sites = places(model, chosen_layers(model, layers), [site], one_axis=False)
+    with evaluating(model), model.capture(*(place.name for place in sites)) as acts:
         logits = model(text[None])
     check_finite(model, logits)
     judge = make_metric("prob", answer, logits[0, -1], logits[:, -1])
     target = judge.answer
     final = torch.log_softmax(logits[0, where].double(), -1)
-    texts = token_labels(model, text.tolist())
-    rows = []
-    for place in found:  # one block at a time: (T, V) numbers
+    texts = token_labels(model, ints(text))
+    rows: list[dict[str, Any]] = []
+    for place in sites:  # one block at a time: (T, V) numbers
         lens = torch.log_softmax(model.unembed(acts[place.name][:, where])[0].double(), -1)
         kl = (
             torch.nn.functional.kl_div(lens, final, reduction="none", log_target=True).sum(-1).clamp(min=0.0)
@@ -86,8 +87,8 @@ def logit_lens(
         for i, t in enumerate(where):
             rows.append({
                 "site": site, "layer": place.layer, "position": t, "token": texts[t],
-                "top_tokens": token_labels(model, best.indices[i].tolist()), "top_ids": best.indices[i].tolist(),
-                "top_probs": best.values[i].exp().tolist(), "answer_rank": int(rank[i]),
+                "top_tokens": token_labels(model, ints(best.indices[i])), "top_ids": ints(best.indices[i]),
+                "top_probs": floats(best.values[i].exp()), "answer_rank": int(rank[i]),
                 "answer_prob": float(lens[i, target].exp()), "kl": float(kl[i]),
             })  # fmt: skip
     about = {"answer": target, "answer_given": judge.given, "length": len(text), "model": label(model)}

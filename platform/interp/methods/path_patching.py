@@ -22,6 +22,7 @@ from ...core.errors import InputError, UsageError
 from ...models.access.edits import Edit, Replace
 from ...models.access.sites import Selection, expand, parse
 from ..engine.columns import column
+from .arguments import is_list
 from .asked import about_runs, check_finite, evaluating
 from .corruption import Span, corrupt
 from .metric import Metric, make_metric
@@ -120,25 +121,25 @@ def frozen_sites(order: Mapping[str, int], sender: str, receiver: str) -> list[s
 
 def _selections(model: LanguageModel, given: str | Sequence[str], what: str) -> list[Selection]:
     texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, Sequence) or not texts:
+    if not is_list(texts) or not texts:
         raise UsageError(f"path_patching: {what} is the name of a site, or a list of at least one, not {given!r}")
-    found: list[Selection] = []
+    selections: list[Selection] = []
     for text in texts:
         pattern = parse(text)
         for site in expand(pattern, model.sites()):
             if site.constant or not site.editable:
                 raise UsageError(f"path_patching: site {site.name!r} is no value of a token that could be patched")
-            found.append(Selection(site.name, pattern.positions, pattern.channels))
-    return list(dict.fromkeys(found))
+            selections.append(Selection(site.name, pattern.positions, pattern.channels))
+    return list(dict.fromkeys(selections))
 
 
 def _row(
     model: LanguageModel, sender: Selection, receiver: Selection, runs: _Runs, frozen: Sequence[str], judge: Metric
 ) -> dict[str, Any]:
     first = [Replace(str(sender), runs.clean[str(sender)]), *(Replace(name, runs.frozen[name]) for name in frozen)]
-    with model.edit(*runs.start, *first), model.capture(str(receiver)) as told:
+    with model.edit(*runs.start, *first), model.capture(str(receiver)) as received:
         model(runs.tokens, phase="prefill", last_only=True)
-    with model.edit(*runs.start, Replace(str(receiver), told[str(receiver)])):
+    with model.edit(*runs.start, Replace(str(receiver), received[str(receiver)])):
         logits = model(runs.tokens, phase="prefill", last_only=True)[:, 0]
     effect = judge(logits) - runs.lowest
     if not bool(torch.isfinite(effect).all()):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import InputError, UsageError
+from .arguments import integer
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +54,7 @@ def principal_components(points: ArrayLike, k: int) -> Projection:
     x = np.asarray(points, np.float64)
     if x.ndim != 2:
         raise UsageError(f"principal components are of points (n, D), not of shape {x.shape}")
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= x.shape[1]:
+    if integer(k, "the number of components", 1) > x.shape[1]:
         raise UsageError(f"{k!r} components: points of {x.shape[1]} dimensions have 1 to {x.shape[1]}")
     if len(x) < 2:
         raise InputError("principal components need at least two points")
@@ -66,12 +67,12 @@ def principal_components(points: ArrayLike, k: int) -> Projection:
     total = float((values**2).sum())
     if total == 0.0:
         raise InputError("principal components: all points are the same")
-    k_found = min(k, len(values))
-    signs = np.sign(left[np.abs(left[:, :k_found]).argmax(0), range(k_found)])
+    k_known = min(k, len(values))
+    signs = np.sign(left[np.abs(left[:, :k_known]).argmax(0), range(k_known)])
     coordinates = np.zeros((len(x), k))
     components = np.zeros((k, x.shape[1]))
     variance = np.zeros(k)
-    coordinates[:, :k_found] = left[:, :k_found] * values[:k_found] * signs
-    components[:k_found] = right[:k_found] * signs[:, None]
-    variance[:k_found] = values[:k_found] ** 2 / (len(x) - 1)
+    coordinates[:, :k_known] = left[:, :k_known] * values[:k_known] * signs
+    components[:k_known] = right[:k_known] * signs[:, None]
+    variance[:k_known] = values[:k_known] ** 2 / (len(x) - 1)
     return Projection(coordinates, components, mean, variance, variance * (len(x) - 1) / total)

@@ -24,6 +24,7 @@ from ...core.errors import UsageError
 from ...models.kernels import selective_scan, ssd
 from ...models.linear_recurrence import Recurrence, write_share
 from ...models.parts.norms import wide
+from .typed_tensors import different, different_rows
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -71,7 +72,7 @@ class Scan(NamedTuple):
         if coordinates is None:
             return self._scan(x, self.C, None)
         total = torch.zeros_like(x)
-        patterns, which = torch.unique(coordinates, dim=0, return_inverse=True)
+        patterns, which = different_rows(coordinates)
         for number, pattern in enumerate(patterns):
             if bool(pattern.any()):
                 total = total + self._scan(x, self.C * pattern, (which == number).nonzero()[:, 0])
@@ -82,13 +83,13 @@ class Scan(NamedTuple):
         if self.A.shape[1] == 1:
             if channels is not None:
                 x = torch.zeros_like(x).index_copy(2, channels, x[..., channels])
-            heads = x.unflatten(-1, (self.units, -1)).contiguous()
+            heads = torch.unflatten(x, -1, (self.units, -1)).contiguous()
             y = ssd(heads, self.delta, self.A[:, 0].contiguous(), self.B, C)
             assert isinstance(y, Tensor)
             return y.flatten(2)
         every = torch.arange(x.shape[2], device=x.device) if channels is None else channels
         group, read = self.group_of(every // self.unit_width), torch.zeros_like(x)
-        for number in group.unique().tolist():
+        for number in different(group):
             here = every[group == number]
             unit = here // self.unit_width
             y = selective_scan(
@@ -163,13 +164,13 @@ class LayerRecurrence:
 
         def vectors(given: str | Tensor | None) -> Tensor:
             if isinstance(given, str):
-                return values[self.prefix + given].to(dtype).unflatten(-1, (of.groups, -1))
+                return torch.unflatten(values[self.prefix + given].to(dtype), -1, (of.groups, -1))
             constant = x.new_ones(of.groups, of.A.shape[1]) if given is None else given
             return constant.expand(*x.shape[:2], *constant.shape)
 
         units = len(of.A)
         delta = x.new_ones(*x.shape[:2], units) if of.delta is None else values[self.prefix + of.delta].to(dtype)
-        by_unit = x.unflatten(-1, (units, -1))
+        by_unit = torch.unflatten(x, -1, (units, -1))
         skip = torch.zeros_like(x) if of.D is None else (of.D[:, None] * by_unit).flatten(2)
         written = (by_unit * write_share(delta)[..., None]).flatten(2) if of.averaging else x
         return Scan(written, delta, of.A, vectors(of.B), vectors(of.C), skip)

@@ -40,7 +40,7 @@ class Units(NamedTuple):
 
     @staticmethod
     def of(scan: Scan, units: Tensor) -> Units:
-        x = scan.x.unflatten(-1, (scan.units, -1))[:, :, units]
+        x = torch.unflatten(scan.x, -1, (scan.units, -1))[:, :, units]
         delta, group = scan.delta[:, :, units], scan.group_of(units)
         written = (delta[..., None] * x)[..., None]
         B, C = scan.B[:, :, group, None], scan.C[:, :, group, None]
@@ -65,7 +65,8 @@ def unit_blocks(scan: Scan, bytes_per_block: int = BLOCK_BYTES) -> list[Tensor]:
     """The units of `scan` in blocks whose states at all steps take at most `bytes_per_block` (one unit at least)."""
     rows, width, channels = scan.x.shape
     per_unit = rows * width * (channels // scan.units) * scan.B.shape[3] * scan.x.element_size()
-    return list(torch.arange(scan.units, device=scan.x.device).split(max(1, bytes_per_block // per_unit)))
+    units = torch.arange(scan.units, device=scan.x.device)
+    return list(torch.split(units, max(1, bytes_per_block // per_unit)))
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def state_effects(
     rows, width, _ = gradient.shape
     seen, kept = gradient.new_zeros(rows, width, dtype=torch.float64), None
     after = torch.zeros_like(seen)
-    g = gradient.to(at.x.dtype).unflatten(-1, (at.units, -1))
+    g = torch.unflatten(gradient.to(at.x.dtype), -1, (at.units, -1))
     for units in unit_blocks(at, bytes_per_block):
         moved = Units.of(clean, units).states() - Units.of(corrupted, units).states()
         here = Units.of(at, units)

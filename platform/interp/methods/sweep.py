@@ -26,6 +26,7 @@ from ...models.mixer import LayerState
 from .baseline import Baseline
 from .memory import Memory
 from .restoration import RESIDUAL, Restoration
+from .typed_tensors import different
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ class Sweep:
     def _pass(self, baseline: Baseline, start: int, rows: _Rows) -> Tensor:
         """The residual stream (rows, d) of the last position after the last block."""
         if self._together:
-            parts = rows.index.split(self._memory.rows_at_once(baseline.length - start))
+            parts = torch.split(rows.index, self._memory.rows_at_once(baseline.length - start))
             return torch.cat([self._from_the_first_block(baseline, start, rows, part) for part in parts])
         first, depth = int(rows.first.min()), self.model.n_layers
         kind = baseline.resid[0]
@@ -113,9 +114,9 @@ class Sweep:
         entered = rows.index[rows.first <= layer]
         kinds = rows.restored_at(layer, inside=True)[entered]
         at_once = self._memory.rows_at_once(baseline.length - start)
-        for kind in kinds.unique().tolist():
+        for kind in different(kinds):
             restoration = None if kind < 0 else rows.kinds[kind]
-            for part in entered[kinds == kind].split(at_once):
+            for part in torch.split(entered[kinds == kind], at_once):
                 yield part, restoration
 
     def _entering(self, baseline: Baseline, start: int, layer: int, rows: _Rows, part: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ class Sweep:
         if not rows.kinds[0].post_step:
             edits: list[Applied] = []
             for i, kinds in enumerate(restored):
-                for kind in [k for k in kinds.unique().tolist() if k >= 0]:
+                for kind in [k for k in different(kinds) if k >= 0]:
                     for site in rows.kinds[kind].parts:
                         name, value = f"blocks.{i}.{site}", baseline.value(i, site)
                         edit = ReplaceRows(name, value, positions=[baseline.at], rows=kinds == kind)
@@ -162,7 +163,7 @@ class Sweep:
         x = baseline.resid[0][1 + rows.sample[part], start:]
         for i, block in enumerate(self.model.blocks):
             replaced: dict[str, Tensor] = {}
-            for kind in [k for k in restored[i].unique().tolist() if k >= 0]:
+            for kind in [k for k in different(restored[i]) if k >= 0]:
                 for entry in (rows.kinds[kind].entries or baseline.after[i]) if rows.kinds[kind].post_step else ():
                     mask = restored[i] == kind
                     replaced[entry] = replaced[entry] | mask if entry in replaced else mask
@@ -179,12 +180,12 @@ class Sweep:
 
     def _scores(self, baseline: Baseline, residual: Tensor) -> Tensor:
         """The metric (n,) of residual streams (n, d) after the last block."""
-        found = []
-        for part in residual.split(self._memory.rows_read_out):
+        scores: list[Tensor] = []
+        for part in torch.split(residual, self._memory.rows_read_out):
             here = torch.full((len(part),), baseline.length - 1, device=part.device)
             run = Run("prefill", here, torch.ones_like(here), here + 1, 1, True, edits=self.model.edits)
-            found.append(self._metric(self.model.head(part[:, None], run)[:, 0]))
-        return torch.cat(found)
+            scores.append(self._metric(self.model.head(part[:, None], run)[:, 0]))
+        return torch.cat(scores)
 
 
 class _Rows:
@@ -206,7 +207,7 @@ class _Rows:
 
     def restored_at(self, layer: int, inside: bool) -> Tensor:
         """The number in `kinds` of what is restored at `layer`, -1 for nothing. inside: not what enters a block."""
-        numbers = []
+        numbers: list[int] = []
         for item in self._items:
             counts = layer in item.window and not (inside and item.restoration.residual is not None)
             numbers.append(self.kinds.index(item.restoration) if counts else -1)

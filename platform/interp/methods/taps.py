@@ -41,6 +41,7 @@ class Gain(Edit):
 
     With gains of 1 nothing changes, and the derivative of an output by a gain is
     sum_t x[t, c] * d output / d x[t, c]: gradient times activation, summed over the tokens, for every row apart.
+    Raises UsageError at a state.
     """
 
     kind: ClassVar[str] = "gain"

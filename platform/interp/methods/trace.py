@@ -28,6 +28,7 @@ from .metric import make_metric
 from .restoration import Restoration, restorations
 from .sweep import Item, Sweep
 from .table import token_labels, trace_table
+from .typed_tensors import ints
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +89,7 @@ def causal_trace(
         sweep = Sweep(model, judge, memory, exchanges(model))
         found = [_effects(Baseline(model, corruption, turn), sweep, plan, lowest[turn]) for turn in turns]
     effects = {key: torch.cat([part[key] for part in found]) for key in found[0]}
-    labels = token_labels(model, corruption.clean.tolist())
+    labels = token_labels(model, ints(corruption.clean))
     zero = torch.zeros(corruption.samples, dtype=torch.float64)
     rows = [
         _row(r.name, layer, position, labels[position], effects.get((r, layer, position), zero))

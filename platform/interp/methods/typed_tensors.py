@@ -1,0 +1,35 @@
+"""What torch gives no type to, with one: the numbers of a tensor as lists, and what differs in it."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+def ints(x: Tensor) -> list[int]:
+    """The whole numbers of `x` (n,)."""
+    return x.tolist()
+
+
+def floats(x: Tensor) -> list[float]:
+    """The numbers of `x` (n,)."""
+    return x.tolist()
+
+
+def nested(x: Tensor) -> list[Any]:
+    """The numbers of `x` (n, ...), in lists as deep as it has axes."""
+    return x.tolist()
+
+
+def different(x: Tensor) -> list[int]:
+    """The different whole numbers of `x`, ascending."""
+    return x.unique().tolist()
+
+
+def different_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows (m, D) of `x` (n, D), ascending, and for each row of `x` which of them it is (n,)."""
+    return cast("tuple[Tensor, Tensor]", torch.unique(x, dim=0, return_inverse=True))

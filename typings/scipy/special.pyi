@@ -1,0 +1,3 @@
+from numpy.typing import ArrayLike
+
+def stdtr(df: ArrayLike, t: ArrayLike) -> float: ...

@@ -1,0 +1,6 @@
+from numpy.typing import ArrayLike
+
+def silhouette_score(
+    X: ArrayLike, labels: ArrayLike, *, sample_size: int | None = None, random_state: int | None = None
+) -> float: ...
+def adjusted_rand_score(labels_true: ArrayLike, labels_pred: ArrayLike) -> float: ...
