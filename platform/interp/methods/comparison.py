@@ -35,6 +35,7 @@ from .trace import causal_trace
 if TYPE_CHECKING:
     from ...datasets.factual import FactualPrompt
     from ...models import LanguageModel
+    from .prompts import FactItem
 
 #: kind -> the site that shows it; `mlp` is also `mixer_out` of blocks that mix no tokens
 KINDS = {"residual": "resid_post", "mixer": "mixer_out", "mlp": "mlp_out"}
@@ -60,13 +61,13 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
-class _Entry(NamedTuple):
-    """A model with the prompts that it can read. right: those it answers correctly. broken: those without finite
+class Entry(NamedTuple):
+    """A model with the prompts that it can read, by id. right: those it answers correctly. broken: those without finite
     scores."""
 
     name: str
     model: LanguageModel
-    items: dict[str, LocatedPrompt]
+    items: Mapping[str, LocatedPrompt | FactItem]
     right: set[str]
     broken: set[str]
 
@@ -100,7 +101,7 @@ def compare(
     prompts that no model can read, and where none counts for any model.
     """
     named = _named(models)
-    kinds = _kinds(named, sites)
+    kinds = kinds_of(named, sites)
     if counted not in _COUNTED:
         raise UsageError(f"counted={counted!r}; {suggest(str(counted), _COUNTED)}")
     if not noise_stds > 0:
@@ -113,13 +114,12 @@ def compare(
     for entry in entries:
         ids = chosen[entry.name]
         if not ids:
-            status = "model_nonfinite" if entry.items and entry.broken >= entry.items.keys() else NOT_APPLICABLE
-            rows += [{"model": entry.name, "kind": kind, "prompts": 0, "status": status} for kind in kinds]
+            rows += rows_of_model(entry, kinds, [], {})
             continue
         items = [entry.items[id_] for id_ in ids]
         tokens = [torch.tensor(item.tokens) for item in items]
         noise = subject_noise(entry.model, tokens, [item.subject for item in items]) * noise_stds / NOISE_STDS
-        traced = _sites(entry.model, kinds)
+        traced = traced_sites(entry.model, kinds)
         traces = [
             causal_trace(
                 entry.model, row, subject=item.subject, noise=noise, samples=samples, seed=prompt_seed(seed, id_),
@@ -127,7 +127,9 @@ def compare(
             )
             for id_, row, item in zip(ids, tokens, items, strict=True)
         ] if traced else []  # fmt: skip
-        rows += _rows(entry, kinds, traces, {"confidence": confidence, "n_resamples": n_resamples, "seed": seed})
+        rows += rows_of_model(
+            entry, kinds, traces, {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
+        )
     about = {
         "prompts": counted, "metric": metric, "samples": str(samples), "seed": str(seed), "window": str(window),
         "noise_stds": repr(float(noise_stds)), "confidence": repr(confidence), "n_resamples": str(n_resamples),
@@ -161,7 +163,7 @@ def _named(models: Mapping[str, LanguageModel] | Sequence[LanguageModel]) -> dic
     return dict(pairs)
 
 
-def _kinds(models: Mapping[str, LanguageModel], sites: Sequence[str]) -> dict[str, str]:
+def kinds_of(models: Mapping[str, LanguageModel], sites: Sequence[str]) -> dict[str, str]:
     """Kind -> site. UsageError for a site that no model has."""
     if isinstance(sites, str):
         raise UsageError(f"sites is a list of names; write [{sites!r}]")
@@ -183,7 +185,7 @@ def _has(model: LanguageModel, site: str) -> bool:
     return True
 
 
-def _sites(model: LanguageModel, kinds: Mapping[str, str]) -> list[str]:
+def traced_sites(model: LanguageModel, kinds: Mapping[str, str]) -> list[str]:
     """What has to be restored for these kinds in this model, each once."""
     wanted = list(dict.fromkeys(kinds.values()))
     if KINDS["mlp"] in wanted and any(mixer_kind(model, i) == "feed_forward" for i in range(model.n_layers)):
@@ -202,7 +204,7 @@ def _check_prompts(prompts: Sequence[FactualPrompt]) -> None:
 @torch.no_grad()
 def _entry(
     name: str, model: LanguageModel, prompts: Sequence[FactualPrompt], max_tokens: int, left_out: dict[str, str]
-) -> _Entry:
+) -> Entry:
     if model.tokenizer is None:
         raise InputError(f"compare: model {name} has no tokenizer for the prompts; load it with tokenizer=...")
     items: dict[str, LocatedPrompt] = {}
@@ -224,23 +226,34 @@ def _entry(
             left_out[prompt.id] = "model_nonfinite: the scores of the clean run are not finite"
         elif int(logits.argmax()) == found.answer[0]:
             right.add(prompt.id)
-    return _Entry(name, model, items, right, broken)
+    return Entry(name, model, items, right, broken)
+
+
+def allowed_ids(entries: Sequence[Entry], counted: str) -> dict[str, set[str]]:
+    """The ids of the prompts that may count, by model; none for a model whose scores are never finite."""
+    readable = _readable(entries)
+    shared = set.intersection(*(set(e.items) - e.broken for e in readable)) if readable else set[str]()
+    common = shared.intersection(*(e.right for e in readable))
+    return {
+        e.name: {"common": common, "all": shared, "correct": e.right}[counted] if e in readable else set()
+        for e in entries
+    }
+
+
+def _readable(entries: Sequence[Entry]) -> list[Entry]:
+    return [e for e in entries if e.items.keys() - e.broken]
 
 
 def _chosen(
-    entries: Sequence[_Entry], prompts: Sequence[FactualPrompt], counted: str, left_out: Mapping[str, dict[str, str]]
+    entries: Sequence[Entry], prompts: Sequence[FactualPrompt], counted: str, left_out: Mapping[str, dict[str, str]]
 ) -> dict[str, list[str]]:
     """The ids of the prompts that count, by model; none for a model whose scores are never finite."""
-    readable = [e for e in entries if e.items.keys() - e.broken]
+    readable = _readable(entries)
     if not readable:
         first = next(why for entry in entries for why in left_out[entry.name].values())
         raise InputError(f"compare: no model can use any of the prompts; the first one: {first}")
-    shared = set.intersection(*(set(e.items) - e.broken for e in readable))
-    common = shared.intersection(*(e.right for e in readable))
-    chosen: dict[str, list[str]] = {}
-    for entry in entries:
-        allowed = {"common": common, "all": shared, "correct": entry.right}[counted] if entry in readable else set()
-        chosen[entry.name] = [prompt.id for prompt in prompts if prompt.id in allowed]
+    allowed = allowed_ids(entries, counted)
+    chosen = {name: [prompt.id for prompt in prompts if prompt.id in ids] for name, ids in allowed.items()}
     if not any(chosen.values()):
         counts = ", ".join(f"{e.name} {len(e.right)} of {len(e.items)}" for e in readable)
         what = {"common": "is answered correctly by every model", "all": "can be read by every model",
@@ -249,10 +262,11 @@ def _chosen(
     return chosen
 
 
-def _rows(
-    entry: _Entry, kinds: Mapping[str, str], traces: Sequence[pa.Table], options: dict[str, Any]
+def rows_of_model(
+    entry: Entry, kinds: Mapping[str, str], traces: Sequence[pa.Table], options: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """One model's part of the table: kinds in the order asked for, then layers, then bins."""
+    """One model's part of the table: kinds in the order asked for, then layers, then bins. traces: of the prompts that
+    count. options: of `average_traces`."""
     model = entry.model
     cells: list[dict[str, Any]] = []
     total: float | None = None
@@ -265,7 +279,9 @@ def _rows(
     for kind, site in kinds.items():
         found = [cell for cell in cells if _belongs(cell, kind, site, mixers)]
         if not found:
-            result.append({"model": entry.name, "kind": kind, "prompts": 0, "status": NOT_APPLICABLE})
+            broken = entry.items and entry.broken >= entry.items.keys()
+            status = "model_nonfinite" if broken else NOT_APPLICABLE
+            result.append({"model": entry.name, "kind": kind, "prompts": 0, "status": status})
         for cell in sorted(found, key=lambda c: (c["layer"], BINS.index(c["bin"]))):
             place = {"model": entry.name, "kind": kind, "mixer": mixers[cell["layer"]], "total_effect": total,
                      "depth": (cell["layer"] + 0.5) / model.n_layers, "status": "ok"}  # fmt: skip

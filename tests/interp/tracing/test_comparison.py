@@ -13,6 +13,8 @@ import torch
 from adapter_zoo import adapted
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.factual import FactualPrompt
+from mplat.interp import Cache, config_model, run_steps
+from mplat.interp.engine.inputs import Given
 from mplat.interp.methods.comparison import mixer_kind
 from mplat.interp.tracing import bin_trace, causal_trace, compare, prompt_seed, subject_noise
 from mplat.models import LanguageModel, ModelConfig, build
@@ -209,3 +211,38 @@ def test_wrong_arguments_are_refused(change: dict[str, Any], error: type[Excepti
 def test_what_mixes_tokens_in_a_block(case: str, kinds: list[str], tmp_path: Path) -> None:
     model = adapted(case, tmp_path)
     assert [mixer_kind(model, i) for i in range(len(kinds))] == kinds
+
+
+@pytest.mark.parametrize("counted", ["all", "correct", "common"])
+def test_the_step_finds_what_the_comparison_finds(
+    models: dict[str, LanguageModel], counted: str, tmp_path: Path
+) -> None:
+    pair = [models["mamba"], models["gpt2"]]
+    given = [prompt("p0", *TEXTS[0], said(pair[0], TEXTS[0][0])), *prompts()[1:3], prompt("p3", *TEXTS[3], "London")]
+    own = {"samples": 2, "counted": counted, "resamples": 200, "kinds": ("residual", "mixer", "mlp", "h_post")}
+    config = config_model().model_validate({"steps": ("model_comparison",), "seed": 3, "model_comparison": own})
+    cache = Cache(tmp_path)
+    results = run_steps(pair[0], config=config, given=Given(facts=given), others=pair[1:], cache=cache)
+    found = results["model_comparison"].tables
+    names = {"mamba": pair[0], pair[1].name: pair[1]}
+    try:
+        direct = compare(
+            names, given, sites=own["kinds"], counted=counted, samples=2, n_resamples=200, seed=3
+        ).to_pylist()
+    except InputError as nothing:  # no prompt counts for any model: rows that say so, and no error
+        assert "no prompt" in str(nothing)
+        assert set(found["effects"]["status"].to_pylist()) == {"not_applicable"}
+        return
+    rows = found["effects"].to_pylist()
+    assert len(rows) == len(direct) > 3
+    numbers = ("effect", "low", "high", "total_effect", "depth")
+    for row, wanted in zip(rows, direct, strict=True):
+        assert row.keys() == wanted.keys()
+        for name, value in wanted.items():
+            close = name in numbers and value is not None
+            assert row[name] == (pytest.approx(value, rel=1e-9, abs=1e-12) if close else value)
+    asked = found["prompts"].to_pylist()
+    assert [(row["model"], row["id"]) for row in asked] == [(name, p.id) for name in names for p in given]
+    counts = {name: sum(row["counted"] for row in asked if row["model"] == name) for name in names}
+    assert counts == {name: max(r["prompts"] for r in direct if r["model"] == name) for name in names}
+    assert asked[0]["correct"]
