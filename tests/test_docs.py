@@ -139,7 +139,7 @@ def test_the_new_architecture_keeps_the_contract(examples, tmp_path, monkeypatch
     _load(examples["platform/models/families/leaky"], "mplat.models.families.leaky", tmp_path)
     checks = [
         check
-        for name in ("test_mixers", "test_sequence_equalities")
+        for name in ("test_mixers", "test_sequence_equalities", "test_recurrences")
         for check in vars(_load((ROOT / f"tests/contracts/{name}.py").read_text(), name, tmp_path)).values()
         if getattr(check, "__name__", "").startswith("test_")
         and list(inspect.signature(inspect.unwrap(check)).parameters) == ["model"]

@@ -23,14 +23,14 @@ def _registered() -> Iterator[None]:
         yield
 
 
-def model_of(kind: str, folder: Path) -> LanguageModel:
-    return adapted(kind, folder) if kind in ADAPTED else nano(kind)
+@pytest.fixture(params=[*ARCHITECTURES, *TOYS, *ADAPTED])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> LanguageModel:
+    return adapted(request.param, tmp_path).double() if request.param in ADAPTED else nano(request.param)
 
 
-@pytest.mark.parametrize("kind", [*ARCHITECTURES, *TOYS, *ADAPTED])
 @torch.no_grad()
-def test_states_and_outputs_follow_from_what_is_declared(kind: str, tmp_path: Path) -> None:
-    model, text = model_of(kind, tmp_path).double(), tokens(1, 9)
+def test_states_and_outputs_follow_from_what_is_declared(model: LanguageModel) -> None:
+    text = tokens(1, 9)
     sites = {site.name: site for site in model.sites()}
     for layer, block in enumerate(model.blocks):
         for of in block.recurrences():
@@ -56,19 +56,18 @@ def test_states_and_outputs_follow_from_what_is_declared(kind: str, tmp_path: Pa
                 assert acts[prefix + around.gate].shape == acts[prefix + of.x].shape
 
 
-@pytest.mark.parametrize("kind", ["mamba2", "stable_mamba_attached", "striped_hyena", "dense_mamba", *TOYS])
-def test_constants_have_the_dtype_asked_for_and_no_graph(kind: str) -> None:
-    for block in nano(kind).blocks:
-        for dtype in (torch.float32, torch.float64):
-            for of in block.recurrences(dtype):
-                constants = [v for v in (of.A, of.D, of.B, of.C) if isinstance(v, torch.Tensor)]
-                assert {v.real.dtype for v in constants} == {dtype} and not any(v.requires_grad for v in constants)
+def test_constants_have_the_dtype_asked_for_and_no_graph(model: LanguageModel) -> None:
+    for dtype in (torch.float32, torch.float64):
+        for of in (of for block in model.blocks for of in block.recurrences(dtype)):
+            constants = [v for v in (of.A, of.D, of.B, of.C) if isinstance(v, torch.Tensor)]
+            assert {v.real.dtype for v in constants} == {dtype} and not any(v.requires_grad for v in constants)
 
 
 @torch.no_grad()
 def test_layers_without_a_recurrence_declare_none_and_those_with_two_name_both(tmp_path: Path) -> None:
-    declared = {kind: [len(b.recurrences()) for b in model_of(kind, tmp_path / kind).blocks]
-                for kind in ("hyena", "striped_hyena", "moe_mamba", "stable_mamba_attached", "gpt2")}  # fmt: skip
+    models = {kind: nano(kind) for kind in ("hyena", "striped_hyena", "moe_mamba", "stable_mamba_attached")}
+    models["gpt2"] = adapted("gpt2", tmp_path)
+    declared = {kind: [len(block.recurrences()) for block in model.blocks] for kind, model in models.items()}
     assert declared["hyena"] == [0, 0] and set(declared["gpt2"]) == {0}
     assert declared["striped_hyena"] == [1, 0] == declared["moe_mamba"]  # then attention, and experts
     assert declared["stable_mamba_attached"] == [2, 1]
