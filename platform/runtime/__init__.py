@@ -2,7 +2,7 @@
 
 The only package that imports Ray, in `ray_pool` and `ray_connection`, which are imported inside functions alone:
 `import mplat.runtime` needs neither Ray nor torch.
-Stages call `open_session` and `run_table`; the rest is for those who build on it.
+Commands declare a `stage.Stage` and run jobs through it; `record.read_run` reads what they leave.
 """
 
 from ..core.whole_files import (

@@ -38,7 +38,8 @@ class RunFolder:
 
 def planned(config: TrainConfig) -> Planned:
     """The run that `config` asks for, to look for an earlier one in a folder or to begin."""
-    return STAGE.plan(config.resolved(), seeds={"seed": config.seed})
+    plan = {"steps": config.total_steps, "tokens_per_step": config.tokens_per_step}
+    return STAGE.plan(config.resolved(), seeds={"seed": config.seed}, plan=plan)
 
 
 def _go_on_from_weights(out: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 from mplat.core.config import Config
 from mplat.core.errors import InputError, UsageError
 from mplat.core.folder_lock import FolderLock
+from mplat.core.observer import WithoutParts
 from mplat.core.whole_files import sha256_of
-from mplat.runtime import Progress, open_session
+from mplat.runtime import Progress, WorkerFactory, open_session
+from mplat.runtime.pool import Finished, Lost
 from mplat.runtime.record import RunRecord, list_runs, read_run
 from mplat.runtime.stage import Observer, Planned, Stage
 
@@ -231,6 +235,75 @@ def test_a_job_continues_under_one_key_and_begins_anew_under_another(tmp_path: P
     assert table(tmp_path, fresh=True) == (first, 0)
     assert table(tmp_path, 0.25)[0]["half"].to_pylist() == [0.0, 0.25, 0.5]
     assert len(list((tmp_path / "work").glob("halves-*"))) == 2
+
+
+class Deadly:
+    """A place with one worker, which the item `b` kills."""
+
+    depth = 1
+
+    def __init__(self) -> None:
+        self.actor, self.held = 0, {}
+
+    @contextmanager
+    def pool(self, factory: WorkerFactory, *, at_most: int | None = None) -> Iterator[Deadly]:
+        self.worker = make_halver(**factory.kwargs)
+        yield self
+
+    def describe(self) -> dict[str, Any]:
+        return {"threads_per_actor": 1}
+
+    def actors(self) -> list[int]:
+        return [self.actor]
+
+    def submit(self, actor: int, payload: dict[str, Any]) -> int:
+        self.held = payload
+        return 0
+
+    def wait(self, timeout_s: float) -> list[Finished | Lost]:
+        if any(item["id"] == "b" for item in self.held["items"]):
+            return [Lost(0, self.actor, "killed", False)]
+        return [Finished(0, self.worker.run(self.held))]
+
+    def replace(self, actor: int) -> None:
+        self.actor += 1
+
+
+def test_an_item_that_kills_every_worker_costs_itself_and_says_what_is_known_of_it(tmp_path: Path) -> None:
+    items = [{"id": name, "n": number, "other": 1} for number, name in enumerate("abc")]
+    with planned().begin(tmp_path, session=Deadly()) as run:  # type: ignore[arg-type]
+        rows = run.job(
+            "halves", items, "tests:make_halver", opens={}, arguments={"factor": 0.5}, key={}, schema=SCHEMA,
+            sort_by=["id"], batch_size=3, lost=lambda item: {"half": -1.0},
+        ).to_pylist()  # fmt: skip
+    assert [(row["id"], row["half"], row["status"]) for row in rows] == [
+        ("a", 0.0, "ok"), ("b", -1.0, "worker_lost"), ("c", 1.0, "ok"),
+    ]  # fmt: skip
+    assert rows[1]["reason"] == "killed"
+
+
+def test_a_run_inside_another_tells_how_far_it_is_and_not_its_parts() -> None:
+    class Told(Observer):
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.heard.append(text)
+
+        def begin(self, part: str, detail: str = "") -> None:
+            self.heard.append(part)
+
+        def warn(self, text: str) -> None:
+            self.heard.append(f"warning: {text}")
+
+        def progress(self, progress: Progress) -> None:
+            self.heard.append(f"{progress.rows_done} of {progress.rows}")
+
+    outer = Told()
+    inner = WithoutParts(outer)
+    inner.say("a"), inner.begin("b"), inner.end("b", "c", 1.0), inner.report("d", {"x": 1.0})
+    inner.warn("e"), inner.progress(Progress("f", 1, 2, 3, 4, 0))
+    assert outer.heard == ["warning: e", "3 of 4"]
 
 
 def test_a_record_needs_no_section_but_command_and_config() -> None:

@@ -1,0 +1,84 @@
+"""A run under way: what it writes stands in its record, and its jobs continue where an interrupted run was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..core.observer import Observer
+from ..core.whole_files import publish_bytes, publish_json, replace_table
+from .plan import digest_of
+from .pool import WorkerFactory
+from .record import RunRecord
+from .session import Session
+from .table_job import run_table
+
+
+class Run:
+    """A run under way. What it writes through here stands in its record."""
+
+    def __init__(self, record: RunRecord, path: Path, session: Session | None, observer: Observer, fresh: bool) -> None:
+        self.record, self.out, self.path, self.session = record, path.parent, path, session
+        self.observer, self.fresh = observer, fresh
+
+    def update(self, **sections: Any) -> None:
+        """Enter `sections` of the record, as plain values, and write it; a mapping is added to what there is."""
+        values = self.record.model_dump()
+        for name, value in sections.items():
+            values[name] = {**values[name], **value} if isinstance(values[name], dict) else value
+        if self.session is not None and values["backend"] is not None:
+            there = self.session.describe()
+            values["backend"] |= {"threads": there["threads_per_actor"], "session": there}
+        self.record = RunRecord.of(values)
+        publish_json(self.record.model_dump(mode="json"), self.path)
+
+    def table(self, name: str, table: pa.Table) -> None:
+        """Write `table` as the result `name`."""
+        self.update(files={name: replace_table(table, self.out / name).sha256})
+
+    def json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write `values` as the result `name`."""
+        self.update(files={name: publish_json(values, self.out / name).sha256})
+
+    def bytes(self, name: str, data: bytes) -> None:
+        """Write `data` as the result `name`."""
+        self.update(files={name: publish_bytes(data, self.out / name).sha256})
+
+    def job(
+        self,
+        name: str,
+        items: Sequence[Mapping[str, Any]],
+        worker: str,
+        *,
+        opens: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        key: Mapping[str, Any],
+        schema: pa.Schema,
+        sort_by: Sequence[str],
+        batch_size: int,
+        lost: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+        **more: Any,
+    ) -> pa.Table:
+        """The rows of `items`, made by workers, in a folder below work/ that is named by all that decides them.
+
+        worker: `module:function`, called with `opens` (where a worker finds what it needs; decides no row) and
+        `arguments`, which with `key` decide the rows. lost: the fields, besides those of the item itself, of the row of
+        an item that kills every worker. more: as for `run_table`.
+        """
+        assert self.session is not None
+        decides = {"arguments": digest_of(dict(arguments)), **key}
+        folder = digest_of({"key": decides, "items": digest_of(items), "batch": batch_size})[:12]
+
+        def lost_row(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
+            assert lost is not None
+            known = {name: value for name, value in item.items() if name in schema.names}
+            return {**known, **lost(item), "status": "worker_lost", "reason": reason}
+
+        return run_table(
+            name, items, WorkerFactory(worker, {**opens, **arguments}), out_dir=self.out / "work" / f"{name}-{folder}",
+            session=self.session, batch_size=batch_size, sort_by=list(sort_by), schema=schema, semantic_key=decides,
+            fresh=self.fresh, progress=self.observer.progress, lost_row=None if lost is None else lost_row, **more,
+        )  # fmt: skip
