@@ -78,6 +78,7 @@ def check_report(results: Mapping[str, StepResult], folder: Path, *, drawn: bool
     for entry in run.steps:
         assert entry.title and {file.rows for file in entry.files} and (entry.shown or entry.notes), entry.step
         assert sum(file.rows for file in entry.files) == results[entry.step].rows
+        assert not any("several values" in note for note in entry.notes), entry.step
         view, tables = all_steps()[entry.step].view, results[entry.step].tables
         for part in () if view is None else view.parts:
             for name in tables if part.part == EVERY else [part.part]:

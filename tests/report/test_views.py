@@ -48,9 +48,9 @@ def test_a_map_has_numbers_in_order_and_leaves_gaps() -> None:
     assert [entry.label for entry in made.shown if isinstance(entry, ValueMap)] == ["value", "value"]
 
 
-def test_two_values_at_one_place_are_refused() -> None:
-    with pytest.raises(InputError, match="several values of 'value' for one layer and channel"):
-        show(MapPart(rows="layer", columns="channel", value="value"), TABLE)
+def test_a_map_of_two_values_at_one_place_is_not_drawn_and_said() -> None:
+    made = show(MapPart(rows="layer", columns="channel", value="value", title="All"), TABLE)
+    assert made.shown == [] and made.notes == ["Not drawn, because there are several values for one place: All."]
 
 
 def test_rows_are_chosen_by_values_several_values_and_none() -> None:

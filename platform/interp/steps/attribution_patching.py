@@ -14,10 +14,12 @@ from pydantic import Field
 
 from ..engine.batches import Batch
 from ..engine.step import Asked, Job, Tables, step
+from ..engine.view import View
 from ..methods.attribution import attribution_patching, patched_places
 from ..methods.fact_traces import trace_item, traces_and_averages
 from ..methods.restoration import present, restorations
 from ..methods.trace_config import EffectSettings
+from .causal_trace import PARTS
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -34,7 +36,15 @@ def check(asked: Asked) -> None:
     patched_places(asked.model, *restorations(asked.model, sites, asked.layers))
 
 
-@step("attribution_patching", items="facts", settings=Settings, seeded=True, check=check)
+VIEW = View(
+    "Where an answer is carried, to first order",
+    "What `causal_trace` measures run by run, estimated as a slope from two runs and one backward pass: where the "
+    "model is curved it is not the effect.",
+    PARTS,
+)
+
+
+@step("attribution_patching", items="facts", settings=Settings, seeded=True, check=check, view=VIEW)
 def attribution_of_facts(job: Job) -> Tables:
     """First-order estimates of restoring clean values, by prompt, and their averages over prompts."""
     sites = present(job.model, job.settings.sites, job.layers)

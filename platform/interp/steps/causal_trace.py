@@ -16,11 +16,14 @@ import pyarrow as pa
 
 from ...core.errors import UsageError
 from ..engine.batches import Batch
+from ..engine.places import SITE_WORDS
 from ..engine.step import Asked, Job, Tables, step
+from ..engine.view import Column, LinePart, MapPart, TablePart, View
 from ..methods.fact_traces import trace_item, traces_and_averages
 from ..methods.restoration import present
 from ..methods.trace import causal_trace
 from ..methods.trace_config import TraceSettings
+from ..methods.trace_words import BIN_TITLES
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -36,7 +39,51 @@ def check(asked: Asked) -> None:
         )
 
 
-@step("causal_trace", items="facts", settings=TraceSettings, seeded=True, check=check)
+_EFFECTS = "mean indirect effect"
+PARTS = (
+    LinePart(
+        part="averages",
+        x="layer",
+        y="effect",
+        low="low",
+        high="high",
+        group="bin",
+        each=("site",),
+        title="Restored: {site}",
+        explains="Mean over prompts with bootstrap intervals, a line for each kind of token.",
+        label=_EFFECTS,
+        words=SITE_WORDS | BIN_TITLES,
+    ),
+    MapPart(
+        part="averages",
+        rows="bin",
+        columns="layer",
+        value="effect",
+        each=("site",),
+        title="Restored: {site}",
+        explains="The same numbers as colours.",
+        label=_EFFECTS,
+        scale="signed",
+        words=SITE_WORDS | BIN_TITLES,
+    ),
+    TablePart(
+        part="traces",
+        title="Prompts without effects",
+        only={"effect": None},
+        columns=(Column("id", "prompt"), Column("status"), Column("reason", absent="")),
+        top=20,
+    ),
+)
+VIEW = View(
+    "Where an answer is carried",
+    "Every prompt is run clean and corrupted. A corrupted run is then given back one value of the clean run, at one "
+    "layer and token, and the rest is computed anew: the indirect effect is how much of the metric comes back. What "
+    "brings it back is enough for it, given all that is the same in both runs, and need not be necessary.",
+    PARTS,
+)
+
+
+@step("causal_trace", items="facts", settings=TraceSettings, seeded=True, check=check, view=VIEW)
 def causal_trace_of_facts(job: Job) -> Tables:
     """Effects of restoring clean values in corrupted runs, by prompt, and their averages over prompts."""
     sites = present(job.model, job.settings.sites, job.layers)

@@ -17,9 +17,11 @@ from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, Tables, step
+from ..engine.view import MapPart, View
 from ..methods.bins import BINS, token_bins
 from ..methods.fact_runs import NO_SCAN, completed, fact_schema, rows_of_each, without_scan
 from ..methods.hidden_attention import hidden_attention
+from ..methods.trace_words import BIN_TITLES
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -35,7 +37,26 @@ SCHEMA = fact_schema(
 )
 
 
-@step("hidden_attention", items="facts")
+VIEW = View(
+    "From which tokens the last one reads",
+    "Shares of the summed weights of each block's scan, written as attention: an exact rewriting at the input given, "
+    "and no effect on the answer, which `knockout` measures.",
+    (
+        MapPart(
+            rows="id",
+            columns="layer",
+            value="share",
+            only={"status": "ok"},
+            each=("bin",),
+            title="Share of the {bin}",
+            label="share",
+            words=BIN_TITLES | {"prefix": "tokens before the subject"},
+        ),
+    ),
+)
+
+
+@step("hidden_attention", items="facts", view=VIEW)
 def attention_of_facts(job: Job) -> Tables:
     """From which tokens the last one reads through each block's scan, as shares of its hidden attention."""
     absent = without_scan(job)

@@ -19,6 +19,7 @@ from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
+from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.bins import token_bins
 from ..methods.fact_runs import NO_SCAN, completed, fact_schema, rows_of_each, without_scan
 from ..methods.knockout import SCHEMA as KNOCKOUT
@@ -62,7 +63,38 @@ def check(asked: Asked) -> None:
         raise UsageError(f"a window of {asked.settings.window} blocks, and {len(asked.layers)} are looked at")
 
 
-@step("knockout", items="facts", settings=Settings, check=check)
+VIEW = View(
+    "What an answer loses when tokens are no longer read",
+    "The writes of some tokens are taken out of what the last token reads through a block's scan: a drop says that the "
+    "answer came this way. What travels on through the tokens between is not cut.",
+    (
+        MapPart(
+            rows="id",
+            columns="layer",
+            value="effect",
+            only={"status": "ok"},
+            each=("source", "group"),
+            title="Not read: {source}, {group}",
+            label="relative change",
+            scale="signed",
+            words={"before": "tokens before the subject", "subject": "the subject",
+                   "further": "tokens after the subject", "all": "all coordinates"},
+        ),
+        TablePart(
+            title="The largest losses",
+            only={"status": "ok"},
+            sort=("effect",),
+            top=12,
+            columns=(
+                Column("id", "prompt"), Column("source", "not read"), Column("layers", "blocks"), Column("group"),
+                Column("p0", "probability"), Column("p", "with the cut"), Column("effect", form="signed"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("knockout", items="facts", settings=Settings, check=check, view=VIEW)
 def knockout_of_facts(job: Job) -> Tables:
     """What the answer loses when the last token no longer reads other tokens through some blocks' scans."""
     absent, width = without_scan(job), job.settings.window

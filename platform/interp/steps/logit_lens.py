@@ -20,10 +20,12 @@ from ..engine.columns import column
 from ..engine.places import places
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
+from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.bins import BINS, token_bins
 from ..methods.fact_runs import completed, fact_schema, rows_of_each
 from ..methods.logit_lens import SCHEMA as LENS
 from ..methods.logit_lens import logit_lens
+from ..methods.trace_words import BIN_TITLES
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -55,7 +57,36 @@ def check(asked: Asked) -> None:
         raise UsageError(f"top {asked.settings.top}: the vocabulary has {asked.model.config.vocab_size} tokens")
 
 
-@step("logit_lens", items="facts", settings=Settings, check=check)
+VIEW = View(
+    "What the residual stream says after every block",
+    "Read out as if the model ended there. Early blocks of a model whose stream turns on the way say little through "
+    "it, which is no measurement of what they know.",
+    (
+        MapPart(
+            rows="id",
+            columns="layer",
+            value="answer_prob",
+            only={"status": "ok"},
+            each=("bin",),
+            title="Probability of the answer, {bin}",
+            label="probability",
+            words=BIN_TITLES,
+        ),
+        TablePart(
+            title="The most probable tokens",
+            only={"status": "ok"},
+            top=24,
+            columns=(
+                Column("id", "prompt"), Column("layer"), Column("token"), Column("top_tokens", "most probable"),
+                Column("answer_rank", "rank of the answer"), Column("answer_prob", "its probability"),
+                Column("kl", "distance to the end, nats"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("logit_lens", items="facts", settings=Settings, check=check, view=VIEW)
 def lens_of_facts(job: Job) -> Tables:
     """What the residual stream says after every block: rank and probability of the answer, the most probable tokens."""
     arguments = {"layers": list(job.layers), **job.settings.model_dump(mode="json")}

@@ -20,6 +20,7 @@ from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.places import places
 from ..engine.step import Asked, Job, Tables, step
+from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.corruption import items_noise
 from ..methods.fact_runs import clean_run, completed, corruption_of, fact_schema, rows_of_each
 from ..methods.path_patching import SCHEMA as PATHS
@@ -59,7 +60,38 @@ def check(asked: Asked) -> None:
             raise UsageError(f"site {site!r} can only be read, not patched")
 
 
-@step("path_patching", items="facts", settings=Settings, seeded=True, check=check)
+VIEW = View(
+    "What the parts of a model tell each other directly",
+    "A block's output is restored to its clean value in the corrupted run, and one later block takes what it makes of "
+    "that through the residual stream alone; the effect is what this does to the answer.",
+    (
+        MapPart(
+            rows="sender_layer",
+            columns="receiver_layer",
+            value="effect",
+            only={"status": "ok"},
+            each=("id",),
+            most=6,
+            title="{id}",
+            label="effect",
+            scale="signed",
+        ),
+        TablePart(
+            title="The largest effects",
+            only={"status": "ok"},
+            sort=("-effect",),
+            top=12,
+            columns=(
+                Column("id", "prompt"), Column("sender"), Column("receiver"), Column("effect", form="signed"),
+                Column("metric_clean", "clean"), Column("metric_corrupted", "corrupted"),
+                Column("correct", "answered right", absent="–"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+@step("path_patching", items="facts", settings=Settings, seeded=True, check=check, view=VIEW)
 def paths_of_facts(job: Job) -> Tables:
     """What each block's output does to the answer through each later block that reads it directly."""
     settings: Settings = job.settings

@@ -5,13 +5,13 @@ It knows no step. Rows are chosen, grouped and put into words as the part says; 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...core.errors import InputError
 from ...interp.engine.view import BarPart, Beside, Column, LinePart, MapPart, Shown, TablePart
 from ..content import Cell, Curves, Point, ShownTable, ValueMap
 from ..text import p_value, plain_number, signed
@@ -31,6 +31,7 @@ def show(part: TablePart | MapPart | LinePart | BarPart, table: pa.Table) -> Mad
     """What `part` says of `table`, which has the columns that it reads."""
     rows = _only(table, part.only)
     made: list[Content] = []
+    several: list[str] = []
     groups = _groups(part, rows)
     for values, chosen in groups[: part.most]:
         title = part.title.format_map({name: _word(part, value) for name, value in values.items()})
@@ -38,11 +39,15 @@ def show(part: TablePart | MapPart | LinePart | BarPart, table: pa.Table) -> Mad
             content = _table(part, title, chosen, table)
         elif isinstance(part, MapPart):
             content = _map(part, title, chosen)
+            if content is None and _several(part, chosen):
+                several.append(title)
         else:
             content = _curves(part, title, chosen)
         made += [] if content is None else [content]
     more = len(groups) - part.most
     notes = [f"The first {part.most} of {len(groups)} are drawn; the tables hold the others."] if more > 0 else []
+    if several:
+        notes.append(f"Not drawn, because there are several values for one place: {'; '.join(several)}.")
     return Made(made, notes)
 
 
@@ -86,12 +91,9 @@ def _word(part: Shown, value: Any) -> str:
 def _map(part: MapPart, title: str, table: pa.Table) -> ValueMap | None:
     names = (part.rows, part.columns, part.value)
     cells = [row for row in zip(*(table[name].to_pylist() for name in names), strict=True) if None not in row[:2]]
-    if all(value is None for _, _, value in cells):
+    if all(value is None for _, _, value in cells) or _several(part, table):
         return None
     known = {(row, column): value for row, column, value in cells}
-    if len(known) < len(cells):
-        raise InputError(f"a view shows several values of {part.value!r} for one {part.rows} and {part.columns}; "
-                         "choose rows with `only` or `each`")  # fmt: skip
     rows, columns = (_order(part, (cell[axis] for cell in cells)) for axis in (0, 1))
     return ValueMap(
         title=title,
@@ -104,6 +106,12 @@ def _map(part: MapPart, title: str, table: pa.Table) -> ValueMap | None:
         columns=tuple(part.words.get(column, column) for column in columns),
         values=tuple(tuple(known.get((row, column)) for column in columns) for row in rows),
     )
+
+
+def _several(part: MapPart, table: pa.Table) -> bool:
+    """Whether two rows belong to one place of the map."""
+    places = zip(table[part.rows].to_pylist(), table[part.columns].to_pylist(), strict=True)
+    return max(Counter(place for place in places if None not in place).values(), default=0) > 1
 
 
 def _curves(part: LinePart | BarPart, title: str, table: pa.Table) -> Curves | None:
