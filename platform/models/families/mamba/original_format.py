@@ -40,6 +40,7 @@ _OUTER = {
     "residual_in_fp32": "residual_in_fp32",
     "tie_embeddings": "tie_embeddings",
 }
+_EMBEDDING = "backbone.embedding.weight"
 _HAS_DEFAULT = frozenset({"residual_in_fp32", "tie_embeddings"})
 # keys that change initialisation, placement or the choice of kernel, never the function of given weights
 _HARMLESS = frozenset({
@@ -57,109 +58,96 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def is_original(content: Mapping[str, Any]) -> bool:
-    """Whether a config.json has the original layout."""
-    return "model_type" not in content and "d_model" in content and "n_layer" in content
-
-
-def read_config(content: Mapping[str, Any], *, source: str = "config.json") -> ModelConfig:
-    """The configuration of an original checkpoint. Raises InputError for parts this program does not compute."""
-    ssm = {} if content.get("ssm_cfg") is None else content["ssm_cfg"]
-    if not isinstance(ssm, dict):
-        raise InputError(f"{source}: ssm_cfg must be an object, not {shown(ssm)}")
-    layer = accepted(TEXT, "ssm_cfg.layer", ssm.get("layer", "Mamba1"), source)
-    if layer not in _LAYERS:
-        raise InputError(f"{source}: ssm_cfg.layer {layer!r} is not supported; {suggest(layer, _LAYERS)}")
-    if content.get("attn_layer_idx") or content.get("d_intermediate", 0):
-        raise InputError(f"{source}: attention or MLP layers in the original layout are not supported")
-    if not accepted(FLAG, "rms_norm", content.get("rms_norm", True), source):
-        raise InputError(f"{source}: rms_norm false (LayerNorm) is not supported")
-    arch = _LAYERS[layer]
-    names = _COMMON | _OF_LAYER[arch]
-    inner = None
-    if arch == "mamba2":
-        require_fixed(ssm, _FIXED, source, "ssm_cfg.")
-        inner = ssm.get("d_ssm")
-        ssm = {k: v for k, v in ssm.items() if k not in _FIXED and k != "d_ssm"}
-    unknown = sorted(ssm.keys() - names.keys() - _HARMLESS)
-    if unknown:
-        raise InputError(f"{source}: ssm_cfg has options that are not supported: {', '.join(unknown)}")
-    absent = next((key for key in _OUTER.values() if key not in content and key not in _HAS_DEFAULT), None)
-    if absent is not None:
-        raise InputError(f"{source}: there is no {absent}, which a state-spaces config has")
-    values = read_fields(ssm, {ours: theirs for theirs, ours in names.items()}, source, "ssm_cfg.")
-    values |= read_fields(content, _OUTER, source)
-    values.setdefault("state_size", 16 if arch == "mamba" else 128)
-    multiple = accepted(COUNT, "pad_vocab_size_multiple", content.get("pad_vocab_size_multiple", 8), source)
-    values["vocab_size"] = -(-values["vocab_size"] // multiple) * multiple
-    try:
-        config = ModelConfig(arch=arch, **values)
-    except UsageError as error:
-        raise InputError(f"{source}: not a usable state-spaces config ({error})") from error
-    require_fixed({"d_ssm": inner}, {"d_ssm": (None, config.inner_size)}, source, "ssm_cfg.")
-    return config
-
-
-def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The original layout's config.json; inverse of `read_config`."""
-    mamba = config.arch == "mamba"
-    defaults = ModelConfig(
-        arch=config.arch,
-        vocab_size=1,
-        d_model=config.d_model,
-        n_layers=1,
-        state_size=16 if mamba else 128,
-        head_dim=config.head_dim,
-    )
-    ssm: dict[str, Any] = {"layer": "Mamba2", "headdim": config.head_dim} if config.arch == "mamba2" else {}
-    for theirs, ours in (_COMMON | _OF_LAYER[config.arch]).items():
-        if getattr(config, ours) != getattr(defaults, ours):
-            value = getattr(config, ours)
-            ssm[theirs] = list(value) if isinstance(value, tuple) else value
-    return {
-        "d_model": config.d_model,
-        "n_layer": config.n_layers,
-        "vocab_size": config.vocab_size,
-        "ssm_cfg": ssm,
-        "rms_norm": True,
-        "residual_in_fp32": config.residual_in_fp32,
-        "fused_add_norm": True,
-        "pad_vocab_size_multiple": 1,  # vocab_size above is already padded
-        "tie_embeddings": config.tie_embeddings,
-    }
-
-
 def rename(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Our parameter names for an original checkpoint's tensors, or for those of its backbone alone."""
-    named = below(weights, "backbone", "lm_head")
-    return {("backbone.embeddings.weight" if n == "backbone.embedding.weight" else n): t for n, t in named.items()}
+    return _called(below(weights, "backbone", "lm_head"), _EMBEDDING, "backbone.embeddings.weight")
 
 
-def restore_names(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The original names; a tied head is stored twice, as the original code does."""
-    named = {("backbone.embedding.weight" if n == "backbone.embeddings.weight" else n): t for n, t in weights.items()}
-    if config.tie_embeddings:
-        named["lm_head.weight"] = named["backbone.embedding.weight"]
-    return named
+def _called(weights: Mapping[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    return {(new if name == old else name): tensor for name, tensor in weights.items()}
 
 
 @layout("original")
 class OriginalLayout(Layout):
-    """The functions above, as a layout."""
+    """Mamba and Mamba-2 as mamba_ssm writes them."""
 
     architectures: ClassVar[frozenset[str]] = frozenset(_OF_LAYER)
 
     def recognises(self, folder: Path, content: Mapping[str, Any] | None) -> bool:
-        return content is not None and is_original(content)
+        return content is not None and "model_type" not in content and {"d_model", "n_layer"} <= content.keys()
 
     def read_config(self, folder: Path, content: Mapping[str, Any]) -> ModelConfig:
-        return read_config(content, source=str(folder / "config.json"))
+        """The configuration of an original checkpoint. Raises InputError for parts this program does not compute."""
+        source = str(folder / "config.json")
+        ssm = {} if content.get("ssm_cfg") is None else content["ssm_cfg"]
+        if not isinstance(ssm, dict):
+            raise InputError(f"{source}: ssm_cfg must be an object, not {shown(ssm)}")
+        layer = accepted(TEXT, "ssm_cfg.layer", ssm.get("layer", "Mamba1"), source)
+        if layer not in _LAYERS:
+            raise InputError(f"{source}: ssm_cfg.layer {layer!r} is not supported; {suggest(layer, _LAYERS)}")
+        if content.get("attn_layer_idx") or content.get("d_intermediate", 0):
+            raise InputError(f"{source}: attention or MLP layers in the original layout are not supported")
+        if not accepted(FLAG, "rms_norm", content.get("rms_norm", True), source):
+            raise InputError(f"{source}: rms_norm false (LayerNorm) is not supported")
+        arch = _LAYERS[layer]
+        names = _COMMON | _OF_LAYER[arch]
+        inner = None
+        if arch == "mamba2":
+            require_fixed(ssm, _FIXED, source, "ssm_cfg.")
+            inner = ssm.get("d_ssm")
+            ssm = {k: v for k, v in ssm.items() if k not in _FIXED and k != "d_ssm"}
+        unknown = sorted(ssm.keys() - names.keys() - _HARMLESS)
+        if unknown:
+            raise InputError(f"{source}: ssm_cfg has options that are not supported: {', '.join(unknown)}")
+        absent = next((key for key in _OUTER.values() if key not in content and key not in _HAS_DEFAULT), None)
+        if absent is not None:
+            raise InputError(f"{source}: there is no {absent}, which a state-spaces config has")
+        values = read_fields(ssm, {ours: theirs for theirs, ours in names.items()}, source, "ssm_cfg.")
+        values |= read_fields(content, _OUTER, source)
+        values.setdefault("state_size", 16 if arch == "mamba" else 128)
+        multiple = accepted(COUNT, "pad_vocab_size_multiple", content.get("pad_vocab_size_multiple", 8), source)
+        values["vocab_size"] = -(-values["vocab_size"] // multiple) * multiple
+        try:
+            config = ModelConfig(arch=arch, **values)
+        except UsageError as error:
+            raise InputError(f"{source}: not a usable state-spaces config ({error})") from error
+        require_fixed({"d_ssm": inner}, {"d_ssm": (None, config.inner_size)}, source, "ssm_cfg.")
+        return config
 
     def rename(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
         return rename(weights, config)
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
-        return write_config(config)
+        """The original layout's config.json; inverse of `read_config`."""
+        mamba = config.arch == "mamba"
+        defaults = ModelConfig(
+            arch=config.arch,
+            vocab_size=1,
+            d_model=config.d_model,
+            n_layers=1,
+            state_size=16 if mamba else 128,
+            head_dim=config.head_dim,
+        )
+        ssm: dict[str, Any] = {"layer": "Mamba2", "headdim": config.head_dim} if config.arch == "mamba2" else {}
+        for theirs, ours in (_COMMON | _OF_LAYER[config.arch]).items():
+            if getattr(config, ours) != getattr(defaults, ours):
+                value = getattr(config, ours)
+                ssm[theirs] = list(value) if isinstance(value, tuple) else value
+        return {
+            "d_model": config.d_model,
+            "n_layer": config.n_layers,
+            "vocab_size": config.vocab_size,
+            "ssm_cfg": ssm,
+            "rms_norm": True,
+            "residual_in_fp32": config.residual_in_fp32,
+            "fused_add_norm": True,
+            "pad_vocab_size_multiple": 1,  # vocab_size above is already padded
+            "tie_embeddings": config.tie_embeddings,
+        }
 
     def restore_names(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        return restore_names(weights, config)
+        """The original names; a tied head is stored twice, as the original code does."""
+        named = _called(weights, "backbone.embeddings.weight", _EMBEDDING)
+        if config.tie_embeddings:
+            named["lm_head.weight"] = named[_EMBEDDING]
+        return named

@@ -13,6 +13,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from ...parts import attention
+
 # Queries handled at once: the scores of a long text would otherwise need memory for its length squared.
 QUERY_BLOCK = 512
 
@@ -29,18 +31,8 @@ def visible_keys(rows: int, width: int, past: int, seen: Tensor, reset: Tensor |
     past: columns of the record before this call, right-aligned, of which the last `seen` (B,) are tokens. reset (B, T):
     True where a document starts. like: any tensor on the device.
     """
-    step = torch.arange(width, device=like.device)
-    now = (step[:, None] >= step).expand(rows, width, width)
-    document = None
-    if reset is not None:
-        document = reset.long().cumsum(1)
-        now = now & (document[:, :, None] == document[:, None, :])
-    if past == 0:
-        return now
-    before = (torch.arange(past, device=like.device) >= past - seen[:, None])[:, None].expand(rows, width, past)
-    if document is not None:
-        before = before & (document == 0)[:, :, None]
-    return torch.cat([before, now], 2)
+    document = None if reset is None else reset.long().cumsum(1)
+    return attention.visible(slice(0, width), document, seen, past, like.device).expand(rows, -1, -1)
 
 
 def choose(scores: Tensor, visible: Tensor, counts: Tensor) -> Tensor:

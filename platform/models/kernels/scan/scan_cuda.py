@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ....core.errors import UsageError
 from ..backend import kernel, limits
+from .scan_reference import ScanCall
 
 # The size of the state that mamba_ssm's kernels are compiled for, at most.
 LARGEST_STATE = 256
@@ -34,18 +35,9 @@ def upstream(module: str, name: str, operation: str) -> Any:
 
 
 @limits("scan", "cuda")
-def missing(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> str | None:
+def missing(*arguments: Any) -> str | None:
     """The feature of this call that mamba_ssm's scan lacks, or None."""
+    x, delta, A, B, C, D, initial_state, reset, positions = ScanCall(*arguments)
     if x.dtype == torch.float64:
         return "float64"
     if initial_state is not None:
@@ -65,21 +57,12 @@ def missing(
 
 
 @kernel("scan", "cuda")
-def scan_cuda(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def scan_cuda(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,E) and the state after the last step (B, 1, E, N) if `positions` asks for it; arguments as in
     `selective_scan`, without those that `missing` names."""
+    x, delta, A, B, C, D, _, _, positions = ScanCall(*arguments)
     run = upstream("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn", "scan")
-    assert missing(x, delta, A, B, C, D, initial_state, reset, positions) is None
+    assert missing(*arguments) is None
     u, dt, B_t, C_t = (tensor.transpose(1, 2).contiguous() for tensor in (x, delta, B, C))
     found = run(u, dt, A.contiguous(), B_t, C_t, D, return_last_state=bool(positions))
     y, state = found if positions else (found, None)

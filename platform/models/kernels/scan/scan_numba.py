@@ -21,7 +21,7 @@ from ..compiled.simd import VECTOR_BYTES
 from ..compiled.threads import run_tasks
 from ..step.step_numba import fits, scan_step_numba
 from .scan_loops import backward, forward
-from .scan_reference import scan_reference
+from .scan_reference import ScanCall, scan_reference
 
 # Measured: with 8 to 64 steps between two saved states the times differ by a tenth.
 CHECKPOINT_STEPS = 32
@@ -129,24 +129,15 @@ class _Scan(torch.autograd.Function):
 
 
 @kernel("scan", "numba")
-def scan_numba(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def scan_numba(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,E) or (B,T,R,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
     `selective_scan`."""
+    x, delta, A, B, C, D, initial_state, reset, positions = ScanCall(*arguments)
     if fits(x, A.shape[1]) and C.ndim == 3 and initial_state is not None and reset is None:
         y, state = scan_step_numba(x, delta, A, B, C, D, initial_state)
         return y, state[:, None] if positions else None
     if x.shape[1] == 1:
         # One token otherwise: the plain definition is a third faster than preparing the loops over time.
-        return scan_reference(x, delta, A, B, C, D, initial_state, reset, positions)
-    y, read = _Scan.apply(x, delta, A, B, C, D, initial_state, reset, positions)
+        return scan_reference(*arguments)
+    y, read = _Scan.apply(*arguments)
     return y, read if positions else None

@@ -8,7 +8,7 @@ when gradients are on.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,20 +16,26 @@ from torch import Tensor
 from ..backend import example, kernel, normal, starts
 
 
+class ScanCall(NamedTuple):
+    """What every backend is given, in this order: the arguments of `selective_scan`, checked and in one dtype, B and C
+    (B,T,N) or C (B,T,R,N), and the sorted `positions` after which states are wanted."""
+
+    x: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    initial_state: Tensor | None
+    reset: Tensor | None
+    positions: tuple[int, ...]
+
+
 @kernel("scan", "reference")
-def scan_reference(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def scan_reference(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,E) or (B,T,R,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
     `selective_scan`."""
+    x, delta, A, B, C, D, initial_state, reset, positions = ScanCall(*arguments)
     batch, time, channels = x.shape
     h = x.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state
     outputs: list[Tensor] = []

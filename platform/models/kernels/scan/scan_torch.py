@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..backend import kernel
-from .scan_reference import scan_reference
+from .scan_reference import ScanCall, scan_reference
 
 # Elements of one (time, batch, channels, states) tensor of a chunk: a few of them fit into a core's cache (measured).
 CHUNK_ELEMENTS = 1 << 19
@@ -157,21 +157,12 @@ class _Scan(torch.autograd.Function):
 
 
 @kernel("scan", "torch")
-def scan_torch(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def scan_torch(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,E) or (B,T,R,E) and the states (B, len(positions), E, N) after the steps in `positions`; arguments as in
     `selective_scan`."""
-    if x.shape[1] == 1:
+    call = ScanCall(*arguments)
+    if call.x.shape[1] == 1:
         # A decode step: the plain definition is a third faster than preparing chunks.
-        return scan_reference(x, delta, A, B, C, D, initial_state, reset, positions)
-    y, read = _Scan.apply(x, delta, A, B, C, D, initial_state, reset, positions)
-    return y, read if positions else None
+        return scan_reference(*call)
+    y, read = _Scan.apply(*call)
+    return y, read if call.positions else None

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from ..backend import kernel
 from ..compiled.launch_triton import carry, chunks_with_reset, on_device, reset_bytes, triton
+from .scan_reference import ScanCall
 from .scan_triton_kernels import gradients, local_adjoints, local_states, outputs
 
 # Tokens in a chunk: their states have to fit into the registers of one program of the backward.
@@ -118,18 +119,9 @@ def _slots(positions: tuple[int, ...], time: int, device: torch.device) -> Tenso
 
 
 @kernel("scan", "triton")
-def scan_triton(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def scan_triton(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,E), or (B,T,R,E) for C (B,T,R,N), and the states (B, len(positions), E, N) after the steps in `positions`;
     arguments as in `selective_scan`."""
-    y, read = _Scan.apply(x, delta, A, B, C, D, initial_state, reset, positions)
-    return y, read if positions else None
+    call = ScanCall(*arguments)
+    y, read = _Scan.apply(*call)
+    return y, read if call.positions else None

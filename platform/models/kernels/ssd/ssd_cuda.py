@@ -10,11 +10,14 @@ that matters.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..backend import kernel, limits
 from ..scan.scan_cuda import upstream
+from .ssd_reference import SsdCall
 
 # Its chunk has to be a power of two, and its matrix products need this many rows.
 SMALLEST_CHUNK = 16
@@ -22,45 +25,25 @@ LARGEST_CHUNK = 256
 
 
 @limits("ssd", "cuda")
-def missing(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    chunk: int,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> str | None:
+def missing(*arguments: Any) -> str | None:
     """The feature of this call that mamba_ssm's SSD lacks, or None."""
-    if x.dtype == torch.float64:
+    call = SsdCall(*arguments)
+    if call.x.dtype == torch.float64:
         return "float64"
-    if reset is not None and initial_state is not None:
+    if call.reset is not None and call.initial_state is not None:
         return "resets together with an initial state"
-    if positions and positions != (x.shape[1] - 1,):
+    if call.positions and call.positions != (call.x.shape[1] - 1,):
         return "states before the last"
     return None
 
 
 @kernel("ssd", "cuda")
-def ssd_cuda(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    chunk: int,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def ssd_cuda(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,H,P) and the state after the last step (B, 1, H, P, N) if `positions` asks for it; arguments as in `ssd`,
     without those that `missing` names."""
+    x, delta, A, B, C, D, chunk, initial_state, reset, positions = SsdCall(*arguments)
     run = upstream("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined", "ssd")
-    assert missing(x, delta, A, B, C, D, chunk, initial_state, reset, positions) is None
+    assert missing(*arguments) is None
     steps = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, 1 << (chunk - 1).bit_length()))
     found = run(
         x,

@@ -21,6 +21,7 @@ from ..compiled.threads import run_tasks
 from ..scan.scan_numba import flat, widened
 from ..step.step_numba import fits, ssd_step_numba
 from .ssd_loops import input_gradients, key_gradients, recur
+from .ssd_reference import SsdCall
 from .ssd_torch import ssd_torch
 
 
@@ -128,23 +129,13 @@ def _over_time(tensor: Tensor) -> Tensor:
 
 
 @kernel("ssd", "numba")
-def ssd_numba(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    chunk: int,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def ssd_numba(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,H,P) and the states (B, len(positions), H, P, N) after the steps in `positions`; arguments as in `ssd`."""
+    x, delta, A, B, C, D, _, initial_state, reset, positions = SsdCall(*arguments)
     if fits(x, B.shape[3]) and initial_state is not None and reset is None:
         y, state = ssd_step_numba(x, delta, A, B, C, D, initial_state)
         return y, state[:, None] if positions else None
     if x.shape[1] == 1:
-        return ssd_torch(x, delta, A, B, C, D, chunk, initial_state, reset, positions)
+        return ssd_torch(*arguments)
     y, read = _Ssd.apply(x, delta, A, B, C, D, initial_state, reset, positions)
     return y, read if positions else None

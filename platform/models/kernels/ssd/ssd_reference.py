@@ -7,7 +7,7 @@ floating dtype. It ignores the chunk size, and it is slow.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,20 +15,26 @@ from torch import Tensor
 from ..backend import example, kernel, normal, starts
 
 
+class SsdCall(NamedTuple):
+    """What every backend is given, in this order: the arguments of `ssd`, checked and in one dtype, and the sorted
+    `positions` after which states are wanted."""
+
+    x: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    chunk: int
+    initial_state: Tensor | None
+    reset: Tensor | None
+    positions: tuple[int, ...]
+
+
 @kernel("ssd", "reference")
-def ssd_reference(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    chunk: int,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def ssd_reference(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,H,P) and the states (B, len(positions), H, P, N) after the steps in `positions`; arguments as in `ssd`."""
+    x, delta, A, B, C, D, _, initial_state, reset, positions = SsdCall(*arguments)
     batch, time, heads, width = x.shape
     per_group = heads // B.shape[2]
     S = x.new_zeros(batch, heads, width, B.shape[3]) if initial_state is None else initial_state

@@ -7,28 +7,21 @@ few small operations and no chunk. The chunk rule and its backward are in `ssd_c
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..backend import kernel
 from .ssd_chunks import ChunkedSsd, Layout
+from .ssd_reference import SsdCall
 
 
 @kernel("ssd", "torch")
-def ssd_torch(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    chunk: int,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def ssd_torch(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,H,P) and the states (B, len(positions), H, P, N) after the steps in `positions`; arguments as in `ssd`."""
-    batch, time, heads, width = x.shape
+    x, delta, A, B, C, D, chunk, initial_state, reset, positions = SsdCall(*arguments)
+    batch, time, _, width = x.shape
     groups, size = B.shape[2:]
     if time == 1:
         y, state = _step(x, delta, A, B, C, initial_state, reset)

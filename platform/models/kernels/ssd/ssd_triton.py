@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from ..backend import kernel
 from ..compiled.launch_triton import carry, chunks_with_reset, on_device, reset_bytes, triton
 from .ssd_chunks import Layout
+from .ssd_reference import SsdCall
 from .ssd_torch import ssd_torch, states_inside
 from .ssd_triton_kernels import local_states, outputs, state_vector_gradients, value_gradients
 
@@ -115,22 +116,12 @@ class _Ssd(torch.autograd.Function):
 
 
 @kernel("ssd", "triton")
-def ssd_triton(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    chunk: int,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    positions: tuple[int, ...],
-) -> tuple[Tensor, Tensor | None]:
+def ssd_triton(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     """y (B,T,H,P) and the states (B, len(positions), H, P, N) after the steps in `positions`; arguments as in `ssd`."""
+    x, delta, A, B, C, D, chunk, initial_state, reset, positions = SsdCall(*arguments)
     batch, time, heads, width = x.shape
     if time == 1:
-        return ssd_torch(x, delta, A, B, C, D, chunk, initial_state, reset, positions)
+        return ssd_torch(*arguments)
     steps = chunk_length(chunk, x)
     parts = next(parts for parts in range(1, width + 1) if width % parts == 0 and width // parts <= LARGEST_WIDTH)
     narrow = (heads * parts, width // parts)

@@ -14,6 +14,7 @@ in it, -1 none; the second result is then the pool.
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -54,13 +55,8 @@ def scan_step(
     constant in time, (E,N), has as many groups as channels. Returns y (B,E) or (B,R,E), and the next state (B,E,N).
     """
     if state_rows is not None:
-        shape = (len(x), *state.shape[1:])
-        mine = starting_state(
-            "scan_step", state, state_rows, shape, "channels, states", name="state", written=True, inplace=inplace
-        )
-        assert mine is not None
-        y, after = scan_step(mine, x, delta, A, B, C, D)
-        return y, put(state, state_rows, after, inplace)
+        step = partial(scan_step, x=x, delta=delta, A=A, B=B, C=C, D=D)
+        return _in_pool(step, "state", "channels, states", state, state_rows, len(x), inplace)
     kind = x.dtype
     if kind != state.dtype:
         x, delta, B, C = x.to(state.dtype), delta.to(state.dtype), B.to(state.dtype), C.to(state.dtype)
@@ -115,13 +111,8 @@ def ssd_step(
     (B,H,P,N).
     """
     if state_rows is not None:
-        shape, meaning = (len(x), *state.shape[1:]), "heads, head width, states"
-        mine = starting_state(
-            "ssd_step", state, state_rows, shape, meaning, name="state", written=True, inplace=inplace
-        )
-        assert mine is not None
-        y, after = ssd_step(mine, x, delta, A, B, C, D)
-        return y, put(state, state_rows, after, inplace)
+        step = partial(ssd_step, x=x, delta=delta, A=A, B=B, C=C, D=D)
+        return _in_pool(step, "state", "heads, head width, states", state, state_rows, len(x), inplace)
     kind = x.dtype
     if kind != state.dtype:
         x, delta, B, C = x.to(state.dtype), delta.to(state.dtype), B.to(state.dtype), C.to(state.dtype)
@@ -163,13 +154,8 @@ def conv_step(
     next window (B,E,K-1).
     """
     if state_rows is not None:
-        shape = (len(u), *window.shape[1:])
-        mine = starting_state(
-            "conv_step", window, state_rows, shape, "channels, taps - 1", name="window", written=True, inplace=inplace
-        )
-        assert mine is not None
-        y, after = conv_step(mine, u, weight, bias)
-        return y, put(window, state_rows, after, inplace)
+        step = partial(conv_step, u=u, weight=weight, bias=bias)
+        return _in_pool(step, "window", "channels, taps - 1", window, state_rows, len(u), inplace)
     seen = torch.cat((window, u.unsqueeze(2)), 2)
     # A product and a sum; one bmm or einsum is slower (measured).
     if u.dtype.itemsize < 4:
@@ -181,3 +167,19 @@ def conv_step(
     if y.dtype != u.dtype:
         y = y.to(u.dtype)
     return y, window.copy_(seen[..., 1:]) if inplace else seen[..., 1:]
+
+
+def _in_pool(
+    step: partial[tuple[Tensor, Tensor]],
+    name: str,
+    axes: str,
+    pool: Tensor,
+    state_rows: Tensor,
+    batch: int,
+    inplace: bool,
+) -> tuple[Tensor, Tensor]:
+    """y and the pool after `step` of the states in it that `state_rows` names. name, axes: of a state, for messages."""
+    shape = (batch, *pool.shape[1:])
+    mine = starting_state(step.func.__name__, pool, state_rows, shape, axes, name=name, written=True, inplace=inplace)
+    y, after = step(mine)
+    return y, put(pool, state_rows, after, inplace)
