@@ -43,35 +43,19 @@ def judged(question: Question, data_set: DataSet, rule_set: str, counter: TokenC
     """The columns of `JUDGED_SCHEMA` for one question, but for its position."""
     counts = evidence_of(question, counter)
     verdict = judge(question, counts, rule_set, data_set)
-    return {
-        "category": verdict.category,
-        "reason": verdict.reason,
-        "hops": verdict.hops,
-        "n_facts": verdict.n_facts,
+    return verdict._asdict() | {
         "context_words": counts.words,
         "context_tokens": counts.tokens,
         "evidence_distance": counts.distances,
         "evidence_tokens": counts.token_distances,
-        "ambiguities": verdict.ambiguities,
     }
 
 
 def filled(question: Question, rule_set: str, row: dict[str, Any]) -> Question:
     """`question` with the columns of its row."""
-    category = row["category"]
-    return dataclasses.replace(
-        question,
-        hops=row["hops"],
-        category=category,
-        level=LEVEL_OF_CATEGORY[category],
-        rule_set=rule_set,
-        reason=row["reason"],
-        n_facts=row["n_facts"],
-        context_words=row["context_words"],
-        context_tokens=row["context_tokens"],
-        evidence_distance=tuple(row["evidence_distance"]),
-        evidence_tokens=tuple(row["evidence_tokens"]),
-    )
+    columns = {name: row[name] for name in JUDGED_SCHEMA.names if name not in ("position", "ambiguities")}
+    columns |= {name: tuple(row[name]) for name in ("evidence_distance", "evidence_tokens")}
+    return dataclasses.replace(question, level=LEVEL_OF_CATEGORY[row["category"]], rule_set=rule_set, **columns)
 
 
 def bundles(questions: Sequence[Question]) -> list[dict[str, Any]]:

@@ -51,32 +51,26 @@ class CounterFact(FactualSet):
     def _nested(self, value: Any) -> FactualPrompt:
         asked = field(value, "requested_rewrite")
         subject = identifier(asked, "subject")
-        prompt, span = filled(text(asked, "prompt"), "{}", subject)
-        return FactualPrompt(
-            id=str(field(value, "case_id")),
-            dataset=self.name,
-            prompt=prompt,
-            subject=subject,
-            subject_span=span,
-            answer=identifier(field(asked, "target_true"), "str").strip(),
+        prompt = filled(text(asked, "prompt"), "{}", subject)
+        return self.fact(
+            str(field(value, "case_id")),
+            prompt,
+            subject,
+            identifier(field(asked, "target_true"), "str").strip(),
             relation=text(asked, "relation_id"),
             other_answer=identifier(field(asked, "target_new"), "str").strip(),
             paraphrases=texts(value, "paraphrase_prompts"),
             neighbours=texts(value, "neighborhood_prompts"),
-            licence=self.licence,
         )
 
     def _flat(self, value: Any) -> FactualPrompt:
         subject, prompt = identifier(value, "subject"), identifier(value, "prompt")
-        return FactualPrompt(
-            id=str(field(value, "case_id")),
-            dataset=self.name,
-            prompt=prompt,
-            subject=subject,
-            subject_span=found_in(prompt, subject),
-            answer=identifier(value, "ground_truth").strip(),
+        return self.fact(
+            str(field(value, "case_id")),
+            (prompt, found_in(prompt, subject)),
+            subject,
+            identifier(value, "ground_truth").strip(),
             other_answer=identifier(value, "target_new").strip(),
             paraphrases=(text(value, "rephrase_prompt"),),
             neighbours=(text(value, "locality_prompt"),),
-            licence=self.licence,
         )

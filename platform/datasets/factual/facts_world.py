@@ -11,6 +11,7 @@ from random import Random
 from typing import Literal
 
 from ...core.errors import UsageError, suggest
+from ..facts.asked import Stated
 from ..facts.names import Entities, entities
 from ..facts.relations import PATHS, questions, statements
 from ..facts.world import sample_facts
@@ -69,16 +70,13 @@ def _item(
     place = n_facts - 1 - (rng.randrange(n_facts) if behind is None else behind)
     order = [*others[:place], 0, *others[place:]]
     text, spans = "", {}
-    for i in order:
-        fact = facts[i]
-        before, between, after, subject_first = rng.choice(statements(fact.relation, split))
-        first, second = (fact.subject, fact.object) if subject_first else (fact.object, fact.subject)
-        sentence = (before + first + between + second + after).strip()
-        if i == 0:
-            start = len(text) + 1 + sentence.index(fact.subject.strip())
-            spans["statement"] = (start, start + len(fact.subject.strip()))
-        text += " " + sentence
     subject = facts[0].subject.strip()
+    for i in order:
+        sentence = Stated(facts[i], rng.choice(statements(facts[i].relation, split))).sentence
+        if i == 0:
+            start = len(text) + 1 + sentence.index(subject)
+            spans["statement"] = (start, start + len(subject))
+        text += " " + sentence
     shape = rng.choice(questions(path, split))
     question = (shape.before + facts[0].subject + shape.after).strip()
     text += "\nQ: "

@@ -52,6 +52,13 @@ class FactualSet(ABC):
             except BadRecord as bad:
                 yield Unusable(where, bad)
 
+    def fact(
+        self, fact_id: str, prompt: tuple[str, tuple[int, int]], subject: str, answer: str, **more: Any
+    ) -> FactualPrompt:
+        """A prompt of this set. prompt: the text and where the subject stands in it, as `filled` gives them; more:
+        further fields. Raises BadRecord."""
+        return FactualPrompt(fact_id, self.name, prompt[0], subject, prompt[1], answer, licence=self.licence, **more)
+
     def prompt(self, value: Any) -> FactualPrompt:
         """The prompt of one value; raises BadRecord."""
         raise UsageError(f"{type(self).__name__} defines neither prompts nor prompt")

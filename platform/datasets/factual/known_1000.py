@@ -35,13 +35,10 @@ class Known1000(FactualSet):
         start, span = filled(text(value, "template"), "{}", subject)
         if not prompt.startswith(start.rstrip()):  # the prompt counts; its template may be worded otherwise
             span = found_in(prompt, subject)
-        return FactualPrompt(
-            id=str(field(value, "known_id")),
-            dataset=self.name,
-            prompt=prompt,
-            subject=subject,
-            subject_span=span,
-            answer=identifier(value, "attribute"),
+        return self.fact(
+            str(field(value, "known_id")),
+            (prompt, span),
+            subject,
+            identifier(value, "attribute"),
             relation=text(value, "relation_id"),
-            licence=self.licence,
         )

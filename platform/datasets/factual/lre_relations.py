@@ -51,15 +51,11 @@ class LreRelations(FactualSet):
 
     def _prompt(self, relation: str, number: int, sample: Any, templates: Sequence[str]) -> FactualPrompt:
         subject = identifier(sample, "subject")
-        prompt, span = filled(templates[0], "{}", subject)
-        return FactualPrompt(
-            id=f"{relation}/{number}",
-            dataset=self.name,
-            prompt=prompt,
-            subject=subject,
-            subject_span=span,
-            answer=identifier(sample, "object"),
+        return self.fact(
+            f"{relation}/{number}",
+            filled(templates[0], "{}", subject),
+            subject,
+            identifier(sample, "object"),
             relation=relation,
             paraphrases=tuple(filled(template, "{}", subject)[0] for template in templates[1:]),
-            licence=self.licence,
         )

@@ -64,17 +64,13 @@ class ParaRel(FactualSet):
         starts = patterns.get(relation)
         if not starts:
             raise BadRecord("no_pattern", f"no pattern of relation {relation!r} ends with the object; read both files")
-        prompt, span = filled(starts[0], SUBJECT, subject)
-        return FactualPrompt(
-            id=identifier(value, "uuid"),
-            dataset=self.name,
-            prompt=prompt,
-            subject=subject,
-            subject_span=span,
-            answer=identifier(value, "obj_label"),
+        return self.fact(
+            identifier(value, "uuid"),
+            filled(starts[0], SUBJECT, subject),
+            subject,
+            identifier(value, "obj_label"),
             relation=relation,
             paraphrases=tuple(dict.fromkeys(filled(start, SUBJECT, subject)[0] for start in starts[1:])),
-            licence=self.licence,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ...core.errors import InputError
 from .adapter import adapter
 from .attention import Rotation, SeparateAttention
-from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
+from .base import AdaptedBlock, AdaptedModel, Part, require_silu, usual_parts
 from .feed_forward import GatedUnit
 from .ssm import AdaptedMamba2
 from .value_checks import require_multiple, require_token_below
@@ -38,10 +38,4 @@ class Bamba(AdaptedModel):
             mixer = Part("mamba", AdaptedMamba2(layer.mamba))
         else:
             mixer = Part("self_attn", SeparateAttention(layer.self_attn, Rotation(BambaRotaryEmbedding, hf)))
-        return AdaptedBlock(
-            hf.hidden_size,
-            norm=Part("input_layernorm", norm(layer.input_layernorm)),
-            mixer=mixer,
-            norm_2=Part("pre_ff_layernorm", norm(layer.pre_ff_layernorm)),
-            feed_forward=Part("feed_forward", GatedUnit(layer.feed_forward)),
-        )
+        return AdaptedBlock(hf.hidden_size, **usual_parts(layer, mixer, GatedUnit(layer.feed_forward)))

@@ -17,7 +17,7 @@ from ...core.errors import InputError, UsageError
 from ..access.run import Run
 from ..block import Block
 from ..files.base_models import below
-from ..mixer import FeedForward, LayerState, Mixer, SiteInfo
+from ..mixer import LayerState, SiteInfo
 from ..model import LanguageModel
 from ..model_config import ModelConfig
 from ..parts.norms import LayerNorm, RMSNorm
@@ -205,6 +205,16 @@ class AdaptedModel(LanguageModel):
         return None
 
 
+def usual_parts(layer: Any, mixer: Part, feed_forward: nn.Module) -> dict[str, Part]:
+    """The parts of a layer with two norms, as most hybrids call them."""
+    return {
+        "norm": Part("input_layernorm", norm(layer.input_layernorm)),
+        "mixer": mixer,
+        "norm_2": Part("pre_ff_layernorm", norm(layer.pre_ff_layernorm)),
+        "feed_forward": Part("feed_forward", feed_forward),
+    }
+
+
 def norm(theirs: nn.Module) -> RMSNorm | LayerNorm:
     """Our norm, which is float64 in a float64 model, with the weights of one of transformers'."""
     if isinstance(theirs, nn.LayerNorm):
@@ -220,6 +230,3 @@ def require_silu(hf: Any, field: str = "hidden_act") -> None:
     """Raise InputError unless the activation of the SSM branch is silu."""
     if getattr(hf, field) not in ("silu", "swish"):
         raise InputError(f"{field} {getattr(hf, field)!r} is not supported; the SSM branch here is silu")
-
-
-__all__ = ["AdaptedBlock", "AdaptedModel", "FeedForward", "Mixer", "ParallelBlock", "Part", "norm", "require_silu"]

@@ -19,7 +19,7 @@ from ..mixer import LayerState, SiteInfo
 from ..state import ModelState
 from .adapter import adapter
 from .attention import Rotation, SeparateAttention
-from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
+from .base import AdaptedBlock, AdaptedModel, Part, require_silu, usual_parts
 from .feed_forward import GatedUnit
 from .ssm import AdaptedMamba2
 from .value_checks import require_multiple, require_token_below
@@ -67,14 +67,9 @@ class FalconH1Block(AdaptedBlock):
     """Two mixers that read the same input; their states share the layer's dict."""
 
     def __init__(self, layer: Any, hf: Any) -> None:
-        scales = (hf.mlp_multipliers[0], hf.mlp_multipliers[1])
-        super().__init__(
-            hf.hidden_size,
-            norm=Part("input_layernorm", norm(layer.input_layernorm)),
-            mixer=Part("mamba", FalconH1Mamba(layer.mamba, hf)),
-            norm_2=Part("pre_ff_layernorm", norm(layer.pre_ff_layernorm)),
-            feed_forward=Part("feed_forward", GatedUnit(layer.feed_forward, *scales)),
-        )
+        mixer = Part("mamba", FalconH1Mamba(layer.mamba, hf))
+        mlp = GatedUnit(layer.feed_forward, hf.mlp_multipliers[0], hf.mlp_multipliers[1])
+        super().__init__(hf.hidden_size, **usual_parts(layer, mixer, mlp))
         self.self_attn = FalconH1Attention(layer.self_attn, hf)
         self.ssm_scale, self.attention_scale = hf.ssm_out_multiplier, hf.attention_out_multiplier
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .adapter import adapter
 from .attention import SeparateAttention
-from .base import AdaptedBlock, AdaptedModel, Part, norm, require_silu
+from .base import AdaptedBlock, AdaptedModel, Part, require_silu, usual_parts
 from .experts import GatedExpert, MixtureOfExperts
 from .feed_forward import GatedUnit
 from .ssm import AdaptedMamba
@@ -42,7 +42,6 @@ class Jamba(AdaptedModel):
 
     @classmethod
     def adapt(cls, layer: Any, index: int, hf: Any) -> AdaptedBlock:
-        is_attention = hf.layers_block_type[index] == "attention"
         given = layer.feed_forward
         if hf.layers_num_experts[index] > 1:
             first, second = given.experts.gate_up_proj, given.experts.down_proj
@@ -50,12 +49,8 @@ class Jamba(AdaptedModel):
             feed_forward = JambaExperts(Part("router", given.router), experts, given.top_k)
         else:
             feed_forward = GatedUnit(given)
-        return AdaptedBlock(
-            hf.hidden_size,
-            norm=Part("input_layernorm", norm(layer.input_layernorm)),
-            mixer=Part("self_attn", SeparateAttention(layer.self_attn))
-            if is_attention
-            else Part("mamba", AdaptedMamba(layer.mamba)),
-            norm_2=Part("pre_ff_layernorm", norm(layer.pre_ff_layernorm)),
-            feed_forward=Part("feed_forward", feed_forward),
-        )
+        if hf.layers_block_type[index] == "attention":
+            mixer = Part("self_attn", SeparateAttention(layer.self_attn))
+        else:
+            mixer = Part("mamba", AdaptedMamba(layer.mamba))
+        return AdaptedBlock(hf.hidden_size, **usual_parts(layer, mixer, feed_forward))

@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from ..access.run import Run
 from ..access.states import Scanned, StateChange, edit_states, edit_windows, windows
 from ..kernels import causal_conv
-from ..mixer import SiteInfo
+from ..mixer import LayerState, SiteInfo
 
 #: scan(start, stop, x or None for zeros, h, states_at) -> y (B, t, E), final (B, E, N), states (B, P, E, N)
 SegmentScan = Callable[[int, int, bool, Tensor | None, list[int] | None], Scanned]
 
 
 def convolve(
-    run: Run, name: str, u: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor | None, need_state: bool
+    run: Run, prefix: str, u: Tensor, conv: nn.Conv1d, state: LayerState | None, need_state: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Depthwise causal convolution of u (B, T, E) with its `conv_state` site; also the window after the last token."""
-    out = causal_conv(u, weight, bias, initial_state=history, reset=run.reset)
+    """Depthwise causal convolution of u (B, T, E) from the window "conv" of `state`, with its site `conv_state`; also
+    the window after the last token."""
+    name, weight, history = prefix + "conv_state", conv.weight[:, 0], state["conv"] if state else None
+    out = causal_conv(u, weight, conv.bias, initial_state=history, reset=run.reset)
     assert isinstance(out, Tensor)
     deviation: Tensor | None = None
     active = run.active(name)
@@ -56,6 +58,11 @@ def scan_with_sites(
     """
     traced = trace_scan(run, prefix, width, h0, scan, C_read)
     return traced.y, traced.final if need_state else None
+
+
+def next_state(need_state: bool, **parts: Tensor | None) -> LayerState | None:
+    """What a layer hands on; None where nobody needs it, and only then may a part be missing."""
+    return {name: part for name, part in parts.items() if part is not None} if need_state else None
 
 
 class Traced(NamedTuple):

@@ -201,9 +201,7 @@ class HyenaMixer(Mixer):
         projected = run.site(prefix + "x_in", self.in_proj(u))
         if state is None and need_state:
             state = self.zero_state(len(u), u.dtype, u.device)
-        window = None if state is None else state["conv"]
-        weight, bias = self.short_conv.weight[:, 0], self.short_conv.bias
-        projected, window = convolve(run, prefix + "conv_state", projected, weight, bias, window, need_state)
+        projected, window = convolve(run, prefix, projected, self.short_conv, state, need_state)
         *gates, v = projected.split(d, -1)
         gates = [run.site(f"{prefix}x{i}", gate) for i, gate in enumerate(gates)]
         v = run.site(prefix + "v", v)

@@ -23,7 +23,7 @@ from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import wide
 from ...parts.recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_taps
-from ...parts.recurrence import convolve, draw_dt_bias, reset_linear, split_linear, state_sites, trace_scan
+from ...parts.recurrence import convolve, draw_dt_bias, next_state, reset_linear, split_linear, state_sites, trace_scan
 
 
 class SelectiveScan(NamedTuple):
@@ -166,9 +166,7 @@ class MambaMixer(Mixer):
         x, gate = split_linear(u, self.in_proj, [c.inner_size, c.inner_size])
         x = run.site(prefix + "x_in", x)
         gate = run.site(prefix + "gate", gate)
-        conv_weight = self.conv1d.weight[:, 0]
-        history = None if state is None else state["conv"]
-        x, window = convolve(run, prefix + "conv_state", x, conv_weight, self.conv1d.bias, history, need_state)
+        x, window = convolve(run, prefix, x, self.conv1d, state, need_state)
         x = run.site(prefix + "x", F.silu(x))
         dt, B, C = self.time_inputs(x)
         delta = run.site(prefix + "delta", F.softplus(self.dt_proj(dt)))
@@ -182,11 +180,7 @@ class MambaMixer(Mixer):
         y, h = self.recur(SelectiveScan(x, delta, A, B, C, D, h0, run.reset), u, run, prefix)
         y = run.site(prefix + "y", y)
         gated = run.site(prefix + "gated", y * F.silu(gate))
-        out = self.out_proj(gated)
-        if not need_state:
-            return out, None
-        assert window is not None
-        return out, {"conv": window, "h": h}
+        return self.out_proj(gated), next_state(need_state, conv=window, h=h)
 
     def recur(self, recurrence: SelectiveScan, u: Tensor, run: Run, prefix: str) -> tuple[Tensor, Tensor]:
         """y (B, T, E) with skip and the state after the last token; relatives read more than their own state here."""

@@ -27,7 +27,7 @@ from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import RMSNorm, wide
 from ...parts.recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_taps
-from ...parts.recurrence import convolve, draw_dt_bias, reset_linear, scan_with_sites, split_linear, state_sites
+from ...parts.recurrence import convolve, draw_dt_bias, next_state, reset_linear, split_linear, state_sites, trace_scan
 
 
 @mixer("mamba2")
@@ -176,9 +176,7 @@ class Mamba2Mixer(Mixer):
         gate = run.site(prefix + "gate", gate)
         if run.active(prefix + "x_in"):
             xBC = torch.cat([run.site(prefix + "x_in", xBC[..., :E]), xBC[..., E:]], -1)
-        conv_weight = self.conv1d.weight[:, 0]
-        history = None if state is None else state["conv"]
-        xBC, window = convolve(run, prefix + "conv_state", xBC, conv_weight, self.conv1d.bias, history, need_state)
+        xBC, window = convolve(run, prefix, xBC, self.conv1d, state, need_state)
         x, B, C = F.silu(xBC).split([E, G * N, G * N], dim=-1)
         x = run.site(prefix + "x", x.contiguous())
         delta = F.softplus(dt + self.dt_bias).to(dt.dtype)  # summed in float32, where the bias is
@@ -211,11 +209,7 @@ class Mamba2Mixer(Mixer):
             return torch.einsum("bgen,bgn->bge", by_group, C_groups[:, t].to(h.dtype)).flatten(1)
 
         h0 = None if state is None else state["h"].flatten(1, 2)
-        y, h = scan_with_sites(run, prefix, width, h0, need_state, scan, read)
-        y = run.site(prefix + "y", y)
+        done = trace_scan(run, prefix, width, h0, scan, read)
+        y = run.site(prefix + "y", done.y)
         gated = run.site(prefix + "gated", self.gated(y, gate))
-        out = self.out_proj(gated)
-        if not need_state:
-            return out, None
-        assert window is not None and h is not None
-        return out, {"conv": window, "h": h.unflatten(1, (H, P))}
+        return self.out_proj(gated), next_state(need_state, conv=window, h=done.final.unflatten(1, (H, P)))

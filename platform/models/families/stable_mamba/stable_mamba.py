@@ -31,7 +31,7 @@ from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import wide
 from ...parts.recall import RECALL_GAIN, inverse_softplus, recall_taps
-from ...parts.recurrence import convolve, reset_linear, scan_with_sites, split_linear, state_sites
+from ...parts.recurrence import convolve, next_state, reset_linear, split_linear, state_sites, trace_scan
 from .attention_part import SparseAttention
 from .compression import bounded_gain, compression_factor, running_mean
 from .gates import ensemble, gate_output
@@ -226,9 +226,7 @@ class StableMambaMixer(Mixer):
         xBC = self.in_proj(v)
         if run.active(prefix + "x_in"):
             xBC = torch.cat([run.site(prefix + "x_in", xBC[..., :channels].contiguous()), xBC[..., channels:]], -1)
-        xBC, window = convolve(
-            run, prefix + "conv_state", xBC, self.conv1d.weight[:, 0], self.conv1d.bias, before.get("conv"), need_state
-        )
+        xBC, window = convolve(run, prefix, xBC, self.conv1d, before, need_state)
         x, B, C = (part.contiguous() for part in F.silu(xBC).split([channels, N, N], -1))
         x = run.site(prefix + "x", x)
         delta = run.site(prefix + "delta", self._steps(v).to(v.dtype)).to(dtype)
@@ -257,10 +255,9 @@ class StableMambaMixer(Mixer):
             return torch.einsum("ben,bn->be", h, C[:, t, 0].to(h.dtype))
 
         h0 = before["h"].flatten(1, 2) if before else None
-        y, h = scan_with_sites(run, prefix, v.shape[1], h0, need_state, scan, read)
-        if window is not None and h is not None:
-            after["conv"], after["h"] = window, h.unflatten(1, heads)
-        parts = [part.contiguous() for part in y.split(c.inner_size, -1)]
+        done = trace_scan(run, prefix, v.shape[1], h0, scan, read)
+        after |= next_state(need_state, conv=window, h=done.final.unflatten(1, heads)) or {}
+        parts = [part.contiguous() for part in done.y.split(c.inner_size, -1)]
         parts = [run.site(f"{prefix}ssm_{name}", part) for name, part in zip(TIMESCALES, parts, strict=True)]
         weights = run.constant(prefix + "timescale_weights", torch.softmax(self.timescale_logits, 0))
         return run.site(prefix + "y", ensemble(parts, weights))

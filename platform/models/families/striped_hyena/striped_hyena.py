@@ -29,7 +29,7 @@ from ...parts.attention import Records, recorded_attention
 from ...parts.feed_forward import FeedForward, GatedMlp, residual_scale
 from ...parts.norms import RMSNorm, RootEpsNorm, wide
 from ...parts.recall import RECALL_GAIN
-from ...parts.recurrence import convolve, reset_linear, scan_with_sites, state_sites
+from ...parts.recurrence import convolve, next_state, reset_linear, state_sites, trace_scan
 from ..hyena.modal import ModalFilter, impulse_response, modal_scan, read_out
 
 # The recall start is made for embeddings of standard deviation 0.2 (`embedding_std`): at 0.02, what the other layers
@@ -243,9 +243,7 @@ class HyenaLayer(_StripedHyenaLayer):
         self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
     ) -> tuple[Tensor, LayerState | None]:
         x_in = run.site(prefix + "x_in", self.projections(u))
-        history = None if state is None else state["conv"]
-        taps, bias = self.short_filter.weight[:, 0], self.short_filter.bias
-        mixed, window = convolve(run, prefix + "conv_state", x_in, taps, bias, history, need_state)
+        mixed, window = convolve(run, prefix, x_in, self.short_filter, state, need_state)
         parts = zip(("x2", "x1", "v"), mixed.chunk(3, -1), strict=True)
         x2, x1, v = (run.site(prefix + name, part.contiguous()) for name, part in parts)
         long_conv_in = run.site(prefix + "long_conv_in", x1 * v)
@@ -266,13 +264,10 @@ class HyenaLayer(_StripedHyenaLayer):
             return read_out(h, residues)
 
         h0 = None if state is None else state["h"]
-        y, h = scan_with_sites(run, prefix, u.shape[1], h0, need_state, scan, read)
-        y = run.site(prefix + "long_conv_out", y)
+        done = trace_scan(run, prefix, u.shape[1], h0, scan, read)
+        y = run.site(prefix + "long_conv_out", done.y)
         out = self.out_filter_dense(run.site(prefix + "gated", x2 * y))
-        if not need_state:
-            return out, None
-        assert window is not None and h is not None
-        return out, {"conv": window, "h": h}
+        return out, next_state(need_state, conv=window, h=done.final)
 
 
 class AttentionLayer(_StripedHyenaLayer):
