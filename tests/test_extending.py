@@ -1,0 +1,101 @@
+"""The examples of docs/extending.md, each pasted as the one file it is into a copy of the checkout, are what they are
+said to be: they pass the contracts of their kind and show wherever the others of it show.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+COPIED = ("platform", "front", "tests", "tools", "docs", "configs", "cli.py", "pyproject.toml", "README.md")
+#: file of the guide -> the name that it registers
+EXAMPLES = {
+    path: re.search(r'^@\w+\((?:"\w+", )?"(\w+)"', block, re.M)[1]  # type: ignore[index]
+    for path, block in re.findall(r"^[^\n]*`(platform/\S+\.py)`.*?```python\n(.*?)```", GUIDE, re.M | re.S)
+}
+BLOCKS = dict(re.findall(r"^[^\n]*`(platform/\S+\.py)`.*?```python\n(.*?)```", GUIDE, re.M | re.S))
+KINDS = ("count", "first_word", "qa_lines", "triples", "entropy", "scale_gate", "weaker", "late", "leaky", "unfold")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout with all examples, each in a file that was not there."""
+    folder = tmp_path_factory.mktemp("clone") / "mplat"
+    folder.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(
+                source, folder / name, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(source, folder / name)
+    for path, block in BLOCKS.items():
+        assert not (folder / path).exists(), f"{path} is there already"
+        (folder / path).write_text(block, encoding="utf-8")
+    return folder
+
+
+def run(clone: Path, *arguments: str, timeout: int = 110) -> str:
+    """Python in the copy, which is the only mplat in its reach; stdout."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
+    path = os.pathsep.join(str(clone / name) for name in ("front", "tests/support"))
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=clone, env={**outside, "PYTHONPATH": path}, capture_output=True, text=True,
+        timeout=timeout,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_there_is_a_short_example_of_every_kind() -> None:
+    assert set(KINDS) <= set(EXAMPLES.values()) and len(BLOCKS) == GUIDE.count("```python")
+    assert {path: block.count("\n") for path, block in BLOCKS.items() if block.count("\n") >= 40} == {}
+
+
+@pytest.mark.timeout(300)
+def test_each_passes_the_contracts_of_its_kind(clone: Path) -> None:
+    names = [f"{before}{name}{after}" for name in EXAMPLES.values() for before in "[-" for after in "]-"]
+    said = run(
+        clone, "-m", "pytest", "tests/contracts", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA",
+        "-k", " or ".join([*names, "test_no_other_data_set_takes_its_files"]), timeout=280,
+    )  # fmt: skip
+    passed = re.findall(r"^PASSED \S+?\[(.*)\]", said, re.M)
+    for name in EXAMPLES.values():
+        assert sum(name in case.split("-") for case in passed) >= 2, f"no contract asks for {name}"
+
+
+def test_they_stand_in_the_help_the_analyses_and_the_page_of_everything(clone: Path) -> None:
+    assert re.search(r"^\s+count\s", run(clone, "cli.py", "--help"), re.M)
+    assert "entropy" in run(clone, "cli.py", "interp", "ls")
+    (clone / "words.txt").write_text("one two\nthree\n")
+    assert json.loads(run(clone, "cli.py", "count", "words.txt", "--json"))["words"] == 3
+    run(clone, "tools/listing.py", "listing.md")
+    listing = (clone / "listing.md").read_text(encoding="utf-8")
+    for path, name in EXAMPLES.items():
+        assert re.search(rf"^\| `(\w+, )?{name}` \|.*\| `{path}` \|$", listing, re.M), path
+
+
+def test_a_new_analysis_runs_and_is_in_the_report(clone: Path) -> None:
+    run(clone, "cli.py", "interp", "--model", "tiny-mamba", "--per-level", "1", "--steps", "entropy", "--out", "runs/i",
+        "-q", "--address", "none")  # fmt: skip
+    run(clone, "cli.py", "report", "runs/i", "--out", "report.html", "-q")
+    page = (clone / "report.html").read_text(encoding="utf-8")
+    assert "entropy" in page and "question_id" in page, "without a view it is a table"
+
+
+def test_a_new_architecture_can_be_steered_with_all_that_is_new(clone: Path) -> None:
+    script = "from interp_jobs import reader; reader('leaky').save('model')"
+    run(clone, "-c", script)
+    for steering in ("leaky", "late"):
+        said = run(clone, "cli.py", "eval", "--model", "model", "--steering", steering, "--per-level", "4", "--dry-run")
+        assert "scale_mixer_out" in said and "weaker" in said, said
