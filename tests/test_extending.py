@@ -97,5 +97,7 @@ def test_a_new_architecture_can_be_steered_with_all_that_is_new(clone: Path) -> 
     script = "from interp_jobs import reader; reader('leaky').save('model')"
     run(clone, "-c", script)
     for steering in ("leaky", "late"):
-        said = run(clone, "cli.py", "eval", "--model", "model", "--steering", steering, "--per-level", "4", "--dry-run")
-        assert "scale_mixer_out" in said and "weaker" in said, said
+        said = run(clone, "cli.py", "eval", "--model", "model", "--steering", steering, "--per-level", "4", "--dry-run",
+                   "--json")  # fmt: skip
+        plan = json.loads(said)["plan"]
+        assert plan["candidates"] and "scale_mixer_out" in plan["strengths"] and plan["controls"]["weaker"]

@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import pyarrow as pa
 from pydantic import AfterValidator
@@ -62,6 +62,9 @@ BatchFunction = Callable[["LanguageModel", "Batch", Mapping[str, Any]], pa.Table
 
 class StepSettings(Config):
     """Base of a step's settings. Every field can change the result and is part of the key."""
+
+    #: values under which the step takes about a second on a small model: for its contract, and for a first look
+    small: ClassVar[Mapping[str, Any]] = {}
 
 
 T = TypeVar("T", bound=tuple[Any, ...])

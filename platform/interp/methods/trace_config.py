@@ -22,6 +22,8 @@ assert Metric.__args__ == METRICS  # type: ignore[attr-defined]
 class CorruptionSettings(StepSettings):
     """Which prompts count, how they are corrupted, and what is measured."""
 
+    small = {"samples": 1, "correct_only": False}
+
     correct_only: bool = True
     """Of facts, trace only those whose first answer token the model gets right, as ROME does; false: all."""
     judged: Literal["target", "predicted"] = "target"
@@ -37,6 +39,8 @@ class CorruptionSettings(StepSettings):
 
 class EffectSettings(CorruptionSettings):
     """What is restored, and how effects are averaged over prompts."""
+
+    small = {**CorruptionSettings.small, "sites": ("resid_post",), "resamples": 100}
 
     sites: Sites = tuple(f"{site}?" for site in SITES)
     """What is restored (with ?: where the model has it), several sites together joined by +."""

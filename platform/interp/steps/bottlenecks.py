@@ -48,6 +48,8 @@ CONVENTION_COST = 0.02
 
 
 class Settings(StepSettings):
+    small = {"resamples": 100, "random_draws": 1}
+
     sites: Sites = ("mixer_out", "mixer.delta?")
     """sites to ablate (with ?: where the model has it); attribution and delta_sensitivity must cover them"""
     top_shares: tuple[float, ...] = (0.05,)

@@ -41,6 +41,8 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Settings(StepSettings):
+    small = {"prompts": 3, "samples": 1, "distances": (0, 4)}
+
     sites: Sites = ("mixer_out", "mlp_out?", "h_post?", "conv_state?", "h_post+conv_state?")
     """what to restore (with ?: where the model has it); several at once joined by +"""
     prompts: int = Field(24, ge=1)

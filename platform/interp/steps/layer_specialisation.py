@@ -31,6 +31,8 @@ GROUPS = ("early", "middle", "late")
 
 
 class Settings(StepSettings):
+    small = {"resamples": 100, "traced": "all"}
+
     traced: Literal["correct", "all"] = "correct"
     """traced prompts that count: those whose answer's first token the model finds most probable, or all"""
     resamples: int = Field(10_000, ge=100, le=1_000_000)

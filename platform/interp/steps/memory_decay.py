@@ -46,6 +46,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Settings(StepSettings):
+    small = {"resamples": 100, "traced": "all"}
+
     theta: float = Field(0.5, gt=0, lt=1)
     """share that must be left for a coordinate to count as keeping: 0.5 makes horizons of half-lives"""
     traced: Literal["correct", "all"] = "correct"

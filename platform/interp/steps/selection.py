@@ -48,6 +48,8 @@ CONFOUNDS = ("distance", "length")
 
 
 class Settings(StepSettings):
+    small = {"draws": 100}
+
     draws: int = Field(20_000, ge=100, le=1_000_000)
     """random pairings behind each p-value; the smallest possible one is 1 / (draws + 1)"""
 
