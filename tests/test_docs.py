@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import json
 import re
 import subprocess
@@ -38,115 +37,6 @@ def _load(block: str, name: str, tmp_path: Path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def examples() -> dict[str, str]:
-    """The examples of docs/extending.md by the file they are for."""
-    headings = re.findall(r"^`(platform/\S+)\.py`", _text("docs/extending.md"), re.M)
-    blocks = _blocks("docs/extending.md")
-    assert len(headings) == len(blocks) >= 3
-    return dict(zip(headings, blocks, strict=True))
-
-
-def test_the_examples_are_short(examples):
-    assert {name: block.count("\n") for name, block in examples.items() if block.count("\n") >= 40} == {}
-
-
-def test_the_new_command_works(examples, tmp_path, monkeypatch, capfd):
-    build_app()
-    monkeypatch.setattr(registry.COMMANDS, "_entries", dict(registry.COMMANDS._entries))
-    _load(examples["platform/commands/count"], "mplat.commands.count", tmp_path)
-    file = tmp_path / "a.txt"
-    file.write_text("one two\nthree\n")
-    assert main(["count", str(file), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out) == {"file": str(file), "words": 3}
-    assert main(["count", str(tmp_path / "absent")]) == 3
-
-
-def test_the_new_metric_works(examples, tmp_path, monkeypatch):
-    from mplat.scoring import metrics
-    from mplat.scoring.metrics.metric import METRICS
-
-    names = metrics.names()
-    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
-    _load(examples["platform/scoring/metrics/first_word"], "mplat.scoring.metrics.first_word", tmp_path)
-    assert metrics.names() == sorted([*names, "first_word"])
-    assert metrics.score("first_word", "The Paris of old", ["Paris"]).em == 1.0
-    assert metrics.evaluate("first_word", {"a": "x"}, {"a": ["x"], "b": ["y"]}) == {"first_word": 0.5}
-
-
-def test_the_new_data_set_works(examples, tmp_path, monkeypatch):
-    from mplat.datasets import data_set as dataset_registry
-    from mplat.datasets import reading
-
-    dataset_registry.names()
-    monkeypatch.setattr(dataset_registry.DATA_SETS, "_entries", dict(dataset_registry.DATA_SETS._entries))
-    _load(examples["platform/datasets/readers/qa_lines"], "mplat.datasets.readers.qa_lines", tmp_path)
-    file = tmp_path / "dev.jsonl"
-    file.write_text('{"id": "1", "q": "Who?", "a": ["Mira"]}\n{"id": "2", "q": "Where?", "a": ["Oslo", "oslo"]}\n')
-    found = reading.read("qa_lines", [file])
-    assert [(q.id, q.split, q.question, q.answers) for q in found.questions] == [
-        ("1", "dev", "Who?", ("Mira",)),
-        ("2", "dev", "Where?", ("Oslo", "oslo")),
-    ]
-    assert found.report.records == 2 and not found.report.bad
-    rows = [dataset_registry.get("qa_lines").row(question) for question in found.questions]
-    assert [json.loads(line) for line in file.read_text().splitlines()] == rows
-
-
-def test_the_new_template_works(examples, tmp_path, monkeypatch):
-    from mplat.datasets.prompting import template as template_registry
-    from mplat.datasets.prompting.prompts import prompt_text
-    from mplat.datasets.records import Question
-
-    template_registry.names()
-    monkeypatch.setattr(template_registry.TEMPLATES, "_entries", dict(template_registry.TEMPLATES._entries))
-    asked = Question("1", "qa_lines", "dev", "Who?", (), ("Mira",))
-    assert prompt_text(asked) == "Q: Who?\nA:"
-    _load(
-        examples["platform/datasets/prompting/templates/qa_lines"],
-        "mplat.datasets.prompting.templates.qa_lines",
-        tmp_path,
-    )
-    assert prompt_text(asked) == "Question: Who?\nShort answer:"
-
-
-def test_the_new_analysis_works(examples, tmp_path, monkeypatch):
-    import torch
-    from interp_jobs import run_step, token_items
-    from model_zoo import nano
-    from mplat.interp.engine.step import STEPS
-
-    try:
-        _load(examples["platform/interp/steps/entropy"], "mplat.interp.steps.entropy", tmp_path)
-        model, items = nano("mamba"), token_items(5)
-        (table,) = run_step("entropy", model, items).values()
-    finally:
-        STEPS._entries.pop("entropy", None)
-    rows = table.to_pylist()
-    assert [row["question_id"] for row in rows] == [item.id for item in items]
-    for row, item in zip(rows, items, strict=True):
-        p = model(torch.tensor([item.prompt]))[0, -1].softmax(-1)
-        assert row["entropy"] == pytest.approx(-(p * p.log()).sum().item()) and row["status"] == "ok"
-
-
-def test_the_new_architecture_keeps_the_contract(examples, tmp_path, monkeypatch):
-    from model_zoo import nano
-    from mplat.models import mixer as mixer_registry
-
-    monkeypatch.setattr(mixer_registry.MIXERS, "_entries", dict(mixer_registry.MIXERS._entries))
-    _load(examples["platform/models/families/leaky"], "mplat.models.families.leaky", tmp_path)
-    checks = [
-        check
-        for name in ("test_mixers", "test_sequence_equalities", "test_recurrences")
-        for check in vars(_load((ROOT / f"tests/contracts/{name}.py").read_text(), name, tmp_path)).values()
-        if getattr(check, "__name__", "").startswith("test_")
-        and list(inspect.signature(inspect.unwrap(check)).parameters) == ["model"]
-    ]
-    assert len(checks) >= 10
-    for check in checks:
-        check(nano("leaky"))
 
 
 def test_the_readmes_example_runs(tmp_path):

@@ -34,9 +34,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(
-                source, folder / name, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
     for path, block in BLOCKS.items():
@@ -59,7 +57,7 @@ def run(clone: Path, *arguments: str, timeout: int = 110) -> str:
 
 def test_there_is_a_short_example_of_every_kind() -> None:
     assert set(KINDS) <= set(EXAMPLES.values()) and len(BLOCKS) == GUIDE.count("```python")
-    assert {path: block.count("\n") for path, block in BLOCKS.items() if block.count("\n") >= 40} == {}
+    assert {path: block.count("\n") for path, block in BLOCKS.items() if block.count("\n") > 45} == {}
 
 
 @pytest.mark.timeout(300)
@@ -71,7 +69,7 @@ def test_each_passes_the_contracts_of_its_kind(clone: Path) -> None:
     )  # fmt: skip
     passed = re.findall(r"^PASSED \S+?\[(.*)\]", said, re.M)
     for name in EXAMPLES.values():
-        assert sum(name in case.split("-") for case in passed) >= 2, f"no contract asks for {name}"
+        assert any(name in case.split("-") for case in passed), f"no contract asks for {name}"
 
 
 def test_they_stand_in_the_help_the_analyses_and_the_page_of_everything(clone: Path) -> None:
@@ -86,18 +84,37 @@ def test_they_stand_in_the_help_the_analyses_and_the_page_of_everything(clone: P
 
 
 def test_a_new_analysis_runs_and_is_in_the_report(clone: Path) -> None:
-    run(clone, "cli.py", "interp", "--model", "tiny-mamba", "--per-level", "1", "--steps", "entropy", "--out", "runs/i",
-        "-q", "--address", "none")  # fmt: skip
+    (block,) = (block for path, block in BLOCKS.items() if path.endswith("/entropy.py"))
+    without = block.replace('@step("entropy", version=1, view=VIEW)', '@step("no_view")')
+    assert without != block
+    (clone / "platform" / "interp" / "steps" / "no_view.py").write_text(without)
+    run(clone, "cli.py", "interp", "--model", "tiny-mamba", "--per-level", "1", "--steps", "entropy,no_view",
+        "--out", "runs/i", "-q", "--address", "none")  # fmt: skip
     run(clone, "cli.py", "report", "runs/i", "--out", "report.html", "-q")
     page = (clone / "report.html").read_text(encoding="utf-8")
-    assert "entropy" in page and "question_id" in page, "without a view it is a table"
+    assert "How unsure the model is" in page, "by its view"
+    assert "no_view" in page and "question_id" in page, "without one it is a table"
 
 
-def test_a_new_architecture_can_be_steered_with_all_that_is_new(clone: Path) -> None:
-    script = "from interp_jobs import reader; reader('leaky').save('model')"
-    run(clone, "-c", script)
-    for steering in ("leaky", "late"):
-        said = run(clone, "cli.py", "eval", "--model", "model", "--steering", steering, "--per-level", "4", "--dry-run",
-                   "--json")  # fmt: skip
-        plan = json.loads(said)["plan"]
-        assert plan["candidates"] and "scale_mixer_out" in plan["strengths"] and plan["controls"]["weaker"]
+def test_a_new_architecture_can_be_analysed_and_steered_with_all_that_is_new(clone: Path) -> None:
+    run(clone, "-c", SCRIPT)
+    said = run(clone, "cli.py", "eval", "--model", "model", "--steering", "leaky", "--per-level", "4", "--dry-run",
+               "--json")  # fmt: skip
+    plan = json.loads(said)["plan"]
+    assert plan["candidates"] and "scale_mixer_out" in plan["strengths"] and plan["controls"]["weaker"]
+
+
+#: saves a model of the new architecture, and holds the new analysis of another against its definition
+SCRIPT = """
+import torch
+from interp_jobs import reader, run_step, token_items
+from model_zoo import nano
+
+reader("leaky").save("model")
+model, items = nano("leaky"), token_items(5)
+(table,) = run_step("entropy", model, items).values()
+assert table["question_id"].to_pylist() == [item.id for item in items]
+for item, entropy in zip(items, table["entropy"].to_pylist(), strict=True):
+    p = model(torch.tensor([item.prompt]))[0, -1].softmax(-1)
+    assert abs(entropy + float((p * p.log()).sum())) < 1e-9
+"""
