@@ -5,6 +5,7 @@ is said in a row), the same again from the same arguments, and a place in the re
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,38 +46,43 @@ def model_of(kind: str, folder: Path) -> LanguageModel:
     return model
 
 
-def run(name: str, kind: str, folder: Path, at: str) -> StepResult:
-    step = all_steps()[name]
-    small = {other: dict(entry.settings.small) for other, entry in all_steps().items()}
-    config: Any = config_model().model_validate({"batch_size": 4, "steps": (name,), **small})
+def run(names: Sequence[str], kind: str, folder: Path, at: str) -> Mapping[str, StepResult]:
+    """The results of these steps on a model of this kind, with as many further models as the first compares."""
+    small = {name: dict(step.settings.small) for name, step in all_steps().items()}
+    config: Any = config_model().model_validate({"batch_size": 4, "steps": tuple(names), **small})
     given = Given(facts=facts_world_prompts(2), texts=[PlainText("a", "Rome is in the south.")])
-    others = [reader(kind if kind not in ADAPTED else "mamba", seed=seed) for seed, _ in enumerate(step.others, 1)]
-    results = run_steps(
-        model_of(kind, folder), asked(), config, given=given, others=others, cache=Cache(folder / f"{kind} {at}")
-    )
-    return results[name]
+    others = [reader(seed=seed) for seed, _ in enumerate(all_steps()[names[0]].others, 1)]
+    cache = Cache(folder / f"{kind} {at}")
+    return run_steps(model_of(kind, folder), asked(), config, given=given, others=others, cache=cache)
+
+
+def check(result: StepResult, folder: Path, *, drawn: bool = False) -> None:
+    assert result.bad == {} and (result.rows or result.tensors), result.step
+    for part, table in result.tables.items():
+        for row in table.to_pylist() if "status" in table.column_names else ():
+            assert row["status"] in STATUSES, (result.step, part, row)
+            if row["status"] == "not_applicable":  # says where, and holds no measured number
+                assert not any(isinstance(value, float) for value in row.values()), (result.step, part, row)
+    check_report(result, folder, drawn=drawn)
 
 
 @pytest.mark.parametrize("kind", [*ARCHITECTURES, *ADAPTED])
-@pytest.mark.parametrize("name", NAMES)
-def test_it_has_a_result_without_failures_and_a_place_in_the_report(name: str, kind: str, folder: Path) -> None:
-    result = run(name, kind, folder, "here")
-    assert result.bad == {} and (result.rows or result.tensors)
-    for part, table in result.tables.items():
-        for row in table.to_pylist() if "status" in table.column_names else ():
-            assert row["status"] in STATUSES, (part, row)
-            if row["status"] == "not_applicable":  # says where, and holds no measured number
-                assert not any(isinstance(value, float) for value in row.values()), (part, row)
-    check_report(result, folder / f"report {kind} {name}", drawn=kind == "stable_mamba_attached")
+def test_every_analysis_of_a_model_has_a_result_without_failures(kind: str, folder: Path) -> None:
+    alone = [name for name in NAMES if not all_steps()[name].others]
+    for name, result in run(alone, kind, folder, "here").items():
+        check(result, folder / f"{kind} {name}", drawn=kind == "stable_mamba_attached")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_arguments_give_the_same_tables(name: str, folder: Path) -> None:
+def test_an_analysis_of_models_with_and_without_a_recurrence(name: str, folder: Path) -> None:
+    """The same arguments give the same tables, on whichever model."""
     assert all_steps()[name].meaning, "the docstring's first line stands in `mplat interp ls`"
-    here, again = (run(name, "mamba2", folder, at) for at in ("here", "again"))
-    assert here.key == again.key and here.tables.keys() == again.tables.keys()
-    for part, table in here.tables.items():
-        assert table.equals(again.tables[part]), part
+    for kind in ("mamba2", "gpt2"):
+        here, again = (run([name], kind, folder, at)[name] for at in ("here", "again"))
+        check(here, folder / f"{name} of {kind}")
+        assert here.key == again.key and here.tables.keys() == again.tables.keys()
+        for part, table in here.tables.items():
+            assert table.equals(again.tables[part]), part
 
 
 def check_report(result: StepResult, folder: Path, *, drawn: bool) -> None:
