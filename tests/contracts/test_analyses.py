@@ -99,6 +99,7 @@ def check_report(result: StepResult, folder: Path, *, drawn: bool) -> None:
     assert entry.step == result.step and entry.title and not shown.missing
     assert sum(file.rows for file in entry.files) == result.rows
     assert entry.shown or entry.notes or not result.rows
+    assert not any("several values" in note for note in entry.notes)
     view, tables = all_steps()[result.step].view, result.tables
     for part in () if view is None else view.parts:
         for name in tables if part.part == EVERY else [part.part]:
