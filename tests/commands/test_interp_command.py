@@ -14,7 +14,7 @@ import torch
 from interp_jobs import asked, reader
 from mplat.commands import main
 from mplat.datasets.records import QUESTION_SCHEMA, to_table
-from mplat.interp import Job
+from mplat.interp import Job, all_steps
 from mplat.interp.engine.step import STEPS, Found, step
 from mplat.runtime.record import read_run
 from safetensors.torch import load_file
@@ -66,6 +66,16 @@ def test_a_plan_says_what_is_missing_and_writes_nothing(run, model, tmp_path) ->
     found, _ = run("interp", "--model", model, "--steps", "attribution", "--layers", "1", "--dry-run", *FAST)
     assert found["layers"] == [1] and [(s["step"], s["cached"]) for s in found["steps"]] == [("attribution", False)]
     assert not (tmp_path / "cache").exists()
+
+
+def test_all_steps_are_those_that_what_is_named_suits(run, model) -> None:
+    """No step is asked for that lacks its facts, texts or further models; with these it is."""
+    words = ["interp", "--model", model, "--steps", "all", "--dry-run", *FAST]
+    questions = {name for name, step in all_steps().items() if step.items == "questions" and not step.others}
+    assert {entry["step"] for entry in run(*words)[0]["steps"]} == questions > {"eigenvalues"}
+    compared = [*words, "--set", "facts=generated", "--set", f'compare=["{model}"]']
+    suits = {name for name, step in all_steps().items() if step.items != "texts" and (not step.others or step.takes(1))}
+    assert {entry["step"] for entry in run(*compared)[0]["steps"]} == suits
 
 
 def test_questions_come_from_a_file(run, model, tmp_path) -> None:

@@ -19,8 +19,9 @@ from .step import Step, StepSettings
 INTERP = "interp"  # names the draw of the generated prompts: none of them is asked by `mplat eval`
 
 
-def _steps(text: str, option: str) -> list[str]:
-    return parse_names(text, all_steps(), option=option)
+def _steps(text: str, option: str) -> list[str] | None:
+    """None for all: which these are depends on what else is named (`inputs.chosen_steps`)."""
+    return None if text.strip() == "all" else parse_names(text, all_steps(), option=option)
 
 
 class InterpConfig(FactsConfig):
