@@ -225,7 +225,7 @@ def train(
         record.update(**sections(setup, run.model))
         for line in setup.lines():
             observer.say(line)
-        tell_progress(observer, run.progress.step, config.total_steps)
+        tell_progress(observer, run.progress.step, config.total_steps, resumed=run.progress.step)
         with closing(MetricsLog(folder.log, run.progress.step)) as log:
             run.steps(log)
             if run.last_evaluation is None:  # continued after the last step, whose evaluation is in the log

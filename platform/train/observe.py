@@ -36,9 +36,9 @@ def tell_step(observer: Observer, report: StepReport, total: int) -> None:
     tell_progress(observer, report.step, total, f"loss {loss}{answer}, {speed}")
 
 
-def tell_progress(observer: Observer, step: int, total: int, detail: str = "") -> None:
-    """How far the run is."""
-    observer.progress(Progress("train", step, total, step, total, 0, detail=detail))
+def tell_progress(observer: Observer, step: int, total: int, detail: str = "", *, resumed: int = 0) -> None:
+    """How far the run is; resumed: steps that an earlier process did."""
+    observer.progress(Progress("train", step, total, step, total, resumed, detail=detail))
 
 
 def tell_evaluation(observer: Observer, step: int, metrics: Mapping[str, float]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.commands.frame import output as output_module
+from mplat.commands.frame.drawing import coloured_help
 from mplat.commands.frame.output import Output
 from mplat.core.plain_text import Table, clean, duration
 
@@ -146,6 +147,16 @@ def test_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch):
         progress.advance(2)
     output.result({}, Table(["a"], [["x" * 90]]))
     assert clean(terminal.getvalue()) == terminal.getvalue() and "x" * 90 in terminal.getvalue()
+
+
+def test_help_on_a_terminal_is_the_plain_help_in_colours(monkeypatch):
+    text = "Usage: mplat eval [OPTIONS]\n\n  Judge --questions.\n\nOptions:\n  -q, --per-level N  Of [a] 3-4 level.\n"
+    terminal = _on_a_terminal(monkeypatch)
+    coloured = coloured_help(text, terminal)
+    assert clean(coloured) == text and "\x1b[36m--per-level\x1b[0m N" in coloured and "\x1b[1mOptions" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[36m" not in coloured_help(text, terminal)
+    assert coloured_help(text, io.StringIO()) == text
 
 
 def test_brief_work_in_a_pipe_says_nothing(capfd):

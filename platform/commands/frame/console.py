@@ -67,11 +67,12 @@ class Console(Observer):
         return f"{self._number}/{self._parts} {part}" if self._parts else part
 
     def _begin(self, job: JobProgress) -> None:
-        left = job.rows - job.rows_done
-        if left:
-            there = f" ({job.rows_done} are there from an earlier run)" if job.rows_done else ""
-            shown = self._output.progress(f"{job.name}{there}", left, self._unit, brief=self._in_part)
+        earlier = job.rows_done if job.resumed_shards else 0
+        if earlier < job.rows:
+            there = f" ({earlier} are there from an earlier run)" if earlier else ""
+            shown = self._output.progress(f"{job.name}{there}", job.rows - earlier, self._unit, brief=self._in_part)
             self._shown = self._stack.enter_context(shown)
+            self._shown.advance(job.rows_done - earlier, job.detail or None)
         elif job.resumed_shards and not self._in_part:
             self._output.say(f"{job.name}: all {job.rows} {self._unit} are there from an earlier run")
 
