@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -45,12 +46,14 @@ def items(model: LanguageModel) -> tuple[FactItem, ...]:
     return encode_facts(model, facts(), max_tokens=100).items
 
 
-def table(name: str, model: LanguageModel, given: list[FactualPrompt] | None = None, **settings: Any) -> pa.Table:
-    """What the step finds; of several parts the first."""
+def table(
+    name: str, model: LanguageModel, given: list[FactualPrompt] | None = None, *, part: str = "", **settings: Any
+) -> pa.Table:
+    """What the step finds; by default what it says of every prompt."""
     shared = {key: settings.pop(key) for key in ("layers", "seed", "corruption", "max_tokens") if key in settings}
     config = config_model().model_validate({"steps": (name,), name: settings} | shared)
-    found = run_steps(model, config=config, given=Given(facts=given or facts()), cache=Cache(Path("unused")))[name]
-    return found.tables["traces"] if "traces" in found.tables else found.table
+    found = run_steps(model, config=config, given=Given(facts=given or facts()), cache=Cache(Path("cache")))[name]
+    return found.tables[part or ("traces" if "traces" in found.tables else "prompts")]
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +220,24 @@ def test_a_block_without_a_scan_is_a_row_that_holds_no_number() -> None:
 def test_what_the_model_cannot_do_is_refused_before_anything_is_computed(model, name, settings, message) -> None:
     with pytest.raises(UsageError, match=message):
         table(name, model, **settings)
+
+
+def test_averages_are_means_over_prompts_of_a_prompts_mean(model) -> None:
+    for name, keys, value in (
+        ("logit_lens", ("layer", "bin"), "answer_prob"), ("knockout", ("source", "group", "layer"), "effect"),
+    ):  # fmt: skip
+        own = {"bins": ("further", "last")} if name == "logit_lens" else {}
+        rows = [row for row in table(name, model, seed=3, **own).to_pylist() if row["status"] == "ok"]
+        averages = table(name, model, part="averages", seed=3, **own).to_pylist()
+        assert len(averages) == len({tuple(row[key] for key in keys) for row in rows})
+        for average in averages:
+            mine = [row for row in rows if all(row[key] == average[key] for key in keys)]
+            means = [np.mean([r[value] for r in mine if r["id"] == id_]) for id_ in {r["id"] for r in mine}]
+            assert average["prompts"] == len(means)
+            assert average["mean"] == pytest.approx(np.mean(means), rel=1e-12)
+            assert min(means) <= average["low"] <= average["high"] <= max(means)
+    nothing = table("hidden_attention", reader("hyena"), facts_world_prompts(2), part="averages")
+    assert nothing.num_rows == 0
 
 
 def test_every_column_of_a_fact_step_says_what_it_means(model) -> None:

@@ -83,7 +83,7 @@ def average_traces(
     values = [_cells(traces[i], by) for i in used]
     keys = _ordered(values, by)
     grid = np.array([[prompt.get(key, np.nan) for key in keys] for prompt in values])
-    found = _intervals(grid, confidence, n_resamples, seed)
+    found = bootstrap_means(grid, confidence, n_resamples, seed)
     rows = [
         {
             "site": site, "layer": layer, by: where, "effect": float(found.mean[i]), "low": _number(found.low[i]),
@@ -92,7 +92,7 @@ def average_traces(
         for i, (site, layer, where) in enumerate(keys)
     ]  # fmt: skip
     totals = [float(known[i]["metric_clean"]) - float(known[i]["metric_corrupted"]) for i in used]
-    total = _intervals(np.array(totals)[:, None], confidence, n_resamples, seed)
+    total = bootstrap_means(np.array(totals)[:, None], confidence, n_resamples, seed)
     noises = {known[i].get("noise") for i in used} - {None}
     metadata = common | {
         "traced": str(len(traces)), "used": str(len(used)), "prompts": "answered correctly" if correct_only else "all",
@@ -141,7 +141,7 @@ def _ordered(values: Sequence[dict[tuple[str, int, Any], float]], by: str) -> li
     return sorted(cells, key=lambda c: (sites[c[0]], c[1], BINS.index(c[2]) if by == "bin" else c[2]))
 
 
-def _intervals(grid: Floats, confidence: float, n_resamples: int, seed: int) -> Interval:
+def bootstrap_means(grid: Floats, confidence: float, n_resamples: int, seed: int) -> Interval:
     """Means over the finite entries of each column of `grid` (n, k), with percentile bootstrap intervals."""
     mean, low, high = (np.full(grid.shape[1], np.nan) for _ in range(3))
     patterns, of = np.unique(np.isfinite(grid), axis=1, return_inverse=True)

@@ -17,8 +17,9 @@ from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, Tables, step
-from ..engine.view import MapPart, View
+from ..engine.view import LinePart, MapPart, View
 from ..methods.bins import BINS, token_bins
+from ..methods.fact_averages import with_averages
 from ..methods.fact_runs import NO_SCAN, completed, fact_schema, rows_of_each, without_scan
 from ..methods.hidden_attention import hidden_attention
 from ..methods.trace_words import BIN_TITLES
@@ -42,7 +43,19 @@ VIEW = View(
     "Shares of the summed weights of each block's scan, written as attention: an exact rewriting at the input given, "
     "and no effect on the answer, which `knockout` measures.",
     (
+        LinePart(
+            part="averages",
+            x="layer",
+            y="mean",
+            low="low",
+            high="high",
+            group="bin",
+            title="Mean over prompts",
+            label="share",
+            words=BIN_TITLES | {"prefix": "tokens before the subject"},
+        ),
         MapPart(
+            part="prompts",
             rows="id",
             columns="layer",
             value="share",
@@ -56,13 +69,13 @@ VIEW = View(
 )
 
 
-@step("hidden_attention", items="facts", view=VIEW)
+@step("hidden_attention", items="facts", seeded=True, view=VIEW)
 def attention_of_facts(job: Job) -> Tables:
     """From which tokens the last one reads through each block's scan, as shares of its hidden attention."""
     absent = without_scan(job)
     layers = [i for i in job.layers if i not in absent]
     rows = job.map(batch_shares, SCHEMA, {"layers": layers}) if layers else SCHEMA.empty_table()
-    return {"": completed(rows, job, absent)}
+    return with_averages(completed(rows, job, absent), ("layer", "bin"), "share", job.seed)
 
 
 def batch_shares(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:

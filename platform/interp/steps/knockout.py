@@ -19,8 +19,9 @@ from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
-from ..engine.view import Column, MapPart, TablePart, View
+from ..engine.view import Column, LinePart, MapPart, TablePart, View
 from ..methods.bins import token_bins
+from ..methods.fact_averages import with_averages
 from ..methods.fact_runs import NO_SCAN, completed, fact_schema, rows_of_each, without_scan
 from ..methods.knockout import SCHEMA as KNOCKOUT
 from ..methods.knockout import knockout
@@ -68,7 +69,12 @@ VIEW = View(
     "The writes of some tokens are taken out of what the last token reads through a block's scan: a drop says that the "
     "answer came this way. What travels on through the tokens between is not cut.",
     (
+        LinePart(part="averages", x="layer", y="mean", low="low", high="high", group="source", each=("group",),
+                 title="Mean over prompts, {group}", label="relative change",
+                 words={"before": "tokens before the subject", "subject": "the subject",
+                        "further": "tokens after the subject", "all": "all coordinates"}),
         MapPart(
+            part="prompts",
             rows="id",
             columns="layer",
             value="effect",
@@ -81,6 +87,7 @@ VIEW = View(
                    "further": "tokens after the subject", "all": "all coordinates"},
         ),
         TablePart(
+            part="prompts",
             title="The largest losses",
             only={"status": "ok"},
             sort=("effect",),
@@ -94,7 +101,7 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("knockout", items="facts", settings=Settings, check=check, view=VIEW)
+@step("knockout", items="facts", seeded=True, settings=Settings, check=check, view=VIEW)
 def knockout_of_facts(job: Job) -> Tables:
     """What the answer loses when the last token no longer reads other tokens through some blocks' scans."""
     absent, width = without_scan(job), job.settings.window
@@ -103,7 +110,7 @@ def knockout_of_facts(job: Job) -> Tables:
     windows = [list(window) for window in kept if window]
     arguments = {"windows": windows, **job.settings.model_dump(mode="json", exclude={"window"})}
     rows = job.map(batch_cuts, SCHEMA, arguments) if windows else SCHEMA.empty_table()
-    return {"": completed(rows, job, absent)}
+    return with_averages(completed(rows, job, absent), ("source", "group", "layer"), "effect", job.seed)
 
 
 def batch_cuts(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:

@@ -20,8 +20,9 @@ from ..engine.columns import column
 from ..engine.places import places
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
-from ..engine.view import Column, MapPart, TablePart, View
+from ..engine.view import Column, LinePart, MapPart, TablePart, View
 from ..methods.bins import BINS, token_bins
+from ..methods.fact_averages import with_averages
 from ..methods.fact_runs import completed, fact_schema, rows_of_each
 from ..methods.logit_lens import SCHEMA as LENS
 from ..methods.logit_lens import logit_lens
@@ -62,7 +63,10 @@ VIEW = View(
     "Read out as if the model ended there. Early blocks of a model whose stream turns on the way say little through "
     "it, which is no measurement of what they know.",
     (
+        LinePart(part="averages", x="layer", y="mean", low="low", high="high", group="bin", title="Mean over prompts",
+                 label="probability", words=BIN_TITLES),
         MapPart(
+            part="prompts",
             rows="id",
             columns="layer",
             value="answer_prob",
@@ -73,6 +77,7 @@ VIEW = View(
             words=BIN_TITLES,
         ),
         TablePart(
+            part="prompts",
             title="The most probable tokens",
             only={"status": "ok"},
             top=24,
@@ -86,11 +91,13 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("logit_lens", items="facts", settings=Settings, check=check, view=VIEW)
+@step("logit_lens", items="facts", seeded=True, settings=Settings, check=check, view=VIEW)
 def lens_of_facts(job: Job) -> Tables:
     """What the residual stream says after every block: rank and probability of the answer, the most probable tokens."""
     arguments = {"layers": list(job.layers), **job.settings.model_dump(mode="json")}
-    return {"": completed(job.map(batch_lenses, SCHEMA, arguments), job)}
+    return with_averages(
+        completed(job.map(batch_lenses, SCHEMA, arguments), job), ("layer", "bin"), "answer_prob", job.seed
+    )
 
 
 def batch_lenses(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:

@@ -19,6 +19,7 @@ from ...models.lending import label
 from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.step import Asked, Job, Sites, StepSettings, Tables, step
+from ..engine.view import LinePart, View
 from ..methods.comparison import KINDS, SCHEMA, Entry, allowed_ids, kinds_of, rows_of_model, traced_sites
 from ..methods.corruption import NOISE_STDS, items_noise
 from ..methods.fact_runs import clean_run, fact_schema, rows_of_each
@@ -72,7 +73,23 @@ def named(models: tuple[LanguageModel, ...]) -> dict[str, LanguageModel]:
     return found
 
 
-@step("model_comparison", items="facts", settings=Settings, seeded=True, check=check, others=("another model", ...))
+VIEW = View(
+    "The same prompts in several models",
+    "Average indirect effects of restoring clean values, over relative depth, with bootstrap intervals over prompts.",
+    (LinePart(part="effects", x="depth", y="effect", low="low", high="high", group="model", each=("kind", "bin"),
+              only={"status": "ok"}, label="effect"),),
+)  # fmt: skip
+
+
+@step(
+    "model_comparison",
+    items="facts",
+    settings=Settings,
+    seeded=True,
+    check=check,
+    view=VIEW,
+    others=("another model", ...),
+)
 def comparison_of_facts(job: Job) -> Tables:
     """Mean effects of restoring clean values in several models, by kind of site, relative depth and kind of token."""
     settings: Settings = job.settings

@@ -22,6 +22,7 @@ from ..engine.places import places
 from ..engine.step import Asked, Job, Tables, step
 from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.corruption import items_noise
+from ..methods.fact_averages import with_averages
 from ..methods.fact_runs import clean_run, completed, corruption_of, fact_schema, rows_of_each
 from ..methods.path_patching import SCHEMA as PATHS
 from ..methods.path_patching import path_patching
@@ -65,7 +66,10 @@ VIEW = View(
     "A block's output is restored to its clean value in the corrupted run, and one later block takes what it makes of "
     "that through the residual stream alone; the effect is what this does to the answer.",
     (
+        MapPart(part="averages", rows="sender_layer", columns="receiver_layer", value="mean",
+                title="Mean over prompts", label="effect", scale="signed"),
         MapPart(
+            part="prompts",
             rows="sender_layer",
             columns="receiver_layer",
             value="effect",
@@ -77,6 +81,7 @@ VIEW = View(
             scale="signed",
         ),
         TablePart(
+            part="prompts",
             title="The largest effects",
             only={"status": "ok"},
             sort=("-effect",),
@@ -108,7 +113,8 @@ def paths_of_facts(job: Job) -> Tables:
         }  # fmt: skip
         rows = job.map(batch_paths, SCHEMA, arguments)
     absent = {} if paired else dict.fromkeys(job.layers, "no sender stands below a receiver")
-    return {"": completed(rows, job, absent, "sender_layer")}
+    prompts = completed(rows, job, absent, "sender_layer")
+    return with_averages(prompts, ("sender_layer", "receiver_layer"), "effect", job.seed)
 
 
 def batch_paths(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
