@@ -151,7 +151,8 @@ class _Reader:
                     question = self.data_set.question(item, split, self.notes)
                     _check_text(question)
                     if not question.id:
-                        question = _with_id(question, without_id)
+                        made = content_id(question.dataset, question.question, question.source_text())
+                        question = dataclasses.replace(question, id=numbered(made, without_id))
                     self._add(question, f"{place}, {where}")
                 except BadRecord as bad:
                     self._count(bad, place, where)
@@ -180,10 +181,10 @@ def content_id(data_set: str, *texts: str) -> str:
     return f"{data_set}-{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:16]}"
 
 
-def _with_id(question: Question, seen: Counter[str]) -> Question:
-    made = content_id(question.dataset, question.question, question.source_text())
+def numbered(made: str, seen: Counter[str]) -> str:
+    """`made`, with a number behind it where it was `seen` before."""
     seen[made] += 1
-    return dataclasses.replace(question, id=made if seen[made] == 1 else f"{made}-{seen[made]}")
+    return made if seen[made] == 1 else f"{made}-{seen[made]}"
 
 
 def recognised(data_set: DataSet, path: Path) -> str:

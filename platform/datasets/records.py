@@ -2,14 +2,15 @@
 
 A `Question` holds what a data set says: the question, its context as titled paragraphs of sentences, every accepted
 answer and where the evidence is. Classification and prompt generation fill the fields from `category` on.
-The schema is written down once, here; every stage that stores questions stores exactly these columns. Tables of
-earlier versions, which lack the columns of `ADDED_LATER`, are read with the defaults of those.
+The schema follows from the fields; every stage that stores questions stores exactly these columns. Tables of earlier
+versions, which lack the columns of `ADDED_LATER`, are read with the defaults of those.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -164,59 +165,34 @@ def source_fields(**fields: Any) -> str:
     return json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":")) if kept else ""
 
 
-QUESTION_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),
-        pa.field("context", pa.list_(pa.struct([("title", pa.string()), ("sentences", pa.list_(pa.string()))]))),
-        pa.field("answers", pa.list_(pa.string())),
-        pa.field("answer_starts", pa.list_(pa.int32())),
+#: fields that are stored in another width than the 32 bits of whole numbers
+_WIDTHS = {"Question.hops": pa.int8(), "Question.level": pa.int8(), "SubQuestion.id": pa.int64()}
+
+
+def _columns(record: type) -> list[pa.Field]:
+    """A column for each field of a record; what has no default is never null."""
+    hints = typing.get_type_hints(record)
+    return [
         pa.field(
-            "typed_answers",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("number", pa.string()),
-                        ("date", pa.struct([("day", pa.string()), ("month", pa.string()), ("year", pa.string())])),
-                        ("spans", pa.list_(pa.string())),
-                    ]
-                )
-            ),
-        ),
-        pa.field("answerable", pa.bool_()),
-        pa.field("metric", pa.string()),
-        pa.field("supporting_facts", pa.list_(pa.struct([("paragraph", pa.int32()), ("sentence", pa.int32())]))),
-        pa.field("hops", pa.int8()),
-        pa.field(
-            "decomposition",
-            pa.list_(
-                pa.struct(
-                    [("question", pa.string()), ("answer", pa.string()), ("paragraph", pa.int32()), ("id", pa.int64())]
-                )
-            ),
-        ),
-        pa.field("licence", pa.string()),
-        pa.field("source_fields", pa.string()),
-        pa.field("category", pa.string()),
-        pa.field("level", pa.int8()),
-        pa.field("rule_set", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("n_facts", pa.int32()),
-        pa.field("context_words", pa.int32()),
-        pa.field("context_tokens", pa.int32()),
-        pa.field("evidence_distance", pa.list_(pa.int32())),
-        pa.field("evidence_tokens", pa.list_(pa.int32())),
-        pa.field("prompt", pa.string()),
-        pa.field("control", pa.string()),
-        pa.field("derived_from", pa.string()),
-        pa.field("distance_target", pa.int32()),
-        pa.field("distance_tokens", pa.int32()),
-        pa.field("prompt_digest", pa.string()),
-        pa.field("group", pa.string()),
+            field.name,
+            _WIDTHS.get(f"{record.__name__}.{field.name}") or _column_type(hints[field.name]),
+            nullable=record is not Question or field.default is not dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(record)
     ]
-)
+
+
+def _column_type(kind: Any) -> pa.DataType:
+    """How a value of a field is stored: texts, whole numbers, truth values, lists of one kind, and records in it."""
+    if dataclasses.is_dataclass(kind):
+        return pa.struct(_columns(typing.cast(type, kind)))
+    if typing.get_origin(kind) is tuple:
+        return pa.list_(_column_type(typing.get_args(kind)[0]))
+    plain = next(iter(typing.get_args(kind)), kind)  # of "int | None" the first
+    return {str: pa.string(), int: pa.int32(), bool: pa.bool_()}[plain]
+
+
+QUESTION_SCHEMA = pa.schema(_columns(Question))
 ADDED_LATER = frozenset(
     {
         "answer_starts",

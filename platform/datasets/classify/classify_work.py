@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ...runtime import Progress, Session, WorkerFactory, digest_of, run_table
 from ..data_set import DataSet, get
-from ..records import LEVEL_OF_CATEGORY, Paragraph, Question, Support
+from ..records import LEVEL_OF_CATEGORY, QUESTION_SCHEMA, Paragraph, Question, Support
 from .category_rules import judge
 from .evidence import evidence_of
 from .token_counts import TokenCounter, open_counter
@@ -23,17 +23,14 @@ from .token_counts import TokenCounter, open_counter
 BUNDLE_CHARACTERS = 250_000  # about half a second of work
 VERSION = 1  # of the rules and counts below: part of the key under which a run continues
 
+#: columns of a question that judging it fills
+_FILLED = (
+    "category", "reason", "hops", "n_facts", "context_words", "context_tokens", "evidence_distance", "evidence_tokens",
+)  # fmt: skip
 JUDGED_SCHEMA = pa.schema(
     [
         pa.field("position", pa.int64(), nullable=False),  # of the question in the list that was given
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("hops", pa.int8()),
-        pa.field("n_facts", pa.int32(), nullable=False),
-        pa.field("context_words", pa.int32(), nullable=False),
-        pa.field("context_tokens", pa.int32(), nullable=False),
-        pa.field("evidence_distance", pa.list_(pa.int32()), nullable=False),
-        pa.field("evidence_tokens", pa.list_(pa.int32()), nullable=False),
+        *(QUESTION_SCHEMA.field(name).with_nullable(name == "hops") for name in _FILLED),
         pa.field("ambiguities", pa.list_(pa.string()), nullable=False),
     ]
 )
@@ -53,8 +50,7 @@ def judged(question: Question, data_set: DataSet, rule_set: str, counter: TokenC
 
 def filled(question: Question, rule_set: str, row: dict[str, Any]) -> Question:
     """`question` with the columns of its row."""
-    columns = {name: row[name] for name in JUDGED_SCHEMA.names if name not in ("position", "ambiguities")}
-    columns |= {name: tuple(row[name]) for name in ("evidence_distance", "evidence_tokens")}
+    columns = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _FILLED}
     return dataclasses.replace(question, level=LEVEL_OF_CATEGORY[row["category"]], rule_set=rule_set, **columns)
 
 

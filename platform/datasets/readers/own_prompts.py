@@ -21,7 +21,7 @@ from typing import Any
 
 from ...core.errors import InputError
 from ..data_set import LookAlike, get, names
-from ..reading import content_id
+from ..reading import content_id, numbered
 from ..records import Question, from_table, source_fields
 from ..sources.files import Value
 from ..sources.own_files import DELIMITERS, TEXT, check_kind, kind, rows, whole_text
@@ -93,7 +93,7 @@ def _question(path: Path, entry: Value, seen: Counter[str]) -> Question:
     except TypeError as error:
         raise InputError(f"{where}: a field holds what JSON cannot ({error}); leave it out") from error
     return Question(
-        id=texts.get("id") or _id(prompt, seen),
+        id=texts.get("id") or numbered(content_id(OWN, prompt), seen),
         dataset=OWN,
         split="",
         question="",
@@ -110,12 +110,6 @@ def _question(path: Path, entry: Value, seen: Counter[str]) -> Question:
 def evidence_in(question: Question) -> tuple[str, ...]:
     """The `evidence` of a prompt of one's own, word for word as it stands there; none of other questions."""
     return tuple(question.source().get("evidence", ())) if question.dataset == OWN else ()
-
-
-def _id(prompt: str, seen: Counter[str]) -> str:
-    made = content_id(OWN, prompt)
-    seen[made] += 1
-    return made if seen[made] == 1 else f"{made}-{seen[made]}"
 
 
 def _text(where: str, name: str, value: Any) -> str:
