@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.commands.frame import output as output_module
-from mplat.commands.frame.drawing import coloured_help
+from mplat.commands.frame.drawing import _widths, coloured_help
 from mplat.commands.frame.output import Output
 from mplat.core.plain_text import Table, clean, duration
 
@@ -129,14 +129,40 @@ def test_progress_on_a_terminal_is_one_line_that_notes_do_not_break(monkeypatch)
     assert all("\u2501 a long title that does not fit" in bar and len(bar) <= 60 for bar in bars)
 
 
-def test_a_table_on_a_terminal_is_folded_to_it_and_loses_nothing(monkeypatch):
+def test_a_table_on_a_terminal_is_wrapped_between_words(monkeypatch):
     terminal = _on_a_terminal(monkeypatch)
-    words, path = "[red]every[/red] word of a long cell is there", "x" * 90
-    Output().result({}, "before", Table(["name", "n", "what"], [["a", 1234, words], ["b", None, path]]), "after")
-    shown = clean(terminal.getvalue())
-    lines = shown.splitlines()
-    assert lines[0] == "before" and lines[-1] == "after" and max(map(len, lines)) <= 60
-    assert set(words.split()) <= set(shown.split()) and shown.count("x") == 90 and "1,234" in shown
+    words = "[red]every[/red] word of a long cell is there and none of them is broken"
+    Output().result({}, "before", Table(["name", "n", "what"], [["a-name", 1234, words], ["b", None, None]]), "after")
+    lines = clean(terminal.getvalue()).splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and 5 < len(lines) and max(map(len, lines)) <= 60
+    shown = " ".join(lines).split()
+    assert [word for word in words.split() if word not in shown] == [] and "1,234" in shown and "a-name" in shown
+
+
+def test_titles_are_broken_before_names_and_numbers(monkeypatch):
+    terminal = _on_a_terminal(monkeypatch)
+    columns, row = ["a_very_long_title"] * 5, ["1234567.5"] * 5
+    Output().result({}, Table(columns, [row]))
+    lines = clean(terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 60 and lines[-1].split() == row and "a_very_long_title" not in lines[0]
+
+
+def test_a_table_whose_words_do_not_fit_is_left_to_the_terminal(monkeypatch):
+    terminal = _on_a_terminal(monkeypatch)
+    wide = Table(["path", "n"], [["x" * 90, 5]])
+    Output().result({}, wide)
+    assert clean(terminal.getvalue()) == f"{wide}\n"
+
+
+@given(st.lists(st.lists(st.text("ab é", max_size=12), min_size=3, max_size=3), max_size=4), st.integers(1, 60))
+def test_columns_never_take_more_than_the_room_and_keep_the_words_of_cells(rows, room):
+    table = Table(["name", "what it says", "n"], rows)
+    widths, gap = _widths(table, room)
+    longest = [max([len(word) for row in table.cells() for word in row[i].split()] or [1]) for i in range(3)]
+    if widths is None:
+        assert sum(longest) + 2 > room
+    else:
+        assert sum(widths) + 2 * gap <= room and all(w >= n for w, n in zip(widths, longest, strict=True))
 
 
 def test_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch):

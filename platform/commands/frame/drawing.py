@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from ...core.plain_text import Table
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _BAR_WIDTH = 16  # of the 80 columns of a small terminal
-_LEAST_WIDTH = 7  # of a column whose words are broken: `[+0.25,` stays whole
 
 
 def terminal(stream: TextIO) -> Console | None:
@@ -58,8 +58,8 @@ def bar(done: int, total: int | None, line: str) -> RenderableType:
 
 
 def show(table: Table, console: Console) -> None:
-    """A table fitted to a terminal: cells are wrapped between words, the longest words broken where they must be. Where
-    hardly a word would be whole, it is left to the terminal as the text it is."""
+    """A table fitted to a terminal: cells are wrapped between words. Where the words do not fit, it is left to the
+    terminal as the text it is."""
     from rich import box
     from rich.table import Table as Drawn
     from rich.text import Text
@@ -77,19 +77,26 @@ def show(table: Table, console: Console) -> None:
 
 
 def _widths(table: Table, room: int) -> tuple[list[int] | None, int]:
-    """Widths of the columns and of the gap between them; None where no table fits."""
-    rows = [list(table.columns), *table.cells()]
-    columns = [[row[i] for row in rows] for i in range(len(table.columns))]
-    words = [max([len(word) for cell in column for word in cell.split()] or [0]) for column in columns]
+    """Widths of the columns and of the gap between them; None where the words of the cells do not fit.
+
+    Names and numbers stay whole. Where room lacks, the words of the titles are broken.
+    """
+    columns = list(zip(table.columns, *table.cells(), strict=True))
     whole = [max(map(len, column)) for column in columns]
-    breaks = sum(words) > room - 2 * (len(columns) - 1)
-    gap, least, most = (1, [0] * len(columns), words) if breaks else (2, words, whole)
-    fitting = None
-    for cap in range(_LEAST_WIDTH if breaks else 1, room + 1):
-        widths = [max(low, min(high, cap)) for low, high in zip(least, most, strict=True)]
-        if sum(widths) <= room - gap * (len(columns) - 1):
-            fitting = widths
-    return fitting, gap
+    words = [_longest_word(column) for column in columns]
+    in_cells = [_longest_word(column[1:]) for column in columns]
+    for least, most, gap in ((words, whole, 2), (in_cells, words, 1)):
+        left = room - gap * (len(columns) - 1)
+        widths = [
+            [max(low, min(high, cap)) for low, high in zip(least, most, strict=True)] for cap in range(1, room + 1)
+        ]
+        if fitting := [each for each in widths if sum(each) <= left]:
+            return fitting[-1], gap
+    return None, 0
+
+
+def _longest_word(cells: Sequence[str]) -> int:
+    return max((len(word) for cell in cells for word in cell.split()), default=1)
 
 
 def coloured_help(text: str, stream: TextIO) -> str:
