@@ -104,8 +104,8 @@ def evaluate(
         run.table("prompts.parquet", _prompt_table(plan))
         run.table("price.parquet", prices)
         run.json("summary.json", _summary_file(plan, recipe, summary))
-        found = {} if recipe is None else {"recipe": recipe.to_dict()}
-        run.update(counts=dict(Counter(items["status"].to_pylist())), details=found)
+        chosen = {} if recipe is None else {"recipe": recipe.to_dict()}
+        run.update(counts=dict(Counter(items["status"].to_pylist())), details=chosen)
     return EvalResult(out, recipe, summary)
 
 

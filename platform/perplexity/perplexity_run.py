@@ -140,7 +140,7 @@ def _documents(plan: PerplexityPlan, run: Run) -> pa.Table:
 
 def report_values(report: PileReport) -> dict[str, Any]:
     """The account of the records as plain JSON."""
-    sets = {name: {"documents": found.documents, "bytes": found.bytes} for name, found in report.sets.items()}
+    sets = {name: {"documents": count.documents, "bytes": count.bytes} for name, count in report.sets.items()}
     bad = dict(report.bad)
     return {"files": [str(path) for path in report.files], "records": report.records, "sets": sets, "bad": bad}
 
@@ -151,7 +151,7 @@ def _summary_file(plan: PerplexityPlan, result: PerplexityResult) -> dict[str, A
         "model": {"name": label(plan.model), "digest": plan.model.digest},
         "method": plan.config.method,
         "window": plan.window,
-        "sets": [set_values(found) for found in result.sets],
+        "sets": [set_values(of_set) for of_set in result.sets],
         "status": result.status,
         "intervals": {
             "confidence": plan.config.confidence,

@@ -221,12 +221,12 @@ class _Pipeline:
     @contextmanager
     def _stage(self, name: str) -> Iterator[Callable[[str], None]]:
         """Times a stage; the block says what came out by calling what it is given."""
-        found: list[str] = []
+        outcomes: list[str] = []
         self.run.observer.begin(name)
         start = time.monotonic()
-        yield found.append
-        self.finished.append(Finished(name, found[-1], time.monotonic() - start))
-        self.run.observer.end(name, found[-1], self.finished[-1].seconds)
+        yield outcomes.append
+        self.finished.append(Finished(name, outcomes[-1], time.monotonic() - start))
+        self.run.observer.end(name, outcomes[-1], self.finished[-1].seconds)
 
 
 def _share(mean: float | None) -> str:

@@ -41,14 +41,14 @@ class Answers:
             raise WorkerError(f"{where} {table.num_rows} rows for {len(chosen)} items")
         if self.id_column is not None:
             wanted = Counter(self.items[i][self.id_column] for i in chosen)
-            found = Counter(table.column(self.id_column).to_pylist())
+            returned = Counter(table.column(self.id_column).to_pylist())
             same = (
-                set(found) <= set(wanted)
+                set(returned) <= set(wanted)
                 if self.rows_per_item is None
-                else (found == Counter({key: count * self.rows_per_item for key, count in wanted.items()}))
+                else (returned == Counter({key: count * self.rows_per_item for key, count in wanted.items()}))
             )
             if not same:
-                odd = next(iter((found - wanted) or (wanted - found)), None)
+                odd = next(iter((returned - wanted) or (wanted - returned)), None)
                 raise WorkerError(f"{where} rows of other items, for one {self.id_column} {odd!r}")
 
     def lost(self, item: int, reason: str) -> pa.Table:
@@ -72,11 +72,11 @@ class Answers:
         return pa.Table.from_pylist([row], schema=self.schema)
 
 
-def _difference(wanted: pa.Schema, found: pa.Schema) -> str:
-    """The first columns that differ, as wanted -> found."""
+def _difference(wanted: pa.Schema, returned: pa.Schema) -> str:
+    """The first columns that differ, as wanted -> returned."""
     texts = []
-    for name in dict.fromkeys([*wanted.names, *found.names]):
-        pair = [_type(s, name) for s in (wanted, found)]
+    for name in dict.fromkeys([*wanted.names, *returned.names]):
+        pair = [_type(s, name) for s in (wanted, returned)]
         if pair[0] != pair[1]:
             texts.append(f"{name} ({pair[0]} -> {pair[1]})")
     return "; ".join(texts[:3]) or "they are in another order"

@@ -22,9 +22,9 @@ class ShardActor:
         self.failure: dict[str, str] | None = None
         self.torch_threads: int | None = None
         try:
-            found = installed_version()
-            if found != version:
-                raise RuntimeError(f"mplat is {found} there and {version} here; install the same on every node")
+            there = installed_version()
+            if there != version:
+                raise RuntimeError(f"mplat is {there} there and {version} here; install the same on every node")
             os.environ["NUMBA_NUM_THREADS"] = str(threads)  # this process is ours alone and numba is not loaded yet
             from .pool import WorkerFactory
             from .threads import ThreadLimit

@@ -114,18 +114,18 @@ class Planned:
             if fresh:
                 return []
             raise
-        found = differing_keys(self.config, values["config"], ignored=self.stage.by_content)
+        differing = differing_keys(self.config, values["config"], ignored=self.stage.by_content)
         if earlier is None:  # made by another version, which said less or other things
-            return found or ["the format of its record"]
+            return differing or ["the format of its record"]
         now = self.record
         for ours, there, words in (
             (now.model, earlier.model, "model"),
             (now.data, earlier.data, self.stage.data_is),
         ):
             if ours is not None and (there is None or there.digest != ours.digest):
-                found.append(f"the {words}")
+                differing.append(f"the {words}")
         names = sorted(n for n in {*now.plan, *earlier.plan} if now.plan.get(n) != earlier.plan.get(n))
-        return found or [f"the {name.replace('_', ' ')}" for name in names]  # named where nothing else explains it
+        return differing or [f"the {name.replace('_', ' ')}" for name in names]  # named where nothing else explains it
 
     @contextmanager
     def begin(

@@ -86,20 +86,20 @@ def run_table(
     with Ledger(Path(out_dir), plan, fresh=fresh) as ledger:
         parts = Parts(ledger, plan, schema)
         parts.tidy(shards)
-        told = _Teller(name, shards, progress)
-        missing = [shard for shard in shards if not parts.has(shard, told.note)]
-        told.start(missing)
+        teller = _Teller(name, shards, progress)
+        missing = [shard for shard in shards if not parts.has(shard, teller.note)]
+        teller.start(missing)
 
         def commit(shard: Shard, table: pa.Table, made: Made) -> None:
             if parts.commit(shard, table, made):
-                told.tick(shard)
+                teller.tick(shard)
 
         job = Job(
             payload=lambda shard, chosen: {"shard": shard.key, "items": [dict(items[i]) for i in chosen]},
             check=answers.check,
             commit=commit,
             lost_row=answers.lost,
-            note=told.note,
+            note=teller.note,
             name=name,
         )
         if missing:

@@ -254,13 +254,13 @@ def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> 
     Another run's folder says where a new run starts. If this run has begun, the same command continues it.
     """
     if resume in ("auto", "never"):
-        found = checkpoint.latest(folder.checkpoints, observer.warn)
-        if found is not None and resume == "never":
+        latest = checkpoint.latest(folder.checkpoints, observer.warn)
+        if latest is not None and resume == "never":
             raise UsageError(
                 f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
                 "or start anew with --fresh, which deletes that run"
             )
-        return found
+        return latest
     path = Path(resume)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
@@ -269,12 +269,12 @@ def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> 
         if own is not None:
             observer.say(f"{folder.path} has begun already, so it is continued, and --resume {resume} is passed over")
             return own
-    found = path if (path / "manifest.json").is_file() else checkpoint.latest(path, observer.warn)
-    if found is None:
+    latest = path if (path / "manifest.json").is_file() else checkpoint.latest(path, observer.warn)
+    if latest is None:
         raise InputError(
             f"--resume {resume}: no checkpoint there; give a run folder or a step-* folder, or auto or never"
         )
-    return found
+    return latest
 
 
 def _finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
