@@ -23,7 +23,8 @@ EXAMPLES = {
     for path, block in re.findall(r"^[^\n]*`(platform/\S+\.py)`.*?```python\n(.*?)```", GUIDE, re.M | re.S)
 }
 BLOCKS = dict(re.findall(r"^[^\n]*`(platform/\S+\.py)`.*?```python\n(.*?)```", GUIDE, re.M | re.S))
-KINDS = ("count", "first_word", "qa_lines", "triples", "entropy", "scale_gate", "weaker", "late", "leaky", "unfold")
+KINDS = {"count", "first_word", "qa_lines", "triples", "entropy", "perplexity", "scale_gate", "weaker", "late", "leaky",
+         "unfold"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def run(clone: Path, *arguments: str, timeout: int = 110) -> str:
 
 
 def test_there_is_a_short_example_of_every_kind() -> None:
-    assert set(KINDS) <= set(EXAMPLES.values()) and len(BLOCKS) == GUIDE.count("```python")
+    assert set(EXAMPLES.values()) == KINDS and len(EXAMPLES) == 12 and len(BLOCKS) == GUIDE.count("```python")
     assert {path: block.count("\n") for path, block in BLOCKS.items() if block.count("\n") > 45} == {}
 
 
@@ -83,17 +84,32 @@ def test_they_stand_in_the_help_the_analyses_and_the_page_of_everything(clone: P
         assert re.search(rf"^\| `(\w+, )?{name}` \|.*\| `{path}` \|$", listing, re.M), path
 
 
-def test_a_new_analysis_runs_and_is_in_the_report(clone: Path) -> None:
+def test_a_new_analysis_and_a_new_section_are_in_the_report(clone: Path) -> None:
     (block,) = (block for path, block in BLOCKS.items() if path.endswith("/entropy.py"))
     without = block.replace('@step("entropy", version=1, view=VIEW)', '@step("no_view")')
     assert without != block
     (clone / "platform" / "interp" / "steps" / "no_view.py").write_text(without)
     run(clone, "cli.py", "interp", "--model", "tiny-mamba", "--per-level", "1", "--steps", "entropy,no_view",
         "--out", "runs/i", "-q", "--address", "none")  # fmt: skip
-    run(clone, "cli.py", "report", "runs/i", "--out", "report.html", "-q")
+    run(clone, "-c", OF_PERPLEXITY)
+    run(clone, "cli.py", "report", "runs/i", "runs/p", "--out", "report.html", "-q")
     page = (clone / "report.html").read_text(encoding="utf-8")
     assert "How unsure the model is" in page, "by its view"
     assert "no_view" in page and "question_id" in page, "without one it is a table"
+    assert "<h2>nano: perplexity</h2>" in page and "Bits per byte" in page and "1.25" in page, "by a new section"
+
+
+#: writes the folder of a run that no section of the package shows
+OF_PERPLEXITY = """
+import json
+from pathlib import Path
+from report_runs import record
+
+Path("runs/p").mkdir(parents=True)
+Path("runs/p/run.json").write_text(json.dumps(record("perplexity", "nano")))
+sets = [{"set": "Wikipedia (en)", "bits_per_byte": {"value": 1.25, "low": None, "high": None}}]
+Path("runs/p/summary.json").write_text(json.dumps({"sets": sets}))
+"""
 
 
 def test_a_new_architecture_can_be_analysed_and_steered_with_all_that_is_new(clone: Path) -> None:

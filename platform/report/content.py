@@ -219,13 +219,14 @@ class StepResults:
 
 @dataclass(frozen=True)
 class Interpretation:
-    """The interp steps of one model."""
+    """What looks into a model, or a run of any other kind, has to show under a heading."""
 
     folder: str
     model: str
     steps: tuple[StepResults, ...]
     provenance: tuple[Fact, ...]
     missing: tuple[str, ...]
+    heading: str = "inside the model"
 
     @property
     def maps(self) -> tuple[ValueMap, ...]:

@@ -16,10 +16,8 @@ from ..core.errors import InputError
 from ..runtime.record import RUN_RECORD, list_runs, read_run
 from .content import Classification, Evaluation, Interpretation, Report, Tracing, Training
 from .documents import Document
-from .sections.evaluation import read_evaluation
-from .sections.interpretation import read_interpretation
+from .section import SECTIONS, Content
 from .sections.other_runs import SUMMARY_SUFFIX, read_classification, read_training
-from .sections.tracing import read_tracing
 
 _HOW = (
     "make one with `mplat quickstart`, `mplat eval`, `mplat interp --out`, `mplat trace`, `mplat classify --out` or "
@@ -29,11 +27,8 @@ _HOW = (
 
 def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = "") -> Report:
     """Everything that the runs at `paths` have to show. `reproduce`: the command that makes all of it, if one does."""
-    evaluations: list[Evaluation] = []
-    interpretations: list[Interpretation] = []
-    traces: list[Tracing] = []
+    runs: list[Content] = []
     classifications: list[Classification] = []
-    trainings: list[Training] = []
     missing: list[str] = []
     for path in dict.fromkeys(paths):
         if not path.exists():
@@ -49,17 +44,14 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
                 continue
             record, folder = read_run(source), source.parent
             run = Document(source, record.model_dump(mode="json"), "run its command again")
-            command = record.command
-            if command == "eval":
-                evaluations.append(read_evaluation(folder, run))
-            elif command == "interp":
-                interpretations.append(read_interpretation(folder, run))
-            elif command == "trace":
-                traces.append(read_tracing(folder, run))
-            elif command == "train":
-                trainings.append(read_training(folder / "log.jsonl", folder.name))
-            elif command not in ("quickstart", "classify"):  # the runs below it, and the summary beside it, are shown
-                missing.append(f"{folder}: a run of `mplat {command}`, which this report cannot show")
+            if record.command in SECTIONS.names():
+                runs.append(SECTIONS.get(record.command)(folder, run))
+            elif record.command not in ("quickstart", "classify"):  # shown by the runs below, the summary beside
+                missing.append(f"{folder}: a run of `mplat {record.command}`, which this report cannot show")
+    evaluations = [run for run in runs if isinstance(run, Evaluation)]
+    interpretations = [run for run in runs if isinstance(run, Interpretation)]
+    traces = [run for run in runs if isinstance(run, Tracing)]
+    trainings = [run for run in runs if isinstance(run, Training)]
     trainings += _of_shipped_models({run.model for run in evaluations} - {run.model for run in trainings})
     shown = [*evaluations, *interpretations, *traces, *classifications, *trainings]
     if not shown:

@@ -21,6 +21,7 @@ from ...scoring.statistics import Difference, Estimate
 from ...steering.variants import NONE
 from ..content import Candidate, Comparison, Condition, Evaluation, Fact, LevelRow, PriceRow, Recipe, Role, StatusRow
 from ..documents import Document, flat, read_json, read_rows
+from ..section import section
 from .answers import EXAMPLE_COLUMNS, examples
 
 _CANDIDATE_COLUMNS = ("candidate", "operator", "site", "layer", "strength", "channels", "n", "n_failed", "em", "f1",
@@ -33,6 +34,7 @@ _OPTIONS = {"model": "--model", "steering.variant": "--steering", "questions": "
             "limit": "--limit", "batch_size": "--batch-size", "max_new_tokens": "--max-new-tokens"}  # fmt: skip
 
 
+@section("eval")
 def read_evaluation(folder: Path, run: Document) -> Evaluation:
     """The evaluation in `folder`, whose run.json is `run`."""
     command = command_of(folder, run)

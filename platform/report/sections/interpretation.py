@@ -19,6 +19,7 @@ from ...interp.engine.step import STEPS
 from ...interp.engine.view import EVERY, Column, TablePart, View
 from ..content import Fact, Interpretation, StepFile, StepResults
 from ..documents import Document, flat
+from ..section import section
 from .views import Content, show
 
 _REMEDY = "make it again with `mplat interp`"
@@ -26,6 +27,7 @@ _FIRST_ROWS = 10
 _EMPTY = "No row here has a value; the statuses below say why."
 
 
+@section("interp")
 def read_interpretation(folder: Path, run: Document) -> Interpretation:
     """The interp run in `folder`, whose run.json is `run`. Raises InputError for a damaged table."""
     missing: list[str] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..content import CategoryRow, Classification, Training
 from ..documents import Document, read_json
+from ..section import section
 
 _MOST_POINTS = 400  # of a training log's curve: more cannot be seen
 SUMMARY_SUFFIX = ".summary.json"  # of the file that `mplat classify` writes beside its table
@@ -54,6 +55,12 @@ def _notes(summary: Document, accounts: dict[str, Document]) -> Iterator[str]:
             f"{shortfall.at('category').text()}: {shortfall.at('taken').whole()} of {shortfall.at('wanted').whole()} "
             f"wanted, {shortfall.at('why').text()}"
         )
+
+
+@section("train")
+def read_training_run(folder: Path, run: Document) -> Training:
+    """The log of the run in `folder`."""
+    return read_training(folder / "log.jsonl", folder.name)
 
 
 def read_training(log: Path, model: str) -> Training:

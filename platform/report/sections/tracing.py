@@ -19,6 +19,7 @@ from ...runtime import read_table
 from ...scoring.statistics import Estimate
 from ..content import Fact, TracedBin, TracedSite, Tracing
 from ..documents import Document, flat, read_rows
+from ..section import section
 
 Row = Mapping[str, Any]
 _REMEDY = "make it again with `mplat trace`"
@@ -43,6 +44,7 @@ SITE_MEANINGS = {
 }
 
 
+@section("trace")
 def read_tracing(folder: Path, run: Document) -> Tracing:
     """The trace in `folder`, whose run.json is `run`."""
     missing: list[str] = []
