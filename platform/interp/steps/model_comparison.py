@@ -19,7 +19,7 @@ from ...models.lending import label
 from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.step import Asked, Job, Sites, StepSettings, Tables, step
-from ..engine.view import LinePart, View
+from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.comparison import KINDS, SCHEMA, Entry, allowed_ids, kinds_of, rows_of_model, traced_sites
 from ..methods.corruption import NOISE_STDS, items_noise
 from ..methods.fact_runs import clean_run, fact_schema, rows_of_each
@@ -28,6 +28,7 @@ from ..methods.over_prompts import single_traces
 from ..methods.trace import causal_trace
 from ..methods.trace_config import Metric
 from ..methods.trace_schema import TRACE_SCHEMA
+from ..methods.trace_words import BIN_TITLES
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -74,10 +75,34 @@ def named(models: tuple[LanguageModel, ...]) -> dict[str, LanguageModel]:
 
 
 VIEW = View(
-    "The same prompts in several models",
-    "Average indirect effects of restoring clean values, over relative depth, with bootstrap intervals over prompts.",
-    (LinePart(part="effects", x="depth", y="effect", low="low", high="high", group="model", each=("kind", "bin"),
-              only={"status": "ok"}, label="effect"),),
+    "Models side by side",
+    "Effects of restoring clean values in several models, by relative depth and kind of token. By default only prompts "
+    "count that every model answers correctly.",
+    (
+        LinePart(
+            part="effects",
+            x="depth",
+            y="effect",
+            low="low",
+            high="high",
+            group="model",
+            only={"status": "ok", "bin": ("subject_last", "last")},
+            each=("kind", "bin"),
+            title="Restored: {kind}, {bin}",
+            x_label="depth, from the first block to the last",
+            label="mean indirect effect",
+            words=BIN_TITLES | {"residual": "residual stream"},
+        ),
+        TablePart(
+            part="prompts",
+            title="What the models say",
+            columns=(
+                Column("model"), Column("id", "prompt"), Column("predicted_token", "most probable token"),
+                Column("correct"), Column("counted"), Column("status"),
+            ),
+            top=24,
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -87,8 +112,8 @@ VIEW = View(
     settings=Settings,
     seeded=True,
     check=check,
-    view=VIEW,
     others=("another model", ...),
+    view=VIEW,
 )
 def comparison_of_facts(job: Job) -> Tables:
     """Mean effects of restoring clean values in several models, by kind of site, relative depth and kind of token."""

@@ -187,5 +187,6 @@ def points(axis: Any, rows: Sequence[str], series: Sequence[Series], *, factor: 
 
 def legend(figure: Any, titles: Sequence[str]) -> None:
     if titles:
-        columns = len(titles) if sum(len(title) + 6 for title in titles) <= _LEGEND_CHARACTERS else 1
+        one_row = sum(len(title) + 6 for title in titles) <= _LEGEND_CHARACTERS
+        columns = len(titles) if one_row else max(1, _LEGEND_CHARACTERS // (6 + max(map(len, titles))))
         figure.legend(loc="outside lower left", ncols=columns, handletextpad=0.4, columnspacing=1.2)
