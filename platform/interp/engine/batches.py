@@ -53,7 +53,8 @@ class Item:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Item:
         """The inverse of `to_json`."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in value.items()})
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        return cls(**fields)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

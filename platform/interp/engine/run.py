@@ -118,17 +118,18 @@ def plan_steps(
     check_others(ordered, len(others))
     layers = check_layers(config.layers, model.n_layers)
     _check_settings(ordered, model, others, layers, config)
-    kinds = [kind for kind in KINDS if kind in {step.items for step in ordered}]
+    kinds: list[Kind] = [kind for kind in KINDS if kind in {step.items for step in ordered}]
     given = read_missing(kinds, config, given)
-    inputs = {kind: encode_kind(kind, model, config, given) for kind in kinds}
+    inputs: dict[Kind, Encoded] = {kind: encode_kind(kind, model, config, given) for kind in kinds}
     read = tuple(read_by(other, given, config, inputs) for other in others)
     planned: dict[str, Planned] = {}
     for step in ordered:
         settings = settings_of(config, step)
+        data, batches = _digests(inputs[step.items], config)
         key = step_key(
-            step, model, settings=settings, layers=layers, seed=config.seed,
-            **_digests(inputs[step.items], config), upstream={need: planned[need].key.digest for need in step.needs},
-            others=[(other.model, *_digests(other.inputs[step.items], config).values())
+            step, model, settings=settings, layers=layers, seed=config.seed, data_digest=data, batches_digest=batches,
+            upstream={need: planned[need].key.digest for need in step.needs},
+            others=[(other.model, *_digests(other.inputs[step.items], config))
                     for other in (read if step.others else ())],
         )  # fmt: skip
         planned[step.name] = Planned(step, settings, key)
@@ -137,8 +138,9 @@ def plan_steps(
     return Plan(model, inputs, layers, config, planned, wanted, read, given.notes, left_out)
 
 
-def _digests(data: Encoded, config: InterpConfig) -> dict[str, str]:
-    return {"data_digest": data.digest, "batches_digest": plan_digest(data.plan(config.batch_size))}
+def _digests(data: Encoded, config: InterpConfig) -> tuple[str, str]:
+    """Of the items and of their batches."""
+    return data.digest, plan_digest(data.plan(config.batch_size))
 
 
 def _check_settings(

@@ -84,7 +84,8 @@ class BatchWorker:
     """Runs one batch function on the model."""
 
     def __init__(self, model: LanguageModel, function: BatchFunction, arguments: Mapping[str, Any], kind: Kind) -> None:
-        self._model, self._function, self._arguments, self._kind = model, function, arguments, kind
+        self._model, self._function, self._arguments = model, function, arguments
+        self._kind: Kind = kind
 
     def run(self, payload: dict[str, Any]) -> pa.Table:
         """The rows of one batch, marked with their batch and place."""

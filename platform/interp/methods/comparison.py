@@ -23,19 +23,19 @@ import pyarrow as pa
 import torch
 
 from ...core.errors import InputError, UsageError, suggest
-from ...datasets.factual import LocatedPrompt, locate
+from ...datasets.factual import locate
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
 from .averages import average_traces
 from .bins import BINS
 from .corruption import NOISE_STDS, prompt_seed, subject_noise
+from .prompts import FactItem
 from .restoration import restorations
 from .trace import causal_trace
 
 if TYPE_CHECKING:
     from ...datasets.factual import FactualPrompt
     from ...models import LanguageModel
-    from .prompts import FactItem
 
 #: kind -> the site that shows it; `mlp` is also `mixer_out` of blocks that mix no tokens
 KINDS = {"residual": "resid_post", "mixer": "mixer_out", "mlp": "mlp_out"}
@@ -67,7 +67,7 @@ class Entry(NamedTuple):
 
     name: str
     model: LanguageModel
-    items: Mapping[str, LocatedPrompt | FactItem]
+    items: Mapping[str, FactItem]
     right: set[str]
     broken: set[str]
 
@@ -123,7 +123,7 @@ def compare(
         traces = [
             causal_trace(
                 entry.model, row, subject=item.subject, noise=noise, samples=samples, seed=prompt_seed(seed, id_),
-                sites=traced, window=window, answer=item.answer[0], metric=metric,
+                sites=traced, window=window, answer=item.answer, metric=metric,
             )
             for id_, row, item in zip(ids, tokens, items, strict=True)
         ] if traced else []  # fmt: skip
@@ -207,7 +207,7 @@ def _entry(
 ) -> Entry:
     if model.tokenizer is None:
         raise InputError(f"compare: model {name} has no tokenizer for the prompts; load it with tokenizer=...")
-    items: dict[str, LocatedPrompt] = {}
+    items: dict[str, FactItem] = {}
     right: set[str] = set()
     broken: set[str] = set()
     for prompt in prompts:
@@ -219,7 +219,7 @@ def _entry(
         if len(found.tokens) > max_tokens:
             left_out[prompt.id] = f"too_long: {len(found.tokens)} tokens, more than max_tokens {max_tokens}"
             continue
-        items[prompt.id] = found
+        items[prompt.id] = FactItem(prompt.id, found.tokens, found.subject, found.answer[0])
         logits = model(torch.tensor([found.tokens], device=model.device), last_only=True)[0, -1]
         if not bool(torch.isfinite(logits).all()):
             broken.add(prompt.id)

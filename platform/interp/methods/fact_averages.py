@@ -37,7 +37,7 @@ def averages_over_prompts(rows: pa.Table, keys: Sequence[str], value: str, seed:
     for row in good:
         cells.setdefault(tuple(row[key] for key in keys), {}).setdefault(row["id"], []).append(row[value])
     ids = list(dict.fromkeys(row["id"] for row in good))
-    grid = np.array([[np.mean(cell.get(id_, [np.nan])) for cell in cells.values()] for id_ in ids])
+    grid = np.array([[float(np.mean(cell.get(id_, [np.nan]))) for cell in cells.values()] for id_ in ids], np.float64)
     if not cells:
         return schema.empty_table()
     found = bootstrap_means(grid, CONFIDENCE, RESAMPLES, seed)

@@ -48,7 +48,8 @@ class FactItem:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FactItem:
         """The inverse of `to_json`."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in value.items()})
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        return cls(**fields)
 
 
 def encode_facts(
