@@ -56,8 +56,8 @@ class Asked(NamedTuple):
     @property
     def text(self) -> str:
         """The prompt: the sentences, the question, and the cue after which the answer is written."""
-        told = f" {' '.join(s.sentence for s in self.stated)}\n" if self.stated else ""
-        return f"{told}Q: {self.question}\nA:"
+        context = f" {' '.join(s.sentence for s in self.stated)}\n" if self.stated else ""
+        return f"{context}Q: {self.question}\nA:"
 
     @property
     def guesses(self) -> tuple[str, ...]:

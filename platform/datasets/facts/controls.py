@@ -70,9 +70,9 @@ def absent_relation(asked: Asked, names: Entities, rng: Random) -> Asked | None:
     at = asked.evidence[-1]
     relation, subject, target = asked.stated[at].fact
     kind = RELATIONS[relation]
-    told = {(s.fact.relation, entity) for s in asked.stated for entity in (s.fact.subject, s.fact.object)}
-    free = [r for r in RELATIONS.values() if r.subject == kind.subject and (r.name, subject) not in told]
-    keeping = [r for r in free if r.object == kind.object and not (r.exclusive and (r.name, target) in told)]
+    stated = {(s.fact.relation, entity) for s in asked.stated for entity in (s.fact.subject, s.fact.object)}
+    free = [r for r in RELATIONS.values() if r.subject == kind.subject and (r.name, subject) not in stated]
+    keeping = [r for r in free if r.object == kind.object and not (r.exclusive and (r.name, target) in stated)]
     if not free:
         return None
     other = rng.choice(keeping or free)

@@ -48,9 +48,9 @@ def sentences_in(sentences: Sequence[str]) -> tuple[str, list[Span]]:
     """The sentences of a paragraph with single blanks between them, and where each stands."""
     text, spans = "", []
     for number, sentence in enumerate(sentences):
-        told = sentence.strip()
-        text += (" " if number else "") + told
-        spans.append((len(text) - len(told), len(text)))
+        words = sentence.strip()
+        text += (" " if number else "") + words
+        spans.append((len(text) - len(words), len(text)))
     lead = len(text) - len(text.lstrip())
     text = text.strip()
     return text, [(min(max(a - lead, 0), len(text)), min(max(b - lead, 0), len(text))) for a, b in spans]

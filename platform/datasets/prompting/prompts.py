@@ -80,12 +80,12 @@ class Rendered(NamedTuple):
 
 def rendered(question: Question, template: Template) -> Rendered:
     """The whole prompt as `template` puts it."""
-    told = template.laid_out(question.context).stripped()
-    asked = (template.question if told.text else template.alone).format(question=question.question.strip())
-    before, _, after = template.context.partition("{context}") if told.text else ("", "", "")
+    context = template.laid_out(question.context).stripped()
+    asked = (template.question if context.text else template.alone).format(question=question.question.strip())
+    before, _, after = template.context.partition("{context}") if context.text else ("", "", "")
     before, after = before.format(), after.format()
-    stop = len(template.head) + len(before) + len(told.text) + len(after)
-    return Rendered(told.inside(template.head + before, after + asked), (len(template.head), stop))
+    stop = len(template.head) + len(before) + len(context.text) + len(after)
+    return Rendered(context.inside(template.head + before, after + asked), (len(template.head), stop))
 
 
 def prompt_text(question: Question, template: Template | None = None) -> str:
@@ -130,15 +130,15 @@ def _ready_made(question: Question, text: str, read: Callable[[str], Encoded], m
     found = read(text)
     if len(found.ids) > max_tokens:
         return Prompt([], "too_long", f"the prompt has {len(found.ids)} tokens, the budget is {max_tokens}")
-    told = list(evidence_in(question))
+    pieces = list(evidence_in(question))
     for support in question.supporting_facts:
         try:
-            told.append(question.context[support.paragraph].sentences[support.sentence].strip())
+            pieces.append(question.context[support.paragraph].sentences[support.sentence].strip())
         except IndexError:
             continue  # a data set's mistake, which its reader has counted
-    starts = [(text.rfind(piece), piece) for piece in told if piece]
+    starts = [(text.rfind(piece), piece) for piece in pieces if piece]
     evidence = [(start, start + len(piece)) for start, piece in starts if start >= 0]
-    kept = True if told else None  # nothing is cut, whatever its author left out
+    kept = True if pieces else None  # nothing is cut, whatever its author left out
     return Prompt(list(found.ids), "ok", text=text, encoded=found, evidence=tuple(evidence), evidence_kept=kept)
 
 

@@ -45,7 +45,7 @@ class Template:
 
     def laid_out(self, paragraphs: Sequence[Paragraph]) -> Layout:
         """The context in words, and where its paragraphs and sentences stand in them."""
-        text, told, places = "", {}, {}
+        text, ranges, places = "", {}, {}
         for number, paragraph in enumerate(paragraphs):
             title = paragraph.title.strip()
             words, sentences = sentences_in(paragraph.sentences)
@@ -55,10 +55,10 @@ class Template:
             before, after = before.format(title=title), after.format(title=title)
             start = len(text) + (len(self.between) if text else 0)
             text += (self.between if text else "") + before + words + after
-            told[number] = (start, len(text))
+            ranges[number] = (start, len(text))
             first = start + len(before)
             places |= {(number, n): (first + a, first + b) for n, (a, b) in enumerate(sentences) if a < b}
-        return Layout(text, told, places)
+        return Layout(text, ranges, places)
 
     def context_text(self, paragraphs: Sequence[Paragraph]) -> str:
         """The context in words; "" where there is none."""

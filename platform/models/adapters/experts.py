@@ -84,12 +84,12 @@ class MixtureOfExperts(FeedForward):
     def forward(self, u: Tensor, run: Run, prefix: str) -> Tensor:
         return self.ask(u, u, run, prefix)
 
-    def ask(self, u: Tensor, told: Tensor, run: Run, prefix: str) -> Tensor:
-        """What the experts that u (B, T, d) chooses say to `told` (B, T, experts' width)."""
+    def ask(self, u: Tensor, inputs: Tensor, run: Run, prefix: str) -> Tensor:
+        """What the experts that u (B, T, d) chooses say to `inputs` (B, T, experts' width)."""
         dtype = wide(u.dtype)
         logits = run.site(prefix + "router_logits", F.linear(u.to(dtype), self.scorer.weight.to(dtype)))
         weights, index = self.choose(logits)
         run.site(prefix + "expert_index", index.to(dtype))
         weights = run.site(prefix + "router", weights)
-        said = ask_experts(told.flatten(0, 1), index.flatten(0, 1), list(self.experts)).unflatten(0, u.shape[:2])
+        said = ask_experts(inputs.flatten(0, 1), index.flatten(0, 1), list(self.experts)).unflatten(0, u.shape[:2])
         return run.site(prefix + "expert_out", (said * weights[..., None]).sum(2).to(u.dtype))

@@ -59,12 +59,9 @@ class NemotronMixture(MixtureOfExperts):
         return weights * self.factor, index
 
     def site_table(self) -> list[SiteInfo]:
-        shared = [i._replace(name="shared_" + i.name, meaning=f"shared expert: {i.meaning}") for i in self._told_to_all]
-        return [*super().site_table(), *shared]
-
-    @property
-    def _told_to_all(self) -> list[SiteInfo]:
-        return self.shared_experts.site_table()
+        shared = self.shared_experts.site_table()
+        renamed = (i._replace(name="shared_" + i.name, meaning=f"shared expert: {i.meaning}") for i in shared)
+        return [*super().site_table(), *renamed]
 
     def forward(self, u: Tensor, run: Run, prefix: str) -> Tensor:
         said = self.fc2_latent_proj(self.ask(u, self.fc1_latent_proj(u), run, prefix))

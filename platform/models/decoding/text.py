@@ -117,7 +117,7 @@ class ContinuedText:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, before: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._context, self._told = _context(tokenizer, before)
+        self._context, self._readable = _context(tokenizer, before)
         self._whole = decode(tokenizer, self._context)
 
     def __call__(self, new: Sequence[int]) -> str:
@@ -126,16 +126,16 @@ class ContinuedText:
         if not new:
             return ""
         text = self._text(new)
-        for told in (self._whole, self._told):
-            if text.startswith(told):
-                return text[len(told) :]
-        same = len(os.path.commonprefix([self._told, text]))
+        for before in (self._whole, self._readable):
+            if text.startswith(before):
+                return text[len(before) :]
+        same = len(os.path.commonprefix([self._readable, text]))
         if text[same : same + 1] != _BROKEN:
             return text[same:]  # the new tokens change how the end of the text before is written
         # with some tokenizers, bytes that are no character make the characters next to them unreadable, too
         for missing in range(1, min(_BYTES, len(new) + 1)) if text.endswith(_BROKEN) else ():
-            if (text := self._text(new[:-missing])).startswith(self._told):
-                return text[len(self._told) :] + _BROKEN
+            if (text := self._text(new[:-missing])).startswith(self._readable):
+                return text[len(self._readable) :] + _BROKEN
         return decode(self._tokenizer, new)
 
     def _text(self, new: Sequence[int]) -> str:
@@ -145,17 +145,17 @@ class ContinuedText:
 def _context(tokenizer: PreTrainedTokenizerFast, before: Sequence[int]) -> tuple[list[int], str]:
     """The last tokens of `before`, from the beginning of a character on, and the text of their whole characters."""
     context: list[int] = []
-    told = ""
+    whole = ""
     for more in range(_BYTES):
         context = list(before[-CONTEXT_TOKENS - more :])
         text = decode(tokenizer, context)
         # tokens of a character that is not whole yet can make those before them unreadable
         cuts = range(1, min(_BYTES, len(context) + 1)) if text.endswith(_BROKEN) else ()
         texts = [text, *(decode(tokenizer, context[:-cut]) for cut in cuts)]
-        told = max((t.rstrip(_BROKEN) for t in texts), key=len)
-        if not told.startswith(_BROKEN) and (told or not context):
+        whole = max((t.rstrip(_BROKEN) for t in texts), key=len)
+        if not whole.startswith(_BROKEN) and (whole or not context):
             break
-    return context, told
+    return context, whole
 
 
 def decode_continuation(tokenizer: PreTrainedTokenizerFast, before: Sequence[int], new: Sequence[int]) -> str:

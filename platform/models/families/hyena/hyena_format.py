@@ -102,11 +102,11 @@ class SafariLayout(Layout):
         require_fixed(recipe, _FIXED, source, "model.layer.")
         given = read_options(HyenaOptions, {ours: recipe[k] for k, ours in _LAYER.items() if k in recipe}, source)
         eps = accepted(EPSILON, "model.layer_norm_epsilon", section.get("layer_norm_epsilon", 1e-5), source)
-        told = read_fields(content, {name: name for name in _TOKENS}, source)
+        given_tokens = read_fields(content, {name: name for name in _TOKENS}, source)
         try:
             values, own = _shape(weights)
             end = _GPT2_END if values["vocab_size"] > _GPT2_END else 0
-            tokens = {name: told.get(name, end) for name in _TOKENS}
+            tokens = {name: given_tokens.get(name, end) for name in _TOKENS}
             learned = {"learn_positions": recipe.get("lr_pos_emb") != 0.0}
             return ModelConfig("hyena", **values, **tokens, norm_eps=eps, own=given | own | learned)
         except KeyError as error:
