@@ -75,18 +75,6 @@ def _span(value: Any) -> tuple[float, float]:
     return found
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return value
-
-
 def _number(value: Any) -> float:
     if isinstance(value, Mapping) and value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity"):
         return float(value["__float__"])
@@ -97,10 +85,16 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _listed(value: Any) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise ValueError
-    return value
+def _of(*kinds: type) -> Callable[[Any], Any]:
+    def accept(value: Any) -> Any:
+        if not isinstance(value, kinds):
+            raise ValueError
+        return value
+
+    return accept
+
+
+_listed: Callable[[Any], Sequence[Any]] = _of(list, tuple)
 
 
 def listed(rule: Rule, *, null: bool = False) -> Rule:
@@ -126,8 +120,8 @@ def either(one: Rule, other: Rule) -> Rule:
     return Rule(f"{one.words} or {other.words}", accept, one.null or other.null)
 
 
-FLAG = Rule("true or false", _flag)
-TEXT = Rule("a text", _text)
+FLAG = Rule("true or false", _of(bool))
+TEXT = Rule("a text", _of(str))
 #: a range of Delta; the upper end may be infinite
 SPAN = Rule("a list of two numbers, 0 <= low <= high, of which the second may be infinite", _span)
 #: of layers, experts, groups, ...

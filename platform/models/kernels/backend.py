@@ -51,32 +51,25 @@ _examples: dict[str, Callable[[torch.Generator], tuple[Any, ...]]] = {}
 def kernel(operation: str, backend: str) -> Callable[[_Function], _Function]:
     """Register the decorated function as `backend` of `operation`. Both must be literals on one line: the file is found
     by it."""
-
-    def register(function: _Function) -> _Function:
-        _registered[operation, backend] = function
-        return function
-
-    return register
+    return _kept_in(_registered, (operation, backend))
 
 
 def limits(operation: str, backend: str) -> Callable[[_Function], _Function]:
     """Register the decorated function as what `backend` cannot do: it takes the arguments of the backend and returns
     the feature of this call that is missing, in words, or None. It looks at shapes, types, at which arguments are
     there and at whether gradients are wanted, never at values."""
-
-    def register(function: _Function) -> _Function:
-        _limits[operation, backend] = function
-        return function
-
-    return register
+    return _kept_in(_limits, (operation, backend))
 
 
 def example(operation: str) -> Callable[[_Function], _Function]:
     """Register, in the reference's file, a function generator -> arguments of a backend, in float64 and all of them
     there; sequences are of 70 tokens in two rows, with documents, which no chunk or vector divides evenly."""
+    return _kept_in(_examples, operation)
 
+
+def _kept_in(table: dict[Any, Any], key: Any) -> Callable[[_Function], _Function]:
     def register(function: _Function) -> _Function:
-        _examples[operation] = function
+        table[key] = function
         return function
 
     return register
