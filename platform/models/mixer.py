@@ -98,7 +98,8 @@ class Mixer(Float32Kept):
     config_fields: ClassVar[frozenset[str]] = frozenset()
     #: options that only this architecture has; reachable as `config.own`
     options_class: ClassVar[type[Options]] = Options
-    #: transformers' class with the same function and parameter names; None: config.json and names are our own
+    #: transformers' class with the same function and parameter names; None: config.json and names are our own, and the
+    #: three below mean nothing
     hf_class: ClassVar[str | None] = None
     #: our field -> its name in that class's config.json; its defaults where they differ from ours
     hf_names: ClassVar[Mapping[str, str]] = {}

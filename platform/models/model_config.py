@@ -151,14 +151,15 @@ class ModelConfig:
         architecture = get(str(arch))
         if content.get("hidden_act", "silu") not in ("silu", "swish"):
             raise InputError(f"{source}: hidden_act {content['hidden_act']!r} is not supported; only silu is")
-        values: dict[str, Any] = {"arch": arch} | dict(architecture.hf_defaults)
+        of_transformers = architecture.hf_class is not None
+        values: dict[str, Any] = {"arch": arch} | (dict(architecture.hf_defaults) if of_transformers else {})
         limit: dict[str, str] = {}
-        if architecture.hf_class is None and content.get("dt_limit") is not None:
+        if not of_transformers and content.get("dt_limit") is not None:
             limit = {"dt_limit": "dt_limit"}  # our own files say null where every Delta will do
-        elif architecture.hf_class is not None and "dt_limit" in architecture.config_fields:
+        elif of_transformers and "dt_limit" in architecture.config_fields:
             limit = {"dt_limit": "time_step_limit"}
         values |= read_fields(content, _HF_NAMES | _specific_names(str(arch)) | limit, source)
-        if architecture.hf_inner is not None and architecture.hf_inner in content:
+        if of_transformers and architecture.hf_inner is not None and architecture.hf_inner in content:
             inner = accepted(INNER, architecture.hf_inner, content[architecture.hf_inner], source)
             values["expand"] = _ratio(inner, values["d_model"])
         values["own"] = read_options(architecture.options_class, content, source)

@@ -64,9 +64,6 @@ class DenseMambaMixer(MambaMixer):
     options_class: ClassVar[type[Options]] = DenseMambaOptions
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"nano": {"n_layers": 3}, "tiny": {"state_size": 32}}
     hf_class = None
-    hf_names: ClassVar[Mapping[str, str]] = {}
-    hf_defaults: ClassVar[Mapping[str, Any]] = {}
-    hf_inner = None
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)

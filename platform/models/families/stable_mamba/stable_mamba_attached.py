@@ -57,9 +57,6 @@ class AttachedMixer(MambaMixer):
     config_fields: ClassVar[frozenset[str]] = frozenset({"dt_rank", "head_dim"})
     options_class = AttachedOptions
     hf_class = None
-    hf_names: ClassVar[Mapping[str, str]] = {}
-    hf_defaults: ClassVar[Mapping[str, Any]] = {}
-    hf_inner = None
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nano": {"head_dim": 16, "stable_state_size": 16},
         **{size: {"head_dim": 32, "layers": (0, 1, 2)} for size in ("tiny", "1m", "3m")},
