@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from mplat.core.errors import InputError
 from mplat.interp import Job
 from mplat.interp.engine.step import STEPS, Tables, step
@@ -19,6 +20,7 @@ from mplat.report.charts.view_figures import draw
 from mplat.report.content import Curves, Point, ShownTable, ValueMap
 from mplat.report.sections.views import show
 from report_runs import record
+from safetensors.torch import save_file
 
 ROWS = [
     {"layer": layer, "site": site, "channel": channel, "group": group, "value": value, "low": low, "high": high}
@@ -132,6 +134,8 @@ def test_every_figure_is_an_svg_that_shows_names_and_no_more(kind: str) -> None:
 def write_run(folder: Path, steps: dict[str, dict[str, pa.Table]], tensors: dict[str, str] | None = None) -> None:
     folder.mkdir(parents=True)
     kept: dict[str, Any] = {}
+    for file in (tensors or {}).values():
+        save_file({"w": torch.ones(2)}, folder / file)
     for name, tables in steps.items():
         files = {part: f"{name}-{part}.parquet" if part else f"{name}.parquet" for part in tables}
         for part, table in tables.items():
@@ -164,6 +168,18 @@ def test_a_step_without_a_view_is_shown_by_its_first_rows_and_statuses(tmp_path:
     ):
         assert words in text, words
     assert "<i>0</i>" not in page and "&lt;i&gt;0&lt;/i&gt;" in page
+
+
+def test_a_step_of_tensors_alone_says_where_they_are_and_what_is_gone_is_missing(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", {"directions": {}}, {"": "directions.safetensors", "b": "directions-b.safetensors"})
+    report = load([tmp_path / "run"])
+    (found,) = report.interpretations[0].steps
+    assert found.files == () and found.notes == ()
+    text = " ".join(re.sub(r"<[^>]+>", "", render(report)).split())
+    assert "directions.safetensors: tensors; directions-b.safetensors: tensors." in text
+    (tmp_path / "run" / "directions-b.safetensors").unlink()
+    (run,) = load([tmp_path / "run"]).interpretations
+    assert run.steps == () and "directions-b.safetensors is not there" in run.missing[0]
 
 
 def test_what_a_view_names_and_a_table_lacks_is_an_error_and_what_is_empty_is_said(

@@ -33,12 +33,14 @@ def read_interpretation(folder: Path, run: Document) -> Interpretation:
     missing: list[str] = []
     steps: list[StepResults] = []
     for name, result in run.at("details").at("steps").entries():
-        files = dict(_files(result, "file", "parts"))
-        absent = [file for file in files.values() if not (folder / file).is_file()]
+        if not any(kept in result for kept in ("file", "parts", "tensors")):
+            continue  # it was not asked for, only needed
+        files, tensors = dict(_files(result, "file", "parts")), [file for _, file in _files(result, "", "tensors")]
+        absent = [file for file in (*files.values(), *tensors) if not (folder / file).is_file()]
         missing += [f"{name}: {folder / file} is not there; {_REMEDY}" for file in absent]
-        if files and not absent:
+        if not absent:
             tables = {part: (file, read_table(folder / file, advice=_REMEDY)) for part, file in files.items()}
-            steps.append(_step(name, tables, tuple(file for _, file in _files(result, "", "tensors")), folder))
+            steps.append(_step(name, tables, tuple(tensors), folder))
     return Interpretation(
         folder=str(folder),
         model=Path(run.at("model").at("name").text()).name,
@@ -49,7 +51,7 @@ def read_interpretation(folder: Path, run: Document) -> Interpretation:
 
 
 def _files(result: Document, one: str, several: str) -> Iterator[tuple[str, str]]:
-    """Part and file name; a step that was not asked for has none."""
+    """Part and file name."""
     if one and one in result:
         yield "", result.at(one).text()
     elif several in result:
@@ -74,7 +76,7 @@ def _step(name: str, tables: Mapping[str, tuple[str, pa.Table]], tensors: tuple[
             made = show(part, table)
             shown += made.shown
             notes += made.notes
-    if not shown:
+    if tables and not shown:
         notes.insert(0, _EMPTY)
     files = tuple(StepFile(file, table.num_rows, _statuses(table)) for file, table in tables.values())
     return StepResults(name, view.title, view.explains, tuple(shown), files, tensors, tuple(notes))
