@@ -46,13 +46,13 @@ def cache_why(
     if cached:
         output.result(values | {"differences": []}, f"{name} is cached under {key.digest[:12]}: nothing differs")
         return
-    found = nearest(key, {entry.key: entry.components for entry in entries})
-    if found is None:
+    compared = nearest(key, {entry.key: entry.components for entry in entries})
+    if compared is None:
         holds = "holds no result of this step" if store.folder.is_dir() else "does not exist yet"
         text = f"{name} is not cached: {store.folder} {holds}"
         output.result(values | {"differences": []}, text)
         return
-    other, differing = found
+    other, differing = compared
     more = f"\nalso different: {', '.join(map(str, differing[1:]))}" if len(differing) > 1 else ""
     output.result(
         values | {"nearest": other, "differences": [d._asdict() for d in differing]},

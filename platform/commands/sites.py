@@ -30,20 +30,20 @@ def sites(
     from ..models.files import catalog
 
     if model in catalog.shipped() or model in catalog.HUB:
-        found = build(catalog.shape(model), device="meta").sites()
+        there = build(catalog.shape(model), device="meta").sites()
     else:
-        found = load(model).sites()
-    blocks = {int(site.name.split(".")[1]) for site in found if site.name.startswith("blocks.")}
-    shown = Table(["site", "blocks", "shape", "dtype", "read", "edit", "meaning"], _folded(found, len(blocks)))
+        there = load(model).sites()
+    blocks = {int(site.name.split(".")[1]) for site in there if site.name.startswith("blocks.")}
+    shown = Table(["site", "blocks", "shape", "dtype", "read", "edit", "meaning"], _folded(there, len(blocks)))
     how = f"\ni = 0..{max(blocks)}; B sequences of T tokens; `*` stands for every block: blocks.*.mixer_out"
-    Output(json=as_json).result({"model": model, "sites": [site._asdict() for site in found]}, shown, how)
+    Output(json=as_json).result({"model": model, "sites": [site._asdict() for site in there]}, shown, how)
 
 
-def _folded(found: list[Site], n_blocks: int) -> list[list[object]]:
+def _folded(there: list[Site], n_blocks: int) -> list[list[object]]:
     """One row for each site of the blocks, and one more for each variant of it where blocks differ."""
     rows: dict[tuple[object, ...], list[object]] = {}
     having: dict[tuple[object, ...], list[str]] = {}
-    for site in found:
+    for site in there:
         name = re.sub(r"^blocks\.\d+\.", "blocks.{i}.", site.name)
         row = [name, f"({', '.join(map(str, site.shape))})", site.dtype, site.readable, site.editable, site.meaning]
         rows.setdefault(tuple(row), row)

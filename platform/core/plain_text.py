@@ -52,6 +52,14 @@ class Table(NamedTuple):
         return "\n".join([line(self.columns), *map(line, cells)])
 
 
+def with_interval(mean: float | None, low: float | None, high: float | None, form: str, bounds: str) -> str:
+    """`0.412 [0.35, 0.47]`, the numbers in these formats; without an interval where none is known, `-` for no mean."""
+    if mean is None:
+        return "-"
+    interval = "" if low is None or high is None else f" [{low:{bounds}}, {high:{bounds}}]"
+    return f"{mean:{form}}{interval}"
+
+
 def duration(seconds: float) -> str:
     """`9 s`, `4 min 10 s`, `2 h 5 min`."""
     whole = round(seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ..core.plain_text import Table
+from ..core.plain_text import Table, with_interval
 
 if TYPE_CHECKING:
     from .planning import Plan
@@ -132,7 +132,4 @@ def _guess_lines(summary: Summary, families: list[str]) -> list[str | Table]:
 
 def _cell(value: Any, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
-    if value.mean is None:
-        return "-"
-    interval = "" if value.low is None else f" [{value.low:{sign}.2f}, {value.high:{sign}.2f}]"
-    return f"{value.mean:{sign}.3f}{interval}"
+    return with_interval(value.mean, value.low, value.high, f"{sign}.3f", f"{sign}.2f")

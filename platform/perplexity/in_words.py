@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..core.plain_text import Table
+from ..core.plain_text import Table, with_interval
 
 if TYPE_CHECKING:
-    from ..scoring.statistics import Estimate
     from .perplexity_run import PerplexityPlan
     from .perplexity_summary import SetResult
 
@@ -37,7 +36,8 @@ def result_words(plan: PerplexityPlan, sets: Sequence[SetResult]) -> list[str | 
     """How it was measured, and a row for each set."""
     measures = list(sets[0].estimates)
     rows = [
-        [of_set.name, of_set.scored, f"{of_set.bytes:,}", *(_cell(of_set.estimates[name]) for name in measures)]
+        [of_set.name, of_set.scored, f"{of_set.bytes:,}"]
+        + [with_interval(e.mean, e.low, e.high, ".4g", ".4g") for e in of_set.estimates.values()]
         for of_set in sets
     ]
     return [_title(plan), Table(["set", "documents", "bytes", *measures], rows)]
@@ -49,10 +49,3 @@ def _title(plan: PerplexityPlan) -> str:
         "harness": f"rolling windows of {plan.window} tokens, as in lm-evaluation-harness",
     }
     return f"{plan.model.name}, {how[plan.config.method]}; {plan.config.confidence:.0%} intervals over documents"
-
-
-def _cell(value: Estimate) -> str:
-    if value.mean is None:
-        return "-"
-    known = value.low is not None and value.high is not None
-    return f"{value.mean:.4g}" + (f" [{value.low:.4g}, {value.high:.4g}]" if known else "")
