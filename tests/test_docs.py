@@ -176,3 +176,10 @@ def test_the_page_of_everything_registered_is_what_the_registries_say(tmp_path):
     made = tmp_path / "listing.md"
     subprocess.run([sys.executable, ROOT / "tools" / "listing.py", made], check=True)
     assert made.read_text(encoding="utf-8") == _text("docs/listing.md"), "write it again: python tools/listing.py"
+
+
+def test_the_page_of_the_tests_names_what_is_shared():
+    named = set(re.findall(r"^\| `(\w+)` \|", _text("tests/README.md"), re.M))
+    modules = {path.stem for folder in ("support", "real_configs") for path in (ROOT / "tests" / folder).glob("*.py")}
+    fixtures = re.findall(r"^def ([a-z]\w*)\(", _text("tests/conftest.py"), re.M)
+    assert named == {name for name in {*modules, *fixtures} if not name.startswith(("test_", "pytest_"))}
