@@ -138,14 +138,14 @@ def test_constant_b_and_c_of_the_ssd(backend):
     ("operation", "backend"), [(name, backend) for name in PROBLEMS for backend in backends(name, "cpu")]
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("time", [1, 3, TIME])
-def test_documents_and_padding_by_number(operation, backend, layout, time):
+def test_documents_and_padding_by_number(operation, backend, layout):
     call, loop, problem = PROBLEMS[operation]
-    tensors, numbers = problem(time), LAYOUTS[layout](time)
-    columns = None if operation == "conv" else [time // 2, time - 1]
-    expected = expected_of(loop, numbers, tensors, columns)
-    for dtype in TOLERANCE:
-        agree(found_of(call, numbers, tensors, columns, dtype, backend), expected, dtype)
+    for time in (1, 3, TIME):
+        tensors, numbers = problem(time), LAYOUTS[layout](time)
+        columns = None if operation == "conv" else [time // 2, time - 1]
+        expected = expected_of(loop, numbers, tensors, columns)
+        for dtype in TOLERANCE:
+            agree(found_of(call, numbers, tensors, columns, dtype, backend), expected, dtype)
 
 
 @pytest.mark.parametrize("backend", backends("fft_conv", "cpu"))
