@@ -53,16 +53,21 @@ def probe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(registry.COMMANDS, "_entries", dict(registry.COMMANDS._entries))
     monkeypatch.setattr(eval_config, "Settings", Settings, raising=False)
     got: list[Settings] = []
+    again: list[list[str]] = []
 
     @registry.command("probe", config="eval.eval_config.Settings", without=("--how", "--fresh", "--out"))
     def command(typed, twice: bool = False) -> None:
         """Probe."""
         got.append(typed.with_blocks(4))
+        again.append(typed.again("probe"))
 
     def call(*words: str) -> tuple[int, str, Settings | None]:
         got.clear()
         code = main(["probe", *words], prog="mplat")
-        return code, "".join(capsys.readouterr()), got[0] if got else None
+        result = code, "".join(capsys.readouterr()), got[0] if got else None
+        if got and words != (first := tuple(again[-1][2:])):  # the words that give the same give the same
+            assert call(*first)[2] == result[2]
+        return result
 
     return call
 

@@ -43,6 +43,12 @@ class FieldOption(NamedTuple):
         """What the parser calls it."""
         return self.key.replace(".", "__")
 
+    def typed(self, value: Any) -> list[str]:
+        """The words that give this value."""
+        if isinstance(value, bool):
+            return [self.name if value else str(self.option.off)]
+        return [self.name, str(value)] if self.name.startswith("--") else [str(value)]
+
     @property
     def kind(self) -> type:
         """What the parser makes of the text; what needs a function to be read stays text."""

@@ -90,7 +90,7 @@ class Typed(Generic[ConfigT]):
         words += [] if shared.config is None else ["--config", str(shared.config)]
         for option in self._fields():
             if (value := self.values.get(option.parameter)) is not None:
-                words += [option.name, str(value)]
+                words += option.typed(value)
         words += [word for override in shared.set for word in ("--set", override)]
         return words if shared.out is None else [*words, "--out", str(shared.out)]
 
