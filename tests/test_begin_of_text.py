@@ -83,7 +83,7 @@ def test_an_answer_that_shares_a_token_with_the_prompt_is_refused(shared_data: P
         )
         whole = model.tokenizer("Rome is in Italy")["input_ids"]
         assert open_item(model, "x", "Rome is in", "Rome", answer="Italy", replacement=None).answer == whole[-1]
-        with pytest.raises(UsageError, match="leave out the blank that ends --prompt"):
+        with pytest.raises(UsageError, match="leave out the space that ends --prompt"):
             open_item(model, "x", "Rome is in ", "Rome", answer="Italy", replacement=None)
         lines = open_item(model, "x", "Rome is in\n", "Rome", answer="Italy", replacement=None)
         assert [*lines.tokens, lines.answer] == model.tokenizer("Rome is in\nItaly")["input_ids"][

@@ -117,7 +117,7 @@ def test_the_result_is_frozen():
         ("a: &x [1]\nb: [*x, *x]\n", "c.yaml:1: anchors (&) and aliases (*) are not allowed; write the value out, or "
          "quote it if it is text"),
         ("table: {<<: {a: 1}}", "c.yaml:1: merge keys (<<) are not allowed; write the values out"),
-        ("optim:\n\tlearning_rate: 1\n", "c.yaml:2: a tab stands where YAML needs blanks; indent with blanks"),
+        ("optim:\n\tlearning_rate: 1\n", "c.yaml:2: a tab stands where YAML needs spaces; indent with spaces"),
         ("seed: 1\ntitle: ${HOME}/x\n", "c.yaml:2: ${HOME} is not expanded; write the value, or give it with --set"),
         ("seed: 1\n---\nseed: 2\n", "c.yaml:2: a second document (---) begins here; a configuration is one document"),
         ("- 1\n- 2\n", "c.yaml:1: a configuration is a mapping of keys to values, not a list"),

@@ -15,7 +15,7 @@ import pytest
 from mplat.core import errors
 
 ROOT = Path(__file__).resolve().parent.parent / "platform"
-FOLDERS = ["core", "scoring", "steering"]
+FOLDERS = ["core", "scoring", "steering", "interp/methods"]
 ERRORS = {
     name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.MplatError)
 }

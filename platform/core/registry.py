@@ -53,7 +53,7 @@ class Registry(Generic[Entry]):
         return register
 
     def instance(self, name: str) -> Callable[[type[Decorated]], type[Decorated]]:
-        """Class decorator: one instance is the entry `name`; a class with an attribute `name` is told it."""
+        """Class decorator: one instance is the entry `name`; a class with an attribute `name` is given it."""
 
         def register(cls: type[Decorated]) -> type[Decorated]:
             if hasattr(cls, "name"):

@@ -197,7 +197,7 @@ def _raise_syntax(error: yaml.MarkedYAMLError, text: str, at: Callable[[int], st
     problem = error.problem or error.context or "not YAML"
     source_line = next(iter(text.split("\n")[line : line + 1]), "")
     if "\t" in source_line[: mark.column + 1 if mark else None]:
-        problem = "a tab stands where YAML needs blanks; indent with blanks"
+        problem = "a tab stands where YAML needs spaces; indent with spaces"
     elif found := re.search(r"tag '([^']*)'", problem):
         problem = f"the tag {found.group(1).replace(_PREFIX, '!!')!r} is not allowed; a configuration is plain data"
     elif "expected a single document" in str(error):

@@ -65,7 +65,7 @@ class TypedAnswer:
     spans: tuple[str, ...] = ()
 
     def texts(self) -> tuple[str, ...]:
-        """What a prediction is compared with: the number, else the spans, else the date; no blank ones."""
+        """What a prediction is compared with: the number, else the spans, else the date; no empty ones."""
         if self.number.strip():
             return (self.number,)
         if spans := tuple(span for span in self.spans if span.strip()):
@@ -136,7 +136,7 @@ class Question:
         return self.group or self.derived_from or self.id
 
     def context_text(self) -> str:
-        """The context as plain text: paragraphs separated by newlines, sentences by single blanks."""
+        """The context as plain text: paragraphs separated by newlines, sentences by single spaces."""
         return rendered(self.context)
 
     def source_text(self) -> str:
@@ -155,7 +155,7 @@ class Question:
 
 
 def rendered(context: Iterable[Paragraph]) -> str:
-    """Paragraphs separated by newlines, sentences by single blanks."""
+    """Paragraphs separated by newlines, sentences by single spaces."""
     return "\n".join(" ".join(sentence.strip() for sentence in paragraph.sentences) for paragraph in context)
 
 

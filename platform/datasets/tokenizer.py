@@ -63,7 +63,7 @@ def _pretokens(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """Words with their leading blanks."""
+    """Words with their leading spaces."""
     return re.findall(r" ?[^\W\d_]+|.", text)
 
 
@@ -109,15 +109,15 @@ class _Merges:
             self.add(parts[0], parts[1])
 
 
-def _add_syllables(merges: _Merges, firsts: Iterable[str], seconds: Iterable[str], blank: str) -> None:
-    """Consonant + vowel, then + consonant, then the blank: no other merge can apply inside a name of two syllables."""
+def _add_syllables(merges: _Merges, firsts: Iterable[str], seconds: Iterable[str], space: str) -> None:
+    """Consonant + vowel, then + consonant, then the space: no other merge can apply inside a name of two syllables."""
     firsts, seconds = list(firsts), list(seconds)
     for syllable in (*firsts, *seconds):
         merges.add(syllable[0], syllable[1])
     for syllable in (*firsts, *seconds):
         merges.add(syllable[:2], syllable[2])
     for syllable in firsts:
-        merges.add(blank, syllable)
+        merges.add(space, syllable)
 
 
 def _world_strings() -> Iterator[str]:
@@ -140,11 +140,11 @@ def train(seed: int = 0) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    blank = _pretokens(tokenizer, " a")[0][0]
+    space = _pretokens(tokenizer, " a")[0][0]
 
     merges = _Merges(alphabet)
     firsts, seconds = (*names.PERSON_FIRST, *names.PLACE_FIRST), (*names.PERSON_SECOND, *names.PLACE_SECOND)
-    _add_syllables(merges, firsts, seconds, blank)
+    _add_syllables(merges, firsts, seconds, space)
     words = dict.fromkeys(word for s in _world_strings() for word in _pretokens(tokenizer, s))
     for word in words:
         merges.add_word(word)

@@ -60,7 +60,7 @@ ITEM_SCHEMA = pa.schema(
         pa.field("distance_target", pa.int32()),
         pa.field("distance_tokens", pa.int32()),
         pa.field("prompt_digest", pa.string()),  # sha256 of the text that was read, which is in prompts.parquet
-        pa.field("ids_digest", pa.string()),  # sha256 of its token ids, written as a JSON list without blanks
+        pa.field("ids_digest", pa.string()),  # sha256 of its token ids, written as a JSON list without spaces
         pa.field("evidence_kept", pa.bool_()),  # nothing of the evidence was cut; null where none is known
     ]
 )

@@ -41,9 +41,9 @@ def judge(
     percent = f"{100 * (1 - alpha):g} %"
     if gain.n < 2 or gain.mean is None:
         return Verdict(False, f"No evidence: only {gain.n} test questions were answered both steered and unsteered.")
-    told = [f"against the unsteered model {_words(gain, percent)}"]
-    told += [f"against {_name(c)} {_words(differences[f'{STEERED}-{c}'], percent)}" for c in controls]
-    facts = f"exact match {_share(conditions[STEERED])} on {gain.n} test questions: " + "; ".join(told)
+    comparisons = [f"against the unsteered model {_words(gain, percent)}"]
+    comparisons += [f"against {_name(c)} {_words(differences[f'{STEERED}-{c}'], percent)}" for c in controls]
+    facts = f"exact match {_share(conditions[STEERED])} on {gain.n} test questions: " + "; ".join(comparisons)
     cost = (
         ""
         if price is None or price.mean is None

@@ -18,7 +18,7 @@ class ShardActor:
     """Made by `ray_pool`; one per worker process."""
 
     def __init__(self, target: str, kwargs: dict[str, Any], threads: int, version: str) -> None:
-        """Build the worker. A failure is kept for `describe`, so that it is told once and in one sentence."""
+        """Build the worker. A failure is kept for `describe`, so that it is said once and in one sentence."""
         self.failure: dict[str, str] | None = None
         self.torch_threads: int | None = None
         try:
@@ -32,7 +32,7 @@ class ShardActor:
             self.threads = ThreadLimit(threads)
             self.worker = WorkerFactory(target, kwargs).build()
             self.torch_threads = self.threads.apply()
-        except Exception as error:  # told by `describe`
+        except Exception as error:  # `describe` says it
             self.failure = failure_of(error)
 
     def describe(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Job:
     check: Callable[[Shard, tuple[int, ...], pa.Table], None]  # raises where a table is not the answer for these items
     commit: Callable[[Shard, pa.Table, Made], None]  # durable and idempotent; raises where the bytes differ
     lost_row: Callable[[int, str], pa.Table]  # stands for an item that kills every worker, with the reason
-    note: Callable[[str], None] = _silent  # told about everything out of the ordinary
+    note: Callable[[str], None] = _silent  # called with everything out of the ordinary, in words
     name: str = ""  # of the stage that these shards are, for messages: a command may have several
 
 

@@ -1,4 +1,4 @@
-"""What a run of any command is: a record, a folder that is its own, jobs of workers, and one who is told.
+"""What a run of any command is: a record, a folder that is its own, jobs of workers, and one who watches.
 
     EVAL = Stage("eval", results=("items.parquet", "summary.json"), by_content={"model", "questions"})
 

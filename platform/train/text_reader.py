@@ -42,7 +42,7 @@ class BadLines:
 
 
 def documents(path: Path, field: str, bad: BadLines) -> Iterator[str]:
-    """The documents of one file. Blank ones are passed over, broken ones go to `bad`."""
+    """The documents of one file. Empty ones are passed over, broken ones go to `bad`."""
     found = kind(path)
     if not found:
         raise InputError(

@@ -1,6 +1,6 @@
 """The options of a command out of its configuration: every field marked with `mplat.core.option.Option`.
 
-    parameters(EvalConfig)                  what the parser is told: names, placeholders, help
+    parameters(EvalConfig)                  what the parser gets: names, placeholders, help
     settings(EvalConfig, {"draws": 5})      what was typed, as settings that messages call by their options
 
 Sections are read like the configuration itself, so that a setting of a section, of an analysis say, is an option too.

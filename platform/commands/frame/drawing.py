@@ -30,7 +30,7 @@ def terminal(stream: TextIO) -> Console | None:
 
 
 def live(console: Console, *, transient: bool) -> Live:
-    """Lines that are redrawn in place, when told to: no thread competes with the work, and no stream is redirected.
+    """Lines that are redrawn in place, when asked to: no thread competes with the work, and no stream is redirected.
     transient: they vanish at the end."""
     from rich.live import Live
 

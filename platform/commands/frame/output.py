@@ -141,7 +141,7 @@ class Output:
     ) -> Iterator[Progress]:
         """Progress of one piece of work: `with output.progress("evaluate", 120, "prompts") as progress: ...`.
 
-        brief: it is a part of something that is told when it is done. No bar of it stays on a terminal, and what takes
+        brief: it is a part of something that is reported when done. No bar of it stays on a terminal, and what takes
         less than ten seconds is worth no line in a pipe or file.
         """
         progress = Progress(self, title, total, unit, brief)

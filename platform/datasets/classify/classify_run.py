@@ -27,7 +27,7 @@ HUB_DATASETS = ("squad", "hotpotqa", "triviaqa")  # read from the hub where none
 
 
 def gather_chosen(config: ClassifyConfig) -> Gathered:
-    """What `config` asks for, read. Everything wrong in it that needs no data is told before; raises as `gather`."""
+    """What `config` asks for, read. Everything wrong in it that needs no data is said before; raises as `gather`."""
     if config.hub and config.data_dir is not None:
         raise UsageError("--data-dir and --hub name two places to read from; give one of them")
     check(config.rule_set, config.per_dataset, config.per_category)

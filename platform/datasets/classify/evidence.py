@@ -68,7 +68,7 @@ def _count(context: Sequence[Paragraph]) -> _ContextCounts:
         word_ends, character_ends = [], []
         for number, sentence in enumerate(paragraph.sentences):
             words += len(sentence.split())
-            position += len(sentence.strip()) + (number > 0)  # the blank that `rendered` puts before it
+            position += len(sentence.strip()) + (number > 0)  # the space that `rendered` puts before it
             word_ends.append(words)
             character_ends.append(position)
         position += 1  # the newline

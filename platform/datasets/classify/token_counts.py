@@ -1,6 +1,6 @@
 """How many tokens a context has and how many lie behind a place in it, for a tokenizer that is named.
 
-A context is tokenised as the plain template renders it: with a blank before it and without special tokens, so the count
+A context is tokenised as the plain template renders it: with a space before it and without special tokens, so the count
 is what such a prompt spends on it. Reads tokenizer.json alone; neither torch nor transformers is needed.
 """
 
@@ -42,7 +42,7 @@ class TokenCounter:
         text = context.strip()
         if not text:
             return Tokens(())
-        lead = context.index(text[0]) - 1  # the blank stands for what was stripped
+        lead = context.index(text[0]) - 1  # the space stands for what was stripped
         offsets = self._tokenizer.encode(f" {text}", add_special_tokens=False).offsets
         return Tokens([max(start + lead, 0) for start, _ in offsets])
 

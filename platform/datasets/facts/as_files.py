@@ -55,7 +55,7 @@ def _hotpotqa_record(question: Question) -> dict[str, Any]:
     if len(question.supporting_facts) < 2:
         raise UsageError(f"{question.id}: HotpotQA has questions with two or more pieces of evidence")
     size = SENTENCES_PER_PARAGRAPH
-    # HotpotQA keeps the blank between two sentences at the start of the second.
+    # HotpotQA keeps the space between two sentences at the start of the second.
     paragraphs = [
         [
             f"{TITLE}, part {start // size + 1}",

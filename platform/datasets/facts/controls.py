@@ -1,6 +1,6 @@
 """Controls: questions of the same form that their text does not answer. Who answers one all the same is guessing.
 
-    absent_entity    the last fact of the chain is told of somebody or something else: the answer is still named, but
+    absent_entity    the last fact of the chain is stated of somebody or something else: the answer is still named, but
                      no longer as the answer
     absent_relation  the last fact of the chain is replaced by another one about the same subject, with the same object
                      where another relation joins the two kinds; a thing has one relation only, so that questions that
@@ -57,7 +57,7 @@ def controls_of(original: Asked, kinds: Sequence[str], names: Entities, seed: in
 
 @control("absent_entity")
 def absent_entity(asked: Asked, names: Entities, rng: Random) -> Asked:
-    """The last fact of the chain, told of an entity that is named nowhere else."""
+    """The last fact of the chain, stated of an entity that is named nowhere else."""
     at = asked.evidence[-1]
     relation, _, target = asked.stated[at].fact
     subject = _unnamed(asked, names[RELATIONS[relation].subject], rng)

@@ -89,7 +89,7 @@ def count_tokens(text: str) -> int:
 
 
 def tokens_of(stated: Stated) -> int:
-    """Tokens of a sentence with the blank before it."""
+    """Tokens of a sentence with the space before it."""
     return count_tokens(" " + stated.sentence)
 
 

@@ -5,7 +5,7 @@ splits, but a *pair* belongs to exactly one of them, by a fixed rule that knows 
 to a model trained on the training split, and yet made of tokens it knows.
 
 Syllables have the form consonant-vowel-consonant. That makes the tokenizer's merges inside a name unambiguous (see
-`mplat.datasets.tokenizer`): each name is two tokens. Names carry their leading blank here, as they do in a sentence.
+`mplat.datasets.tokenizer`): each name is two tokens. Names carry their leading space here, as they do in a sentence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 from ...core.errors import UsageError, suggest
 
 Kind = Literal["person", "place", "thing"]
-Entities = dict[str, tuple[str, ...]]  # kind -> names, each with its leading blank
+Entities = dict[str, tuple[str, ...]]  # kind -> names, each with its leading space
 
 PERSON_FIRST = tuple(
     "Bek Bel Bem Bik Bim Bir Ful Fud Fus Ged Gek Ger Gol Gon Gos Gud Gul Gur Lak Lar Lat Pik Pil Pir Pud Pur Pum "

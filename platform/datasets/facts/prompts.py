@@ -13,7 +13,7 @@ prompts of seed 7). On the short levels 1-3 the kind alone says much; compare wi
 
 What it does not do: it does not divide the items into development and test sets.
 
-A prompt opens with a blank, so that the first name has the same tokens as the others, and ends with "A:"; the answer
+A prompt opens with a space, so that the first name has the same tokens as the others, and ends with "A:"; the answer
 that a trained model gives is " <answer>\\n". Everything an analysis may condition on is in the record: hops, n_facts,
 distractors (in `reason`), evidence and its distance to the question.
 

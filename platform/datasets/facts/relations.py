@@ -126,7 +126,7 @@ PATHS = _paths()  # hops -> the chains of relations that make sense
 
 
 def _around(template: str, slot: str) -> tuple[str, str]:
-    """The strings before and after a slot; a name brings its own leading blank."""
+    """The strings before and after a slot; a name brings its own leading space."""
     before, after = template.split(slot)
     return before.removesuffix(" "), after
 

@@ -5,7 +5,7 @@ A training text is one block of facts and several questions about it, each with 
     " Velmor lives in Kartis. The boss of Belgon is Velmor.\\nQ: Where does the boss of Belgon live?\\nA: Kartis\\n..."
 
 Several questions per block give several times the signal for the same number of context tokens. Texts open with a
-blank, so that the first name is made of the same tokens as the others; one in eight does without, as a reader would
+space, so that the first name is made of the same tokens as the others; one in eight does without, as a reader would
 type it.
 
 `training_text` and `training_batch` are pure functions of their arguments. `training_batch` never tokenizes a whole
@@ -31,7 +31,7 @@ from .relations import PATHS, RELATIONS, Path, questions, statements
 from .world import chains, sample_facts
 
 MAX_FACTS = 16
-BARE_START = 0.125  # share of texts without the leading blank
+BARE_START = 0.125  # share of texts without the leading space
 SKEW = 1.5  # > 1 draws small numbers of facts more often, so that easy blocks stay in the mix at every difficulty
 UNPLANTED = 0.25  # share of a block's facts that are distractors rather than parts of planted chains
 _TRAIN = entities("train")
@@ -96,7 +96,7 @@ class Difficulty:
 
 
 class TrainingText(NamedTuple):
-    """A text and the character spans of its answers: leading blank, answer and newline."""
+    """A text and the character spans of its answers: leading space, answer and newline."""
 
     text: str
     answer_spans: list[tuple[int, int]]

@@ -23,7 +23,7 @@ _NAMES = tuple(RELATIONS)
 
 
 class Fact(NamedTuple):
-    """`object` is the `relation` of `subject`; entities carry their leading blank."""
+    """`object` is the `relation` of `subject`; entities carry their leading space."""
 
     relation: str
     subject: str

@@ -2,7 +2,7 @@ r"""Factual prompts of the facts world, for models that know no facts of the rea
 
     " Bekdok has the boss Selgan. ...\nQ: Which person does Bekdok work for?\nA:"   the form of `facts.prompts`, one hop
 
-What a model keeps of the fact is told by restoring states between the statement and the question.
+What a model keeps of the fact is shown by restoring states between the statement and the question.
 """
 
 from __future__ import annotations

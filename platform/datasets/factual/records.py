@@ -17,7 +17,7 @@ class FactualPrompt:
     """A text that ends where `answer` should follow, and where in it the subject of the fact stands.
 
     id: unique within `dataset`. subject_span: characters [start, end) of `prompt` that are `subject`. answer: without
-    the blank before it. relation: id or name as in the data set, "" where it names none. other_answer: an object of the
+    the space before it. relation: id or name as in the data set, "" where it names none. other_answer: an object of the
     same kind that is false (CounterFact's new target), or None. paraphrases: other prompts with the same answer.
     neighbours: prompts about other subjects with the same relation and answer. licence: of the data.
     """

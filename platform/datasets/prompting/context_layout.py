@@ -13,8 +13,8 @@ Place = tuple[int, int]  # paragraph and sentence, as a question's supporting fa
 
 
 class Layout(NamedTuple):
-    """A text with the places of what it tells. paragraphs: number -> characters, title included, in their order; blank
-    ones are not told. sentences: (paragraph, number) -> characters."""
+    """A text with the places of what it tells. paragraphs: number -> characters, title included, in their order; empty
+    ones are left out. sentences: (paragraph, number) -> characters."""
 
     text: str
     paragraphs: Mapping[int, Span]
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
 
 
 def sentences_in(sentences: Sequence[str]) -> tuple[str, list[Span]]:
-    """The sentences of a paragraph with single blanks between them, and where each stands."""
+    """The sentences of a paragraph with single spaces between them, and where each stands."""
     text, spans = "", []
     for number, sentence in enumerate(sentences):
         words = sentence.strip()
@@ -81,7 +81,7 @@ def cut_order(layout: Layout, context: Span, evidence: Collection[Place]) -> lis
 def _around(pieces: Sequence[tuple[object, Span]], kept: Collection[object], *, space_first: bool) -> list[Span]:
     """The pieces but for those of `kept`, each with the space that parts it from the first kept one.
 
-    space_first: behind that one, the space before a piece goes with its first character (words begin with their blank),
+    space_first: behind that one, the space before a piece goes with its first character (words begin with their space),
     otherwise when all of the piece is gone (a line stays a line).
     """
     first = next(n for n, (name, _) in enumerate(pieces) if name in kept)

@@ -67,7 +67,7 @@ class Prompt(NamedTuple):
 
     @property
     def ids_digest(self) -> str:
-        """sha256 of the ids that are read, as a JSON list without blanks."""
+        """sha256 of the ids that are read, as a JSON list without spaces."""
         return digest_of(self.tokens)
 
 

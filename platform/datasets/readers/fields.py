@@ -22,7 +22,7 @@ def field(record: Any, name: str) -> Any:
 
 
 def text(record: Any, name: str) -> str:
-    """A field that is a text, possibly blank."""
+    """A field that is a text, possibly of white space."""
     value = field(record, name)
     if not isinstance(value, str):
         raise BadRecord("wrong_type", f"{name!r} is {_kind(value)}, not a text")
@@ -30,7 +30,7 @@ def text(record: Any, name: str) -> str:
 
 
 def identifier(record: Any, name: str) -> str:
-    """The id of a record: a text that is not blank."""
+    """The id of a record: a text that is not white space."""
     value = text(record, name)
     if not value.strip():
         raise BadRecord("missing_field", f"{name!r} is blank")
@@ -38,7 +38,7 @@ def identifier(record: Any, name: str) -> str:
 
 
 def question_text(record: Any, name: str) -> str:
-    """The question as the data set has it, leading blanks included; blank ones are no questions."""
+    """The question as the data set has it, leading spaces included; empty ones are no questions."""
     value = text(record, name)
     if not value.strip():
         raise BadRecord("empty_question", f"{name!r} is blank")

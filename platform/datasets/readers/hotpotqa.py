@@ -1,6 +1,6 @@
 """HotpotQA: a question over titled paragraphs, with the supporting sentences that people marked.
 
-Reads the original records and Hugging Face's columnwise ones. Sentences are kept as given, leading blanks included.
+Reads the original records and Hugging Face's columnwise ones. Sentences are kept as given, leading spaces included.
 The number of hops is not annotated, so `hops` stays None; supporting paragraphs are always two. `source_fields` keeps
 the type (bridge or comparison), the level of difficulty, and supporting facts that point outside the context.
 """

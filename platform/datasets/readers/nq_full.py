@@ -1,6 +1,6 @@
 """Full records of Natural Questions: a page of tokens and what annotators marked in it, in three schemas.
 
-The original has token objects, the simplified one a text with blanks between the tokens, Hugging Face's has columns.
+The original has token objects, the simplified one a text with spaces between the tokens, Hugging Face's has columns.
 All three give the same page and the same annotations, as spans of words; see `nq_page`.
 """
 

@@ -67,7 +67,7 @@ class Page:
 
 
 def page_of(tokens: Iterable[Token], title: str = "") -> Page:
-    """The page that `tokens` make; without a title it is told from "... - Wikipedia" in the first paragraph."""
+    """The page that `tokens` make; without a title it is taken from "... - Wikipedia" in the first paragraph."""
     blocks: list[list[str]] = [[]]
     words: list[str] = []
     before = [0]
@@ -86,9 +86,9 @@ def page_of(tokens: Iterable[Token], title: str = "") -> Page:
 
 
 def tokens_of_text(text: str) -> list[Token]:
-    """The tokens of a page that is one text with blanks between them, as in the simplified files.
+    """The tokens of a page that is one text with spaces between them, as in the simplified files.
 
-    Two blanks make an empty token, because annotations count it.
+    Two spaces make an empty token, because annotations count it.
     """
     return [Token(piece, _MARKUP.fullmatch(piece) is not None) for piece in text.split(" ")]
 

@@ -1,6 +1,6 @@
 """The bytes of a data file, unpacked, and never silently fewer than were packed.
 
-`chunks(path)` yields the content of a plain, gzip or zstandard file; the format is told from the first bytes, and a
+`chunks(path)` yields the content of a plain, gzip or zstandard file; the format is recognised by the first bytes, and a
 name that claims another one is an error. Several gzip members or zstandard frames are read one after the other.
 A file that ends before its end marker, is damaged, or has something else behind its end raises InputError with the
 file and the byte. It holds one chunk at a time.

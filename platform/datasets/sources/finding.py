@@ -1,4 +1,4 @@
-"""Which files of a folder belong to which data set, told from their content.
+"""Which files of a folder belong to which data set, recognised by their content.
 
 `find(names, folder)` looks at the first values of every data file below the folder, once for all data sets asked for,
 and further where the first record is longer than that.

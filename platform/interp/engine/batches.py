@@ -18,7 +18,7 @@ from ...runtime.plan import digest_of
 
 @dataclass(frozen=True)
 class Item:
-    """One question as token ids, `answer` being the first accepted answer, preceded by a blank; or a plain text, which
+    """One question as token ids, `answer` being the first accepted answer, preceded by a space; or a plain text, which
     has no answer.
 
     fact: the tokens (start, stop) of the prompt that state the answer; None where it does not state it. kind: sort of

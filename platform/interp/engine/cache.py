@@ -80,7 +80,7 @@ class Entry:
 
 
 class Cache:
-    """The entries below one folder, which need not exist yet. `warn` is told about every file that is set aside."""
+    """The entries below one folder, which need not exist yet. `warn` is called with every file that is set aside."""
 
     def __init__(self, folder: Path | None = None, *, warn: Callable[[str], None] | None = None) -> None:
         self.folder = cache_folder() if folder is None else Path(folder)

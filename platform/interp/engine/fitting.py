@@ -85,7 +85,7 @@ def fit(
     """Minimise the mean of `loss` over `examples` examples, starting from `parameters`, which are not changed.
 
     name: of this fit among those of its step, plain letters. folder: where its checkpoints are (`Job.folder`); None:
-    it cannot be resumed. progress: told of every checkpoint (`Job.progress`).
+    it cannot be resumed. progress: called at every checkpoint (`Job.progress`).
 
     Raises UsageError for a schedule that cannot be followed, ToleranceError where a loss is not finite, InputError
     where the folder holds a checkpoint of another fit of this name.

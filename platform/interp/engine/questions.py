@@ -31,7 +31,7 @@ PROMPT_SCHEMA = pa.schema(
     [
         pa.field("question_id", pa.string(), nullable=False),
         pa.field("prompt_digest", pa.string(), nullable=False),  # sha256 of the text
-        pa.field("ids_digest", pa.string(), nullable=False),  # sha256 of the ids, written as a JSON list without blanks
+        pa.field("ids_digest", pa.string(), nullable=False),  # sha256 of the ids, written as a JSON list without spaces
         pa.field("template", pa.string(), nullable=False),  # digest of the template; "" for a ready-made prompt
         pa.field("text", pa.string(), nullable=False),
         pa.field("n_tokens", pa.int32(), nullable=False),
@@ -99,8 +99,8 @@ def encode(
             excluded.append(Excluded(question.id, "bad_input", "no answer is given"))
             continue
         try:
-            blank = "" if prompt.text[-1:].isspace() else " "
-            read = encode_continued(tokenizer, prompt.text, blank + text)
+            space = "" if prompt.text[-1:].isspace() else " "
+            read = encode_continued(tokenizer, prompt.text, space + text)
         except InputError as error:
             excluded.append(Excluded(question.id, "bad_input", str(error)))
             continue

@@ -46,10 +46,10 @@ def sentence(result: StepResult) -> str | None:
 
 def failed(results: Mapping[str, StepResult], wanted: Iterable[str], fail_over: float) -> list[str]:
     """A sentence for each wanted step of which too many rows are not ok; all of them are always too many."""
-    found = []
+    sentences = []
     for name in wanted:
         bad, rows = sum(results[name].bad.values()), results[name].rows
-        told = sentence(results[name])
-        if told is not None and (bad == rows or bad > fail_over * rows):
-            found.append(told)
-    return found
+        reason = sentence(results[name])
+        if reason is not None and (bad == rows or bad > fail_over * rows):
+            sentences.append(reason)
+    return sentences

@@ -126,7 +126,7 @@ class Job:
     other_items: Sequence[Sequence[Any]] = ()  # the items in the tokens of each of them
     upstream_tensors: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)  # their tensors, by step
     folder: Path | None = None  # where unfinished work is kept until the result is cached; None: nowhere
-    progress: Callable[[Progress], None] | None = None  # told how far work is that is not `map`'s
+    progress: Callable[[Progress], None] | None = None  # called with how far work is that is not `map`'s
 
     @property
     def lengths(self) -> list[int]:

@@ -30,7 +30,7 @@ class PlainText(NamedTuple):
 
 
 def read_texts(path: Path) -> list[PlainText]:
-    """The texts of a file in its order, blank ones left out. Raises InputError for one that is not as FORM says."""
+    """The texts of a file in its order, empty ones left out. Raises InputError for one that is not as FORM says."""
     if check_kind(path, FORM) == TEXT:
         lines = enumerate(whole_text(path).split("\n"), 1)
         found = [PlainText(f"line {number}", line.removesuffix("\r")) for number, line in lines]

@@ -31,6 +31,7 @@ from .memory import DEFAULT_BUDGET
 from .metric import Metric, make_metric
 from .restoration import STATE, Restoration, restorations
 from .table import token_labels, trace_table
+from .typed_tensors import ints
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -67,11 +68,11 @@ def attribution_patching(
     corruption = corrupt(model, clean, corrupted, subject=subject, noise=noise, samples=samples, seed=seed)
     wanted, blocks = restorations(model, sites, layers)
     where = prompt_positions(positions, len(corruption.clean))
-    found = patched_places(model, wanted, blocks)
+    patched = patched_places(model, wanted, blocks)
     judged = partial(_judged, model, metric, answer)
     with evaluating(model):
-        result = first_order(model, found, corruption, judged, integrated_steps, memory_budget)
-    labels = token_labels(model, corruption.clean.tolist())
+        result = first_order(model, patched, corruption, judged, integrated_steps, memory_budget)
+    labels = token_labels(model, ints(corruption.clean))
     rows = [
         _row(r, layer, t, labels[t], result.effects)
         for r in wanted

@@ -43,7 +43,7 @@ def bottleneck_channels(
     """The `k` channels of `site` ("mixer_out", "delta", ...) at `layer` with the largest |attribution|, largest first.
 
     Reads the cached result of the step `attribution` for these questions, and computes and caches it (all layers at
-    once, it costs the same) where it is missing; `progress` is told what is computed. cache_dir: default as for
+    once, it costs the same) where it is missing; `progress` hears what is computed. cache_dir: default as for
     `mplat interp`. Attribution draws nothing at random; `seed` is passed on all the same. max_tokens, template: how the
     questions are rendered, as in an evaluation (`max_prompt_tokens`, `template`).
 
@@ -84,13 +84,13 @@ def bottleneck_finder(
 ) -> ChannelFinder:
     """`bottleneck_channels` as a search asks for it, (site, layer, k) -> channels.
 
-    `say` is told once what is not cached yet.
+    `say` hears once what is not cached yet.
     """
-    told: set[str] = set()
+    said: set[str] = set()
 
     def tell(what: str, done: int, total: int) -> None:
-        if say is not None and what not in told:
-            told.add(what)
+        if say is not None and what not in said:
+            said.add(what)
             say(f"not in the cache {cache_dir}, computed now: {what}")
 
     def find(site: str, layer: int, k: int) -> list[int]:
@@ -113,16 +113,20 @@ class ChannelFinder:
         return self.find(site, layer, k)
 
 
+def _nothing(what: str, done: int, total: int) -> None:
+    """Where nobody wants to know."""
+
+
 class _Teller(Observer):
     """Passes on what is computed, in words."""
 
     def __init__(self, model: str, tell: Tell | None) -> None:
-        self._model, self._tell = model, tell or (lambda what, done, total: None)
+        self._model, self._tell = model, tell or _nothing
 
     def progress(self, progress: Progress) -> None:
         what = progress.note or f"{progress.name} of {self._model} on {progress.rows} prompts"
         self._tell(what, progress.shards_done, progress.shards)
 
     def warn(self, text: str) -> None:
-        """Damage in the cache: told like progress, with nothing to count."""
+        """Damage in the cache: passed on like progress, with nothing to count."""
         self._tell(text, 0, 0)

@@ -143,14 +143,14 @@ def mixer_kind(model: LanguageModel, layer: int) -> str:
     """What moves information between tokens in block `layer`; "feed_forward" where nothing does."""
     prefix = f"blocks.{layer}.mixer."
     held = {site.name.rpartition(".")[2] for site in model.sites() if site.name.startswith(prefix)}
-    found = []
+    kinds: list[str] = []
     if "h" in held:
-        found.append("recurrence")
+        kinds.append("recurrence")
     elif "long_conv_out" in held:
-        found.append("long_convolution")
+        kinds.append("long_convolution")
     if {"q", "k"} <= held or "sparse_attn" in held:
-        found.append("attention")
-    return "+".join(found) or "feed_forward"
+        kinds.append("attention")
+    return "+".join(kinds) or "feed_forward"
 
 
 def _named(models: Mapping[str, LanguageModel] | Sequence[LanguageModel]) -> dict[str, LanguageModel]:
@@ -273,19 +273,20 @@ def rows_of_model(
     if traces:
         averages = average_traces(traces, correct_only=False, **options)
         cells = averages.to_pylist()
-        total = float((averages.schema.metadata or {})[b"total_effect"])
+        total = float(averages.schema.metadata[b"total_effect"])
     mixers = [mixer_kind(model, layer) for layer in range(model.n_layers)]
     result: list[dict[str, Any]] = []
     for kind, site in kinds.items():
-        found = [cell for cell in cells if _belongs(cell, kind, site, mixers)]
-        if not found:
+        own = [cell for cell in cells if _belongs(cell, kind, site, mixers)]
+        if not own:
             broken = entry.items and entry.broken >= entry.items.keys()
             status = "model_nonfinite" if broken else NOT_APPLICABLE
             result.append({"model": entry.name, "kind": kind, "prompts": 0, "status": status})
-        for cell in sorted(found, key=lambda c: (c["layer"], BINS.index(c["bin"]))):
-            place = {"model": entry.name, "kind": kind, "mixer": mixers[cell["layer"]], "total_effect": total,
-                     "depth": (cell["layer"] + 0.5) / model.n_layers, "status": "ok"}  # fmt: skip
-            result.append(cell | place)
+        for cell in sorted(own, key=lambda c: (c["layer"], BINS.index(c["bin"]))):
+            result.append(cell | {
+                "model": entry.name, "kind": kind, "mixer": mixers[cell["layer"]], "total_effect": total,
+                "depth": (cell["layer"] + 0.5) / model.n_layers, "status": "ok",
+            })  # fmt: skip
     return result
 
 

@@ -62,12 +62,13 @@ def coordinate_attribution(
     found = places(model, chosen_layers(model, layers), [site], one_axis=False)
     names = [f"{place.name}@[{t}]" for place in found]
     tokens = corruption.rows(slice(None))
-    options = {"dtype": wide(model.dtype), "device": model.device, "requires_grad": True}
+    dtype, device = wide(model.dtype), model.device
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        zeros = [torch.zeros(len(tokens), 1, *place.shape, **options) for place in found]
+        shapes = [(len(tokens), 1, *place.shape) for place in found]
+        zeros = [torch.zeros(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes]
         added = [Add(name, zero) for name, zero in zip(names, zeros, strict=True)]
         stack.enter_context(model.edit(*corruption.edits(model, slice(None)), *added))
         acts = stack.enter_context(model.capture(*names))
@@ -76,7 +77,7 @@ def coordinate_attribution(
         check_finite(model, before, after)
         judge = make_metric(metric, answer, before, after)
         slopes = torch.autograd.grad(judge(logits[1:]).sum(), zeros)
-    parts = []
+    parts: list[pa.Table] = []
     for place, name, slope in zip(found, names, slopes, strict=True):
         value = acts[name].detach()
         effect = ((value[:1] - value[1:]).double() * slope[1:].double()).mean(0)[0]

@@ -72,7 +72,7 @@ def trace_item(model: LanguageModel, item: FactItem, arguments: Mapping[str, Any
 
 def _with(traced: pa.Table, row: Mapping[str, Any], bins: list[str]) -> pa.Table:
     """The rows of a trace with what they have in common."""
-    columns = []
+    columns: list[pa.Array] = []
     for field in TRACE_SCHEMA:
         if field.name == "bin":
             columns.append(pa.array(bins, field.type))

@@ -1,8 +1,8 @@
 """Which factual prompts a trace is asked for: a registered set among data files, a file of one or of the user's own
 prompts, or generated ones.
 
-Files are told by their content, wherever below the folder they lie. At most `limit` prompts are drawn with the seed, in
-the order of the files.
+Files are recognised by their content, wherever below the folder they lie. At most `limit` prompts are drawn with the
+seed, in the order of the files.
 """
 
 from __future__ import annotations

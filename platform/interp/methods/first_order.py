@@ -189,12 +189,15 @@ def _differentiate(
     judged: Callable[[Tensor], Metric] | None, samples: int,
 ) -> _Pass:  # fmt: skip
     """One forward pass over `tokens` with the edits `start`; with `judged` also the backward pass of its last rows."""
-    options = {"dtype": wide(model.dtype), "device": model.device, "requires_grad": True}
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=wide(model.dtype), device=model.device, requires_grad=True)
+
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(judged is not None))
         # a start that requires a gradient, so that there is a graph even where no parameter requires one
-        edits = [*start, Add("embed", torch.zeros((), **options))]
-        zeros = {p.name: torch.zeros(*tokens.shape, *p.shape, **options) for p in asked.edited if judged is not None}
+        edits = [*start, Add("embed", leaf())]
+        zeros = {p.name: leaf(*tokens.shape, *p.shape) for p in asked.edited if judged is not None}
         stack.enter_context(model.edit(*edits, *(Add(name, zero) for name, zero in zeros.items())))
         seen = list(dict.fromkeys([*(place.name for place in asked.plain), *asked.outputs]))
         acts = stack.enter_context(model.capture(*dict.fromkeys([*asked.values, *seen]), gradients=True))
@@ -204,9 +207,6 @@ def _differentiate(
             leaves = {name: acts[name] for name in seen} | zeros
             # Rows of a batch do not meet, so the gradient of the sum is every row's own.
             outcome = judged(logits)(logits[-samples:]).sum()
-            slopes = torch.autograd.grad(outcome, list(leaves.values()), allow_unused=True)
-            gradients = {
-                name: torch.zeros_like(leaf) if slope is None else slope  # None: nothing later is computed from it
-                for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
-            }
+            slopes = torch.autograd.grad(outcome, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            gradients = dict(zip(leaves, slopes, strict=True))  # zeros where nothing later is computed from it
     return _Pass(logits.detach(), {name: acts[name].detach() for name in asked.values}, gradients)

@@ -54,9 +54,10 @@ def batch_forgetting(model: LanguageModel, batch: Batch, arguments: Mapping[str,
     with model.edit(*taps):
         logits = model(answered.tokens, answered.mask)
     scores = score_answers(logits, answered)
-    values = zip(batch.items, scores.correct.tolist(), scores.logprob.tolist(), scores.finite.tolist(), strict=True)
-    for item, correct, logprob, finite in values:
-        outcome = {"correct": correct, "logprob": logprob, "status": "ok"} if finite else {"status": "model_nonfinite"}
+    for i, item in enumerate(batch.items):
+        outcome: dict[str, Any] = {"status": "model_nonfinite"}
+        if bool(scores.finite[i]):
+            outcome = {"correct": bool(scores.correct[i]), "logprob": float(scores.logprob[i]), "status": "ok"}
         rows.append({"question_id": item.id} | outcome)
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
 

@@ -35,7 +35,7 @@ def average_prompts(singles: Sequence[pa.Table], settings: EffectSettings, seed:
         )
     else:
         averages = BIN_SCHEMA.empty_table()
-    metadata = averages.schema.metadata or {}
+    metadata: dict[bytes, bytes] = averages.schema.metadata or {}
     for name, (key, meaning) in _TOTAL.items():
         text = metadata.get(key.encode())
         values = pa.array([None if text is None else float(text)] * averages.num_rows, pa.float64())
@@ -63,7 +63,7 @@ def single_traces(
         if status == "ok":
             places.setdefault(name, []).append(row)
     by_id = {item.id: item for item in items}
-    found = []
+    singles: list[pa.Table] = []
     for name, rows in places.items():
         one = traces.take(sorted(rows, key=lambda row: order[of_row[row]]))  # stable: layers, positions stay in order
         item, first = by_id[name], one.slice(0, 1).to_pylist()[0]
@@ -73,5 +73,5 @@ def single_traces(
             "predicted": str(first["predicted"]), "subject": f"{item.subject[0]}:{item.subject[1]}",
             "length": str(len(item.tokens)), "id": name, **shared,
         }  # fmt: skip
-        found.append(one.select(SCHEMA.names).replace_schema_metadata(about))
-    return found
+        singles.append(one.select(SCHEMA.names).replace_schema_metadata(about))
+    return singles

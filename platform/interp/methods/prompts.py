@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import InputError, UsageError
+from ...core.json_files import Plain
 from ...datasets.factual import FactualPrompt, locate, swap_subjects
 from ...models.decoding.text import encode_continued, encode_text
 from ..engine.encoded import Encoded
@@ -43,10 +44,11 @@ class FactItem:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, as the runtime sends it."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        fields: dict[str, tuple[int, ...] | str | int | None] = vars(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> FactItem:
+    def from_json(cls, value: Mapping[str, Plain]) -> FactItem:
         """The inverse of `to_json`."""
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
         return cls(**fields)
@@ -124,7 +126,7 @@ def _first_of(model: LanguageModel, text: str, tokens: tuple[int, ...], answer: 
     if whole.prompt != tokens:
         raise UsageError(
             f"--answer {answer!r}: the tokenizer of {model.name} joins the end of --prompt with it, so that it has no "
-            "first token of its own; leave out the blank that ends --prompt"
+            "first token of its own; leave out the space that ends --prompt"
         )
     return whole.continuation[0]
 

@@ -87,16 +87,16 @@ def restorations(
 def present(model: LanguageModel, sites: Sequence[str], layers: Sequence[int] | None) -> list[str]:
     """The sites of a step's settings as `restorations` takes them: those marked ? only where one of the layers has
     them, without the mark. Raises UsageError for others that cannot be restored, and where the model has none."""
-    found = []
+    names: list[str] = []
     for site in sites:
         try:
-            found += [r.name for r in restorations(model, [site.removesuffix("?")], layers)[0]]
+            names += [r.name for r in restorations(model, [site.removesuffix("?")], layers)[0]]
         except UsageError:
             if not site.endswith("?"):
                 raise
-    if not found:
+    if not names:
         raise UsageError(f"sites {list(sites)}: the model has none of them")
-    return found
+    return names
 
 
 def _find(model: LanguageModel, name: str, wanted: Sequence[int], *, optional: bool) -> Restoration | None:

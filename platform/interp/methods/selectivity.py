@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .decays import survival
 from .recurrences import LayerRecurrence
+from .typed_tensors import lengths
 
 #: name -> what it is; those of a prompt and a recurrence
 FEATURES = {
@@ -34,18 +35,18 @@ _CELLS_AT_ONCE = 2**22
 
 def features(decay: LayerRecurrence, delta: Tensor, B: Tensor, C: Tensor, fact: tuple[int, int]) -> dict[str, float]:
     """`FEATURES` of a prompt whose tokens fact[0] to fact[1] - 1 state the answer, before its last token."""
-    delta, B, C = delta.double(), B.double(), C.double()
+    delta, write, read = delta.double(), B.double(), C.double()
     inside = slice(*fact)
-    weights = read_weights(decay, delta, B, C).abs().sum(1)
-    cosine = torch.cosine_similarity(B[inside], C[-1:], -1)  # (fact tokens, G); 0 where one is a zero vector
+    weights = read_weights(decay, delta, write, read).abs().sum(1)
+    cosine = torch.cosine_similarity(write[inside], read[-1:], -1)  # (fact tokens, G); 0 where one is a zero vector
     left = survival(decay.rate, delta[fact[1] :])[-1]
     at_fact, total = delta[inside].mean(), weights.sum()
     values = {
         "delta_fact": at_fact,
         "delta_last": delta[-1].mean(),
         "delta_fact_relative": (at_fact / delta.mean()).log(),
-        "B_fact": B[inside].norm(dim=-1).mean(),
-        "C_last": C[-1].norm(dim=-1).mean(),
+        "B_fact": lengths(write[inside]).mean(),
+        "C_last": lengths(read[-1]).mean(),
         "write_read_cosine": cosine.max(0).values.mean(),
         "survival": left.mean(),
         "read_share": weights[inside].sum() / total,
@@ -63,8 +64,8 @@ def read_weights(decay: LayerRecurrence, delta: Tensor, B: Tensor, C: Tensor) ->
     rate = decay.rate
     if rate.shape[1] == 1:
         return decay.of.written(delta) * torch.exp(-ahead * rate[:, 0]) * match.sum(-1)[:, group]
-    parts = []
-    for rows in torch.arange(length).split(max(1, _CELLS_AT_ONCE // rate.numel())):
+    parts: list[Tensor] = []
+    for rows in torch.split(torch.arange(length), max(1, _CELLS_AT_ONCE // rate.numel())):
         left = torch.exp(-ahead[rows, :, None] * rate)
         parts.append(torch.einsum("tun,tun->tu", left, match[rows][:, group]))
     return decay.of.written(delta) * torch.cat(parts)

@@ -41,14 +41,16 @@ def text_metadata(about: Mapping[str, Any]) -> dict[str, str]:
 
 def about(table: pa.Table) -> dict[str, str]:
     """The metadata of a trace."""
-    return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    metadata: dict[bytes, bytes] = table.schema.metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def token_labels(model: LanguageModel, tokens: Sequence[int]) -> list[str]:
     """What each token says; its id for a model without tokenizer."""
-    if model.tokenizer is None:
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None:
         return [str(token) for token in tokens]
-    return [str(model.tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in tokens]
+    return [str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in tokens]
 
 
 def _text(value: Any) -> str:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Watch(Edit):
-    """Calls `see(x, lengths)` with the site's tensor x (B, T, C), real tokens first in every row, and lengths (B,)."""
+    """Calls `see(x, lengths)` with the site's tensor x (B, T, C), real tokens first in every row, and lengths (B,).
+
+    Raises UsageError at a state.
+    """
 
     kind: ClassVar[str] = "watch"
     site: str

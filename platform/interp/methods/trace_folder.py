@@ -92,7 +92,8 @@ def run_trace(
         run.table(TRACES, traces)
         if averages.num_rows:
             run.table(AVERAGES, averages)
-            for name, data in ({} if draw is None else draw(plan, traces, averages)).items():
+            pictures: Mapping[str, bytes] = {} if draw is None else draw(plan, traces, averages)
+            for name, data in pictures.items():
                 run.bytes(name, data)
     return TraceResult(out, traces, averages if averages.num_rows else None, statuses, run.record.files)
 
@@ -131,5 +132,6 @@ def planned(plan: TracePlan) -> Planned:
 
 def _as_computed(table: pa.Table) -> pa.Table:
     """A table without what the cache wrote into its schema."""
-    own = {k: v for k, v in (table.schema.metadata or {}).items() if not k.startswith(b"mplat.")}
+    metadata: dict[bytes, bytes] = table.schema.metadata or {}
+    own = {k: v for k, v in metadata.items() if not k.startswith(b"mplat.")}
     return table.replace_schema_metadata(own or None)

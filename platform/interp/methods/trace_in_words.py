@@ -101,7 +101,7 @@ def _strongest(plan: TracePlan, result: TraceResult) -> list[dict[str, Any]]:
     rows = source.to_pylist()
     kept = ("site", "layer", *(("bin", "effect", "low", "high", "prompts") if plan.many else
             ("position", "token", "effect", "effect_std")))  # fmt: skip
-    best = []
+    best: list[dict[str, Any]] = []
     for site in plan.sites:
         of_site = [row for row in rows if row["site"] == site]
         if of_site:

@@ -1,4 +1,4 @@
-"""What torch gives no type to, with one: the numbers of a tensor as lists, and what differs in it."""
+"""What torch gives no type to, with one: the numbers of a tensor as lists, lengths of vectors, and what differs."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -23,6 +23,11 @@ def floats(x: Tensor) -> list[float]:
 def nested(x: Tensor) -> list[Any]:
     """The numbers of `x` (n, ...), in lists as deep as it has axes."""
     return x.tolist()
+
+
+def lengths(x: Tensor) -> Tensor:
+    """Euclidean length (...) of each vector of `x` (..., n)."""
+    return x.norm(dim=-1)
 
 
 def different(x: Tensor) -> list[int]:

@@ -32,7 +32,7 @@ StopReason = Literal["stop", "eos", "length", "nonfinite"]
 
 
 class Generation(NamedTuple):
-    """One continuation. text: what it adds to the text of the prompt, leading blanks included, without the stop string
+    """One continuation. text: what it adds to the text of the prompt, leading spaces included, without the stop string
     ("" for a model without tokenizer). tokens: all new ids except the one that ends a text. stop_reason: what ended it;
     "nonfinite" means that the model's scores were NaN or infinite."""
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-RECALL_GAIN = 2.0  # of the key projection, over 1/sqrt(d): large enough that different keys are told apart after silu
+RECALL_GAIN = 2.0  # of the key projection, over 1/sqrt(d): large enough that different keys differ after silu
 RECALL_STEP = 0.02  # Delta at the start; with A = -1 the state loses a factor e in 50 tokens
 _LATEST, _BEFORE = 1.0, 0.7  # unequal, so that "a b" and "b a" are different keys
 

@@ -42,8 +42,8 @@ def curves(name: str, entry: TracedSite, layers: Sequence[int], unit: str) -> st
         axis.set_title(entry.site, loc="left", parse_math=False)
         if drawn:
             figure.legend(loc="outside lower left", ncols=2, handletextpad=0.4, columnspacing=1.2)
-        told = "average indirect effect by layer and kind of token with intervals; the table below holds the numbers"
-        return to_svg(figure, name, f"{entry.site}: {told}")
+        meaning = "average indirect effect by layer and kind of token with intervals; the table below holds the numbers"
+        return to_svg(figure, name, f"{entry.site}: {meaning}")
 
 
 def bin_map(name: str, entry: TracedSite, layers: Sequence[int], unit: str) -> str:

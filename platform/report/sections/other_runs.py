@@ -45,10 +45,10 @@ def read_classification(path: Path) -> Classification:
 def _notes(summary: Document, accounts: dict[str, Document]) -> Iterator[str]:
     for name, account in accounts.items():
         bad = {reason: count.whole() for reason, count in account.at("bad").entries()}
-        told = ", ".join(f"{reason} {count}" for reason, count in bad.items())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in bad.items())
         yield (
             f"{name}: {account.at('questions').whole()} questions of {account.at('records').whole()} records"
-            + (f"; left out: {told}" if told else "")
+            + (f"; left out: {reasons}" if reasons else "")
         )
     for shortfall in summary.at("shortfalls").elements():
         yield (

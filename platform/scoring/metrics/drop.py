@@ -1,13 +1,13 @@
 """DROP: exact match and the numeracy-aware F1 of answers that are a number, a date, or one or several spans.
 
-1. A span is split at every single blank or hyphen; each token is lower-cased, freed of punctuation unless it is a
+1. A span is split at every single space or hyphen; each token is lower-cased, freed of punctuation unless it is a
    number (what Python's float() takes), written as str(float(.)) if it is one then, and freed of articles.
 2. EM is 1 if the sets of normalised spans and the numbers of spans are equal.
 3. The bag of a span is the set of its words. A gold bag with a number scores 0 against a bag that shares no number
    with it; otherwise the score is the F1 of the two sets, an empty bag having precision (or recall) 1.
 4. Gold and predicted bags are assigned to each other one to one for the largest total; F1 is that total over the
    larger number of spans, rounded to 2 decimals.
-5. The answer and every validated answer are candidates unless their first text is blank; the maxima of EM and F1 are
+5. The answer and every validated answer are candidates unless their first text is empty; the maxima of EM and F1 are
    taken separately.
 
 Rounding is numpy's, as in the official script, and not Python's: 0.075 is 0.08.
@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 from ...core.errors import InputError
 from .metric import Example, Score, is_list, is_record, mapping_of, metric, texts_of
-from .normalize import blank_articles, fold_whitespace
+from .normalize import articles_to_spaces, fold_whitespace
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_BLANK_OR_HYPHEN = re.compile("[ -]")
+_SPACE_OR_HYPHEN = re.compile("[ -]")
 
 #: an answer object, as an example
 ANSWER = {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": ["Denver Broncos"]}
@@ -91,7 +91,7 @@ class DROP:
 def best_candidate(
     prediction: Sequence[str], accepted: Sequence[tuple[Sequence[str], str]]
 ) -> tuple[str, float, float]:
-    """Type, EM and F1 of a prediction (step 5). Where every candidate is blank there is no type: "none"."""
+    """Type, EM and F1 of a prediction (step 5). Where every candidate is empty there is no type: "none"."""
     predicted = spans_of(prediction)
     kind, em, f1 = "none", 0.0, 0.0
     for texts, candidate_kind in accepted:
@@ -105,7 +105,7 @@ def best_candidate(
 
 def normalise_span(text: str) -> str:
     """Step 1."""
-    return " ".join(filter(None, map(_token, _BLANK_OR_HYPHEN.split(text))))
+    return " ".join(filter(None, map(_token, _SPACE_OR_HYPHEN.split(text))))
 
 
 def _token(token: str) -> str:
@@ -116,7 +116,7 @@ def _token(token: str) -> str:
         token = token.translate(_DELETE_PUNCTUATION)
     if is_number(token):
         token = str(float(token))
-    return fold_whitespace(blank_articles(token))
+    return fold_whitespace(articles_to_spaces(token))
 
 
 _ARTICLES_AND_NUMBERS = frozenset({"a", "an", "the", "nan", "inf", "infinity"})

@@ -1,6 +1,6 @@
 """The base normaliser N and token overlap, shared by SQuAD, HotpotQA and the metrics built on them.
 
-N: lower-case, delete ASCII punctuation (neighbours join), blank out whole-word articles, fold Unicode whitespace.
+N: lower-case, delete ASCII punctuation (neighbours join), replace whole-word articles by a space, fold whitespace.
 It does nothing else on purpose: no Unicode normalisation, no accent folding, no typographic quotes or dashes, no
 number words. `str.lower` rather than casefold, and the word boundary of the article rule is the Unicode one.
 """
@@ -16,19 +16,19 @@ _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
-def blank_articles(text: str) -> str:
-    """Every whole word a, an, the (lower case only) replaced by one blank."""
+def articles_to_spaces(text: str) -> str:
+    """Every whole word a, an, the (lower case only) replaced by one space."""
     return _ARTICLE.sub(" ", text)
 
 
 def fold_whitespace(text: str) -> str:
-    """Words joined by single blanks; words are what Unicode whitespace separates."""
+    """Words joined by single spaces; words are what Unicode whitespace separates."""
     return " ".join(text.split())
 
 
 def normalise(text: str) -> str:
     """The base normaliser N."""
-    return fold_whitespace(blank_articles(text.lower().translate(_DELETE_PUNCTUATION)))
+    return fold_whitespace(articles_to_spaces(text.lower().translate(_DELETE_PUNCTUATION)))
 
 
 class Overlap(NamedTuple):

@@ -1,6 +1,6 @@
 """TriviaQA: exact match and token F1 over the normalised aliases, with TriviaQA's own normaliser T.
 
-T differs from the base normaliser in replacing punctuation by blanks instead of deleting it ("U.S." is "u s"), in
+T differs from the base normaliser in replacing punctuation by spaces instead of deleting it ("U.S." is "u s"), in
 treating the underscore and four typographic marks as punctuation, and in nothing else. Gold answers are the
 normalised aliases and the normalised human answers; `Value` itself is not consulted. The official F1 of two empty
 texts is 0 while their EM is 1. Corpus results are percentages.
@@ -14,15 +14,15 @@ from typing import Any
 
 from ...core.errors import InputError
 from .metric import Example, Score, is_record, mapping_of, metric, text_of, texts_of
-from .normalize import best_over_golds, blank_articles, fold_whitespace
+from .normalize import articles_to_spaces, best_over_golds, fold_whitespace
 
 # the typographic quotes U+2018 and U+2019, the acute accent U+00B4 and the grave accent (already ASCII)
-_BLANK_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4\u0060", " "))
+_PUNCTUATION_TO_SPACES = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4\u0060", " "))
 
 
 def normalise_trivia(text: str) -> str:
-    """The normaliser T. The underscore goes before lower-casing, like every other mark, to a blank."""
-    return fold_whitespace(blank_articles(text.lower().translate(_BLANK_PUNCTUATION)))
+    """The normaliser T. The underscore goes before lower-casing, like every other mark, to a space."""
+    return fold_whitespace(articles_to_spaces(text.lower().translate(_PUNCTUATION_TO_SPACES)))
 
 
 def gold_texts(answer: Mapping[str, Any] | Sequence[str] | str) -> list[str]:
