@@ -61,7 +61,7 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
-class Entry(NamedTuple):
+class ModelAndPrompts(NamedTuple):
     """A model with the prompts that it can read, by id. right: those it answers correctly. broken: those without finite
     scores."""
 
@@ -204,7 +204,7 @@ def _check_prompts(prompts: Sequence[FactualPrompt]) -> None:
 @torch.no_grad()
 def _entry(
     name: str, model: LanguageModel, prompts: Sequence[FactualPrompt], max_tokens: int, left_out: dict[str, str]
-) -> Entry:
+) -> ModelAndPrompts:
     if model.tokenizer is None:
         raise InputError(f"compare: model {name} has no tokenizer for the prompts; load it with tokenizer=...")
     items: dict[str, FactItem] = {}
@@ -226,26 +226,29 @@ def _entry(
             left_out[prompt.id] = "model_nonfinite: the scores of the clean run are not finite"
         elif int(logits.argmax()) == found.answer[0]:
             right.add(prompt.id)
-    return Entry(name, model, items, right, broken)
+    return ModelAndPrompts(name, model, items, right, broken)
 
 
-def allowed_ids(entries: Sequence[Entry], counted: str) -> dict[str, set[str]]:
+def allowed_ids(entries: Sequence[ModelAndPrompts], counted: str) -> dict[str, set[str]]:
     """The ids of the prompts that may count, by model; none for a model whose scores are never finite."""
     readable = _readable(entries)
-    shared = set.intersection(*(set(e.items) - e.broken for e in readable)) if readable else set[str]()
+    shared = {id_ for e in readable[:1] for id_ in e.items if all(id_ in o.items.keys() - o.broken for o in readable)}
     common = shared.intersection(*(e.right for e in readable))
     return {
-        e.name: {"common": common, "all": shared, "correct": e.right}[counted] if e in readable else set()
+        e.name: {"common": common, "all": shared, "correct": e.right}[counted] if e in readable else set[str]()
         for e in entries
     }
 
 
-def _readable(entries: Sequence[Entry]) -> list[Entry]:
+def _readable(entries: Sequence[ModelAndPrompts]) -> list[ModelAndPrompts]:
     return [e for e in entries if e.items.keys() - e.broken]
 
 
 def _chosen(
-    entries: Sequence[Entry], prompts: Sequence[FactualPrompt], counted: str, left_out: Mapping[str, dict[str, str]]
+    entries: Sequence[ModelAndPrompts],
+    prompts: Sequence[FactualPrompt],
+    counted: str,
+    left_out: Mapping[str, dict[str, str]],
 ) -> dict[str, list[str]]:
     """The ids of the prompts that count, by model; none for a model whose scores are never finite."""
     readable = _readable(entries)
@@ -263,7 +266,7 @@ def _chosen(
 
 
 def rows_of_model(
-    entry: Entry, kinds: Mapping[str, str], traces: Sequence[pa.Table], options: dict[str, Any]
+    entry: ModelAndPrompts, kinds: Mapping[str, str], traces: Sequence[pa.Table], options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """One model's part of the table: kinds in the order asked for, then layers, then bins. traces: of the prompts that
     count. options: of `average_traces`."""

@@ -20,7 +20,7 @@ from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.step import Asked, Job, Sites, StepSettings, Tables, step
 from ..engine.view import Column, LinePart, TablePart, View
-from ..methods.comparison import KINDS, SCHEMA, Entry, allowed_ids, kinds_of, rows_of_model, traced_sites
+from ..methods.comparison import KINDS, SCHEMA, ModelAndPrompts, allowed_ids, kinds_of, rows_of_model, traced_sites
 from ..methods.corruption import NOISE_STDS, items_noise
 from ..methods.fact_runs import clean_run, fact_schema, rows_of_each
 from ..methods.fact_traces import trace_item
@@ -127,7 +127,7 @@ def comparison_of_facts(job: Job) -> Tables:
         for number in range(len(models))
     ]
     entries = [
-        Entry(name, model, known, {i for i, row in said.items() if row["correct"]},
+        ModelAndPrompts(name, model, known, {i for i, row in said.items() if row["correct"]},
               {i for i, row in said.items() if row["status"] != "ok"})
         for (name, model), known, said in zip(models.items(), items, answers, strict=True)
     ]  # fmt: skip
@@ -151,7 +151,9 @@ def comparison_of_facts(job: Job) -> Tables:
     }
 
 
-def _traces(job: Job, number: int, entry: Entry, kinds: Mapping[str, str], counted: list[str]) -> list[pa.Table]:
+def _traces(
+    job: Job, number: int, entry: ModelAndPrompts, kinds: Mapping[str, str], counted: list[str]
+) -> list[pa.Table]:
     """The traces of the prompts that count, by one of the models, in their order."""
     settings: Settings = job.settings
     sites = traced_sites(entry.model, kinds)
