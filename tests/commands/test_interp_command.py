@@ -15,7 +15,7 @@ from interp_jobs import asked, reader
 from mplat.commands import main
 from mplat.datasets.records import QUESTION_SCHEMA, to_table
 from mplat.interp import Job, all_steps
-from mplat.interp.engine.step import STEPS, Found, step
+from mplat.interp.engine.step import STEPS, StepOutput, step
 from mplat.runtime.record import read_run
 from safetensors.torch import load_file
 
@@ -188,10 +188,10 @@ def test_a_step_of_tensors_and_several_models_is_run_listed_verified_and_explain
     monkeypatch.setattr(STEPS, "_entries", dict(STEPS._entries))  # the step is forgotten again
 
     @step("embedding_shift", others=("other",))
-    def embedding_shift(job: Job) -> Found:
+    def embedding_shift(job: Job) -> StepOutput:
         """How far two models' embeddings are apart."""
         one, two = (m.embedding.weight.detach() for m in job.models)
-        return Found({"": pa.table({"norm": [float((two - one).norm())]})}, {"": {"difference": two - one}})
+        return StepOutput({"": pa.table({"norm": [float((two - one).norm())]})}, {"": {"difference": two - one}})
 
     second = reader(seed=1).save(tmp_path / "second")
     words = ["--model", model, "--set", f'compare=["{second}"]', "--per-level", "1"]

@@ -16,7 +16,7 @@ from mplat.interp.engine.batches import Batch
 from mplat.interp.engine.fitting import Minibatch, Schedule, fit
 from mplat.interp.engine.questions import encode
 from mplat.interp.engine.run_record import run_into
-from mplat.interp.engine.step import Found, Step, StepSettings, Tables
+from mplat.interp.engine.step import Step, StepOutput, StepSettings, Tables
 from mplat.models import LanguageModel
 from mplat.runtime import open_session
 from mplat.runtime.record import read_run
@@ -58,10 +58,10 @@ def tensors_of_many_kinds() -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-def directions(job: Job) -> Found:
+def directions(job: Job) -> StepOutput:
     """A table and tensors."""
     table = pa.Table.from_pylist([{"question_id": item.id, "score": 1.0} for item in job.items], schema=SCHEMA)
-    return Found({"": table}, {"": tensors_of_many_kinds(), "more": {"seed": torch.tensor(job.seed)}})
+    return StepOutput({"": table}, {"": tensors_of_many_kinds(), "more": {"seed": torch.tensor(job.seed)}})
 
 
 def norms(job: Job) -> Tables:
@@ -83,7 +83,7 @@ class ProbeSettings(StepSettings):
     steps: int = 60
 
 
-def probe(job: Job) -> Found:
+def probe(job: Job) -> StepOutput:
     """A linear probe of whether a prompt is long, on the residual stream of its last token."""
     rows = job.map(batch_streams, WIDTH, {}).to_pylist()
     x = torch.tensor([row["stream"] for row in rows], dtype=torch.float64)
@@ -104,7 +104,7 @@ def probe(job: Job) -> Found:
         progress=job.progress,
     )  # fmt: skip
     table = pa.table({"step": range(len(fitted.losses)), "loss": fitted.losses})
-    return Found({"": table}, {"": fitted.parameters})
+    return StepOutput({"": table}, {"": fitted.parameters})
 
 
 STEPS = {

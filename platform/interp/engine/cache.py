@@ -34,7 +34,7 @@ from ...core.folders import cache_folder
 from ...core.whole_files import Published, publish_json, publish_table, read_table, write_errors
 from ...runtime.plan import canonical_json
 from .key import Key
-from .step import Found
+from .step import StepOutput
 from .tensor_parts import SUFFIX, StoredTensors, about_of, check_tensors, publish_tensors
 
 MANIFEST = "manifest.json"
@@ -130,25 +130,25 @@ class Cache:
         return Stored(tables, tensors)
 
     def write(
-        self, step: str, key: Key, tables: Mapping[str, pa.Table] | Found, *, questions: Sequence[str] = ()
+        self, step: str, key: Key, tables: Mapping[str, pa.Table] | StepOutput, *, questions: Sequence[str] = ()
     ) -> dict[str, pa.Table]:
         """Commit an entry, with the digests of its questions, and return its tables as they will be read."""
         return dict(self.write_all(step, key, tables, questions=questions).tables)
 
     def write_all(
-        self, step: str, key: Key, found: Mapping[str, pa.Table] | Found, *, questions: Sequence[str] = ()
+        self, step: str, key: Key, output: Mapping[str, pa.Table] | StepOutput, *, questions: Sequence[str] = ()
     ) -> Stored:
         """`write`, with the tensors. Raises NonDeterministicError where its files are there with other bytes."""
-        found = found if isinstance(found, Found) else Found(found)
+        output = output if isinstance(output, StepOutput) else StepOutput(output)
         folder = self.place(step, key.digest)
         about = {"step": step, "key": key.digest, "key_inputs": canonical_json(dict(key.components))}
         footer = {f"mplat.{name}".encode(): value.encode() for name, value in about.items()}
         parts = []
-        for name, table in sorted(found.tables.items()):
+        for name, table in sorted(output.tables.items()):
             marked = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
             path = folder / f"part-{name or '00000'}.parquet"
             parts.append(_part(name, self._publish(partial(publish_table, marked, path), path, step, key.digest)))
-        for name, tensors in sorted(found.tensors.items()):
+        for name, tensors in sorted(output.tensors.items()):
             path = folder / f"part-{name or '00000'}{SUFFIX}"
             publish = partial(publish_tensors, tensors, path, about, replace=False)
             published = self._publish(publish, path, step, key.digest)

@@ -146,11 +146,11 @@ def _generator(seed: int, of: str, number: int) -> torch.Generator:
 
 def _digest(parameters: Mapping[str, Tensor]) -> str:
     """sha256 over names, shapes, dtypes and values."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for key, value in parameters.items():
-        found.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _save(

@@ -200,18 +200,18 @@ def run_plan(
         if name in results:
             return results[name]
         planned = plan.steps[name]
-        found = cache.read_all(name, planned.key.digest)
+        stored = cache.read_all(name, planned.key.digest)
         seconds = None
-        if found is not None:
+        if stored is not None:
             observer.say(f"{name}: cached")
         else:
             upstream = {need: obtain(need) for need in planned.step.needs}
             prompts = len(plan.inputs[planned.step.items].items)
             observer.begin(name, f"not in the cache, computed now on {prompts} prompts")
             start = time.monotonic()
-            found = _compute(plan, planned, upstream, cache, chosen, observer.progress)
+            stored = _compute(plan, planned, upstream, cache, chosen, observer.progress)
             seconds = time.monotonic() - start
-        results[name] = StepResult(name, planned.key.digest, found.tables, seconds, found.tensors)
+        results[name] = StepResult(name, planned.key.digest, stored.tables, seconds, stored.tensors)
         if seconds is not None:
             observer.end(name, f"{results[name].rows} rows", seconds)
         return results[name]

@@ -15,7 +15,7 @@
 Items are questions unless the decorator says `items="facts"` (factual prompts, `methods.prompts.FactItem`) or
 `items="texts"` (plain texts).
 
-What a step finds is tables, and tensors beside them where it returns a `Found`. `view` says how a report shows it;
+What a step finds is tables, and tensors beside them where it returns a `StepOutput`. `view` says how a report shows it;
 `others` which further models it is given; what it trains is trained by `fitting.fit` in `Job.folder`.
 
 Forward passes belong into a batch function at the top level of the module: it may run in another process, on a batch
@@ -81,7 +81,7 @@ def named_once(values: T) -> T:
 Sites = Annotated[tuple[str, ...], AfterValidator(named_once)]
 
 
-class Found(NamedTuple):
+class StepOutput(NamedTuple):
     """What a step found: tables by part, and tensors by part (of any names, in any dtype)."""
 
     tables: Tables
@@ -163,7 +163,7 @@ class Step:
     needs: tuple[str, ...]
     settings: type[StepSettings]
     seeded: bool  # whether it draws random numbers: only then is the seed part of its key
-    function: Callable[[Job], Tables | Found]
+    function: Callable[[Job], Tables | StepOutput]
     check: Callable[[Asked], None] | None = None  # raises UsageError for what cannot be computed
     view: View | None = None  # how a report shows it; None: as a table
     items: Kind = "questions"
@@ -187,7 +187,7 @@ class Step:
 
 STEPS: Registry[Step] = Registry("interp step", "step", __name__, "..steps")
 all_steps = STEPS.all
-Function = TypeVar("Function", bound=Callable[[Job], "Tables | Found"])
+Function = TypeVar("Function", bound=Callable[[Job], "Tables | StepOutput"])
 
 
 def step(

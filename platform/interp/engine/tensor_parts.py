@@ -66,11 +66,11 @@ def check_tensors(path: Path, sha256: str) -> StoredTensors:
     """The tensors in `path`. Raises InputError where the file is missing, damaged or has not digest `sha256`."""
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if found != sha256:
-        raise InputError(f"{path}: damaged, its sha256 is {found[:16]} and was {sha256[:16]} when it was written")
+    if digest != sha256:
+        raise InputError(f"{path}: damaged, its sha256 is {digest[:16]} and was {sha256[:16]} when it was written")
     return StoredTensors(path)
 
 

@@ -191,10 +191,10 @@ def _cell(part: Shown, column: Column, row: Mapping[str, Any]) -> Cell:
 
 def _beside(beside: Beside, column: Column, table: pa.Table) -> dict[tuple[Any, ...], str]:
     """What the other rows hold, in their order, by what they agree in."""
-    found: dict[tuple[Any, ...], list[str]] = {}
+    texts_of: dict[tuple[Any, ...], list[str]] = {}
     form = _FORMS[column.form]
     for row in _only(table, beside.only).select(sorted({column.name, *beside.same})).to_pylist():
         value = row[column.name]
         text = "not measured" if value is None else form(value)
-        found.setdefault(tuple(row[key] for key in beside.same), []).append(text)
-    return {key: ", ".join(texts) for key, texts in found.items()}
+        texts_of.setdefault(tuple(row[key] for key in beside.same), []).append(text)
+    return {key: ", ".join(texts) for key, texts in texts_of.items()}
