@@ -14,6 +14,7 @@ from mplat.core.errors import UsageError
 from mplat.datasets.factual import FactualPrompt, facts_world_prompts
 from mplat.interp import Cache, all_steps, config_model, run_steps
 from mplat.interp.engine.inputs import Given
+from mplat.interp.methods.coordinate_attribution import coordinate_attribution
 from mplat.interp.methods.hidden_attention import hidden_attention
 from mplat.interp.methods.knockout import knockout
 from mplat.interp.methods.logit_lens import logit_lens
@@ -220,6 +221,29 @@ def test_a_block_without_a_scan_is_a_row_that_holds_no_number() -> None:
 def test_what_the_model_cannot_do_is_refused_before_anything_is_computed(model, name, settings, message) -> None:
     with pytest.raises(UsageError, match=message):
         table(name, model, **settings)
+
+
+def test_coordinates_are_means_over_prompts_of_their_terms(model, items) -> None:
+    own = {"samples": 2, "seed": 4, "noise": 0.7}
+    rows = table("coordinate_attribution", model, part="coordinates", **own).to_pylist()
+    terms = [
+        coordinate_attribution(
+            model, torch.tensor(item.tokens), None, "h_post", item.subject[1] - 1, subject=item.subject, noise=0.7,
+            samples=2, seed=prompt_seed(4, item.id), answer=item.answer,
+        ).to_pylist()
+        for item in items
+    ]  # fmt: skip
+    effects = np.array([[row["effect"] for row in of_item] for of_item in terms])
+    assert len(rows) == effects.shape[1] and {row["n_prompts"] for row in rows} == {len(items)}
+    for i, row in enumerate(rows):
+        assert all(row[name] == terms[0][i][name] for name in ("site", "layer", "channel", "coordinate"))
+        assert row["effect"] == pytest.approx(effects[:, i].mean(), rel=1e-9, abs=ROUNDING)
+        assert row["standard_error"] == pytest.approx(effects[:, i].std(ddof=1) / 2, rel=1e-9, abs=ROUNDING)
+    best = {(row["channel"], row["coordinate"]) for row in rows if row["layer"] == 0 and row["rank"] <= 4}
+    assert best == planted_copy().coordinates[0]  # what is written at the name
+    assert table("coordinate_attribution", model, **own)["status"].to_pylist() == ["ok"] * 4
+    hyena = table("coordinate_attribution", reader("hyena"), facts_world_prompts(2), part="coordinates")
+    assert set(hyena["status"].to_pylist()) == {"not_applicable"}
 
 
 def test_averages_are_means_over_prompts_of_a_prompts_mean(model) -> None:

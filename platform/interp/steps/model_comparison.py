@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 class Settings(StepSettings):
+    small = {"samples": 1, "counted": "all", "resamples": 100}
     kinds: Sites = tuple(KINDS)
     """residual, mixer, mlp, or names of sites that can be restored"""
     counted: Literal["common", "correct", "all"] = "common"
