@@ -58,8 +58,8 @@ class Command:
         _, *own = inspect.signature(function).parameters.values()  # the first is what all options make
         named = SimpleNamespace(__annotations__={p.name: p.annotation for p in own})
         hints = get_type_hints(named, function.__globals__, include_extras=True)
-        options = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        options += parameters(config_class(config), self.without)
+        options = parameters(config_class(config), self.without)
+        options += [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         for name, annotation in get_type_hints(Shared, include_extras=True).items():
             if "--" + name.replace("_", "-") not in self.without:
                 default = self.address if name == "address" else getattr(Shared, name)

@@ -58,10 +58,11 @@ class FieldOption(NamedTuple):
 
 
 def field_options(config: type[BaseModel], section: str = "") -> Iterator[FieldOption]:
-    """The marked fields of a configuration and of its sections, in their order."""
+    """The marked fields of a configuration and of its sections, in their order; inherited ones come last."""
     later: Mapping[str, Option] = getattr(config, "marks", {})
-    for name, field in config.model_fields.items():
-        key = f"{section}{name}"
+    names = dict.fromkeys(name for cls in config.__mro__ for name in vars(cls).get("__annotations__", {}))
+    for name in (name for name in names if name in config.model_fields):
+        field, key = config.model_fields[name], f"{section}{name}"
         mark = later.get(name) or next((mark for mark in field.metadata if isinstance(mark, Option)), None)
         if mark is not None:
             kinds = tuple(kind for kind in get_args(field.annotation) if kind is not NoneType)
