@@ -13,7 +13,7 @@ from typing import Any
 from ..data_set import BadRecord, Sample
 from ..records import Question, Support, source_fields
 from .fields import field, identifier, objects, optional_text, question_text, text, whole
-from .nq_page import Layout, Page, Token, layout_of, page_of, token_span, tokens_of_text
+from .nq_page import MarkedTokens, Page, Token, layout_of, page_of, token_span, tokens_of_text
 
 _YES_NO = {1: "YES", 0: "NO", -1: "NONE"}  # how Hugging Face's schema numbers them
 _Annotation = dict[str, Any]  # id, long: words or None, short: list of words, yes_no; words: [first, end)
@@ -92,7 +92,7 @@ def row(question: Question) -> dict[str, Any]:
     }
 
 
-def _span_columns(layout: Layout, spans: Sequence[Sequence[int]]) -> dict[str, list[Any]]:
+def _span_columns(layout: MarkedTokens, spans: Sequence[Sequence[int]]) -> dict[str, list[Any]]:
     tokens = [token_span(layout, span) for span in spans]
     return {
         "start_token": [start for start, _ in tokens],

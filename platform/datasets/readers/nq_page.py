@@ -93,14 +93,14 @@ def tokens_of_text(text: str) -> list[Token]:
     return [Token(piece, _MARKUP.fullmatch(piece) is not None) for piece in text.split(" ")]
 
 
-class Layout(NamedTuple):
+class MarkedTokens(NamedTuple):
     """Paragraphs as tokens again, each in marks of its own, and where the words are among them."""
 
     tokens: list[Token]
     word_at: list[int]  # token of each word
 
 
-def layout_of(paragraphs: Sequence[Paragraph]) -> Layout:
+def layout_of(paragraphs: Sequence[Paragraph]) -> MarkedTokens:
     """The inverse of `page_of`, up to which marks stand between the paragraphs."""
     tokens: list[Token] = []
     word_at: list[int] = []
@@ -110,10 +110,10 @@ def layout_of(paragraphs: Sequence[Paragraph]) -> Layout:
             word_at.append(len(tokens))
             tokens.append(Token(word, False))
         tokens.append(Token("</P>", True))
-    return Layout(tokens, word_at)
+    return MarkedTokens(tokens, word_at)
 
 
-def token_span(layout: Layout, span: Sequence[Any] | None) -> tuple[int, int]:
+def token_span(layout: MarkedTokens, span: Sequence[Any] | None) -> tuple[int, int]:
     """Tokens of a span of words; (-1, -1) for none, as the data set writes it."""
     if not span:
         return -1, -1

@@ -22,7 +22,7 @@ from .sentences import EXAMPLE, split_sentences
 SPANS = [{"text": "Rome", "answer_start": 1}, {"text": "3 dogs", "answer_start": EXAMPLE.index("3 dogs")}]
 
 
-class Item(NamedTuple):
+class SquadItem(NamedTuple):
     """A question as it is given, with what stands above it."""
 
     record: Mapping[str, Any]
@@ -68,7 +68,7 @@ class SquadRecords(DataSet):
         raise UsageError(f"{type(self).__name__} does not say which questions are answerable")
 
     @bad_as_last
-    def items(self, value: Any) -> Iterator[Item | BadRecord]:
+    def items(self, value: Any) -> Iterator[SquadItem | BadRecord]:
         """One item for each question of a document, an article or a flat row."""
         if not isinstance(value, Mapping):
             raise BadRecord("wrong_type", "a record is not an object")
@@ -80,9 +80,9 @@ class SquadRecords(DataSet):
         if "paragraphs" in value:
             yield from each(value, "paragraphs", lambda paragraph: _questions(paragraph, title))
         else:
-            yield Item(value, title, text(value, "context"))
+            yield SquadItem(value, title, text(value, "context"))
 
-    def question(self, item: Item, split: str, notes: Counter[str]) -> Question:
+    def question(self, item: SquadItem, split: str, notes: Counter[str]) -> Question:
         """The question with its paragraph cut into sentences and the sentences of its answers as evidence."""
         question_id, question = identifier(item.record, "id"), question_text(item.record, "question")
         found = marked(item)
@@ -100,7 +100,7 @@ class SquadRecords(DataSet):
         }
 
 
-def marked(item: Item) -> Marked:
+def marked(item: SquadItem) -> Marked:
     """The paragraph in sentences, and the sentences of the answers; raises BadRecord."""
     if not item.context.strip():
         raise BadRecord("missing_field", "'context' is blank")
@@ -147,9 +147,9 @@ def is_flat(row: Mapping[str, Any]) -> bool:
 
 
 @bad_as_last
-def _questions(paragraph: Any, title: str) -> Iterator[Item]:
+def _questions(paragraph: Any, title: str) -> Iterator[SquadItem]:
     context, qas = text(paragraph, "context"), items_of(paragraph, "qas")
-    yield from (Item(qa, title, context) for qa in qas)
+    yield from (SquadItem(qa, title, context) for qa in qas)
 
 
 def _answer_spans(record: Mapping[str, Any]) -> list[tuple[str, int]]:

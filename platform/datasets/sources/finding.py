@@ -22,14 +22,14 @@ from .files import bare_suffix, head, long_head
 
 
 @dataclass(frozen=True)
-class Found:
+class DataSetFiles:
     """The files of one data set, in the order of their paths, and what was left out and why."""
 
     files: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
-def find(wanted: Iterable[str], folder: Path | str, *, whatever_is_there: bool = False) -> dict[str, Found]:
+def find(wanted: Iterable[str], folder: Path | str, *, whatever_is_there: bool = False) -> dict[str, DataSetFiles]:
     """The files of each data set in `wanted` below `folder`; InputError where one has none, or a file has two owners.
 
     whatever_is_there: leave out data sets without a file instead; InputError where none of them has one.
@@ -79,7 +79,7 @@ def find(wanted: Iterable[str], folder: Path | str, *, whatever_is_there: bool =
                 f"{root}: no {data_set.title} file among {len(candidates)} data files{left_out}; "
                 f"expected {data_set.expects}"
             )
-    return {name: Found(tuple(files[name]), tuple(notes[name])) for name in files}
+    return {name: DataSetFiles(tuple(files[name]), tuple(notes[name])) for name in files}
 
 
 def _only_owner(path: Path, sample: list[Any], relative: PurePath) -> list[DataSet]:

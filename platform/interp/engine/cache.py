@@ -63,7 +63,7 @@ class Stored(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class CachedResult:
     """A committed result."""
 
     step: str
@@ -94,7 +94,7 @@ class Cache:
         """Where unfinished work towards an entry is kept."""
         return self.folder / ".work" / f"{step}-{key[:32]}"
 
-    def find(self, step: str, key: str) -> Entry | None:
+    def find(self, step: str, key: str) -> CachedResult | None:
         """The entry's manifest, or None where there is none or it is damaged; the parts are not read."""
         path = self.place(step, key) / MANIFEST
         if not path.exists():
@@ -185,9 +185,9 @@ class Cache:
                 if path.exists():
                     shutil.rmtree(path)
 
-    def entries(self, step: str | None = None) -> list[Entry]:
+    def entries(self, step: str | None = None) -> list[CachedResult]:
         """All entries (of one step), sorted by step and key. Damaged manifests are set aside."""
-        found: list[Entry] = []
+        found: list[CachedResult] = []
         steps = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         for place in steps:
             if not place.is_dir() or place.name.startswith(".") or step not in (None, place.name):
@@ -196,7 +196,7 @@ class Cache:
             found += [entry for key in keys if (entry := self.find(place.name, key)) is not None]
         return found
 
-    def verify(self, entry: Entry) -> list[str]:
+    def verify(self, entry: CachedResult) -> list[str]:
         """What is wrong with an entry's files, one sentence each; nothing is moved."""
         problems = []
         for part in entry.parts:
@@ -235,14 +235,14 @@ def _key_in(path: Path, sha256: str) -> str | None:
     return metadata.get(b"mplat.key", b"").decode()
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> CachedResult:
     """Read a manifest. Raises InputError where it is not one, or names files outside of its folder."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if value["format"] != FORMAT:
             raise InputError(f"{path}: format {value['format']}, this mplat reads {FORMAT}")
         parts = tuple(Part(**part) for part in value["parts"])
-        entry = Entry(
+        entry = CachedResult(
             value["step"],
             value["key"],
             dict(value["components"]),

@@ -34,7 +34,7 @@ class Key:
     components: Mapping[str, Any]
 
 
-class Difference(NamedTuple):
+class KeyDifference(NamedTuple):
     """`name` (dotted, from its component on) is `now` here and `then` there."""
 
     name: str
@@ -82,24 +82,24 @@ def step_key(
     return Key(digest_of(components), components)
 
 
-def differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[Difference]:
+def differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[KeyDifference]:
     """In what two keys' components differ, in the order of COMPONENTS; inside a component every entry by itself."""
-    found: list[Difference] = []
+    found: list[KeyDifference] = []
     for name in dict.fromkeys([*COMPONENTS, *sorted({*now, *then})]):
         found += _differences(name, now.get(name, _ABSENT), then.get(name, _ABSENT))
     return found
 
 
-def _differences(name: str, now: Any, then: Any) -> list[Difference]:
+def _differences(name: str, now: Any, then: Any) -> list[KeyDifference]:
     if now == then:
         return []
     if isinstance(now, Mapping) and isinstance(then, Mapping):
         keys = sorted({*now, *then})
         return [d for key in keys for d in _differences(f"{name}.{key}", now.get(key, _ABSENT), then.get(key, _ABSENT))]
-    return [Difference(name, now, then)]
+    return [KeyDifference(name, now, then)]
 
 
-def nearest(key: Key, others: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[Difference]] | None:
+def nearest(key: Key, others: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[KeyDifference]] | None:
     """The digest of the entry whose components differ from `key` in the fewest places, and in what; None of none."""
     compared = [(other, differences(key.components, components)) for other, components in sorted(others.items())]
     return min(compared, key=lambda pair: len(pair[1]), default=None)

@@ -49,7 +49,7 @@ class ReplaceRows(Replace):
 
 
 @dataclass(frozen=True)
-class Item:
+class Restored:
     """A restoration around `layer`, in the layers of its window, at the baseline's position."""
 
     restoration: Restoration
@@ -70,7 +70,7 @@ class Sweep:
     ) -> None:
         self.model, self._metric, self._memory, self._together = model, metric, memory, together
 
-    def __call__(self, baseline: Baseline, items: Sequence[Item], post_step: bool) -> Tensor:
+    def __call__(self, baseline: Baseline, items: Sequence[Restored], post_step: bool) -> Tensor:
         """The metric (items, samples) of each item at the baseline's position. post_step: as the items all are."""
         start = baseline.at + post_step
         found = [
@@ -79,12 +79,12 @@ class Sweep:
         return torch.cat(found).view(len(items), baseline.samples)
 
     @staticmethod
-    def sites(items: Sequence[Item]) -> list[str]:
+    def sites(items: Sequence[Restored]) -> list[str]:
         """The sites, relative to a block, that the baseline must know at a position to restore `items` there."""
         inside = [i.restoration for i in items if not i.restoration.post_step]
         return sorted({site for r in inside for site in r.parts if site not in RESIDUAL})
 
-    def _passes(self, baseline: Baseline, start: int, items: Sequence[Item]) -> Iterator[_Rows]:
+    def _passes(self, baseline: Baseline, start: int, items: Sequence[Restored]) -> Iterator[_Rows]:
         """The items in parts whose residual streams fit into memory."""
         width = baseline.length - start
         at_once = max(1, self._memory.carried_rows(width) // baseline.samples)
@@ -191,10 +191,10 @@ class Sweep:
 class _Rows:
     """Items x samples as rows, the samples of an item side by side. All tensors (rows,).
 
-    first: see `Item`. kinds: the restorations that occur. residual: where the restoration is what enters a block.
+    first: see `Restored`. kinds: the restorations that occur. residual: where the restoration is what enters a block.
     """
 
-    def __init__(self, items: Sequence[Item], samples: int, device: torch.device) -> None:
+    def __init__(self, items: Sequence[Restored], samples: int, device: torch.device) -> None:
         self._items, self._samples = items, samples
         self.kinds = list(dict.fromkeys(item.restoration for item in items))
         self.index = torch.arange(len(items) * samples, device=device)

@@ -26,7 +26,7 @@ from .corruption import Corruption, Span, corrupt
 from .memory import DEFAULT_BUDGET, Memory
 from .metric import make_metric
 from .restoration import Restoration, restorations
-from .sweep import Item, Sweep
+from .sweep import Restored, Sweep
 from .table import token_labels, trace_table
 from .typed_tensors import ints
 
@@ -111,15 +111,15 @@ def _plan(
     blocks: Sequence[int],
     places: Sequence[int],
     window: int,
-) -> dict[int, list[Item]]:
+) -> dict[int, list[Restored]]:
     """What has to be computed at each position, ascending; the items by the layer at which they enter."""
     last = len(corruption.clean) - 1
-    plan: dict[int, list[Item]] = {}
+    plan: dict[int, list[Restored]] = {}
     for position in places:
         if position < corruption.first:
             continue
         items = [
-            Item(r, layer, r.window(layer, window, model.n_layers))
+            Restored(r, layer, r.window(layer, window, model.n_layers))
             for r in wanted
             if not (r.post_step and position == last)
             for layer in blocks
@@ -130,7 +130,7 @@ def _plan(
     return plan
 
 
-def _effects(baseline: Baseline, sweep: Sweep, plan: dict[int, list[Item]], lowest: Tensor) -> dict[Key, Tensor]:
+def _effects(baseline: Baseline, sweep: Sweep, plan: dict[int, list[Restored]], lowest: Tensor) -> dict[Key, Tensor]:
     """Differences (samples,) to the corrupted runs' metric `lowest` (samples,)."""
     found: dict[Key, Tensor] = {}
     for position, items in plan.items():

@@ -14,7 +14,7 @@ from ..model_config import ModelConfig
 _SHIPPED_FOLDER = Path(__file__).parents[1] / "tiny"
 
 
-class Entry(NamedTuple):
+class KnownModel(NamedTuple):
     """A known model. n_bytes: size of the weight file; needs_network: unless it is already in the local cache;
     n_active_parameters: those that one token uses, fewer where there are experts."""
 
@@ -133,7 +133,7 @@ def shape(name: str) -> ModelConfig:
     raise UsageError(f"unknown model {name!r}; {suggest(name, [*folders, *HUB, *short])}")
 
 
-def entries() -> list[Entry]:
+def entries() -> list[KnownModel]:
     """All known models, the shipped ones first."""
     from ..building import build
 
@@ -142,10 +142,10 @@ def entries() -> list[Entry]:
         config = shape(name)
         size = (folder / "model.safetensors").stat().st_size
         model = build(config, device="meta")
-        result.append(Entry(name, config.arch, model.n_parameters, size, "MIT", False, model.n_active_parameters))
+        result.append(KnownModel(name, config.arch, model.n_parameters, size, "MIT", False, model.n_active_parameters))
     for name, config in HUB.items():
         model = build(config, device="meta")
         count, size = model.n_parameters, model.n_parameters * (2 if name in _STORED_AS_HALVES else 4)
         licence = _LICENCES.get(name, "Apache-2.0")
-        result.append(Entry(name, config.arch, count, size, licence, True, model.n_active_parameters))
+        result.append(KnownModel(name, config.arch, count, size, licence, True, model.n_active_parameters))
     return result

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 
-class Layout(NamedTuple):
+class ChunkLayout(NamedTuple):
     """Sizes of one call and the way between (B, T, ...) and chunks."""
 
     batch: int
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
     per_group: int
 
     @classmethod
-    def of(cls, x: Tensor, groups: int, chunk: int) -> Layout:
+    def of(cls, x: Tensor, groups: int, chunk: int) -> ChunkLayout:
         batch, time, heads, _ = x.shape
         chunk = min(chunk, time)
         return cls(batch, time, -(-time // chunk), chunk, groups, heads // groups)
@@ -93,7 +93,7 @@ class ChunkedSsd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x, delta, A, B, C, D, start, reset, chunk):
-        at = Layout.of(x, B.shape[2], chunk)
+        at = ChunkLayout.of(x, B.shape[2], chunk)
         steps = delta * A
         if reset is not None:
             steps.masked_fill_(reset[..., None], float("-inf"))
@@ -125,7 +125,7 @@ class ChunkedSsd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_entering: Tensor | None):
         x, delta, A, B, C, D, decay, from_start, entering, read = ctx.saved_tensors
-        at: Layout = ctx.at
+        at: ChunkLayout = ctx.at
         grad_y = torch.zeros_like(x) if grad_y is None else grad_y
         written, grad = at.split(x * delta[..., None]), at.split(grad_y)
         entering_m = entering.view(-1, *entering.shape[-2:])
@@ -205,7 +205,7 @@ def _times(tensor: Tensor, factors: Tensor) -> Tensor:
     return (tensor.view(*factors.shape, -1) * factors[..., None]).view(tensor.shape)
 
 
-def _carry(at: Layout, writes: Tensor, factors: Tensor, start: Tensor | None, resets: bool) -> Tensor:
+def _carry(at: ChunkLayout, writes: Tensor, factors: Tensor, start: Tensor | None, resets: bool) -> Tensor:
     """The state entering each chunk, (B,k,G,N,r p), from what each chunk writes (m,n,r p) and its decay (m,r,1)."""
     writes, factors = at.by_chunk(writes), at.by_chunk(factors)[:, :, :, None]
     entering = torch.empty_like(writes)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backend import kernel
-from .ssd_chunks import ChunkedSsd, Layout
+from .ssd_chunks import ChunkedSsd, ChunkLayout
 from .ssd_reference import SsdCall
 
 
@@ -33,7 +33,7 @@ def ssd_torch(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     y, entering = ChunkedSsd.apply(x, delta, A, B, C, D, start, reset, chunk)
     if not positions:
         return y, None
-    at = Layout.of(x, groups, chunk)
+    at = ChunkLayout.of(x, groups, chunk)
     wanted: dict[int, list[int]] = {}
     for position in positions:
         wanted.setdefault(position // at.chunk, []).append(position % at.chunk)
@@ -61,7 +61,7 @@ def _step(
 def states_inside(
     k: int,
     steps: list[int],
-    at: Layout,
+    at: ChunkLayout,
     x: Tensor,
     delta: Tensor,
     A: Tensor,

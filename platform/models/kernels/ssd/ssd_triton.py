@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from ..backend import kernel
 from ..compiled.launch_triton import carry, chunks_with_reset, on_device, reset_bytes, triton
-from .ssd_chunks import Layout
+from .ssd_chunks import ChunkLayout
 from .ssd_reference import SsdCall
 from .ssd_torch import ssd_torch, states_inside
 from .ssd_triton_kernels import local_states, outputs, state_vector_gradients, value_gradients
@@ -137,7 +137,7 @@ def ssd_triton(*arguments: Any) -> tuple[Tensor, Tensor | None]:
     for position in positions:
         if position < time - 1:
             inside.setdefault(position // steps, []).append(position % steps)
-    groups, at = B.shape[2], Layout.of(x, B.shape[2], steps)
+    groups, at = B.shape[2], ChunkLayout.of(x, B.shape[2], steps)
     # (B, count, H, P, N) -> (B, count, G, N, heads of the group * P), the layout of the torch backend.
     grouped = entering.unflatten(2, (groups, -1)).permute(0, 1, 2, 5, 3, 4).flatten(4) if inside else entering
     states = [states_inside(k, wanted, at, x, delta, A, B, grouped[:, k], reset) for k, wanted in inside.items()]
