@@ -99,7 +99,7 @@ def test_what_nobody_named_is_not_read_and_not_run(model, tmp_path) -> None:
     facts = config_model().model_validate({"facts": "generated", "limit": 2})
     alone = {name for name, step in every.items() if step.items == "facts" and not step.others}
     assert alone <= plan_steps(model, asked(), facts).steps.keys()
-    with pytest.raises(UsageError, match="name a file of them with --set texts=FILE"):
+    with pytest.raises(UsageError, match="name a file of them with --texts FILE"):
         plan_steps(model, config=config_model().model_validate({"steps": ("read",)}), known=known(read="texts"))
 
 

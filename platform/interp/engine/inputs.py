@@ -60,7 +60,7 @@ def read_missing(kinds: Collection[Kind], config: InterpConfig, given: Given) ->
         given = given._replace(facts=read.prompts, notes=read.notes)
     if "texts" in lacking:
         if config.texts is None:
-            raise UsageError("a step takes plain texts; name a file of them with --set texts=FILE")
+            raise UsageError("a step takes plain texts; name a file of them with --texts FILE")
         given = given._replace(texts=read_texts(Path(config.texts)))
     return given
 

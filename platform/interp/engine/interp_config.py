@@ -10,7 +10,7 @@ from pydantic import Field, create_model
 
 from ...core.config import Seed
 from ...core.option import Model, Option, Tokenizer
-from ...core.typed_lists import parse_names
+from ...core.typed_lists import parse_names, parse_words
 from ...datasets.prompting.truncation import MAX_PROMPT_TOKENS
 from ..methods.facts_config import FactsConfig
 from .graph import all_steps
@@ -35,8 +35,12 @@ class InterpConfig(FactsConfig):
         "default: prompts of the facts world.",
     )
     per_level: Annotated[int, Option()] = Field(20, ge=1, description="Generated prompts for each of the six levels.")
-    compare: tuple[str, ...] = Field((), description="further models, for the steps that compare several")
-    texts: str | None = Field(None, description="file of plain texts, one a line or one a record")
+    compare: Annotated[tuple[str, ...], Option(metavar="A,B", parse=parse_words)] = Field(
+        (), description="Further models, for the analyses that compare several."
+    )
+    texts: Annotated[str | None, Option(metavar="FILE")] = Field(
+        None, description="Plain texts for the analyses that take them, one a line or one a record."
+    )
     steps: Annotated[
         tuple[str, ...] | None,
         Option(metavar="all|A,B", help="Analyses to run; `mplat interp ls` lists them.", parse=_steps),

@@ -28,8 +28,7 @@ def check_others(steps: Sequence[Step], others: int) -> None:
         if step.others and not step.takes(others):
             roles = ", ".join("any number more" if role is ... else role for role in step.others)
             raise UsageError(
-                f"{step.name}: takes further models ({roles}), and {others} are named; "
-                "name them with --set compare='[A, B]'"
+                f"{step.name}: takes further models ({roles}), and {others} are named; name them with --compare A,B"
             )
     if others and not any(step.others for step in steps):
         raise UsageError(f"compare names {others} models, and none of the steps compares models; leave it out")

@@ -28,7 +28,9 @@ class FactsConfig(Config):
     """Folder of the data files of named sets, searched by content; or one file; default: data."""
     limit: Annotated[int | None, Option(help="At most this many facts.")] = Field(default=None, ge=1)
     """At most this many facts, drawn with `seed`; of generated ones, how many: 100 where nothing is said."""
-    corruption: Literal["noise", "replacement"] = "noise"
+    corruption: Annotated[
+        Literal["noise", "replacement"], Option(help="Of facts: noise, or another fact's subject in its place.")
+    ] = "noise"
     """Of facts: noise on the subject's embeddings, or in its place another one's of the same relation and length."""
     seed: Seed = 1
     """Of the noise, the draw of facts, the replacements and the resampling."""

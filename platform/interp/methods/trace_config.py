@@ -68,7 +68,6 @@ class TraceConfig(TraceSettings, FactsConfig):
         ),
         "correct_only": Option(off="--all", help="Of facts, those answered correctly (the default), or all."),
         "judged": Option(help="Of facts, measure the target, or what the model itself says."),
-        "corruption": Option(help="Of facts: noise, or another fact's subject in its place."),
         "sites": Option(
             metavar="A,B+C", help="What is restored, + joins several; default: all the model has.", parse=parse_words
         ),
