@@ -118,14 +118,14 @@ def _apply(model: type[BaseModel], source: Source, override: str) -> None:
 
 def _example(model: type[BaseModel]) -> str:
     """KEY=VALUE with a key that there is, a nested one if possible, and its default."""
-    found: list[str] = []
+    plain: list[str] = []
     for name, field in model.model_fields.items():
         for key, inner in ((f"{name}.{k}", f) for m in models_in(field.annotation) for k, f in m.model_fields.items()):
             if isinstance(inner.default, int | float | str):
                 return f"{key}={json.dumps(inner.default)}"
         if isinstance(field.default, int | float | str):
-            found.append(f"{name}={json.dumps(field.default)}")
-    return found[0] if found else "a.b=1"
+            plain.append(f"{name}={json.dumps(field.default)}")
+    return plain[0] if plain else "a.b=1"
 
 
 def _set(source: Source, keys: list[str], value: Any, place: str) -> None:
@@ -210,7 +210,7 @@ def _fields(model: type[BaseModel], path: KeyPath) -> list[str]:
     current: list[type[BaseModel]] = [model]
     for step in path:
         inner = [m.model_fields[str(step)].annotation for m in current if str(step) in m.model_fields]
-        current = [found for annotation in inner for found in models_in(annotation)] or current
+        current = [section for annotation in inner for section in models_in(annotation)] or current
     return [name for m in current for name in m.model_fields]
 
 
@@ -218,4 +218,4 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The sections that a field of this type can hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for argument in get_args(annotation) for found in models_in(argument)]
+    return [section for argument in get_args(annotation) for section in models_in(argument)]

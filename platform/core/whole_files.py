@@ -114,9 +114,9 @@ def read_table(path: Path, sha256: str | None = None, *, advice: str = OWN_FILE)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}){advice}") from error
-    if sha256 is not None and (found := sha256_of(data)) != sha256:
+    if sha256 is not None and (digest := sha256_of(data)) != sha256:
         raise InputError(
-            f"{path}: damaged, its sha256 is {found[:16]} and was {sha256[:16]} when it was written{advice}"
+            f"{path}: damaged, its sha256 is {digest[:16]} and was {sha256[:16]} when it was written{advice}"
         )
     try:
         # one thread: Arrow's own may outlive the interpreter, which then aborts once torch is loaded too
@@ -133,9 +133,9 @@ def is_unfinished(path: Path) -> bool:
 
 def _table_check(table: pa.Table) -> Callable[[Path], None]:
     def check(path: Path) -> None:
-        found = read_table(path)
-        if found.num_rows != table.num_rows or found.schema.names != table.schema.names:
-            raise InputError(f"{path}: {found.num_rows} rows read back of {table.num_rows} written; check the disk")
+        written = read_table(path)
+        if written.num_rows != table.num_rows or written.schema.names != table.schema.names:
+            raise InputError(f"{path}: {written.num_rows} rows read back of {table.num_rows} written; check the disk")
 
     return check
 
@@ -152,8 +152,10 @@ def _publish(
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if (found := sha256_of(part.read_bytes())) != digest:
-                raise InputError(f"{part}: sha256 {digest[:16]} was written and {found[:16]} read back; check the disk")
+            if (stored := sha256_of(part.read_bytes())) != digest:
+                raise InputError(
+                    f"{part}: sha256 {digest[:16]} was written and {stored[:16]} read back; check the disk"
+                )
             if verify is not None:
                 verify(part)
             if replace:

@@ -22,7 +22,7 @@ class Stated(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The sentence, without the blank before it."""
+        """The sentence, without the space before it."""
         before, between, after, subject_first = self.shape
         first, second = self.fact.subject, self.fact.object
         first, second = (first, second) if subject_first else (second, first)
@@ -31,7 +31,7 @@ class Stated(NamedTuple):
 
 class Asked(NamedTuple):
     """A question about `head` along `path`. stated: in the order of the text. evidence: positions of the facts that
-    answer it, in the order of the chain; none in a control. Entities carry their leading blank."""
+    answer it, in the order of the chain; none in a control. Entities carry their leading space."""
 
     id: str
     split: str

@@ -28,13 +28,13 @@ class Template:
 
     name: ClassVar[str] = ""  # set by the decorator
     head: ClassVar[str] = ""  # what stands before everything: instructions
-    # the blank before the first word gives it the same tokens as in the middle of a text
+    # the space before the first word gives it the same tokens as in the middle of a text
     context: ClassVar[str] = " {context}"
     paragraph: ClassVar[str] = "{text}"  # a paragraph with a title, {title}; one without is its text alone
     between: ClassVar[str] = "\n"  # between paragraphs
     question: ClassVar[str] = "\nQ: {question}\nA:"
     alone: ClassVar[str] = "Q: {question}\nA:"
-    no_answer: ClassVar[str] = ""  # what the model is told to write where there is no answer; scored as ""
+    no_answer: ClassVar[str] = ""  # what the model is asked to write where there is no answer; scored as ""
 
     @property
     def digest(self) -> str:

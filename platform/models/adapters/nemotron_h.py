@@ -27,7 +27,7 @@ from .value_checks import require_at_most, require_multiple
 
 
 class NemotronMixture(MixtureOfExperts):
-    """Experts chosen by sigmoid scores among the best groups of experts, beside one that every token is told to.
+    """Experts chosen by sigmoid scores among the best groups of experts, beside one that every token is sent to.
 
     The correction bias of DeepSeek-V3 (arXiv 2412.19437) enters the choice and not the weights. With a latent size the
     chosen experts work on a narrower projection of u.

@@ -5,7 +5,7 @@ Promises, for every fast tokenizer:
 - A text is encoded whole, with what the tokenizer itself puts before it (BOS) exactly once, also where the text already
   begins with that token. What a tokenizer appends (EOS, SEP) is left out: a prompt is read in order to be continued.
 - The tokens of a continuation are those of the text prompt + continuation, never those of the continuation alone.
-- New tokens are decoded with the tokens before them, so that a leading blank is kept and characters whose bytes are
+- New tokens are decoded with the tokens before them, so that a leading space is kept and characters whose bytes are
   spread over several tokens come out whole.
 
 Not here: stop strings and end tokens (`generation`), templates (`eval.prompting`).
@@ -26,7 +26,7 @@ Span = tuple[int, int]
 CONTEXT_TOKENS = 16  # tokens before a continuation that it is decoded with
 _BYTES = 4  # of a character, at most
 _BROKEN = "\ufffd"
-_BLANKS = ("Ġ", "▁", " ")  # how vocabularies write a blank at the beginning of a token
+_SPACES = ("Ġ", "▁", " ")  # how vocabularies write a space at the beginning of a token
 
 
 class Encoded(NamedTuple):
@@ -67,7 +67,7 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> Encoded:
     added = next((i for i, m in enumerate(mask) if not m), len(mask))
     behind = next((i for i, m in enumerate(reversed(mask)) if not m), 0)
     stop = len(ids) - behind
-    if added == len(ids):  # an empty text: what stands before and behind it cannot be told apart, BOS is known by id
+    if added == len(ids):  # an empty text: what stands before and behind it cannot be distinguished, BOS is known by id
         stop = added = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
     elif added and ids[added : 2 * added] == ids[:added]:  # the text says it already
         ids, offsets, stop = ids[added:], offsets[added:], stop - added
@@ -81,11 +81,11 @@ def added_before(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
 
 
 def _untrimmed(tokenizer: PreTrainedTokenizerFast, ids: list[int], offsets: list[Span]) -> list[Span]:
-    """Offsets with the blank that a token begins with: some tokenizers leave it out of them ("trim_offsets")."""
+    """Offsets with the space that a token begins with: some tokenizers leave it out of them ("trim_offsets")."""
     whole: list[Span] = []
     last = 0
     for token, (start, stop) in zip(tokenizer.convert_ids_to_tokens(ids), offsets, strict=True):
-        if start > last and token[:1] in _BLANKS:
+        if start > last and token[:1] in _SPACES:
             start = last
         whole.append((start, stop))
         last = max(last, stop)
@@ -108,7 +108,7 @@ def encode_continued(tokenizer: PreTrainedTokenizerFast, prompt: str, continuati
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
-    """The text of `ids` from the beginning of a text, special tokens written out, no blank tidied away."""
+    """The text of `ids` from the beginning of a text, special tokens written out, no space tidied away."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
