@@ -17,12 +17,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 COPIED = ("platform", "front", "tests", "tools", "docs", "configs", "cli.py", "pyproject.toml", "README.md")
-#: file of the guide -> the name that it registers
+#: new file -> its content: of the files that a text names, the one that is not there belongs to the block below it
+BLOCKS = {
+    path: block
+    for text, block in re.findall(r"(.*?)```python\n(.*?)```\n", GUIDE, re.S)
+    for path in re.findall(r"`(platform/\S+\.py)`", text)
+    if not (ROOT / path).exists()
+}
+#: file -> the name that it registers
 EXAMPLES = {
     path: re.search(r'^@\w+\((?:"\w+", )?"(\w+)"', block, re.M)[1]  # type: ignore[index]
-    for path, block in re.findall(r"^[^\n]*`(platform/\S+\.py)`.*?```python\n(.*?)```", GUIDE, re.M | re.S)
+    for path, block in BLOCKS.items()
 }
-BLOCKS = dict(re.findall(r"^[^\n]*`(platform/\S+\.py)`.*?```python\n(.*?)```", GUIDE, re.M | re.S))
 KINDS = {"count", "first_word", "qa_lines", "triples", "entropy", "perplexity", "scale_gate", "weaker", "late", "leaky",
          "unfold"}  # fmt: skip
 
@@ -39,7 +45,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(source, folder / name)
     for path, block in BLOCKS.items():
-        assert not (folder / path).exists(), f"{path} is there already"
         (folder / path).write_text(block, encoding="utf-8")
     return folder
 
