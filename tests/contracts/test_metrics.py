@@ -39,7 +39,7 @@ def test_a_right_prediction_has_its_score_and_a_wrong_one_zero(name: str) -> Non
 def test_a_file_has_its_result_in_finite_numbers(name: str) -> None:
     example = example_of(name)
     result = metrics.evaluate(name, *example.file)
-    assert result | example.result == result and example.result
+    assert result | dict(example.result) == result and example.result
     assert all(isinstance(key, str) for key in result)
     assert all(isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in result.values())
 

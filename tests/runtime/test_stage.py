@@ -301,8 +301,12 @@ def test_a_run_inside_another_tells_how_far_it_is_and_not_its_parts() -> None:
 
     outer = Told()
     inner = WithoutParts(outer)
-    inner.say("a"), inner.begin("b"), inner.end("b", "c", 1.0), inner.report("d", {"x": 1.0})
-    inner.warn("e"), inner.progress(Progress("f", 1, 2, 3, 4, 0))
+    inner.say("a")
+    inner.begin("b")
+    inner.end("b", "c", 1.0)
+    inner.report("d", {"x": 1.0})
+    inner.warn("e")
+    inner.progress(Progress("f", 1, 2, 3, 4, 0))
     assert outer.heard == ["warning: e", "3 of 4"]
 
 

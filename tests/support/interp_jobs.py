@@ -13,7 +13,7 @@ from mplat.datasets import facts
 from mplat.datasets.records import Question
 from mplat.interp.engine.batches import Batch, Item
 from mplat.interp.engine.graph import all_steps
-from mplat.interp.engine.step import Tables
+from mplat.interp.engine.step import StepOutput, Tables
 from mplat.models import LanguageModel
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "platform" / "models" / "tiny" / "tokenizer"
@@ -76,4 +76,5 @@ def run_step(
     )
     if step.check is not None:
         step.check(Asked(model, job.layers, job.settings, {}))
-    return step.function(job)
+    output = step.function(job)
+    return output.tables if isinstance(output, StepOutput) else output

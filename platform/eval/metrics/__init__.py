@@ -10,7 +10,7 @@ from ...scoring.metrics.metric import METRICS
 __all__ = ["Metric", "Score", "evaluate", "metric", "names", "score", "scores_unanswerable"]
 
 METRICS.all()
-_WHERE = f"{__package__.rpartition('.')[0].rpartition('.')[0]}.scoring.metrics."
+_WHERE = f"{evaluate.__module__}."
 for _module in [name for name in sys.modules if name.startswith(_WHERE)]:
     _name = _module.removeprefix(_WHERE)
     globals()[_name] = sys.modules[f"{__name__}.{_name}"] = sys.modules[_module]
