@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from pkgutil import iter_modules
 
+from ...scoring import metrics as _metrics
 from ...scoring.metrics import Metric, Score, evaluate, metric, names, score, scores_unanswerable
-from ...scoring.metrics.metric import METRICS
 
 __all__ = ["Metric", "Score", "evaluate", "metric", "names", "score", "scores_unanswerable"]
 
-METRICS.all()
-_WHERE = f"{evaluate.__module__}."
-for _module in [name for name in sys.modules if name.startswith(_WHERE)]:
-    _name = _module.removeprefix(_WHERE)
-    globals()[_name] = sys.modules[f"{__name__}.{_name}"] = sys.modules[_module]
+for _file in iter_modules(_metrics.__path__):
+    _module = sys.modules[f"{__name__}.{_file.name}"] = import_module(f"{_metrics.__name__}.{_file.name}")
+    if _file.name not in __all__:
+        globals()[_file.name] = _module
