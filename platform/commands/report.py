@@ -47,7 +47,7 @@ def report(
     writable_folder(page.parent)
     digest = write(content, page)
     gaps = [*content.missing]
-    for run in (*content.evaluations, *content.interpretations, *content.traces):
+    for run in (*content.evaluations, *content.interpretations):
         gaps += run.missing
     for gap in gaps:
         output.warn(gap)
@@ -55,7 +55,7 @@ def report(
         "report": str(page),
         "sha256": digest,
         "evaluations": [run.folder for run in content.evaluations],
-        "interpretations": [run.folder for run in content.interpretations],
+        "interpretations": [run.folder for run in content.interpretations if run not in content.traces],
         "traces": [run.folder for run in content.traces],
         "classifications": [entry.source for entry in content.classifications],
         "trainings": [entry.source for entry in content.trainings],

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from ..scoring.statistics import Difference, Estimate
 
 Role = Literal["unsteered", "steered", "control"]
+TRACES_HEADING = "causal traces"  # of what `mplat trace` made
 
 
 @dataclass(frozen=True)
@@ -186,13 +187,14 @@ class Curves:
 
 @dataclass(frozen=True)
 class ShownTable:
-    """Rows under the names of their columns; `left_out` further ones are not shown."""
+    """Rows under the names of their columns, `folded` behind its title; `left_out` further ones are not shown."""
 
     title: str
     note: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     left_out: int = 0
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,7 @@ class Interpretation:
     provenance: tuple[Fact, ...]
     missing: tuple[str, ...]
     heading: str = "inside the model"
+    about: tuple[Fact, ...] = ()  # what was done, before what came out
 
     @property
     def maps(self) -> tuple[ValueMap, ...]:
@@ -237,41 +240,6 @@ class Interpretation:
     def tables(self) -> tuple[ShownTable, ...]:
         """Of all steps."""
         return tuple(shown for step in self.steps for shown in step.shown if isinstance(shown, ShownTable))
-
-
-@dataclass(frozen=True)
-class TracedBin:
-    """Average indirect effects of restoring one site at one kind of token, in the order of the layers."""
-
-    title: str
-    effects: tuple[Estimate, ...]
-    drawn: bool  # False where the effect is 0 by definition: before the first corrupted token
-
-
-@dataclass(frozen=True)
-class TracedSite:
-    """One site of a trace: what it is in words, and its effects by kind of token."""
-
-    site: str
-    meaning: str
-    bins: tuple[TracedBin, ...]
-
-
-@dataclass(frozen=True)
-class Tracing:
-    """One trace of one model: what was corrupted and restored, in words, and what came back."""
-
-    folder: str
-    model: str
-    about: tuple[Fact, ...]
-    unit: str
-    layers: tuple[int, ...]
-    total: Estimate  # ATE: metric of the clean runs minus that of the corrupted ones
-    sites: tuple[TracedSite, ...]
-    statuses: tuple[tuple[str, int], ...]
-    left_out: tuple[tuple[str, str, str], ...]  # id, status, reason of the first prompts without effects
-    provenance: tuple[Fact, ...]
-    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -315,7 +283,11 @@ class Report:
     reproduce: str  # the command that makes everything on it; empty where there is not one
     evaluations: tuple[Evaluation, ...]
     interpretations: tuple[Interpretation, ...]
-    traces: tuple[Tracing, ...]
     classifications: tuple[Classification, ...]
     trainings: tuple[Training, ...]
     missing: tuple[str, ...]
+
+    @property
+    def traces(self) -> tuple[Interpretation, ...]:
+        """Of its interpretations those that `mplat trace` made."""
+        return tuple(run for run in self.interpretations if run.heading == TRACES_HEADING)

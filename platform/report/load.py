@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..runtime.record import RUN_RECORD, list_runs, read_run
-from .content import Classification, Evaluation, Interpretation, Report, Tracing, Training
+from .content import Classification, Evaluation, Interpretation, Report, Training
 from .documents import Document
 from .section import SECTIONS, Content
 from .sections.other_runs import SUMMARY_SUFFIX, read_classification, read_training
@@ -50,18 +50,16 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
                 missing.append(f"{folder}: a run of `mplat {record.command}`, which this report cannot show")
     evaluations = [run for run in runs if isinstance(run, Evaluation)]
     interpretations = [run for run in runs if isinstance(run, Interpretation)]
-    traces = [run for run in runs if isinstance(run, Tracing)]
     trainings = [run for run in runs if isinstance(run, Training)]
     trainings += _of_shipped_models({run.model for run in evaluations} - {run.model for run in trainings})
-    shown = [*evaluations, *interpretations, *traces, *classifications, *trainings]
+    shown = [*evaluations, *interpretations, *classifications, *trainings]
     if not shown:
         raise InputError(f"{paths[0]}: nothing to show: {'; '.join(missing) or 'no run'}; {_HOW}")
     return Report(
-        title=title or _title(evaluations, [*interpretations, *traces]),
+        title=title or _title(evaluations, interpretations),
         reproduce=reproduce,
         evaluations=tuple(evaluations),
         interpretations=tuple(interpretations),
-        traces=tuple(traces),
         classifications=tuple(classifications),
         trainings=tuple(trainings),
         missing=tuple(missing),
@@ -89,7 +87,7 @@ def _of_shipped_models(names: set[str]) -> list[Training]:
     return [read_training(log, name) for name, log in logs.items() if log.is_file()]
 
 
-def _title(evaluations: Sequence[Evaluation], looks: Sequence[Interpretation | Tracing]) -> str:
+def _title(evaluations: Sequence[Evaluation], looks: Sequence[Interpretation]) -> str:
     names = list(dict.fromkeys([run.model for run in evaluations] or [run.model for run in looks]))
     what = "Steering" if evaluations else "Inside" if looks else "Runs"
     return f"{what} {', '.join(names)}".strip()

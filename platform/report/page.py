@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..scoring.statistics import Difference, Estimate
-from .charts import figures, trace_figures
+from .charts import figures
 from .charts.view_figures import draw
 from .content import (
     Curves,
@@ -27,12 +27,10 @@ from .content import (
     Role,
     ShownTable,
     StepResults,
-    TracedSite,
-    Tracing,
     Training,
     ValueMap,
 )
-from .text import effect_size, p_value, percent, plain_number, points, shown, signed, visible
+from .text import p_value, percent, plain_number, points, shown, signed, visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -78,20 +76,6 @@ class _InsideView:
 
 
 @dataclass(frozen=True)
-class _SiteView:
-    entry: TracedSite
-    curves: Markup
-    map: Markup
-
-
-@dataclass(frozen=True)
-class _TraceView:
-    run: Tracing
-    anchor: str
-    sites: tuple[_SiteView, ...]
-
-
-@dataclass(frozen=True)
 class _TrainingView:
     run: Training
     figures: tuple[Markup, ...]
@@ -109,16 +93,15 @@ def render(report: Report) -> str:
         finalize=_finalize,
         keep_trailing_newline=True,
     )
-    for function in (effect_size, p_value, percent, plain_number, points, shown, signed):
+    for function in (p_value, percent, plain_number, points, shown, signed):
         environment.filters[function.__name__] = function
-    sources = [r.folder for r in (*report.evaluations, *report.interpretations, *report.traces)]
+    sources = [r.folder for r in (*report.evaluations, *report.interpretations)]
     sources += [c.source for c in report.classifications] + [t.source for t in report.trainings]
     return environment.get_template("report.html.j2").render(
         report=report,
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         views=[_run_view(run, number) for number, run in enumerate(report.evaluations, 1)],
         inside=[_inside_view(run, number) for number, run in enumerate(report.interpretations, 1)],
-        traced=[_trace_view(run, number) for number, run in enumerate(report.traces, 1)],
         trainings=[_training_view(run, number) for number, run in enumerate(report.trainings, 1)],
         sources=list(dict.fromkeys(sources)),
     )
@@ -206,21 +189,6 @@ def _step_view(step: StepResults, anchor: str) -> _StepView:
     ]
     blocks = [tuple(block) for _, block in groupby(views, key=lambda view: view.figure is None)]
     return _StepView(step, anchor, tuple(blocks))
-
-
-def _trace_view(run: Tracing, number: int) -> _TraceView:
-    from markupsafe import Markup
-
-    anchor = f"trace-{number}"
-    sites = [
-        _SiteView(
-            entry,
-            Markup(trace_figures.curves(f"{anchor}-curves-{i}", entry, run.layers, run.unit)),
-            Markup(trace_figures.bin_map(f"{anchor}-map-{i}", entry, run.layers, run.unit)),
-        )
-        for i, entry in enumerate(run.sites, 1)
-    ]
-    return _TraceView(run, anchor, tuple(sites))
 
 
 def _training_view(run: Training, number: int) -> _TrainingView:

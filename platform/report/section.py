@@ -5,7 +5,7 @@
 
 A section is one file in `sections` with a function named by the command whose run.json it takes. It reads what the run
 left in its folder; what should be there and is not is said in `missing`, and a damaged file is an InputError. Content
-that is an evaluation, a trace or a training has a layout of its own on the page; whatever else there is to show is an
+that is an evaluation or a training has a layout of its own on the page; whatever else there is to show is an
 `Interpretation` under a heading: titled maps, curves and tables.
 """
 
@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..core.registry import Registry
-from .content import Evaluation, Interpretation, Tracing, Training
+from .content import Evaluation, Interpretation, Training
 from .documents import Document
 
-Content = Evaluation | Interpretation | Tracing | Training
+Content = Evaluation | Interpretation | Training
 SECTIONS: Registry[Callable[[Path, Document], Content]] = Registry("report section", "section", __name__, ".sections")
 section = SECTIONS.itself

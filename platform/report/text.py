@@ -46,12 +46,6 @@ def signed(value: float) -> str:
     return "0.000" if text in ("+0.000", "-0.000") else text.replace("-", MINUS)
 
 
-def effect_size(value: float) -> str:
-    """An effect with its sign and three significant digits; 0 has no sign."""
-    text = f"{value:+.3g}"
-    return "0" if text in ("+0", "-0") else text.replace("-", MINUS)
-
-
 def plain_number(value: float | int) -> str:
     """Whole numbers with separators, others with four significant digits."""
     if isinstance(value, int):

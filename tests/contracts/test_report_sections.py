@@ -22,7 +22,7 @@ def test_a_run_of_which_only_the_record_is_left_is_said_to_be_so(name: str, tmp_
     except InputError as error:
         assert str(tmp_path) in str(error) and "\n" not in str(error)
         return
-    shown = [*report.evaluations, *report.interpretations, *report.traces]
+    shown = [*report.evaluations, *report.interpretations]
     assert any(run.missing for run in shown) or report.trainings
     page = render(report)
     assert str(tmp_path) in page and "<b>nano" not in page

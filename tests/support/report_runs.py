@@ -135,8 +135,8 @@ def write_trace_run(folder: Path, *, model: str = "toy") -> list[dict[str, Any]]
         for effect in [0.0 if name == "prefix" else 0.125 * (b + layer) - 0.5 * s]
     ]  # fmt: skip
     averages[-1] |= {"low": None, "high": None, "prompts": 1}
-    traces = [{"id": f"p{i}", "status": "ok", "reason": None} for i in range(3)]
-    traces += [{"id": "<b>p3</b>", "status": "model_wrong", "reason": "the model says ' a', not ' b'"}]
+    traces = [{"id": f"p{i}", "effect": 0.5, "status": "ok", "reason": None} for i in range(3)]
+    traces += [{"id": "<b>p3</b>", "effect": None, "status": "model_wrong", "reason": "the model says ' a', not ' b'"}]
     pq.write_table(pa.Table.from_pylist(averages), folder / "averages.parquet")
     pq.write_table(pa.Table.from_pylist(traces), folder / "traces.parquet")
     in_words = {

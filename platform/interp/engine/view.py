@@ -59,7 +59,7 @@ class Shown:
 
     part: the step's table that is shown. only: its rows, by what columns hold: one value, or several as a tuple.
     each: a figure or table for every combination of values of these columns, the first `most` of them. title: may name
-    columns of `each` in braces. words: what values are called.
+    columns of `each` in braces. words: what values are called; several joined by + are called by their parts.
     """
 
     part: str = ""
@@ -77,11 +77,14 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class TablePart(Shown):
-    """Rows. sort: columns, descending with a minus before the name. top: as many rows at most."""
+    """Rows. sort: columns, descending with a minus before the name. top: as many rows at most. folded: behind a
+    title, for rows that are looked up.
+    """
 
     columns: tuple[Column, ...]
     sort: tuple[str, ...] = ()
     top: int = 100
+    folded: bool = False
 
     def columns_read(self) -> Iterator[str]:
         """See `Shown`."""

@@ -11,6 +11,22 @@ BIN_TITLES = {
     "prefix": "before the subject", "subject_first": "first subject token", "subject_middle": "middle subject tokens",
     "subject_last": "last subject token", "further": "further tokens", "last": "last token",
 }  # fmt: skip
+#: what is restored at a site
+SITE_MEANINGS = {
+    "resid_pre": "the residual stream before the block",
+    "resid_post": "the residual stream after the block",
+    "mixer_out": "what the mixer (or attention) adds to the residual stream",
+    "mlp_out": "what the feed-forward part adds to the residual stream",
+    "h": "the recurrent state, before it is read at this token: this token and all later ones see it",
+    "h_post": "the recurrent state after this token: later tokens see it, this one does not",
+    "conv_state": "the inputs that later tokens' convolutions still see",
+    "delta": "the step size at this token, by which the state decays and is written",
+    "B": "what is written to the state at this token",
+    "C": "how the state is read at this token",
+    "gate": "the gate at this token",
+    "y": "what is read out of the state at this token",
+    "state": "all that the layer carries to later tokens",
+}
 UNITS = {"prob": "probability", "logprob": "log-probability, nats", "logit_diff": "logit difference"}
 
 

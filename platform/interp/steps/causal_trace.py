@@ -16,14 +16,13 @@ import pyarrow as pa
 
 from ...core.errors import UsageError
 from ..engine.batches import Batch
-from ..engine.places import SITE_WORDS
 from ..engine.step import Asked, Job, Tables, step
 from ..engine.view import Column, LinePart, MapPart, TablePart, View
 from ..methods.fact_traces import trace_item, traces_and_averages
 from ..methods.restoration import present
 from ..methods.trace import causal_trace
 from ..methods.trace_config import TraceSettings
-from ..methods.trace_words import BIN_TITLES
+from ..methods.trace_words import BIN_TITLES, SITE_MEANINGS
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -40,19 +39,26 @@ def check(asked: Asked) -> None:
 
 
 _EFFECTS = "mean indirect effect"
+_SITES = {site: meaning for name, meaning in SITE_MEANINGS.items() for site in (name, f"mixer.{name}")}
+_MEANINGS = {site: f"{site} ({meaning})" for site, meaning in _SITES.items()} | BIN_TITLES
+_NAMES = {site: site for site in _SITES} | BIN_TITLES
+_MOST = 100  # sites, which is all of them
 PARTS = (
     LinePart(
         part="averages",
+        only={"bin": tuple(name for name in BIN_TITLES if name != "prefix")},
         x="layer",
         y="effect",
         low="low",
         high="high",
         group="bin",
         each=("site",),
+        most=_MOST,
         title="Restored: {site}",
-        explains="Mean over prompts with bootstrap intervals, a line for each kind of token.",
+        explains="Mean over prompts (AIE) with bootstrap intervals over them, a line for each kind of token; before "
+        "the first corrupted one it is 0 by definition.",
         label=_EFFECTS,
-        words=SITE_WORDS | BIN_TITLES,
+        words=_MEANINGS,
     ),
     MapPart(
         part="averages",
@@ -60,11 +66,28 @@ PARTS = (
         columns="layer",
         value="effect",
         each=("site",),
-        title="Restored: {site}",
+        most=_MOST,
+        title="{site}: colours",
         explains="The same numbers as colours.",
         label=_EFFECTS,
         scale="signed",
-        words=SITE_WORDS | BIN_TITLES,
+        words=_NAMES,
+    ),
+    TablePart(
+        part="averages",
+        each=("site",),
+        most=_MOST,
+        title="{site}: the numbers",
+        columns=(
+            Column("layer"),
+            Column("bin", "tokens"),
+            Column("effect", f"{_EFFECTS} (AIE)", low="low", high="high"),
+            Column("prompts"),
+            Column("ate", "total effect of the corruption (ATE)", low="ate_low", high="ate_high"),
+        ),
+        top=2000,
+        folded=True,
+        words=_NAMES,
     ),
     TablePart(
         part="traces",
@@ -78,7 +101,8 @@ VIEW = View(
     "Where an answer is carried",
     "Every prompt is run clean and corrupted. A corrupted run is then given back one value of the clean run, at one "
     "layer and token, and the rest is computed anew: the indirect effect is how much of the metric comes back. What "
-    "brings it back is enough for it, given all that is the same in both runs, and need not be necessary.",
+    "brings it back is enough for it, given all that is the same in both runs; that does not make it necessary, and "
+    "another corruption can name other sites. Effects of several sites do not add up.",
     PARTS,
 )
 

@@ -6,11 +6,11 @@ shown by the first rows of its tables. A result that was made and is not there i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...core.errors import InputError
 from ...core.whole_files import read_table
@@ -24,6 +24,8 @@ from .views import Content, show
 
 _REMEDY = "make it again with `mplat interp`"
 _FIRST_ROWS = 10
+#: of a step: part -> name of its file and what it holds
+Tables = Mapping[str, tuple[str, pa.Table]]
 _EMPTY = "No row here has a value; the statuses below say why."
 
 
@@ -40,7 +42,7 @@ def read_interpretation(folder: Path, run: Document) -> Interpretation:
         missing += [f"{name}: {folder / file} is not there; {_REMEDY}" for file in absent]
         if not absent:
             tables = {part: (file, read_table(folder / file, advice=_REMEDY)) for part, file in files.items()}
-            steps.append(_step(name, tables, tuple(tensors), folder))
+            steps.append(show_step(name, _view(name, tables), tables, tuple(tensors), folder, _REMEDY))
     return Interpretation(
         folder=str(folder),
         model=Path(run.at("model").at("name").text()).name,
@@ -58,21 +60,27 @@ def _files(result: Document, one: str, several: str) -> Iterator[tuple[str, str]
         yield from ((part, file.text()) for part, file in result.at(several).entries())
 
 
-def _step(name: str, tables: Mapping[str, tuple[str, pa.Table]], tensors: tuple[str, ...], folder: Path) -> StepResults:
+def _view(name: str, tables: Tables) -> View:
     known = STEPS.get(name) if name in STEPS.names() else None
-    view = (None if known is None else known.view) or _first_rows(
+    return (None if known is None else known.view) or _first_rows(
         name, "" if known is None else known.meaning, {part: table for part, (_, table) in tables.items()}
     )
+
+
+def show_step(
+    name: str, view: View, tables: Tables, tensors: tuple[str, ...], folder: Path, remedy: str
+) -> StepResults:
+    """What `view` says of the tables of a step in `folder`. Raises InputError for a table or column that it lacks."""
     shown: list[Content] = []
     notes: list[str] = []
     for part in view.parts:
         for key in tables if part.part == EVERY else [part.part]:
             if key not in tables:
-                raise InputError(f"{folder}: step {name!r} has no table {key!r} that its view names; {_REMEDY}")
+                raise InputError(f"{folder}: step {name!r} has no table {key!r} that its view names; {remedy}")
             file, table = tables[key]
             absent = sorted({*part.columns_read()} - {*table.column_names})
             if absent:
-                raise InputError(f"{folder / file}: has no column {', '.join(absent)}; {_REMEDY}")
+                raise InputError(f"{folder / file}: has no column {', '.join(absent)}; {remedy}")
             made = show(part, table)
             shown += made.shown
             notes += made.notes
@@ -85,7 +93,8 @@ def _step(name: str, tables: Mapping[str, tuple[str, pa.Table]], tensors: tuple[
 def _statuses(table: pa.Table) -> tuple[tuple[str, int], ...]:
     if STATUS not in table.column_names:
         return ()
-    return tuple(sorted(Counter(str(status) for status in table[STATUS].to_pylist()).items()))
+    counts = pc.value_counts(table[STATUS]).to_pylist()  # a trace may have millions of rows
+    return tuple(sorted((str(entry["values"]), entry["counts"]) for entry in counts))
 
 
 def _first_rows(name: str, meaning: str, tables: Mapping[str, pa.Table]) -> View:

@@ -83,6 +83,8 @@ def _order(part: Shown, values: Iterable[Any]) -> list[Any]:
 def _word(part: Shown, value: Any) -> str:
     if value in part.words:
         return part.words[value]
+    if isinstance(value, str) and "+" in value:
+        return " and ".join(part.words.get(one, one) for one in map(str.strip, value.split("+")))
     if isinstance(value, float):
         return plain_number(value)
     return "none" if value is None else str(value)
@@ -168,6 +170,7 @@ def _table(part: TablePart, title: str, table: pa.Table, whole: pa.Table) -> Sho
             for row in rows
         ),
         left_out=max(0, table.num_rows - part.top),
+        folded=part.folded,
     )
 
 
