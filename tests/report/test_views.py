@@ -50,6 +50,13 @@ def test_a_map_has_numbers_in_order_and_leaves_gaps() -> None:
     assert [entry.label for entry in made.shown if isinstance(entry, ValueMap)] == ["value", "value"]
 
 
+def test_several_joined_by_a_plus_are_called_by_their_parts_where_all_have_words() -> None:
+    rows = [{"site": site, "layer": 0, "value": 1.0} for site in ("a+b", "a+c", "+", "a")]
+    part = LinePart(x="layer", y="value", each=("site",), title="{site}", words={"a": "first", "b": "second"})
+    made = show(part, pa.Table.from_pylist(rows)).shown
+    assert [entry.title for entry in made] == ["first", "first and second", "a+c", "+"]
+
+
 def test_a_map_of_two_values_at_one_place_is_not_drawn_and_said() -> None:
     made = show(MapPart(rows="layer", columns="channel", value="value", title="All"), TABLE)
     assert made.shown == [] and made.notes == ["Not drawn, because there are several values for one place: All."]

@@ -83,8 +83,8 @@ def _order(part: Shown, values: Iterable[Any]) -> list[Any]:
 def _word(part: Shown, value: Any) -> str:
     if value in part.words:
         return part.words[value]
-    if isinstance(value, str) and "+" in value:
-        return " and ".join(part.words.get(one, one) for one in map(str.strip, value.split("+")))
+    if isinstance(value, str) and all(one in part.words for one in value.split("+")):
+        return " and ".join(part.words[one] for one in value.split("+"))
     if isinstance(value, float):
         return plain_number(value)
     return "none" if value is None else str(value)
