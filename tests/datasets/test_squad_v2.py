@@ -61,7 +61,7 @@ def test_bad_records_are_counted_under_their_reason(tmp_path: Path, wrong: dict,
 
 def test_the_two_versions_are_told_apart_by_what_is_in_the_file(tmp_path: Path) -> None:
     one, two = Squad.sample, SquadV2.sample
-    assert one is not None and two is not None
+    assert one is not None and two is not None and one.original is not None and two.original is not None
     store(tmp_path / "a.json", one.original[0])
     store(tmp_path / "b.json", two.original[0])
     store(tmp_path / "c.json", one.rows)
