@@ -64,6 +64,10 @@ def check(asked: Asked) -> None:
         raise UsageError(f"a window of {asked.settings.window} blocks, and {len(asked.layers)} are looked at")
 
 
+WORDS = {
+    "before": "tokens before the subject", "subject": "the subject", "further": "tokens after the subject",
+    "all": "all coordinates",
+}  # fmt: skip
 VIEW = View(
     "What an answer loses when tokens are no longer read",
     "The writes of some tokens are taken out of what the last token reads through a block's scan: a drop says that the "
@@ -71,8 +75,7 @@ VIEW = View(
     (
         LinePart(part="averages", x="layer", y="mean", low="low", high="high", group="source", each=("group",),
                  title="Mean over prompts, {group}", label="relative change",
-                 words={"before": "tokens before the subject", "subject": "the subject",
-                        "further": "tokens after the subject", "all": "all coordinates"}),
+                 words=WORDS),
         MapPart(
             part="prompts",
             rows="id",
@@ -83,8 +86,7 @@ VIEW = View(
             title="Not read: {source}, {group}",
             label="relative change",
             scale="signed",
-            words={"before": "tokens before the subject", "subject": "the subject",
-                   "further": "tokens after the subject", "all": "all coordinates"},
+            words=WORDS,
         ),
         TablePart(
             part="prompts",
