@@ -300,6 +300,10 @@ class LanguageModel(nn.Module):
         fixed = next((s.name for s in itertools.chain(*found) if not s.editable), None)
         if fixed is not None:
             raise UsageError(f"site {fixed!r} can be read but not edited; see model.sites()")
+        for e, each in zip(edits, found, strict=True):
+            constant = next((s.name for s in each if s.constant), None)
+            if e.where is not None and constant is not None:
+                raise UsageError(f"edit {e}: site {constant!r} is the same for all tokens, so that no mask fits it")
         applied = [Applied(e, frozenset(s.name for s in each)) for e, each in zip(edits, found, strict=True)]
         before = self._edits
         self._edits = [*before, *applied]

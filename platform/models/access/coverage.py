@@ -9,6 +9,9 @@ A text that is generated may end before a position that it could have reached: t
 capture nothing to show, and neither is an error; in the same way a "decode" edit is content with texts that end at
 their first token.
 
+An edit with a mask (`row_masks`) may leave out any row; it is refused before generation where it can act in none of
+them, and raises at the end of any other block in which it has never acted.
+
 A position that is named twice, such as `[7,-1]` in a text of 8 tokens, is one position: an edit acts there once, as its
 first mention says, and a capture shows it at both places.
 """
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UsageError
+from .row_masks import check_reach
 
 if TYPE_CHECKING:
     from ..model import LanguageModel
@@ -99,12 +103,18 @@ def generating(
 
     Raises UsageError before anything is computed for positions that cannot come.
     """
+    for applied in model.edits:
+        edit = applied.edit
+        if edit.where is not None:
+            who = f"edit {edit}"
+            check_reach(who, edit.where.cpu(), edit.beyond, edit.phase, before, lengths, max_new_tokens)
     with whole_texts(model, before, lengths, max_new_tokens):
         for recorder in model.captures:
             recorder.begin_texts()
         yield
     for applied in model.edits:
-        applied.excused |= applied.edit.phase == "decode" or applied.edit.selection.positions is not None
+        edit = applied.edit
+        applied.excused |= edit.phase == "decode" or edit.selection.positions is not None or edit.where is not None
     for recorder in model.captures:
         recorder.end_texts()
 

@@ -8,7 +8,8 @@ Values broadcast against the selected part of the tensor: (..., C) for all posit
 (T, C) or (B, T, C) for a whole run, whose time axis then counts from the start of the sequence. The row axis B is that
 of the batch at its beginning: in generation, prompt i keeps its entry when others have ended (`rows` of the forward
 pass). A position or channel that is named twice is edited once, as its first mention says; a text that has none of
-the positions is an error, in a batch and alone (`coverage`).
+the positions is an error, in a batch and alone (`coverage`). Instead of positions an edit may have a mask `where`,
+which names other tokens in each row, and in some rows none (`row_masks`).
 Edits are stored as JSON with their tensors in safetensors beside it (`edit_files`), never as pickle.
 """
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from ...core.errors import UsageError, suggest
 from .coverage import first_mentions
+from .row_masks import acts_in_call, checked_mask
 from .run import take
 from .sites import Selection, merge, parse
 
@@ -38,18 +40,23 @@ Value = float | Tensor | Sequence[float]
 class Edit:
     """Base: selects part of a site and replaces it by `transform(part)`.
 
-    channels, positions: as in `sites`; None is all (or what the name says). phase: where the edit acts. Raises
-    UsageError where the site, the phase or a value is none, or where a value does not fit the site it meets.
+    channels, positions: as in `sites`; None is all (or what the name says). phase: where the edit acts.
+    where: bool (W,), (1, W) or (B, W), instead of positions: at which tokens of each row, counted from the start of the
+    text; beyond: whether also at those after the first W (`row_masks`).
+    Raises UsageError where the site, the phase, the mask or a value is none, for positions beside a mask, for a mask
+    that is False everywhere, or where a value or mask does not fit what it meets.
     """
 
     kind: ClassVar[str] = ""
     channels: Sequence[int] | None = None
     positions: Sequence[int] | None = None
     phase: Literal["both", "prefill", "decode"] = "both"
+    where: Tensor | None = None
+    beyond: bool = False
     site: str = field(kw_only=False)
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({self.selection})"
+        return f"{type(self).__name__}({self.selection}{'' if self.where is None else ' where masked'})"
 
     @cached_property
     def selection(self) -> Selection:
@@ -58,7 +65,9 @@ class Edit:
 
     @property
     def of_rows(self) -> bool:
-        """Whether the edit's tensor may have an entry for each row of a batch."""
+        """Whether the edit's mask or tensor may have an entry for each row of a batch."""
+        if self.where is not None and len(self.where) > 1:
+            return True
         value = self._value()
         return value is not None and value.ndim > 2 and value.shape[0] > 1
 
@@ -72,17 +81,17 @@ class Edit:
     def __post_init__(self) -> None:
         if self.phase not in _PHASES:
             raise UsageError(f"edit phase {self.phase!r}: {suggest(self.phase, _PHASES)}")
-        self.selection  # noqa: B018  (parsed now, so that a wrong site name is an error where it is written)
+        positions = self.selection.positions  # parsed now, so that a wrong site name is an error where it is written
+        object.__setattr__(self, "where", checked_mask(f"edit {self}", self.where, self.beyond, positions))
 
     def apply(self, run: Run, x: Tensor) -> tuple[Tensor, bool]:
         """Edit `x` (B, T, ...) in packed layout; also whether any real token was touched."""
         if self.selection.positions is None:
-            columns = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
-            valid = columns < run.lengths[:, None]
+            columns, valid = self._whole(run, 0, x.shape[1])
         else:
             columns, valid = self._named(run, self.selection.positions)
-            if not bool(valid.any()):
-                return x, False
+        if not bool(valid.any()) and (self.where is not None or self.selection.positions is not None):
+            return x, False
         value, valid = self._aligned(run, x, columns, valid)
         columns = columns.clamp(0, x.shape[1] - 1)
         whole = self.selection.positions is None and bool(valid.all())
@@ -96,13 +105,12 @@ class Edit:
     def apply_at(self, run: Run, column: int, x: Tensor) -> tuple[Tensor, bool]:
         """Edit a state `x` (B, ...) that stands at one packed column; also whether any row was touched."""
         if self.selection.positions is None:
-            columns = torch.full((len(x), 1), column, device=x.device)
-            valid = columns < run.lengths[:, None]
+            columns, valid = self._whole(run, column, column + 1)
         else:
             columns, valid = self._named(run, self.selection.positions)
             valid = valid & (columns == column)
-            if not bool(valid.any()):
-                return x, False
+        if not bool(valid.any()) and (self.where is not None or self.selection.positions is not None):
+            return x, False
         value, valid = self._aligned(run, x[:, None], columns, valid)
         for p in range(columns.shape[1]):  # one row's position may stand elsewhere in the list than another's
             rows = valid[:, p]
@@ -111,6 +119,24 @@ class Edit:
                 new = self._on_channels(x[:, None], here)[:, 0]
                 x = torch.where(rows.view(-1, *[1] * (x.ndim - 1)), new, x)
         return x, bool(valid.any())
+
+    def columns(self, run: Run) -> list[int] | None:
+        """Packed columns at which the edit acts in any row of this call, ascending; None: at all of them."""
+        if self.selection.positions is not None:
+            column, valid = run.positions(self.selection.positions)
+        elif self.where is not None:
+            column, valid = self._whole(run, 0, run.width)
+        else:
+            return None
+        return sorted(set(column[valid].tolist()))
+
+    def _whole(self, run: Run, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Packed columns (B, stop - start), and at which of them to act: real tokens that the mask names."""
+        columns = torch.arange(start, stop, device=run.lengths.device).expand(len(run.lengths), -1)
+        valid = columns < run.lengths[:, None]
+        if self.where is not None:
+            valid = valid & acts_in_call(f"edit {self}", self.where, self.beyond, run, columns)
+        return columns, valid
 
     def _named(self, run: Run, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Packed columns (B, P) of the positions, and at which of them to act: those of this call, each once."""

@@ -81,6 +81,7 @@ class Run:
     #: what earlier layers left for later ones in this pass, under keys that the mixers agree on
     shared: dict[str, Any] = field(default_factory=dict)
     _busy: dict[str, bool] = field(default_factory=dict)
+    _masked: dict[int, bool] = field(default_factory=dict)
 
     def to_packed(self, value: Tensor) -> Tensor:
         """Reorder axis 1 of (B, T, ...) from the caller's columns to packed ones."""
@@ -113,11 +114,22 @@ class Run:
         """Whether this is one token for every row, and no edit or capture acts on a site below `prefix`."""
         if self.width != 1 or self.keep is not None or self.reset is not None or self.captures:
             return False
-        acting = (a for a in self.edits if a.edit.phase in ("both", self.phase))
+        acting = (a for a in self.edits if self._in_force(a))
         return not any(site.startswith(prefix) for a in acting for site in a.sites)
 
     def _edits(self, site: str) -> list[Applied]:
-        return [a for a in self.edits if site in a.sites and a.edit.phase in ("both", self.phase)]
+        return [a for a in self.edits if site in a.sites and self._in_force(a)]
+
+    def _in_force(self, applied: Applied) -> bool:
+        """Whether the edit acts in this phase, and its mask, if it has one, on a token of this call."""
+        edit = applied.edit
+        if edit.phase not in ("both", self.phase):
+            return False
+        if edit.where is None:
+            return True
+        if id(edit) not in self._masked:  # asked at every site, and edits live as long as the run
+            self._masked[id(edit)] = bool(edit.columns(self))
+        return self._masked[id(edit)]
 
     def edited(self, site: str) -> bool:
         """Whether an edit acts on `site` in this call's phase."""
@@ -155,9 +167,12 @@ class Run:
         """Packed columns at which an edit or capture of any of these state sites acts, ascending."""
         wanted: set[int] = set()
         for name in names:
-            selections = [a.edit.selection for a in self._edits(name)]
-            selections += [s for c in self.captures for s in c.wants(name)]
-            for selection in selections:
+            for applied in self._edits(name):
+                columns = applied.edit.columns(self)
+                if columns is None:
+                    return list(range(self.width))
+                wanted.update(columns)
+            for selection in (s for c in self.captures for s in c.wants(name)):
                 if selection.positions is None:
                     return list(range(self.width))
                 column, valid = self.positions(selection.positions)

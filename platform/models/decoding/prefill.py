@@ -2,7 +2,7 @@
 
 `read` gives each row's scores for its next token and the state after it, as one forward pass over the whole batch
 would, up to rounding: a shared beginning is a chunk of its own. Captures see whole prompts only, so inside a `capture`
-nothing is shared; nor where an edit's tensor has an entry for each row.
+nothing is shared; nor where an edit's tensor or mask has an entry for each row.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UsageError
-from ..access import edits
 from ..access.coverage import whole_texts
+from ..access.edits import KINDS
 from ..state import ModelState
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _tokens_to_leave(model: LanguageModel) -> int | None:
     leave = 1
     for applied in model.edits:
         edit = applied.edit
-        if type(edit).__module__ != edits.__name__ or edit.of_rows:
+        if type(edit) not in KINDS.values() or edit.of_rows:  # what others make may go by the row in its own way
             return None
         leave = max([leave, *(-p for p in edit.selection.positions or () if p < 0)])
     return leave
