@@ -10,6 +10,7 @@ with model.edit(Scale("blocks.2.mixer_out", 5.0, channels=[4, 38])):
 from __future__ import annotations
 
 from .access.capture import Activations
+from .access.direction_edits import Features, ScaleSubspace
 from .access.edit_files import load_edits, save_edits
 from .access.edits import Add, Clamp, Edit, Interpolate, ProjectOut, Replace, Scale
 from .access.sites import Selection, Site
@@ -22,8 +23,9 @@ from .model_config import ModelConfig
 from .state import ModelState
 
 __all__ = [
-    "Activations", "Add", "Clamp", "Edit", "Generation", "Interpolate", "LanguageModel", "ModelConfig", "ModelState",
-    "ProjectOut", "Replace", "Scale", "Selection", "Site", "build", "generate", "load", "load_edits", "save_edits",
+    "Activations", "Add", "Clamp", "Edit", "Features", "Generation", "Interpolate", "LanguageModel", "ModelConfig",
+    "ModelState", "ProjectOut", "Replace", "Scale", "ScaleSubspace", "Selection", "Site", "build", "generate", "load",
+    "load_edits", "save_edits",
 ]  # fmt: skip
 
 transformers_auto.arrange()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError, suggest
-from .edits import KINDS, Edit
+from .edit_kinds import KINDS
+from .edits import Edit
 
 _FORMAT = "mplat-edits-1"
 

@@ -197,7 +197,8 @@ class Edit:
         return value
 
 
-def _tensor(value: Value, what: str) -> Tensor:
+def as_tensor(value: Value, what: str) -> Tensor:
+    """`value`, called `what` in messages, as a tensor of real numbers. Raises UsageError where it is none."""
     # numbers are kept as float64 and cast to the site's dtype when applied, so that 0.1 stays 0.1 in a float64 model
     try:
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
@@ -211,7 +212,8 @@ def _tensor(value: Value, what: str) -> Tensor:
     return tensor
 
 
-def _number(value: float, what: str) -> float:
+def as_number(value: float, what: str) -> float:
+    """`value`, called `what` in messages, as a float. Raises UsageError where it is no finite number."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -229,7 +231,7 @@ class _ByTensor(Edit):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = self.tensor_field
-        object.__setattr__(self, name, _tensor(getattr(self, name), f"{type(self).__name__}: {name}"))
+        object.__setattr__(self, name, as_tensor(getattr(self, name), f"{type(self).__name__}: {name}"))
 
     def _value(self) -> Tensor:
         return getattr(self, self.tensor_field)
@@ -286,8 +288,8 @@ class Clamp(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low = None if self.low is None else _number(self.low, "Clamp: low")
-        high = None if self.high is None else _number(self.high, "Clamp: high")
+        low = None if self.low is None else as_number(self.low, "Clamp: low")
+        high = None if self.high is None else as_number(self.high, "Clamp: high")
         if low is None and high is None:
             raise UsageError("Clamp: give low, high or both")
         if low is not None and high is not None and low > high:
@@ -309,7 +311,7 @@ class ProjectOut(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        direction = _tensor(self.direction, "ProjectOut: direction")
+        direction = as_tensor(self.direction, "ProjectOut: direction")
         if float(direction.norm()) == 0.0:
             raise UsageError("ProjectOut: the direction is the zero vector")
         object.__setattr__(self, "direction", direction)
@@ -335,10 +337,7 @@ class Interpolate(_ByTensor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "weight", _number(self.weight, "Interpolate: weight"))
+        object.__setattr__(self, "weight", as_number(self.weight, "Interpolate: weight"))
 
     def combined(self, x: Tensor, value: Tensor) -> Tensor:
         return x + self.weight * (value - x)
-
-
-KINDS: dict[str, type[Edit]] = {c.kind: c for c in (Scale, Add, Replace, Clamp, ProjectOut, Interpolate)}

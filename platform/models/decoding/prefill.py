@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...core.errors import UsageError
 from ..access.coverage import whole_texts
-from ..access.edits import KINDS
+from ..access.edit_kinds import KINDS
 from ..state import ModelState
 
 if TYPE_CHECKING:
