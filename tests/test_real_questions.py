@@ -21,7 +21,7 @@ def test_classify_then_eval_on_a_private_ray(shared_data: Path, tmp_path: Path) 
 
     words = ["eval", "--model", "tiny-mamba2", "--steering", "mamba2", "--questions", str(questions), "--quiet"]
     small = ["--strength", "2", "--layers", "3", "--draws", "1", "--max-new-tokens", "4", "--set", "resamples=200"]
-    small += ["--set", "price_texts_per_level=2", "--set", "development_share=0.1"]
+    small += ["--set", "price_limit=4", "--set", "development_share=0.1"]
     assert main([*words, *small, "--address", "local", "--actors", "2", "--out", str(out)]) == 0
 
     rows = pq.read_table(out / "items.parquet").to_pylist()

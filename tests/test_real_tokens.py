@@ -12,8 +12,8 @@ import pytest
 import torch
 from mplat.commands import main
 from mplat.datasets.records import Question, to_table
-from mplat.eval.side_effects import held_out_texts
-from mplat.models import LanguageModel, ModelConfig, build
+from mplat.eval.price_texts import price_texts
+from mplat.models import LanguageModel, ModelConfig, build, load
 from real_records import FILES, published, real_questions
 
 pytestmark = pytest.mark.timeout(900)
@@ -73,7 +73,7 @@ def texts(case: Case) -> dict[str, str]:
     """Question id -> the text that an evaluation recorded; what it read is compared with that on the way."""
     words = ["--questions", str(case.folder / "questions.parquet"), "--out", str(case.folder / "run"), "--draws", "1"]
     words += ["--strength", "2", "--layers", "1", "--max-new-tokens", "2", "--batch-size", "1", "--fail-over", "1"]
-    for setting in (f"max_prompt_tokens={case.budget}", "resamples=100", "price_texts_per_level=1"):
+    for setting in (f"max_prompt_tokens={case.budget}", "resamples=100", "price_limit=4"):
         words += ["--set", setting]
     case.run("eval", *words, "--set", "development_share=0.4")
     prompts = {row["prompt_digest"]: row for row in pq.read_table(case.folder / "run" / "prompts.parquet").to_pylist()}
@@ -86,7 +86,8 @@ def texts(case: Case) -> dict[str, str]:
         found[row["question_id"]] = text
     asked = {case.ids(text) for text in found.values()}
     answered = {case.ids(f"{found[q.id]} {q.answers[0]}")[:-1] for q in case.questions}
-    told = {case.ids(text.text) for text in held_out_texts(1)}
+    model = load(str(case.folder / "model"))
+    told = {text.tokens for text in price_texts(model, case.questions, file=None, limit=len(case.questions)).texts}
     read = set(case.read)
     assert asked <= read and read <= asked | answered | told
     assert read & (answered - asked), "the search for a recipe read its questions, as they are asked"

@@ -112,8 +112,11 @@ class EvalConfig(Config):
     """Of the weights; auto: bfloat16 where that is faster. States and scans are float32 in any case."""
     batch_size: Annotated[int, Option(help="Prompts answered together.")] = Field(32, ge=1)
     """Prompts answered together; part of the result, because it decides the last bits."""
-    price_texts_per_level: int = Field(8, ge=1)
-    """Held-out texts per level on which the price of steering is measured."""
+    price_texts: Annotated[Path | None, Option()] = None
+    """Held-out text of the model's training on which the price of steering is measured, as .txt, .jsonl or .parquet;
+    default: what the model's folder says it was trained on, else the questions themselves."""
+    price_limit: int = Field(48, ge=1)
+    """At most this many such texts."""
     fail_over: Annotated[float, Option(metavar="SHARE")] = Field(0.05, ge=0, le=1)
     """Share of test rows without a score above which the exit is 1."""
     confidence: float = Field(0.95, gt=0.5, lt=1)

@@ -56,6 +56,7 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     if plan.steers:
         lines.append(f"controls: {', '.join(f'{name} x {plan.config.draws}' for name in plan.controls) or 'none'}")
+        lines.append(f"price: {len(plan.price_texts.texts)} texts of {plan.price_texts.source}")
     if cut := sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()):
         lost = sum(prompt.evidence_kept is False for prompt in plan.prompts.values())
         lines.append(

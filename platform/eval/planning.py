@@ -35,6 +35,7 @@ from ..steering import (
 from ..steering.recipe import site_width
 from .conditions import Condition
 from .eval_config import EvalConfig
+from .price_texts import PriceTexts, price_texts
 from .schema import question_fields
 from .split import DEVELOPMENT, TEST, choose, split
 
@@ -52,7 +53,8 @@ class Plan:
     development: the questions that choose a recipe; test: those that judge it, all where nothing is steered; unused:
     those of the development side that are not needed. unanswerable: controls of test questions, which nothing in their
     text answers; they choose and judge nothing, an answer to them is a guess. refused: question id -> why it cannot be
-    asked or scored."""
+    asked or scored.
+    price_texts: on what the price is measured."""
 
     config: EvalConfig
     model: LanguageModel
@@ -69,6 +71,7 @@ class Plan:
     unanswerable: tuple[Question, ...]
     prompts: Mapping[str, Prompt]
     refused: Mapping[str, tuple[str, str]]
+    price_texts: PriceTexts
 
     @property
     def grid_size(self) -> int:
@@ -219,6 +222,7 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         ),
         unanswerable=tuple(unanswerable),
         prompts=prompts, refused=refused,
+        price_texts=price_texts(model, test, file=config.price_texts, limit=config.price_limit),
     )  # fmt: skip
 
 
@@ -321,7 +325,8 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
 def tokenize(
     questions: Sequence[Question], model: LanguageModel, max_tokens: int, template: Template | None = None
 ) -> tuple[dict[str, Prompt], dict[str, tuple[str, str]]]:
-    """Question id -> prompt, and question id -> (status, reason) for those that cannot be asked or scored."""
+    """Question id -> prompt, and question id -> (status, reason) for those that cannot be asked or scored.
+    price_texts: on what the price is measured."""
     from ..models.decoding.text import encode_text
 
     assert model.tokenizer is not None, model.name

@@ -42,6 +42,7 @@ from ..steering.recipe import site_width
 from . import answers, side_effects
 from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, computed, judged
 from .planning import Plan
+from .price_texts import SEED, why_not_known
 from .schema import ITEM_ORDER, ITEM_SCHEMA, PRICE_ORDER, PRICE_SCHEMA, PROMPT_SCHEMA
 from .split import DEVELOPMENT, TEST, UNANSWERABLE, counts
 from .summary import Summary, mean_of, summarise
@@ -52,10 +53,9 @@ if TYPE_CHECKING:
 STAGE = Stage(
     "eval",
     results=("recipe.json", "discovery.parquet", "items.parquet", "prompts.parquet", "price.parquet", "summary.json"),
-    by_content={"model", "tokenizer", "questions", "steering.recipe", "fail_over"},
+    by_content={"model", "tokenizer", "questions", "steering.recipe", "price_texts", "fail_over"},
     data_is="questions",
 )
-_PRICE_BATCH = 8  # logits of whole texts are large where the vocabulary is
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,14 @@ def planned(plan: Plan) -> Planned:
             "counts": {name: len(questions) for name, questions in sides.items()},
             "left_out": dict(Counter(status for status, _ in plan.refused.values())),
         },
-        seeds={"seed": config.seed, "held_out_texts": side_effects.TEXT_SEED},
+        seeds={"seed": config.seed, "held_out_texts": SEED},
         plan={
             "name_of_the_model": label(plan.model),
             "variant": plan.variant.name,
             "operators": list(plan.strengths),
             "layers": list(plan.layers),
             "controls": list(plan.controls),
+            "price_texts": {"source": plan.price_texts.source, "digest": plan.price_texts.digest},
             "prompt_templates": {
                 q.dataset: plan.template_of(q).digest for q in plan.every_question if q.prompt is None
             },
@@ -214,22 +215,27 @@ class _Evaluation:
         return self.answer(UNANSWERABLE, self.plan.unanswerable, UNANSWERABLE, conditions)
 
     def price(self, conditions: Sequence[Condition]) -> pa.Table:
-        """The held-out texts under the conditions of the test."""
-        from ..models.decoding.generation import encode
-
-        plan, distinct = self.plan, computed(conditions)
-        texts = side_effects.held_out_texts(plan.config.price_texts_per_level)
-        rows = sorted(zip(texts, encode(plan.model, [t.text for t in texts]), strict=True), key=lambda r: -len(r[1]))
+        """The held-out texts under the conditions of the test. A batch is some texts under every condition, so that the
+        unsteered pass is there to be compared with."""
+        plan, distinct, texts = self.plan, computed(conditions), self.plan.price_texts
+        if not texts.known:
+            self.run.observer.say(why_not_known(plan.model))
+        ordered = sorted(texts.texts, key=lambda text: -len(text.tokens))
+        together = side_effects.texts_together([len(text.tokens) for text in ordered], plan.model.config.vocab_size)
+        about = {"model": label(plan.model), "variant": plan.variant.name, "text_source": texts.source}
         items = [
-            {"text_id": text.id, "tokens": tokens, "condition": c.name}
-            | {"model": label(plan.model), "variant": plan.variant.name}
-            for c in distinct
-            for text, tokens in rows
+            {"text_id": text.id, "document": text.document, "tokens": list(text.tokens), "n_bytes": text.n_bytes}
+            | {"condition": condition.name}
+            | about
+            for start in range(0, len(ordered), together)
+            for condition in distinct
+            for text in ordered[start : start + together]
         ]
         by_name = {c.name: c for c in distinct}
+        arguments = {"conditions": [c.to_dict() for c in distinct], "separators": list(texts.separators)}
         table = self._table(
-            "price", side_effects.__name__, items, {"conditions": [c.to_dict() for c in distinct]}, PRICE_SCHEMA,
-            PRICE_ORDER, _PRICE_BATCH, "text_id", lambda item: by_name[item["condition"]].fields(),
+            "price", side_effects.__name__, items, arguments, PRICE_SCHEMA, PRICE_ORDER, together * len(distinct),
+            "text_id", lambda item: by_name[item["condition"]].fields(),
         )  # fmt: skip
         both = pa.concat_tables([table, aliases(table, conditions)])
         return both.sort_by([(column, "ascending") for column in PRICE_ORDER]).combine_chunks()

@@ -69,11 +69,17 @@ ITEM_ORDER = ("split", "question_id", "condition")
 PRICE_SCHEMA = pa.schema(
     [
         pa.field("text_id", pa.string(), nullable=False),
+        pa.field("document", pa.string(), nullable=False),  # texts of one document count as one
+        pa.field("text_source", pa.string(), nullable=False),  # what the texts are, such as the training's own
         pa.field("model", pa.string(), nullable=False),
         pa.field("variant", pa.string(), nullable=False),
         *_CONDITION,
         pa.field("n_tokens", pa.int32()),  # tokens predicted: all but the first
+        pa.field("n_bytes", pa.int32()),  # of the text that is predicted
         pa.field("nll", pa.float64()),  # mean negative log-likelihood of a token, nats
+        pa.field("bits_per_byte", pa.float64()),  # of the text; null where no byte is predicted
+        pa.field("kl", pa.float64()),  # KL(unsteered || this condition) of the next token, nats, mean over tokens
+        pa.field("top1_agreement", pa.float64()),  # share of tokens whose likeliest token is the unsteered model's
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
     ]

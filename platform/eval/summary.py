@@ -28,6 +28,7 @@ from ..datasets.records import CATEGORIES, LEVEL_OF_CATEGORY
 from ..scoring.metrics import score
 from ..scoring.statistics import Difference, Estimate, Resampling, holm, mean_interval, paired_difference
 from .conditions import STEERED, UNSTEERED
+from .price import Price, summarise_price
 from .split import TEST, UNANSWERABLE
 from .verdict import Verdict, judge
 
@@ -82,15 +83,6 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Price:
-    """Mean negative log-likelihood of a token of held-out text, in nats; positive differences are a cost."""
-
-    texts: int
-    nll: Measure
-    failed: int
-
-
-@dataclass(frozen=True)
 class Summary:
     """The result of an evaluation."""
 
@@ -131,7 +123,10 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     cuts = _groups(read, lambda r: "cut" if r["n_cut_tokens"] else "whole", families, compared, how)
     evidence = _groups(read, lambda r: _EVIDENCE[r["evidence_kept"]], families, compared, how)
     draws = _draws(rows)
-    price = _price(prices.to_pylist(), families, compared, how)
+    price = summarise_price(
+        prices.to_pylist(), families, how,
+        lambda texts, unit, metric: measure(values_of(texts, unit, metric), families, compared, how),
+    )  # fmt: skip
     judged = [row for row in every if row["split"] in (TEST, UNANSWERABLE)]
     status: dict[str, Counter[str]] = defaultdict(Counter)
     for row in every:
@@ -294,11 +289,6 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are there; None where there is none."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
-
-
-def _price(rows: Sequence[Row], families: Sequence[str], compared: Sequence[tuple[str, str]], how: Resampling) -> Price:
-    nll = measure(values_of(rows, "text_id", "nll"), families, compared, how)
-    return Price(len({row["text_id"] for row in rows}), nll, sum(row["status"] != "ok" for row in rows))
 
 
 def _plain(value: Any) -> Any:

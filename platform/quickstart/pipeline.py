@@ -173,7 +173,7 @@ class _Pipeline:
                 "seed": self.config.seed,
                 "draws": steering.draws,
                 "development_limit": steering.development_limit,
-                "price_texts_per_level": steering.price_texts_per_level,
+                "price_limit": steering.price_limit,
                 "steering": {"strengths": steering.strengths},
             }
         )

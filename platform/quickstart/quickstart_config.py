@@ -34,8 +34,8 @@ class SteeringSection(Config):
     """At most this many questions choose the recipe; those on the test side only judge it."""
     strengths: list[float] | None = None
     """Candidate strengths of every operator; default: the variant's."""
-    price_texts_per_level: int = Field(8, ge=1)
-    """Held-out texts per level on which the price is measured."""
+    price_limit: int = Field(48, ge=1)
+    """Held-out texts on which the price is measured, at most."""
 
 
 class QuickstartConfig(Config):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 FEW = [
     "--address", "none", "--per-level", "3", "--draws", "1", "--max-new-tokens", "3",
-    "--set", "price_texts_per_level=1", "--set", "resamples=200", "--set", "development_share=0.4",
+    "--set", "price_limit=4", "--set", "resamples=200", "--set", "development_share=0.4",
     "--strength", "0.5,3", "--layers", "1,2",
 ]  # fmt: skip
 

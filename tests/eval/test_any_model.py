@@ -36,7 +36,7 @@ def folder_of(kind: str, folder: Path) -> Path:
 def settings(folder: Path, **changes) -> EvalConfig:
     values = {
         "model": str(folder), "tokenizer": str(TOKENIZER), "per_level": 1, "max_new_tokens": 2, "limit": 2,
-        "price_texts_per_level": 1, "resamples": 100, "development_share": 0.5, "draws": 1,
+        "price_limit": 4, "resamples": 100, "development_share": 0.5, "draws": 1,
     }  # fmt: skip
     return EvalConfig.model_validate({**values, **changes})
 

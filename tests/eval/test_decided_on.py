@@ -28,7 +28,7 @@ from mplat.train.train_config import TrainConfig
 from planted_models import TOKENIZER, talking
 
 FEW = {
-    "max_new_tokens": 1, "price_texts_per_level": 1, "resamples": 100, "draws": 1, "per_level": 4,
+    "max_new_tokens": 1, "price_limit": 4, "resamples": 100, "draws": 1, "per_level": 4,
     "steering": {"strengths": [2.0], "layers": [1]},
 }  # fmt: skip
 

@@ -42,7 +42,7 @@ def case(place):
 def settings(place, *, steering=None, **changes):
     values = {
         "questions": place / "questions.parquet", "max_new_tokens": ANSWER_TOKENS, "batch_size": 8,
-        "development_share": 0.4, "draws": 2, "resamples": 500, "price_texts_per_level": 1,
+        "development_share": 0.4, "draws": 2, "resamples": 500, "price_limit": 4,
         "steering": {"operators": ["scale_mixer_out"], "layers": [0, 1, 2], "strengths": [0.5, 3.0, 10.0]}
         | (steering or {}),
     }  # fmt: skip
@@ -129,7 +129,7 @@ def test_running_again_makes_no_forward_pass_and_the_same_files(found, place, ca
     files = sorted(p for p in found.out.iterdir() if p.is_file())
     before = {p.name: p.read_bytes() for p in files}
     monkeypatch.setattr(answers, "generate", refuse)
-    monkeypatch.setattr(side_effects, "mean_token_nll", refuse)
+    monkeypatch.setattr(side_effects, "read_logits", refuse)
     run(settings(place), case.damaged, found.out)
     assert {p.name: p.read_bytes() for p in files} == before
     with pytest.raises(AssertionError, match="forward pass"):

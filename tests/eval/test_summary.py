@@ -33,7 +33,8 @@ def row(question, condition, em, *, f1=None, status="ok", category="two_hop", sp
 def price_rows(values):
     """text -> nll of each condition."""
     return [
-        {"text_id": text, "model": "m", "variant": "mamba", "condition": c[0], "family": c[1], "draw": c[2],
+        {"text_id": text, "document": text, "text_source": "made up", "model": "m", "variant": "mamba",
+         "condition": c[0], "family": c[1], "draw": c[2],
          "n_tokens": 5, "nll": nll, "status": "ok" if nll is not None else "model_nonfinite"}
         for text, of_text in values.items() for c, nll in zip(CONDITIONS, of_text, strict=True)
     ]  # fmt: skip

@@ -73,8 +73,9 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
     items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
     prices = pa.Table.from_pylist(
         [
-            {"text_id": f"t{t}", "model": model, "variant": "mamba", "condition": name, "family": family, "draw": draw,
-             "n_tokens": 9, "nll": 2.0 + 0.1 * t + 0.05 * place, "status": "ok"}
+            {"text_id": f"t{t}", "document": f"t{t}", "text_source": "made up", "model": model, "variant": "mamba",
+             "condition": name, "family": family, "draw": draw, "n_tokens": 9, "nll": 2.0 + 0.1 * t + 0.05 * place,
+             "status": "ok"}
             for t in range(4) for place, (name, family, draw) in enumerate(CONDITIONS)
         ],
         schema=PRICE_SCHEMA,
