@@ -27,6 +27,7 @@ import pyarrow as pa
 from ..datasets.records import CATEGORIES, LEVEL_OF_CATEGORY
 from ..scoring.metrics import score
 from ..scoring.statistics import Difference, Estimate, Resampling, holm, mean_interval, paired_difference
+from .behaviour import Behaviour, summarise_behaviour
 from .conditions import STEERED, UNSTEERED
 from .price import Price, summarise_price
 from .split import TEST, UNANSWERABLE
@@ -94,6 +95,7 @@ class Summary:
     cuts: list[Group]  # "cut", "whole"; empty where every prompt was read whole, and so is the next
     evidence: list[Group]  # "kept", "lost", "unknown"
     guesses: list[Guesses]
+    behaviour: Behaviour
     draws: dict[str, list[Draw]]
     status: dict[str, dict[str, int]]
     test_rows: int  # of the test side, and of questions without an answer
@@ -123,10 +125,11 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     cuts = _groups(read, lambda r: "cut" if r["n_cut_tokens"] else "whole", families, compared, how)
     evidence = _groups(read, lambda r: _EVIDENCE[r["evidence_kept"]], families, compared, how)
     draws = _draws(rows)
-    price = summarise_price(
-        prices.to_pylist(), families, how,
-        lambda texts, unit, metric: measure(values_of(texts, unit, metric), families, compared, how),
-    )  # fmt: skip
+
+    def measured(some: Sequence[Row], unit: str, metric: str) -> Measure:
+        return measure(values_of(some, unit, metric), families, compared, how)
+
+    price = summarise_price(prices.to_pylist(), families, how, measured)
     judged = [row for row in every if row["split"] in (TEST, UNANSWERABLE)]
     status: dict[str, Counter[str]] = defaultdict(Counter)
     for row in every:
@@ -146,6 +149,7 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
         cuts=cuts,
         evidence=evidence,
         guesses=_guesses([row for row in every if row["split"] == UNANSWERABLE], families, compared, how),
+        behaviour=summarise_behaviour(rows, measured),
         draws=draws,
         status={family: dict(sorted(counted.items())) for family, counted in sorted(status.items())},
         test_rows=len(judged),
