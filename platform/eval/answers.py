@@ -22,6 +22,7 @@ from ..core.errors import InputError, UsageError
 from ..models import Generation, generate
 from ..models.lending import open_model
 from ..scoring.metrics import score
+from ..steering import Layout
 from .conditions import Condition
 from .schema import ITEM_SCHEMA
 
@@ -73,7 +74,7 @@ class AnswerWorker:
         return pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
 
     def _rows(self, condition: Condition, items: list[Item]) -> list[dict[str, Any]]:
-        answers = self._answers(condition, [item["tokens"] for item in items])
+        answers = self._answers(condition, items)
         return [
             {key: item[key] for key in CARRIED}
             | {key: item.get(key) for key in CARRIED_IF_KNOWN}
@@ -83,20 +84,27 @@ class AnswerWorker:
             for item, answer in zip(items, answers, strict=True)
         ]
 
-    def _answers(self, condition: Condition, prompts: list[list[int]]) -> list[Generation | Exception]:
+    def _answers(self, condition: Condition, items: list[Item]) -> list[Generation | Exception]:
         try:
-            return list(self._generate(condition, prompts))
+            return list(self._generate(condition, items))
         except (UsageError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
-            if len(prompts) == 1:
+            if len(items) == 1:
                 return [error]
-            return [self._answers(condition, [prompt])[0] for prompt in prompts]
+            return [self._answers(condition, [item])[0] for item in items]
 
-    def _generate(self, condition: Condition, prompts: list[list[int]]) -> list[Generation]:
-        steered = nullcontext() if condition.recipe is None else self._model.edit(*condition.recipe.edits())
-        with steered:
+    def _generate(self, condition: Condition, items: list[Item]) -> list[Generation]:
+        edits = [] if condition.recipe is None else condition.recipe.edits(self._model, [layout_of(i) for i in items])
+        with self._model.edit(*edits) if edits else nullcontext():
+            prompts = [item["tokens"] for item in items]
             return generate(self._model, prompts, max_new_tokens=self._max_new_tokens, stop=self._stop)
+
+
+def layout_of(item: Item) -> Layout:
+    """Where the parts of an item's prompt lie among its tokens."""
+    evidence, question = (tuple((a, b) for a, b in item.get(key, ())) for key in ("evidence_at", "question_at"))
+    return Layout(len(item["tokens"]), evidence, question)
 
 
 def judge(answer: Generation | Exception, metric: str, gold: Any, no_answer: str = "") -> dict[str, Any]:

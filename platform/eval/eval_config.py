@@ -12,7 +12,7 @@ from ..core.config import Config, Seed
 from ..core.option import Option, Tokenizer
 from ..core.typed_lists import parse_names, parse_numbers
 from ..datasets.prompting.truncation import MAX_PROMPT_TOKENS
-from ..steering.operators import MAX_STRENGTH, STRENGTH_RANGE
+from ..steering.units import MAX_STRENGTH
 
 
 def _strengths(text: str, option: str) -> list[float]:
@@ -41,7 +41,7 @@ class SteeringSection(Config):
     recipe: Annotated[Path | None, Option()] = None
     """Judge this stored recipe; search for none."""
     operators: list[str] | None = None
-    """How strengths act: scale_mixer_out, scale_delta."""
+    """How strengths act: scale_channels, scale_delta."""
     layers: Annotated[list[int] | None, Option(metavar="0,6,12", blocks=True)] = None
     """Candidate layers."""
     strengths: Annotated[list[float] | None, Option("--strength", "0.5,1,2", parse=_strengths)] = None
@@ -60,7 +60,7 @@ class SteeringSection(Config):
     @classmethod
     def _in_range(cls, values: list[float] | None) -> list[float] | None:
         if any(not 0 < value <= MAX_STRENGTH for value in values or ()):
-            raise ValueError(f"a strength is out of range; allowed: {STRENGTH_RANGE}")
+            raise ValueError(f"a strength is out of range; allowed: above 0 to {MAX_STRENGTH:g}")
         return values
 
 

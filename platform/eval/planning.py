@@ -23,16 +23,13 @@ from ..scoring.metrics import names as metric_names
 from ..steering import (
     Recipe,
     Variant,
-    check_controls,
     control_names,
-    control_recipes,
     find_operator,
     find_variant,
-    places,
     variant_for,
     variant_names,
 )  # fmt: skip
-from ..steering.recipe import site_width
+from .asked_spans import spans_at
 from .conditions import Condition
 from .eval_config import EvalConfig
 from .price_texts import PriceTexts, price_texts
@@ -141,6 +138,7 @@ class Plan:
             | {"split": side, "model": label(self.model), "variant": self.variant.name, "condition": condition.name}
             | {"tokens": self.prompts[q.id].tokens, "n_cut_tokens": self.prompts[q.id].cut_tokens}
             | {"no_answer": self.template_of(q).no_answer}
+            | spans_at(q, self.prompts[q.id])
             for condition in conditions
             for q in order
         ]
@@ -181,13 +179,6 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
             raise UsageError(f"there is no control {name!r}; {suggest(name, control_names())}")
     recipe = None if steering.recipe is None else Recipe.load(steering.recipe, model)
     channel_share = steering.channel_share or variant.channel_share
-    if recipe is not None:
-        width = site_width(model, recipe.full_site)
-        assert width is not None, recipe.full_site
-        control_recipes(controls, recipe, width, draws=config.draws, seed=config.seed)
-    elif variant.steers:  # what cannot be compared in the end is refused before the search for it
-        check_controls(controls, model, places(model, operators, layers, channel_share), draws=config.draws)
-
     if model.tokenizer is None:
         raise InputError(
             f"model {model.name} has no tokenizer, so it cannot be asked questions; name one with --tokenizer"

@@ -35,10 +35,9 @@ from ..runtime import Session, digest_of
 from ..runtime.stage import Observer, Planned, Run, Stage
 from ..scoring.metrics.metric import METRICS
 from ..scoring.statistics import Resampling
-from ..steering import Recipe, Scored, choose, control_recipes, grid
+from ..steering import Comparison, Recipe, Scored, choose, control_recipes, grid
 from ..steering.discovery import discovery_table
 from ..steering.operators import OPERATORS
-from ..steering.recipe import site_width
 from . import answers, side_effects
 from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, computed, judged
 from .planning import Plan
@@ -91,7 +90,7 @@ def evaluate(
         work = _Evaluation(plan, run)
         with lent(plan.model):
             recipe, development = work.find(find_channels)
-            steered = None if recipe is None else dataclasses.replace(recipe, decided_on=None)
+            steered = None if recipe is None else dataclasses.replace(recipe, made_from={})
             conditions = [] if steered is None else judged(steered, work.controls(steered))
             tested = work.answer("test", plan.test, TEST, conditions)
             guessed = work.guesses(conditions)
@@ -167,21 +166,23 @@ class _Evaluation:
         conditions = candidates(recipes)
         table = self.answer("development", plan.development, DEVELOPMENT, conditions, refused_under=[PLAIN])
         scored, unsteered = score_candidates(table, conditions)
-        chosen = dataclasses.replace(choose(scored).recipe, decided_on=question_digests(plan.development))
+        decided = {"questions": list(question_digests(plan.development))}
+        chosen = dataclasses.replace(choose(scored).recipe, made_from=decided)
+        part = chosen.parts[0]
         self.run.table("discovery.parquet", discovery_table(scored, [c.name for c in conditions], unsteered))
         self.run.json("recipe.json", chosen.to_dict())
         self.run.observer.say(
-            f"recipe: {chosen.operator} of layer {chosen.layer} by {chosen.strength:g} on {len(chosen.channels)} "
+            f"recipe: {part.operator} of layer {part.layers[0]} by {part.strength:g} on {len(part.channels or ())} "
             f"channels, chosen among {len(recipes)} on {len(plan.development)} development questions"
         )
         return chosen, table
 
     def controls(self, recipe: Recipe) -> dict[str, list[Recipe]]:
         """The controls of the plan for `recipe`."""
-        width = site_width(self.plan.model, recipe.full_site)
-        assert width is not None, recipe.full_site
         config = self.plan.config
-        return control_recipes(self.plan.controls, recipe, width, draws=config.draws, seed=config.seed)
+        comparison = Comparison(recipe, self.plan.model, config.draws, config.seed)
+        drawn = control_recipes(self.plan.controls, comparison)
+        return {name: list(found.recipes) for name, found in drawn.items()}
 
     def answer(
         self,
@@ -269,7 +270,8 @@ def _found_by_name(items: Sequence[Mapping[str, Any]], arguments: Mapping[str, A
     """The modules of the metrics and operators that a worker looks up by their names."""
     metrics = {item["metric"] for item in items if "metric" in item}
     recipes = [condition["recipe"] for condition in arguments["conditions"] if condition["recipe"] is not None]
-    return {*map(METRICS.module, metrics), *(OPERATORS.module(recipe["operator"]) for recipe in recipes)}
+    operators = {part["operator"] for recipe in recipes for part in recipe["parts"]}
+    return {*map(METRICS.module, metrics), *map(OPERATORS.module, operators)}
 
 
 def score_candidates(

@@ -25,11 +25,11 @@ _CONDITION = [
     pa.field("condition", pa.string(), nullable=False),  # unsteered, candidate_007, steered, control_random_0
     pa.field("family", pa.string(), nullable=False),  # the condition without its number
     pa.field("draw", pa.int32()),  # number of a control's draw
-    pa.field("operator", pa.string()),
+    pa.field("operator", pa.string()),  # of all parts of the recipe, with + between them; so is the site
     pa.field("site", pa.string()),
-    pa.field("layer", pa.int32()),
-    pa.field("channels_digest", pa.string()),
-    pa.field("strength", pa.float64()),
+    pa.field("layer", pa.int32()),  # null where there are several
+    pa.field("recipe_digest", pa.string()),  # of everything that was done
+    pa.field("strength", pa.float64()),  # null where parts differ
 ]
 
 ITEM_SCHEMA = pa.schema(
@@ -104,12 +104,17 @@ def condition_fields(name: str, family: str, draw: int | None, recipe: Recipe | 
         "condition": name,
         "family": family,
         "draw": draw,
-        "operator": None if recipe is None else recipe.operator,
-        "site": None if recipe is None else recipe.site,
-        "layer": None if recipe is None else recipe.layer,
-        "channels_digest": None if recipe is None else recipe.channels_digest,
-        "strength": None if recipe is None else recipe.strength,
+        "operator": None if recipe is None else "+".join(recipe.operators),
+        "site": None if recipe is None else "+".join(dict.fromkeys(part.site for part in recipe.parts)),
+        "layer": None if recipe is None else _one({layer for part in recipe.parts for layer in part.layers}),
+        "recipe_digest": None if recipe is None else recipe.digest,
+        "strength": None if recipe is None else _one({part.strength for part in recipe.parts}),
     }
+
+
+def _one(values: set[Any]) -> Any:
+    """The only value; None where there are several."""
+    return next(iter(values)) if len(values) == 1 else None
 
 
 def question_fields(question: Question) -> dict[str, Any]:

@@ -124,7 +124,8 @@ class PriceWorker:
     def _logits(self, condition: Condition, items: list[dict[str, Any]], base: dict[str, Tensor]) -> list[Tensor]:
         if condition.recipe is None:
             return [base[item["text_id"]] for item in items]
-        with self._model.edit(*condition.recipe.edits()):
+        recipe = condition.recipe.everywhere()  # a text is no prompt
+        with self._model.edit(*recipe.edits(self._model)):
             return read_logits(self._model, [item["tokens"] for item in items])
 
     def _row(self, item: dict[str, Any], condition: Condition, base: Tensor, steered: Tensor) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Draw:
     """One draw of a control, over all test questions it answered."""
 
     condition: str
-    channels_digest: str | None
+    recipe_digest: str | None
     n: int
     em: float | None
     f1: float | None
@@ -285,7 +285,7 @@ def _draws(rows: Sequence[Row]) -> dict[str, list[Draw]]:
     for (family, _, condition), of_draw in sorted(by_condition.items()):
         ok = [row for row in of_draw if row["status"] == "ok"]
         em, f1 = mean_of(row["em"] for row in ok), mean_of(row["f1"] for row in ok)
-        found[family].append(Draw(condition, of_draw[0]["channels_digest"], len(ok), em, f1))
+        found[family].append(Draw(condition, of_draw[0]["recipe_digest"], len(ok), em, f1))
     return dict(found)
 
 

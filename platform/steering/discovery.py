@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from ..core.errors import InputError, UsageError
 from .operators import find_operator
-from .recipe import Recipe, site_width
+from .recipe import Recipe, one_part, site_width
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
@@ -48,6 +48,10 @@ DISCOVERY_SCHEMA = pa.schema(
         pa.field("chosen", pa.bool_(), nullable=False),
     ]
 )
+
+
+#: where an operator that acts on many sites is tried
+DEFAULT_SITES = {"scale_channels": "mixer_out"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def places(
 ) -> Iterator[Place]:
     """Every operator in every layer. Raises UsageError for a site that a layer does not have."""
     for name in operators:
-        site = find_operator(name).site
+        site = DEFAULT_SITES.get(name, find_operator(name).site)
         for layer in layers:
             width = site_width(model, f"blocks.{layer}.{site}")
             if width is None:
@@ -116,9 +120,12 @@ def grid(
     for place in places(model, strengths, layers, channel_share):
         channels = tuple(sorted(find_channels(place.site, place.layer, place.count)))
         recipes += [
-            Recipe(variant, place.operator, place.site, place.layer, channels, float(strength), seed, model.digest)
+            Recipe(
+                (one_part(place.operator, place.site, place.layer, channels, float(strength)),),
+                model.digest, variant, seed,
+            )
             for strength in strengths[place.operator]
-        ]
+        ]  # fmt: skip
     if not recipes:
         raise UsageError("the discovery grid is empty; give at least one operator, one layer and one strength")
     return recipes
@@ -154,11 +161,11 @@ def discovery_table(
     rows = [
         {
             "candidate": name,
-            "operator": s.recipe.operator,
-            "site": s.recipe.site,
-            "layer": s.recipe.layer,
-            "strength": s.recipe.strength,
-            "channels": list(s.recipe.channels),
+            "operator": s.recipe.parts[0].operator,
+            "site": s.recipe.parts[0].site,
+            "layer": s.recipe.parts[0].layers[0],
+            "strength": s.recipe.parts[0].strength,
+            "channels": list(s.recipe.parts[0].channels or ()),
             "n": s.n,
             "n_failed": s.n_failed,
             "em": s.em,
@@ -176,4 +183,5 @@ def discovery_table(
 def _preference(s: Scored) -> tuple[float, float, float, int]:
     assert s.em is not None
     f1 = -math.inf if s.f1 is None else s.f1
-    return (-s.em, -f1, abs(math.log(s.recipe.strength)), s.recipe.layer)
+    part = s.recipe.parts[0]
+    return (-s.em, -f1, abs(math.log(part.strength)), part.layers[0])

@@ -1,146 +1,136 @@
-"""A recipe: everything that says how one model is steered, as one frozen value and one JSON file.
+"""A recipe: an ordered list of parts that says how one model is steered, as one value and one file.
 
-A recipe belongs to the model it was found on: `check` refuses a model with another digest, a layer that does not
-exist or a channel that does not, before anything is computed. Strength 1 is the identity, which evaluations use to
-compute nothing twice. The file holds numbers and names only; reading one runs no code.
+A recipe belongs to the model it was found on: `check` refuses a model with another digest, a layer that does not exist
+or a channel that does not, before anything is computed. A recipe whose parts are all at the strength that changes
+nothing is the identity, which evaluations use to compute nothing twice. On disk it is JSON, with its tensors in a
+safetensors file beside it; reading one runs no code. Files of the first format, one operator at one layer, are read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import InputError, UsageError, suggest
-from ..core.json_files import Plain
-from .operators import build, check_strength, find_operator
+from ..core.errors import InputError
+from .layout import Layout
+from .part import Part
 
 if TYPE_CHECKING:
     from ..models import Edit, LanguageModel
 
-FORMAT = "mplat-recipe-1"
-
 
 @dataclass(frozen=True)
 class Recipe:
-    """variant: for whom it was made. operator, layer, channels, strength: what it does. site: the operator's, for
-    reading.
-    seed: of the discovery that found it. model_digest: the only model it is for. decided_on: digests of the questions
-    on which it was found (`datasets.asked_before`); None where that is not known.
+    """parts: in the order they act; none leaves the model as it is. model_digest: the only model it is for. name: what
+    it is called, such as the variant it was found with. seed: of the search. made_from: digests of what it was made of,
+    by what that is; `questions` are those on which it was found (`datasets.prompting.asked_before`).
 
-    Raises UsageError for an operator that is none or acts elsewhere, a strength out of range, channels or a layer that
-    cannot be."""
+    Raises UsageError for parts that are none."""
 
-    variant: str
-    operator: str
-    site: str
-    layer: int
-    channels: tuple[int, ...]
-    strength: float
-    seed: int
+    parts: tuple[Part, ...]
     model_digest: str
-    decided_on: tuple[str, ...] | None = None
+    name: str = ""
+    seed: int = 0
+    made_from: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    def __post_init__(self) -> None:
-        expected = find_operator(self.operator).site
-        if self.site != expected:
-            raise UsageError(f"operator {self.operator} acts on {expected}, not on {self.site!r}")
-        check_strength(self.strength)
-        if not self.channels or min(self.channels) < 0 or len(set(self.channels)) != len(self.channels):
-            raise UsageError("a recipe needs at least one channel, none of them negative or given twice")
-        if self.layer < 0:
-            raise UsageError(f"layer {self.layer} of a recipe is negative")
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @property
     def is_identity(self) -> bool:
         """Whether steering with it changes nothing."""
-        return self.strength == 1.0
+        return all(part.is_identity for part in self.parts)
 
     @property
-    def channels_digest(self) -> str:
-        """16 hexadecimal digits that name the set of channels."""
-        return hashlib.sha256(",".join(map(str, sorted(self.channels))).encode()).hexdigest()[:16]
+    def digest(self) -> str:
+        """16 hexadecimal digits that name everything it does to which model."""
+        text = ",".join([self.model_digest, *(part.digest for part in self.parts)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def full_site(self) -> str:
-        """The site's name in the model."""
-        return f"blocks.{self.layer}.{self.site}"
+    def decided_on(self) -> tuple[str, ...] | None:
+        """Digests of the questions on which it was found; None where that is not known."""
+        found = self.made_from.get("questions")
+        return None if found is None else tuple(found)
 
-    def edits(self) -> list[Edit]:
-        """What `model.edit(*recipe.edits())` applies."""
-        return build(self.operator, self.layer, self.channels, self.strength)
+    @property
+    def operators(self) -> list[str]:
+        """The operators of its parts, each once, in their order."""
+        return list(dict.fromkeys(part.operator for part in self.parts))
+
+    @property
+    def sites(self) -> list[str]:
+        """The full names of the sites that its parts act on, each once, in their order."""
+        return list(dict.fromkeys(site for part in self.parts for site in part.full_sites()))
+
+    @property
+    def positions(self) -> list[str]:
+        """The words for positions that its parts use, without `all`."""
+        return sorted({part.positions for part in self.parts if not part.is_identity} - {"all"})
+
+    def edits(self, model: LanguageModel, layouts: Sequence[Layout] | None = None) -> list[Edit]:
+        """What `model.edit(*recipe.edits(model))` applies; see `Part.edits`."""
+        return [edit for part in self.parts for edit in part.edits(model, layouts)]
+
+    def everywhere(self) -> Recipe:
+        """The same at every position, for texts that are no prompts."""
+        return dataclasses.replace(self, parts=tuple(dataclasses.replace(p, positions="all") for p in self.parts))
+
+    def scaled(self, share: float) -> Recipe:
+        """The same with the distance of every strength from its identity multiplied: 0 is the identity, 1 the same.
+
+        Raises UsageError where a strength leaves what its operator allows.
+        """
+        from .units import unit_called
+
+        def moved(part: Part) -> Part:
+            identity = unit_called(part.unit).identity
+            return part.at(identity + share * (part.strength - identity))
+
+        return dataclasses.replace(self, parts=tuple(moved(part) for part in self.parts))
 
     def check(self, model: LanguageModel) -> None:
         """Raise InputError where this recipe is not for `model`."""
         if model.digest != self.model_digest:
             raise InputError(
                 f"the recipe was found on the model with digest {self.model_digest[:12]}, and {model.name} has "
-                f"{model.digest[:12]}; find one for this model with `mplat eval`"
+                f"{model.digest[:12]}; find one for this model with `mplat steer discover`"
             )
-        width = site_width(model, self.full_site)
-        if width is None:
-            raise InputError(f"the recipe steers {self.full_site}, which {model.name} does not have")
-        if max(self.channels) >= width:
-            raise InputError(f"the recipe steers channel {max(self.channels)} of {self.full_site}, which has {width}")
+        for part in self.parts:
+            part.check(model)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, in the order of the fields; without `decided_on` where that is not known."""
-        values = {"format": FORMAT, **dataclasses.asdict(self), "channels": list(self.channels)}
-        decided_on = values.pop("decided_on")
-        return values if decided_on is None else values | {"decided_on": list(decided_on)}
+        """Plain JSON values that hold the tensors too, for a process elsewhere."""
+        from .recipe_files import inline
+
+        return inline(self)
 
     @classmethod
     def from_dict(cls, values: Any, *, source: str) -> Recipe:
-        """The inverse of `to_dict`; InputError naming `source` for anything else."""
-        recorded: Plain = values
-        if not isinstance(recorded, dict) or recorded.get("format") != FORMAT:
-            raise InputError(f"{source}: not a steering recipe of format {FORMAT}")
-        content: dict[str, Any] = {k: v for k, v in recorded.items() if k not in ("format", "decided_on")}
-        decided_on = recorded.get("decided_on")
-        if decided_on is not None and not (
-            isinstance(decided_on, list) and all(isinstance(d, str) for d in decided_on)
-        ):
-            raise InputError(f"{source}: decided_on must be a list of digests of questions")
-        kinds: dict[str, type | tuple[type, ...]] = {
-            "variant": str, "operator": str, "site": str, "layer": int, "channels": list, "strength": (int, float),
-            "seed": int, "model_digest": str,
-        }  # fmt: skip
-        for name in content:
-            if name not in kinds:
-                raise InputError(f"{source}: unknown key {name!r}; {suggest(name, kinds)}")
-        for name, kind in kinds.items():
-            if not isinstance(content.get(name), kind) or isinstance(content[name], bool):
-                raise InputError(f"{source}: {name} is missing or has the wrong type ({content.get(name)!r})")
-        if not all(isinstance(c, int) and not isinstance(c, bool) for c in content["channels"]):
-            raise InputError(f"{source}: channels must be whole numbers")
-        content["channels"], content["strength"] = tuple(content["channels"]), float(content["strength"])
-        content["decided_on"] = None if decided_on is None else tuple(decided_on)
-        try:
-            return cls(**content)
-        except UsageError as error:
-            raise InputError(f"{source}: {error}") from error
+        """The inverse of `to_dict`, also of a recipe of the first format; InputError naming `source` for anything
+        else."""
+        from .recipe_files import parse
+
+        return parse(values, {}, source)
 
     def save(self, path: str | Path) -> Path:
-        """Write the recipe as JSON in place of what may be there. Raises UsageError where it cannot be written,
-        ClusterError where the disk is full."""
-        from ..core.whole_files import publish_json
+        """Write the recipe as JSON in place of what may be there, its tensors in a .safetensors file of the same name.
 
-        publish_json(self.to_dict(), Path(path))
-        return Path(path)
+        Raises UsageError where it cannot be written, ClusterError where the disk is full."""
+        from .recipe_files import write
+
+        return write(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path, model: LanguageModel | None = None) -> Recipe:
         """Read a recipe; with `model` it must be for that model. Raises InputError naming the file."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from error
-        recipe = cls.from_dict(values, source=str(path))
+        from .recipe_files import read
+
+        recipe = read(Path(path))
         if model is not None:
             try:
                 recipe.check(model)
@@ -149,13 +139,14 @@ class Recipe:
         return recipe
 
 
+def one_part(operator: str, site: str, layer: int, channels: Sequence[int] | None, strength: float) -> Part:
+    """A part at one layer, acting everywhere in the text: what searches over channels try."""
+    return Part(operator, site, (layer,), strength, channels=None if channels is None else tuple(channels))
+
+
 def site_width(model: LanguageModel, full_site: str) -> int | None:
     """Number of channels of a site, or None where the model has no such site."""
     for site in model.sites():
         if site.name == full_site:
             return int(site.channels)
     return None
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")

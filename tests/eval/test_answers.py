@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pyarrow as pa
@@ -14,8 +13,8 @@ from mplat.eval.answers import AnswerWorker, judge
 from mplat.eval.conditions import PLAIN, Condition
 from mplat.eval.schema import ITEM_SCHEMA
 from mplat.models import Generation, Scale, generate
-from mplat.steering import Recipe
 from planted_models import talking
+from recipes import scaled
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def recipe(model):
-    return Recipe("mamba2", "scale_mixer_out", "mixer_out", 0, (1, 2, 3), 4.0, 0, model.digest)
+    return scaled(model, (1, 2, 3), 4.0, 0)
 
 
 def item(name, tokens, condition="unsteered", **changes):
@@ -49,7 +48,7 @@ def test_rows_are_what_generation_and_metric_say(model, recipe):
     steered = Condition("steered", "steered", recipe)
     prompts = [[5, 6, 7], [8, 9, 10, 11], [12, 13]]
     plain = generate(model, prompts, max_new_tokens=5)
-    with model.edit(*recipe.edits()):
+    with model.edit(*recipe.edits(model)):
         expected = generate(model, prompts, max_new_tokens=5)
     assert [g.tokens for g in plain] != [g.tokens for g in expected]
     items = [item(f"q{i}", p, "steered", answers=[expected[i].text.strip()]) for i, p in enumerate(prompts)]
@@ -59,19 +58,19 @@ def test_rows_are_what_generation_and_metric_say(model, recipe):
     for row, said, prompt in zip(table.to_pylist(), expected, prompts, strict=True):
         assert row["prediction"] == said.text.strip() and row["em"] == 1.0 and row["status"] == "ok"
         assert (row["n_prompt_tokens"], row["n_new_tokens"]) == (len(prompt), len(said.tokens))
-        assert (row["operator"], row["layer"], row["strength"]) == ("scale_mixer_out", 0, 4.0)
+        assert (row["operator"], row["layer"], row["strength"]) == ("scale_channels", 0, 4.0)
         assert row["stop_reason"] == said.stop_reason
 
 
 def test_an_identity_recipe_gives_bit_identical_predictions(model, recipe):
-    identity = Condition("steered", "steered", dataclasses.replace(recipe, strength=1.0))
+    identity = Condition("steered", "steered", recipe.scaled(0))
     items = [item(f"q{i}", [7 + i, 8, 9]) for i in range(4)]
     plain = worker(model).run({"items": items})
     steered = worker(model, identity).run({"items": [i | {"condition": "steered"} for i in items]})
     for column in ("prediction", "em", "f1", "n_new_tokens"):
         assert plain[column] == steered[column]
     tokens = torch.tensor([[5, 6, 7, 8]])
-    with model.edit(*identity.recipe.edits()):  # type: ignore[union-attr]
+    with model.edit(*identity.recipe.edits(model)):  # type: ignore[union-attr]
         assert torch.equal(model(tokens), model.forward(tokens))
         edited = model(tokens)
     assert torch.equal(edited, model(tokens))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pyarrow as pa
 from mplat.eval.conditions import PLAIN, Condition, aliases, candidates, computed, judged
 from mplat.eval.schema import ITEM_SCHEMA
-from mplat.steering import Recipe
+from recipes import scaled
 
-RECIPE = Recipe("mamba", "scale_mixer_out", "mixer_out", 1, (2, 5), 2.0, 0, "d" * 64)
-IDENTITY = dataclasses.replace(RECIPE, strength=1.0)
+RECIPE = scaled("d" * 64, (2, 5))
+IDENTITY = RECIPE.scaled(0)
 
 
 def test_names_are_unique_and_families_are_theirs_without_the_number():

@@ -43,7 +43,7 @@ def settings(place, *, steering=None, **changes):
     values = {
         "questions": place / "questions.parquet", "max_new_tokens": ANSWER_TOKENS, "batch_size": 8,
         "development_share": 0.4, "draws": 2, "resamples": 500, "price_limit": 4,
-        "steering": {"operators": ["scale_mixer_out"], "layers": [0, 1, 2], "strengths": [0.5, 3.0, 10.0]}
+        "steering": {"operators": ["scale_channels"], "layers": [0, 1, 2], "strengths": [0.5, 3.0, 10.0]}
         | (steering or {}),
     }  # fmt: skip
     return EvalConfig.model_validate({**values, **changes})

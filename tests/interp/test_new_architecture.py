@@ -18,7 +18,8 @@ from mplat.interp import Cache, config_model, run_steps
 from mplat.interp.tracing import attribution_patching, causal_trace, hidden_attention, knockout
 from mplat.models import LanguageModel, Replace, Scale, load
 from mplat.models.linear_recurrence import Recurrence
-from mplat.steering import Recipe, find_variant, variant_for, variant_names
+from mplat.steering import find_variant, variant_for, variant_names
+from recipes import scaled
 from recurrence_loops import read_matrix, recur
 from torch import Tensor
 from toy_mixers import TOYS, toys
@@ -157,17 +158,17 @@ def test_every_step_runs_and_the_model_is_steered_without_another_file(name: str
     results = run_steps(model, asked()[:2], config_model().model_validate(few), cache=Cache(tmp_path / "cache"))
     assert results.keys() >= set(STEPS) and all(result.bad == {} for result in results.values())
 
-    operators = ["scale_mixer_out", "scale_delta"] if name == "tally" else ["scale_mixer_out"]
+    operators = ["scale_channels", "scale_delta"] if name == "tally" else ["scale_channels"]
     assert name in variant_names() and find_variant(name.upper()) == variant_for(model)
     plan = prepare(EvalConfig(model=str(tmp_path / "model"), per_level=1, draws=1), model)
     assert (plan.variant.name, list(plan.strengths)) == (name, operators)
-    recipe = Recipe(name, "scale_mixer_out", "mixer_out", LAYER, (3, 5), 2.0, 0, model.digest)
+    recipe = scaled(model, (3, 5), 2.0, LAYER)
     recipe.check(model)
     text = tokens(1, T)
     with torch.no_grad(), model.capture("blocks.1.mixer_out") as acts:
         model(text)
         plain = acts["blocks.1.mixer_out"].clone()
-        with model.edit(*recipe.edits()):
+        with model.edit(*recipe.edits(model)):
             model(text)
     factors = torch.ones(plain.shape[-1]).index_fill(0, torch.tensor([3, 5]), 2.0)
     torch.testing.assert_close(acts["blocks.1.mixer_out"], plain * factors, rtol=0, atol=0)

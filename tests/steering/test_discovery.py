@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -12,20 +11,21 @@ from mplat.core.config import load_config
 from mplat.core.errors import InputError, UsageError
 from mplat.eval.eval_config import EvalConfig
 from mplat.models.adapters import AdaptedConfig, build
-from mplat.steering import Recipe, Scored, choose, control_names, find_variant, grid, variant_for, variant_names
+from mplat.steering import Scored, choose, control_names, find_variant, grid, variant_for, variant_names
 from mplat.steering.discovery import DISCOVERY_SCHEMA, channel_count, discovery_table, ranked
+from recipes import scaled
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = Recipe("mamba", "scale_mixer_out", "mixer_out", 1, (0,), 2.0, 0, "d" * 64)
+RECIPE = scaled("d" * 64, (0,))
 
 
 def scored(em, f1=0.5, *, strength=2.0, layer=1, failed=0, n=10):
-    return Scored(dataclasses.replace(RECIPE, strength=strength, layer=layer), n, failed, em, f1)
+    return Scored(scaled("d" * 64, (0,), strength, layer), n, failed, em, f1)
 
 
 def make_grid(model, **changes):
     arguments = {
-        "variant": "mamba", "strengths": {"scale_mixer_out": (0.5, 2.0), "scale_delta": (3.0,)}, "layers": [0, 1],
+        "variant": "mamba", "strengths": {"scale_channels": (0.5, 2.0), "scale_delta": (3.0,)}, "layers": [0, 1],
         "channel_share": 0.25, "find_channels": lambda site, layer, k: list(range(k)), "seed": 0,
     }  # fmt: skip
     return grid(model, **{**arguments, **changes})
@@ -39,12 +39,12 @@ def test_the_grid_is_every_combination_in_order_with_channels_found_once_for_eac
         return [5, 2]
 
     found = make_grid(model, find_channels=find)
-    assert [(r.operator, r.layer, r.strength) for r in found] == [
-        ("scale_mixer_out", 0, 0.5), ("scale_mixer_out", 0, 2.0), ("scale_mixer_out", 1, 0.5),
-        ("scale_mixer_out", 1, 2.0), ("scale_delta", 0, 3.0), ("scale_delta", 1, 3.0),
+    assert [(r.parts[0].operator, r.parts[0].layers[0], r.parts[0].strength) for r in found] == [
+        ("scale_channels", 0, 0.5), ("scale_channels", 0, 2.0), ("scale_channels", 1, 0.5),
+        ("scale_channels", 1, 2.0), ("scale_delta", 0, 3.0), ("scale_delta", 1, 3.0),
     ]  # fmt: skip
     assert asked == [("mixer_out", 0, 6), ("mixer_out", 1, 6), ("mixer.delta", 0, 12), ("mixer.delta", 1, 12)]
-    assert all(r.channels == (2, 5) and r.model_digest == model.digest for r in found)
+    assert all(r.parts[0].channels == (2, 5) and r.model_digest == model.digest for r in found)
 
 
 def test_what_the_model_has_not_is_refused():
@@ -118,7 +118,7 @@ def test_every_variant_has_a_place_to_look_in_any_model(name):
         recipe.check(model)
 
 
-_OUT, _DELTA = ("scale_mixer_out", (0.5, 2.0, 5.0)), ("scale_delta", (0.5, 1.5, 2.0))
+_OUT, _DELTA = ("scale_channels", (0.5, 2.0, 5.0)), ("scale_delta", (0.5, 1.5, 2.0))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ _OUT, _DELTA = ("scale_mixer_out", (0.5, 2.0, 5.0)), ("scale_delta", (0.5, 1.5, 
     [("mamba", "tiny-mamba", [_OUT, _DELTA]), ("mamba2", "tiny-mamba2", [_OUT, _DELTA]),
      ("dense_mamba", "tiny-dense-mamba", [_OUT, _DELTA]), ("stable_mamba", "tiny-stable-mamba", [_OUT, _DELTA]),
      ("moe_mamba", "tiny-moe-mamba", [_OUT]), ("striped_hyena", "tiny-striped-hyena", [_OUT]),
-     ("hyena", "tiny-hyena", [("scale_mixer_out", (0.5, 1.5, 2.0, 5.0))]),
+     ("hyena", "tiny-hyena", [("scale_channels", (0.5, 1.5, 2.0, 5.0))]),
      ("miniplm", "MiniLLM/MiniPLM-Mamba-130M", [_OUT, _DELTA]),
      ("transformer", "openai-community/gpt2", [_OUT]), ("falcon_mamba", "tiiuae/falcon-mamba-7b", [_OUT]),
      ("black_mamba", None, [_OUT]), ("stable_mamba_attached", None, [_OUT, _DELTA]), ("general", None, [_OUT])],
@@ -139,7 +139,7 @@ def test_what_is_tried_for_each_architecture(name, default_model, strengths):
 
 
 def test_an_operator_is_tried_where_all_blocks_of_the_model_have_its_site():
-    for pattern, operators in ((("r", "r"), ["scale_mixer_out", "scale_delta"]), (("r", "4"), ["scale_mixer_out"])):
+    for pattern, operators in ((("r", "r"), ["scale_channels", "scale_delta"]), (("r", "4"), ["scale_channels"])):
         model = nano("moe_mamba", layer_pattern=pattern)
         assert list(variant_for(model).strengths) == list(find_variant("moe", model).strengths) == operators
 

@@ -7,8 +7,9 @@ import torch
 from model_zoo import STATE_SPACE, nano, tokens
 from mplat.core.errors import UsageError
 from mplat.models import Scale, generate
-from mplat.steering import find_operator, operator, operators
+from mplat.steering import Part, find_operator, fitting, operator, operators
 from mplat.steering.recipe import site_width
+from recipes import scaled
 
 LAYER = 1
 
@@ -20,20 +21,35 @@ def captured(model, site, *edits):
 
 
 @pytest.mark.parametrize("arch", STATE_SPACE)
-@pytest.mark.parametrize("name", ["scale_mixer_out", "scale_delta"])
-def test_scaling_is_the_factor_on_the_channels_and_is_felt(arch, name):
-    model, site = nano(arch), f"blocks.{LAYER}.{find_operator(name).site}"
-    channels = [0, int(site_width(model, site) or 0) - 1]
-    plain, logits = captured(model, site)
-    edited, steered = captured(model, site, *operators.build(name, LAYER, channels, 2.5))
+@pytest.mark.parametrize(("name", "site"), [("scale_channels", "mixer_out"), ("scale_delta", "mixer.delta")])
+def test_scaling_is_the_factor_on_the_channels_and_is_felt(arch, name, site):
+    model, full = nano(arch), f"blocks.{LAYER}.{site}"
+    channels = [0, int(site_width(model, full) or 0) - 1]
+    plain, logits = captured(model, full)
+    edits = scaled(model, channels, 2.5, LAYER, site=site, operator=name).edits(model)
+    edited, steered = captured(model, full, *edits)
     assert torch.equal(edited[..., channels], 2.5 * plain[..., channels])
+    assert torch.equal(edited[..., 1 : channels[1]], plain[..., 1 : channels[1]])
     assert not torch.equal(steered, logits)
+
+
+@pytest.mark.parametrize("site", ["mixer_out", "mixer.h"])
+def test_a_share_of_the_gains_scales_each_channel_by_its_own(site):
+    model, full = nano("mamba"), f"blocks.{LAYER}.{site}"
+    part = Part("scale_channels", site, (LAYER,), 0.5, "share", (1, 3), {"gains": torch.tensor([3.0, -1.0])})
+    plain, _ = captured(model, full)
+    edited, _ = captured(model, full, *part.edits(model))
+    if site == "mixer.h":  # at the first token nothing has been carried on
+        plain, edited = plain[:, :1], edited[:, :1]
+    assert torch.allclose(edited[:, :, 1], 2.0 * plain[:, :, 1], rtol=0, atol=1e-14)
+    assert torch.equal(edited[:, :, 3], 0.0 * plain[:, :, 3])
 
 
 @pytest.mark.parametrize("arch", STATE_SPACE)
 def test_generating_steered_is_rereading_steered(arch):
     """Prefill and decode are steered alike: each new token is the argmax of a steered pass over the whole text."""
-    model, edits = nano(arch), operators.build("scale_delta", LAYER, [0, 1], 3.0)
+    model = nano(arch)
+    edits = scaled(model, (0, 1), 3.0, LAYER, site="mixer.delta", operator="scale_delta").edits(model)
     prompt = tokens(1, 5)[0].tolist()
     with model.edit(*edits):
         (said,) = generate(model, [prompt], max_new_tokens=6, stop=["\n"])
@@ -43,31 +59,36 @@ def test_generating_steered_is_rereading_steered(arch):
         assert int(logits[0, -1].argmax()) == token
 
 
-@pytest.mark.parametrize("strength", [0.0, -1.0, float("inf"), float("nan"), 1e9, True])
+@pytest.mark.parametrize("strength", [-0.1, -1.0, float("inf"), float("nan"), 1e9, True])
 def test_strengths_out_of_range_are_refused_with_the_range(strength):
-    with pytest.raises(UsageError, match="allowed: above 0 to 100"):
-        operators.build("scale_delta", 0, [0], strength)
+    with pytest.raises(UsageError, match="scale_delta allows 0 to 100"):
+        Part("scale_delta", "", (0,), strength)
 
 
 def test_an_unknown_operator_suggests_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'scale_delta'"):
-        operators.build("scale_detla", 0, [0], 2.0)
+        Part("scale_detla", "mixer.delta", (0,), 2.0)
+
+
+def test_the_operators_that_fit_a_model_are_those_with_a_site():
+    assert "scale_delta" in fitting(nano("mamba")) and "scale_delta" not in fitting(nano("hyena"))
 
 
 def test_an_operator_is_added_by_one_decorator(monkeypatch):
     monkeypatch.setattr(operators.OPERATORS, "_entries", dict(operators.OPERATORS._entries))
 
-    @operator("scale_gate", site="mixer.gate")
-    def scale_gate(site, channels, strength):
+    @operator("open_gate", sites=("mixer.gate",))
+    def open_gate(target):
         """Multiply gates."""
-        return [Scale(site, strength, channels=channels)]
+        return [Scale(target.site, target.strength, channels=target.channels)]
 
-    assert find_operator("scale_gate").meaning == "Multiply gates."
+    assert find_operator("open_gate").meaning == "Multiply gates."
     model = nano("mamba")
-    edited, _ = captured(model, "blocks.1.mixer.gate", *operators.build("scale_gate", 1, [0], 2.0))
+    part = Part("open_gate", "", (1,), 2.0, channels=(0,))
+    edited, _ = captured(model, "blocks.1.mixer.gate", *part.edits(model))
     with model.capture("blocks.1.mixer.gate") as acts:
         model(tokens(2, 7))
     assert torch.equal(edited[..., 0], 2.0 * acts["blocks.1.mixer.gate"][..., 0])
-    find_operator("scale_mixer_out")
-    with pytest.raises(UsageError, match="two steering operators are called .scale_mixer_out."):
-        operator("scale_mixer_out", site="mixer_out")(scale_gate)
+    find_operator("scale_channels")
+    with pytest.raises(UsageError, match="two steering operators are called .scale_channels."):
+        operator("scale_channels", sites=("mixer_out",))(open_gate)

@@ -1,21 +1,22 @@
-"""Controls: recipes that differ from the found one in the single thing that is claimed to matter. One file each.
+"""Controls: recipes that differ from the one found in the one thing that is claimed to matter. One file each, found by
+looking.
 
     @control("random")
-    def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> list[Recipe]: ...
+    def random_channels(comparison: Comparison) -> Drawn: ...
 
-A control gets the found recipe and the number of channels of its site and gives one recipe for each draw. They are
-run in the same evaluation, on the same questions. "random" asks whether these channels matter: as many others, at the
-same site, layer and strength.
-
-Equal arguments give equal controls; draws are distinct, and more draws only add. Whether a control can be drawn as
-often as asked depends on the site and the number of channels, never on which they are: so `check_controls` can say it
-before a recipe is found.
+A control gives its draws, all of which are answered on the same test questions in the same run, or the reason why it
+cannot exist for this recipe, which stands in the result. The contract, checked by a test that runs over everything
+registered: the draws differ from each other, more draws only add, the same seed gives the same ones, and each is a
+recipe for the same model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
 
 from ...core.errors import UsageError
 from ...core.registry import Registry
@@ -23,30 +24,45 @@ from ..recipe import Recipe
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
-    from ..discovery import Place
 
-Control = Callable[..., list[Recipe]]
+
+class Activity(NamedTuple):
+    """What a site did on the development texts, channel by channel (C,), float64: mean and variance over tokens."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a control is made from. draws: how many at most. activity: of a site by its full name; search: the whole
+    search repeated with answers dealt anew by a seed. None: not at hand, and the control says so."""
+
+    recipe: Recipe
+    model: LanguageModel
+    draws: int
+    seed: int
+    activity: Callable[[str], Activity] | None = None
+    search: Callable[[int], Recipe] | None = None
+
+
+class Drawn(NamedTuple):
+    """The draws of a control, none where it cannot exist: then reason says why."""
+
+    recipes: tuple[Recipe, ...]
+    reason: str = ""
+
+
+Control = Callable[[Comparison], Drawn]
 CONTROLS: Registry[Control] = Registry("steering control", "control", f"{__name__}.controls")
 control, control_names = CONTROLS.itself, CONTROLS.names
 
 
-def control_recipes(
-    names: Sequence[str], recipe: Recipe, width: int, *, draws: int, seed: int
-) -> dict[str, list[Recipe]]:
-    """Control name -> its draws, in the order of `names`. width: channels of the recipe's site.
+def control_recipes(names: Sequence[str], comparison: Comparison) -> dict[str, Drawn]:
+    """Control name -> its draws, in the order of `names`.
 
-    Raises UsageError for fewer draws than 1 or more than can differ, and a control that is none.
+    Raises UsageError for fewer draws than 1 and a control that is none.
     """
-    if draws < 1 and names:
-        raise UsageError(f"a control needs at least 1 draw, not {draws}; to run none say --controls none")
-    return {name: CONTROLS.get(name)(recipe, width, draws=draws, seed=seed) for name in names}
-
-
-def check_controls(names: Sequence[str], model: LanguageModel, sites: Iterable[Place], *, draws: int) -> None:
-    """Raise UsageError where a recipe for one of `sites` could not have its controls `draws` times."""
-    if not names:
-        return
-    for place in sites:
-        channels = tuple(range(place.count))
-        some = Recipe("any", place.operator, place.site, place.layer, channels, 1.0, 0, model.digest)
-        control_recipes(names, some, place.width, draws=draws, seed=0)
+    if comparison.draws < 1 and names:
+        raise UsageError(f"a control needs at least 1 draw, not {comparison.draws}; to run none say --controls none")
+    return {name: CONTROLS.get(name)(comparison) for name in names}

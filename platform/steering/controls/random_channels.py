@@ -5,46 +5,59 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from itertools import count
 
 import numpy as np
 
-from ...core.errors import UsageError
-from ..recipe import Recipe
-from . import control
+from ..part import Part
+from ..recipe import Recipe, site_width
+from . import Comparison, Drawn, control
 
 
 @control("random")
-def random_channels(recipe: Recipe, width: int, *, draws: int, seed: int) -> list[Recipe]:
-    """As many random channels; none of the recipe's own where the site has enough others, else as few as possible.
-
-    Raises UsageError where all channels are the recipe's, or fewer than `draws` choices differ.
-    """
-    own = set(recipe.channels)
-    others = [c for c in range(width) if c not in own]
-    k = len(own)
-    if not others:
-        raise UsageError(
-            f"the recipe steers all {width} channels of {recipe.full_site}, so no random channels are left to compare "
-            "with; steer fewer channels, or say --controls none and claim nothing"
-        )
-    borrowed = sorted(own) if len(others) < k else []
-    possible = math.comb(len(others), k) if not borrowed else math.comb(k, k - len(others))
-    if draws > possible:
-        raise UsageError(f"{recipe.full_site} allows only {possible} distinct random controls; use --draws {possible}")
-    drawn: dict[tuple[int, ...], None] = {}
-    attempt = 0
-    while len(drawn) < draws:
-        rng = np.random.default_rng(_seed_of(recipe, seed, attempt))
-        attempt += 1
-        if borrowed:
-            chosen = [*others, *rng.choice(borrowed, size=k - len(others), replace=False).tolist()]
-        else:
-            chosen = rng.choice(others, size=k, replace=False).tolist()
-        drawn[tuple(sorted(int(c) for c in chosen))] = None
-    return [dataclasses.replace(recipe, channels=channels) for channels in drawn]
+def random_channels(comparison: Comparison) -> Drawn:
+    """As many random channels at the same sites with the same strengths and gains; none of the recipe's own where the
+    site has enough others, else as few as possible."""
+    recipe, model = comparison.recipe, comparison.model
+    moved = [i for i, part in enumerate(recipe.parts) if part.channels is not None and part.of.acts_on == "channels"]
+    if not moved:
+        return Drawn((), "the recipe chooses no channels, so others cannot stand in for them")
+    widths = {i: site_width(model, recipe.parts[i].full_sites()[0]) or 0 for i in moved}
+    full = [i for i in moved if len(recipe.parts[i].channels or ()) >= widths[i]]
+    if full:
+        site = recipe.parts[full[0]].full_sites()[0]
+        return Drawn((), f"the recipe steers all {widths[full[0]]} channels of {site}, so no others are left")
+    possible = math.prod(_choices(recipe.parts[i], widths[i]) for i in moved)
+    drawn: dict[tuple[tuple[int, ...], ...], Recipe] = {}
+    for attempt in count():
+        if len(drawn) >= min(comparison.draws, possible):
+            break
+        parts = list(recipe.parts)
+        for i in moved:
+            rng = np.random.default_rng(_seed_of(parts[i], i, comparison.seed, attempt))
+            parts[i] = dataclasses.replace(parts[i], channels=_others(parts[i], widths[i], rng))
+        key = tuple(tuple(sorted(parts[i].channels or ())) for i in moved)
+        drawn.setdefault(key, dataclasses.replace(recipe, parts=tuple(parts)))
+    return Drawn(tuple(drawn.values()))
 
 
-def _seed_of(recipe: Recipe, seed: int, attempt: int) -> int:
-    """Independent streams for every seed, site, layer and attempt."""
-    text = f"random channels {seed} {recipe.full_site} {attempt}"
+def _choices(part: Part, width: int) -> int:
+    """How many sets of channels there are for `part`."""
+    k = len(part.channels or ())
+    return math.comb(width - k, k) if width - k >= k else math.comb(k, 2 * k - width)
+
+
+def _others(part: Part, width: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """As many channels, in random order, so that gains fall on them at random."""
+    own = sorted(part.channels or ())
+    others = [c for c in range(width) if c not in set(own)]
+    if len(others) >= len(own):
+        return tuple(int(c) for c in rng.choice(others, size=len(own), replace=False))
+    borrowed = rng.choice(own, size=len(own) - len(others), replace=False).tolist()
+    return tuple(int(c) for c in rng.permutation([*others, *borrowed]))
+
+
+def _seed_of(part: Part, index: int, seed: int, attempt: int) -> int:
+    """Independent streams for every seed, part and attempt."""
+    text = f"random channels {seed} {index} {part.full_sites()[0]} {attempt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ...models import Edit, Scale
-from . import operator
+from . import Target, operator
 
 
-@operator("scale_delta", site="mixer.delta", strengths=(0.5, 1.5, 2.0))
-def scale_delta(site: str, channels: Sequence[int], strength: float) -> list[Edit]:
+@operator(
+    "scale_delta",
+    sites=("mixer.delta",),
+    units=("factor", "share"),
+    tensors={"gains?": "n"},
+    low=0.0,
+    strengths=(0.5, 1.5, 2.0),
+)
+def scale_delta(target: Target) -> list[Edit]:
     """Multiply the step sizes of recurrent channels: above 1 they write more and forget faster."""
-    return [Scale(site, strength, channels=channels)]
+    gains = target.tensors.get("gains")
+    factor = target.strength if gains is None else 1.0 + target.strength * (gains - 1.0)
+    return [Scale(target.site, factor, channels=target.channels)]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ...core.errors import UsageError, suggest
 from ...core.names import known_as
 from ...core.registry import Registry
+from ..discovery import DEFAULT_SITES
 from ..operators import OPERATORS
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def default_variant(arch: str, model: LanguageModel | None = None) -> Variant:
     there = {site.name for site in model.sites()}
     everywhere = [
         operator
-        for operator in sorted(OPERATORS.all().values(), key=lambda operator: (operator.site.count("."), operator.name))
-        if all(f"blocks.{layer}.{operator.site}" in there for layer in range(model.n_layers))
+        for operator in sorted(OPERATORS.all().values(), key=lambda op: (_site(op.name).count("."), op.name))
+        if all(f"blocks.{layer}.{_site(operator.name)}" in there for layer in range(model.n_layers))
     ]
     return Variant(
         name=arch,
@@ -115,3 +116,7 @@ def default_variant(arch: str, model: LanguageModel | None = None) -> Variant:
         default_model=next((name for name in catalog.shipped() if catalog.shape(name).arch == arch), None),
         strengths={operator.name: operator.strengths for operator in everywhere if operator.strengths},
     )
+
+
+def _site(name: str) -> str:
+    return DEFAULT_SITES.get(name, OPERATORS.get(name).site)

@@ -10,4 +10,4 @@ from . import Variant, variant
 def general() -> Variant:
     """The one place that every block of every architecture has; depths and strengths as for the others, so that one
     search is not larger than another."""
-    return Variant("general", None, None, {"scale_mixer_out": find_operator("scale_mixer_out").strengths})
+    return Variant("general", None, None, {"scale_channels": find_operator("scale_channels").strengths})

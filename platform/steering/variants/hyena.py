@@ -8,4 +8,4 @@ from . import Variant, variant
 @variant("hyena")
 def hyena() -> Variant:
     """The strengths of both operators that models with a step size have."""
-    return Variant("hyena", "hyena", "tiny-hyena", {"scale_mixer_out": (0.5, 1.5, 2.0, 5.0)})
+    return Variant("hyena", "hyena", "tiny-hyena", {"scale_channels": (0.5, 1.5, 2.0, 5.0)})
