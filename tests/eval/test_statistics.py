@@ -149,9 +149,20 @@ def test_wilson_is_scipys(k, n):
     assert found.low <= found.mean <= found.high
 
 
-def test_means_of_shares_get_wilsons_interval_and_others_the_bootstrap():
+def test_means_of_shares_get_wilsons_interval_and_so_do_values_that_are_mostly_0_or_1():
     assert mean_interval([1, 1, 1, 1], seed=0) == wilson([1, 1, 1, 1])
-    assert mean_interval([0.5, 1, 0], seed=0) == bootstrap_mean([0.5, 1, 0], seed=0)
+    shares, nearly = wilson([1, 0] * 20), mean_interval([0.95, 0.05] + [1, 0] * 19, seed=0)
+    assert (nearly.low, nearly.high) == pytest.approx((shares.low, shares.high), abs=0.01)
+
+
+def test_a_mean_of_numbers_has_the_interval_of_its_difference_from_nothing():
+    x = np.random.default_rng(0).normal(3, 1, size=30)
+    found, moved = mean_interval(x, seed=0), mean_interval(x + 100, seed=0)
+    half = scipy.stats.t.ppf(0.975, 29) * x.std(ddof=1) / np.sqrt(30)
+    assert (found.low, found.high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.1 * half)
+    assert (moved.low, moved.high) == pytest.approx((found.low + 100, found.high + 100))
+    assert mean_interval([5.0] * 9, seed=0)[1:] == (5.0, 5.0, 5.0)
+    assert mean_interval([5.0, 6.0, 7.0], seed=0)[1:] == (6.0, None, None), "three numbers do not bound a mean"
 
 
 def test_pairing_matters():

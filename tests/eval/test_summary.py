@@ -131,7 +131,7 @@ def test_levels_stand_in_their_order_and_p_is_corrected_across_them():
 def test_one_question_has_a_mean_and_no_interval():
     found = make(table_of({"a": (0, 1, 0, 0)}))
     assert found.overall.em.conditions["steered"] == Estimate(1, 1.0, None, None)
-    assert found.overall.em.differences["steered-unsteered"] == Difference(1, 1.0, None, None, None)
+    assert found.overall.em.differences["steered-unsteered"] == Difference(1, 1.0, None, None, None, n_groups=1)
     assert not found.verdict.supported and "only 1 test questions" in found.verdict.sentence
     json.dumps(found.to_dict(), allow_nan=False)
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import UsageError
-from ...scoring.statistics.differences import EXACT_SIGN_FLIPS
+from ...scoring.statistics.flips import EXACT_SIGN_FLIPS
 from ...scoring.statistics.samples import Floats, Indices, blocks
 
 PANEL_SHARE = 0.5  # of the prompts that have to reach a distance for it to count
