@@ -37,6 +37,7 @@ from ..scoring.metrics.metric import METRICS
 from ..scoring.statistics import Resampling
 from ..steering import Comparison, Recipe, Scored, choose, control_recipes, grid
 from ..steering.discovery import discovery_table
+from ..steering.divergence import texts_together
 from ..steering.operators import OPERATORS
 from . import answers, side_effects
 from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, computed, judged
@@ -222,7 +223,7 @@ class _Evaluation:
         if not texts.known:
             self.run.observer.say(why_not_known(plan.model))
         ordered = sorted(texts.texts, key=lambda text: -len(text.tokens))
-        together = side_effects.texts_together([len(text.tokens) for text in ordered], plan.model.config.vocab_size)
+        together = texts_together([len(text.tokens) for text in ordered], plan.model.config.vocab_size)
         about = {"model": label(plan.model), "variant": plan.variant.name, "text_source": texts.source}
         items = [
             {"text_id": text.id, "document": text.document, "tokens": list(text.tokens), "n_bytes": text.n_bytes}

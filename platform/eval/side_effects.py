@@ -5,9 +5,9 @@ divergence KL(unsteered || steered) of the next-token distributions (nats, mean 
 at which both find the same one likeliest. The unsteered pass of a batch of texts runs once, whatever the number of
 conditions; which texts are read is for `price_texts` to say.
 
-Promises: distributions are compared in float64, a few positions at a time, so that a large vocabulary needs no float64
-copy of all logits; a condition that leaves the model as it is has divergence 0 and agreement 1 exactly; scores that
-are not finite are a status, never a number. An edit that raises accuracy by breaking everything else shows here.
+Promises: distributions are compared in float64 (`steering.divergence`); a condition that leaves the model as it is has
+divergence 0 and agreement 1 exactly; scores that are not finite are a status, never a number. An edit that raises
+accuracy by breaking everything else shows here.
 """
 
 from __future__ import annotations
@@ -15,75 +15,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..models.decoding.prefill import pad
 from ..models.lending import open_model
+from ..steering.divergence import compare, read_logits
 from .conditions import Condition
 from .schema import PRICE_SCHEMA
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
-_CELLS = 2**22  # numbers of a float64 block, so many positions as fit
-_LOGITS = 2**26  # numbers in the logits of one batch
-_TEXTS = 8  # of one batch at most
 CARRIED = ("text_id", "document", "text_source", "model", "variant", "n_bytes")
-
-
-class Reading(NamedTuple):
-    """One text under one condition, per predicted token but for the last.
-
-    nll: mean negative log-likelihood, nats. kl: mean KL(base || steered), nats. agreement: share of positions with the
-    same likeliest token. text_nats: the negative log-likelihoods of the tokens that are text, summed.
-    """
-
-    nll: float
-    kl: float
-    agreement: float
-    text_nats: float
-
-
-def compare(base: Tensor, steered: Tensor, targets: Tensor, is_text: Tensor) -> Reading:
-    """What `steered` costs against `base`: logits (T, V) of the same text whose next tokens are `targets` (T,).
-
-    is_text (T,) bool: which targets are text. float64; equal logits give kl 0 and agreement 1 exactly.
-    """
-    nats = kl = text_nats = 0.0
-    same = 0
-    step = max(1, _CELLS // base.shape[-1])
-    for start in range(0, len(targets), step):
-        rows = slice(start, start + step)
-        log_q = torch.log_softmax(steered[rows].double(), -1)
-        loss = -log_q.gather(1, targets[rows, None])[:, 0]
-        nats += loss.sum().item()
-        text_nats += loss[is_text[rows]].sum().item()
-        same += int((base[rows].argmax(-1) == steered[rows].argmax(-1)).sum())
-        if base is steered:
-            continue
-        log_p = torch.log_softmax(base[rows].double(), -1)
-        p = log_p.exp()
-        # a token that the unsteered model rules out has no part, whatever the steered one says
-        kl += torch.where(p > 0, p * (log_p - log_q), 0.0).sum().item()
-    n = len(targets)
-    return Reading(nats / n, kl / n, same / n, text_nats)
-
-
-@torch.no_grad()
-def read_logits(model: LanguageModel, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-    """The logits (T - 1, V) that predict the tokens after the first, of each row of at least two ids."""
-    tokens, mask = pad(rows)
-    logits = model(tokens.to(model.device), mask.to(model.device))
-    return [logits[i, : len(row) - 1] for i, row in enumerate(rows)]
-
-
-def texts_together(lengths: Sequence[int], vocabulary: int) -> int:
-    """How many texts are read at once: what a vocabulary and the longest text leave room for."""
-    return max(1, min(_TEXTS, _LOGITS // (max(lengths, default=1) * vocabulary)))
 
 
 def make_worker(

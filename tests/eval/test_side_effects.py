@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from mplat.eval import side_effects
 from mplat.eval.conditions import PLAIN, Condition
 from mplat.eval.price import summarise_price
 from mplat.eval.schema import PRICE_SCHEMA
-from mplat.eval.side_effects import PriceWorker, compare, texts_together
+from mplat.eval.side_effects import PriceWorker
 from mplat.eval.summary import measure, values_of
 from mplat.models import Scale
 from mplat.scoring.statistics import Resampling
+from mplat.steering.divergence import compare
 from planted_models import talking
 
 ROWS = [[5, 9, 2, 7, 7, 3], [4, 4, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9]]
@@ -51,33 +51,6 @@ def item(i, condition, **more):
             "tokens": ROWS[i], "n_bytes": 4, "condition": condition} | more  # fmt: skip
 
 
-def test_every_quantity_is_its_definition():
-    base, edited = torch.randn(2, 7, 11, generator=torch.Generator().manual_seed(0)).unbind(0)
-    targets = torch.tensor([1, 2, 3, 4, 5, 6, 0])
-    found = compare(base, edited, targets, targets != 0)
-    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (base.double().numpy(), edited.double().numpy()))
-    loss = -np.log(q[np.arange(7), targets])
-    assert found.nll == pytest.approx(loss.mean(), rel=1e-12)
-    assert found.text_nats == pytest.approx(loss[:6].sum(), rel=1e-12)
-    assert found.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-12)
-    assert found.agreement == (p.argmax(-1) == q.argmax(-1)).mean()
-
-
-def test_blocks_of_positions_do_not_matter(monkeypatch):
-    base, edited = torch.randn(2, 9, 13, generator=torch.Generator().manual_seed(1)).unbind(0)
-    targets = torch.arange(9)
-    whole = compare(base, edited, targets, targets > 2)
-    monkeypatch.setattr(side_effects, "_CELLS", 26)
-    assert compare(base, edited, targets, targets > 2) == pytest.approx(whole, rel=1e-12)
-
-
-def test_a_token_that_is_ruled_out_has_no_part_and_one_that_becomes_impossible_is_infinite():
-    base, edited = torch.tensor([[0.0, 0.0, -math.inf]]), torch.tensor([[0.0, 0.0, -math.inf]])
-    assert compare(base, edited, torch.tensor([0]), torch.tensor([True])).kl == 0.0
-    impossible = torch.tensor([[0.0, -math.inf, 0.0]])
-    assert compare(base, impossible, torch.tensor([0]), torch.tensor([True])).kl == math.inf
-
-
 def test_rows_are_those_of_each_text_alone_and_the_unsteered_pass_runs_once(model, monkeypatch):
     condition = steered(3.0)
     calls = []
@@ -112,12 +85,6 @@ def test_scores_that_are_not_finite_are_a_status(model):
     rows = worker.run({"items": [item(0, "unsteered"), item(0, "steered")]}).to_pylist()
     assert [row["status"] for row in rows] == ["ok", "model_nonfinite"]
     assert all(rows[1][name] is None for name in ("nll", "kl", "bits_per_byte", "top1_agreement"))
-
-
-def test_texts_read_at_once_leave_room_for_the_vocabulary():
-    assert texts_together([100, 200], 1024) == 8
-    assert texts_together([512], 50_000) == 2
-    assert texts_together([512], 500_000) == 1
 
 
 def test_the_summary_counts_documents_and_pools_bytes():
