@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "platform"
-OPTIONAL = {"triton"}  # comes with torch for CUDA only
+OPTIONAL = {"triton", "lm_eval"}  # the first comes with torch for CUDA only, the other is an extra
 STARTS_THE_PROGRAM = {"mplat.__main__"}
 
 IMPORT_ALL = """

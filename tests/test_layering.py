@@ -273,7 +273,8 @@ def test_nothing_prints_unpickles_or_runs_text():
 
 def test_every_imported_package_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    entries = [*project["dependencies"], *project["optional-dependencies"]["hub"]]
+    extras = project["optional-dependencies"]
+    entries = [*project["dependencies"], *extras["hub"], *extras["lm-eval"]]
     declared = {re.split(r"[><=\[]", entry)[0].lower().replace("_", "-") for entry in entries}
     installed_by = packages_distributions()
     tops = {module.split(".")[0] for path in FILES for module, _ in _imports(path)} - {
@@ -289,7 +290,7 @@ def test_every_imported_package_is_a_declared_dependency():
 def test_every_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["test"], *extras["dev"]]
+    wanted = [*project["dependencies"], *extras["test"], *extras["lm-eval"], *extras["dev"]]
     names = {entry.split(">=")[0].split("[")[0].lower().replace("_", "-") for entry in wanted} - {"mplat"}
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))

@@ -22,11 +22,13 @@ FOLDER = Path(__file__).parents[1] / "results"
 Run = Callable[[], object]
 
 
-def arguments(description: str | None, repeats: int) -> argparse.Namespace:
-    """The options that all benchmarks have."""
+def arguments(description: str | None, repeats: int, **more: int | str) -> argparse.Namespace:
+    """The options that all benchmarks have, and more with their defaults."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repeats", type=int, default=repeats, help="turns of each row")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the kernels")
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options
