@@ -1,0 +1,83 @@
+"""What a factor on channels of a site is in the weights: so that a damaged model is a model like any other.
+
+    mixer_out[c] * f      row c of out_proj times f
+    mixer.x_in[e] * f     the taps (not the bias) of channel e of the short convolution times f
+    mixer.B[n], .C[n]     row of x_proj times f (Mamba: B and C are linear in what x_proj reads)
+    mixer.delta[e] * f    Mamba: A_e times f, D_e over f, column e of out_proj times f. Then h is 1/f of what it would
+                          be and the read-out with it, and the layer says the same, as the read-out is used linearly
+
+A factor that is a power of two is undone bit for bit by its inverse at the site, but for Delta, whose A goes through a
+logarithm. Where an architecture has something nonlinear behind the site (B, C and Delta of Mamba-2), the factor is no
+change of weights; `in_weights` is then False and the edit has to be held (`Planted.applied`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+#: (the layer's mixer, channels, factor): changes its weights in place
+Change = Callable[[torch.nn.Module, list[int], float], None]
+_MAMBA = ("mamba", "dense_mamba", "moe_mamba")
+
+
+def in_weights(model: LanguageModel, site: str, layer: int, channels: Sequence[int], factor: float) -> bool:
+    """Multiply `channels` of `site` in block `layer` by `factor`, in the weights of `model`, in place.
+
+    False, and nothing changed, where no change of weights does that.
+    """
+    if site not in CHANGES or (site in _OF_MAMBA and model.config.arch not in _MAMBA):
+        return False
+    mixer = model.blocks[layer].mixer
+    if not all(hasattr(mixer, part) for part in _NEEDS[site]):
+        return False
+    with torch.no_grad():
+        CHANGES[site](mixer, list(channels), factor)
+    return True
+
+
+def _mixer_out(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
+    for name, weight in mixer.named_parameters():
+        if name in ("out_proj.weight", "out_proj.bias"):
+            weight[channels] *= factor
+
+
+def _x_in(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
+    _weight(mixer, "conv1d.weight")[channels] *= factor
+
+
+def _written(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
+    first = _weight(mixer, "dt_proj.weight").shape[1]
+    _weight(mixer, "x_proj.weight")[[first + c for c in channels]] *= factor
+
+
+def _read(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
+    first = _weight(mixer, "dt_proj.weight").shape[1] + _weight(mixer, "A_log").shape[1]
+    _weight(mixer, "x_proj.weight")[[first + c for c in channels]] *= factor
+
+
+def _delta(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
+    _weight(mixer, "A_log")[channels] += math.log(factor)
+    _weight(mixer, "D")[channels] /= factor
+    _weight(mixer, "out_proj.weight")[:, channels] *= factor
+
+
+def _weight(mixer: torch.nn.Module, name: str) -> Tensor:
+    return mixer.get_parameter(name)
+
+
+CHANGES: dict[str, Change] = {
+    "mixer_out": _mixer_out, "mixer.x_in": _x_in, "mixer.B": _written, "mixer.C": _read, "mixer.delta": _delta,
+}  # fmt: skip
+_OF_MAMBA = ("mixer.B", "mixer.C", "mixer.delta")  # others have a nonlinearity behind these
+_NEEDS = {
+    "mixer_out": ("out_proj",), "mixer.x_in": ("conv1d",), "mixer.B": ("x_proj",), "mixer.C": ("x_proj",),
+    "mixer.delta": ("A_log", "D", "out_proj"),
+}  # fmt: skip
