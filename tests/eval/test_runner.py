@@ -73,7 +73,8 @@ def items(result):
 
 
 def test_the_search_finds_the_planted_layer_and_strength(found):
-    assert (found.recipe.layer, found.recipe.strength, found.recipe.channels) == (LAYER, 10.0, CHANNELS)
+    (part,) = found.recipe.parts
+    assert (part.layers, part.strength, part.channels) == ((LAYER,), 10.0, CHANNELS)
     table = read_table(found.out / "discovery.parquet").to_pylist()
     assert len(table) == 9 and [r["strength"] for r in table if r["chosen"]] == [10.0]
     assert max(r["em"] for r in table if not r["chosen"]) < 1.0 == max(r["em"] for r in table)
@@ -260,7 +261,6 @@ def test_questions_that_cannot_be_asked_are_rows_with_a_status(place, case):
         ({"steering": {"layers": [3]}}, UsageError, "layer 3 does not exist; .* layers 0 to 2"),
         ({"steering": {"operators": ["scale_detla"]}}, UsageError, "did you mean 'scale_delta'"),
         ({"steering": {"variant": "mamba2"}}, UsageError, "steers mamba2 models and .* is a mamba model"),
-        ({"draws": 1000, "steering": {"channel_share": 0.001}}, UsageError, "distinct random controls; use --draws"),
         ({"controls": ["rnd"]}, UsageError, "there is no control 'rnd'"),
         ({"mode": "both", "questions": None}, UsageError, "name it with --questions"),
         ({"mode": "prompts"}, UsageError, "would ignore --questions"),

@@ -31,6 +31,9 @@ class Scaled:
     def __init__(self, *factors):
         self.factors = factors
 
+    def everywhere(self):
+        return self
+
     def edits(self, *_, **__):
         return [Scale("blocks.1.mixer_out", factor, channels=(3, 11)) for factor in self.factors]
 
@@ -71,7 +74,7 @@ def test_rows_are_those_of_each_text_alone_and_the_unsteered_pass_runs_once(mode
     assert all(r["kl"] > 0 for r in rows[3:])
     for number, row in enumerate(rows[3:6]):
         base = real(model, [ROWS[number]])[0]
-        with model.edit(*condition.recipe.edits()):
+        with model.edit(*condition.recipe.edits(model)):
             edited = real(model, [ROWS[number]])[0]
         targets = torch.tensor(ROWS[number][1:])
         expected = compare(base, edited, targets, targets != 3)
