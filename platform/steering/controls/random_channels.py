@@ -12,12 +12,13 @@ import numpy as np
 from ..part import Part
 from ..recipe import Recipe, site_width
 from . import Comparison, Drawn, control
+from .matching import moved as moved_to
 
 
 @control("random")
 def random_channels(comparison: Comparison) -> Drawn:
-    """As many random channels at the same sites with the same strengths and gains; none of the recipe's own where the
-    site has enough others, else as few as possible."""
+    """As many random channels at the same sites, none of the recipe's own where the site has enough others, else as few
+    as possible; with the gains that change activations as much as the recipe does, where activity is known."""
     recipe, model = comparison.recipe, comparison.model
     moved = [i for i, part in enumerate(recipe.parts) if part.channels is not None and part.of.acts_on == "channels"]
     if not moved:
@@ -35,7 +36,8 @@ def random_channels(comparison: Comparison) -> Drawn:
         parts = list(recipe.parts)
         for i in moved:
             rng = np.random.default_rng(_seed_of(parts[i], i, comparison.seed, attempt))
-            parts[i] = dataclasses.replace(parts[i], channels=_others(parts[i], widths[i], rng))
+            there = comparison.activity and comparison.activity(parts[i].full_sites()[0])
+            parts[i] = moved_to(parts[i], _others(parts[i], widths[i], rng), there)
         key = tuple(tuple(sorted(parts[i].channels or ())) for i in moved)
         drawn.setdefault(key, dataclasses.replace(recipe, parts=tuple(parts)))
     return Drawn(tuple(drawn.values()))

@@ -1,0 +1,31 @@
+"""Does this layer matter, or would the same elsewhere do?"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...core.errors import InputError
+from ..recipe import Recipe
+from . import Comparison, Drawn, control
+
+
+@control("other_layers")
+def other_layers(comparison: Comparison) -> Drawn:
+    """The same recipe at every other layer that has its sites; of a recipe of several layers, all moved together."""
+    recipe, n = comparison.recipe, comparison.model.n_layers
+    made: list[Recipe] = []
+    for shift in range(1, n):
+        parts = [
+            dataclasses.replace(part, layers=tuple(sorted((layer + shift) % n for layer in part.layers)))
+            for part in recipe.parts
+        ]
+        there = dataclasses.replace(recipe, parts=tuple(parts))
+        try:
+            there.check(comparison.model)
+        except InputError:  # a layer of another kind, without the site or with another width
+            continue
+        if there.digest != recipe.digest:
+            made.append(there)
+    if not made:
+        return Drawn((), "no other layer has the sites that the recipe acts on")
+    return Drawn(tuple(made[: comparison.draws]))

@@ -1,0 +1,65 @@
+"""Does it matter in which directions activations are changed, or would any do?"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import torch
+
+from ..operators import find_operator, operator_names
+from ..part import Part
+from ..recipe import Recipe
+from . import Comparison, Drawn, control
+from .matching import gains_of, power, scales
+
+
+@control("random_direction")
+def random_direction(comparison: Comparison) -> Drawn:
+    """Vectors: a random one of equal norm. Scaled channels: as many random directions of the site, scaled by one factor
+    that changes activations as much."""
+    recipe = comparison.recipe
+    made: list[Recipe] = []
+    for draw in range(comparison.draws):
+        parts: list[Part] = []
+        for i, part in enumerate(recipe.parts):
+            other = _other(comparison, part, i, draw)
+            if isinstance(other, str):
+                return Drawn((), other)
+            parts.append(other)
+        made.append(dataclasses.replace(recipe, parts=tuple(parts)))
+    return Drawn(tuple(made))
+
+
+def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
+    """The part in a random direction, or why there is none."""
+    site = part.full_sites()[0]
+    text = f"random direction {comparison.seed} {i} {site} {draw}"
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+    if "vector" in part.tensors:
+        vector = part.tensors["vector"].double()
+        other = torch.randn(vector.shape, generator=generator, dtype=torch.float64)
+        return dataclasses.replace(part, tensors={**part.tensors, "vector": other * float((vector**2).sum() / (other**2).sum()) ** 0.5})
+    if not scales(part) or len(part.layers) > 1:
+        return f"operator {part.operator} acts in no direction that another could stand in for"
+    if "scale_subspace" not in operator_names() or not find_operator("scale_subspace").takes(part.site):
+        return f"operator {part.operator} at {part.site} has no counterpart in other directions"
+    if comparison.activity is None:
+        return "the activity of the channels on the development questions is not known"
+    activity, k = comparison.activity(site), len(part.channels or ())
+    drawn = np.random.default_rng(generator.initial_seed()).standard_normal((len(activity.mean), k))
+    basis = torch.tensor(np.linalg.qr(drawn)[0].T)
+    # E|P x|^2 of a random subspace, channels taken as uncorrelated around their means
+    there = float(((basis @ activity.mean) ** 2).sum() + (basis**2 @ activity.variance).sum())
+    gains = gains_of(part)
+    own = float(((gains - 1.0) ** 2 * power(activity, part.channels or ())).sum())
+    if there <= 0.0:
+        return f"{site} carries nothing, so nothing equal can be done there"
+    sign = 1.0 if float((gains - 1.0).sum()) >= 0 else -1.0
+    factor = 1.0 + sign * (own / there) ** 0.5
+    low, high = find_operator("scale_subspace").low, find_operator("scale_subspace").high
+    return Part(
+        "scale_subspace", part.site, part.layers, min(max(factor, low), high), "factor", None, {"basis": basis},
+        positions=part.positions, phase=part.phase,
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""Controls of equal size change activations as much as the recipe does, and in one thing alone."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from model_zoo import nano, tokens
+from mplat.models import Scale
+from mplat.steering import Comparison, Part, Recipe, control_recipes
+from mplat.steering.controls import Activity
+from recipes import scaled
+
+small = cache(nano)
+SITE = "blocks.1.mixer_out"
+TEXT = tokens(8, 40)
+
+
+@cache
+def values():
+    model = small("mamba")
+    with model.capture(SITE) as acts, model.edit(Scale(SITE, torch.logspace(-1, 1, 24, dtype=torch.float64))):
+        model(TEXT)
+    return acts[SITE].flatten(0, 1)
+
+
+def activity(site):
+    assert site == SITE
+    return Activity(values().mean(0), values().var(0, correction=0))
+
+
+def change(part):
+    """Mean squared change of the site's values by a part, by hand."""
+    x = values()
+    if part.operator == "scale_channels":
+        gains = torch.ones(24, dtype=torch.float64)
+        own = part.tensors.get("gains", torch.full((len(part.channels),), part.strength))
+        gains[list(part.channels)] = 1 + part.strength * (own - 1) if "gains" in part.tensors else part.strength
+        return float(((x * (gains - 1)) ** 2).sum(1).mean())
+    basis = part.tensors["basis"]
+    return float((((part.strength - 1) * (x @ basis.T)) ** 2).sum(1).mean())
+
+
+def drawn(name, draws=4):
+    gains = torch.tensor([3.0, 0.2, 6.0], dtype=torch.float64)
+    part = Part("scale_channels", "mixer_out", (1,), 1.0, "share", (2, 9, 20), {"gains": gains})
+    recipe = Recipe((part,), small("mamba").digest)
+    found = control_recipes([name], Comparison(recipe, small("mamba"), draws, 0, activity))[name]
+    return part, found
+
+
+@pytest.mark.parametrize("name", ["random", "variance_matched", "high_variance"])
+def test_other_channels_are_changed_as_much(name):
+    part, found = drawn(name)
+    assert len(found.recipes) == (1 if name == "high_variance" else 4)
+    for recipe in found.recipes:
+        (other,) = recipe.parts
+        assert other.layers == part.layers and other.site == part.site
+        assert change(other) == pytest.approx(change(part), rel=1e-9)
+        if name != "high_variance":
+            assert not set(other.channels) & set(part.channels)
+
+
+def test_matched_channels_are_as_lively_and_the_liveliest_are_the_liveliest():
+    part, found = drawn("variance_matched")
+    power = activity(SITE).mean ** 2 + activity(SITE).variance
+    spread = (power.max() / power.min()).log()
+    for recipe in found.recipes:
+        apart = (power[list(recipe.parts[0].channels)] / power[list(part.channels)]).log().abs()
+        assert float(apart.max()) < 0.35 * float(spread)
+    _, found = drawn("high_variance")
+    assert set(found.recipes[0].parts[0].channels) == set(activity(SITE).variance.argsort()[-3:].tolist())
+
+
+def test_random_directions_change_about_as_much():
+    part, found = drawn("random_direction", draws=12)
+    if not found.recipes:
+        assert "no counterpart" in found.reason
+        return
+    sizes = [change(recipe.parts[0]) for recipe in found.recipes]
+    assert sum(sizes) / len(sizes) == pytest.approx(change(part), rel=0.5)
+
+
+def test_every_other_layer_that_has_the_site():
+    model = small("mamba")
+    found = control_recipes(["other_layers"], Comparison(scaled(model), model, 9, 0))["other_layers"]
+    assert [recipe.parts[0].layers for recipe in found.recipes] == [(0,)]
+    striped = small("striped_hyena")
+    where = next(i for i in range(2) if any(s.name == f"blocks.{i}.mixer.poles" for s in striped.sites()))
+    recipe = scaled(striped, layer=where, site="mixer.residues")
+    found = control_recipes(["other_layers"], Comparison(recipe, striped, 9, 0))["other_layers"]
+    assert not found.recipes and "no other layer" in found.reason
+
+
+def test_shuffled_labels_repeat_the_search_and_say_when_it_left_the_model_alone():
+    model = small("mamba")
+    recipe = scaled(model)
+
+    def found(search):
+        return control_recipes(["shuffled_labels"], Comparison(recipe, model, 9, 5, None, search))["shuffled_labels"]
+
+    seeds = []
+    other = found(lambda seed: seeds.append(seed) or scaled(model, (seed,)))
+    assert seeds == [6, 7, 8] and [r.parts[0].channels for r in other.recipes] == [(6,), (7,), (8,)]
+    assert "left the model as it is in 3" in found(lambda seed: recipe.scaled(0)).reason
+    assert "not searched for" in found(None).reason
