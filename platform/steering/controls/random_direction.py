@@ -40,7 +40,8 @@ def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
     if "vector" in part.tensors:
         vector = part.tensors["vector"].double()
         other = torch.randn(vector.shape, generator=generator, dtype=torch.float64)
-        return dataclasses.replace(part, tensors={**part.tensors, "vector": other * float((vector**2).sum() / (other**2).sum()) ** 0.5})
+        equal = other * float((vector**2).sum() / (other**2).sum()) ** 0.5
+        return dataclasses.replace(part, tensors={**part.tensors, "vector": equal})
     if not scales(part) or len(part.layers) > 1:
         return f"operator {part.operator} acts in no direction that another could stand in for"
     if "scale_subspace" not in operator_names() or not find_operator("scale_subspace").takes(part.site):
