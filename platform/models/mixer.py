@@ -31,7 +31,8 @@ class SiteInfo(NamedTuple):
     """A site as its mixer declares it: the shape after (batch, time), and what it means.
 
     wide: its values are float32 in a bfloat16 model. constant: it has no batch and time axes (a filter, mixing
-    weights); the mixer passes it through `run.constant` and `shape` is the whole shape. editable: whether edits act.
+    weights); the mixer passes it through `run.constant` and `shape` is the whole shape. initial: it has no time axis
+    and is what a text begins with (`parts.recurrence.begun`); then constant as well. editable: whether edits act.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SiteInfo(NamedTuple):
     wide: bool = False
     constant: bool = False
     editable: bool = True
+    initial: bool = False
 
 
 #: of an option that came later, see `Options`

@@ -243,7 +243,7 @@ class LanguageModel(nn.Module):
         def site(at: str, info: SiteInfo) -> Site:
             last = info.name.rpartition(".")[2]
             dtype = wide_name if info.wide or (last in STATE_SITES and last != "conv_state") else own
-            axes = () if info.constant else ("B", "T")
+            axes = ("B",) if info.initial else () if info.constant else ("B", "T")
             return Site(at + info.name, (*axes, *info.shape), dtype, True, info.editable, info.meaning)
 
         d = self.config.d_model
@@ -281,7 +281,9 @@ class LanguageModel(nn.Module):
         unknown = sorted(options.keys() - inspect.signature(self.forward).parameters.keys())
         if unknown:
             raise UsageError(f"run_with_cache has no option {unknown[0]!r}; site names stand behind the tokens")
-        with self.capture(*(specs or [site.name for site in self.sites()]), gradients=gradients) as acts:
+        begins = options.get("state") is None  # else there is nothing to see at the sites that texts begin with
+        every = [site.name for site in self.sites() if begins or not site.initial]
+        with self.capture(*(specs or every), gradients=gradients) as acts:
             logits = self(tokens, mask, **options)
         return logits, acts
 
@@ -303,7 +305,7 @@ class LanguageModel(nn.Module):
         for e, each in zip(edits, found, strict=True):
             constant = next((s.name for s in each if s.constant), None)
             if e.where is not None and constant is not None:
-                raise UsageError(f"edit {e}: site {constant!r} is the same for all tokens, so that no mask fits it")
+                raise UsageError(f"edit {e}: site {constant!r} has no positions, so that no mask fits it")
         applied = [Applied(e, frozenset(s.name for s in each)) for e, each in zip(edits, found, strict=True)]
         before = self._edits
         self._edits = [*before, *applied]

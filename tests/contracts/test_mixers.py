@@ -31,7 +31,7 @@ def test_every_site_can_be_read_and_has_the_shape_it_declares(model: LanguageMod
     with model.capture(*(s.name for s in sites)) as acts:
         assert torch.equal(model(text), plain)  # watching changes nothing
     for site in sites:
-        expected = site.shape if site.constant else (2, 9, *site.shape[2:])
+        expected = (*(() if site.constant else (2, 9)), *((2,) if site.initial else ()), *site.axes)
         assert tuple(acts[site.name].shape) == tuple(expected), site
         assert str(acts[site.name].dtype) == f"torch.{site.dtype}", site
         assert site.meaning and site.readable
@@ -84,10 +84,13 @@ def test_an_edit_is_felt_from_its_position_on(model: LanguageModel) -> None:
             with pytest.raises(UsageError, match="edit"), model.edit(Scale(site.name, 1.5)):
                 pass
             continue
-        if site.constant:
-            with model.edit(Scale(site.name, 1.5)), model.capture(site.name) as edited:
+        if site.constant:  # what a text begins with is zero
+            edit, expected = Scale(site.name, 1.5), 1.5 * acts[site.name]
+            if site.initial:
+                edit, expected = Add(site.name, 0.5), acts[site.name] + 0.5
+            with model.edit(edit), model.capture(site.name) as edited:
                 changed = model(text)
-            assert torch.equal(edited[site.name], 1.5 * acts[site.name]), site.name
+            assert torch.equal(edited[site.name], expected), site.name
             assert not torch.equal(changed, plain), site.name
             continue
         # a little more or less may change nothing where only a sign or a rank counts, or where little is read: then

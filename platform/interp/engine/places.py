@@ -86,7 +86,7 @@ def places(model: LanguageModel, layers: Sequence[int], sites: Sequence[str], *,
             site = known.get(f"blocks.{layer}.{name}")
             if site is None:
                 continue
-            shape = tuple(int(axis) for axis in site.shape[0 if site.constant else 2 :])
+            shape = tuple(int(axis) for axis in site.axes)
             if site.constant or (one_axis and len(shape) != 1):
                 held = f"{shape} values for all tokens" if site.constant else f"{shape} values per token"
                 raise UsageError(f"site {name!r} has {held}; this step is for sites with one axis of channels")

@@ -118,7 +118,7 @@ def watched(
     """
     text = token_row(model, tokens, "tokens")
     (layer,) = chosen_layers(model, [layer])
-    refuse_state_edits(model, "hidden attention", *(["conv_state"] if whole_mixer else []))
+    refuse_state_edits(model, "hidden attention", *(["conv_state", "conv_init"] if whole_mixer else []))
     place = require_scans(model, (layer,), "hidden_attention")[0]
     around = place.of.around if whole_mixer else None
     if whole_mixer and around is None:

@@ -83,7 +83,7 @@ def knockout(
     cut_at, cut_from = _positions(targets, len(text), "targets"), _positions(sources, len(text), "sources")
     if channels is not None and decay is not None:
         raise UsageError("knockout: give channels or decay, not both")
-    refuse_state_edits(model, "a knock-out", "conv_state" if block_conv else "h")
+    refuse_state_edits(model, "a knock-out", *(["conv_state", "conv_init"] if block_conv else []))
     windows = _windows(model, layers)
     scans = require_scans(model, tuple(sorted({layer for window in windows for layer in window})), "knockout")
     with evaluating(model), torch.no_grad():

@@ -207,5 +207,5 @@ def refuse_state_edits(model: LanguageModel, what: str, *more: str) -> None:
     """
     for applied in model.edits:
         for site in applied.sites:
-            if site.rpartition(".")[2] in ("h", "h_post", "h_fused", *more):
+            if site.rpartition(".")[2] in ("h", "h_post", "h_fused", "write", "h_init", *more):
                 raise UsageError(f"{what} cannot be computed while {applied.edit} is in force: leave that edit first")

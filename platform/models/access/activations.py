@@ -149,7 +149,7 @@ class Activations(Mapping[str, Tensor]):
         """
         found = self._find(key)
         if found in self._constants:
-            raise UsageError(f"site {key!r} has no rows: it is the same for all tokens")
+            raise UsageError(f"site {key!r} has no time axis: it is the same for all tokens, or there before them")
         return self._records[found].whole(self._rows, self._as_texts)[1]
 
     def clear(self) -> None:

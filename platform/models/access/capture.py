@@ -111,10 +111,11 @@ class Recorder:
         record.pieces.append(Piece(call.rows, value if self._gradients else value.detach(), real))
         self._fired.add(self._pattern_of[site, selection])
 
-    def record_constant(self, site: str, selection: Selection, value: Tensor) -> None:
-        """Store the `value` (C, ...) of a site without batch and time axes."""
+    def record_constant(self, site: str, selection: Selection, value: Tensor, axis: int = 0) -> None:
+        """Store the `value` (C, ...) or (B, C, ...) of a site without time axis; axis: that of the channels."""
         if selection.channels is not None:
-            value = value.index_select(0, torch.as_tensor(selection.channels, device=value.device) % len(value))
+            index = torch.as_tensor(selection.channels, device=value.device) % value.shape[axis]
+            value = value.index_select(axis, index)
         self.activations._constants[_key(site, selection)] = value if self._gradients else value.detach()
         self._fired.add(self._pattern_of[site, selection])
 
@@ -163,5 +164,5 @@ def _key(site: str, selection: Selection) -> tuple[str, str]:
     return site, str(selection)[len(site) :]
 
 
-#: sites that hold a state at a time step; a mixer computes them only where they are wanted
-STATE_SITES = frozenset({"h", "h_post", "conv_state", "h_fused"})
+#: sites that hold a state at a time step, or what it was given there; a mixer computes them only where they are wanted
+STATE_SITES = frozenset({"h", "h_post", "conv_state", "h_fused", "write"})

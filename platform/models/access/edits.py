@@ -143,6 +143,15 @@ class Edit:
         columns, valid = run.positions(positions)
         return columns, first_mentions(columns, valid)
 
+    def apply_beginning(self, run: Run, begins: Tensor, x: Tensor) -> Tensor:
+        """Edit `x` (B, C, ...), what texts begin with, in the rows that `begins` (B,) names."""
+        value = self._value()
+        if value is not None:
+            value = self._of_call(run, self._with_axes_of(x, value.to(device=x.device, dtype=x.dtype)))
+            value = self._checked(value[:, None], x[:, None], 1)
+        new = self._on_channels(x[:, None], value)[:, 0]
+        return torch.where(begins.view(-1, *[1] * (x.ndim - 1)), new, x)
+
     def apply_constant(self, x: Tensor) -> Tensor:
         """Edit `x` (C, ...), which has no batch and time axes: a number or a tensor that broadcasts against it."""
         value = self._value()
@@ -169,8 +178,7 @@ class Edit:
             return None, valid
         value = value.to(device=x.device, dtype=x.dtype if x.dtype.is_floating_point else None)
         value = self._with_axes_of(x, value)
-        if run.rows is not None and value.shape[0] > 1 and int(run.rows.max()) < len(value):
-            value = value.index_select(0, run.rows.to(value.device))
+        value = self._of_call(run, value)
         if value.shape[1] > 1 and self.selection.positions is None:  # a whole run: pick the time steps of this call
             if run.order is not None and value.shape[0] == len(x) and value.shape[1] == run.width:
                 value = run.to_packed(value)
@@ -179,6 +187,12 @@ class Edit:
             rows = value.expand(len(x), *value.shape[1:]) if value.shape[0] == 1 else value
             value = take(rows, absolute.clamp(0, value.shape[1] - 1))
         return self._checked(value, x, columns.shape[1]), valid
+
+    def _of_call(self, run: Run, value: Tensor) -> Tensor:
+        """The entries of `value` (1 or B, ...) for the rows of this call, where some have left the batch."""
+        if run.rows is not None and value.shape[0] > 1 and int(run.rows.max()) < len(value):
+            return value.index_select(0, run.rows.to(value.device))
+        return value
 
     def _with_axes_of(self, x: Tensor, value: Tensor) -> Tensor:
         """`value` with as many axes as the site's `x`, the missing ones in front."""

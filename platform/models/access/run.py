@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Phase = Literal["prefill", "decode"]
 
+#: how the names of the sites end that texts begin with
+INITIAL = (".h_init", ".conv_init")
+
 
 class Capture(Protocol):
     """Something that wants to see a site's tensor (see `capture.Recorder`)."""
@@ -34,7 +37,7 @@ class Capture(Protocol):
 
     def record(self, run: Run, site: str, selection: Selection, value: Tensor, picked: bool = False) -> None: ...
 
-    def record_constant(self, site: str, selection: Selection, value: Tensor) -> None: ...
+    def record_constant(self, site: str, selection: Selection, value: Tensor, axis: int = 0) -> None: ...
 
 
 @dataclass
@@ -52,6 +55,15 @@ class Applied:
 
     def __post_init__(self) -> None:
         self.coverage = Coverage(f"edit {self.edit}", self.edit.selection, self.edit.phase)
+
+    def over_after(self, position: Tensor) -> bool:
+        """Whether the edit acts no more in rows that have `position` (B,) tokens behind them."""
+        if self.edit.phase == "prefill":
+            return True
+        if all(site.endswith(INITIAL) for site in self.sites):
+            return bool((position > 0).all())
+        where = self.edit.where
+        return where is not None and not self.edit.beyond and bool((position >= where.shape[1]).all())
 
 
 @dataclass
@@ -82,6 +94,7 @@ class Run:
     shared: dict[str, Any] = field(default_factory=dict)
     _busy: dict[str, bool] = field(default_factory=dict)
     _masked: dict[int, bool] = field(default_factory=dict)
+    _begins: list[Tensor | None] = field(default_factory=list)
 
     def to_packed(self, value: Tensor) -> Tensor:
         """Reorder axis 1 of (B, T, ...) from the caller's columns to packed ones."""
@@ -114,8 +127,20 @@ class Run:
         """Whether this is one token for every row, and no edit or capture acts on a site below `prefix`."""
         if self.width != 1 or self.keep is not None or self.reset is not None or self.captures:
             return False
-        acting = (a for a in self.edits if self._in_force(a))
-        return not any(site.startswith(prefix) for a in acting for site in a.sites)
+        sites = (site for a in self.edits if self._in_force(a) for site in a.sites if site.startswith(prefix))
+        return not any(not site.endswith(INITIAL) or self.begins is not None for site in sites)
+
+    @property
+    def begins(self) -> Tensor | None:
+        """(B,): in which rows a text begins in this call; None: in no row.
+
+        Not where its first token starts a packed document, which begins from nothing.
+        """
+        if not self._begins:
+            found = (self.offset == 0) & (self.lengths > 0)
+            found = found if self.reset is None else found & ~self.reset[:, 0]
+            self._begins.append(found if bool(found.any()) else None)
+        return self._begins[0]
 
     def _edits(self, site: str) -> list[Applied]:
         return [a for a in self.edits if site in a.sites and self._in_force(a)]
@@ -155,6 +180,20 @@ class Run:
         for capture in self.captures:
             for selection in capture.wants(name):
                 capture.record_constant(name, selection, value)
+        return value
+
+    def beginning(self, name: str, value: Tensor) -> Tensor:
+        """Like `site`, for a `value` (B, ...) that texts begin with; the rows in which none begins stay as they are."""
+        begins = self.begins
+        if begins is None or not self.active(name):
+            return value
+        for applied in self._edits(name):
+            value = applied.edit.apply_beginning(self, begins, value)
+            applied.fired += 1
+        rows = begins.view(-1, *[1] * (value.ndim - 1))
+        for capture in self.captures:
+            for selection in capture.wants(name):
+                capture.record_constant(name, selection, torch.where(rows, value, torch.nan), axis=1)
         return value
 
     def show(self, name: str, value: Tensor) -> None:

@@ -35,13 +35,23 @@ class Site(NamedTuple):
 
     @property
     def constant(self) -> bool:
-        """Whether the site has no batch and time axes."""
+        """Whether the site has no time axis: it is the same for all tokens, or what a text begins with."""
         return self.shape[:2] != ("B", "T")
+
+    @property
+    def initial(self) -> bool:
+        """Whether the site is what a text begins with: it has the batch axis and no time axis."""
+        return self.constant and self.shape[0] == "B"
+
+    @property
+    def axes(self) -> tuple[str | int, ...]:
+        """The shape without batch and time: channels first."""
+        return self.shape[1 if self.initial else 0 if self.constant else 2 :]
 
     @property
     def channels(self) -> str | int:
         """Size of the axis that channels index."""
-        return self.shape[0 if self.constant else 2]
+        return self.axes[0]
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,8 @@ def expand(selection: Selection, sites: Iterable[Site]) -> list[Site]:
         raise UsageError(f"no site {selection.name!r} in this model; {suggest(wanted, generic, limit=40)}")
     for site in found:
         if site.constant and selection.positions is not None:
-            raise UsageError(f"site {site.name!r} has no positions: it is the same for all tokens")
+            why = "it is there before the first token" if site.initial else "it is the same for all tokens"
+            raise UsageError(f"site {site.name!r} has no positions: {why}")
         width = site.channels
         for channel in selection.channels or ():
             if isinstance(width, int) and not -width <= channel < width:

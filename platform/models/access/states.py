@@ -9,6 +9,7 @@ each sees the state as the earlier ones left it and replaces their deviation fro
 A captured state is a by-product of the scan: the output does not depend on it in the autograd graph. For the gradient
 with respect to a state, edit it with `Add` of a zero tensor that requires a gradient.
 
+`write` is what one token adds to the state: h_t = Abar_t h_{t-1} + write_t. Editing it is that deviation at its step.
 `h` is edited before the read-out of its own step, `h_post` after it. `conv_state` after step t is the window of the
 last k-1 inputs as later convolutions see them; an edit of it reaches the outputs of the next k-1 steps directly.
 """
@@ -44,6 +45,8 @@ class StateChange(NamedTuple):
     after: Tensor
 
 
+#: columns -> what the tokens there write into the state (B, P, E, N)
+Writes = Callable[[list[int]], Tensor]
 #: (start, stop, h) -> y (B, stop - start, E) and the state after the last step: the scan of `h` with zero input
 Propagate = Callable[[int, int, Tensor], tuple[Tensor, Tensor]]
 
@@ -55,19 +58,29 @@ def edit_states(
     base: Scanned,
     C_read: Callable[[int, Tensor], Tensor],
     propagate: Propagate,
+    writes: Writes | None,
 ) -> tuple[Tensor, Tensor, list[StateChange]]:
-    """Apply the edits of `h` and `h_post` at `columns` and let captures see the states.
+    """Apply the edits of `write`, `h` and `h_post` at `columns` and let captures see the states.
 
-    base: the unedited scan. C_read(t, h): the read-out (B, E) of a state (B, E, N) at step t.
+    base: the unedited scan, whose states are there if `h` or `h_post` is active. C_read(t, h): the read-out (B, E) of a
+    state (B, E, N) at step t.
     Returns y (B, T, E) and the final state, both with the edits' consequences, and what the edits did to the states, in
     order of time, for whoever reads the same states with other vectors.
     """
     if not columns:  # none of the wanted positions is in this call
         return base.y, base.final, []
-    h_name, post_name = prefix + "h", prefix + "h_post"
-    if not (run.edited(h_name) or run.edited(post_name)):
-        run.show_at(h_name, columns, base.states)
-        run.show_at(post_name, columns, base.states)
+    h_name, post_name, write_name = prefix + "h", prefix + "h_post", prefix + "write"
+    looked_at, edited_states = run.active(h_name) or run.active(post_name), run.edited(h_name) or run.edited(post_name)
+    write_columns = run.columns(write_name) if writes is not None and run.active(write_name) else []
+    written: dict[int, Tensor] = {}
+    if writes is not None and write_columns:
+        written = dict(zip(write_columns, writes(write_columns).unbind(1), strict=True))
+    if not (edited_states or run.edited(write_name)):
+        if write_columns:
+            run.show_at(write_name, write_columns, torch.stack(list(written.values()), 1))
+        if looked_at:
+            run.show_at(h_name, columns, base.states)
+            run.show_at(post_name, columns, base.states)
         return base.y, base.final, []
     shown_h: list[Tensor] = []
     shown_post: list[Tensor] = []
@@ -75,28 +88,40 @@ def edit_states(
     pieces: list[Tensor] = [torch.zeros_like(base.y[:, : columns[0]])]  # what to add to y, in order of time
     deviation = torch.zeros_like(base.final)
     for j, column in enumerate(columns):
-        plain = base.states[:, j]
         if j > 0:
             y_change, deviation = propagate(columns[j - 1] + 1, column + 1, deviation)
             pieces.append(y_change[:, :-1])
             here = y_change[:, -1:]
         else:
             here = torch.zeros_like(base.y[:, :1])
-        h = plain + deviation
-        edited = run.site_at(h_name, column, h)
-        pieces.append(here + C_read(column, edited - h)[:, None])
-        after = run.site_at(post_name, column, edited)
-        shown_h.append(edited)
-        shown_post.append(after)
-        deviation = after - plain
-        changes.append(StateChange(column, edited - plain, deviation))
+        change = torch.zeros_like(deviation)
+        if column in written:
+            plain = written[column]
+            written[column] = run.site_at(write_name, column, plain)
+            change = written[column] - plain
+            deviation = deviation + change
+        seen = deviation
+        if looked_at:
+            h = base.states[:, j] + deviation
+            edited = run.site_at(h_name, column, h)
+            after = run.site_at(post_name, column, edited)
+            shown_h.append(edited)
+            shown_post.append(after)
+            if edited_states:
+                change = change + (edited - h)
+                seen, deviation = edited - base.states[:, j], after - base.states[:, j]
+        pieces.append(here + C_read(column, change)[:, None])
+        changes.append(StateChange(column, seen, deviation))
     if columns[-1] + 1 < base.y.shape[1]:
         y_change, deviation = propagate(columns[-1] + 1, base.y.shape[1], deviation)
         pieces.append(y_change)
     final = base.final + deviation
     y = base.y + torch.cat(pieces, 1).to(base.y.dtype)
-    run.show_at(h_name, columns, torch.stack(shown_h, 1))
-    run.show_at(post_name, columns, torch.stack(shown_post, 1))
+    if looked_at:
+        run.show_at(h_name, columns, torch.stack(shown_h, 1))
+        run.show_at(post_name, columns, torch.stack(shown_post, 1))
+    if write_columns:
+        run.show_at(write_name, write_columns, torch.stack(list(written.values()), 1))
     return y, final, changes
 
 

@@ -114,7 +114,7 @@ class GreedyDecoder:
 
 def ahead(model: LanguageModel, state: ModelState) -> GreedyDecoder | None:
     """A decoder that continues `state`, or None where the model, its place or an edit asks for the usual way."""
-    if model.captures or any(applied.edit.phase != "prefill" for applied in model.edits):
+    if model.captures or not all(applied.over_after(state.position) for applied in model.edits):
         return None
     return GreedyDecoder(model, state) if _fits(model) else None
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..access.run import Run
-from ..access.states import Scanned, StateChange, edit_states, edit_windows, windows
+from ..access.states import Scanned, StateChange, Writes, edit_states, edit_windows, windows
 from ..kernels import causal_conv
 from ..mixer import LayerState, SiteInfo
 
@@ -51,13 +51,28 @@ def scan_with_sites(
     need_state: bool,
     scan: SegmentScan,
     C_read: Callable[[int, Tensor], Tensor],
+    writes: Writes | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run a mixer's scan; where `h` or `h_post` is captured or edited, also do that (see `states`).
-
-    Returns y (B, T, E) with skip and the final state (B, E, N) (None unless `need_state`).
-    """
-    traced = trace_scan(run, prefix, width, h0, scan, C_read)
+    """`trace_scan` for layers whose states nobody else reads: y (B, T, E) with skip and the final state (B, E, N), None
+    unless `need_state`."""
+    traced = trace_scan(run, prefix, width, h0, scan, C_read, writes)
     return traced.y, traced.final if need_state else None
+
+
+def begun(run: Run, prefix: str, state: LayerState | None, zero: Callable[[], LayerState]) -> LayerState | None:
+    """`state` with the edits of the sites `h_init` and `conv_init`; the same where they are idle or no text begins.
+
+    zero: makes what a text begins with where no state is carried. Captures and edits see "h" as (B, E, N).
+    """
+    names = {"h": prefix + "h_init", "conv": prefix + "conv_init"}
+    if not any(run.active(name) for name in names.values()) or run.begins is None:
+        return state
+    start = {key: value for key, value in (state or zero()).items()}
+    for key, name in names.items():
+        if key in start and start[key].shape[-1]:
+            shown = start[key].flatten(1, -2)
+            start[key] = run.beginning(name, shown).view_as(start[key])
+    return start
 
 
 def next_state(need_state: bool, **parts: Tensor | None) -> LayerState | None:
@@ -76,33 +91,50 @@ class Traced(NamedTuple):
 
 
 def trace_scan(
-    run: Run, prefix: str, width: int, h0: Tensor | None, scan: SegmentScan, C_read: Callable[[int, Tensor], Tensor]
+    run: Run,
+    prefix: str,
+    width: int,
+    h0: Tensor | None,
+    scan: SegmentScan,
+    C_read: Callable[[int, Tensor], Tensor],
+    writes: Writes | None,
 ) -> Traced:
-    """`scan_with_sites` with all that it knows, for layers whose states are read by others too."""
-    if not (run.active(prefix + "h") or run.active(prefix + "h_post")):
+    """Run a mixer's scan; where `h`, `h_post` or `write` is captured or edited, also do that (see `states`).
+
+    writes: None for a mixer without the site `write`.
+    """
+    at_states = run.active(prefix + "h") or run.active(prefix + "h_post")
+    if not (at_states or run.active(prefix + "write")):
         out = scan(0, width, True, h0, None)
         return Traced(out.y, out.final, out.final, [])
-    columns = run.columns(prefix + "h", prefix + "h_post")
-    base = scan(0, width, True, h0, columns)
+    columns = run.columns(prefix + "h", prefix + "h_post", prefix + "write")
+    base = scan(0, width, True, h0, columns if at_states else None)
 
     def propagate(start: int, stop: int, h: Tensor) -> tuple[Tensor, Tensor]:
         part = scan(start, stop, False, h, None)
         return part.y, part.final
 
-    y, final, changes = edit_states(run, prefix, columns, base, C_read, propagate)
+    y, final, changes = edit_states(run, prefix, columns, base, C_read, propagate, writes)
     return Traced(y, final, base.final, changes)
 
 
 def state_sites(E: int, N: int, conv_width: int, kernel: int) -> list[SiteInfo]:
     """The state sites, which every architecture with a recurrence has; a convolution of one tap sees nothing later."""
+    window = (conv_width, kernel - 1)
     found = [
+        initial_site("h_init", (E, N), "recurrent state that a text begins with; zero unless edited", wide=True),
+        initial_site("conv_init", window, "inputs that convolutions see before the text, oldest first; zero likewise"),
+        SiteInfo("write", (E, N), "what token t adds to the recurrent state"),
         SiteInfo("h", (E, N), "recurrent state after step t; an edit acts before the read-out of step t"),
         SiteInfo("h_post", (E, N), "recurrent state after step t; an edit acts from step t + 1 on"),
-        SiteInfo(
-            "conv_state", (conv_width, kernel - 1), "inputs that convolutions after step t still see, oldest first"
-        ),
+        SiteInfo("conv_state", window, "inputs that convolutions after step t still see, oldest first"),
     ]
-    return found if kernel > 1 else found[:2]
+    return [info for info in found if kernel > 1 or not info.name.startswith("conv_")]
+
+
+def initial_site(name: str, shape: tuple[int, ...], meaning: str, wide: bool = False) -> SiteInfo:
+    """A site that texts begin with."""
+    return SiteInfo(name, shape, meaning, wide, constant=True, initial=True)
 
 
 def split_linear(u: Tensor, layer: nn.Linear, sizes: list[int]) -> list[Tensor]:

@@ -119,7 +119,7 @@ class DenseMambaMixer(MambaMixer):
                 entering = entering * run.keep[..., None, None]
             added = accumulate(recurrence, entering)
             scan = scan_and_add(recurrence, added)
-        done = trace_scan(run, prefix, width, recurrence.start, scan, recurrence.read)
+        done = trace_scan(run, prefix, width, recurrence.start, scan, recurrence.read, recurrence.written)
         own, y = LayerStates(recurrence, done.changes, added), done.y
         read = [] if recurrent else list(zip(gates, below, strict=True))  # beside the layer's own states
         for gate, states in read:

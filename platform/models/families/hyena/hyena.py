@@ -25,7 +25,7 @@ from ...model_config import ModelConfig
 from ...parts.feed_forward import Mlp, reset_normal, residual_scale
 from ...parts.norms import LayerNorm, RMSNorm, wide
 from ...parts.recall import recall_taps
-from ...parts.recurrence import convolve, reset_linear
+from ...parts.recurrence import begun, convolve, initial_site, reset_linear
 from .implicit_filter import ImplicitFilter
 from .long_conv import convolve_long, extend_record
 
@@ -176,6 +176,11 @@ class HyenaMixer(Mixer):
         d, own = self.config.d_model, self.config.own
         width = (own.order + 1) * d
         table = [
+            initial_site(
+                "conv_init",
+                (width, own.short_kernel - 1),
+                "inputs short convolutions see before the text; zero unless edited",
+            ),
             SiteInfo("x_in", (width,), "gates and value before the short convolution, x0 first, v last"),
             SiteInfo(
                 "conv_state", (width, own.short_kernel - 1), "inputs short convolutions after step t see, oldest first"
@@ -201,7 +206,8 @@ class HyenaMixer(Mixer):
         projected = run.site(prefix + "x_in", self.in_proj(u))
         if state is None and need_state:
             state = self.zero_state(len(u), u.dtype, u.device)
-        projected, window = convolve(run, prefix, projected, self.short_conv, state, need_state)
+        begin = begun(run, prefix, state, lambda: self.zero_state(len(u), u.dtype, u.device))
+        projected, window = convolve(run, prefix, projected, self.short_conv, begin, need_state)
         *gates, v = projected.split(d, -1)
         gates = [run.site(f"{prefix}x{i}", gate) for i, gate in enumerate(gates)]
         v = run.site(prefix + "v", v)

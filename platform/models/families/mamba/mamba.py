@@ -23,7 +23,16 @@ from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import wide
 from ...parts.recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_taps
-from ...parts.recurrence import convolve, draw_dt_bias, next_state, reset_linear, split_linear, state_sites, trace_scan
+from ...parts.recurrence import (
+    begun,
+    convolve,
+    draw_dt_bias,
+    next_state,
+    reset_linear,
+    split_linear,
+    state_sites,
+    trace_scan,
+)  # fmt: skip
 
 
 class SelectiveScan(NamedTuple):
@@ -53,6 +62,12 @@ class SelectiveScan(NamedTuple):
     def read(self, t: int, h: Tensor) -> Tensor:
         """The read-out (B, E) of a state h (B, E, N) at step t."""
         return torch.einsum("ben,bn->be", h, self.C[:, t].to(h.dtype))
+
+    def written(self, columns: list[int]) -> Tensor:
+        """What the tokens at `columns` add to the state, (B, P, E, N)."""
+        dtype = self.A.dtype
+        entering = self.delta[:, columns].to(dtype) * self.x[:, columns].to(dtype)
+        return entering[..., None] * self.B[:, columns].to(dtype)[:, :, None]
 
 
 @mixer("mamba")
@@ -163,6 +178,7 @@ class MambaMixer(Mixer):
         self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
     ) -> tuple[Tensor, LayerState | None]:
         c = self.config
+        state = begun(run, prefix, state, lambda: MambaMixer.zero_state(self, len(u), u.dtype, u.device))
         x, gate = split_linear(u, self.in_proj, [c.inner_size, c.inner_size])
         x = run.site(prefix + "x_in", x)
         gate = run.site(prefix + "gate", gate)
@@ -184,5 +200,6 @@ class MambaMixer(Mixer):
 
     def recur(self, recurrence: SelectiveScan, u: Tensor, run: Run, prefix: str) -> tuple[Tensor, Tensor]:
         """y (B, T, E) with skip and the state after the last token; relatives read more than their own state here."""
-        done = trace_scan(run, prefix, u.shape[1], recurrence.start, recurrence.scan, recurrence.read)
+        scan, start = recurrence.scan, recurrence.start
+        done = trace_scan(run, prefix, u.shape[1], start, scan, recurrence.read, recurrence.written)
         return done.y, done.final

@@ -27,7 +27,16 @@ from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import RMSNorm, wide
 from ...parts.recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_taps
-from ...parts.recurrence import convolve, draw_dt_bias, next_state, reset_linear, split_linear, state_sites, trace_scan
+from ...parts.recurrence import (
+    begun,
+    convolve,
+    draw_dt_bias,
+    next_state,
+    reset_linear,
+    split_linear,
+    state_sites,
+    trace_scan,
+)  # fmt: skip
 
 
 @mixer("mamba2")
@@ -172,6 +181,7 @@ class Mamba2Mixer(Mixer):
         c = self.config
         E, H, P, G, N = c.inner_size, c.n_heads, c.head_dim, c.n_groups, c.state_size
         rows, width = u.shape[:2]
+        state = begun(run, prefix, state, lambda: self.zero_state(rows, u.dtype, u.device))
         gate, xBC, dt = self.project(u)
         gate = run.site(prefix + "gate", gate)
         if run.active(prefix + "x_in"):
@@ -208,8 +218,13 @@ class Mamba2Mixer(Mixer):
             by_group = h.view(rows, G, E // G, N)
             return torch.einsum("bgen,bgn->bge", by_group, C_groups[:, t].to(h.dtype)).flatten(1)
 
+        def written(columns: list[int]) -> Tensor:
+            entering = delta[:, columns, :, None].to(A.dtype) * x_heads[:, columns].to(A.dtype)
+            by_group = entering.flatten(2).unflatten(2, (G, E // G))[..., None]
+            return (by_group * B_groups[:, columns, :, None].to(A.dtype)).flatten(2, 3)
+
         h0 = None if state is None else state["h"].flatten(1, 2)
-        done = trace_scan(run, prefix, width, h0, scan, read)
+        done = trace_scan(run, prefix, width, h0, scan, read, written)
         y = run.site(prefix + "y", done.y)
         gated = run.site(prefix + "gated", self.gated(y, gate))
         return self.out_proj(gated), next_state(need_state, conv=window, h=done.final.unflatten(1, (H, P)))

@@ -31,7 +31,7 @@ from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import wide
 from ...parts.recall import RECALL_GAIN, inverse_softplus, recall_taps
-from ...parts.recurrence import convolve, next_state, reset_linear, split_linear, state_sites, trace_scan
+from ...parts.recurrence import begun, convolve, next_state, reset_linear, split_linear, state_sites, trace_scan
 from .attention_part import SparseAttention
 from .compression import bounded_gain, compression_factor, running_mean
 from .gates import ensemble, gate_output
@@ -189,7 +189,8 @@ class StableMambaMixer(Mixer):
     def forward(
         self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
     ) -> tuple[Tensor, LayerState | None]:
-        before: LayerState = {} if state is None else state
+        begin = begun(run, prefix, state, lambda: self.zero_state(len(u), u.dtype, u.device))
+        before: LayerState = {} if begin is None else begin
         after: LayerState = {}
         gated = self._gate(u, run, prefix)
         gated = self._compress(u, gated, run, prefix, before, after)
@@ -254,8 +255,12 @@ class StableMambaMixer(Mixer):
         def read(t: int, h: Tensor) -> Tensor:
             return torch.einsum("ben,bn->be", h, C[:, t, 0].to(h.dtype))
 
+        def written_at(columns: list[int]) -> Tensor:
+            entering = delta[:, columns, :, None] * written[:, columns]
+            return entering.flatten(2)[..., None] * B[:, columns].to(dtype)
+
         h0 = before["h"].flatten(1, 2) if before else None
-        done = trace_scan(run, prefix, v.shape[1], h0, scan, read)
+        done = trace_scan(run, prefix, v.shape[1], h0, scan, read, written_at)
         after |= next_state(need_state, conv=window, h=done.final.unflatten(1, heads)) or {}
         parts = [part.contiguous() for part in done.y.split(c.inner_size, -1)]
         parts = [run.site(f"{prefix}ssm_{name}", part) for name, part in zip(TIMESCALES, parts, strict=True)]

@@ -29,7 +29,7 @@ from ...parts.attention import Records, recorded_attention
 from ...parts.feed_forward import FeedForward, GatedMlp, residual_scale
 from ...parts.norms import RMSNorm, RootEpsNorm, wide
 from ...parts.recall import RECALL_GAIN
-from ...parts.recurrence import convolve, next_state, reset_linear, state_sites, trace_scan
+from ...parts.recurrence import begun, convolve, next_state, reset_linear, state_sites, trace_scan
 from ..hyena.modal import ModalFilter, impulse_response, modal_scan, read_out
 
 # The recall start is made for embeddings of standard deviation 0.2 (`embedding_std`): at 0.02, what the other layers
@@ -219,8 +219,9 @@ class HyenaLayer(_StripedHyenaLayer):
     def site_table(self) -> list[SiteInfo]:
         d, S = self.config.d_model, self.own.modal_size
         window = "inputs of the short convolution that later steps still see, x2, x1, v side by side, oldest first"
-        h, h_post, _ = state_sites(d, 2 * S, 3 * d, self.own.short_kernel)
+        *begin, write, h, h_post, _ = state_sites(d, 2 * S, 3 * d, self.own.short_kernel)
         return [
+            *begin,
             SiteInfo("x_in", (3 * d,), "projections before the short convolution: x2, x1, v side by side"),
             SiteInfo("conv_state", (3 * d, self.own.short_kernel - 1), window),
             SiteInfo("x2", (d,), "gate on the long filter's output"),
@@ -233,6 +234,7 @@ class HyenaLayer(_StripedHyenaLayer):
             SiteInfo(
                 "residues", (d, S, 2), "residues r of the filter h_t = Re sum r lambda^t", wide=True, constant=True
             ),
+            write,
             h,
             h_post,
             SiteInfo("long_conv_out", (d,), "output of the long filter with D skip"),
@@ -242,6 +244,7 @@ class HyenaLayer(_StripedHyenaLayer):
     def forward(
         self, u: Tensor, run: Run, prefix: str, state: LayerState | None, need_state: bool
     ) -> tuple[Tensor, LayerState | None]:
+        state = begun(run, prefix, state, lambda: self.zero_state(len(u), u.dtype, u.device))
         x_in = run.site(prefix + "x_in", self.projections(u))
         mixed, window = convolve(run, prefix, x_in, self.short_filter, state, need_state)
         parts = zip(("x2", "x1", "v"), mixed.chunk(3, -1), strict=True)
@@ -263,8 +266,14 @@ class HyenaLayer(_StripedHyenaLayer):
         def read(t: int, h: Tensor) -> Tensor:
             return read_out(h, residues)
 
+        def written(columns: list[int]) -> Tensor:
+            entering = long_conv_in[:, columns].to(wide(u.dtype))
+            entering = entering if run.keep is None else entering * run.keep[:, columns, None]
+            modes = torch.stack([entering, torch.zeros_like(entering)], -1)
+            return modes.repeat(1, 1, 1, self.own.modal_size)
+
         h0 = None if state is None else state["h"]
-        done = trace_scan(run, prefix, u.shape[1], h0, scan, read)
+        done = trace_scan(run, prefix, u.shape[1], h0, scan, read, written)
         y = run.site(prefix + "long_conv_out", done.y)
         out = self.out_filter_dense(run.site(prefix + "gated", x2 * y))
         return out, next_state(need_state, conv=window, h=done.final)
