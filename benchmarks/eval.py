@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # not the folder of this script, whose names are those of packages
 sys.path[0] = str(Path(__file__).parent / "side_by_side")
@@ -46,7 +46,7 @@ def contestants(shape: str) -> dict[str, Any]:
         theirs = AutoModelForCausalLM.from_pretrained(ours.save(folder)).eval()
     return {
         "mplat": HarnessModel(ours, batch_size=BATCH),
-        "hf": HFLM(pretrained=theirs, tokenizer=tokenizer, batch_size=BATCH),
+        "hf": cast(Any, HFLM)(pretrained=theirs, tokenizer=tokenizer, batch_size=BATCH),
     }
 
 

@@ -9,7 +9,8 @@ A prompt that several continuations follow, as the choices of a question do, is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MOST_SCORES = 1 << 27  # scores (rows x tokens x vocabulary) held at once, half a gigabyte in float32
 
 Ids = tuple[int, ...]
+Steered = Callable[[Sequence[int]], AbstractContextManager[None]]
 
 
 class Request(NamedTuple):
@@ -43,18 +45,23 @@ class Likelihood(NamedTuple):
 
 
 @torch.no_grad()
-def likelihoods(model: LanguageModel, requests: Sequence[Request], batch_size: int) -> list[Likelihood]:
-    """The likelihood of each continuation. Raises InputError where the model's scores are not finite."""
+def likelihoods(
+    model: LanguageModel, requests: Sequence[Request], batch_size: int, steered: Steered | None = None
+) -> list[Likelihood]:
+    """The likelihood of each continuation. steered: what acts on prompts of given lengths, where that differs from
+    batch to batch. Raises InputError where the model's scores are not finite."""
     after: dict[Ids, list[int]] = {}
     for i, request in enumerate(requests):
         after.setdefault(request.prompt, []).append(i)
     prompts = list(after)
     found: dict[int, Likelihood] = {}
-    for batch in batches(model, prompts, batch_size):
+    for batch in batches(model, prompts, batch_size, ahead=steered is None):
         rows = [(row, i) for row, prompt in enumerate(batch.rows) for i in after[prompts[prompt]]]
         before = 0 if batch.state is None else int(batch.state.position)
         lengths = [len(rest) for rest in batch.rest]
-        with generating(model, [before] * len(lengths), lengths, max(len(requests[i].continuation) for _, i in rows)):
+        new = max(len(requests[i].continuation) for _, i in rows)
+        acting = nullcontext() if steered is None else steered(lengths)
+        with acting, generating(model, [before] * len(lengths), lengths, new):
             scores, state = read_rest(model, *read_beginnings(model, batch.rest, batch.state))
             tails = _tails(model, state, [(row, requests[i].continuation) for row, i in rows], batch_size)
         chosen = torch.tensor([row for row, _ in rows], device=scores.device)
@@ -96,10 +103,12 @@ def _tails(
     for at in _slices(len(longer), _fitting(model, longest, batch_size)):
         chosen = longer[at]
         tokens, mask = pad([rows[j][1][:-1] for j in chosen])
-        before = state.rows([rows[j][0] for j in chosen])
+        index = [rows[j][0] for j in chosen]
+        before = state.rows(index)
         logits = model(
-            tokens.to(model.device), mask.to(model.device), state=before, phase="decode", anchor=before.position
-        )
+            tokens.to(model.device), mask.to(model.device), state=before, phase="decode", anchor=before.position,
+            rows=index,
+        )  # fmt: skip
         for j, likelihood in zip(chosen, _of_targets(logits, [rows[j][1][1:] for j in chosen]), strict=True):
             found[j] = likelihood
     return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ...core.errors import InputError, UsageError
 from ...models import LanguageModel, generate, load
-from ...steering.recipe import Recipe
+from ...steering import Layout, Recipe
 from .continuations import Request, likelihoods, window_likelihoods
 from .shared_reading import batches
 
@@ -40,14 +40,14 @@ NO_LIMIT = int(1e30)  # what transformers writes for a tokenizer without one
 _UNDERSTOOD = {"until", "max_gen_toks", "do_sample", "temperature"}
 
 
-@register_model("mplat")
 class HarnessModel(TemplateLM):
-    """pretrained: whatever `mplat.load` takes, or a model. recipe: a file of `mplat eval`, applied to every request.
+    """pretrained: whatever `mplat.load` takes, or a model. recipe: a file of `mplat eval`, applied to every request; it
+    may act at any positions but those of evidence and question, which the harness does not know.
 
     batch_size: prompts read together; "auto" is 32. max_length: longest text in tokens, prompt and new ones together;
     default the tokenizer's limit, else 2048. seed: of sampling. tokenizer, dtype, device: as in `mplat.load`.
-    Raises UsageError and InputError as `mplat.load` and `Recipe.load` do, and UsageError for a model without tokenizer
-    and for sizes that are no positive whole numbers.
+    Raises UsageError and InputError as `mplat.load` and `Recipe.load` do, and UsageError for a model without tokenizer,
+    for such a recipe and for sizes that are no positive whole numbers.
     """
 
     def __init__(
@@ -69,6 +69,11 @@ class HarnessModel(TemplateLM):
             raise UsageError(f"model {self.model.name} has no tokenizer; name one with tokenizer=NAME")
         self.tokenizer = self.model.tokenizer
         self.recipe = None if recipe is None else Recipe.load(recipe, self.model)
+        words = [] if self.recipe is None else self.recipe.positions
+        if unknown := sorted({"evidence", "question"} & set(words)):
+            raise UsageError(f"the recipe steers at {unknown[0]}, and a request does not say where that is in its text")
+        # where a recipe goes by the prompts, it comes with each batch
+        self._by_batch = self._at_prompts if words else None
         auto = batch_size in (None, "auto")
         self.batch_size = _positive("batch_size", AUTO_BATCH_SIZE if auto else batch_size)
         if auto and max_batch_size is not None:
@@ -104,7 +109,7 @@ class HarnessModel(TemplateLM):
             "model_dtype": str(self.model.dtype),
             "model_device": str(self.model.device),
             "model_sha": self.model.digest,
-            "recipe": None if self.recipe is None else self.recipe.to_dict(),
+            "recipe_digest": None if self.recipe is None else self.recipe.digest,
         }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -137,7 +142,8 @@ class HarnessModel(TemplateLM):
                 windows.append(Request(tuple(context), tuple(predicted)))
                 owners.append(number)
         totals = [0.0] * len(requests)
-        with self._steered(windows):
+        # a text that is read is no prompt: what acts in it acts everywhere
+        with self._steered(windows, everywhere=True):
             for number, found in zip(owners, window_likelihoods(self.model, windows, self.batch_size), strict=True):
                 totals[number] += found
         for request, total in zip(requests, totals, strict=True):
@@ -149,7 +155,9 @@ class HarnessModel(TemplateLM):
     ) -> list[tuple[float, bool]]:
         cut = [self._cut(context, continuation) for _, context, continuation in requests]
         with self._steered(cut):
-            found = [(each.total, each.greedy) for each in likelihoods(self.model, cut, self.batch_size)]
+            found = [
+                (each.total, each.greedy) for each in likelihoods(self.model, cut, self.batch_size, self._by_batch)
+            ]
         for (texts, _, _), answer in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return found
@@ -197,11 +205,13 @@ class HarnessModel(TemplateLM):
         temperature = float(chosen.get("temperature") or 0.0) if chosen.get("do_sample") else 0.0
         prompts = [(self.tok_encode(context) or [self.prefix_token_id])[-room:] for context in contexts]
         texts = [""] * len(prompts)
-        for number, batch in enumerate(batches(self.model, prompts, self.batch_size)):
-            generated = generate(
-                self.model, batch.rest, max_new_tokens=new, stop=until, temperature=temperature,
-                seed=self.seed + number, state=batch.state,
-            )  # fmt: skip
+        ahead = self._by_batch is None
+        for number, batch in enumerate(batches(self.model, prompts, self.batch_size, ahead=ahead)):
+            with nullcontext() if self._by_batch is None else self._by_batch([len(rest) for rest in batch.rest]):
+                generated = generate(
+                    self.model, batch.rest, max_new_tokens=new, stop=until, temperature=temperature,
+                    seed=self.seed + number, state=batch.state,
+                )  # fmt: skip
             for i, answer in zip(batch.rows, generated, strict=True):
                 if answer.stop_reason == "nonfinite":
                     raise InputError(
@@ -212,12 +222,21 @@ class HarnessModel(TemplateLM):
         return texts
 
     @contextmanager
-    def _steered(self, requests: Sequence[object]) -> Iterator[None]:
-        """Inside the block the recipe acts; where there is nothing to ask, it need not."""
-        if self.recipe is None or self.recipe.is_identity or not requests:
+    def _steered(self, requests: Sequence[object], everywhere: bool = False) -> Iterator[None]:
+        """Inside the block the recipe acts that is the same for all prompts; where there is nothing to ask, it need
+        not."""
+        recipe = self.recipe
+        if recipe is None or recipe.is_identity or not requests or (recipe.positions and not everywhere):
             yield
             return
-        with self.model.edit(*self.recipe.edits()):
+        with self.model.edit(*recipe.everywhere().edits(self.model)):
+            yield
+
+    @contextmanager
+    def _at_prompts(self, lengths: Sequence[int]) -> Iterator[None]:
+        """Inside the block the recipe acts on a batch of prompts of `lengths` tokens."""
+        assert self.recipe is not None
+        with self.model.edit(*self.recipe.edits(self.model, [Layout(length) for length in lengths])):
             yield
 
     def _token(self, name: str) -> int:
@@ -236,3 +255,6 @@ def _positive(name: str, value: Any) -> int:
     if number < 1 or number != float(value):
         raise UsageError(f"{name} must be a whole number from 1, not {value!r}")
     return number
+
+
+register_model("mplat")(HarnessModel)  # not as a decorator, which would hide the arguments from a type checker

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ...models.access import edits
+from ...models.access.edit_kinds import KINDS
 from ...models.decoding.prefill import beginnings
 
 if TYPE_CHECKING:
@@ -32,10 +32,15 @@ class Batch(NamedTuple):
     state: ModelState | None
 
 
-def batches(model: LanguageModel, prompts: Sequence[Sequence[int]], size: int) -> Iterator[Batch]:
-    """`prompts`, token ids of at least one token each, in batches of at most `size`; long ones first."""
+def batches(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], size: int, *, ahead: bool = True
+) -> Iterator[Batch]:
+    """`prompts`, token ids of at least one token each, in batches of at most `size`; long ones first.
+
+    ahead: whether beginnings may be read before their batches, which edits that come with a batch forbid.
+    """
     rows = [tuple(prompt) for prompt in prompts]
-    return _batches(model, rows, list(range(len(rows))), None, size, _may_go_on(model))
+    return _batches(model, rows, list(range(len(rows))), None, size, ahead and _may_go_on(model))
 
 
 def _batches(
@@ -72,6 +77,7 @@ def _read(model: LanguageModel, tokens: Sequence[int], state: ModelState | None)
 
 def _may_go_on(model: LanguageModel) -> bool:
     """Whether a beginning may be read before it is known which prompts follow it."""
-    plain = all(type(a.edit).__module__ == edits.__name__ and not a.edit.of_rows for a in model.edits)
-    anywhere = all(a.edit.selection.positions is None and getattr(a.edit, "where", None) is None for a in model.edits)
-    return plain and anywhere and not model.captures
+    edits = [applied.edit for applied in model.edits]
+    if model.captures or any(type(edit) not in KINDS.values() or edit.of_rows for edit in edits):
+        return False
+    return all(edit.selection.positions is None and edit.where is None for edit in edits)

@@ -6,6 +6,7 @@ Skipped, saying so, where lm-evaluation-harness or accelerate, which its class n
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import zstandard
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets import facts
 from mplat.models import Scale, load
+from mplat.steering import Recipe
+from recipes import scaled
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (extra lm-eval)")
 pytest.importorskip("accelerate", reason="accelerate, which the harness's own class needs, is not installed")
@@ -135,17 +138,14 @@ def test_a_task_of_the_harness_gives_the_same_figures(pair, tmp_path, shared_dat
 # -- what the harness's class has no part in ------------------------------------------------------------------------
 
 
-def recipe_file(model, folder: Path, strength: float) -> Path:
-    from mplat.steering import Recipe
-
-    recipe = Recipe("mamba", "scale_mixer_out", "mixer_out", 2, (0, 1, 2, 3), strength, 0, model.digest)
-    return recipe.save(folder / f"recipe-{strength}.json")
+def saved(recipe: Recipe, folder: Path) -> str:
+    return str(recipe.save(folder / "recipe.json"))
 
 
 @pytest.mark.parametrize("strength", [1.0, 6.0])
 def test_a_recipe_is_applied_as_its_edits(tmp_path, strength):
     model = load("tiny-mamba")
-    steered = HarnessModel(model, recipe=str(recipe_file(model, tmp_path, strength)))
+    steered = HarnessModel(model, recipe=saved(scaled(model, (0, 1, 2, 3), strength, 2), tmp_path))
     plain = HarnessModel(model)
     asked = CONTINUATIONS[:6]
     found = steered.loglikelihood(asked, disable_tqdm=True)
@@ -154,6 +154,42 @@ def test_a_recipe_is_applied_as_its_edits(tmp_path, strength):
     assert found == expected
     assert (found == plain.loglikelihood(asked, disable_tqdm=True)) == (strength == 1.0)
     assert not model.edits
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("positions", ["prompt", "last", "generated"])
+def test_positions_are_those_of_each_prompt(tmp_path, positions, batch_size):
+    """By hand: one prompt after the other, with the edit at its own positions."""
+    model = load("tiny-mamba")
+    recipe = scaled(model, tuple(range(64)), -8.0, 2, positions=positions)
+    steered = HarnessModel(model, recipe=saved(recipe, tmp_path), batch_size=batch_size)
+    plain = HarnessModel(model)
+    contexts = [q.prompt for q in QUESTIONS[:4]]
+    likely = requests("loglikelihood", *((c, text) for c in contexts for text in (" Bob and Ann", " Bob")))
+    written = requests("generate_until", *((c, {"until": ["never said"], "max_gen_toks": 5}) for c in contexts))
+    found = steered.loglikelihood(likely, disable_tqdm=True), steered.generate_until(written)
+    for i, context in enumerate(contexts):
+        n = len(plain.tok_encode(context))
+        where = {"prompt": range(n), "last": [n - 1], "generated": range(n, n + 9)}[positions]
+        for j in (2 * i, 2 * i + 1):
+            prompt, continuation = plain._encode_pair(*likely[j].args)
+            text = torch.tensor([[*prompt, *continuation[:-1]]])
+            inside = [p for p in where if p < text.shape[1]]
+            edit = Scale("blocks.2.mixer_out", -8.0, channels=range(64), positions=inside)
+            with torch.no_grad(), model.edit(edit) if inside else nullcontext():
+                scores = model(text)[0, n - 1 :].log_softmax(-1)
+            total = scores.gather(1, torch.tensor(continuation)[:, None]).sum()
+            assert found[0][j][0] == pytest.approx(float(total), abs=1e-3)
+        with model.edit(Scale("blocks.2.mixer_out", -8.0, channels=range(64), positions=list(where))):
+            assert plain.generate_until([written[i]]) == [found[1][i]]
+    assert found[0] != plain.loglikelihood(likely, disable_tqdm=True)
+
+
+@pytest.mark.parametrize("positions", ["evidence", "question"])
+def test_a_recipe_for_places_that_a_request_does_not_name_is_refused(tmp_path, positions):
+    model = load("tiny-mamba")
+    with pytest.raises(UsageError, match=f"steers at {positions}"):
+        HarnessModel(model, recipe=saved(scaled(model, positions=positions), tmp_path))
 
 
 def test_what_cannot_be_done_is_refused(tmp_path):
@@ -167,9 +203,9 @@ def test_what_cannot_be_done_is_refused(tmp_path):
         ours.loglikelihood(requests("loglikelihood", (" a", "")), disable_tqdm=True)
     with pytest.raises(UsageError, match="batch_size must be a whole number"):
         HarnessModel(model, batch_size="many")
-    other = recipe_file(load("tiny-mamba2"), tmp_path, 2.0)
+    other = saved(scaled(load("tiny-mamba2")), tmp_path)
     with pytest.raises(InputError, match="found on the model with digest"):
-        HarnessModel(model, recipe=str(other))
+        HarnessModel(model, recipe=other)
     with torch.no_grad():
         model.backbone.norm_f.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="scores are not finite after ' a'"):
@@ -181,4 +217,4 @@ def test_the_harness_finds_the_class_by_its_name_and_the_record_names_model_and_
 
     made = get_model("mplat").create_from_arg_string("pretrained=tiny-mamba,max_length=64", {"batch_size": 2})
     assert isinstance(made, HarnessModel) and (made.max_length, made.batch_size) == (64, 2)
-    assert made.get_model_info()["model_sha"] == made.model.digest and made.get_model_info()["recipe"] is None
+    assert made.get_model_info()["model_sha"] == made.model.digest and made.get_model_info()["recipe_digest"] is None
