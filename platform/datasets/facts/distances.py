@@ -40,7 +40,7 @@ def check_distances(distances: Sequence[int], unit: str) -> None:
 
 def sweep(original: Asked, distances: Sequence[int], unit: str, names: Entities, seed: int) -> list[Asked]:
     """`original` at each of `distances`, in their order."""
-    fillers = _Fillers(original, names, Random(f"facts-distance-{seed}-{original.id}"))
+    fillers = Fillers(original, names, Random(f"facts-distance-{seed}-{original.id}"))
     segments: list[list[Stated]] = []  # the one nearest to the question first
     reached = 0
     for near, far in pairwise([0, *sorted(distances)]):
@@ -93,7 +93,7 @@ def tokens_of(stated: Stated) -> int:
     return count_tokens(" " + stated.sentence)
 
 
-class _Fillers:
+class Fillers:
     """Facts that say nothing about the question, each entity in each relation once."""
 
     def __init__(self, asked: Asked, names: Entities, rng: Random) -> None:

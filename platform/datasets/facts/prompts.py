@@ -114,7 +114,7 @@ def prompts(
     names = entities(split)
     if distances:
         check_distances(distances, unit)
-    drawn = _drawn(per_level, seed, split, names, stream)
+    drawn = draw(per_level, seed, split, names, stream)
     if distances:
         drawn = [
             at for asked in drawn if asked.level in LEVELS_SWEPT for at in sweep(asked, distances, unit, names, seed)
@@ -123,8 +123,11 @@ def prompts(
     return [asked.record(header(asked, shots, seed)) for asked in drawn]
 
 
-def _drawn(per_level: int, seed: int, split: str, names: Entities, stream: str) -> list[Asked]:
-    """The questions themselves."""
+def draw(per_level: int, seed: int, split: str, names: Entities, stream: str) -> list[Asked]:
+    """The questions themselves, before they are text; more of them only adds at the end of each level.
+
+    Raises UsageError as `prompts`.
+    """
     called = f"-{stream}" if stream else ""
     if per_level <= 0:
         raise UsageError(f"prompts: per_level must be at least 1, not {per_level}")
