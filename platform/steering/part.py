@@ -59,6 +59,8 @@ class Part:
             raise UsageError(f"there is no phase {self.phase!r}; {suggest(self.phase, PHASES)}")
         for what, numbers in (("layer", self.layers), ("channel", self.channels)):
             _check_numbers(what, numbers, self.operator)
+        if self.channels is not None and not op.acts_on:
+            raise UsageError(f"operator {op.name} acts on the whole of {self.site}: it takes no channels")
         _check_names("tensor", self.tensors, op.tensors, op.name)
         _check_names("option", self.options, op.options, op.name)
         if "gains" in self.tensors and self.unit != "share":

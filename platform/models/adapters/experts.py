@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...core.errors import UsageError
 from ..access.run import Run
 from ..families.moe import ask_experts
+from ..families.moe.expert_gain import gain_site, with_gain
 from ..mixer import FeedForward, SiteInfo
 from ..parts.norms import wide
 from .base import Part
@@ -78,6 +79,7 @@ class MixtureOfExperts(FeedForward):
             SiteInfo("router_logits", (len(self.experts),), "scores of all experts", wide=True),
             SiteInfo("expert_index", k, "the chosen experts", wide=True, editable=False),
             SiteInfo("router", k, "weights of what the chosen experts say", wide=True),
+            gain_site(len(self.experts)),
             SiteInfo("expert_out", (self.heard_width,), "the weighted sum of what the chosen experts say"),
         ]
 
@@ -92,4 +94,5 @@ class MixtureOfExperts(FeedForward):
         run.site(prefix + "expert_index", index.to(dtype))
         weights = run.site(prefix + "router", weights)
         said = ask_experts(inputs.flatten(0, 1), index.flatten(0, 1), list(self.experts)).unflatten(0, u.shape[:2])
+        said = with_gain(run, prefix, said, index, len(self.experts))
         return run.site(prefix + "expert_out", (said * weights[..., None]).sum(2).to(u.dtype))

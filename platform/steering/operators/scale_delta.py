@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...models import Edit, Scale
 from . import Target, operator
+from .factors import factors
 
 
 @operator(
@@ -16,6 +17,4 @@ from . import Target, operator
 )
 def scale_delta(target: Target) -> list[Edit]:
     """Multiply the step sizes of recurrent channels: above 1 they write more and forget faster."""
-    gains = target.tensors.get("gains")
-    factor = target.strength if gains is None else 1.0 + target.strength * (gains - 1.0)
-    return [Scale(target.site, factor, channels=target.channels)]
+    return [Scale(target.site, factors(target), channels=target.channels)]

@@ -26,6 +26,7 @@ from ...model_config import ModelConfig
 from ...parts.norms import LayerNorm, RMSNorm, wide
 from .. import moe
 from ..mamba.mamba import MambaMixer
+from .expert_gain import gain_site, with_gain
 
 MAMBA = "r"  # BlackMamba's letter for a recurrent block
 INIT_VARIANCE = 0.1  # of a weight, times its fan-in: the Switch Transformer's, a tenth of the usual
@@ -161,6 +162,7 @@ class MoEMixer(Mixer):
             SiteInfo("expert_index", (k,), "the chosen experts; -1 at padding", wide=True, editable=False),
             SiteInfo("dropped", (k,), "1 where the chosen expert was full (training only)", wide=True, editable=False),
             SiteInfo("router", (k,), "weights of what the chosen experts say; 0 where dropped", wide=True),
+            gain_site(E),
             SiteInfo("expert_out", heard, "what the chosen experts say, before weighting"),
         ]
 
@@ -188,7 +190,7 @@ class MoEMixer(Mixer):
         weights = run.site(prefix + "router", weights.unflatten(0, shape))
         going = torch.where(served, index, moe.NOWHERE)
         heard = moe.run_experts(u.flatten(0, 1), going, self.fc1, self.fc2, own.expert_activation)
-        heard = heard.unflatten(0, shape)
+        heard = with_gain(run, prefix, heard.unflatten(0, shape), index.unflatten(0, shape), self.n_experts)
         if own.top_k == 1:
             said = run.site(prefix + "expert_out", heard[:, :, 0])
             out = said * weights
