@@ -26,10 +26,11 @@ Phase = Literal["both", "prefill", "decode"]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """operator: its name. site: what follows `blocks.{layer}.`; "" for the operator's only one. layers: ascending.
+    """operator: its name. site: what follows `blocks.{layer}.`; "" for the operator's only one. layers: none for a site
+    outside of blocks, whose name is then the whole one.
     strength: in `unit`, by default the operator's first. channels: of the site, None for all. tensors, options: what
-    the operator asks for. positions: a word of `layout.POSITIONS`. phase: when the edits act. scales: root mean square
-    of the site in each layer, where `unit` is rms.
+    the operator asks for. positions: a word of `layout.POSITIONS`, or numbers as edits take them. phase: when the edits
+    act. scales: root mean square of the site in each layer, where `unit` is rms.
 
     Two parts are equal where their digests are. Raises UsageError where a field cannot be, whatever the model."""
 
@@ -41,7 +42,7 @@ class Part:
     channels: tuple[int, ...] | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    positions: str = "all"
+    positions: str | tuple[int, ...] = "all"
     phase: Phase = "both"
     scales: tuple[float, ...] = ()
 
@@ -54,7 +55,10 @@ class Part:
         if self.unit not in op.units:
             raise UsageError(f"operator {op.name} has no unit {self.unit!r}; {suggest(self.unit, op.units)}")
         object.__setattr__(self, "strength", check_strength(self.strength, op.name))
-        check_positions(self.positions)
+        if isinstance(self.positions, str):
+            check_positions(self.positions)
+        elif not self.positions or any(type(n) is not int for n in self.positions):
+            raise UsageError(f"positions of a part are a word or whole numbers, not {self.positions!r}")
         if self.phase not in PHASES:
             raise UsageError(f"there is no phase {self.phase!r}; {suggest(self.phase, PHASES)}")
         for what, numbers in (("layer", self.layers), ("channel", self.channels)):
@@ -98,7 +102,7 @@ class Part:
 
     def full_sites(self) -> list[str]:
         """The names of its sites in the model."""
-        return [f"blocks.{layer}.{self.site}" for layer in self.layers]
+        return [f"blocks.{layer}.{self.site}" for layer in self.layers] or [self.site]
 
     def at(self, strength: float) -> Part:
         """The same at another strength."""
@@ -112,20 +116,23 @@ class Part:
         """
         if self.is_identity:
             return []
-        if self.positions != "all" and layouts is None:
+        word = self.positions if isinstance(self.positions, str) else "all"
+        if word != "all" and layouts is None:
             raise UsageError(f"steering at {self.positions} needs to be told where that is in each prompt (layouts)")
-        where = None if layouts is None else mask(self.positions, layouts)
+        where = None if layouts is None else mask(word, layouts)
         op, found = self.of, cast("list[Edit]", [])
         for i, site in enumerate(self.full_sites()):
             strength = self.strength * self.scales[i] if self.unit == "rms" else self.strength
             target = Target(
-                model, self.layers[i], site, self.channels, strength, self.unit,
+                model, self.layers[i] if self.layers else None, site, self.channels, strength, self.unit,
                 {name: tensor.double() for name, tensor in self.tensors.items()}, self.options,
             )  # fmt: skip
             made = op.build(target)
             assert made, f"operator {op.name} made no edit"
             found += made
         for_when = [dataclasses.replace(edit, phase=self.phase) if self.phase != "both" else edit for edit in found]
+        if isinstance(self.positions, tuple):
+            return [dataclasses.replace(edit, positions=self.positions) for edit in for_when]
         if where is None:
             return for_when
         return [dataclasses.replace(edit, where=where.where, beyond=where.beyond) for edit in for_when]
@@ -133,9 +140,9 @@ class Part:
     def check(self, model: LanguageModel) -> None:
         """Raise InputError where the part does not fit `model`."""
         sites = {site.name: site for site in model.sites()}
-        for layer, name in zip(self.layers, self.full_sites(), strict=True):
-            if layer >= model.n_layers:
-                raise InputError(f"{model.name} has no layer {layer}; its layers are 0 to {model.n_layers - 1}")
+        if beyond := [layer for layer in self.layers if layer >= model.n_layers]:
+            raise InputError(f"{model.name} has no layer {beyond[0]}; its layers are 0 to {model.n_layers - 1}")
+        for name in self.full_sites():
             if name not in sites:
                 raise InputError(
                     f"operator {self.operator} steers {name}, which {model.name} does not have; operators that fit "
@@ -162,7 +169,7 @@ class Part:
             "unit": self.unit,
             "channels": None if self.channels is None else list(self.channels),
             "options": dict(self.options),
-            "positions": self.positions,
+            "positions": self.positions if isinstance(self.positions, str) else list(self.positions),
             "phase": self.phase,
             "scales": list(self.scales),
         }
@@ -175,9 +182,9 @@ class Part:
 def _check_numbers(what: str, numbers: tuple[int, ...] | None, name: str) -> None:
     if numbers is None:
         return
-    if not numbers or any(type(n) is not int for n in numbers):
+    if (not numbers and what != "layer") or any(type(n) is not int for n in numbers):
         raise UsageError(f"a part of operator {name} needs at least one {what}, as whole numbers")
-    if min(numbers) < 0 or len(set(numbers)) != len(numbers):
+    if min(numbers, default=0) < 0 or len(set(numbers)) != len(numbers):
         raise UsageError(f"a part of operator {name} has a {what} that is negative or given twice")
 
 

@@ -70,7 +70,8 @@ class Recipe:
     @property
     def positions(self) -> list[str]:
         """The words for positions that its parts use, without `all`."""
-        return sorted({part.positions for part in self.parts if not part.is_identity} - {"all"})
+        words = {part.positions for part in self.parts if not part.is_identity and isinstance(part.positions, str)}
+        return sorted(words - {"all"})
 
     def edits(self, model: LanguageModel, layouts: Sequence[Layout] | None = None) -> list[Edit]:
         """What `model.edit(*recipe.edits(model))` applies; see `Part.edits`."""

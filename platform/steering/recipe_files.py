@@ -28,7 +28,7 @@ FORMAT, FIRST_FORMAT = "mplat-recipe-2", "mplat-recipe-1"
 _TYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "operator": str, "site": str, "layers": list, "strength": (int, float), "unit": str, "channels": (list, type(None)),
-    "options": dict, "positions": str, "phase": str, "scales": list, "tensors": dict,
+    "options": dict, "positions": (str, list), "phase": str, "scales": list, "tensors": dict,
 }  # fmt: skip
 _HEAD: dict[str, type | tuple[type, ...]] = {
     "name": str, "seed": int, "model_digest": str, "made_from": dict, "parts": list,
@@ -121,10 +121,12 @@ def _part(values: Any, tensors: Mapping[str, Tensor], source: str) -> Part:
     if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in row["scales"]):
         raise InputError(f"{source}: scales must be numbers")
     found = {name: _decoded(entry, tensors, f"{source}: tensor {name!r}") for name, entry in row["tensors"].items()}
-    channels = row["channels"]
+    channels: list[int] | None = row["channels"]
+    positions: str | list[int] = row["positions"]
     return Part(
         row["operator"], row["site"], tuple(row["layers"]), float(row["strength"]), row["unit"],
-        None if channels is None else tuple(channels), found, row["options"], row["positions"], row["phase"],
+        None if channels is None else tuple(channels), found, row["options"],
+        tuple(positions) if isinstance(positions, list) else positions, row["phase"],
         tuple(map(float, row["scales"])),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from mplat.steering import Part, find_operator
 from mplat.steering.units import unit_called
 
 #: options of operators whose meaning a test cannot guess
-OPTIONS: dict[str, dict[str, object]] = {}
+OPTIONS: dict[str, dict[str, object]] = {"stored_edit": {"kind": "clamp", "fields": {"low": -0.01, "high": 0.01}}}
 
 
 def example(model: LanguageModel, name: str, layer: int, site_name: str, unit: str) -> Part | None:
@@ -23,6 +23,8 @@ def example(model: LanguageModel, name: str, layer: int, site_name: str, unit: s
         if not key.endswith("?") or (key == "gains?" and unit == "share")
     }
     identity = unit_called(unit).identity
+    if name == "stored_edit":
+        return Part(name, site_name, (layer,), 1.0, unit, channels, {}, OPTIONS[name])
     strength = next(s for s in (identity + 0.5, identity - 0.5, identity - 1) if op.low <= s <= op.high)
     scales = (0.5,) if unit == "rms" else ()
     options = {k: v for k, v in OPTIONS.get(name, {}).items()}

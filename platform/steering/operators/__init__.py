@@ -37,7 +37,7 @@ class Target:
     Tensors are float64."""
 
     model: LanguageModel
-    layer: int
+    layer: int | None  # None for a site outside of blocks
     site: str
     channels: tuple[int, ...] | None
     strength: float
@@ -48,6 +48,7 @@ class Target:
     @property
     def prefix(self) -> str:
         """What names of the block's other sites begin with."""
+        assert self.layer is not None, f"{self.site} is in no block"
         return f"blocks.{self.layer}."
 
 
