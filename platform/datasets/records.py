@@ -127,13 +127,18 @@ class Question:
     distance_target: int | None = None  # asked-for distance from the evidence to the question, in tokens or facts
     distance_tokens: int | None = None  # the distance that there is, in tokens of the shipped tokenizer
     prompt_digest: str = ""  # sha256 of `prompt`; "" where that is None
-    group: str = ""  # questions of one group belong together, as those do that were made from one; "" for none
+    group: str = ""  # what several questions have in common: a document, an article, an entity; "" for nothing
 
     @property
     def origin(self) -> str:
-        """The group, else the id of the original question: all of one origin shares a side of the split and counts as
-        one."""
-        return self.group or self.derived_from or self.id
+        """The group, else the original question: all of one origin shares a side of the split, and depends on each
+        other in intervals and tests."""
+        return self.group or self.original
+
+    @property
+    def original(self) -> str:
+        """The id of the question that this one was made from, else its own: what counts as one question."""
+        return self.derived_from or self.id
 
     def context_text(self) -> str:
         """The context as plain text: paragraphs separated by newlines, sentences by single spaces."""

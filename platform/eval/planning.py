@@ -186,8 +186,9 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
     template = None if config.template is None else find(config.template)
     prompts, refused = tokenize(questions, model, config.max_prompt_tokens, template)
     answerable = [q for q in questions if not q.control]
-    development, test = _sides(config, variant, answerable)
-    unasked, unanswerable = _sides(config, variant, [q for q in questions if q.control])
+    tuning, judging = _sides(config, variant, questions)  # all at once: controls lie where their originals do
+    development, test = ([q for q in of_side if not q.control] for of_side in (tuning, judging))
+    unasked, unanswerable = ([q for q in of_side if q.control] for of_side in (tuning, judging))
     usable = [q for q in development if q.id not in refused]
     chosen = [] if recipe is not None else choose(usable, config.development_limit, seed=config.seed)
     chosen_ids = {q.id for q in chosen} | ({q.id for q in development} - {q.id for q in usable})
@@ -284,8 +285,8 @@ def read_questions(config: EvalConfig) -> list[Question]:
         return found
     chosen = choose([q for q in found if not q.control], config.limit, seed=config.seed, stream="limit")
     kept = {q.id for q in chosen}
-    origins = {q.origin for q in chosen}
-    return [q for q in found if (q.origin in origins if q.control else q.id in kept)]
+    originals = {q.original for q in chosen}
+    return [q for q in found if (q.original in originals if q.control else q.id in kept)]
 
 
 def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) -> tuple[Variant, LanguageModel]:

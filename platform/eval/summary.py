@@ -4,12 +4,14 @@ Promises
 - Only test rows with status ok enter a mean; how many did not is counted beside it. A difference is taken over
   questions that both sides answered.
 - A control with several draws is averaged per question first, so that draws do not pass for questions; so is a question
-  that was asked at several distances.
+  that was asked at several distances. Means are over questions.
+- Questions with the same `group` (one document, article or entity) depend on each other: intervals and p-values are by
+  groups, as `scoring.statistics` makes them.
 - Questions without an answer are counted apart, as guesses, and enter nothing else.
 - Where prompts were cut, questions that were read whole and those that were not, and those whose evidence was read and
   those whose evidence was lost (or is named nowhere), are groups of their own.
 - p-values of a comparison are Holm-corrected across the groups of one list (the levels; the data sets), EM and F1 each.
-- Intervals of shares (every value 0 or 1) are Wilson's, all others percentile bootstrap over questions.
+- The interval of a difference excludes zero exactly where its p-value is below 1 - confidence.
 
 Pure functions of tables; they read and write no file.
 """
@@ -36,6 +38,10 @@ from .verdict import Verdict, judge
 Row = Mapping[str, Any]
 #: family of conditions -> question (or text) id -> value
 Values = dict[str, dict[str, float]]
+#: metrics that are scores between 0 and 1; the others are numbers of no such range
+SHARES = frozenset({
+    "em", "f1", "original", "top1_agreement", "reached_limit", "empty", "repeated_words", "repeated_triples"
+})  # fmt: skip
 _EVIDENCE = {True: "kept", False: "lost", None: "unknown"}  # how `evidence_kept` is called
 
 
@@ -110,7 +116,7 @@ class Summary:
 
 def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     """The summary of the per-item table and the price table of one evaluation."""
-    every = [row | {"origin": row["group"] or row["derived_from"] or row["question_id"]} for row in items.to_pylist()]
+    every = [row | _belonging(row) for row in items.to_pylist()]
     rows = [row for row in every if row["split"] == TEST and not row["control"]]
     steered = [STEERED] if any(r["family"] == STEERED for r in every) else []
     families = list(dict.fromkeys([UNSTEERED, *steered, *sorted({r["family"] for r in rows})]))
@@ -127,7 +133,7 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     draws = _draws(rows)
 
     def measured(some: Sequence[Row], unit: str, metric: str) -> Measure:
-        return measure(values_of(some, unit, metric), families, compared, how)
+        return measure_rows(some, unit, metric, families, compared, how)
 
     price = summarise_price(prices.to_pylist(), families, how, measured)
     judged = [row for row in every if row["split"] in (TEST, UNANSWERABLE)]
@@ -159,8 +165,11 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
             "confidence": how.confidence,
             "resamples": how.resamples,
             "seed": how.seed,
-            "interval": "Wilson for shares, percentile bootstrap over questions otherwise",
-            "p": "two-sided sign flips of paired differences, Holm-corrected across the groups of a list",
+            "unit": "means over questions; intervals and p-values by the document, article or entity of a question",
+            "groups": len({row["cluster"] for row in rows}),
+            "interval": "score interval of shares and of their differences, inverted sign flips of all other values",
+            "p": "two-sided sign flips of whole groups, for shares the larger of that and of the score test; "
+            "Holm-corrected across the groups of a list",
         },
     )
 
@@ -172,6 +181,12 @@ def pairs(families: Sequence[str]) -> list[tuple[str, str]]:
         return []
     controls = [f for f in families if f not in (UNSTEERED, STEERED)]
     return [(STEERED, UNSTEERED), *((STEERED, c) for c in controls), *((c, UNSTEERED) for c in controls)]
+
+
+def _belonging(row: Row) -> dict[str, str]:
+    """What counts as one question, and what that shares with others."""
+    origin = row["derived_from"] or row["question_id"]
+    return {"origin": origin, "cluster": row["group"] or origin}
 
 
 def values_of(rows: Iterable[Row], key: str, metric: str) -> Values:
@@ -189,27 +204,44 @@ def values_of(rows: Iterable[Row], key: str, metric: str) -> Values:
     }
 
 
-def measure(values: Values, families: Sequence[str], compared: Sequence[tuple[str, str]], how: Resampling) -> Measure:
-    """Estimates and paired differences of one metric."""
-    conditions = {
-        family: mean_interval(
-            list(values.get(family, {}).values()),
-            seed=how.seed,
-            confidence=how.confidence,
-            n_resamples=how.resamples,
-        )
-        for family in families
-    }
+def measure_rows(
+    rows: Sequence[Row],
+    unit: str,
+    metric: str,
+    families: Sequence[str],
+    compared: Sequence[tuple[str, str]],
+    how: Resampling,
+) -> Measure:
+    """The measure of a column. unit: the column of what counts as one; by groups of `cluster` where rows have it."""
+    clusters = {row[unit]: row.get("cluster", row[unit]) for row in rows}
+    return measure(values_of(rows, unit, metric), families, compared, how, clusters=clusters, shares=metric in SHARES)
+
+
+def measure(
+    values: Values,
+    families: Sequence[str],
+    compared: Sequence[tuple[str, str]],
+    how: Resampling,
+    *,
+    clusters: Mapping[str, str] | None = None,
+    shares: bool | None = None,
+) -> Measure:
+    """Estimates and paired differences of one metric. clusters: of each id, the group it belongs to; None: its own.
+    shares: whether values are scores between 0 and 1."""
+    settings = {"seed": how.seed, "confidence": how.confidence, "n_resamples": how.resamples, "shares": shares}
+
+    def groups(ids: Sequence[str]) -> list[str] | None:
+        return None if clusters is None else [clusters[name] for name in ids]
+
+    conditions = {}
+    for family in families:
+        of_family = values.get(family, {})
+        conditions[family] = mean_interval(list(of_family.values()), groups=groups(list(of_family)), **settings)
     differences = {}
     for a, b in compared:
         both = sorted(values.get(a, {}).keys() & values.get(b, {}).keys())
-        differences[f"{a}-{b}"] = paired_difference(
-            [values[a][name] for name in both],
-            [values[b][name] for name in both],
-            seed=how.seed,
-            confidence=how.confidence,
-            n_resamples=how.resamples,
-        )
+        sides = [[values[side][name] for name in both] for side in (a, b)]
+        differences[f"{a}-{b}"] = paired_difference(*sides, groups=groups(both), **settings)
     return Measure(conditions, differences)
 
 
@@ -222,11 +254,10 @@ def group(
     how: Resampling,
 ) -> Group:
     """One group of test rows."""
-    em = values_of(rows, "origin", "em")
-    everywhere = set.intersection(*(set(em.get(family, {})) for family in families))
-    f1 = measure(values_of(rows, "origin", "f1"), families, compared, how)
-    ids = {row["origin"] for row in rows}
-    return Group(name, level, len(ids), len(everywhere), measure(em, families, compared, how), f1)
+    scored = values_of(rows, "origin", "em")
+    everywhere = set.intersection(*(set(scored.get(family, {})) for family in families))
+    em, f1 = (measure_rows(rows, "origin", metric, families, compared, how) for metric in ("em", "f1"))
+    return Group(name, level, len({row["origin"] for row in rows}), len(everywhere), em, f1)
 
 
 def _groups(
@@ -255,7 +286,7 @@ def _guesses(
     found = []
     for kind, of_kind in [("all", scored), *((k, [row for row in scored if row["control"] == k]) for k in kinds)]:
         named, original = (
-            measure(values_of(of_kind, "origin", column), families, compared, how) for column in ("em", "original")
+            measure_rows(of_kind, "origin", column, families, compared, how) for column in ("em", "original")
         )
         found.append(Guesses(kind, len({row["origin"] for row in of_kind}), named, original))
     return found if rows else []

@@ -289,7 +289,7 @@ def test_everything_survives_the_question_table():
 
 def test_a_table_from_before_these_columns_is_one_of_ordinary_questions():
     table = to_table(facts.prompts(2)).drop_columns(["control", "derived_from", "distance_target", "prompt_digest"])
-    assert all(q.control == "" and q.origin == q.id and q.distance_target is None for q in from_table(table))
+    assert all(q.control == "" and q.original == q.id and q.distance_target is None for q in from_table(table))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_questions_that_cannot_be_asked_are_named():
         prepare(config, load("tiny-mamba2"))
 
 
-def test_prompts_of_ones_own_are_asked_as_they_stand_and_a_group_counts_as_one(tmp_path):
+def test_prompts_of_ones_own_are_asked_as_they_stand_and_are_counted_beside_their_groups(tmp_path):
     model = load("tiny-mamba")
     made = facts.prompts(per_level=1, seed=3)
     records = [{"prompt": q.prompt, "answers": list(q.answers), "id": q.id, "group": "a" if i < 2 else "b"}
@@ -124,4 +124,5 @@ def test_prompts_of_ones_own_are_asked_as_they_stand_and_a_group_counts_as_one(t
     rows = {row["question_id"]: row for row in read_table(tmp_path / "run" / "items.parquet").to_pylist()}
     alone = generate(model, [q.prompt or "" for q in made[:4]], max_new_tokens=2, stop=["\n"])
     assert [rows[q.id]["prediction"] for q in made[:4]] == [a.text.strip() for a in alone]
-    assert result.summary.overall.n == 2 and {row["group"] for row in rows.values()} == {"a", "b"}
+    assert result.summary.overall.n == 4 and {row["group"] for row in rows.values()} == {"a", "b"}
+    assert result.summary.method["groups"] == 2

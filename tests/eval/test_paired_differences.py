@@ -110,7 +110,15 @@ def test_where_nothing_changed_the_interval_says_how_little_that_means():
     assert found.high == pytest.approx(z / (50 + z)) and found.low == -found.high
     fewer = paired_difference([1] * 50, [1] * 50, seed=0, groups=[i // 5 for i in range(50)])
     assert fewer.high == pytest.approx(z / (10 + z)), "ten documents of five questions are worth ten"
-    assert paired_difference([7.0] * 50, [7.0] * 50, seed=0)[1:5] == (0.0, 0.0, 0.0, 1.0), "of numbers nothing is known"
+    for number, shares in ((7.0, None), (0.0, None), (1.0, False)):  # numbers without an end may well not change at all
+        unmoved = paired_difference([number] * 50, [number] * 50, seed=0, shares=shares)
+        assert unmoved[1:5] == (0.0, 0.0, 0.0, 1.0)
+    floor = paired_difference([0.0] * 50, [0.0] * 50, seed=0, shares=True)
+    assert (floor.low, floor.high) == (found.low, found.high)
+    assert mean_interval([0.0] * 50, seed=0)[1:] == (0.0, 0.0, 0.0)
+    assert mean_interval([0.0] * 50, seed=0, shares=True) == wilson([0.0] * 50)
+    with pytest.raises(UsageError, match="shares lie between"):
+        paired_difference([7.0, 1.0], [0.0, 0.0], seed=0, shares=True)
 
 
 def test_groups_are_turned_whole():

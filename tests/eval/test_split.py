@@ -1,15 +1,19 @@
-"""Development and test questions: disjoint, stable, divided in every category."""
+"""Development and test questions: disjoint, stable, documents whole, divided in every category."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.core.errors import UsageError
+from mplat.datasets import facts
+from mplat.datasets.reading import read
 from mplat.datasets.records import CATEGORIES, Question
 from mplat.eval.split import choose, counts, position, side, split
 
@@ -45,18 +49,75 @@ def test_the_share_holds_in_every_category():
     assert set(counts(development)) == set(CATEGORIES)
 
 
-def test_seed_category_and_id_decide_and_nothing_else():
-    q = Question("a", "d", "s", "?", category="two_hop")
-    assert position(0, "two_hop", "a") == position(0, "two_hop", "a")
-    assert len({position(0, "two_hop", "a"), position(1, "two_hop", "a"), position(0, "combined", "a")}) == 3
-    assert position(1, "1", "a") != position(11, "", "a") != position(1, "", "1a")
-    other = Question("a", "other", "other", "another?", category="two_hop")
-    assert side(q, seed=0, share=0.5) == side(other, seed=0, share=0.5)
+def test_seed_and_origin_decide_and_nothing_else():
+    assert position(0, "a") == position(0, "a")
+    assert len({position(0, "a"), position(1, "a"), position(0, "b"), position(0, "a", "limit")}) == 4
+    assert position(1, "1a") != position(11, "a") and position(1, "a", "b") != position(1, "ab")
+    for i in range(20):
+        q = Question(f"a{i}", "d", "s", "?", category="two_hop")
+        other = Question(f"b{i}", "other", "other", "another?", category="combined", group=f"a{i}")
+        assert side(q, seed=0, share=0.5) == side(other, seed=0, share=0.5)
 
 
 @given(st.text(max_size=20), st.integers(0, 2**63 - 1))
 def test_any_id_has_a_place(name, seed):
-    assert 0 <= position(seed, "", name) < 1
+    assert 0 <= position(seed, name) < 1
+
+
+GROUPED = st.lists(st.tuples(st.integers(0, 12), st.sampled_from(CATEGORIES[:3])), min_size=1, max_size=60)
+
+
+@given(GROUPED, st.integers(0, 50), st.sampled_from([0.1, 0.3, 0.5]))
+def test_no_group_is_on_both_sides_and_every_category_is_where_it_can_be(drawn, seed, share):
+    asked = [Question(f"q{i}", "d", "s", "?", category=c, group=f"g{g}") for i, (g, c) in enumerate(drawn)]
+    development, test = split(asked, seed=seed, share=share)
+    assert not {q.group for q in development} & {q.group for q in test}
+    assert sorted(ids(development) + ids(test)) == sorted(ids(asked))
+    if len({q.category for q in asked}) == 1:  # nothing else can be in the way
+        groups = {q.group for q in asked}
+        assert development or len(groups) < 2 or share * len(groups) < 0.5
+        assert test or len(groups) < 2
+    shuffled = asked[::-1]
+    assert set(ids(split(shuffled, seed=seed, share=share)[0])) == set(ids(development))
+
+
+def test_only_what_lies_nearest_to_the_border_moves():
+    few = [Question(f"q{i}", "d", "s", "?", category="two_hop", group=f"g{i // 5}") for i in range(20)]
+    moved = 0
+    for seed in range(40):
+        development, test = split(few, seed=seed, share=0.3)
+        assert development and test
+        own = {q.group for q in few if side(q, seed=seed, share=0.3) == "development"}
+        changed = own ^ {q.group for q in development}
+        if own and len(own) < 4:
+            assert not changed
+            continue
+        nearest = min((f"g{i}" for i in range(4)), key=lambda name: abs(position(seed, name) - 0.3))
+        assert changed == {nearest}
+        moved += 1
+    assert moved > 3
+
+
+@pytest.mark.parametrize("name", ["dev_part_a.json.gz", "train_part.json.gz"])
+def test_no_paragraph_of_squad_lies_on_both_sides(name):
+    folder = os.environ.get("MPLAT_SHARED_DATA")
+    if not folder:
+        pytest.skip("MPLAT_SHARED_DATA names no folder of data sets")
+    found = read("squad", Path(folder) / "squad_v1" / name).questions
+    asked = choose([dataclasses.replace(q, category="simple_recall") for q in found], 400, seed=0, stream="limit")
+    texts = {q.source_text() for q in asked}
+    assert len({q.origin for q in asked}) == len(texts) < 150, "a choice takes whole paragraphs"
+    development, test = split(asked, seed=0, share=0.3)
+    assert not {q.source_text() for q in development} & {q.source_text() for q in test}
+    assert 70 < len(development) < 170 and len(development) + len(test) == 400
+
+
+def test_entities_of_the_facts_world_are_on_one_side_and_levels_on_both():
+    asked = facts.prompts(per_level=100, seed=0)
+    assert 180 < len({q.group for q in asked}) < 240, "of 600 prompts"
+    development, test = split(asked, seed=0, share=0.3)
+    assert not {q.group for q in development} & {q.group for q in test}
+    assert all(15 < n < 45 for n in counts(development).values()) and len(counts(development)) == 6
 
 
 def test_chosen_questions_are_spread_over_categories_and_a_larger_limit_only_adds():
@@ -74,7 +135,8 @@ def test_a_choice_before_the_split_leaves_questions_for_both_sides():
     assert len(chosen) == 140
     development, test = split(chosen, seed=0, share=0.3)
     assert 20 < len(development) < 65 and len(development) + len(test) == 140
-    assert not split(choose(asked, 140, seed=0), seed=0, share=0.3)[1], "by the split's own hash it is all development"
+    by_its_hash = split(choose(asked, 140, seed=0), seed=0, share=0.3)
+    assert len(by_its_hash[1]) == len(CATEGORIES), "but for one of each category, that had to be moved"
 
 
 def test_what_is_made_from_a_question_is_on_its_side_and_chosen_with_it():

@@ -81,6 +81,43 @@ def test_means_and_differences_are_those_of_the_rows():
     assert (overall.n, overall.scored) == (5, 5)
 
 
+def test_means_are_over_questions_and_intervals_by_what_they_have_in_common():
+    em = {f"q{i}": (0, int(i < 9), 0, 0) for i in range(24)}
+    alone = make(table_of(em))
+    together = [{**r, "group": f"g{int(r['question_id'][1:]) // 3}"} for r in table_of(em)]
+    found = make(together)
+    gain, by_question = (s.overall.em.differences["steered-unsteered"] for s in (found, alone))
+    assert (gain.n, gain.n_groups, gain.mean) == (24, 8, 9 / 24) and by_question.n_groups == 24
+    assert gain.p == 2 / 2**3 and by_question.p == 2 / 2**9, "nine questions on three documents are three"
+    assert gain.low <= 0 < by_question.low
+    steered = found.overall.em.conditions["steered"]
+    assert steered.n == 24 and steered.low < alone.overall.em.conditions["steered"].low
+    assert (found.method["groups"], alone.method["groups"]) == (8, 24)
+    sides = {name: [r["em"] for r in together if r["condition"] == name] for name in ("steered", "unsteered")}
+    groups = [r["group"] for r in together if r["condition"] == "steered"]
+    assert gain == paired_difference(sides["steered"], sides["unsteered"], seed=0, n_resamples=500, groups=groups)
+
+
+def test_a_question_at_several_distances_is_one_question_of_its_group():
+    rows = [
+        {**row(f"{q}-d{d}", c, em, f1=em), "derived_from": q, "group": "ann", "distance_target": d}
+        for q, ems in {"a": (1, 0), "b": (1, 1)}.items()
+        for d, em in enumerate(ems)
+        for c in CONDITIONS
+    ]
+    found = make(rows)
+    assert found.overall.em.conditions["steered"] == Estimate(2, 0.75, None, None)
+    assert [g.em.conditions["steered"].mean for g in found.distances] == [1.0, 0.5]
+
+
+def test_numbers_that_are_no_shares_have_no_interval_of_shares():
+    prices = {f"t{i}": [0.5, 0.5, 0.5, 0.5] for i in range(12)}
+    nll = make(table_of({"a": (0, 1, 0, 0)}), prices).price.nll.differences["steered-unsteered"]
+    assert (nll.mean, nll.low, nll.high, nll.p) == (0.0, 0.0, 0.0, 1.0)
+    floor = make(table_of({f"q{i}": (0, 0, 0, 0) for i in range(12)})).overall
+    assert floor.em.differences["steered-unsteered"].high > 0.2 < floor.em.conditions["steered"].high
+
+
 def test_draws_of_a_control_are_averaged_per_question_and_do_not_count_as_questions():
     rows = table_of({"a": (0, 0, 1, 0), "b": (0, 0, 1, 1)})
     assert values_of(rows, "question_id", "em")["control_random"] == {"a": 0.5, "b": 1.0}

@@ -103,4 +103,5 @@ class Asked(NamedTuple):
             distance_target=self.distance_target,
             distance_tokens=self.distance_tokens,
             prompt_digest=hashlib.sha256(prompt.encode()).hexdigest(),
+            group=self.head.strip(),
         )

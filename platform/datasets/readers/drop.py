@@ -6,8 +6,8 @@ Reads the original files (passages with their questions), EleutherAI/drop (flat,
 because one person gave them, and those of a validation row are answers each; a reference text is one span.
 
 `typed_answers` are the answer objects, first the answer, then the validated ones; `answers` are the same in words,
-several spans joined by "and". Sentences in which an answer occurs are the evidence. Ids of the people who answered are
-not read.
+several spans joined by "and". Sentences in which an answer occurs are the evidence. Questions on one passage are a
+group. Ids of the people who answered are not read.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..data_set import BadRecord, DataSet, HubCopy, Sample, dataset, first_objec
 from ..records import Date, Paragraph, Question, TypedAnswer, source_fields
 from .fields import (
     bad_as_last,
+    document,
     field,
     identifier,
     items_of,
@@ -156,6 +157,7 @@ class Drop(DataSet):
             typed_answers=typed,
             supporting_facts=occurrences(context, (form for answer in typed for form in answer.texts())),
             source_fields=source_fields(section_id=item.section),
+            group=document("", passage),
         )
 
     def row(self, question: Question) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -102,6 +103,12 @@ def objects(record: Any, name: str) -> list[dict[str, Any]]:
     if wrong is not None or None in value:
         raise BadRecord("wrong_type", f"{name!r} holds {_kind(wrong)}, not only objects")
     return value
+
+
+def document(title: str, text: str) -> str:
+    """What the questions on one text have in common, by its title and its content; the same text has the same name."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{title} {digest}".lstrip()
 
 
 def bad_as_last(items: Callable[_P, Iterator[_T]]) -> Callable[_P, Iterator[_T | BadRecord]]:

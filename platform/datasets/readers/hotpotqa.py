@@ -2,7 +2,8 @@
 
 Reads the original records and Hugging Face's columnwise ones. Sentences are kept as given, leading spaces included.
 The number of hops is not annotated, so `hops` stays None; supporting paragraphs are always two. `source_fields` keeps
-the type (bridge or comparison), the level of difficulty, and supporting facts that point outside the context.
+the type (bridge or comparison), the level of difficulty, and supporting facts that point outside the context. Questions
+whose answer stands in the same supporting paragraph are a group; where none has it, the first in the alphabet counts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from ..data_set import BadRecord, DataSet, HubCopy, LookAlike, Sample, dataset, first_object
 from ..records import Paragraph, Question, Support, source_fields
 from .fields import answers, field, identifier, items_of, optional_text, question_text, text, texts
+from .occurrences import occurrences
 
 
 @dataset("hotpotqa")
@@ -97,6 +99,7 @@ class HotpotQA(DataSet):
             source_fields=source_fields(
                 type=optional_text(item, "type"), level=optional_text(item, "level"), facts_outside_context=outside
             ),
+            group=_article([context[support.paragraph] for support in supports], accepted),
         )
 
     def row(self, question: Question) -> dict[str, Any]:
@@ -116,6 +119,13 @@ class HotpotQA(DataSet):
                 "sentences": [list(paragraph.sentences) for paragraph in question.context],
             },
         }
+
+
+def _article(supporting: Sequence[Paragraph], accepted: tuple[str, ...]) -> str:
+    """The title of the supporting paragraph in which the answer stands, else the first title in the alphabet."""
+    by_title = sorted(supporting, key=lambda paragraph: paragraph.title)
+    places = occurrences(by_title, accepted)
+    return by_title[places[0].paragraph if places else 0].title
 
 
 def _pairs(record: Mapping[str, Any], name: str, left: str, right: str, kind: type) -> Iterator[tuple[str, Any]]:

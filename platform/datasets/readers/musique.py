@@ -6,6 +6,9 @@ the evidence is the first sentence in which the step's answer occurs, or its fir
 
 In the full version a question comes twice under one id, once with a paragraph taken away that it needs. That one is
 `answerable=False` and has "#unanswerable" behind its id; it keeps the answer that it would have.
+
+Questions that end in the same single question, and so in the same paragraph, are a group. Those that only share an
+earlier step are not: by all steps together most of a file would be one group.
 """
 
 from __future__ import annotations
@@ -108,6 +111,7 @@ class MuSiQue(DataSet):
             supporting_facts=_evidence(context, steps, supporting, notes),
             hops=len(steps),
             decomposition=steps,
+            group=_last(steps[-1]),
         )
 
     def row(self, question: Question) -> dict[str, Any]:
@@ -139,6 +143,11 @@ class MuSiQue(DataSet):
             "answer_aliases": aliases,
             "answerable": question.answerable,
         }
+
+
+def _last(step: SubQuestion) -> str:
+    """The single question that the data set made the last step from; what it asks, where it has no number."""
+    return f"{step.question} {step.answer}" if step.id is None else f"single question {step.id}"
 
 
 def _step(step: Mapping[str, Any], place: Mapping[int, int]) -> SubQuestion:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data_set import BadRecord, Sample
-from ..records import Question, Support, source_fields
+from ..records import Paragraph, Question, Support, source_fields
+from .fields import document as document_name
 from .fields import field, identifier, objects, optional_text, question_text, text, whole
 from .nq_page import MarkedTokens, Page, Token, layout_of, page_of, token_span, tokens_of_text
 
@@ -44,10 +45,17 @@ def parts(record: Mapping[str, Any], kind: str, notes: Counter[str]) -> dict[str
         "answers": tuple(dict.fromkeys(found)),
         "answerable": None if not annotations else bool(found or any(a["long"] for a in annotations)),
         "supporting_facts": _evidence(annotations, page),
+        "group": page_name(page.paragraphs),
         "source_fields": source_fields(
             form="page", url=optional_text(document, f"{prefix}url"), annotations=annotations
         ),
     }
+
+
+def page_name(paragraphs: Sequence[Paragraph]) -> str:
+    """What the questions on a page have in common."""
+    whole_page = "".join(sentence for paragraph in paragraphs for sentence in paragraph.sentences)
+    return document_name(paragraphs[0].title, whole_page)
 
 
 def row(question: Question) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Gold-paragraph files (nq-open-oracle and its kind) have passages, of which one or several are marked as gold; long
 documents (LEval) are a whole page as one text with several questions. Sentences in which an answer occurs, in the
-gold passages where some are marked, are the evidence.
+gold passages where some are marked, are the evidence. Questions on one article (of the first gold passage, else of the
+first one) or on one long document are a group.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from ..data_set import BadRecord
 from ..reading import content_id
 from ..records import Paragraph, Question, source_fields
-from .fields import answers, objects, question_text, text, texts
+from .fields import answers, document, objects, question_text, text, texts
 from .nq_page import layout_of, page_of, tokens_of_text
 from .occurrences import occurrences
 from .sentences import split_sentences
@@ -37,7 +38,12 @@ def gold_paragraph(record: Mapping[str, Any], data_set: str) -> dict[str, Any]:
             support for support in occurrences(context, accepted) if not gold or support.paragraph in gold
         ),
         "source_fields": source_fields(form="gold", gold=gold),
+        "group": _article(context[gold[0] if gold else 0]),
     }
+
+
+def _article(passage: Paragraph) -> str:
+    return passage.title or document("", "".join(passage.sentences))
 
 
 def gold_row(question: Question) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def long_document(record: Mapping[str, Any], number: int) -> dict[str, Any]:
         "answers": accepted,
         "supporting_facts": occurrences(context, accepted),
         "source_fields": source_fields(form="long"),
+        "group": document(context[0].title, "".join(s for paragraph in context for s in paragraph.sentences)),
     }
 
 

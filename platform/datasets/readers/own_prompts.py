@@ -3,9 +3,9 @@
     capital.jsonl:  {"prompt": "The capital of France is", "answers": ["Paris"], "category": "geography"}
 
 `read_questions` takes a .parquet that `mplat classify` or `mplat prompts` wrote, or a file of prompts as FORM says. A
-prompt is given to models exactly as it stands. Prompts of one `group` belong together: they fall on one side of a split
-and count as one. `evidence` is the part of the prompt that holds the answer, `subject` what the prompt is about
-(`mplat trace` corrupts it). Other fields are kept in `Question.source_fields`.
+prompt is given to models exactly as it stands. Prompts of one `group` have something in common: they fall on one side
+of a split, and intervals and tests take the group as one. `evidence` is the part of the prompt that holds the answer,
+`subject` what the prompt is about (`mplat trace` corrupts it). Other fields are kept in `Question.source_fields`.
 
 Nothing is passed over or converted: the first record that is not as FORM says is an InputError with its place.
 """

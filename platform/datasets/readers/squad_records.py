@@ -1,6 +1,7 @@
 """The records that SQuAD v1.1 and v2.0 have in common: paragraphs with questions and marked spans, nested or flat.
 
-The paragraph is cut into real sentences; the sentences in which an answer lies are the evidence. What the two versions
+The paragraph is cut into real sentences; the sentences in which an answer lies are the evidence. Questions on one
+paragraph are a group. What the two versions
 disagree about, whether a question may have no answer, is theirs.
 """
 
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from ...core.errors import UsageError
 from ..data_set import BadRecord, DataSet, Sample
 from ..records import Paragraph, Question, Support
-from .fields import bad_as_last, each, field, identifier, items_of, question_text, text, texts
+from .fields import bad_as_last, document, each, field, identifier, items_of, question_text, text, texts
 from .occurrences import sentence_starts, sentences_of
 from .sentences import EXAMPLE, split_sentences
 
@@ -87,7 +88,8 @@ class SquadRecords(DataSet):
         question_id, question = identifier(item.record, "id"), question_text(item.record, "question")
         found = marked(item)
         answerable = self.answerable(item.record, found.answers, notes)
-        return self.asked(question_id, split, question, answerable=answerable, **found._asdict())
+        group = document(item.title, item.context)
+        return self.asked(question_id, split, question, answerable=answerable, group=group, **found._asdict())
 
     def row(self, question: Question) -> dict[str, Any]:
         """id, title, context, question, answers{text, answer_start}: empty columns for an unanswerable question."""

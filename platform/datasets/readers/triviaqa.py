@@ -3,7 +3,8 @@
 Reads the official 1.0 files, Hugging Face's snake-case rows, and open-domain records {id, question, golden_answers}.
 `answers` are the readable aliases, chosen so that the set of their normalised forms is exactly what the official
 metric compares with: an alias it would not accept is left out, a normalised one without a readable form is kept as is.
-Evidence documents are not read: the questions are queries.
+Evidence documents are not read: the questions are queries. Those of which the first Wikipedia page is the same are a
+group.
 """
 
 from __future__ import annotations
@@ -42,10 +43,24 @@ class _Names(NamedTuple):
     aliases: str
     normalised: str
     human: str
+    pages: str
+    title: str
 
 
-_OFFICIAL = _Names("QuestionId", "Question", "Answer", "Value", "Aliases", "NormalizedAliases", "HumanAnswers")
-_SNAKE = _Names("question_id", "question", "answer", "value", "aliases", "normalized_aliases", "human_answers")
+_OFFICIAL = _Names(
+    "QuestionId", "Question", "Answer", "Value", "Aliases", "NormalizedAliases", "HumanAnswers", "EntityPages", "Title"
+)
+_SNAKE = _Names(
+    "question_id",
+    "question",
+    "answer",
+    "value",
+    "aliases",
+    "normalized_aliases",
+    "human_answers",
+    "entity_pages",
+    "title",
+)
 
 
 @dataset("triviaqa")
@@ -117,22 +132,25 @@ class TriviaQA(DataSet):
         schema = next((names for names in (_OFFICIAL, _SNAKE) if names.id in first_object([record])), None)
         if schema is not None:
             question_id, question = identifier(record, schema.id), question_text(record, schema.question)
-            accepted = _accepted(field(record, schema.answer), schema)
+            accepted, group = _accepted(field(record, schema.answer), schema), _page(record, schema)
         else:
             question_id, question = identifier(record, "id"), question_text(record, "question")
             accepted = tuple(dict.fromkeys(texts(record, "golden_answers")))
-            prefix = question_id.partition("_")[0]
+            prefix, group = question_id.partition("_")[0], ""
             split = prefix if prefix in ("train", "dev", "test") else split
-        return self.asked(question_id, item.split or split, question, answers=answers(accepted))
+        return self.asked(question_id, item.split or split, question, answers=answers(accepted), group=group)
 
     def row(self, question: Question) -> dict[str, Any]:
-        """question, question_id, and the answer object with its aliases; evidence documents are empty columns."""
+        """question, question_id, and the answer object with its aliases; of evidence documents one title, or none."""
         first, *_ = question.answers
         return {
             "question": question.question,
             "question_id": question.id,
             "question_source": "",
-            "entity_pages": {name: [] for name in ("doc_source", "filename", "title", "wiki_context")},
+            "entity_pages": {
+                name: ([question.group if name == "title" else ""] if question.group else [])
+                for name in ("doc_source", "filename", "title", "wiki_context")
+            },
             "search_results": {
                 name: [] for name in ("description", "filename", "rank", "title", "url", "search_context")
             },
@@ -146,6 +164,15 @@ class TriviaQA(DataSet):
                 "type": "",
             },
         }
+
+
+def _page(record: Mapping[str, Any], names: _Names) -> str:
+    """The title of the first page, which several questions may share; "" where a record has none."""
+    pages = record.get(names.pages)
+    titles: Any = pages.get(names.title) if isinstance(pages, Mapping) else pages
+    first = titles[0] if isinstance(titles, list) and titles else ""
+    title = first.get(names.title) if isinstance(first, Mapping) else first
+    return title if isinstance(title, str) else ""
 
 
 def _accepted(answer: Any, names: _Names) -> tuple[str, ...]:

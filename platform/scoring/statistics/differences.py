@@ -51,12 +51,16 @@ def paired_difference(
     confidence: float = 0.95,
     n_resamples: int = 10_000,
     groups: Sequence[Hashable] | None = None,
+    shares: bool | None = None,
 ) -> Difference:
     """mean(a - b) over pairs, with interval and p-value of one test. a, b: (n,), same order.
 
     groups: (n,) labels; pairs of one group (questions on one document) depend on each other. The mean is over pairs.
-    Neither interval nor p-value for fewer than two groups. Raises UsageError where a and b or labels differ in number,
-    for values that are not flat and finite, and for a confidence that does not lie between 0 and 1.
+    shares: whether values are scores between 0 and 1, so that no change in n pairs still leaves room for some; None:
+    they are where they lie there and one is 1. Neither interval nor p-value for fewer than two groups.
+
+    Raises UsageError where a, b and labels differ in number, for values that are not flat and finite or no shares where
+    they are said to be, and for a confidence that does not lie between 0 and 1.
     """
     x, y = checked(a, confidence), checked(b, confidence)
     if x.shape != y.shape:
@@ -68,7 +72,7 @@ def paired_difference(
         found = found._replace(mean=float(d.mean()))
     if found.mean is None or len(by_group.sums) < 2:
         return found
-    if not all_or_nothing(x, y):
+    if not all_or_nothing((x, y), shares):
         test = flip_test(by_group, alpha=alpha, seed=seed, n_draws=n_resamples)
         low, high = (None if isinf(bound) else bound for bound in (test.low, test.high))
         return found._replace(low=low, high=high, p=test.p)

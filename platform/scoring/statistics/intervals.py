@@ -100,16 +100,20 @@ def mean_interval(
     confidence: float = 0.95,
     n_resamples: int = 10_000,
     groups: Sequence[Hashable] | None = None,
+    shares: bool | None = None,
 ) -> Estimate:
     """Mean of `values` (n,) and the interval that covers it: of a score test where they are mostly 0 or 1, else of sign
-    flips of whole groups, whose bounds are None where so few groups cannot bound a mean. UsageError as bootstrap_mean.
+    flips of whole groups, whose bounds are None where so few groups cannot bound a mean.
+
+    shares: whether they are scores between 0 and 1; None: they are where they lie there and one is 1. Raises UsageError
+    as `bootstrap_mean`, and where values said to be shares are none.
     """
     x = checked(values, confidence)
     by_group = grouped(x, groups)
     if len(by_group.sums) < 2:
         return Estimate(len(x), float(x.mean()) if len(x) else None, None, None)
     mean = float(x.mean())
-    if all_or_nothing(x):
+    if all_or_nothing((x,), shares):
         return Estimate(len(x), mean, *share_interval(x, by_group, confidence))
     # of what is left after the mean: groups that lie on it are still, and the interval does not depend on where 0 is
     test = flip_test(grouped(x - mean, groups), alpha=1 - confidence, seed=seed, n_draws=n_resamples)

@@ -14,21 +14,29 @@ carried its whole group along, which is what they are where nothing changed at a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import erfc, sqrt
 from statistics import NormalDist
 
 import numpy as np
 
+from ...core.errors import UsageError
 from .samples import Floats, Groups
 
 _PSEUDO = 0.5  # values: chosen by benchmarks/coverage.py, with which intervals of 50 values cover 93 % and more
 _HALVINGS = 80
 
 
-def all_or_nothing(*sides: Floats) -> bool:
-    """Whether values lie in [0, 1] and their differences (of two sides), or they themselves, are mostly 0 or 1."""
-    if any(np.any((x < 0) | (x > 1)) for x in sides):
+def all_or_nothing(sides: Sequence[Floats], shares: bool | None) -> bool:
+    """Whether values are such that a score test is for them: in [0, 1], and they (of two sides, the differences) are
+    mostly 0 or 1. shares: whether they are shares at all; None: they are where one of them is 1.
+
+    Raises UsageError where `shares` is true and a value lies outside [0, 1].
+    """
+    bounded = not any(np.any((x < 0) | (x > 1)) for x in sides)
+    if shares and not bounded:
+        raise UsageError("shares lie between 0 and 1; leave shares out for values of another kind")
+    if not bounded or shares is False or (shares is None and not any(np.any(x == 1) for x in sides)):
         return False
     size = np.abs(sides[0] - sides[1]) if len(sides) == 2 else sides[0]
     return bool(2 * np.sum((size == 0) | (size == 1)) >= len(size))
