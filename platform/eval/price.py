@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 #: rows, the column that says what counts as one, and the column of the values -> estimates and paired differences
 MeasureOf = Callable[[Sequence[Row], str, str], "Measure"]
+_METRICS = ("nll", "bits_per_byte", "kl", "top1_agreement", "edit_norm")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Price:
     texts: how many; documents: of so many, which are the units. source: what the texts are. nll: mean negative
     log-likelihood of a token, nats. text_bits_per_byte: mean over documents of bits per byte. kl: KL(unsteered ||
     condition) of a token, nats. top1_agreement: share of tokens with the likeliest token of the unsteered model.
-    bits_per_byte: family -> sum of bits over sum of bytes. failed: rows without a value.
+    edit_norm: the dose, ||edit|| / ||site|| of a token. bits_per_byte: family -> sum of bits over sum of bytes.
+    failed: rows without a value.
     """
 
     texts: int
@@ -39,13 +41,14 @@ class Price:
     text_bits_per_byte: Measure
     kl: Measure
     top1_agreement: Measure
+    edit_norm: Measure
     bits_per_byte: dict[str, Estimate]
     failed: int
 
 
 def summarise_price(rows: Sequence[Row], families: Sequence[str], how: Resampling, measure: MeasureOf) -> Price:
     """The price that `rows` of PRICE_SCHEMA say."""
-    of_text = {metric: measure(rows, "document", metric) for metric in ("nll", "bits_per_byte", "kl", "top1_agreement")}
+    of_text = {metric: measure(rows, "document", metric) for metric in _METRICS}
     return Price(
         texts=len({row["text_id"] for row in rows}),
         documents=len({row["document"] for row in rows}),
@@ -54,6 +57,7 @@ def summarise_price(rows: Sequence[Row], families: Sequence[str], how: Resamplin
         text_bits_per_byte=of_text["bits_per_byte"],
         kl=of_text["kl"],
         top1_agreement=of_text["top1_agreement"],
+        edit_norm=of_text["edit_norm"],
         bits_per_byte=pooled_bits_per_byte(rows, families, how),
         failed=sum(row["status"] != "ok" for row in rows),
     )

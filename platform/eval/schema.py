@@ -80,6 +80,7 @@ PRICE_SCHEMA = pa.schema(
         pa.field("bits_per_byte", pa.float64()),  # of the text; null where no byte is predicted
         pa.field("kl", pa.float64()),  # KL(unsteered || this condition) of the next token, nats, mean over tokens
         pa.field("top1_agreement", pa.float64()),  # share of tokens whose likeliest token is the unsteered model's
+        pa.field("edit_norm", pa.float64()),  # ||edit|| / ||site||, mean over tokens and edited sites; null: undefined
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
     ]

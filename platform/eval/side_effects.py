@@ -1,9 +1,9 @@
 """The worker that measures the price of steering: what an edit does to the prediction of held-out text.
 
 For each text and condition: the mean negative log-likelihood of a token (nats), bits per byte of the text, the
-divergence KL(unsteered || steered) of the next-token distributions (nats, mean over tokens), and the share of tokens
-at which both find the same one likeliest. The unsteered pass of a batch of texts runs once, whatever the number of
-conditions; which texts are read is for `price_texts` to say.
+divergence KL(unsteered || steered) of the next-token distributions (nats, mean over tokens), the share of tokens at
+which both find the same one likeliest, and the dose, ||edit|| / ||site|| of a token (`steering.dose`). The unsteered
+pass of a batch of texts runs once, whatever the number of conditions; which texts are read is for `price_texts` to say.
 
 Promises: distributions are compared in float64 (`steering.divergence`); a condition that leaves the model as it is has
 divergence 0 and agreement 1 exactly; scores that are not finite are a status, never a number. An edit that raises
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..models.lending import open_model
 from ..steering.divergence import compare, read_logits
+from ..steering.dose import EditWatch
 from .conditions import Condition
 from .schema import PRICE_SCHEMA
 
@@ -63,18 +64,25 @@ class PriceWorker:
         rows: list[dict[str, Any]] = []
         for name, group in groupby(items, key=lambda item: item["condition"]):
             of_condition, condition = list(group), self._conditions[name]
-            for item, steered in zip(of_condition, self._logits(condition, of_condition, base), strict=True):
-                rows.append(self._row(item, condition, base[item["text_id"]], steered))
+            for item, (steered, norm) in zip(of_condition, self._read(condition, of_condition, base), strict=True):
+                rows.append(self._row(item, condition, base[item["text_id"]], steered, norm))
         return pa.Table.from_pylist(rows, schema=PRICE_SCHEMA)
 
-    def _logits(self, condition: Condition, items: list[dict[str, Any]], base: dict[str, Tensor]) -> list[Tensor]:
+    def _read(
+        self, condition: Condition, items: list[dict[str, Any]], base: dict[str, Tensor]
+    ) -> list[tuple[Tensor, float | None]]:
+        """The logits of each text and the relative change of the sites that are edited."""
         if condition.recipe is None:
-            return [base[item["text_id"]] for item in items]
-        recipe = condition.recipe.everywhere()  # a text is no prompt
-        with self._model.edit(*recipe.edits(self._model)):
-            return read_logits(self._model, [item["tokens"] for item in items])
+            return [(base[item["text_id"]], 0.0) for item in items]
+        rows = [item["tokens"] for item in items]
+        watch = EditWatch(self._model, condition.recipe.everywhere().edits(self._model))  # a text is no prompt
+        with self._model.edit(*watch.edits):
+            logits = read_logits(self._model, rows)
+        return list(zip(logits, watch.row_norms([len(row) for row in rows]), strict=True))
 
-    def _row(self, item: dict[str, Any], condition: Condition, base: Tensor, steered: Tensor) -> dict[str, Any]:
+    def _row(
+        self, item: dict[str, Any], condition: Condition, base: Tensor, steered: Tensor, norm: float | None
+    ) -> dict[str, Any]:
         row = {key: item[key] for key in CARRIED} | condition.fields() | {"n_tokens": len(item["tokens"]) - 1}
         targets = torch.tensor(item["tokens"][1:], device=base.device)
         found = compare(base, steered, targets, ~torch.isin(targets, self._separators))
@@ -86,5 +94,5 @@ class PriceWorker:
         per_byte = found.text_nats / math.log(2) / item["n_bytes"] if item["n_bytes"] else None
         return row | {
             "nll": found.nll, "bits_per_byte": per_byte, "kl": found.kl, "top1_agreement": found.agreement,
-            "status": "ok",
+            "edit_norm": norm, "status": "ok",
         }  # fmt: skip

@@ -78,8 +78,9 @@ class Recipe:
         return [edit for part in self.parts for edit in part.edits(model, layouts)]
 
     def everywhere(self) -> Recipe:
-        """The same at every position, for texts that are no prompts."""
-        return dataclasses.replace(self, parts=tuple(dataclasses.replace(p, positions="all") for p in self.parts))
+        """The same at every position and in every phase, for texts that are no prompts."""
+        parts = tuple(dataclasses.replace(part, positions="all", phase="both") for part in self.parts)
+        return dataclasses.replace(self, parts=parts)
 
     def scaled(self, share: float) -> Recipe:
         """The same with the distance of every strength from its identity multiplied: 0 is the identity, 1 the same.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -14,7 +15,10 @@ from mplat.eval.side_effects import PriceWorker
 from mplat.eval.summary import measure, values_of
 from mplat.models import Scale
 from mplat.scoring.statistics import Resampling
+from mplat.steering import Recipe
 from mplat.steering.divergence import compare
+from mplat.steering.dose import DoseMeter
+from mplat.steering.part import Part
 from planted_models import talking
 
 ROWS = [[5, 9, 2, 7, 7, 3], [4, 4, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9]]
@@ -70,7 +74,7 @@ def test_rows_are_those_of_each_text_alone_and_the_unsteered_pass_runs_once(mode
     rows = worker.run({"items": items}).to_pylist()
     assert calls == [3, 3, 3]  # the unsteered pass, and one for each of the two edits
     assert [(r["text_id"], r["condition"]) for r in rows] == [(i["text_id"], i["condition"]) for i in items]
-    assert all((r["kl"], r["top1_agreement"]) == (0.0, 1.0) for r in rows[:3])
+    assert all((r["kl"], r["top1_agreement"], r["edit_norm"]) == (0.0, 1.0, 0.0) for r in rows[:3])
     assert all(r["kl"] > 0 for r in rows[3:])
     for number, row in enumerate(rows[3:6]):
         base = real(model, [ROWS[number]])[0]
@@ -80,7 +84,19 @@ def test_rows_are_those_of_each_text_alone_and_the_unsteered_pass_runs_once(mode
         expected = compare(base, edited, targets, targets != 3)
         got = (row["nll"], row["kl"], row["top1_agreement"], row["bits_per_byte"] * 4 * math.log(2))
         assert got == pytest.approx(expected, rel=1e-4)
+        dose = DoseMeter(model, [ROWS[number]]).of(condition.recipe.everywhere().edits(model)).norm
+        assert row["edit_norm"] == pytest.approx(dose, rel=1e-5)
         assert row["n_tokens"] == len(ROWS[number]) - 1
+
+
+def test_a_recipe_of_some_positions_and_one_phase_is_read_at_every_token(model):
+    part = Part("scale_channels", "mixer_out", (1,), 3.0, channels=(3, 11), positions="last", phase="decode")
+    whole = dataclasses.replace(part, positions="all", phase="both")
+    rows = {}
+    for name, of in (("some", part), ("all", whole)):
+        worker = PriceWorker(model, [PLAIN, Made(name, name, Recipe((of,), model.digest))])
+        rows[name] = worker.run({"items": [item(0, name)]}).to_pylist()[0]
+    assert rows["some"]["kl"] == rows["all"]["kl"] > 0
 
 
 def test_scores_that_are_not_finite_are_a_status(model):
@@ -95,6 +111,7 @@ def test_the_summary_counts_documents_and_pools_bytes():
     rows = [
         {"text_id": f"t{i}", "document": document, "text_source": "made up", "family": family, "condition": family,
          "draw": None, "n_bytes": size, "nll": 1.0, "bits_per_byte": bits + (family == "steered"), "kl": 0.1,
+         "edit_norm": 0.5,
          "top1_agreement": 0.9, "status": "ok"}
         for i, (document, size, bits) in enumerate([("a", 10, 1.0), ("a", 30, 3.0), ("b", 60, 2.0)])
         for family in ("unsteered", "steered")

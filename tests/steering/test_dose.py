@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mplat.core.errors import InputError, UsageError
 from mplat.models import Add, ModelConfig, ProjectOut, Replace, Scale, build
 from mplat.steering.divergence import read_logits, token_divergence
-from mplat.steering.dose import Dose, DoseMeter
+from mplat.steering.dose import Dose, DoseMeter, EditWatch
 from mplat.steering.matched_strength import matched_strength
 
 ROWS = [[5, 9, 2, 7, 7, 3], [4, 4, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9], [3, 1]]
@@ -106,6 +106,35 @@ def test_a_filter_is_one_thing():
     site = next(s.name for s in hyena.sites() if s.name.endswith("filter"))
     (dose,) = DoseMeter(hyena, ROWS).of([Scale(site, 1.5)]).sites
     assert (dose.tokens, dose.mean) == (1, pytest.approx(0.5, rel=1e-6))
+
+
+def test_what_one_token_writes_is_a_site_as_any_other(meter):
+    write = "blocks.1.mixer.write"
+    (site,) = meter.of([Scale(write, 3.0, positions=[1])]).sites
+    assert site.changed == len(ROWS) and site.mean_changed == pytest.approx(2.0, rel=1e-9)
+
+
+def test_a_state_that_begins_as_nothing_has_no_relative_change(meter):
+    dose = meter.of([Add("blocks.1.mixer.h_init", 0.5)])
+    (site,) = dose.sites
+    assert (site.tokens, site.undefined, site.mean, dose.norm) == (len(ROWS), len(ROWS), None, None)
+    assert dose.kl > 0 and dose.value("kl") == dose.kl
+    with pytest.raises(UsageError, match="h_init: zero before the edit.*by kl"):
+        dose.value("norm")
+    assert meter.of([Add("blocks.1.mixer.h_init", 0.5), Scale(OUT, 3.0)]).norm == pytest.approx(2.0)
+
+
+def test_each_row_of_a_pass_has_the_dose_of_its_text_alone(model):
+    edits = [Scale(OUT, 4.0, channels=[2, 5]), Add("blocks.2.mixer.h", 0.25, positions=[-1])]
+    watch = EditWatch(model, edits)
+    with model.edit(*edits):
+        expected = read_logits(model, ROWS)
+    with model.edit(*watch.edits):
+        watched = read_logits(model, ROWS)
+    assert all(torch.equal(a, b) for a, b in zip(expected, watched, strict=True))
+    alone = [DoseMeter(model, [row]).of(edits).norm for row in ROWS]
+    assert watch.row_norms([len(row) for row in ROWS]) == pytest.approx(alone, rel=1e-9)
+    assert EditWatch(model, []).row_norms([3, 4]) == [0.0, 0.0]
 
 
 def test_the_divergence_is_that_of_the_next_tokens_and_the_base_is_read_once(model, monkeypatch):
