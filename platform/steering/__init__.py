@@ -15,10 +15,11 @@ from .layout import Layout
 from .operators import Target, find_operator, fitting, operator, operator_names
 from .part import Part
 from .recipe import Recipe
-from .variants import Variant, find_variant, variant, variant_for, variant_names
+from .source_recipe import source_recipe, source_site
+from .variants import Variant, find_variant, layers_with, variant, variant_for, variant_names
 
 __all__ = [
     "Comparison", "Drawn", "Layout", "Part", "Recipe", "Scored", "Target", "Variant", "choose", "control",
-    "control_names", "control_recipes", "find_operator", "find_variant", "fitting", "grid", "operator",
-    "operator_names", "places", "variant", "variant_for", "variant_names",
+    "control_names", "control_recipes", "find_operator", "find_variant", "fitting", "grid", "layers_with", "operator",
+    "operator_names", "places", "source_recipe", "source_site", "variant", "variant_for", "variant_names",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """Steering variants: where to look when a model of a kind is steered.
 
-A variant names operators, depths, strengths and how many channels. It is a search space, small enough for a laptop by
-default, and claims nothing. Every architecture has one, made from its sites; what differs from that is a file,
+A variant names places, each an operator and a site that make sense in such a model because of what it is, in all layers
+that have the site; with strengths and how many channels. It is a search space, small enough for a laptop by default,
+and claims nothing. Every architecture has one, made from its sites; what differs from that is a file,
 
     @variant("mamba2")
     def mamba2() -> Variant: ...
@@ -11,7 +12,7 @@ found by import. `general` is for models of transformers' classes, `none` for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,17 @@ from ...core.errors import UsageError, suggest
 from ...core.names import known_as
 from ...core.registry import Registry
 from ..discovery import DEFAULT_SITES
-from ..operators import OPERATORS
+from ..operators import OPERATORS, Operator
+from ..source_recipe import source_recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...models import LanguageModel
+    from ..recipe import Recipe
+
+#: (model, cost of ablating each channel of `source_recipe.source_site(model)`) -> the published recipe for this model
+Source = Callable[["LanguageModel", "Tensor | Sequence[float]"], "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,9 @@ class Variant:
     """arch: of the models it is for; None: any. default_model: what `mplat eval` loads without --model; None: it has to
     be named. strengths: operator -> strengths tried, none where nothing is steered. depths: candidate layers as
     fractions of the number of layers; by default the middle, and the depth at which the published bottleneck was
-    reported (83 %). channel_share: part of a site's channels that is steered."""
+    reported (83 %). channel_share: part of a site's channels that is steered. places: (operator, site without layer) to
+    search, each in all layers that have the site (`layers_with`). source: the published recipe as a rule; None: it has
+    none."""
 
     name: str
     arch: str | None
@@ -38,6 +48,8 @@ class Variant:
     strengths: Mapping[str, tuple[float, ...]]
     depths: tuple[float, ...] = (0.5, 0.8334)
     channel_share: float = 0.125
+    places: tuple[tuple[str, str], ...] = ()
+    source: Source | None = None
 
     @property
     def steers(self) -> bool:
@@ -47,6 +59,12 @@ class Variant:
     def layers(self, n_layers: int) -> list[int]:
         """The candidate layers of a model with `n_layers` blocks, ascending."""
         return sorted({min(n_layers - 1, int(depth * n_layers + 1e-9)) for depth in self.depths})
+
+
+def layers_with(model: LanguageModel, site: str) -> list[int]:
+    """The blocks of `model` that have `site`, such as the Mamba blocks of a hybrid for `mixer.delta`; ascending."""
+    there = {s.name for s in model.sites()}
+    return [layer for layer in range(model.n_layers) if f"blocks.{layer}.{site}" in there]
 
 
 NONE = "none"
@@ -115,7 +133,29 @@ def default_variant(arch: str, model: LanguageModel | None = None) -> Variant:
         arch=arch,
         default_model=next((name for name in catalog.shipped() if catalog.shape(name).arch == arch), None),
         strengths={operator.name: operator.strengths for operator in everywhere if operator.strengths},
+        places=places_in(model),
+        source=source_recipe,
     )
+
+
+def places_in(model: LanguageModel) -> tuple[tuple[str, str], ...]:
+    """What can be steered because of the sites there are: what blocks add, then every operator that is for few sites.
+
+    Operators that need a vector, a basis or an option are left out, and one that differs from another only in how its
+    channels are chosen (`scale_time_constants` at Delta, beside `scale_delta`).
+    """
+    found = dict.fromkeys(("scale_channels", site) for site in DEFAULT_SITES.values() if layers_with(model, site))
+    for name, op in OPERATORS.all().items():
+        if "*" in op.sites or any(not key.endswith("?") for key in (*op.tensors, *op.options)):
+            continue
+        for layer in range(model.n_layers):
+            sites = (site.name.removeprefix(f"blocks.{layer}.") for site in op.sites_in(model, layer))
+            found |= dict.fromkeys((name, site) for site in sites if not _said_by_another(op, site))
+    return tuple(found)
+
+
+def _said_by_another(op: Operator, site: str) -> bool:
+    return op.name == "scale_time_constants" and site.endswith("delta")
 
 
 def _site(name: str) -> str:

@@ -1,11 +1,24 @@
-"""Hyena: no step size and no recurrent state to steer, so what the blocks add is scaled, at one strength more."""
+"""Hyena: no step size and no recurrent state to steer; memory is the filter's, lag by lag, and the gates'.
+
+The filter is the same for all tokens, so what can be changed about memory is how loud a lag is for a channel. What is
+chosen by the token are the two gates: x1 what enters the long convolution, x0 what of its output passes.
+"""
 
 from __future__ import annotations
 
+from ..source_recipe import source_recipe
 from . import Variant, variant
 
 
 @variant("hyena")
 def hyena() -> Variant:
-    """The strengths of both operators that models with a step size have."""
-    return Variant("hyena", "hyena", "tiny-hyena", {"scale_channels": (0.5, 1.5, 2.0, 5.0)})
+    """Filters, gates, and what blocks add, which has one strength more, because no step size is tried beside it."""
+    places = (
+        ("scale_channels", "mixer_out"),
+        ("scale_filter", "mixer.filter"),
+        ("scale_gate", "mixer.x0"),
+        ("scale_gate", "mixer.x1"),
+    )
+    return Variant(
+        "hyena", "hyena", "tiny-hyena", {"scale_channels": (0.5, 1.5, 2.0, 5.0)}, places=places, source=source_recipe
+    )

@@ -1,4 +1,8 @@
-"""Transformers, for comparison: attention has no step size, so what it adds to the residual stream is scaled."""
+"""Transformers, for comparison: attention has no step size and no state of fixed size.
+
+What can be steered there is what heads read (`z`), the hidden units of the feed-forward part, and what both add to the
+residual stream.
+"""
 
 from __future__ import annotations
 
@@ -11,4 +15,12 @@ from .general import general
 @variant("transformer")
 def transformer() -> Variant:
     """The depths and strengths of the state-space models, so that one search is not larger than the other."""
-    return replace(general(), name="transformer", arch="transformer", default_model="openai-community/gpt2")
+    places = (
+        ("scale_channels", "mixer_out"),
+        ("scale_channels", "mixer.z"),
+        ("scale_channels", "mlp.hidden"),
+        ("scale_channels", "mlp_out"),
+    )
+    return replace(
+        general(), name="transformer", arch="transformer", default_model="openai-community/gpt2", places=places
+    )

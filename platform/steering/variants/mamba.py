@@ -1,0 +1,28 @@
+"""Mamba: every channel has a memory of its own, B and C decide for all of them at once what enters and what is read.
+
+So channels are steered where they are still apart: their read-out (`y`), their step size, which sets how fast one
+forgets and how much it writes, and the gate that lets the read-out pass. The coordinates of B and C are the other
+axis of the same state. What a block adds (`mixer_out`) is a mixture of all channels, and the place of the published
+recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import Variant, default_variant, variant
+
+PLACES = (
+    ("scale_channels", "mixer_out"),
+    ("scale_channels", "mixer.y"),
+    ("scale_delta", "mixer.delta"),
+    ("scale_gate", "mixer.gate"),
+    ("scale_channels", "mixer.B"),
+    ("scale_channels", "mixer.C"),
+)
+
+
+@variant("mamba")
+def mamba() -> Variant:
+    """Read-out, step size, gate, and the coordinates of B and C, beside what blocks add."""
+    return replace(default_variant("mamba"), places=PLACES)

@@ -1,0 +1,27 @@
+"""Mamba-2: a head of channels forgets as one, so a step size is a choice of few, and its factor reaches a whole head.
+
+The read-out `y` goes through a norm with its gate: a factor on all channels of a group cancels there, and only what
+differs between channels is felt. That is why channels of `y` are steered and the gate is not a place of its own.
+B and C are shared by the heads of a group, coordinate by coordinate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import Variant, default_variant, variant
+
+
+@variant("mamba2")
+def mamba2() -> Variant:
+    """Heads by their step size, channels by their read-out, coordinates of B and C, beside what blocks add."""
+    return replace(
+        default_variant("mamba2"),
+        places=(
+            ("scale_channels", "mixer_out"),
+            ("scale_channels", "mixer.y"),
+            ("scale_delta", "mixer.delta"),
+            ("scale_channels", "mixer.B"),
+            ("scale_channels", "mixer.C"),
+        ),
+    )
