@@ -200,7 +200,7 @@ def _check_names(what: str, given: Mapping[str, Any], known: Mapping[str, str], 
 
 def _check_widths(part: Part, site: Site) -> None:
     """Raise InputError where channels or tensors do not fit the site."""
-    shape = site.shape[0 if site.constant else 2 :]
+    shape = site.axes
     width = site.channels
     if part.channels is not None and isinstance(width, int) and max(part.channels) >= width:
         raise InputError(f"the recipe steers channel {max(part.channels)} of {site.name}, which has {width}")

@@ -32,7 +32,7 @@ def example(model: LanguageModel, name: str, layer: int, site_name: str, unit: s
 
 
 def _tensor(axes: str, site: Site, n: int) -> torch.Tensor:
-    behind = [int(size) for size in site.shape[1 if site.constant else 3 :]]
+    behind = [int(size) for size in site.axes[1:]]
     sizes = {"n": [n], "C": [int(site.channels)], "...": behind}
     shape = [size for axis in axes.split() for size in sizes.get(axis, [min(2, n)])]
     generator = torch.Generator().manual_seed(sum(shape))

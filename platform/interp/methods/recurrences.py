@@ -177,8 +177,15 @@ class LayerRecurrence:
 
 
 def recurrences_of(model: LanguageModel, layer: int) -> list[LayerRecurrence]:
-    """The recurrences of block `layer`: none (attention, an MLP, an implicit filter), one, or two."""
+    """The recurrences of block `layer`: none (attention, an MLP, an implicit filter), one, or two.
+
+    UsageError where an edit of their decay rates is in force.
+    """
     block = model.blocks[layer]
+    for applied in model.edits:
+        for site in applied.sites:
+            if site.startswith(f"blocks.{layer}.") and site.endswith(".A"):
+                raise UsageError(f"{applied.edit} changes the decays of block {layer}: leave that edit first")
     return [LayerRecurrence(layer, number, block, of) for number, of in enumerate(block.recurrences())]
 
 

@@ -132,6 +132,12 @@ def state_sites(E: int, N: int, conv_width: int, kernel: int) -> list[SiteInfo]:
     return [info for info in found if kernel > 1 or not info.name.startswith("conv_")]
 
 
+def decay_site(*shape: int) -> SiteInfo:
+    """The site of the decay rates, which no token decides."""
+    meaning = "decay rates, below 0: a state decays by exp(delta A) at each step"
+    return SiteInfo("A", shape, meaning, wide=True, constant=True)
+
+
 def initial_site(name: str, shape: tuple[int, ...], meaning: str, wide: bool = False) -> SiteInfo:
     """A site that texts begin with."""
     return SiteInfo(name, shape, meaning, wide, constant=True, initial=True)

@@ -14,5 +14,5 @@ def factors(target: Target) -> float | Tensor:
     if gains is None:
         return target.strength
     site = next(site for site in target.model.sites() if site.name == target.site)
-    behind = len(site.shape) - (1 if site.constant else 3)
+    behind = len(site.axes) - 1
     return (1.0 + target.strength * (gains - 1.0)).reshape(-1, *[1] * behind)

@@ -8,6 +8,8 @@ and the half-life ln 2 / (Delta |A|) is multiplied by f, exactly, for all coordi
 head). Delta sets the write as well: Delta B x becomes 1/f of what it was, and a Stable-Mamba state, which writes
 1 - exp(-Delta), stays an average of what was written. What is read in between, such as the skip D x, does not move.
 
+At `mixer.A` the decay rates are divided in the same way and the write stays what it was: only how long it lasts moves.
+
 At `mixer.poles` (StripedHyena) the modulus of a pole becomes |lambda|^(1/f) and its angle stays: the mode's half-life
 is multiplied by f. Residues, and so what the filter weighs the current token with, stay.
 """
@@ -24,13 +26,13 @@ from .modes import BAND, modes
 
 @operator(
     "scale_time_constants",
-    sites=("mixer.delta", "mixer.stable.delta", "mixer.poles"),
+    sites=("mixer.delta", "mixer.stable.delta", "mixer.A", "mixer.stable.A", "mixer.poles"),
     units=("half_life",),
     options={name: f"{meaning} (poles)" for name, meaning in BAND.items()},
     low=0.01,
 )
 def scale_time_constants(target: Target) -> list[Edit]:
-    """Multiply half-lives of recurrent channels by the strength: Delta over it, or poles to the power of one over it.
+    """Multiply half-lives of recurrent channels by the strength: Delta or A over it, poles to the power 1 over it.
 
     Raises UsageError for a band of half-lives where Delta decides over them: which channels lie in it is measured.
     """

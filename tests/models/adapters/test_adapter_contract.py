@@ -154,7 +154,11 @@ def test_every_site_can_be_read_and_is_what_it_declares(model: LanguageModel, dt
     with model.capture(*(s.name for s in sites)) as acts:
         assert torch.equal(model(text), plain)
     for site in sites:
-        assert tuple(acts[site.name].shape) == (*((2,) if site.initial else (2, 9)), *site.axes), site
+        assert tuple(acts[site.name].shape) == (
+            *(() if site.constant else (2, 9)),
+            *((2,) if site.initial else ()),
+            *site.axes,
+        ), site
         assert str(acts[site.name].dtype) == f"torch.{site.dtype}", site
 
 
@@ -166,7 +170,7 @@ def test_identity_edits_are_bit_identical_at_every_site(model: LanguageModel, dt
     for site in places(model):
         for edit in (
             Scale(site.name, 1.0),
-            Add(site.name, 0.0, positions=None if site.initial else [2, -1]),
+            Add(site.name, 0.0, positions=None if site.constant else [2, -1]),
             Interpolate(site.name, 3.0, weight=0.0, channels=[0, int(site.channels) - 1]),
         ):
             with model.edit(edit):
@@ -179,8 +183,8 @@ def test_an_edit_is_felt_from_its_position_on_and_in_every_way_of_feeding(model:
     plain = model(text)
     for site in places(model):
         felt = False
-        if site.initial:
-            with model.edit(Add(site.name, 1.0)):
+        if site.constant:
+            with model.edit(Add(site.name, -1.0)):
                 assert not torch.equal(model(text), plain), site.name
             continue
         for edit in (Scale(site.name, 1.5, positions=[3]), Add(site.name, 1.0, positions=[3], channels=[0])):
@@ -204,7 +208,7 @@ def test_the_names_of_sites_are_those_of_every_architecture(model: LanguageModel
         own = [n.removeprefix(f"blocks.{i}.") for n in names if n.startswith(f"blocks.{i}.")]
         assert {"resid_pre", "mixer_in", "mixer_out", "resid_post"} <= set(own)
         recurrent = {"x_in", "x", "gate", "delta", "B", "C", "h", "h_post", "conv_state", "y", "gated"}
-        recurrent |= {"h_init", "conv_init", "write"}
+        recurrent |= {"h_init", "conv_init", "write", "A"}
         inside = {n.removeprefix("mixer.") for n in own if n.startswith("mixer.")}
         assert recurrent <= inside or inside.isdisjoint(recurrent)
         assert inside & (recurrent | {"q", "hidden", "expert_out"})

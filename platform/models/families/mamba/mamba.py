@@ -26,6 +26,7 @@ from ...parts.recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_t
 from ...parts.recurrence import (
     begun,
     convolve,
+    decay_site,
     draw_dt_bias,
     next_state,
     reset_linear,
@@ -169,6 +170,7 @@ class MambaMixer(Mixer):
             SiteInfo("delta", (E,), "step size Delta, after softplus; sets decay and write together"),
             SiteInfo("B", (N,), "write vector, shared by all channels"),
             SiteInfo("C", (N,), "read vector, shared by all channels"),
+            decay_site(E, N),
             *state_sites(E, N, E, config.conv_kernel),
             SiteInfo("y", (E,), "scan output with D skip"),
             SiteInfo("gated", (E,), "y * silu(z), the input of out_proj"),
@@ -190,7 +192,7 @@ class MambaMixer(Mixer):
         C = run.site(prefix + "C", C)
         if run.keep is not None:  # Delta = 0 at padding leaves the state as it is
             delta = delta * run.keep[..., None]
-        A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))
+        A = run.constant(prefix + "A", -torch.exp(self.A_log.to(wide(self.A_log.dtype))))
         D = self.D.to(A.dtype)
         h0 = None if state is None else state["h"]
         y, h = self.recur(SelectiveScan(x, delta, A, B, C, D, h0, run.reset), u, run, prefix)

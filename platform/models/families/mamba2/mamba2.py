@@ -30,6 +30,7 @@ from ...parts.recall import RECALL_GAIN, RECALL_STEP, inverse_softplus, recall_t
 from ...parts.recurrence import (
     begun,
     convolve,
+    decay_site,
     draw_dt_bias,
     next_state,
     reset_linear,
@@ -170,6 +171,7 @@ class Mamba2Mixer(Mixer):
             SiteInfo("delta", (config.n_heads,), "step size Delta of each head, after softplus"),
             SiteInfo("B", (GN,), "write vectors, N per group"),
             SiteInfo("C", (GN,), "read vectors, N per group"),
+            decay_site(config.n_heads),
             *state_sites(E, N, E + 2 * GN, config.conv_kernel),
             SiteInfo("y", (E,), "scan output with D skip"),
             SiteInfo("gated", (E,), "RMSNorm(y * silu(z)), the input of out_proj"),
@@ -197,7 +199,7 @@ class Mamba2Mixer(Mixer):
         C = run.site(prefix + "C", C.contiguous())
         if run.keep is not None:  # Delta = 0 at padding leaves the state as it is
             delta = delta * run.keep[..., None]
-        A = -torch.exp(self.A_log.to(wide(self.A_log.dtype)))
+        A = run.constant(prefix + "A", -torch.exp(self.A_log.to(wide(self.A_log.dtype))))
         D = self.D.to(A.dtype)
         x_heads, B_groups, C_groups = x.unflatten(-1, (H, P)), B.unflatten(-1, (G, N)), C.unflatten(-1, (G, N))
 

@@ -31,7 +31,16 @@ from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
 from ...parts.norms import wide
 from ...parts.recall import RECALL_GAIN, inverse_softplus, recall_taps
-from ...parts.recurrence import begun, convolve, next_state, reset_linear, split_linear, state_sites, trace_scan
+from ...parts.recurrence import (
+    begun,
+    convolve,
+    decay_site,
+    next_state,
+    reset_linear,
+    split_linear,
+    state_sites,
+    trace_scan,
+)
 from .attention_part import SparseAttention
 from .compression import bounded_gain, compression_factor, running_mean
 from .gates import ensemble, gate_output
@@ -174,6 +183,7 @@ class StableMambaMixer(Mixer):
             SiteInfo("delta", (J * c.n_heads,), "step size -log a_t of each head: decay exp(-delta), write 1 - decay"),
             SiteInfo("B", (N,), "write vector, shared by all heads"),
             SiteInfo("C", (N,), "read vector over sqrt(N), shared by all heads"),
+            decay_site(J * c.n_heads),
             *state_sites(channels, N, self.conv_width, c.conv_kernel),
             *(SiteInfo(f"ssm_{name}", (E,), f"read-out of the {name} timescale with D skip") for name in TIMESCALES),
             SiteInfo("timescale_weights", (J,), "weights of fast, medium and slow, which add up to 1", constant=True),
@@ -236,7 +246,7 @@ class StableMambaMixer(Mixer):
         written = values * write_share(delta)[..., None]
         if run.keep is not None:  # a step of 0 at padding leaves the state as it is
             delta = delta * run.keep[..., None]
-        A = -torch.ones(heads[0], dtype=dtype, device=v.device)
+        A = run.constant(prefix + "A", -torch.ones(heads[0], dtype=dtype, device=v.device))
 
         def scan(start: int, stop: int, driven: bool, h: Tensor | None, states_at: list[int] | None) -> Scanned:
             part = slice(start, stop)
