@@ -10,16 +10,20 @@ Whether a recipe helps is for `mplat.eval` to say, on questions that were not us
 from __future__ import annotations
 
 from .controls import Comparison, Drawn, control, control_names, control_recipes
+from .detectors import Detector, detector, detector_names, find_detector
 from .discovery import Scored, choose, grid, places
 from .layout import Layout
 from .operators import Target, find_operator, fitting, operator, operator_names
 from .part import Part
 from .recipe import Recipe
+from .search import Found, SearchPlan, discover, plan_search
 from .source_recipe import source_recipe, source_site
 from .variants import Variant, find_variant, layers_with, variant, variant_for, variant_names
 
 __all__ = [
-    "Comparison", "Drawn", "Layout", "Part", "Recipe", "Scored", "Target", "Variant", "choose", "control",
-    "control_names", "control_recipes", "find_operator", "find_variant", "fitting", "grid", "layers_with", "operator",
-    "operator_names", "places", "source_recipe", "source_site", "variant", "variant_for", "variant_names",
+    "Comparison", "Detector", "Drawn", "Found", "Layout", "Part", "Recipe", "Scored", "SearchPlan", "Target",
+    "Variant", "choose", "control", "control_names", "control_recipes", "detector", "detector_names", "discover",
+    "find_detector", "find_operator", "find_variant", "fitting", "grid", "layers_with", "operator",
+    "operator_names", "places", "plan_search", "source_recipe", "source_site", "variant", "variant_for",
+    "variant_names",
 ]  # fmt: skip
