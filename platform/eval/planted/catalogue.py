@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...core.errors import UsageError, suggest
-from .plant import Plant
+from .plant import Kind, Plant
 
 
-def _mixer_out() -> list[Plant]:
+def _strengths() -> list[Plant]:
     """Two models, two seeds, three strengths; all channels of the loudest subspace of what the first mixer says."""
     return [
         Plant(f"{model}:mixer_out:1/{part}:{seed}", "damaged", model, "mixer_out", 0, 16, 1 / part, seed, turned=True)
@@ -16,7 +18,39 @@ def _mixer_out() -> list[Plant]:
     ]
 
 
-PLANTS: dict[str, Plant] = {plant.name: plant for plant in _mixer_out()}
+def _named(kind: Kind, model: str, site: str, layer: int, count: int, factor: float, **more: Any) -> Plant:
+    return Plant(f"{model}:{site}:{kind}", kind, model, site, layer, count, factor, **more)
+
+
+#: sites that a search over channels looks at unless it is told others
+SEARCHED = ("mixer_out", "mixer.delta")
+
+OTHERS = [
+    # one damage of every other architecture, at a site that searches look at
+    _named("damaged", "tiny-dense-mamba", "mixer_out", 0, 16, 1 / 16, turned=True),
+    _named("damaged", "tiny-moe-mamba", "mixer_out", 0, 16, 1 / 16, turned=True),
+    _named("damaged", "tiny-striped-hyena", "mixer_out", 2, 16, 1 / 16, turned=True),
+    _named("damaged", "tiny-stable-mamba", "mixer_out", 0, 32, 8.0),
+    _named("damaged", "tiny-hyena", "mixer_out", 0, 32, 8.0),
+    # the time axis
+    _named("damaged", "tiny-mamba", "mixer.delta", 1, 96, 1 / 16),
+    _named("damaged", "tiny-mamba2", "mixer.delta", 0, 4, 1 / 32),
+    # what each architecture has of its own
+    _named("damaged", "tiny-moe-mamba", "mixer.expert_gain", 3, 2, 256.0),
+    _named("damaged", "tiny-stable-mamba", "mixer.gate", 1, 64, 1 / 32),
+    _named("damaged", "tiny-hyena", "mixer.filter", 1, 64, 1 / 32),
+    _named("damaged", "tiny-striped-hyena", "mixer.long_conv_out", 0, 32, 1 / 32),
+    _named("state_only", "tiny-mamba", "mixer.B", 0, 8, 4.0),
+    _named("state_only", "tiny-mamba2", "mixer.B", 0, 16, 1 / 32),
+    _named("convolution_only", "tiny-mamba", "mixer.x_in", 1, 64, 1 / 8),
+    _named("convolution_only", "tiny-mamba2", "mixer.x_in", 0, 64, 1 / 32),
+    # nothing is damaged
+    _named("carrier", "tiny-mamba", "mixer_out", 0, 16, 1.0, turned=True),
+    _named("carrier", "tiny-mamba2", "mixer_out", 0, 16, 1.0, turned=True),
+    _named("decoy", "tiny-mamba", "mixer.gated", 1, 16, 1.0),
+]
+
+PLANTS: dict[str, Plant] = {plant.name: plant for plant in [*_strengths(), *OTHERS]}
 
 
 def find_plant(name: str) -> Plant:

@@ -24,13 +24,15 @@ def hurting_channels(
 ) -> tuple[int, ...]:
     """The `count` channels of largest |gradient by their factor|, ascending. Raises UsageError where the model has no
     such site or not that many channels."""
-    width = next((int(s.channels) for s in model.sites() if s.name == full_site), 0)
+    site = next((s for s in model.sites() if s.name == full_site), None)
+    width = 0 if site is None else int(site.channels)
+    behind = 0 if site is None else len(site.shape) - (1 if site.constant else 3)
     if not 0 < count <= width:
         raise UsageError(f"{model.name} has {width} channels at {full_site}, not {count} to plant a damage in")
     total = torch.zeros(width)
     for batch in batches:
         gain = torch.ones(width, dtype=model.dtype, requires_grad=True)
-        with torch.enable_grad(), model.edit(Scale(full_site, gain)):
+        with torch.enable_grad(), model.edit(Scale(full_site, gain.reshape(-1, *[1] * behind))):
             said = log_probabilities(model(batch.tokens, batch.mask), batch).sum()
         total += torch.autograd.grad(said, gain)[0]
     return tuple(sorted(total.abs().argsort(descending=True, stable=True)[:count].tolist()))

@@ -6,6 +6,9 @@
     mixer.delta[e] * f    Mamba: A_e times f, D_e over f, column e of out_proj times f. Then h is 1/f of what it would
                           be and the read-out with it, and the layer says the same, as the read-out is used linearly
 
+    mixer.gate[e] * f     Stable-Mamba: column e of in_proj and of offset_in times f
+    mixer.expert_gain[e] * f     what expert e says, fc2[e], times f
+
 A factor that is a power of two is undone bit for bit by its inverse at the site, but for Delta, whose A goes through a
 logarithm. Where an architecture has something nonlinear behind the site (B, C and Delta of Mamba-2), the factor is no
 change of weights; `in_weights` is then False and the edit has to be held (`Planted.applied`).
@@ -33,10 +36,11 @@ def in_weights(model: LanguageModel, site: str, layer: int, channels: Sequence[i
 
     False, and nothing changed, where no change of weights does that.
     """
-    if site not in CHANGES or (site in _OF_MAMBA and model.config.arch not in _MAMBA):
+    if site not in CHANGES or model.config.arch not in _ARCHITECTURES.get(site, (model.config.arch,)):
         return False
     mixer = model.blocks[layer].mixer
-    if not all(hasattr(mixer, part) for part in _NEEDS[site]):
+    parts = {name for name, _ in [*mixer.named_children(), *mixer.named_parameters(recurse=False)]}
+    if not any(needed <= parts for needed in _NEEDS[site]):
         return False
     with torch.no_grad():
         CHANGES[site](mixer, list(channels), factor)
@@ -45,7 +49,8 @@ def in_weights(model: LanguageModel, site: str, layer: int, channels: Sequence[i
 
 def _mixer_out(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
     for name, weight in mixer.named_parameters():
-        if name in ("out_proj.weight", "out_proj.bias"):
+        layer, _, what = name.rpartition(".")
+        if layer in _LAST and what in ("weight", "bias"):
             weight[channels] *= factor
 
 
@@ -69,15 +74,32 @@ def _delta(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
     _weight(mixer, "out_proj.weight")[:, channels] *= factor
 
 
+def _gate(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
+    _weight(mixer, "in_proj.weight")[:, channels] *= factor
+    _weight(mixer, "offset_in.weight")[:, channels] *= factor
+
+
+def _expert(mixer: torch.nn.Module, channels: list[int], factor: float) -> None:
+    _weight(mixer, "fc2")[channels] *= factor
+
+
 def _weight(mixer: torch.nn.Module, name: str) -> Tensor:
     return mixer.get_parameter(name)
 
 
 CHANGES: dict[str, Change] = {
     "mixer_out": _mixer_out, "mixer.x_in": _x_in, "mixer.B": _written, "mixer.C": _read, "mixer.delta": _delta,
+    "mixer.gate": _gate, "mixer.expert_gain": _expert,
 }  # fmt: skip
-_OF_MAMBA = ("mixer.B", "mixer.C", "mixer.delta")  # others have a nonlinearity behind these
-_NEEDS = {
-    "mixer_out": ("out_proj",), "mixer.x_in": ("conv1d",), "mixer.B": ("x_proj",), "mixer.C": ("x_proj",),
-    "mixer.delta": ("A_log", "D", "out_proj"),
-}  # fmt: skip
+#: where the change is that factor; others have a nonlinearity behind these sites
+_ARCHITECTURES = {"mixer.B": _MAMBA, "mixer.C": _MAMBA, "mixer.delta": _MAMBA, "mixer.gate": ("stable_mamba",)}
+_LAST = ("out_proj", "out_filter_dense")  # the last layer of a mixer, as architectures call it
+_NEEDS: dict[str, tuple[set[str], ...]] = {
+    "mixer_out": tuple({name} for name in _LAST),
+    "mixer.x_in": ({"conv1d"},),
+    "mixer.B": ({"x_proj", "dt_proj"},),
+    "mixer.C": ({"x_proj", "dt_proj", "A_log"},),
+    "mixer.delta": ({"A_log", "D", "out_proj"},),
+    "mixer.gate": ({"in_proj", "offset_in"},),
+    "mixer.expert_gain": ({"fc2"},),
+}

@@ -26,6 +26,8 @@ from ...models import load
 from ...models.access.edits import Edit, Scale
 from .choosing import hurting_channels
 from .damages import in_weights
+from .decoys import SITE as DECOYS_AT
+from .decoys import plant_decoys
 from .forced import forced_batches
 from .turned import loudest_axes, turned
 
@@ -48,8 +50,7 @@ STREAM = "planting"
 class Plant:
     """name: unique. kind: of `KINDS`. model: a shipped one. site, layer: where it is damaged. count: how many channels.
     factor: on each of them, 1 in a carrier. seed: of everything drawn. turned: whether the residual stream is turned
-    first, so that the channels are the loudest subspace. strict: whether the damage is a factor on channels of a site
-    that searches look at, so that all of the loss must come back."""
+    first, so that the channels are the loudest subspace; else they are those whose loss costs most."""
 
     name: str
     kind: Kind
@@ -60,13 +61,14 @@ class Plant:
     factor: float
     seed: int = 0
     turned: bool = False
-    strict: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"plant {self.name}: {self.kind!r} is no kind; there are {', '.join(KINDS)}")
         if self.turned and self.site != "mixer_out":
             raise UsageError(f"plant {self.name}: turning makes channels of mixer_out, not of {self.site}")
+        if self.kind == "decoy" and (self.site, self.factor) != (DECOYS_AT, 1):
+            raise UsageError(f"plant {self.name}: decoys are channels of {DECOYS_AT}, and nothing is damaged")
         if self.factor == 0 or self.count < 1:
             raise UsageError(f"plant {self.name}: a damage needs a channel, and a factor that can be undone")
 
@@ -82,6 +84,8 @@ class Plant:
         if self.turned:
             axes = loudest_axes(clean, self.layer, self.count, batches, self.seed)
             clean, channels = turned(clean, axes.turn), axes.channels
+        elif self.kind == "decoy":
+            channels = plant_decoys(clean, self.layer, self.count, batches)
         else:
             channels = hurting_channels(clean, self.full_site, self.count, batches)
         damaged = copy.deepcopy(clean)

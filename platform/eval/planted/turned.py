@@ -25,9 +25,15 @@ if TYPE_CHECKING:
     from ...models.block import Block
 
 #: what reads the normed residual stream (last axis d), and what writes to it (axis d, which of them)
-_READERS = ("in_proj.weight", "dense_in.weight", "router.weight", "fc1")
-_WRITERS = {"out_proj.weight": 0, "out_proj.bias": 0, "fc2": 1}
-TURNABLE = ("mamba", "mamba2", "dense_mamba", "moe_mamba")
+_READERS = (
+    "in_proj.weight", "dense_in.weight", "router.weight", "fc1", "projections.weight", "q_proj.weight",
+    "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight",
+)  # fmt: skip
+_WRITERS = {
+    "out_proj.weight": 0, "out_proj.bias": 0, "fc2": 1, "out_filter_dense.weight": 0, "out_filter_dense.bias": 0,
+    "down_proj.weight": 0,
+}  # fmt: skip
+TURNABLE = ("mamba", "mamba2", "dense_mamba", "moe_mamba", "striped_hyena")
 
 
 class Axes(NamedTuple):
@@ -86,15 +92,18 @@ def turned(model: LanguageModel, turn: Tensor) -> LanguageModel:
 
 
 def _turn_block(block: Block, at: str, weights: dict[str, Tensor], new: dict[str, Tensor], turn: Tensor) -> None:
-    assert type(block.norm) is RMSNorm and block.norm.groups == 1 and block.feed_forward is None
-    gain = weights[at + "norm.weight"]
-    new[at + "norm.weight"] = torch.ones_like(gain)
-    for name in _READERS:
-        if (full := f"{at}mixer.{name}") in weights:
-            new[full] = (weights[full] * gain) @ turn
-    for name, axis in _WRITERS.items():
-        if (full := f"{at}mixer.{name}") in weights:
-            new[full] = (weights[full].movedim(axis, -1) @ turn).movedim(-1, axis)
+    for norm, part, module in (("norm", "mixer", block.norm), ("norm_2", "feed_forward", block.norm_2)):
+        if module is None:
+            continue
+        assert type(module) is RMSNorm and module.groups == 1
+        gain = weights[f"{at}{norm}.weight"]
+        new[f"{at}{norm}.weight"] = torch.ones_like(gain)
+        for name in _READERS:
+            if (full := f"{at}{part}.{name}") in weights:
+                new[full] = (weights[full] * gain) @ turn
+        for name, axis in _WRITERS.items():
+            if (full := f"{at}{part}.{name}") in weights:
+                new[full] = (weights[full].movedim(axis, -1) @ turn).movedim(-1, axis)
 
 
 def _any_rotation(size: int, generator: torch.Generator) -> Tensor:
