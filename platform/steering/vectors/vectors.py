@@ -23,6 +23,7 @@ from ...core.json_files import read_object
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
+    from ..part import Part
 
 FORMAT = "mplat-vectors-1"
 
@@ -86,6 +87,25 @@ class Vectors:
         if layer not in self.layers:
             raise UsageError(f"there is no vector of layer {layer}; {suggest(str(layer), map(str, self.layers))}")
         return self.layers[layer]
+
+    def part(
+        self, layer: int, strength: float, unit: str = "rms", *, operator: str = "add_vector", positions: str = "all"
+    ) -> Part:
+        """The vector of `layer` as a part of a recipe. operator: add_vector, whose strength counts in multiples of the
+        site's RMS (unit rms) or of the distance between the means of both sets (unit value); or project_out, which
+        takes a share of the direction out.
+
+        Raises UsageError for a layer without a vector, and for an operator, unit or strength that cannot be.
+        """
+        from ..part import Part
+
+        vector = self.at_layer(layer)
+        if operator == "project_out":
+            unit = "share"
+        tensor = vector.direction * vector.apart if unit == "value" else vector.direction
+        scales = (vector.rms,) if unit == "rms" else ()
+        tensors = {"vector": tensor}
+        return Part(operator, self.site, (layer,), strength, unit, tensors=tensors, positions=positions, scales=scales)
 
     def check(self, model: LanguageModel) -> None:
         """Raise InputError where these vectors are not for `model`."""

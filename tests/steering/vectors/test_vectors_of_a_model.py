@@ -108,6 +108,28 @@ def test_files_give_back_what_was_saved_and_equal_bytes(model, tmp_path):
     assert list(vectors.layers) == [0, 1, 2] and vectors.texts_digest == contrast().digest
 
 
+def test_a_part_of_a_recipe_adds_multiples_of_the_rms_or_of_the_distance_of_the_means(model):
+    vectors = fit_vectors(model, contrast(), layers=[1])
+    vector, site = vectors.at_layer(1), "blocks.1.resid_post"
+    tokens = torch.tensor([model.tokenizer("Who is the boss of Sisgat?").input_ids])
+
+    def change(part):
+        part.check(model)
+        with torch.no_grad(), model.capture(site) as acts:
+            model(tokens)
+        before = acts[site]
+        with torch.no_grad(), model.edit(*part.edits(model)), model.capture(site) as acts:
+            model(tokens)
+        return acts[site] - before, before
+
+    by_rms, _ = change(vectors.part(1, 2.0))
+    assert float(by_rms[0, 3].square().mean().sqrt()) == pytest.approx(2 * vector.rms, rel=1e-5)
+    by_means, _ = change(vectors.part(1, -1.0, "value"))
+    assert torch.allclose(by_means[0, 2], -vector.apart * vector.direction.double(), atol=1e-6)
+    out, before = change(vectors.part(1, 1.0, operator="project_out"))
+    assert float(((before + out) @ vector.direction.double()).abs().max()) < 1e-6
+
+
 def test_another_model_width_or_layer_is_refused_in_one_sentence(model, tmp_path):
     vectors = fit_vectors(model, contrast(), layers=[1])
     path = vectors.save(tmp_path / "vectors.json")
