@@ -24,9 +24,40 @@ from typing import Any, NamedTuple
 from ..core.errors import UsageError
 from ..core.plain_text import Table, with_interval
 from ..scoring.statistics import Difference, Resampling, paired_difference
-from .conditions import UNSTEERED
+from .conditions import STEERED, UNSTEERED
 
 Row = Mapping[str, Any]
+
+
+FAMILY = "dose"  # of conditions that are a recipe at a share of its distance from the identity
+
+
+def dose_name(share: float) -> str:
+    """The condition of a recipe at `share` of its distance from the identity."""
+    return f"{FAMILY}_{share!r}"
+
+
+def of_shares(
+    items: Sequence[Row], prices: Sequence[Row], name: str, how: Resampling, tolerated: float, steered: str = STEERED
+) -> list[DoseResponse]:
+    """The responses of a recipe that was judged as it is, under `steered`, and at shares of its dose, under the names
+    of `dose_name`; empty where it was not judged at shares. items: rows of test questions."""
+    shares = {row["condition"]: float(row["condition"].removeprefix(f"{FAMILY}_")) for row in items
+              if row["family"] == FAMILY}  # fmt: skip
+    if not shares:
+        return []
+    strengths = {condition: (name, share) for condition, share in {**shares, steered: 1.0}.items()}
+    scored = {row["condition"] for row in items if row["status"] == "ok"}
+    priced = {row["condition"] for row in prices if row["status"] == "ok"}
+    there = {condition: at for condition, at in strengths.items() if condition in scored & priced}
+    norms: dict[str, list[float]] = defaultdict(list)
+    for row in prices:
+        if row["edit_norm"] is not None:
+            norms[row["condition"]].append(row["edit_norm"])
+    mean = {condition: sum(values) / len(values) for condition, values in norms.items()}
+    groups = {_unit(row, "origin"): row["group"] for row in items if row["group"]}
+    found = curves(items, prices, there, {name: 0.0}, norms=mean)
+    return [respond(curve, how, tolerated=tolerated, groups=groups) for curve in found]
 
 
 class Dosed(NamedTuple):
@@ -251,8 +282,7 @@ def _values(rows: Iterable[Row], unit: str, metric: str) -> dict[str, dict[str, 
     """Condition -> unit -> mean value of its rows; a unit with a row that has none is left out."""
     found: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        name = row.get(unit) or row.get("group") or row.get("derived_from") or row["question_id"]
-        found[row["condition"]][name].append(row[metric] if row["status"] == "ok" else None)
+        found[row["condition"]][_unit(row, unit)].append(row[metric] if row["status"] == "ok" else None)
     return {
         condition: {
             name: sum(v for v in values if v is not None) / len(values)
@@ -261,6 +291,10 @@ def _values(rows: Iterable[Row], unit: str, metric: str) -> dict[str, dict[str, 
         }
         for condition, units in found.items()
     }
+
+
+def _unit(row: Row, unit: str) -> str:
+    return row.get(unit) or row.get("derived_from") or row["question_id"]
 
 
 def _both_values(prices: Iterable[Row]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:

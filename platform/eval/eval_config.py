@@ -14,6 +14,8 @@ from ..core.typed_lists import parse_names, parse_numbers
 from ..datasets.prompting.truncation import MAX_PROMPT_TOKENS
 from ..steering.units import MAX_STRENGTH
 
+MAX_DOSE = 100.0  # times the recipe's own
+
 
 def _strengths(text: str, option: str) -> list[float]:
     return parse_numbers(text, low=0, high=MAX_STRENGTH, low_included=False, option=option)
@@ -23,6 +25,10 @@ def _controls(text: str, option: str) -> list[str]:
     from ..steering.controls import control_names
 
     return [] if text.strip() == "none" else parse_names(text, control_names(), option=option)
+
+
+def _doses(text: str, option: str) -> list[float]:
+    return parse_numbers(text, low=-MAX_DOSE, high=MAX_DOSE, option=option)
 
 
 class SteeringSection(Config):
@@ -100,6 +106,9 @@ class EvalConfig(Config):
     """What steering is compared with; default: everything there is; an empty list runs none."""
     draws: Annotated[int, Option()] = Field(3, ge=1, le=1000)
     """Random draws of each control."""
+    doses: Annotated[list[float] | None, Option("--doses", "0.5,1.5,2", parse=_doses)] = None
+    """Judge the recipe at these shares of its dose too: 0 leaves the model as it is, 1 is the recipe, -1 its
+    opposite."""
     max_new_tokens: Annotated[int, Option()] = Field(16, ge=1)
     """Longest answer in tokens."""
     max_prompt_tokens: int = Field(MAX_PROMPT_TOKENS, ge=8)
@@ -117,9 +126,22 @@ class EvalConfig(Config):
     default: what the model's folder says it was trained on, else the questions themselves."""
     price_limit: int = Field(48, ge=1)
     """At most this many such texts."""
+    price_tolerated: float = Field(0.05, ge=0)
+    """Nats of a token that a dose may cost and still be one that ships."""
     fail_over: Annotated[float, Option(metavar="SHARE")] = Field(0.05, ge=0, le=1)
     """Share of test rows without a score above which the exit is 1."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Of all intervals."""
     resamples: int = Field(10_000, ge=100)
     """Bootstrap resamples and random sign flips."""
+
+    @field_validator("doses")
+    @classmethod
+    def _doses_can_be(cls, values: list[float] | None) -> list[float] | None:
+        if values is not None and (not values or len(set(values)) != len(values)):
+            raise ValueError("give at least one dose, and none twice")
+        if any(not abs(value) <= MAX_DOSE for value in values or ()):
+            raise ValueError(f"a dose lies between -{MAX_DOSE:g} and {MAX_DOSE:g}")
+        if any(value in (0.0, 1.0) for value in values or ()):
+            raise ValueError("doses 0 and 1, the model as it is and the recipe, are always judged; leave them out")
+        return values

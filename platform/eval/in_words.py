@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from ..core.plain_text import Table, with_interval
+from .dose_response import in_words as dose_words
 
 if TYPE_CHECKING:
     from .planning import Plan
@@ -101,6 +102,7 @@ def result_words(result: EvalResult) -> list[str | Table]:
         Table(columns, rows),
         "",
         *_guess_lines(summary, families),
+        *(dose_words(summary.dose_response, summary.method["tolerated"]) if summary.dose_response else ()),
         summary.verdict.sentence,
     ]
     if bad:

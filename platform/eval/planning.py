@@ -100,7 +100,10 @@ class Plan:
         searched = sum(each[q.id] for q in self.development if q.id not in self.refused)
         judging = sum(each[q.id] for q in (*self.test, *self.unanswerable) if q.id not in self.refused)
         searches = 1 + self.grid_size if self.grid_size else 0
-        return searched * searches + judging * (2 + len(self.controls) * self.config.draws if self.steers else 1)
+        if not self.steers:
+            return searched * searches + judging
+        doses = sum(each[q.id] for q in self.test if q.id not in self.refused) * len(self.config.doses or ())
+        return searched * searches + judging * (2 + len(self.controls) * self.config.draws) + doses
 
     @property
     def asked_in_development(self) -> list[Question]:
@@ -243,8 +246,8 @@ def _all_refused(questions: Sequence[Question], refused: Mapping[str, tuple[str,
 def _refuse_what_steers(config: EvalConfig) -> None:
     """UsageError for a setting that means nothing where nothing is steered."""
     given = config.steering.model_dump(exclude={"variant"}, exclude_none=True)
-    if given or config.controls:
-        name = f"steering.{next(iter(given))}" if given else "controls"
+    if given or config.controls or config.doses:
+        name = f"steering.{next(iter(given))}" if given else "controls" if config.controls else "doses"
         raise UsageError(
             f"{name} has no meaning where the model is not steered; leave it out, or give a --steering other than none"
         )

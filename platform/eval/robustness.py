@@ -2,8 +2,8 @@
 
 A recipe that was found and judged on questions of one form may have learned the form. `paraphrased` and
 `with_longer_contexts` ask the same test questions in another form; everything made from one question counts as one
-with it (`Question.origin`), so that the gains can be compared question by question. `of_another_seed` asks questions
-that nobody has seen.
+with it (`Question.derived_from`), so that the gains can be compared question by question. `of_another_seed` asks
+questions that nobody has seen.
 
 - paraphrased: questions of the facts world in other sentence shapes (`datasets.facts.variations`), those of data
   sets under a plain prompt template in place of their own, ready-made prompts of the user not at all;
@@ -147,24 +147,29 @@ def compare(
     metric: str = "em",
 ) -> list[Robust]:
     """The gain in every form. originals, alternatives (kind -> rows): of ITEM_SCHEMA, under both conditions."""
-    there = _gains(originals, steered, unsteered, metric)
+    groups: dict[str, str] = {}
+    there = _gains(originals, steered, unsteered, metric, groups)
     found = []
     for kind, rows in alternatives.items():
-        here = _gains(rows, steered, unsteered, metric)
-        gain = _difference(here, how)
-        change = _difference({origin: here[origin] - there[origin] for origin in here if origin in there}, how)
+        here = _gains(rows, steered, unsteered, metric, groups)
+        gain = _difference(here, how, groups)
+        change = _difference({origin: here[origin] - there[origin] for origin in here if origin in there}, how, groups)
         found.append(Robust(kind, gain, change, gain.low is not None and gain.low > 0))
     return found
 
 
-def _gains(rows: Iterable[Mapping[str, Any]], steered: str, unsteered: str, metric: str) -> dict[str, float]:
-    """Origin -> mean gain of its questions that both conditions answered."""
+def _gains(
+    rows: Iterable[Mapping[str, Any]], steered: str, unsteered: str, metric: str, groups: dict[str, str]
+) -> dict[str, float]:
+    """Original question -> mean gain of what was made from it and answered under both conditions. groups: notes of each
+    what it belongs to."""
     values: dict[str, dict[str, float]] = {steered: {}, unsteered: {}}
     origins: dict[str, str] = {}
     for row in rows:
         if row["condition"] in values and row["status"] == "ok" and not row["control"]:
             values[row["condition"]][row["question_id"]] = row[metric]
-            origins[row["question_id"]] = row["group"] or row["derived_from"] or row["question_id"]
+            origin = origins[row["question_id"]] = row["derived_from"] or row["question_id"]
+            groups[origin] = row["group"] or origin
     gains: dict[str, list[float]] = {}
     for name, value in values[steered].items():
         if name in values[unsteered]:
@@ -172,11 +177,11 @@ def _gains(rows: Iterable[Mapping[str, Any]], steered: str, unsteered: str, metr
     return {origin: sum(of) / len(of) for origin, of in gains.items()}
 
 
-def _difference(values: Mapping[str, float], how: Resampling) -> Difference:
+def _difference(values: Mapping[str, float], how: Resampling, groups: Mapping[str, str]) -> Difference:
     names = sorted(values)
     return paired_difference(
         [max(0.0, values[name]) for name in names], [max(0.0, -values[name]) for name in names],
-        seed=how.seed, confidence=how.confidence, n_resamples=how.resamples,
+        seed=how.seed, confidence=how.confidence, n_resamples=how.resamples, groups=[groups[name] for name in names],
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..core.errors import UsageError
 from ..datasets.prompting.asked_before import question_digests, refuse_overlap
 from ..datasets.prompting.prompts import TEMPLATE_DIGEST
 from ..models.decoding import ends
@@ -41,6 +42,7 @@ from ..steering.divergence import texts_together
 from ..steering.operators import OPERATORS
 from . import answers, side_effects
 from .conditions import PLAIN, UNSTEERED, Condition, aliases, candidates, computed, judged
+from .dose_response import FAMILY, dose_name
 from .planning import Plan
 from .price_texts import SEED, why_not_known
 from .schema import ITEM_ORDER, ITEM_SCHEMA, PRICE_ORDER, PRICE_SCHEMA, PROMPT_SCHEMA
@@ -93,13 +95,14 @@ def evaluate(
             recipe, development = work.find(find_channels)
             steered = None if recipe is None else dataclasses.replace(recipe, made_from={})
             conditions = [] if steered is None else judged(steered, work.controls(steered))
-            tested = work.answer("test", plan.test, TEST, conditions)
+            dosed = [] if steered is None else work.doses(steered)
+            tested = work.answer("test", plan.test, TEST, [*conditions, *dosed])
             guessed = work.guesses(conditions)
-            prices = work.price(conditions)
+            prices = work.price([*conditions, *dosed])
         items = pa.concat_tables([development, tested, guessed])
         items = items.sort_by([(column, "ascending") for column in ITEM_ORDER]).combine_chunks()
         how = Resampling(plan.config.seed, plan.config.confidence, plan.config.resamples)
-        summary = summarise(items, prices, how)
+        summary = summarise(items, prices, how, plan.config.price_tolerated)
         run.table("items.parquet", items)
         run.table("prompts.parquet", _prompt_table(plan))
         run.table("price.parquet", prices)
@@ -184,6 +187,17 @@ class _Evaluation:
         comparison = Comparison(recipe, self.plan.model, config.draws, config.seed)
         drawn = control_recipes(self.plan.controls, comparison)
         return {name: list(found.recipes) for name, found in drawn.items()}
+
+    def doses(self, recipe: Recipe) -> list[Condition]:
+        """`recipe` at the shares of its dose that are asked for; one that an operator does not allow is left out, and
+        that is said."""
+        found: list[Condition] = []
+        for share in self.plan.config.doses or ():
+            try:
+                found.append(Condition(dose_name(share), FAMILY, recipe.scaled(share)))
+            except UsageError as error:
+                self.run.observer.say(f"dose {share:g} is left out: {error}")
+        return found
 
     def answer(
         self,

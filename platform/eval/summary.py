@@ -31,6 +31,7 @@ from ..scoring.metrics import score
 from ..scoring.statistics import Difference, Estimate, Resampling, holm, mean_interval, paired_difference
 from .behaviour import Behaviour, summarise_behaviour
 from .conditions import STEERED, UNSTEERED
+from .dose_response import FAMILY, DoseResponse, of_shares
 from .price import Price, summarise_price
 from .split import TEST, UNANSWERABLE
 from .verdict import Verdict, judge
@@ -107,6 +108,7 @@ class Summary:
     test_rows: int  # of the test side, and of questions without an answer
     bad_test_rows: int
     price: Price
+    dose_response: list[DoseResponse]  # strengths are shares of the recipe's distance from the identity
     method: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,10 +116,13 @@ class Summary:
         return _plain(self)
 
 
-def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
-    """The summary of the per-item table and the price table of one evaluation."""
+def summarise(items: pa.Table, prices: pa.Table, how: Resampling, tolerated: float = 0.05) -> Summary:
+    """The summary of the per-item table and the price table of one evaluation. tolerated: nats of a token that a dose
+    may cost."""
     every = [row | _belonging(row) for row in items.to_pylist()]
-    rows = [row for row in every if row["split"] == TEST and not row["control"]]
+    asked = [row for row in every if row["split"] == TEST and not row["control"]]
+    rows = [row for row in asked if row["family"] != FAMILY]
+    every_price = prices.to_pylist()
     steered = [STEERED] if any(r["family"] == STEERED for r in every) else []
     families = list(dict.fromkeys([UNSTEERED, *steered, *sorted({r["family"] for r in rows})]))
     compared = pairs(families)
@@ -135,7 +140,7 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
     def measured(some: Sequence[Row], unit: str, metric: str) -> Measure:
         return measure_rows(some, unit, metric, families, compared, how)
 
-    price = summarise_price(prices.to_pylist(), families, how, measured)
+    price = summarise_price([row for row in every_price if row["family"] != FAMILY], families, how, measured)
     judged = [row for row in every if row["split"] in (TEST, UNANSWERABLE)]
     status: dict[str, Counter[str]] = defaultdict(Counter)
     for row in every:
@@ -161,10 +166,12 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling) -> Summary:
         test_rows=len(judged),
         bad_test_rows=sum(row["status"] != "ok" for row in judged),
         price=price,
+        dose_response=of_shares(asked, every_price, "recipe", how, tolerated),
         method={
             "confidence": how.confidence,
             "resamples": how.resamples,
             "seed": how.seed,
+            "tolerated": tolerated,
             "unit": "means over questions; intervals and p-values by the document, article or entity of a question",
             "groups": len({row["cluster"] for row in rows}),
             "interval": "score interval of shares and of their differences, inverted sign flips of all other values",

@@ -15,8 +15,10 @@ from mplat.eval.dose_response import (
     at_equal_divergence,
     common_divergences,
     curves,
+    dose_name,
     gains_at,
     in_words,
+    of_shares,
     respond,
 )
 from mplat.scoring.statistics import Resampling, paired_difference
@@ -169,3 +171,19 @@ def test_curves_come_from_rows_and_split_at_the_identity():
         curves(items, prices, strengths, {})
     with pytest.raises(UsageError, match="'c9' has no answers"):
         curves(items, prices, {"c9": ("r", 9.0)}, {"r": 1.0})
+
+
+def test_shares_of_one_recipe_are_read_from_the_names_of_conditions():
+    """A recipe and half of it, and a share without a price, which has no place on the curve."""
+    items, prices = [], []
+    right_under = {"unsteered": 0, "steered": 40, dose_name(0.5): 20, dose_name(3.0): 9}
+    for condition, right in right_under.items():
+        family = condition.split("_")[0]
+        items += [item(q, condition, float(i < right)) | {"family": family} for i, q in enumerate(QUESTIONS)]
+        if condition != dose_name(3.0):
+            prices += [text(t, condition, 2.0, 0.0 if right == 0 else right / 100) | {"edit_norm": 0.5} for t in TEXTS]
+    (found,) = of_shares(items, prices, "r", HOW, 0.1)
+    assert [(p.strength, p.norm, p.ships) for p in found.points] == [(0.5, 0.5, True), (1.0, 0.5, True)]
+    assert [p.gain.mean for p in found.points] == pytest.approx([20 / 120, 40 / 120])
+    assert found.ranges == (Range(0.5, 1.0, 2),)
+    assert of_shares([i for i in items if i["family"] != "dose"], prices, "r", HOW, 0.1) == []

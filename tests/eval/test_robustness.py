@@ -95,8 +95,11 @@ def test_gains_are_compared_question_by_question():
     assert (words.kind, words.holds, words.gain.n) == ("words", True, 60) and words.gain.mean == pytest.approx(29 / 60)
     assert words.change == paired_difference(
         [0.0] * 60, [1.0] + [0.0] * 59, seed=0, confidence=0.95, n_resamples=500
-    )._replace(effect=words.change.effect)  # fmt: skip
+    )._replace(effect=words.change.effect, n_groups=60)  # fmt: skip
     assert not long.holds and long.gain.mean == 0.0 and long.change.high < 0
     other = compare(rows(before), {"seed": rows({f"z{i}": (0.0, 1.0) for i in range(20)})}, HOW)[0]
     assert other.holds and other.change.n == 0
     assert compare(rows(before), {"w": failed}, HOW)[0].gain.n == 59
+    pages = [r | {"group": r["derived_from"][:2]} for r in rows(kept, "-reworded")]
+    of_pages = compare(rows(before), {"w": pages}, HOW)[0].gain
+    assert (of_pages.n, of_pages.n_groups) == (60, 10) and of_pages.mean == words.gain.mean

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from mplat.core.errors import InputError, UsageError
 from mplat.core.folder_lock import FolderLock
+from mplat.core.plain_text import Table
 from mplat.core.whole_files import sha256_of
 from mplat.datasets.prompting.prompts import Prompt
 from mplat.datasets.records import to_table
 from mplat.eval import answers, side_effects
 from mplat.eval.conditions import Condition
 from mplat.eval.eval_config import EvalConfig
+from mplat.eval.in_words import result_words
 from mplat.eval.planning import prepare
 from mplat.eval.runner import evaluate
 from mplat.eval.schema import ITEM_SCHEMA
@@ -287,6 +289,22 @@ def test_both_kinds_of_questions_are_summarised_apart(place, case):
     result = run(config, case.damaged, place / "both")
     assert [g.name for g in result.summary.datasets] == ["facts", "other"]
     assert sum(g.n for g in result.summary.datasets) == result.summary.overall.n
+
+
+def test_doses_are_judged_beside_the_recipe_and_change_nothing_else(found, place, case):
+    plain = dict(steering={"recipe": found.out / "recipe.json"}, controls=["random"])
+    without = run(settings(place, **plain), case.damaged, place / "no_doses")
+    result = run(settings(place, doses=[0.5, -0.25, 50.0], **plain), case.damaged, place / "doses")
+    assert result.summary.overall == without.summary.overall and result.summary.price == without.summary.price
+    assert without.summary.dose_response == []
+    curves = {curve.name: curve for curve in result.summary.dose_response}
+    shares = {name: [point.strength for point in curve.points] for name, curve in curves.items()}
+    assert shares == {"recipe above": [0.5, 1.0], "recipe below": [-0.25]}  # x 50 is more than a factor may be
+    whole = curves["recipe above"].points[-1]
+    assert whole.gain.mean == result.summary.overall.em.differences["steered-unsteered"].mean
+    assert whole.norm == pytest.approx(2 * curves["recipe above"].points[0].norm, rel=0.01)
+    table = next(line for line in result_words(result) if isinstance(line, Table) and "ships" in line.columns)
+    assert len(table.rows) == 3
 
 
 @pytest.mark.ray
