@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,3 +73,16 @@ def test_numbers_that_are_no_design_are_refused():
         minimum_detectable_effect(50, discordance=0.2, group_size=0.5)
     with pytest.raises(UsageError, match="power must"):
         minimum_detectable_effect(50, discordance=0.2, power=1.0)
+
+
+def test_the_tables_in_the_documentation_are_what_these_functions_say():
+    page = (Path(__file__).parents[2] / "docs" / "design" / "verdict-statistics.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    least = [row for row in rows if len(row) == 5 and row[0].isdigit()]
+    chances = [row for row in rows if len(row) == 4 and row[0].isdigit()]
+    assert len(least) == len(chances) == 6
+    for n, *cells in least:
+        found = [minimum_detectable_effect(int(n), discordance=share) for share in (0.05, 0.1, 0.2, 0.4)]
+        assert cells == ["none" if size is None else f"{100 * size:.1f}" for size in found]
+    for n, *cells in chances:
+        assert cells == [f"{power(gain, int(n), discordance=0.15):.2f}" for gain in (0.02, 0.05, 0.1)]

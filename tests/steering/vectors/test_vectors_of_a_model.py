@@ -193,7 +193,7 @@ def test_what_cannot_be_is_said(model, options, message):
 
 def test_a_shipped_model_knows_whether_its_text_states_the_answer():
     model = load("tiny-mamba2")
-    found = of_facts(model, per_level=4)
+    found = of_facts(model, per_level=16)
     vectors = fit_vectors(model, found, method="lda", layers=[0, 2])
-    assert vectors.n_positive == 24 and len(vectors.decided_on) == 48
+    assert vectors.n_positive == 96 and len(vectors.decided_on) == 192
     assert vectors.at_layer(2).auroc > 0.6
