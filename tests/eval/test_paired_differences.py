@@ -103,6 +103,18 @@ def test_the_score_test_has_the_variance_of_the_likeliest_shares(up, down, still
     assert score_p(d, grouped(d, None))(mean) == pytest.approx(2 * scipy.stats.norm.sf(z), abs=2e-3)
 
 
+def test_half_points_vary_half_as_much():
+    whole = np.array([1.0] * 22 + [-1.0] * 20 + [0.0] * 158)
+    of_whole, of_half = (
+        paired_difference(np.maximum(d, 0), np.maximum(-d, 0), seed=0, shares=True) for d in (whole, whole / 2)
+    )
+    assert of_half.high - of_half.low == pytest.approx((of_whole.high - of_whole.low) / 2, rel=0.06)
+    right = np.array([1.0] * 45 + [0.0] * 55)
+    middling = np.where(np.arange(100) % 2, right, 0.45)  # half of them lie on the mean
+    once, half = (mean_interval(x, seed=0, shares=True) for x in (right, middling))
+    assert half.high - half.low == pytest.approx((once.high - once.low) / np.sqrt(2), rel=0.06)
+
+
 def test_where_nothing_changed_the_interval_says_how_little_that_means():
     found = paired_difference([1] * 50, [1] * 50, seed=0)
     z = scipy.stats.norm.ppf(0.975) ** 2
