@@ -60,7 +60,8 @@ def test_layers_are_those_of_the_kind_that_has_the_site():
 def test_places_without_a_file_are_those_of_the_sites_and_none_needs_a_tensor():
     found = places_in(nano("black_mamba"))
     assert {("bias_router", "mixer.router_logits"), ("scale_delta", "mixer.delta")} <= set(found)
-    assert not {"add_vector", "scale_feature", "scale_time_constants"} & {name for name, _ in found}
+    assert not {"add_vector", "scale_feature"} & {name for name, _ in found}
+    assert [site for name, site in found if name == "scale_time_constants"] == ["mixer.A"]
 
 
 def test_the_published_rule_scales_the_costliest_channels_by_what_their_ablation_costs():
@@ -98,3 +99,14 @@ def test_impacts_of_another_width_or_that_are_not_numbers_are_refused():
         with pytest.raises(InputError, match=r"one finite cost for each of the 24 channels of blocks\.1\.mixer_out"):
             source_recipe(model, wrong)
     assert [p.operator for p in source_recipe(model, torch.ones(24)).parts] == ["scale_channels"]
+
+
+def test_a_variant_of_a_model_leaves_out_what_that_model_has_not():
+    one_gate = nano("stable_mamba", n_gates=1)
+    gates = [site for name, site in variant_for(one_gate).places if name == "scale_stable_gate"]
+    assert gates == ["mixer.gate_0"]
+    everything = find_variant("moe_mamba").places
+    only_mamba = variant_for(nano("moe_mamba", layer_pattern=("r", "r"))).places
+    assert set(everything) - set(only_mamba) == {
+        ("scale_expert", "mixer.expert_gain"), ("bias_router", "mixer.router_logits"),
+    }  # fmt: skip

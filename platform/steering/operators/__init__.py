@@ -28,6 +28,7 @@ from ..units import MAX_STRENGTH, unit_called
 
 if TYPE_CHECKING:
     from ...models import Edit, LanguageModel, Site
+    from ...models.block import Block
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,12 @@ class Target:
         """What names of the block's other sites begin with."""
         assert self.layer is not None, f"{self.site} is in no block"
         return f"blocks.{self.layer}."
+
+    @property
+    def block(self) -> Block:
+        """The block that the site is in."""
+        assert self.layer is not None, f"{self.site} is in no block"
+        return self.model.blocks[self.layer]
 
 
 Build = Callable[[Target], "list[Edit]"]

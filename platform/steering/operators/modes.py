@@ -28,7 +28,7 @@ class Modes(NamedTuple):
 
 def modes(target: Target) -> Modes:
     """Of the target's channels. A half-life is ln 2 / rate. Raises UsageError where no mode lies in the band."""
-    (filters,) = (of for of in target.model.blocks[target.layer].recurrences(torch.float64) if of.kind == "modal")
+    (filters,) = (of for of in target.block.recurrences(torch.float64) if of.kind == "modal")
     rate = -filters.A.real
     rate = rate if target.channels is None else rate[list(target.channels)]
     low, high = number(target, "low", 0.0), number(target, "high", math.inf)

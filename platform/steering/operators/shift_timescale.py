@@ -21,6 +21,6 @@ def shift_timescale(target: Target) -> list[Edit]:
     one layer do not add up: the later one starts from the model's weights again.
     """
     name = target.site.removeprefix(target.prefix).removesuffix("weights") + "logits"
-    logits = target.model.blocks[target.layer].get_parameter(name).detach().double()
+    logits = target.block.get_parameter(name).detach().double()
     ramp = torch.linspace(-1.0, 1.0, len(logits), dtype=torch.float64, device=logits.device)
     return [Replace(target.site, torch.softmax(logits + target.strength * ramp, 0))]

@@ -13,7 +13,7 @@ found by import. `general` is for models of transformers' classes, `none` for th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...core.errors import UsageError, suggest
@@ -97,13 +97,17 @@ def variant_names() -> list[str]:
 def find_variant(name: str, model: LanguageModel | None = None) -> Variant:
     """The variant called `name`, however it is spelt: its file's, else `default_variant` of that architecture.
 
+    model: with it, places that it has not are left out, and strengths that follow from sites follow from its.
     Raises UsageError, with the nearest name, where there is none.
     """
     known = variant_names()
     meant = known_as(name, known)
     if meant is None or meant not in known:
         raise UsageError(f"there is no {VARIANTS.kind} {name!r}; {suggest(name, known)}")
-    return VARIANTS.get(meant) if meant in VARIANTS.names() else default_variant(meant, model)
+    if meant not in VARIANTS.names():
+        return default_variant(meant, model)
+    found = VARIANTS.get(meant)
+    return found if model is None else _for_model(found, model)
 
 
 def variant_for(model: LanguageModel) -> Variant:
@@ -152,6 +156,17 @@ def places_in(model: LanguageModel) -> tuple[tuple[str, str], ...]:
             sites = (site.name.removeprefix(f"blocks.{layer}.") for site in op.sites_in(model, layer))
             found |= dict.fromkeys((name, site) for site in sites if not _said_by_another(op, site))
     return tuple(found)
+
+
+def _for_model(found: Variant, model: LanguageModel) -> Variant:
+    from ...models.mixer import MIXERS
+
+    strengths = found.strengths
+    if found.arch == model.config.arch and found.arch in MIXERS.names():
+        usual, here = default_variant(found.arch).strengths, default_variant(found.arch, model).strengths
+        strengths = here if strengths == usual else strengths
+    places = tuple(place for place in found.places if layers_with(model, place[1]))
+    return replace(found, strengths=strengths, places=places)
 
 
 def _said_by_another(op: Operator, site: str) -> bool:

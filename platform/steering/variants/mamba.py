@@ -1,7 +1,8 @@
 """Mamba: every channel has a memory of its own, B and C decide for all of them at once what enters and what is read.
 
 So channels are steered where they are still apart: their read-out (`y`), their step size, which sets how fast one
-forgets and how much it writes, and the gate that lets the read-out pass. The coordinates of B and C are the other
+forgets and how much it writes, their decay rates (`A`), which set the first alone, and the gate that lets the read-out
+pass. The coordinates of B and C are the other
 axis of the same state. What a block adds (`mixer_out`) is a mixture of all channels, and the place of the published
 recipe.
 """
@@ -16,6 +17,7 @@ PLACES = (
     ("scale_channels", "mixer_out"),
     ("scale_channels", "mixer.y"),
     ("scale_delta", "mixer.delta"),
+    ("scale_time_constants", "mixer.A"),
     ("scale_gate", "mixer.gate"),
     ("scale_channels", "mixer.B"),
     ("scale_channels", "mixer.C"),

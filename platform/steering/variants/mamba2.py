@@ -1,4 +1,4 @@
-"""Mamba-2: a head of channels forgets as one, so a step size is a choice of few, and its factor reaches a whole head.
+"""Mamba-2: a head of channels forgets as one, so step sizes and decay rates (`A`) are few, and each moves a whole head.
 
 The read-out `y` goes through a norm with its gate: a factor on all channels of a group cancels there, and only what
 differs between channels is felt. That is why channels of `y` are steered and the gate is not a place of its own.
@@ -21,6 +21,7 @@ def mamba2() -> Variant:
             ("scale_channels", "mixer_out"),
             ("scale_channels", "mixer.y"),
             ("scale_delta", "mixer.delta"),
+            ("scale_time_constants", "mixer.A"),
             ("scale_channels", "mixer.B"),
             ("scale_channels", "mixer.C"),
         ),

@@ -23,5 +23,6 @@ def stable_mamba() -> Variant:
             *(("scale_channels", f"mixer.ssm_{name}") for name in ("fast", "medium", "slow")),
             *(("scale_stable_gate", f"mixer.gate_{k}") for k in range(3)),
             ("scale_delta", "mixer.delta"),
+            ("scale_time_constants", "mixer.A"),
         ),
     )
