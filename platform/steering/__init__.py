@@ -14,6 +14,7 @@ from .detectors import Detector, detector, detector_names, find_detector
 from .discovery import Scored, choose, grid, places
 from .layout import Layout
 from .operators import Target, find_operator, fitting, operator, operator_names
+from .other_states import states_of
 from .part import Part
 from .recipe import Recipe
 from .search import Found, SearchPlan, discover, plan_search
@@ -24,6 +25,6 @@ __all__ = [
     "Comparison", "Detector", "Drawn", "Found", "Layout", "Part", "Recipe", "Scored", "SearchPlan", "Target",
     "Variant", "choose", "control", "control_names", "control_recipes", "detector", "detector_names", "discover",
     "find_detector", "find_operator", "find_variant", "fitting", "grid", "layers_with", "operator",
-    "operator_names", "places", "plan_search", "source_recipe", "source_site", "variant", "variant_for",
+    "operator_names", "places", "plan_search", "source_recipe", "source_site", "states_of", "variant", "variant_for",
     "variant_names",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ def example(model: LanguageModel, name: str, layer: int, site_name: str, unit: s
     tensors = {
         key.removesuffix("?"): _tensor(axes, site, len(channels or range(width)))
         for key, axes in op.tensors.items()
-        if not key.endswith("?") or (key == "gains?" and unit == "share")
+        if not key.endswith("?") or (key in ("gains?", "atom?") and unit == "share")
     }
     identity = unit_called(unit).identity
     if name == "stored_edit":
