@@ -1,22 +1,24 @@
 """200 questions behind one header of five worked examples, asked through lm-evaluation-harness: the model class `mplat`
 beside the harness's own class for Hugging Face models (`hf`), on the same weights and in the same process.
 
-The tiny Mamba is the shipped one; the 130m shape has random weights. Both classes read 16 prompts together. Needs the
-extra `lm-eval`. The 130m shape takes the peer some minutes a row, so that it is timed once, after a warm-up on 16
-questions.
+The tiny Mamba is the shipped one; the 130m shape has random weights. Both classes read 16 prompts together, and have
+answered 16 questions alike before they are timed. The peer takes minutes a row, so that a turn is all there is by
+default; the load of the machine when it began is in the file. Needs the extra `lm-eval`.
 
-Usage: python benchmarks/eval.py [--repeats 3] [--threads 2] [--questions 200] [--shapes tiny,130m]
+Usage: python benchmarks/eval.py [--repeats 1] [--threads 2] [--questions 200] [--shapes tiny,130m]
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 # not the folder of this script, whose names are those of packages
@@ -28,7 +30,7 @@ from mplat.datasets import facts
 from mplat.eval.harness.harness_model import HarnessModel
 from mplat.models import build, load
 from peers import SHAPES
-from timing import Results, arguments, compare, seconds
+from timing import Results, arguments, seconds
 from transformers import AutoModelForCausalLM
 
 BATCH = WARM = 16
@@ -84,19 +86,21 @@ def measure(results: Results, shape: str, count: int) -> None:
         agree = sum(same(a, b) for a, b in zip(*answers, strict=True))
         assert agree >= 0.9 * len(answers[0]), f"{shape}, {kind}: only {agree} of {len(answers[0])} answers agree"
         calls = {name: partial(ask, model, requests) for name, model in both.items()}
-        if shape == "tiny":
-            measured = compare(calls, results.repeats)
-        else:
-            once = {name: seconds(call) for name, call in calls.items()}
-            measured = {"turns": 1, "seconds": once, "ratio": {"hf": once["hf"] / once["mplat"]}}
+        turns = [{name: seconds(call) for name, call in calls.items()} for _ in range(results.repeats)]
+        measured = {
+            "turns": len(turns),
+            "seconds": {name: median(turn[name] for turn in turns) for name in calls},
+            "ratio": {"hf": median(turn["hf"] / turn["mplat"] for turn in turns)},
+        }
         what = f"{kind}, {shape} mamba, {len(requests)} questions behind a header of {len(header.split())} words"
         results.add(what, measured, questions_per_second=len(requests) / measured["seconds"]["mplat"])
 
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    options: argparse.Namespace = arguments(__doc__, repeats=3, questions=200, shapes="tiny,130m")
+    options: argparse.Namespace = arguments(__doc__, repeats=1, questions=200, shapes="tiny,130m")
     results = Results("eval", options)
+    results.about["load"] = round(os.getloadavg()[0], 1)
     for shape in options.shapes.split(","):
         measure(results, shape, options.questions)
     results.write()
