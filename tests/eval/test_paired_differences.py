@@ -211,6 +211,19 @@ def test_intervals_of_grouped_answers_cover_and_those_that_know_no_groups_do_not
     assert rejected / 400 < 0.075
 
 
+def test_intervals_of_means_cover_where_questions_share_documents():
+    rng = np.random.default_rng(6)
+    covered = ignored = 0
+    for _ in range(400):
+        groups = np.repeat(np.arange(200), rng.integers(1, 7, size=200))[:200]
+        common, own = (rng.random(200) < 0.15 for _ in range(2))
+        right = np.where(rng.random(200) < np.sqrt(0.5), common[groups], own).astype(float)
+        found, alone = wilson(right, groups=groups.tolist()), wilson(right)
+        covered += found.low <= 0.15 <= found.high
+        ignored += alone.low <= 0.15 <= alone.high
+    assert 0.92 <= covered / 400 <= 0.98 and ignored / 400 < 0.87
+
+
 def test_effect_sizes():
     h = effect_size([1, 1, 1, 0], [1, 0, 0, 0])
     assert h == pytest.approx(2 * np.arcsin(np.sqrt(0.75)) - 2 * np.arcsin(0.5))
