@@ -30,13 +30,13 @@ OTHERS = [
     _named("damaged", "tiny-dense-mamba", "mixer_out", 0, 16, 1 / 16, turned=True),
     _named("damaged", "tiny-moe-mamba", "mixer_out", 0, 16, 1 / 16, turned=True),
     _named("damaged", "tiny-striped-hyena", "mixer_out", 2, 16, 1 / 16, turned=True),
-    _named("damaged", "tiny-stable-mamba", "mixer_out", 0, 32, 8.0),
-    _named("damaged", "tiny-hyena", "mixer_out", 0, 32, 8.0),
+    _named("loud", "tiny-stable-mamba", "mixer_out", 0, 32, 8.0),
+    _named("loud", "tiny-hyena", "mixer_out", 0, 32, 8.0),
     # the time axis
     _named("damaged", "tiny-mamba", "mixer.delta", 1, 96, 1 / 16),
     _named("damaged", "tiny-mamba2", "mixer.delta", 0, 4, 1 / 32),
     # what each architecture has of its own
-    _named("damaged", "tiny-moe-mamba", "mixer.expert_gain", 3, 2, 256.0),
+    _named("loud", "tiny-moe-mamba", "mixer.expert_gain", 3, 2, 256.0),
     _named("damaged", "tiny-stable-mamba", "mixer.gate", 1, 64, 1 / 32),
     _named("damaged", "tiny-hyena", "mixer.filter", 1, 64, 1 / 32),
     _named("damaged", "tiny-striped-hyena", "mixer.long_conv_out", 0, 32, 1 / 32),

@@ -9,6 +9,9 @@
     mixer.gate[e] * f     Stable-Mamba: column e of in_proj and of offset_in times f
     mixer.expert_gain[e] * f     what expert e says, fc2[e], times f
 
+The change stands before the site (mixer_out, B, C: its value becomes smaller) or behind it (x_in, Delta, gate, expert:
+the value stays, what is made of it becomes smaller). A factor at the site undoes either.
+
 A factor that is a power of two is undone bit for bit by its inverse at the site, but for Delta, whose A goes through a
 logarithm. Where an architecture has something nonlinear behind the site (B, C and Delta of Mamba-2), the factor is no
 change of weights; `in_weights` is then False and the edit has to be held (`Planted.applied`).

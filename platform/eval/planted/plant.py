@@ -34,10 +34,11 @@ from .turned import loudest_axes, turned
 if TYPE_CHECKING:
     from ...models import LanguageModel
 
-Kind = Literal["carrier", "damaged", "state_only", "convolution_only", "decoy"]
+Kind = Literal["carrier", "damaged", "loud", "state_only", "convolution_only", "decoy"]
 KINDS: dict[str, str] = {
     "carrier": "loud channels that carry the answer, undamaged: taking them away hurts",
     "damaged": "channels that carried the answer, made quiet by a factor",
+    "loud": "channels that a factor made so loud that they drown the others",
     "state_only": "a factor that acts on what is written to or read from the recurrent state, and on nothing else",
     "convolution_only": "a factor on the taps of the short convolution alone",
     "decoy": "channels whose activity follows a carrier's, and which nothing reads",

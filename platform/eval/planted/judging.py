@@ -1,0 +1,206 @@
+"""How well a search mends planted models, on questions that it never saw.
+
+    def my_search(model, development_questions):        # -> a Recipe, or a list of edits
+        return [Scale("blocks.0.mixer_out", 2.0)]
+
+    for case in score(my_search, plants=["tiny-mamba:mixer_out:1/16:0"], seeds=range(5)):
+        print(case.plant, case.restored, case.supported)
+
+For each plant and seed the search is handed the damaged model and development questions, and nothing that says what
+was done to it. On test questions of the same seed, drawn apart from the development questions, these are answered: the
+clean model, the damaged one, the damaged one steered, and the controls of the recipe (`mplat.steering.controls`), all
+in one forward pass a batch (`forced`).
+
+restored   (steered - damaged) / (clean - damaged), of exact match
+supported  better than the damaged model and than every control, each with a paired difference whose interval excludes
+           zero and p < alpha, and above every single draw of every control
+
+A carrier has nothing to mend: "supported" there is a false alarm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ...core.errors import UsageError
+from ...datasets.facts import prompts
+from ...datasets.records import Question
+from ...models.access.edits import Edit
+from ...scoring.statistics import Difference, paired_difference
+from ...steering.controls import Activity, Comparison, control_recipes
+from ...steering.recipe import Recipe
+from .catalogue import find_plant
+from .forced import ForcedBatch, exact_matches, forced_batches
+from .plant import Plant, Planted
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
+
+Search = Callable[["LanguageModel", Sequence[Question]], "Recipe | Sequence[Edit]"]
+CONTROLS = ("random", "variance_matched", "random_direction", "other_layers")
+ALPHA = 0.01
+
+
+@dataclass(frozen=True)
+class Case:
+    """One search on one plant with the questions of one seed.
+
+    clean, damaged, steered: exact match on n test questions. gain: steered against damaged. controls: exact match of
+    each draw, by control; none where a control cannot exist, and then `without` says why. found: channels of the
+    plant's site that the recipe changes, and hits: how many of them are planted; None where it changes another site.
+    seconds: that the search took.
+    """
+
+    plant: str
+    kind: str
+    seed: int
+    n: int
+    clean: float
+    damaged: float
+    steered: float
+    gain: Difference
+    supported: bool
+    controls: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    without: Mapping[str, str] = field(default_factory=dict[str, str])
+    sites: tuple[str, ...] = ()
+    found: int | None = None
+    hits: int | None = None
+    planted: int = 0
+    seconds: float = 0.0
+
+    @property
+    def restored(self) -> float | None:
+        """Share of the lost accuracy that is back; None where none was lost."""
+        return self._share(self.steered)
+
+    def restored_by(self, control: str) -> float | None:
+        """The same of a control, mean over its draws; None where it has none, or nothing was lost."""
+        draws = self.controls.get(control, ())
+        return self._share(sum(draws) / len(draws)) if draws else None
+
+    def _share(self, exact: float) -> float | None:
+        lost = self.clean - self.damaged
+        return (exact - self.damaged) / lost if lost > 0 else None
+
+
+def score(
+    search: Search,
+    *,
+    plants: Iterable[str | Plant],
+    seeds: Iterable[int] = (0,),
+    per_level: int = 12,
+    per_level_test: int = 40,
+    controls: Sequence[str] = CONTROLS,
+    draws: int = 3,
+    alpha: float = ALPHA,
+) -> list[Case]:
+    """`search` on every plant with the questions of every seed, in that order.
+
+    per_level, per_level_test: development and test questions of each of the six levels. draws: of each control, at
+    most. Raises UsageError for a plant or control that is none, and where the search gives neither a recipe nor edits;
+    what the search raises goes through.
+    """
+    chosen = [find_plant(plant) if isinstance(plant, str) else plant for plant in plants]
+    every = list(seeds)
+    cases: list[Case] = []
+    for plant in chosen:
+        planted = plant.grow()
+        for seed in every:
+            development = prompts(per_level, seed, stream="planted-development")
+            test = prompts(per_level_test, seed, stream="planted-test")
+            with planted.applied():
+                cases.append(_case(planted, search, seed, development, test, controls, draws, alpha))
+    return cases
+
+
+def _case(
+    planted: Planted, search: Search, seed: int, development: Sequence[Question], test: Sequence[Question],
+    controls: Sequence[str], draws: int, alpha: float,
+) -> Case:  # fmt: skip
+    model, plant = planted.model, planted.plant
+    started = time.perf_counter()
+    found = search(model, development)
+    seconds = time.perf_counter() - started
+    edits = _edits(found, model)
+    batches = forced_batches(model, test)
+    groups = [question.origin for question in test]
+
+    def exact(these: Sequence[Edit]) -> Tensor:
+        with model.edit(*these):
+            return exact_matches(model, batches)
+
+    clean, damaged = exact_matches(planted.clean, batches), exact([])
+    steered = exact(edits) if edits else damaged
+    gain = paired_difference(steered, damaged, seed=seed, groups=groups)
+    without: dict[str, str] = {}
+    answered: dict[str, list[Tensor]] = {}
+    if edits and isinstance(found, Recipe):
+        comparison = Comparison(found, model, draws, seed, _activity_on(model, forced_batches(model, development)))
+        for name, drawn in control_recipes(controls, comparison).items():
+            answered[name] = [exact(recipe.edits(model)) for recipe in drawn.recipes]
+            if drawn.reason:
+                without[name] = drawn.reason
+    elif edits:
+        without = dict.fromkeys(controls, "edits that are no recipe have no controls")
+    compared = [
+        paired_difference(steered, sum(each) / len(each), seed=seed, groups=groups)
+        for each in answered.values() if each
+    ]  # fmt: skip
+    single = [float(draw.mean()) for each in answered.values() for draw in each]
+    own, hits = _channels(edits, planted)
+    return Case(
+        plant.name, plant.kind, seed, len(test), float(clean.mean()), float(damaged.mean()), float(steered.mean()),
+        gain,
+        supported=bool(edits) and all(_better(d, alpha) for d in [gain, *compared])
+        and all(em < float(steered.mean()) for em in single),
+        controls={name: tuple(float(draw.mean()) for draw in each) for name, each in answered.items() if each},
+        without=without,
+        sites=tuple(dict.fromkeys(str(edit.selection.name) for edit in edits)),
+        found=own, hits=hits, planted=plant.count, seconds=seconds,
+    )  # fmt: skip
+
+
+def _edits(found: object, model: LanguageModel) -> list[Edit]:
+    if isinstance(found, Recipe):
+        return found.edits(model)
+    if isinstance(found, Sequence) and all(isinstance(edit, Edit) for edit in found):
+        return list(found)
+    raise UsageError(f"a search gives a Recipe or a list of edits, not {type(found).__name__}")
+
+
+def _channels(edits: Sequence[Edit], planted: Planted) -> tuple[int | None, int | None]:
+    """How many channels of the plant's site are changed, and how many of them are planted."""
+    here = [edit for edit in edits if edit.selection.name == planted.plant.full_site]
+    if not here:
+        return None, None
+    changed = {c for edit in here for c in (edit.selection.channels or range(planted.width))}
+    return len(changed), len(changed & set(planted.channels))
+
+
+def _better(d: Difference, alpha: float) -> bool:
+    return d.low is not None and d.p is not None and d.low > 0 and d.p < alpha
+
+
+def _activity_on(model: LanguageModel, batches: Sequence[ForcedBatch]) -> Callable[[str], Activity]:
+    """Mean and variance of a site's channels over the tokens of the development questions, computed once a site."""
+    import torch
+
+    known: dict[str, Activity] = {}
+
+    def activity(site: str) -> Activity:
+        if site not in known:
+            seen: list[Tensor] = []
+            for batch in batches:
+                with torch.no_grad(), model.capture(site) as found:
+                    model(batch.tokens, batch.mask)
+                seen.append(found[site][batch.mask].double())
+            values = torch.cat(seen)
+            known[site] = Activity(values.mean(0), values.var(0))
+        return known[site]
+
+    return activity
