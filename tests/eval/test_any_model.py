@@ -17,7 +17,6 @@ from mplat.eval.runner import evaluate
 from mplat.models import LanguageModel, generate, load
 from mplat.report import load as load_report
 from mplat.runtime import open_session, read_table
-from mplat.steering import variant_names
 from planted_models import TOKENIZER
 
 KINDS = [*ARCHITECTURES, *(case for case in CASES if ":" not in case)]
@@ -67,10 +66,8 @@ def test_models_without_a_variant_are_steered_at_what_their_mixers_add(kind, tmp
     folder = folder_of(kind, tmp_path / "model")
     model = load(folder, tokenizer=str(TOKENIZER))
     result = run(settings(folder, limit=6), tmp_path / "run", model)
-    assert result.recipe is not None and result.recipe.site == "mixer_out"
-    own = model.config.arch in variant_names()
-    assert result.recipe.variant == (model.config.arch if own else "general")
-    assert {c for c in result.summary.overall.em.conditions} == {"unsteered", "steered", "control_random"}
+    assert result.recipe is not None and {part.site for part in result.recipe.parts} == {"mixer_out"}
+    assert set(result.summary.overall.em.conditions) >= {"unsteered", "steered", "control_random"}
 
 
 def test_without_steering_every_question_judges_and_the_sentence_says_how_many_are_right(tmp_path):

@@ -21,7 +21,7 @@ from mplat.eval.in_words import result_words
 from mplat.eval.planning import prepare
 from mplat.eval.runner import evaluate
 from mplat.eval.schema import ITEM_SCHEMA
-from mplat.eval.split import side
+from mplat.eval.split import split
 from mplat.runtime import open_session, read_table
 from mplat.runtime.record import read_run
 from mplat.steering import Recipe
@@ -44,7 +44,7 @@ def case(place):
 def settings(place, *, steering=None, **changes):
     values = {
         "questions": place / "questions.parquet", "max_new_tokens": ANSWER_TOKENS, "batch_size": 8,
-        "development_share": 0.4, "draws": 2, "resamples": 500, "price_limit": 4,
+        "development_share": 0.4, "draws": 2, "resamples": 500, "price_limit": 4, "controls": ["random"],
         "steering": {"operators": ["scale_channels"], "layers": [0, 1, 2], "strengths": [0.5, 3.0, 10.0]}
         | (steering or {}),
     }  # fmt: skip
@@ -90,7 +90,8 @@ def test_steering_repairs_the_damage_on_test_questions_and_random_channels_do_no
 
 
 def test_the_choice_saw_development_questions_alone_and_the_verdict_test_questions_alone(found, case):
-    sides = {q.id: side(q, seed=0, share=0.4) for q in case.questions}
+    sides = {q.id: at for at, of in zip(("development", "test"), split(case.questions, seed=0, share=0.4), strict=True)
+             for q in of}  # fmt: skip
     seen = {(row["split"], row["family"]) for row in items(found)}
     assert seen == {
         ("development", "unsteered"), ("development", "candidate"), ("test", "unsteered"), ("test", "steered"),
