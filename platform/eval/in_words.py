@@ -6,6 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from ..core.plain_text import Table, with_interval
+from .detectable import detectable
+from .detectable import in_words as detectable_words
 from .dose_response import in_words as dose_words
 
 if TYPE_CHECKING:
@@ -31,7 +33,16 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "layers": list(plan.layers),
         "strengths": {name: list(values) for name, values in plan.strengths.items()},
         "controls": {name: plan.config.draws for name in plan.controls},
+        "detectable": _detectable(plan),
     }
+
+
+def _detectable(plan: Plan) -> dict[str, Any] | None:
+    """The least gain that the test questions find, by the share of changed answers; None where nothing is steered."""
+    if not plan.steers:
+        return None
+    found = detectable(plan.test, alpha=1 - plan.config.confidence)
+    return dataclasses.asdict(found) | {"gains": {f"{share:g}": gain for share, gain in found.gains.items()}}
 
 
 def _arithmetic(plan: Plan) -> str:
@@ -57,6 +68,7 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     if plan.steers:
         lines.append(f"controls: {', '.join(f'{name} x {plan.config.draws}' for name in plan.controls) or 'none'}")
+        lines.append(detectable_words(detectable(plan.test, alpha=1 - plan.config.confidence)))
         lines.append(f"price: {len(plan.price_texts.texts)} texts of {plan.price_texts.source}")
     if cut := sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()):
         lost = sum(prompt.evidence_kept is False for prompt in plan.prompts.values())
