@@ -3,15 +3,18 @@
     places      every site and layer, one step along its signed detector; the best places stay
     directions  every pointer x the places left, one set size and factor
     ladder      the best directions: other factors, then other set sizes
+    grown       the best of those, in force: what detectors now name joins it or leaves it
     finalists   the best of those on all questions, factor and size between the steps of the ladder
-    refined     a gain for every channel of the best place, beginning at the best common factor
-    free        the same at the best place of the first rung, beginning at "leave as it is"
+    free        a gain for every channel of the best place, fitted from "leave as it is"
+    shaped      one factor again, on channels in the order of those gains
+    refined     a gain for every channel, fitted from the better of the two sets with one factor
 
-The last three give one candidate each, of families that are ever richer: one factor on a set, gains around it, gains
-of their own. The richer, the more it owes to the questions that it was fitted to; which of them is worth its freedom is
-for cross-fitting to say. Up to the finalists a candidate's score is the mean log-probability of the answers on a part
-of the questions that is spread evenly over their lengths. From rung to rung, candidates that are worse than leaving the
-model as it is are dropped, but for the best; what two candidates have in common is computed once.
+The last four stages give one candidate each, of families that are ever richer: one factor on a set that a detector
+named (`common`) or that a fit named (`shaped`), gains around it, gains of their own. The richer, the more it owes to
+the questions that it was fitted to; which of them is worth its freedom is for cross-fitting to say. Up to the finalists
+a candidate's score is the mean log-probability of the answers on a part of the questions, spread evenly over lengths.
+From rung to rung, candidates that are worse than leaving the model as it is are dropped, but for the best; what two
+candidates have in common is computed once.
 """
 
 from __future__ import annotations
@@ -22,36 +25,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from .answered import Asked, Batch, batches, score_all, tokens_of
+from .channel_sets import GROWING, POINTERS, ChannelSet, Pointer, best_first, hopeful, with_signs
 from .detectors import Observed, find_detector, observe
-from .gains import STEP, Gains, Place, common, fit
+from .gains import STEP, Gains, Place, fit
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
-FAMILIES = ("common", "refined", "free")
+FAMILIES = ("common", "shaped", "refined", "free")
 ROWS = 24  # of a batch: a step of a fit sees one
 _FIRST_STEP, _FIRST_SIZE = 0.7, 1.5  # log gains of the first two rungs
 _SIZES = (0.7, 1.5, 2.3, 3.2)  # log factors of the ladder: 2, 4.5, 10 and 25
 _BETWEEN = (0.4, 0.2, 0.1)  # log factor between those, ever finer
 _REFINING_STEP = 0.15  # of a fit that begins at the best common factor
 _FIRST_SHARE, _SHARES = 1 / 8, (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of a site's channels: set sizes
+_ROUNDS = 4  # of growing, at most
 _BACKWARD = 3  # a forward and a backward pass cost as much as so many forward passes
-
-
-class Pointer(NamedTuple):
-    """What a detector proposes. sense: 1 for larger channels, -1 for smaller ones, 0 for its own sign."""
-
-    detector: str
-    sense: int
-
-
-POINTERS = (
-    Pointer("quiet_but_heard", 1), Pointer("gradient_norm", 1), Pointer("gradient_norm", -1),
-    Pointer("attribution_t", 0), Pointer("cosine", 0), Pointer("mean_ablation", 1), Pointer("variance", -1),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class Effort:
     screening: int = 24
     places: int = 4
     directions: int = 6
-    finalists: int = 2
+    finalists: int = 1
     refined: int = 10
     free: int = 15
     folds: int = 3
@@ -97,8 +88,10 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     """What a search on `items` costs at most."""
     few, all_tokens, n = screened(items, effort.screening), tokens_of(items), len(items)
     each, kept = tokens_of(few), min(effort.places, n_places)
-    ladder = effort.directions * (len(_SIZES) + len(_SHARES) - 3)  # neither walk sees all of its steps
-    final = effort.finalists * (3 + 2) + 2 * (len(_BETWEEN) - 1)
+    # a walk begins inside of its steps and sees those of one side, and the first one of the other
+    walk, polish = len(_SIZES) + len(_SHARES) - 5, 2 * (len(_BETWEEN) - 1)
+    final = effort.finalists * (3 + 2) + polish
+    growing = _ROUNDS * (2 * len(GROWING) + 1)
     parts = batches(items, ROWS)
     read = [_length(items, batch) for batch in parts]
     steps = {name: sum(read[i % len(read)] for i in range(getattr(effort, name))) for name in ("refined", "free")}
@@ -107,9 +100,12 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
         Rung("as it is", 1, n, all_tokens + each),
         Rung("places", n_places, len(few), n_places * each),
         Rung("directions", kept * len(POINTERS), len(few), kept * len(POINTERS) * each),
-        Rung("ladder", ladder, len(few), ladder * each),
+        Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
+        Rung("grown", growing, len(few), (growing + _BACKWARD * _ROUNDS) * each),
         Rung("finalists", final, n, final * all_tokens),
-        *(Rung(name, 1, n, _BACKWARD * steps[name] + all_tokens) for name in ("refined", "free")),
+        Rung("free", 1, n, _BACKWARD * steps["free"] + all_tokens),
+        Rung("shaped", walk + 5 + polish, n, (1 + walk) * each + (5 + polish) * all_tokens),
+        Rung("refined", 1, n, _BACKWARD * steps["refined"] + all_tokens),
     ]
 
 
@@ -129,13 +125,18 @@ class Ladder:
         seen = observe(self.model, self._all, [place.name for place in where])
         self.log.tokens += _BACKWARD * self._all_tokens
         stayed = self._places(where, seen)
-        best = self._finalists(self._ladder(self._directions(stayed, seen)))
-        found = {"common": best.gains}
-        starts = {"refined": best.gains, "free": Gains(stayed[0], torch.zeros(stayed[0].channels, dtype=torch.float64))}
-        for family, start in starts.items():
-            if family in families:
-                found[family] = self._fitted(family, start)
-        return {family: found[family] for family in families}
+        climbed = self._ladder(self._directions(stayed, seen))
+        found = self._finalists("finalists", [self._grown(climbed[0]), *climbed[1:]])
+        best, made = found, {"common": found.gains}
+        if set(families) - {"common"}:
+            place = found.place
+            made["free"] = self._fitted("free", Gains(place, torch.zeros(place.channels, dtype=torch.float64)))
+        if set(families) & {"shaped", "refined"}:
+            shaped = self._finalists("shaped", [self._shaped(made["free"])])
+            made["shaped"], best = shaped.gains, best_first([found, shaped])[0]
+        if "refined" in families:
+            made["refined"] = self._fitted("refined", best.gains)
+        return {family: made[family] for family in families}
 
     def _places(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[Place]:
         tried: list[tuple[float, int, Place]] = []
@@ -144,31 +145,70 @@ class Ladder:
             tried.append((self._try("places", Gains(place, _FIRST_STEP * sure), "attribution_t"), i, place))
         return [place for _, _, place in sorted(tried, key=lambda t: (-t[0], t[1]))[: self.effort.places]]
 
-    def _directions(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[_Set]:
-        tried: list[_Set] = []
+    def _directions(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[ChannelSet]:
+        tried: list[ChannelSet] = []
         for place in where:
             for pointer in POINTERS:
                 found = find_detector(pointer.detector)
                 scores = found(seen[place.name])
                 signs = scores.sign() if pointer.sense == 0 else torch.full_like(scores, float(pointer.sense))
-                first = _Set(place, pointer, tuple(found.order(seen[place.name])), signs, _FIRST_SHARE, _FIRST_SIZE)
+                first = ChannelSet(
+                    place, pointer, tuple(found.order(seen[place.name])), signs, _FIRST_SHARE, _FIRST_SIZE
+                )
                 tried.append(first.scored(self._try("directions", first.gains, pointer.detector)))
-        return _hopeful(tried)[: self.effort.directions]
+        return hopeful(tried)[: self.effort.directions]
 
-    def _ladder(self, sets: Sequence[_Set]) -> list[_Set]:
-        climbed: list[_Set] = []
+    def _ladder(self, sets: Sequence[ChannelSet]) -> list[ChannelSet]:
+        climbed: list[ChannelSet] = []
         for first in sets:
-            best = self._walk(first, "size", _SIZES)
-            climbed.append(self._walk(best, "share", _SHARES))
-        return _hopeful(climbed)[: self.effort.finalists]
+            climbed.append(self._walk("ladder", self._walk("ladder", first, "size", _SIZES), "share", _SHARES))
+        return hopeful(climbed)[: self.effort.finalists]
 
-    def _walk(self, here: _Set, what: Literal["size", "share"], steps: Sequence[float]) -> _Set:
+    def _grown(self, here: ChannelSet) -> ChannelSet:
+        """The set with channels that join or leave it while that is better: one, or half as many as it has."""
+        for _ in range(_ROUNDS if math.isfinite(here.score) else 0):
+            with self.model.edit(*here.gains.edits()):
+                seen = observe(self.model, self._few, [here.place.name])[here.place.name]
+            self.log.tokens += _BACKWARD * self._few_tokens
+            members, tried = here.order[: here.count], [here]
+            for pointer in GROWING:
+                scores = find_detector(pointer.detector)(seen)
+                signs = scores.sign() if pointer.sense == 0 else torch.full_like(scores, float(pointer.sense))
+                rest = [c for c in find_detector(pointer.detector).order(seen) if c not in members]
+                for more in sorted({1, max(1, len(members) // 2)}):
+                    if rest:
+                        joined = here.of(
+                            members + tuple(rest[:more]), rest[more:], with_signs(here, signs, rest[:more])
+                        )
+                        tried.append(self._tried("grown", joined))
+            unwanted = (find_detector("attribution_t")(seen) * here.signs)[list(members)]
+            if len(members) > 1 and float(unwanted.min()) < 0:
+                left = members[int(unwanted.argmin())]
+                kept = tuple(c for c in members if c != left)
+                tried.append(self._tried("grown", here.of(kept, (left, *here.order[here.count :]), here.signs)))
+            best = best_first(tried)[0]
+            if best is here:
+                break
+            here = best
+        return here
+
+    def _shaped(self, fitted: Gains) -> ChannelSet:
+        """The set of one factor that begins with the channels of the largest fitted gains, up or down."""
+        order = fitted.log_gains.abs().argsort(descending=True, stable=True)
+        pointer = Pointer("gradient", 0)
+        first = ChannelSet(
+            fitted.place, pointer, tuple(int(c) for c in order), fitted.log_gains.sign(), _FIRST_SHARE, _FIRST_SIZE
+        )
+        begun = self._tried("shaped", first)
+        return self._walk("shaped", self._walk("shaped", begun, "share", _SHARES), "size", _SIZES)
+
+    def _walk(self, rung: str, here: ChannelSet, what: Literal["size", "share"], steps: Sequence[float]) -> ChannelSet:
         """From a set up the steps of its size or share while that is better, and where the first is not, down."""
         start = steps.index(getattr(here, what))
         for way in (steps[start + 1 :], steps[:start][::-1]):
             begun = here
             for value in way:
-                there = self._tried("ladder", here.changed(**{what: value}))
+                there = self._tried(rung, here.changed(**{what: value}))
                 if there.score <= here.score:
                     break
                 here = there
@@ -176,22 +216,22 @@ class Ladder:
                 break
         return here
 
-    def _finalists(self, sets: Sequence[_Set]) -> _Set:
-        tried: list[_Set] = []
+    def _finalists(self, rung: str, sets: Sequence[ChannelSet]) -> ChannelSet:
+        tried: list[ChannelSet] = []
         for last in sets:
-            here = self._tried("finalists", last, whole=True)
+            here = self._tried(rung, last, whole=True)
             for share in (last.share / math.sqrt(2), last.share * math.sqrt(2)):
-                here = _best([here, self._tried("finalists", here.changed(share=share), whole=True)])[0]
-            tried.append(self._around(here, _BETWEEN[0]))
-        best = _best(tried)[0]
+                here = best_first([here, self._tried(rung, here.changed(share=share), whole=True)])[0]
+            tried.append(self._around(rung, here, _BETWEEN[0]))
+        best = best_first(tried)[0]
         for step in _BETWEEN[1:]:
-            best = self._around(best, step)
+            best = self._around(rung, best, step)
         return best
 
-    def _around(self, here: _Set, step: float) -> _Set:
+    def _around(self, rung: str, here: ChannelSet, step: float) -> ChannelSet:
         """The best of a set and the same with a factor a step smaller or larger."""
         sizes = (here.size - step, here.size + step)
-        return _best([here, *(self._tried("finalists", here.changed(size=size), whole=True) for size in sizes)])[0]
+        return best_first([here, *(self._tried(rung, here.changed(size=size), whole=True) for size in sizes)])[0]
 
     def _fitted(self, family: str, start: Gains) -> Gains:
         steps = getattr(self.effort, family)
@@ -201,7 +241,7 @@ class Ladder:
         self._try(family, found, "gradient", whole=True)
         return found
 
-    def _tried(self, rung: str, what: _Set, whole: bool = False) -> _Set:
+    def _tried(self, rung: str, what: ChannelSet, whole: bool = False) -> ChannelSet:
         return what.scored(self._try(rung, what.gains, what.pointer.detector, whole))
 
     def _try(self, rung: str, gains: Gains, detector: str, whole: bool = False) -> float:
@@ -232,45 +272,6 @@ class Ladder:
 def _length(items: Sequence[Asked], batch: Batch) -> int:
     """Tokens that one forward pass over the batch reads, padding not counted."""
     return sum(items[int(i)].length for i in batch.rows)
-
-
-@dataclass(frozen=True, eq=False)
-class _Set:
-    """The first channels of an order by one factor. share: of the site's channels; size: logarithm of the factor."""
-
-    place: Place
-    pointer: Pointer
-    order: tuple[int, ...]
-    signs: Tensor
-    share: float
-    size: float
-    score: float = -math.inf
-
-    @property
-    def count(self) -> int:
-        return max(1, min(round(self.share * self.place.channels), self.place.channels))
-
-    @property
-    def gains(self) -> Gains:
-        return common(self.place, self.order, self.signs, self.count, self.size)
-
-    def changed(self, *, share: float | None = None, size: float | None = None) -> _Set:
-        share, size = self.share if share is None else share, self.size if size is None else size
-        return _Set(self.place, self.pointer, self.order, self.signs, share, size)
-
-    def scored(self, score: float) -> _Set:
-        return _Set(self.place, self.pointer, self.order, self.signs, self.share, self.size, score)
-
-
-def _best(sets: Sequence[_Set]) -> list[_Set]:
-    """Best first; of equals those that came first."""
-    return sorted(sets, key=lambda s: -s.score)
-
-
-def _hopeful(sets: Sequence[_Set]) -> list[_Set]:
-    """Best first, without those that are worse than no change, but for the best."""
-    order = _best(sets)
-    return [order[0], *(s for s in order[1:] if s.score > 0)]
 
 
 def _middle(gains: Gains) -> float | None:

@@ -7,7 +7,9 @@
 A search (`halving`) is run on all questions but one fold, for each fold, and what it finds is scored on the fold
 (`cross_fitting`). From that it is decided which family of candidates is worth its freedom, and whether any is better
 than the model as it is beyond chance; if not, the recipe has no part. Else the search is run on all questions, and its
-candidate of that family is the recipe. A further part is looked for in the same way with the first in force.
+candidate of that family is the recipe. Where no family is better on the folds so far, in either measure, the search
+ends there: this can only leave a model alone that might have been changed. A further part is looked for in the same way
+with the first in force.
 
 Promises: a pure function of the model, the questions and their order, sites, layers and the seed; every candidate is in
 the table, the losers too; the tokens that it may read are planned and known before it starts. No test question is seen.
@@ -186,6 +188,9 @@ def _part(
     base = score_all(model, batches(items, ROWS, model.device))
     log.tokens += tokens_of(items)
     steered = {family: base for family in FAMILIES}
+    seen: list[int] = []
+    families: dict[str, CrossFitted] = {}
+    family = FAMILIES[0]
     for fold, out in enumerate(folds(items, plan.effort.folds, plan.seed)):
         hidden = set(out)
         log.about = {"part": number, "fold": fold}
@@ -196,15 +201,25 @@ def _part(
             said = score_all(model, batches(outside, ROWS, model.device), gains.edits())
             log.tokens += tokens_of(outside)
             steered[family] = _placed(steered[family], out, said)
-    families = {family: compare(items, base, said, plan.seed) for family, said in steered.items()}
-    family = _worth_its_freedom(items, base, steered, plan.seed)
+        seen = sorted([*seen, *out])
+        scored = [items[i] for i in seen]
+        before, after = _at(base, seen), {family: _at(said, seen) for family, said in steered.items()}
+        families = {family: compare(scored, before, said, plan.seed) for family, said in after.items()}
+        family = _worth_its_freedom(scored, before, after, plan.seed)
+        if not any(said.exact > 0 or said.logprob > 0 for said in families.values()):
+            break
     if not families[family].convinces(plan.alpha):
         return None, None, families, family
     log.about = {"part": number, "fold": None}
     gains = Ladder(model, items, plan.effort, log).climb(plan.where, [family])[family]
-    after = score_all(model, batches(items, ROWS, model.device), gains.edits())
+    said = score_all(model, batches(items, ROWS, model.device), gains.edits())
     log.tokens += tokens_of(items)
-    return gains, compare(items, base, after, plan.seed), families, family
+    return gains, compare(items, base, said, plan.seed), families, family
+
+
+def _at(whole: Answers, rows: Sequence[int]) -> Answers:
+    """The answers at `rows` alone."""
+    return Answers(*(tensor[list(rows)] for tensor in whole))
 
 
 def _placed(whole: Answers, rows: Sequence[int], part: Answers) -> Answers:

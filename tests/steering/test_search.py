@@ -15,7 +15,7 @@ from mplat.steering.answered import Asked, ask, batches, score_all, tokens_of
 from mplat.steering.cross_fitting import compare, folds
 from mplat.steering.detectors import find_detector, observe
 from mplat.steering.gains import Gains, Place, frozen, places
-from mplat.steering.halving import FAMILIES, Effort, Ladder, Log, rungs, screened
+from mplat.steering.halving import Effort, Ladder, Log, rungs, screened
 from mplat.steering.search import EFFORTS, SEARCH_SCHEMA, SearchPlan, discover, plan_search
 
 SITE, WIDTH = "mixer_out", 24
@@ -85,11 +85,9 @@ def test_channels_that_go_up_and_down_are_found_with_their_signs():
     damage = [Scale(f"blocks.0.{SITE}", f, channels=c) for f, c in ((0.1, up), (10.0, down))]
     with clean().edit(*damage), frozen(clean()):
         found = Ladder(clean(), learned(), Effort(), Log()).climb(places(clean(), [SITE], [0]))
-    together, free = found["common"], found["free"].log_gains
-    signs = dict.fromkeys(up, 1) | dict.fromkeys(down, -1)
-    assert len(together.channels) == 3, "the factor is common, and cannot be had for all four without others"
-    assert all(signs.get(c) == together.log_gains[c].sign() for c in together.channels)
-    assert all(signs[c] * free[c] > 1 for c in signs)
+    gains, signs = found["common"].log_gains, dict.fromkeys(up, 1) | dict.fromkeys(down, -1)
+    assert set(found["common"].channels) == set(signs) and all(signs[c] * gains[c] > 2 for c in signs)
+    assert all(signs[c] * found["free"].log_gains[c] > 1 for c in signs)
 
 
 def test_two_parts_are_found_where_two_layers_are_damaged():
@@ -125,8 +123,7 @@ def test_a_plan_is_made_of_the_questions_alone_and_holds_its_budget():
     least = sum(r.tokens for r in plan_search(model, questions, seed=0, budget=whole.tokens // 2).rungs)
     assert least <= whole.tokens // 2
     small = plan_search(model, questions, seed=0, budget=least, sites=["mixer_out"], layers=[0])
-    with model.edit(Scale("blocks.0.mixer_out", 3.0)):
-        assert 0.3 * small.tokens < discover(model, small).tokens <= small.tokens
+    assert discover(model, small).tokens <= small.tokens < least
     with pytest.raises(UsageError, match="the smallest search at 8 places with 12 questions reads"):
         plan_search(model, questions, seed=0, budget=1000)
     with pytest.raises(UsageError, match="layer 9 does not exist"):
@@ -202,4 +199,3 @@ def test_the_early_rungs_see_all_lengths_and_the_weights_come_back_as_they_were(
     with frozen(clean()):
         assert not any(p.requires_grad for p in clean().parameters())
     assert [p.requires_grad for p in clean().parameters()] == before
-    assert set(FAMILIES) == {"common", "refined", "free"}
