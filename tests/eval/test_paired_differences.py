@@ -186,7 +186,7 @@ def test_bootstrap_of_groups_is_scipys_of_a_ratio(method):
 
 @pytest.mark.parametrize(("questions", "discordance"), [(200, 0.2), (50, 0.4)])
 def test_intervals_of_grouped_answers_cover_and_those_that_know_no_groups_do_not(questions, discordance):
-    """A small run of benchmarks/coverage.py: 400 samples, one to six questions a document that mostly agree."""
+    """A small run of benchmarks/intervals.py: 400 samples, one to six questions a document that mostly agree."""
     rng = np.random.default_rng(3)
     covered = ignored = rejected = 0
     truth = 0.4 * discordance

@@ -15,7 +15,7 @@ Promises: fewer than two values (or groups) give None, never a made-up number; t
 result, bit for bit; NaN or infinity among the values is an error, because a failed row must have been left out by its
 status before. The value is that of a question (what several draws of a control say about one question is averaged
 first); `groups` names what its questions have in common, a document or an article, and groups are flipped, resampled
-and counted whole, while means stay means over questions. benchmarks/coverage.py measures what the intervals cover.
+and counted whole, while means stay means over questions. benchmarks/intervals.py measures what the intervals cover.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import numpy as np
 from ...core.errors import UsageError
 from .samples import Floats, Groups
 
-_PSEUDO = 0.5  # values: chosen by benchmarks/coverage.py, with which intervals of 50 values cover 93 % and more
+_PSEUDO = 0.5  # values: chosen by benchmarks/intervals.py, with which intervals of 50 values cover 93 % and more
 _HALVINGS = 80
 
 

@@ -1,6 +1,6 @@
 """How often the intervals of paired differences cover the truth, and whether their p-values are even under the null.
 
-Usage: python benchmarks/coverage.py [--repeats 1500] [--seed 0]
+Usage: python benchmarks/intervals.py [--repeats 1500] [--seed 0]
 
 Values are differences between two ways of answering the same questions, in groups of one to six (a document and its
 questions). Each takes, with chance sqrt(icc), what its group drew, else what it draws itself: any two of a group
