@@ -20,11 +20,12 @@ from .recipe import Recipe
 from .search import Found, SearchPlan, discover, plan_search
 from .source_recipe import source_recipe, source_site
 from .variants import Variant, find_variant, layers_with, variant, variant_for, variant_names
+from .write_effects import WriteEffect, write_effects
 
 __all__ = [
     "Comparison", "Detector", "Drawn", "Found", "Layout", "Part", "Recipe", "Scored", "SearchPlan", "Target",
-    "Variant", "choose", "control", "control_names", "control_recipes", "detector", "detector_names", "discover",
-    "find_detector", "find_operator", "find_variant", "fitting", "grid", "layers_with", "operator",
+    "Variant", "WriteEffect", "choose", "control", "control_names", "control_recipes", "detector", "detector_names",
+    "discover", "find_detector", "find_operator", "find_variant", "fitting", "grid", "layers_with", "operator",
     "operator_names", "places", "plan_search", "source_recipe", "source_site", "states_of", "variant", "variant_for",
-    "variant_names",
+    "variant_names", "write_effects",
 ]  # fmt: skip
