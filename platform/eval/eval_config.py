@@ -106,6 +106,8 @@ class EvalConfig(Config):
     """What steering is compared with; default: everything there is; an empty list runs none."""
     draws: Annotated[int, Option()] = Field(3, ge=1, le=1000)
     """Random draws of each control."""
+    robust: Annotated[bool, Option()] = False
+    """Ask the test questions in other words and with longer contexts too, and questions of another seed."""
     doses: Annotated[list[float] | None, Option("--doses", "0.5,1.5,2", parse=_doses)] = None
     """Judge the recipe at these shares of its dose too: 0 leaves the model as it is, 1 is the recipe, -1 its
     opposite."""

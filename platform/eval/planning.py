@@ -33,6 +33,7 @@ from .asked_spans import spans_at
 from .conditions import Condition
 from .eval_config import EvalConfig
 from .price_texts import PriceTexts, price_texts
+from .robustness import Alternative, alternatives
 from .schema import question_fields
 from .split import DEVELOPMENT, TEST, choose, split
 
@@ -51,7 +52,8 @@ class Plan:
     those of the development side that are not needed. unanswerable: controls of test questions, which nothing in their
     text answers; they choose and judge nothing, an answer to them is a guess. refused: question id -> why it cannot be
     asked or scored.
-    price_texts: on what the price is measured."""
+    price_texts: on what the price is measured. alternatives: the test questions in other forms, asked steered and
+    not."""
 
     config: EvalConfig
     model: LanguageModel
@@ -69,6 +71,7 @@ class Plan:
     prompts: Mapping[str, Prompt]
     refused: Mapping[str, tuple[str, str]]
     price_texts: PriceTexts
+    alternatives: tuple[Alternative, ...] = ()
 
     @property
     def grid_size(self) -> int:
@@ -103,7 +106,8 @@ class Plan:
         if not self.steers:
             return searched * searches + judging
         doses = sum(each[q.id] for q in self.test if q.id not in self.refused) * len(self.config.doses or ())
-        return searched * searches + judging * (2 + len(self.controls) * self.config.draws) + doses
+        others = sum(each[q.id] for of in self.alternatives for q in of.questions if q.id not in self.refused)
+        return searched * searches + judging * (2 + len(self.controls) * self.config.draws) + doses + 2 * others
 
     @property
     def asked_in_development(self) -> list[Question]:
@@ -207,6 +211,14 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
                 "give more questions, another --seed, a stored recipe, or ask them all with --steering none"
             )
     _refuse_what_was_decided_on(config, model, recipe, test)
+    others: tuple[Alternative, ...] = ()
+    if config.robust:
+        generated = config.per_level if mode_of(config) != "dataset" else None
+        others = alternatives(test, development, seed=config.seed, per_level=generated)
+        for other in others:
+            under = template if other.template is None else find(other.template)
+            more, refused_too = tokenize(other.questions, model, config.max_prompt_tokens, under)
+            prompts, refused = prompts | more, refused | refused_too
     return Plan(
         config=config, model=model, variant=variant, recipe=recipe, strengths=strengths, layers=layers,
         channel_share=channel_share, controls=controls, mode=mode_of(config),
@@ -218,6 +230,7 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         unanswerable=tuple(unanswerable),
         prompts=prompts, refused=refused,
         price_texts=price_texts(model, test, file=config.price_texts, limit=config.price_limit),
+        alternatives=others,
     )  # fmt: skip
 
 
@@ -246,8 +259,9 @@ def _all_refused(questions: Sequence[Question], refused: Mapping[str, tuple[str,
 def _refuse_what_steers(config: EvalConfig) -> None:
     """UsageError for a setting that means nothing where nothing is steered."""
     given = config.steering.model_dump(exclude={"variant"}, exclude_none=True)
-    if given or config.controls or config.doses:
-        name = f"steering.{next(iter(given))}" if given else "controls" if config.controls else "doses"
+    also = next((name for name in ("controls", "doses", "robust") if getattr(config, name)), None)
+    if given or also:
+        name = f"steering.{next(iter(given))}" if given else also
         raise UsageError(
             f"{name} has no meaning where the model is not steered; leave it out, or give a --steering other than none"
         )
@@ -321,7 +335,8 @@ def tokenize(
     questions: Sequence[Question], model: LanguageModel, max_tokens: int, template: Template | None = None
 ) -> tuple[dict[str, Prompt], dict[str, tuple[str, str]]]:
     """Question id -> prompt, and question id -> (status, reason) for those that cannot be asked or scored.
-    price_texts: on what the price is measured."""
+    price_texts: on what the price is measured. alternatives: the test questions in other forms, asked steered and
+    not."""
     from ..models.decoding.text import encode_text
 
     assert model.tokenizer is not None, model.name

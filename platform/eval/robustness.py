@@ -22,11 +22,13 @@ from random import Random
 from typing import Any, NamedTuple
 
 from ..core.errors import UsageError
+from ..core.plain_text import with_interval
 from ..datasets.prompting.templates import find, template_for
 from ..datasets.records import Question
 from ..scoring.statistics import Difference, Resampling, paired_difference
 
 OTHER_TEMPLATE = "facts"  # plain: "Q:" and "A:" around context and question, no instructions
+SPLIT = "robust_"  # how the side of rows of alternatives begins
 STREAM = "again"  # names the draw of other questions
 
 
@@ -39,6 +41,11 @@ class Alternative:
     questions: tuple[Question, ...]
     without: Mapping[str, str]
     template: str | None = None
+
+    @property
+    def split(self) -> str:
+        """What its rows have in the column of the side."""
+        return SPLIT + self.kind.replace(" ", "_")
 
 
 class Robust(NamedTuple):
@@ -125,16 +132,40 @@ def with_longer_contexts(
 
 
 def of_another_seed(per_level: int, *, seed: int, besides: Iterable[Question] = ()) -> Alternative:
-    """Questions of the facts world that share none with `besides`, the questions that something was decided on: a draw
-    of its own, whatever the seed. Raises UsageError where a level has not so many."""
+    """Questions of the facts world, a draw of its own whatever the seed, without what is or belongs to what is in
+    `besides`, the questions that something was decided on. Raises UsageError where a level has not so many."""
     from ..datasets import facts
     from ..datasets.prompting.asked_before import question_digest
 
-    known = {question_digest(question) for question in besides}
+    asked = list(besides)
+    known, groups = {question_digest(question) for question in asked}, {q.group for q in asked if q.group}
     drawn = facts.prompts(per_level=per_level, seed=seed, split="eval", stream=STREAM)
-    kept = tuple(question for question in drawn if question_digest(question) not in known)
     gone = {q.id: "it was asked before" for q in drawn if question_digest(q) in known}
-    return Alternative("of another seed", kept, gone)
+    gone |= {q.id: "it is about what was asked about before" for q in drawn if q.id not in gone and q.group in groups}
+    return Alternative("of another seed", tuple(q for q in drawn if q.id not in gone), gone)
+
+
+def alternatives(
+    test: Sequence[Question], development: Sequence[Question], *, seed: int, per_level: int | None
+) -> tuple[Alternative, ...]:
+    """Every alternative of `test` that there is a question of. per_level: of another seed; None where questions of the
+    facts world are not what is asked. Raises UsageError as each of them."""
+    found = [paraphrased(test, seed=seed), with_longer_contexts(test, seed=seed)]
+    if per_level is not None:
+        found.append(of_another_seed(per_level, seed=seed, besides=development))
+    return tuple(alternative for alternative in found if alternative.questions)
+
+
+def in_words(found: Sequence[Robust]) -> list[str]:
+    """One sentence for each form."""
+    lines = []
+    for form in found:
+        gain = with_interval(form.gain.mean, form.gain.low, form.gain.high, "+.3f", "+.3f")
+        change = with_interval(form.change.mean, form.change.low, form.change.high, "+.3f", "+.3f")
+        compared = f", {change} against the gain on the questions themselves" if form.change.n else ""
+        holds = "holds" if form.holds else "does not hold"
+        lines.append(f"questions {form.kind}: gain {gain} on {form.gain.n}{compared}: it {holds}")
+    return lines
 
 
 def compare(

@@ -98,8 +98,9 @@ def evaluate(
             dosed = [] if steered is None else work.doses(steered)
             tested = work.answer("test", plan.test, TEST, [*conditions, *dosed])
             guessed = work.guesses(conditions)
+            others = [work.answer(o.split, o.questions, o.split, conditions[:1]) for o in plan.alternatives]
             prices = work.price([*conditions, *dosed])
-        items = pa.concat_tables([development, tested, guessed])
+        items = pa.concat_tables([development, tested, guessed, *others])
         items = items.sort_by([(column, "ascending") for column in ITEM_ORDER]).combine_chunks()
         how = Resampling(plan.config.seed, plan.config.confidence, plan.config.resamples)
         summary = summarise(items, prices, how, plan.config.price_tolerated)
@@ -314,7 +315,8 @@ def _questions_digest(plan: Plan) -> str:
 
 def _prompt_table(plan: Plan) -> pa.Table:
     """Every prompt that was asked."""
-    questions = (*plan.development, *plan.test, *plan.unanswerable)
+    others = [question for other in plan.alternatives for question in other.questions]
+    questions = (*plan.development, *plan.test, *plan.unanswerable, *others)
     asked = [plan.prompts[q.id] for q in questions if q.id not in plan.refused]
     rows = {
         p.digest: {"prompt_digest": p.digest, "template": p.template, "text": p.text, "n_tokens": len(p.tokens)}

@@ -33,6 +33,7 @@ from .behaviour import Behaviour, summarise_behaviour
 from .conditions import STEERED, UNSTEERED
 from .dose_response import FAMILY, DoseResponse, of_shares
 from .price import Price, summarise_price
+from .robustness import SPLIT, Robust, compare
 from .split import TEST, UNANSWERABLE
 from .verdict import Verdict, judge
 
@@ -108,6 +109,7 @@ class Summary:
     test_rows: int  # of the test side, and of questions without an answer
     bad_test_rows: int
     price: Price
+    robust: list[Robust]  # the gain in other forms of the questions; empty where none was asked
     dose_response: list[DoseResponse]  # strengths are shares of the recipe's distance from the identity
     method: dict[str, Any]
 
@@ -166,6 +168,7 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling, tolerated: flo
         test_rows=len(judged),
         bad_test_rows=sum(row["status"] != "ok" for row in judged),
         price=price,
+        robust=compare(asked, _alternatives(every), how),
         dose_response=of_shares(asked, every_price, "recipe", how, tolerated),
         method={
             "confidence": how.confidence,
@@ -188,6 +191,15 @@ def pairs(families: Sequence[str]) -> list[tuple[str, str]]:
         return []
     controls = [f for f in families if f not in (UNSTEERED, STEERED)]
     return [(STEERED, UNSTEERED), *((STEERED, c) for c in controls), *((c, UNSTEERED) for c in controls)]
+
+
+def _alternatives(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Form of the questions, in words -> rows."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["split"].startswith(SPLIT):
+            found[row["split"].removeprefix(SPLIT).replace("_", " ")].append(row)
+    return dict(found)
 
 
 def _belonging(row: Row) -> dict[str, str]:
