@@ -145,15 +145,17 @@ def default_variant(arch: str, model: LanguageModel | None = None) -> Variant:
 def places_in(model: LanguageModel) -> tuple[tuple[str, str], ...]:
     """What can be steered because of the sites there are: what blocks add, then every operator that is for few sites.
 
-    Operators that need a vector, a basis or an option are left out, and one that differs from another only in how its
-    channels are chosen (`scale_time_constants` at Delta, beside `scale_delta`).
+    Operators that need a vector, a basis or an option are left out; states and writes, which are edited at chosen
+    tokens, since a factor on a state at every token multiplies up; and an operator that differs from another only in
+    how its channels are chosen (`scale_time_constants` at Delta, beside `scale_delta`).
     """
     found = dict.fromkeys(("scale_channels", site) for site in DEFAULT_SITES.values() if layers_with(model, site))
     for name, op in OPERATORS.all().items():
         if "*" in op.sites or any(not key.endswith("?") for key in (*op.tensors, *op.options)):
             continue
         for layer in range(model.n_layers):
-            sites = (site.name.removeprefix(f"blocks.{layer}.") for site in op.sites_in(model, layer))
+            plain = (site for site in op.sites_in(model, layer) if site.constant or len(site.shape) == 3)
+            sites = (site.name.removeprefix(f"blocks.{layer}.") for site in plain)
             found |= dict.fromkeys((name, site) for site in sites if not _said_by_another(op, site))
     return tuple(found)
 
