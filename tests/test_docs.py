@@ -49,7 +49,9 @@ def test_the_readmes_example_runs(tmp_path):
     assert len(set(promised)) == 2 and done.stdout.splitlines()[-2:] == promised
 
 
-@pytest.mark.parametrize("document", ["docs/sites-and-edits.md", "docs/steering.md", "docs/price-and-dose.md"])
+@pytest.mark.parametrize("document", [
+    "docs/sites-and-edits.md", "docs/steering.md", "docs/operators.md", "docs/price-and-dose.md",
+])  # fmt: skip
 def test_a_pages_examples_run_one_after_the_other_and_print_what_stands_beside_them(document, tmp_path):
     script = "\n".join(_blocks(document))
     promised = re.findall(r"^\s*print\(.*\)  # (.*)$", script, re.M)
