@@ -180,7 +180,7 @@ def respond(
     narrow = dataclasses.replace(how, confidence=1 - alpha)
     points = []
     for point in curve.points:
-        gain, cost = _difference(point.gains, narrow, groups), _difference(point.costs, narrow)
+        gain, cost = _difference(point.gains, narrow, groups, scores=True), _difference(point.costs, narrow)
         ships = gain.low is not None and gain.low > 0 and cost.high is not None and cost.high < tolerated
         points.append(Response(point.strength, point.kl, point.norm, gain, cost, ships))
     return DoseResponse(curve.name, tuple(points), _ranges(points))
@@ -254,7 +254,7 @@ def at_equal_divergence(
 ) -> EqualDose:
     """The recipes at divergence `kl`, and every two of those that reach it compared question by question."""
     gains = {curve.name: gains_at(curve, kl) for curve in several}
-    estimates = {name: None if of is None else _difference(of, how, groups) for name, of in gains.items()}
+    estimates = {name: None if of is None else _difference(of, how, groups, scores=True) for name, of in gains.items()}
     reached = [name for name, of in gains.items() if of is not None]
     differences = {}
     for i, a in enumerate(reached):
@@ -263,15 +263,18 @@ def at_equal_divergence(
     return EqualDose(kl, estimates, differences)
 
 
-def _difference(values: Mapping[str, float], how: Resampling, groups: Mapping[str, str] | None = None) -> Difference:
-    """The mean of differences: the two sides that they are of may be any, such as these, whose values are from 0 to 1
-    where those of the sides were."""
+def _difference(
+    values: Mapping[str, float], how: Resampling, groups: Mapping[str, str] | None = None, *, scores: bool = False
+) -> Difference:
+    """The mean of differences. scores: whether they are of values between 0 and 1. The test sees two sides whose
+    differences these are, not the sides themselves, which an effect size would need."""
     names = sorted(values)
-    return paired_difference(
+    found = paired_difference(
         [max(0.0, values[name]) for name in names], [max(0.0, -values[name]) for name in names],
         seed=how.seed, confidence=how.confidence, n_resamples=how.resamples,
-        groups=None if groups is None else [groups.get(name, name) for name in names],
+        groups=None if groups is None else [groups.get(name, name) for name in names], shares=scores,
     )  # fmt: skip
+    return found._replace(effect=None)
 
 
 def _minus(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:

@@ -33,6 +33,7 @@ from .behaviour import Behaviour, summarise_behaviour
 from .conditions import STEERED, UNSTEERED
 from .dose_response import FAMILY, DoseResponse, of_shares
 from .price import Price, summarise_price
+from .price_texts import OWN_QUESTIONS
 from .robustness import SPLIT, Robust, compare
 from .split import TEST, UNANSWERABLE
 from .verdict import Verdict, judge
@@ -154,6 +155,7 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling, tolerated: flo
             {name: [d.em for d in found] for name, found in draws.items()},
             price.nll.differences.get(f"{STEERED}-{UNSTEERED}"),
             alpha=1 - how.confidence,
+            price_on=OWN_QUESTIONS if price.source == OWN_QUESTIONS else "ordinary text",
         ),
         overall=overall,
         levels=levels,

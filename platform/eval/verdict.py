@@ -30,8 +30,10 @@ def judge(
     price: Difference | None,
     *,
     alpha: float,
+    price_on: str = "ordinary text",
 ) -> Verdict:
-    """The verdict on exact match over all test questions. draws: control family -> EM of each draw."""
+    """The verdict on exact match over all test questions. draws: control family -> EM of each draw. price_on: what the
+    price was measured on."""
     if STEERED not in conditions:
         right, percent = conditions[UNSTEERED], f"{100 * (1 - alpha):g} %"
         between = _interval(right, percent)
@@ -47,7 +49,7 @@ def judge(
     cost = (
         ""
         if price is None or price.mean is None
-        else (f" Price on ordinary text: {price.mean:+.3f} nats per token{_interval(price, percent)}.")
+        else (f" Price on {price_on}: {price.mean:+.3f} nats per token{_interval(price, percent)}.")
     )
     reasons = []
     if not _better(gain, alpha):

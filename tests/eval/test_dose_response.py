@@ -75,7 +75,13 @@ def test_bounds_hold_for_all_strengths_at_once():
         names = sorted(point.gains)
         values = [point.gains[name] for name in names]
         expected = paired_difference(values, [0.0] * len(values), seed=0, confidence=1 - 0.05 / 5, n_resamples=500)
+        assert wide.gain.effect is None
         assert (wide.gain.low, wide.gain.high) == (expected.low, expected.high)
+
+
+def test_no_change_in_so_many_questions_still_leaves_room_for_some():
+    still = respond(Curve("r", (dosed(2, 0.1, 0.0),)), HOW, tolerated=1.0).points[0]
+    assert still.gain.mean == 0.0 and still.gain.low < -0.01 and still.gain.high > 0.01 and not still.ships
 
 
 def test_questions_of_one_document_count_as_one():

@@ -242,6 +242,14 @@ def verdict(gain, over_control, *, draws=(0.4, 0.42), families=("unsteered", "st
     )
 
 
+def test_the_sentence_says_so_where_the_price_is_of_the_questions_themselves():
+    rows = table_of({"a": (0, 1, 0, 0), "b": (0, 1, 0, 0)})
+    prices = [row | {"text_source": "the questions of this evaluation"} for row in price_rows({"t": [1.0] * 4})]
+    tables = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), pa.Table.from_pylist(prices, schema=PRICE_SCHEMA)
+    assert "Price on the questions of this evaluation: +0.000" in summarise(*tables, HOW).verdict.sentence
+    assert "Price on ordinary text: " in make(rows).verdict.sentence
+
+
 def test_better_than_both_is_a_yes_with_its_price():
     found = verdict(BETTER, BETTER)
     assert found.supported and found.sentence.startswith("Steering beats the unsteered model and its controls")

@@ -214,8 +214,12 @@ def estimate(value: Document) -> Estimate:
 
 
 def difference(value: Document) -> Difference:
-    """A paired difference as summary.json has it."""
-    return Difference(*estimate(value), p=value.at("p").number(), p_holm=value.at("p_holm").number())
+    """A paired difference as summary.json has it; earlier ones do not say of how many groups, and no effect size."""
+    groups, effect = (value.at(key).number() if key in value else None for key in ("n_groups", "effect"))
+    return Difference(
+        *estimate(value), p=value.at("p").number(), p_holm=value.at("p_holm").number(),
+        n_groups=None if groups is None else int(groups), effect=effect,
+    )  # fmt: skip
 
 
 def _recipe(value: Document) -> Recipe:
