@@ -122,7 +122,7 @@ def test_a_new_architecture_can_be_analysed_and_steered_with_all_that_is_new(clo
     said = run(clone, "cli.py", "eval", "--model", "model", "--steering", "leaky", "--per-level", "4", "--dry-run",
                "--json")  # fmt: skip
     plan = json.loads(said)["plan"]
-    assert plan["candidates"] and "scale_channels" in plan["strengths"] and plan["controls"]["weaker"]
+    assert "blocks.0.mixer_out" in plan["search"]["places"] and plan["controls"]["weaker"]
 
 
 #: saves a model of the new architecture, and holds the new analysis of another against its definition

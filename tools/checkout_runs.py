@@ -89,8 +89,7 @@ def _perplexity(_: Subject) -> Iterator[str]:
 def _quickstart(_: Subject) -> Iterator[str]:
     yield (
         'quickstart --set models=["tiny-mamba2"] --set per_level=6 --set classify.per_level=4 --set steering.draws=2'
-        " --set steering.development_limit=12 --set steering.strengths=[0.5,2.0]"
-        " --set steering.price_texts_per_level=1 --out quickstart"
+        " --set steering.development_limit=12 --set steering.price_limit=4 --out quickstart"
     )
 
 

@@ -20,27 +20,18 @@ def evaluate(typed: Typed[EvalConfig]) -> Run:
     """Evaluate steering: search on development questions, judge on test questions, with controls and price."""
     _refuse_contradictions(typed)
 
-    from ..core.folders import cache_folder
     from ..eval import in_words, runner
+    from ..eval.asking import read_questions
     from ..eval.estimate import estimate
-    from ..eval.planning import prepare, read_questions, variant_and_model
-    from ..interp import bottleneck_finder
+    from ..eval.planning import prepare, variant_and_model
 
     read_questions(typed.config)  # a wrong file is found before a large model is loaded
     _, opened = variant_and_model(typed.config)
     plan = prepare(typed.with_blocks(opened.n_layers), opened)
     config = plan.config
-    if plan.grid_size and {value for values in plan.strengths.values() for value in values} == {1.0}:
-        raise UsageError("--strength 1 changes nothing, so there is nothing to choose from; give another one besides")
 
     def work(at: At) -> Outcome:
-        find = bottleneck_finder(
-            plan.model, plan.asked_in_development, cache_dir=cache_folder(), seed=config.seed,
-            max_tokens=config.max_prompt_tokens, template=config.template, say=at.console.say,
-        )  # fmt: skip
-        result = runner.evaluate(
-            plan, out=at.folder, session=at.session, find_channels=find, fresh=at.fresh, observer=at.console
-        )
+        result = runner.evaluate(plan, out=at.folder, session=at.session, fresh=at.fresh, observer=at.console)
         summary = result.summary
         failure = (
             f"{summary.bad_test_rows} of {summary.test_rows} test rows have no score, more than the --fail-over "
@@ -64,16 +55,16 @@ def evaluate(typed: Typed[EvalConfig]) -> Run:
         operations=forward_operations(plan.model, plan.tokens),
         unit="answers",
         cost=partial(estimate, plan),
-        prepare=partial(writable, caches=bool(plan.grid_size)),  # the search for channels is cached
+        prepare=partial(writable, caches=False),
     )
 
 
 def _refuse_contradictions(typed: Typed[EvalConfig]) -> None:
     """UsageError for options that mean nothing beside the steering that was asked for."""
     steering, given = typed.config.steering, typed.options()
-    if steering.recipe is not None and {"--layers", "--strength"} & {*given}:
-        raise UsageError("--recipe judges a stored recipe; leave out --layers and --strength, which search for one")
+    if (steering.recipe or steering.edits) and {"--layers", "--budget"} & {*given}:
+        raise UsageError("a stored recipe is judged as it is; leave out --layers and --budget, which search for one")
     if steering.variant == "none":
-        for option in ("--strength", "--layers", "--recipe"):
+        for option in ("--strength", "--layers", "--recipe", "--edits", "--budget"):
             if option in given:
                 raise UsageError(f"{option} has no meaning with --steering none; leave one of them out")

@@ -1,7 +1,8 @@
 """Conditions: the model as it is, steered, and under every control; what is computed once is never computed twice.
 
-A condition without a recipe, or with the recipe of strength 1, is the model as it is. Such conditions are answered
-once, as "unsteered", and their rows are copies of those answers under their own name (`aliases`).
+A condition without a recipe and without a header, or with a recipe that changes nothing, is the model as it is. Such
+conditions are answered once, as "unsteered", and their rows are copies of those answers under their own name
+(`aliases`).
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from .schema import condition_fields
 
 UNSTEERED = "unsteered"
 STEERED = "steered"
+CONTROL = "control_"  # what the families of controls begin with
 
 
 @dataclass(frozen=True)
 class Condition:
-    """name: unique in a run. family: the name without its number. recipe: None leaves the model as it is."""
+    """name: unique in a run. family: the name without its number. recipe: None leaves the model as it is. header: text
+    that is put before every prompt."""
 
     name: str
     family: str
     recipe: Recipe | None = None
     draw: int | None = None
+    header: str = ""
 
     @property
     def is_plain(self) -> bool:
-        """Whether the model is left as it is."""
-        return self.recipe is None or self.recipe.is_identity
+        """Whether the model is left as it is and asked as it was."""
+        return not self.header and (self.recipe is None or self.recipe.is_identity)
 
     def fields(self) -> dict[str, Any]:
         """The columns of its rows."""
@@ -40,29 +44,29 @@ class Condition:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON for a worker."""
         recipe = None if self.recipe is None else self.recipe.to_dict()
-        return {"name": self.name, "family": self.family, "draw": self.draw, "recipe": recipe}
+        return {
+            "name": self.name, "family": self.family, "draw": self.draw, "recipe": recipe, "header": self.header,
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Condition:
         """The inverse of `to_dict`."""
         recipe = None if values["recipe"] is None else Recipe.from_dict(values["recipe"], source="condition")
-        return cls(values["name"], values["family"], recipe, values["draw"])
+        return cls(values["name"], values["family"], recipe, values["draw"], values["header"])
 
 
 PLAIN = Condition(UNSTEERED, UNSTEERED)
 
 
-def candidates(recipes: Sequence[Recipe]) -> list[Condition]:
-    """The conditions of a discovery grid, in its order."""
-    return [Condition(f"candidate_{i:03d}", "candidate", recipe) for i, recipe in enumerate(recipes)]
-
-
-def judged(recipe: Recipe, controls: Mapping[str, Sequence[Recipe]]) -> list[Condition]:
-    """The conditions that the test questions are answered under: steered, then every draw of every control."""
+def judged(recipe: Recipe, controls: Mapping[str, Sequence[Recipe]], header: str = "") -> list[Condition]:
+    """The conditions that the test questions are answered under: steered, then every draw of every control, and the
+    model as it is with `header` before its prompts."""
     conditions = [Condition(STEERED, STEERED, recipe)]
     for name, draws in controls.items():
-        family = f"control_{name}"
+        family = f"{CONTROL}{name}"
         conditions += [Condition(f"{family}_{i}", family, control, i) for i, control in enumerate(draws)]
+    if header:
+        conditions.append(Condition(f"{CONTROL}prompt_0", f"{CONTROL}prompt", None, 0, header))
     return conditions
 
 

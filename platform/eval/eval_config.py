@@ -6,25 +6,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..core.config import Config, Seed
 from ..core.option import Option, Tokenizer
 from ..core.typed_lists import parse_names, parse_numbers
 from ..datasets.prompting.truncation import MAX_PROMPT_TOKENS
-from ..steering.units import MAX_STRENGTH
 
 MAX_DOSE = 100.0  # times the recipe's own
 
 
-def _strengths(text: str, option: str) -> list[float]:
-    return parse_numbers(text, low=0, high=MAX_STRENGTH, low_included=False, option=option)
-
-
 def _controls(text: str, option: str) -> list[str]:
+    return [] if text.strip() == "none" else parse_names(text, all_controls(), option=option)
+
+
+def all_controls() -> list[str]:
+    """Everything that steering can be compared with: the registered controls, and the plain words of a prompt."""
     from ..steering.controls import control_names
 
-    return [] if text.strip() == "none" else parse_names(text, control_names(), option=option)
+    return [*control_names(), PROMPT_CONTROL]
+
+
+PROMPT_CONTROL = "prompt"  # solved examples before every prompt, no steering
 
 
 def _doses(text: str, option: str) -> list[float]:
@@ -39,35 +42,41 @@ class SteeringSection(Config):
         Option(
             "--steering",
             "NAME",
-            "Steering variant, such as mamba or mamba2; general: for any model; none: ask without steering.",
+            "Steering variant, such as mamba or mamba2; NAME:source: the published rule; general: for any model; none: "
+            "ask without steering; a recipe's file; several with commas between them, or all.",
         ),
     ] = None
     """mamba, mamba2, ..., general for any model, none for no steering; default: the variant named like the model's
-    architecture, else the general one."""
+    architecture, else the general one. With :source, its published rule instead of a search."""
     recipe: Annotated[Path | None, Option()] = None
     """Judge this stored recipe; search for none."""
-    operators: list[str] | None = None
-    """How strengths act: scale_channels, scale_delta."""
+    edits: Annotated[Path | None, Option(help="Judge the edits in this folder, as save_edits wrote them.")] = None
+    """Judge stored edits of any kind; search for none."""
+    sites: list[str] | None = None
+    """Sites within a block whose channels are searched, such as mixer_out and mixer.delta."""
     layers: Annotated[list[int] | None, Option(metavar="0,6,12", blocks=True)] = None
-    """Candidate layers."""
-    strengths: Annotated[list[float] | None, Option("--strength", "0.5,1,2", parse=_strengths)] = None
-    """Candidate strengths; 1 changes nothing."""
-    channel_share: float | None = Field(default=None, gt=0, le=1)
-    """Part of a site's channels that is steered."""
+    """Layers that are searched; default: all that have the sites."""
+    parts: int = Field(1, ge=1, le=8)
+    """Parts that a recipe may have at most; each is looked for with those before it in force."""
+    budget: Annotated[int | None, Option(metavar="TOKENS", help="Forward tokens that the search may read.")] = Field(
+        default=None, ge=1
+    )
+    """Forward tokens that the search may read; a backward pass counts as two. Default: the largest search there is."""
+    alpha: float = Field(0.025, gt=0, lt=1)
+    """One-sided level at which the search changes the model at all."""
 
-    @field_validator("layers", "strengths", "operators")
+    @field_validator("layers", "sites")
     @classmethod
     def _distinct(cls, values: list[object] | None) -> list[object] | None:
         if values is not None and (not values or len(set(values)) != len(values)):
             raise ValueError("give at least one value, and none twice")
         return values
 
-    @field_validator("strengths")
-    @classmethod
-    def _in_range(cls, values: list[float] | None) -> list[float] | None:
-        if any(not 0 < value <= MAX_STRENGTH for value in values or ()):
-            raise ValueError(f"a strength is out of range; allowed: above 0 to {MAX_STRENGTH:g}")
-        return values
+    @model_validator(mode="after")
+    def _one_source(self) -> SteeringSection:
+        if self.recipe is not None and self.edits is not None:
+            raise ValueError("a stored recipe and stored edits: give one of them")
+        return self
 
 
 class EvalConfig(Config):
@@ -90,6 +99,8 @@ class EvalConfig(Config):
     limit: Annotated[int | None, Option(help="At most this many questions.")] = Field(default=None, ge=1)
     """At most this many questions in all, as equally from every category as there are; those without an answer come
     with their originals."""
+    header: Annotated[Path | None, Option(help="Text that is put before every prompt, such as solved examples.")] = None
+    """A file whose text is put before every prompt; it is read once for prompts that are answered together."""
     template: str | None = None
     """Prompt template of every question that brings no prompt, such as facts; default: that of its data set."""
     seed: Seed = 0
@@ -101,14 +112,14 @@ class EvalConfig(Config):
     """At most this many development questions are used."""
     controls: Annotated[
         list[str] | None,
-        Option(metavar="all|none|NAMES", help="What steering is compared with: random.", parse=_controls),
+        Option(metavar="all|none|NAMES", help="What steering is compared with.", parse=_controls),
     ] = None
     """What steering is compared with; default: everything there is; an empty list runs none."""
-    draws: Annotated[int, Option()] = Field(3, ge=1, le=1000)
-    """Random draws of each control."""
+    draws: Annotated[int, Option()] = Field(19, ge=1, le=1000)
+    """Draws of each control that has several; fewer than 19 cannot support a claim."""
     robust: Annotated[bool, Option()] = False
     """Ask the test questions in other words and with longer contexts too, and questions of another seed."""
-    doses: Annotated[list[float] | None, Option("--doses", "0.5,1.5,2", parse=_doses)] = None
+    doses: Annotated[list[float] | None, Option("--strength", "0.5,1.5,2", parse=_doses)] = None
     """Judge the recipe at these shares of its dose too: 0 leaves the model as it is, 1 is the recipe, -1 its
     opposite."""
     max_new_tokens: Annotated[int, Option()] = Field(16, ge=1)

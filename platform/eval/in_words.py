@@ -30,10 +30,12 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "refused": len(plan.refused),
         "cut": sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()),
         "evidence_lost": sum(prompt.evidence_kept is False for prompt in plan.prompts.values()),
-        "candidates": plan.grid_size,
-        "layers": list(plan.layers),
-        "strengths": {name: list(values) for name, values in plan.strengths.items()},
-        "controls": {name: plan.config.draws for name in plan.controls},
+        "search": None
+        if plan.search is None
+        else {"places": [place.name for place in plan.search.where], "tokens": plan.search.tokens},
+        "doses": list(plan.config.doses or ()),
+        "controls": {name: plan.draws_of(name) for name in plan.controls},
+        "tokens": plan.tokens,
         "detectable": _detectable(plan),
     }
 
@@ -68,7 +70,7 @@ def plan_lines(plan: Plan) -> list[str]:
         _steering_line(plan),
     ]
     if plan.steers:
-        lines.append(f"controls: {', '.join(f'{name} x {plan.config.draws}' for name in plan.controls) or 'none'}")
+        lines.append(f"controls: {', '.join(f'{name} x {plan.draws_of(name)}' for name in plan.controls) or 'none'}")
         lines.append(detectable_words(detectable(plan.test, alpha=1 - plan.config.confidence)))
         lines.append(f"price: {len(plan.price_texts.texts)} texts of {plan.price_texts.source}")
     if cut := sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()):
@@ -84,9 +86,14 @@ def _steering_line(plan: Plan) -> str:
         return "not steered: every question is asked of the model as it is"
     if plan.recipe is not None:
         unknown = "; it does not say on which questions it was found, some of these may be among them"
-        return f"recipe: {plan.config.steering.recipe}{unknown if plan.recipe.decided_on is None else ''}"
-    grid = ", ".join(f"{name} by {'/'.join(f'{v:g}' for v in values)}" for name, values in plan.strengths.items())
-    return f"search: {plan.grid_size} candidates, {grid}, layers {', '.join(map(str, plan.layers))}"
+        given = plan.config.steering.recipe or plan.config.steering.edits or plan.recipe.name
+        return f"recipe: {given}{unknown if plan.recipe.decided_on is None else ''}"
+    assert plan.search is not None
+    by_site: dict[str, list[int]] = {}
+    for place in plan.search.where:
+        by_site.setdefault(place.site, []).append(place.layer)
+    where = "; ".join(f"{site} in layers {', '.join(map(str, layers))}" for site, layers in by_site.items())
+    return f"search: gains of the channels of {where}; at most {plan.search.tokens:,} tokens"
 
 
 def result_words(result: EvalResult) -> list[str | Table]:

@@ -7,31 +7,23 @@ cannot be asked (too long, without an answer) are kept with the reason; they bec
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, UsageError, suggest
 from ..datasets.prompting.asked_before import read_choice, refuse_overlap
-from ..datasets.prompting.prompts import Prompt, render, unusable
+from ..datasets.prompting.prompts import Prompt
 from ..datasets.prompting.templates import Template, find, template_for
 from ..datasets.records import Question
 from ..models.lending import label
-from ..scoring.metrics import names as metric_names
-from ..steering import (
-    Recipe,
-    Variant,
-    control_names,
-    find_operator,
-    find_variant,
-    variant_for,
-    variant_names,
-)  # fmt: skip
+from ..steering import Recipe, Variant, find_operator, find_variant, variant_for, variant_names
+from ..steering.from_edits import load_recipe_of_edits
+from ..steering.search import SearchPlan, plan_search
 from .asked_spans import spans_at
+from .asking import headed, mode_of, read_header, read_questions, tokenize
 from .conditions import Condition
-from .eval_config import EvalConfig
+from .eval_config import PROMPT_CONTROL, EvalConfig, all_controls
 from .price_texts import PriceTexts, price_texts
 from .robustness import Alternative, alternatives
 from .schema import question_fields
@@ -59,9 +51,8 @@ class Plan:
     model: LanguageModel
     variant: Variant
     recipe: Recipe | None
-    strengths: Mapping[str, tuple[float, ...]]
-    layers: tuple[int, ...]
-    channel_share: float
+    search: SearchPlan | None
+    rule: str | None
     controls: tuple[str, ...]
     mode: str
     development: tuple[Question, ...]
@@ -74,24 +65,34 @@ class Plan:
     alternatives: tuple[Alternative, ...] = ()
 
     @property
-    def grid_size(self) -> int:
-        """Number of candidates."""
-        return (
-            0
-            if self.recipe is not None or not self.steers
-            else len(self.layers) * sum(map(len, self.strengths.values()))
-        )
-
-    @property
     def steers(self) -> bool:
         """Whether the model is steered, and not only asked."""
         return self.recipe is not None or self.variant.steers
 
     @property
+    def conditions_at_most(self) -> int:
+        """Under how many conditions a test question is answered at most."""
+        if not self.steers:
+            return 1
+        return 2 + sum(self.draws_of(name) for name in self.controls)
+
+    def draws_of(self, control: str) -> int:
+        """How many draws a control has at most."""
+        from ..steering.controls.shuffled_labels import REPEATS
+
+        several = {
+            PROMPT_CONTROL: 1, "high_variance": 1, "shuffled_labels": min(REPEATS, self.config.draws),
+            "other_layers": min(self.config.draws, self.model.n_layers - 1),
+        }  # fmt: skip
+        return several.get(control, self.config.draws)
+
+    @property
     def tokens(self) -> int:
-        """Tokens that are read and written at most, in all conditions."""
+        """Tokens that are read and written at most, in the search and in all conditions."""
         room = self.config.max_new_tokens
-        return self._over_conditions({name: len(prompt.tokens) + room for name, prompt in self.prompts.items()})
+        asked = self._over_conditions({name: len(prompt.tokens) + room for name, prompt in self.prompts.items()})
+        searches = 1 + (self.draws_of("shuffled_labels") if "shuffled_labels" in self.controls else 0)
+        return asked + (0 if self.search is None else searches * self.search.tokens)
 
     @property
     def answers(self) -> int:
@@ -100,14 +101,11 @@ class Plan:
 
     def _over_conditions(self, each: Mapping[str, int]) -> int:
         """The sum of a number of each question's prompt over all that is asked, in every condition."""
-        searched = sum(each[q.id] for q in self.development if q.id not in self.refused)
+        seen = sum(each[q.id] for q in self.development if q.id not in self.refused) if self.search else 0
         judging = sum(each[q.id] for q in (*self.test, *self.unanswerable) if q.id not in self.refused)
-        searches = 1 + self.grid_size if self.grid_size else 0
-        if not self.steers:
-            return searched * searches + judging
         doses = sum(each[q.id] for q in self.test if q.id not in self.refused) * len(self.config.doses or ())
         others = sum(each[q.id] for of in self.alternatives for q in of.questions if q.id not in self.refused)
-        return searched * searches + judging * (2 + len(self.controls) * self.config.draws) + doses + 2 * others
+        return 2 * seen + judging * self.conditions_at_most + ((doses + 2 * others) if self.steers else 0)
 
     @property
     def asked_in_development(self) -> list[Question]:
@@ -141,14 +139,31 @@ class Plan:
             longest[opening[q.id]] = max(longest.get(opening[q.id], 0), len(self.prompts[q.id].tokens))
         order.sort(key=lambda q: (-longest[opening[q.id]], opening[q.id], -len(self.prompts[q.id].tokens), q.id))
         return [
-            self._asked_fields(q)
-            | {"split": side, "model": label(self.model), "variant": self.variant.name, "condition": condition.name}
-            | {"tokens": self.prompts[q.id].tokens, "n_cut_tokens": self.prompts[q.id].cut_tokens}
-            | {"no_answer": self.template_of(q).no_answer}
-            | spans_at(q, self.prompts[q.id])
+            item
             for condition in conditions
             for q in order
+            for item in [self._item(q, side, condition, headed(self.prompts[q.id], condition.header, self.model))]
         ]
+
+    def _item(self, question: Question, side: str, condition: Condition, prompt: Prompt) -> dict[str, Any]:
+        """Work for one question under one condition; prompt: as it is asked there."""
+        asked = {"prompt_digest": prompt.digest, "ids_digest": prompt.ids_digest} if condition.header else {}
+        return (
+            self._asked_fields(question)
+            | asked
+            | {"split": side, "model": label(self.model), "variant": self.variant.name, "condition": condition.name}
+            | {"tokens": prompt.tokens, "n_cut_tokens": prompt.cut_tokens}
+            | {"no_answer": self.template_of(question).no_answer}
+            | spans_at(question, prompt)
+        )
+
+    def examples(self, count: int = 2) -> str:
+        """The shortest development questions with their answers, as a header that asks for the same in words; "" where
+        there are none."""
+        known = [q for q in self.development if q.id not in self.refused and q.answers and not q.control]
+        short = sorted(known, key=lambda q: (len(self.prompts[q.id].tokens), q.id))[:count]
+        texts = [(self.prompts[q.id].text, q.answers[0]) for q in short]
+        return "".join(f"{text}{'' if text[-1:].isspace() else ' '}{answer}\n\n" for text, answer in texts)
 
     def refused_rows(
         self, questions: Sequence[Question], side: str, conditions: Sequence[Condition]
@@ -172,32 +187,26 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
     steering = config.steering
     if not variant.steers:
         _refuse_what_steers(config)
-    layers = tuple(variant.layers(model.n_layers) if steering.layers is None else sorted(steering.layers))
-    if wrong := [layer for layer in layers if not 0 <= layer < model.n_layers]:
+    if wrong := [layer for layer in steering.layers or () if not 0 <= layer < model.n_layers]:
         raise UsageError(f"layer {wrong[0]} does not exist; {model.name} has layers 0 to {model.n_layers - 1}")
-    operators = list(variant.strengths) if steering.operators is None else steering.operators
-    for name in operators:
-        find_operator(name)
-    fallback = next(iter(variant.strengths.values()), ())
-    strengths = {name: tuple(steering.strengths or variant.strengths.get(name, fallback)) for name in operators}
-    controls = tuple(control_names() if config.controls is None else config.controls) if variant.steers else ()
+    known = all_controls()
+    controls = tuple(known if config.controls is None else config.controls) if variant.steers else ()
     for name in controls:
-        if name not in control_names():
-            raise UsageError(f"there is no control {name!r}; {suggest(name, control_names())}")
-    recipe = None if steering.recipe is None else Recipe.load(steering.recipe, model)
-    channel_share = steering.channel_share or variant.channel_share
+        if name not in known:
+            raise UsageError(f"there is no control {name!r}; {suggest(name, known)}")
+    recipe = _given(config, model)
     if model.tokenizer is None:
         raise InputError(
             f"model {model.name} has no tokenizer, so it cannot be asked questions; name one with --tokenizer"
         )
     template = None if config.template is None else find(config.template)
-    prompts, refused = tokenize(questions, model, config.max_prompt_tokens, template)
+    prompts, refused = tokenize(questions, model, config.max_prompt_tokens, template, read_header(config))
     answerable = [q for q in questions if not q.control]
     tuning, judging = _sides(config, variant, questions)  # all at once: controls lie where their originals do
     development, test = ([q for q in of_side if not q.control] for of_side in (tuning, judging))
     unasked, unanswerable = ([q for q in of_side if q.control] for of_side in (tuning, judging))
     usable = [q for q in development if q.id not in refused]
-    chosen = [] if recipe is not None else choose(usable, config.development_limit, seed=config.seed)
+    chosen = choose(usable, config.development_limit, seed=config.seed)
     chosen_ids = {q.id for q in chosen} | ({q.id for q in development} - {q.id for q in usable})
     for side, there in (
         (DEVELOPMENT, chosen or recipe or not variant.steers),
@@ -219,19 +228,49 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
             under = template if other.template is None else find(other.template)
             more, refused_too = tokenize(other.questions, model, config.max_prompt_tokens, under)
             prompts, refused = prompts | more, refused | refused_too
+    search = None
+    rule = variant.name if _asks_for_the_rule(config) and recipe is None else None
+    if rule is not None and variant.source is None:
+        raise UsageError(f"variant {variant.name} has no published rule; leave :source out to search for a recipe")
+    if recipe is None and variant.steers and rule is None:
+        search = plan_search(
+            model, chosen, seed=config.seed, sites=steering.sites or _searched_sites(variant, model),
+            layers=steering.layers, budget=steering.budget, parts=steering.parts, alpha=steering.alpha,
+            max_tokens=config.max_prompt_tokens, template=template,
+        )  # fmt: skip
     return Plan(
-        config=config, model=model, variant=variant, recipe=recipe, strengths=strengths, layers=layers,
-        channel_share=channel_share, controls=controls, mode=mode_of(config),
+        config=config, model=model, variant=variant, recipe=recipe, search=search, rule=rule, controls=controls,
+        mode=mode_of(config),
         development=tuple(q for q in development if q.id in chosen_ids), test=tuple(test),
-        unused=(
-            *(q for q in development if q.id not in chosen_ids),
-            *unasked,
-        ),
-        unanswerable=tuple(unanswerable),
-        prompts=prompts, refused=refused,
+        unused=(*(q for q in development if q.id not in chosen_ids), *unasked),
+        unanswerable=tuple(unanswerable), prompts=prompts, refused=refused,
         price_texts=price_texts(model, test, file=config.price_texts, limit=config.price_limit),
         alternatives=others,
     )  # fmt: skip
+
+
+def _searched_sites(variant: Variant, model: LanguageModel) -> list[str] | None:
+    """The sites whose channels a variant scales and the model has at every token of some layer; None where it leaves
+    the choice to the search."""
+    sites = [site for site in model.sites() if site.name.startswith("blocks.") and not site.constant]
+    there = {site.name.split(".", 2)[-1] for site in sites}
+    found = [site for name, site in variant.places if site in there and "gains?" in find_operator(name).tensors]
+    return list(dict.fromkeys(found)) or None
+
+
+def _asks_for_the_rule(config: EvalConfig) -> bool:
+    name = config.steering.variant or ""
+    if ":" in name and not name.endswith(":source"):
+        raise UsageError(f"--steering {name}: what may stand behind the colon is source, the published rule")
+    return name.endswith(":source")
+
+
+def _given(config: EvalConfig, model: LanguageModel) -> Recipe | None:
+    """The recipe that is to be judged, None where one is searched for."""
+    steering = config.steering
+    if steering.edits is not None:
+        return load_recipe_of_edits(steering.edits, model)
+    return None if steering.recipe is None else Recipe.load(steering.recipe, model)
 
 
 def _refuse_what_was_decided_on(
@@ -262,48 +301,12 @@ def _refuse_what_steers(config: EvalConfig) -> None:
     also = next((name for name in ("controls", "doses", "robust") if getattr(config, name)), None)
     if given or also:
         name = f"steering.{next(iter(given))}" if given else also
+    given = config.steering.model_dump(exclude={"variant"}, exclude_defaults=True)
+    if given or config.controls or config.doses:
+        name = f"steering.{next(iter(given))}" if given else "controls" if config.controls else "doses"
         raise UsageError(
             f"{name} has no meaning where the model is not steered; leave it out, or give a --steering other than none"
         )
-
-
-def mode_of(config: EvalConfig) -> str:
-    """prompts, dataset or both; UsageError where it does not fit the other settings."""
-    mode = config.mode or ("prompts" if config.questions is None else "dataset")
-    if mode != "prompts" and config.questions is None:
-        raise UsageError(f"mode {mode} asks the rows of a file; name it with --questions FILE")
-    if mode == "prompts" and config.questions is not None:
-        raise UsageError("mode prompts asks generated questions and would ignore --questions; use --mode both")
-    return mode
-
-
-def read_questions(config: EvalConfig) -> list[Question]:
-    """The questions of the mode, at most `limit` of them, and those without an answer that were made from them.
-
-    Raises InputError for a file that holds none, or an id twice.
-    """
-    mode = mode_of(config)
-    found: list[Question] = []
-    if mode != "dataset":
-        from ..datasets import facts
-
-        found += facts.prompts(per_level=config.per_level, seed=config.seed, split="eval")
-    if mode != "prompts" and config.questions is not None:
-        from ..datasets.readers.own_prompts import read_questions as read_file
-
-        found += read_file(config.questions)
-    twice = [name for name, count in Counter(q.id for q in found).items() if count > 1]
-    if twice:
-        generated = "; the file holds generated prompts, ask them with --mode dataset" if mode == "both" else ""
-        raise InputError(
-            f"{len(twice)} question ids occur more than once, the first is {twice[0]!r}; ids must be unique{generated}"
-        )
-    if config.limit is None:
-        return found
-    chosen = choose([q for q in found if not q.control], config.limit, seed=config.seed, stream="limit")
-    kept = {q.id for q in chosen}
-    originals = {q.original for q in chosen}
-    return [q for q in found if (q.original in originals if q.control else q.id in kept)]
 
 
 def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) -> tuple[Variant, LanguageModel]:
@@ -311,7 +314,7 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
     from ..models import load
 
     name = config.steering.variant
-    variant = None if name is None else find_variant(name)
+    variant = None if name is None else find_variant(name.partition(":")[0])
     if model is None:
         if variant is None and config.model is None:
             raise UsageError(f"say what to evaluate with --steering or --model; {suggest('', variant_names())}")
@@ -329,26 +332,3 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
             f"{suggest(model.config.arch, variant_names())}"
         )
     return find_variant(variant.name, model), model
-
-
-def tokenize(
-    questions: Sequence[Question], model: LanguageModel, max_tokens: int, template: Template | None = None
-) -> tuple[dict[str, Prompt], dict[str, tuple[str, str]]]:
-    """Question id -> prompt, and question id -> (status, reason) for those that cannot be asked or scored.
-    price_texts: on what the price is measured. alternatives: the test questions in other forms, asked steered and
-    not."""
-    from ..models.decoding.text import encode_text
-
-    assert model.tokenizer is not None, model.name
-    prompts: dict[str, Prompt] = {}
-    refused: dict[str, tuple[str, str]] = {}
-    metrics = set(metric_names())
-    one = partial(encode_text, model.tokenizer)
-    for question in questions:
-        prompt = prompts[question.id] = render(question, one, max_tokens, template)
-        reason = unusable(question, metrics)
-        if prompt.status != "ok":
-            refused[question.id] = (prompt.status, prompt.reason)
-        elif reason:
-            refused[question.id] = ("bad_input", reason)
-    return prompts, refused

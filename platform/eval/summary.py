@@ -36,7 +36,7 @@ from .price import Price, summarise_price
 from .price_texts import OWN_QUESTIONS
 from .robustness import SPLIT, Robust, compare
 from .split import TEST, UNANSWERABLE
-from .verdict import Verdict, judge
+from .verdict import Evidence, Verdict, judge
 
 Row = Mapping[str, Any]
 #: family of conditions -> question (or text) id -> value
@@ -106,6 +106,7 @@ class Summary:
     guesses: list[Guesses]
     behaviour: Behaviour
     draws: dict[str, list[Draw]]
+    missing: dict[str, str]  # control -> why it does not exist for this recipe
     status: dict[str, dict[str, int]]
     test_rows: int  # of the test side, and of questions without an answer
     bad_test_rows: int
@@ -119,9 +120,17 @@ class Summary:
         return _plain(self)
 
 
-def summarise(items: pa.Table, prices: pa.Table, how: Resampling, tolerated: float = 0.05) -> Summary:
+def summarise(
+    items: pa.Table,
+    prices: pa.Table,
+    how: Resampling,
+    tolerated: float = 0.05,
+    *,
+    missing: Mapping[str, str] | None = None,
+    left_alone: bool = False,
+) -> Summary:
     """The summary of the per-item table and the price table of one evaluation. tolerated: nats of a token that a dose
-    may cost."""
+    may cost; missing: control -> why it does not exist; left_alone: the search chose the model as it is."""
     every = [row | _belonging(row) for row in items.to_pylist()]
     asked = [row for row in every if row["split"] == TEST and not row["control"]]
     rows = [row for row in asked if row["family"] != FAMILY]
@@ -150,13 +159,19 @@ def summarise(items: pa.Table, prices: pa.Table, how: Resampling, tolerated: flo
         status[row["family"]][row["status"]] += 1
     return Summary(
         verdict=judge(
-            overall.em.conditions,
-            overall.em.differences,
-            {name: [d.em for d in found] for name, found in draws.items()},
-            price.nll.differences.get(f"{STEERED}-{UNSTEERED}"),
+            Evidence(
+                overall.em.conditions,
+                overall.em.differences,
+                {name: [d.em for d in found] for name, found in draws.items()},
+                price.nll.differences.get(f"{STEERED}-{UNSTEERED}"),
+                _changed(values_of(rows, "question_id", "em")),
+                missing or {},
+                left_alone,
+                OWN_QUESTIONS if price.source == OWN_QUESTIONS else "ordinary text",
+            ),
             alpha=1 - how.confidence,
-            price_on=OWN_QUESTIONS if price.source == OWN_QUESTIONS else "ordinary text",
         ),
+        missing=dict(missing or {}),
         overall=overall,
         levels=levels,
         datasets=datasets,
@@ -339,6 +354,13 @@ def _draws(rows: Sequence[Row]) -> dict[str, list[Draw]]:
         em, f1 = mean_of(row["em"] for row in ok), mean_of(row["f1"] for row in ok)
         found[family].append(Draw(condition, of_draw[0]["recipe_digest"], len(ok), em, f1))
     return dict(found)
+
+
+def _changed(values: Values) -> float | None:
+    """Share of questions whose score steering changes; None where there is nothing to compare."""
+    steered, plain = values.get(STEERED, {}), values.get(UNSTEERED, {})
+    both = steered.keys() & plain.keys()
+    return sum(steered[name] != plain[name] for name in both) / len(both) if both else None
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:

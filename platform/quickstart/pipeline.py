@@ -71,7 +71,7 @@ def plan_lines(config: QuickstartConfig) -> list[str]:
         lines += [
             f"interp {folder_name(model)}: {', '.join(config.interp.steps)}",
             f"eval {folder_name(model)}: search on at most {config.steering.development_limit} development questions, "
-            f"then test unsteered, steered and under {config.steering.draws} random controls",
+            f"then test unsteered, steered and under controls of {config.steering.draws} draws",
         ]
     return [*lines, f"report: {REPORT}"]
 
@@ -174,7 +174,7 @@ class _Pipeline:
                 "draws": steering.draws,
                 "development_limit": steering.development_limit,
                 "price_limit": steering.price_limit,
-                "steering": {"strengths": steering.strengths},
+                "steering": {"sites": steering.sites, "budget": steering.budget},
             }
         )
         plan = prepare(settings)
@@ -184,21 +184,12 @@ class _Pipeline:
 
     def _evaluate(self, plan: Plan, name: str) -> str:
         from ..eval.runner import evaluate, planned
-        from ..interp import bottleneck_finder
 
         folder = self.out / "eval" / name
         result = evaluate(
             plan,
             out=folder,
             session=self.session,
-            find_channels=bottleneck_finder(
-                plan.model,
-                plan.asked_in_development,
-                cache_dir=self.cache_dir,
-                seed=plan.config.seed,
-                max_tokens=plan.config.max_prompt_tokens,
-                template=plan.config.template,
-            ),
             # The folder is a part of this quickstart: what a former version of a model left there goes.
             fresh=self.fresh or bool(planned(plan).differences(folder, fresh=True)),
             observer=WithoutParts(self.run.observer),

@@ -28,12 +28,14 @@ class InterpSection(Config):
 class SteeringSection(Config):
     """How steering is looked for and judged; what is not here is as in `mplat eval`."""
 
-    draws: int = Field(5, ge=1, le=1000)
-    """Random draws of the control."""
+    draws: int = Field(19, ge=1, le=1000)
+    """Draws of each control that has several."""
     development_limit: int = Field(90, ge=1)
     """At most this many questions choose the recipe; those on the test side only judge it."""
-    strengths: list[float] | None = None
-    """Candidate strengths of every operator; default: the variant's."""
+    sites: list[str] | None = None
+    """Sites within a block whose channels are searched; default: the variant's."""
+    budget: int | None = Field(None, ge=1)
+    """Forward tokens that a search may read; default: the largest search there is."""
     price_limit: int = Field(48, ge=1)
     """Held-out texts on which the price is measured, at most."""
 

@@ -69,19 +69,17 @@ class PriceRow:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row of the development grid."""
+    """One candidate of the search, on all development questions."""
 
-    operator: str
+    rung: str
     site: str
     layer: int
-    strength: float
+    detector: str
     n_channels: int
+    factor: float | None
     n: int
-    n_failed: int
-    em: float | None
-    f1: float | None
-    rank: int | None
-    chosen: bool
+    logprob_gain: float | None  # nats per answer
+    exact_gain: float | None
 
 
 @dataclass(frozen=True)
@@ -100,15 +98,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What the steered condition does, and where it is written."""
+class Found:
+    """What the search says of the recipe: its gain in exact match on the development questions. naive: on those it was
+    found on; cross_fitted: under recipes that were found without each question, with its standard error."""
 
-    operator: str
-    site: str
-    layer: int
-    channels: tuple[int, ...]
-    strength: float
-    model_digest: str
+    naive: float | None
+    cross_fitted: float | None
+    se: float | None
+    n: int
 
 
 @dataclass(frozen=True)
@@ -134,9 +131,9 @@ class Evaluation:
     statuses: tuple[str, ...]
     status_rows: tuple[StatusRow, ...]
     price: tuple[PriceRow, ...]
-    recipe: Recipe | None
+    recipe: tuple[str, ...] | None  # its parts in words; None where nothing was steered
+    found: Found | None
     candidates: tuple[Candidate, ...]
-    development_em: float | None  # of the unsteered model, beside the candidates
     answers: tuple[Answer, ...]
     provenance: tuple[Fact, ...]
     reproduce: str

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from .controls import Comparison, Drawn, control, control_names, control_recipes
 from .detectors import Detector, detector, detector_names, find_detector
-from .discovery import Scored, choose, grid, places
 from .layout import Layout
 from .operators import Target, find_operator, fitting, operator, operator_names
 from .other_states import states_of
@@ -23,9 +22,9 @@ from .variants import Variant, find_variant, layers_with, variant, variant_for, 
 from .write_effects import WriteEffect, write_effects
 
 __all__ = [
-    "Comparison", "Detector", "Drawn", "Found", "Layout", "Part", "Recipe", "Scored", "SearchPlan", "Target",
-    "Variant", "WriteEffect", "choose", "control", "control_names", "control_recipes", "detector", "detector_names",
-    "discover", "find_detector", "find_operator", "find_variant", "fitting", "grid", "layers_with", "operator",
-    "operator_names", "places", "plan_search", "source_recipe", "source_site", "states_of", "variant", "variant_for",
+    "Comparison", "Detector", "Drawn", "Found", "Layout", "Part", "Recipe", "SearchPlan", "Target",
+    "Variant", "WriteEffect", "control", "control_names", "control_recipes", "detector", "detector_names", "discover",
+    "find_detector", "find_operator", "find_variant", "fitting", "layers_with", "operator",
+    "operator_names", "plan_search", "source_recipe", "source_site", "states_of", "variant", "variant_for",
     "variant_names", "write_effects",
 ]  # fmt: skip

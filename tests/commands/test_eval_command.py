@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 FEW = [
     "--address", "none", "--per-level", "3", "--draws", "1", "--max-new-tokens", "3",
     "--set", "price_limit=4", "--set", "resamples=200", "--set", "development_share=0.4",
-    "--strength", "0.5,3", "--layers", "1,2",
+    "--layers", "1,2", "--controls", "random", "--budget", "700000", "--set", "steering.sites=[mixer_out]",
 ]  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def first(place):
 
 def test_it_writes_the_run_and_says_what_came_out(first, run):
     assert {p.name for p in first.iterdir()} == {
-        "run.json", "recipe.json", "discovery.parquet", "items.parquet", "prompts.parquet", "price.parquet",
+        "run.json", "recipe.json", "search.parquet", "items.parquet", "prompts.parquet", "price.parquet",
         "summary.json", "work",
     }  # fmt: skip
     code, out, err = run(*FEW, "--out", str(first))
@@ -68,7 +68,8 @@ def test_it_writes_the_run_and_says_what_came_out(first, run):
         ["1", "simple_recall"], ["2", "two_hop"], ["3", "three_hop"], ["4", "long_context"], ["5", "combined"],
         ["6", "stress_test"], ["-", "overall"],
     ]  # fmt: skip
-    assert "search: 8 candidates" in err and "controls: random x 1" in err
+    assert "search: gains of the channels of mixer_out in layers 1, 2; at most " in err
+    assert "controls: random x 1" in err and "power: " in err
 
 
 def test_the_same_command_again_makes_no_forward_pass(first, run, monkeypatch):
@@ -90,7 +91,7 @@ def test_the_same_command_again_makes_no_forward_pass(first, run, monkeypatch):
     ("words", "differing"),
     [
         (["--draws", "2"], "draws"),
-        (["--strength", "3"], "steering.strengths"),
+        (["--strength", "0.5"], "doses"),
         (["--seed", "1"], "seed, the questions"),
     ],
     ids=str,
@@ -109,7 +110,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_destroy_nothing(first
 
 def test_fresh_leaves_nothing_of_the_earlier_run(first, run, tmp_path):
     shutil.copytree(first, tmp_path / "run")
-    words = [w for w in FEW if w not in ("--strength", "0.5,3", "--layers", "1,2")]
+    words = [w for w in FEW if w not in ("--layers", "1,2", "--budget", "700000")]
     words += ["--recipe", str(first / "recipe.json"), "--out"]
     assert run(*words, str(tmp_path / "run"), "--fresh")[0] == 0
     assert run(*words, str(tmp_path / "new"))[0] == 0
@@ -120,19 +121,12 @@ def test_fresh_leaves_nothing_of_the_earlier_run(first, run, tmp_path):
     assert names(tmp_path / "run") == names(tmp_path / "new")
 
 
-def test_it_says_what_it_computes_for_the_cache(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLAT_CACHE", str(tmp_path / "empty"))
-    code, _, err = run(*FEW, "--out", str(tmp_path / "run"))
-    assert code == 0
-    (said,) = [line for line in err.splitlines() if "computed now" in line]
-    assert said.startswith(f"not in the cache {tmp_path / 'empty'}, computed now: ") and "attribution" in said
-
-
 def test_a_dry_run_says_the_plan_and_writes_nothing(run, tmp_path):
     code, out, err = run(*FEW, "--out", str(tmp_path / "run"), "--dry-run", "--json")
     assert code == 0 and not list(tmp_path.iterdir())
     plan = json.loads(out)["plan"]
-    assert plan["candidates"] == 8 and plan["layers"] == [1, 2] and plan["controls"] == {"random": 1}
+    assert plan["search"]["places"] == ["blocks.1.mixer_out", "blocks.2.mixer_out"]
+    assert 0 < plan["search"]["tokens"] <= 700_000 and plan["controls"] == {"random": 1}
     assert plan["development"] + plan["test"] + plan["unused"] == 18
 
 
@@ -142,7 +136,7 @@ def test_the_variant_is_the_models_own_where_none_is_named(run, tmp_path):
 
 
 def test_a_stored_recipe_is_judged(first, run, tmp_path):
-    words = [w for w in FEW if w not in ("--strength", "0.5,3", "--layers", "1,2")]
+    words = [w for w in FEW if w not in ("--layers", "1,2", "--budget", "700000")]
     code, out, _ = run(*words, "--recipe", str(first / "recipe.json"), "--out", str(tmp_path / "run"), "--json")
     assert code == 0
     assert json.loads(out)["recipe"] == json.loads((first / "recipe.json").read_text())
@@ -240,10 +234,12 @@ def test_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run,
     [
         (["--steering", "mamba3"], 2, "no steering variant 'mamba3'; did you mean 'mamba'"),
         (["--steering", "mamba2"], 2, "steers mamba2 models"),
-        (["--strength", "1,inf"], 2, "inf is out of range; allowed: above 0 to 100"),
-        (["--strength", "nan"], 2, "allowed: above 0 to 100"),
-        (["--strength", "1e9"], 2, "allowed: above 0 to 100"),
-        (["--strength", "0"], 2, "allowed: above 0 to 100"),
+        (["--strength", "1,inf"], 2, "inf is out of range; allowed: -100 to 100"),
+        (["--strength", "nan"], 2, "allowed: -100 to 100"),
+        (["--strength", "1e9"], 2, "allowed: -100 to 100"),
+        (["--budget", "10"], 2, "the smallest search"),
+        (["--edits", "absent"], 3, "no stored edits"),
+        (["--steering", "mamba:sorce"], 2, "may stand behind the colon is source"),
         (["--strength", "2,2"], 2, "given more than once"),
         (["--layers", "3"], 2, "there is no block 3; allowed: 0 to 2"),
         (["--layers", "1000000"], 2, "allowed: 0 to 2"),
@@ -252,9 +248,9 @@ def test_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run,
         (["--controls", "randm"], 2, "unknown name 'randm'; did you mean 'random'"),
         (["--mode", "datset"], 2, "mode"),
         (["--mode", "dataset"], 2, "--questions"),
-        (["--set", "steering.strengths=[1.0, .inf]"], 2, "finite"),
-        (["--set", "steering.strenghts=[1.0]"], 2, "strengths"),
-        (["--set", "steering.strengths=[1.0, 1000.0]"], 2, "allowed: above 0 to 100"),
+        (["--set", "doses=[1.0, .inf]"], 2, "finite"),
+        (["--set", "dosis=[1.0]"], 2, "doses"),
+        (["--set", "steering.alpha=0"], 2, "greater than 0"),
         (["--per-level", "0"], 2, "--per-level 0: input should be greater than or equal to 1"),
         (["--questions", "absent.parquet"], 3, "absent.parquet"),
         (["--recipe", "absent.json"], 3, "absent.json"),
@@ -300,7 +296,8 @@ def test_a_recipe_of_another_model(first, run, tmp_path):
 def test_help_names_every_option(capfd):
     assert main(["eval", "--help"]) == 0
     shown = capfd.readouterr().out
-    options = """--model --steering --questions --mode --per-level --strength --layers --recipe --controls --draws
+    options = """--model --steering --questions --mode --per-level --strength --layers --recipe --edits
+        --budget --header --controls --draws
         --max-new-tokens --batch-size --limit --address --actors --out --seed --fail-over --json --dry-run --fresh
         --config --set"""
     for option in options.split():

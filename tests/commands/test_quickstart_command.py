@@ -34,7 +34,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "models": [str(folder / "one"), str(folder / "two")],
         "per_level": 4,
         "classify": {"per_level": 2},
-        "steering": {"draws": 1, "development_limit": 4, "strengths": [2.0], "price_limit": 4},
+        "steering": {"draws": 1, "development_limit": 4, "sites": ["mixer_out"], "price_limit": 4},
     }
     path = folder / "quickstart.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -22,11 +22,11 @@ def test_a_single_run_gets_its_page_beside_it(tmp_path: Path, capsys: pytest.Cap
 
 def test_what_is_missing_is_a_warning_and_the_page_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_eval_run(tmp_path / "run")
-    (tmp_path / "run" / "discovery.parquet").unlink()
+    (tmp_path / "run" / "search.parquet").unlink()
     page = tmp_path / "pages" / "one.html"
     assert main(["report", str(tmp_path / "run"), "--out", str(page), "--title", "Mine"]) == 0
     captured = capsys.readouterr()
-    assert "warning: the development grid" in captured.err and "mplat eval" in captured.err
+    assert "warning: the candidates of the search" in captured.err and "mplat eval" in captured.err
     assert captured.out == f"open {page} in a browser\n"
     assert "<title>Mine</title>" in page.read_text(encoding="utf-8")
 

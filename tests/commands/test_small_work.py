@@ -43,12 +43,20 @@ def test_the_rule(monkeypatch):
 
 def test_the_tokens_of_an_evaluation_are_counted_in_every_condition():
     config = EvalConfig.model_validate(
-        {"per_level": 3, "draws": 2, "max_new_tokens": 5, "steering": {"strengths": [2.0, 3.0], "layers": [1]}}
+        {
+            "per_level": 3,
+            "draws": 2,
+            "max_new_tokens": 5,
+            "controls": ["random", "prompt", "shuffled_labels"],
+            "doses": [0.5],
+            "steering": {"layers": [1], "sites": ["mixer_out"]},
+        }
     ).model_copy(update={"model": "tiny-mamba2"})
     plan = prepare(config, load("tiny-mamba2"))
     size = {name: len(prompt.tokens) + 5 for name, prompt in plan.prompts.items()}
-    searched = sum(size[q.id] for q in plan.development) * (1 + plan.grid_size)
-    assert plan.tokens == searched + sum(size[q.id] for q in plan.test) * (1 + 1 + 2)
+    assert plan.search is not None
+    searched = 3 * plan.search.tokens + 2 * sum(size[q.id] for q in plan.development)  # two on shuffled answers
+    assert plan.tokens == searched + sum(size[q.id] for q in plan.test) * (1 + 1 + 1 + 2 + 1 + 2)
 
 
 def test_the_default_evaluation_of_a_tiny_model_is_small_and_that_of_a_large_one_is_not():

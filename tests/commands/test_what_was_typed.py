@@ -212,13 +212,7 @@ def test_a_configuration_with_the_other_ending(said, tmp_path) -> None:
     assert "did you mean" not in said(2, "train", str(tmp_path / "absent" / "run.yaml"))
 
 
-@pytest.mark.parametrize("words", [["--strength", "1"], ["--set", "steering.strengths=[1.0]"]], ids=" ".join)
-def test_a_search_needs_a_strength_that_changes_something(said, words) -> None:
-    for more in ([], ["--dry-run"]):
-        assert said(2, "eval", "--per-level", "3", *words, *more).startswith("--strength 1 changes nothing")
-
-
-def test_one_among_other_strengths_is_a_control(models, tmp_path, capsys) -> None:
-    words = ["--model", str(models / "talking"), "--strength", "1,2", "--per-level", "3", "--dry-run", "--json"]
+def test_doses_are_what_was_typed(models, tmp_path, capsys) -> None:
+    words = ["--model", str(models / "talking"), "--strength", "1,2,-0.5", "--per-level", "6", "--dry-run", "--json"]
     assert main(["eval", *words, "--out", str(tmp_path / "out")]) == 0
-    assert set(map(tuple, json.loads(capsys.readouterr().out)["plan"]["strengths"].values())) == {(1.0, 2.0)}
+    assert json.loads(capsys.readouterr().out)["plan"]["doses"] == [1.0, 2.0, -0.5]

@@ -17,7 +17,9 @@ from mplat.eval.runner import evaluate
 from mplat.models import LanguageModel, generate, load
 from mplat.report import load as load_report
 from mplat.runtime import open_session, read_table
+from mplat.steering import variant_names
 from planted_models import TOKENIZER
+from recipes import scaled
 
 KINDS = [*ARCHITECTURES, *(case for case in CASES if ":" not in case)]
 _VOCABULARY = 1024  # the shipped tokenizer's
@@ -41,11 +43,8 @@ def settings(folder: Path, **changes) -> EvalConfig:
 
 
 def run(config: EvalConfig, out: Path, model: LanguageModel):
-    def first_channels(site: str, layer: int, k: int) -> list[int]:
-        return list(range(k))
-
     with open_session("none") as session:
-        return evaluate(prepare(config, model), out=out, session=session, find_channels=first_channels)
+        return evaluate(prepare(config, model), out=out, session=session)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,9 +64,15 @@ def test_every_kind_of_model_answers_every_question_as_it_does_alone(kind, tmp_p
 def test_models_without_a_variant_are_steered_at_what_their_mixers_add(kind, tmp_path):
     folder = folder_of(kind, tmp_path / "model")
     model = load(folder, tokenizer=str(TOKENIZER))
-    result = run(settings(folder, limit=6), tmp_path / "run", model)
-    assert result.recipe is not None and {part.site for part in result.recipe.parts} == {"mixer_out"}
-    assert set(result.summary.overall.em.conditions) >= {"unsteered", "steered", "control_random"}
+    layer = model.n_layers - 1
+    recipe = scaled(model, (0, 1), 2.0, layer).save(tmp_path / "recipe.json")
+    config = settings(folder, limit=6, steering={"recipe": recipe}, controls=["random"])
+    result = run(config, tmp_path / "run", model)
+    own = model.config.arch in variant_names()
+    plan = prepare(config, model)
+    assert plan.variant.name == (model.config.arch if own else "general")
+    assert ("scale_channels", "mixer_out") in plan.variant.places
+    assert {c for c in result.summary.overall.em.conditions} == {"unsteered", "steered", "control_random"}
 
 
 def test_without_steering_every_question_judges_and_the_sentence_says_how_many_are_right(tmp_path):
@@ -79,7 +84,7 @@ def test_without_steering_every_question_judges_and_the_sentence_says_how_many_a
     assert len(rows) == 18 and result.summary.overall.em.differences == {}
     assert result.summary.verdict.sentence.startswith(f"Not steered: exact match {right / 18:.3f} (95 % interval ")
     assert result.summary.verdict.sentence.endswith(" on 18 questions.")
-    assert not (tmp_path / "run" / "recipe.json").exists() and not (tmp_path / "run" / "discovery.parquet").exists()
+    assert not (tmp_path / "run" / "recipe.json").exists() and not (tmp_path / "run" / "search.parquet").exists()
     page = load_report([tmp_path / "run"])
     assert page.evaluations[0].missing == () and [c.role for c in page.evaluations[0].conditions] == ["unsteered"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
-from mplat.eval.conditions import PLAIN, Condition, aliases, candidates, computed, judged
+from mplat.eval.conditions import PLAIN, Condition, aliases, computed, judged
 from mplat.eval.schema import ITEM_SCHEMA
 from recipes import scaled
 
@@ -12,32 +12,28 @@ IDENTITY = RECIPE.scaled(0)
 
 
 def test_names_are_unique_and_families_are_theirs_without_the_number():
-    conditions = [PLAIN, *candidates([RECIPE, IDENTITY]), *judged(RECIPE, {"random": [RECIPE] * 3})]
+    conditions = [PLAIN, *judged(RECIPE, {"random": [RECIPE] * 3}, "Q: a?\nA: b\n\n")]
     assert [c.name for c in conditions] == [
-        "unsteered", "candidate_000", "candidate_001", "steered", "control_random_0", "control_random_1",
-        "control_random_2",
+        "unsteered", "steered", "control_random_0", "control_random_1", "control_random_2", "control_prompt_0",
     ]  # fmt: skip
-    assert [c.family for c in conditions[3:]] == ["steered"] + ["control_random"] * 3
-    assert [c.draw for c in conditions] == [None] * 4 + [0, 1, 2]
+    assert [c.family for c in conditions] == [
+        "unsteered", "steered", *["control_random"] * 3, "control_prompt",
+    ]  # fmt: skip
+    assert [c.draw for c in conditions] == [None] * 2 + [0, 1, 2, 0]
 
 
 def test_json_round_trip():
-    for condition in (PLAIN, *judged(RECIPE, {"random": [IDENTITY]})):
+    for condition in (PLAIN, *judged(RECIPE, {"random": [IDENTITY]}, "header")):
         assert Condition.from_dict(condition.to_dict()) == condition
 
 
-def test_strength_one_is_not_computed_but_copied_from_the_unsteered_rows():
-    conditions = candidates([RECIPE, IDENTITY])
-    assert [c.name for c in computed(conditions)] == ["unsteered", "candidate_000"]
+def test_what_changes_nothing_is_not_computed_but_copied_from_the_unsteered_rows():
+    conditions = judged(RECIPE, {"random": [IDENTITY, IDENTITY]})
+    assert [c.name for c in computed(conditions)] == ["unsteered", "steered"]
+    assert not Condition("words", "words", None, header="Q").is_plain
     same = {
-        "dataset": "d",
-        "category": "c",
-        "split": "test",
-        "model": "m",
-        "variant": "v",
-        "metric": "x",
-        "status": "ok",
-    }
+        "dataset": "d", "category": "c", "split": "test", "model": "m", "variant": "v", "metric": "x", "status": "ok",
+    }  # fmt: skip
     rows = [
         same | {"question_id": q, "prediction": f"{q} {c.name}"} | c.fields()
         for q in "ab"
@@ -45,5 +41,5 @@ def test_strength_one_is_not_computed_but_copied_from_the_unsteered_rows():
     ]
     copies = aliases(pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), conditions).to_pylist()
     assert [(r["question_id"], r["condition"], r["prediction"], r["strength"]) for r in copies] == [
-        ("a", "candidate_001", "a unsteered", 1.0), ("b", "candidate_001", "b unsteered", 1.0),
+        (q, name, f"{q} unsteered", 1.0) for name in ("control_random_0", "control_random_1") for q in "ab"
     ]  # fmt: skip

@@ -4,6 +4,7 @@ are given all the same, the evaluation is refused with their ids."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from mplat.core.errors import InputError
 from mplat.datasets import facts
 from mplat.datasets.prompting.asked_before import CHOICE_FILE, question_digest, question_digests, write_choice
 from mplat.datasets.records import to_table
+from mplat.eval.asking import read_questions
 from mplat.eval.eval_config import EvalConfig
-from mplat.eval.planning import prepare, read_questions
+from mplat.eval.planning import prepare
 from mplat.eval.runner import evaluate
 from mplat.interp import Cache, bottleneck_finder, config_model
 from mplat.interp.engine.inputs import Given, read_missing
-from mplat.interp.methods.channels import ChannelFinder
 from mplat.runtime import open_session
 from mplat.steering import Recipe
 from mplat.train.export import export
@@ -28,7 +29,7 @@ from planted_models import TOKENIZER, talking
 
 FEW = {
     "max_new_tokens": 1, "price_limit": 4, "resamples": 100, "draws": 1, "per_level": 4,
-    "steering": {"strengths": [2.0], "layers": [1]},
+    "steering": {"sites": ["mixer_out"], "layers": [1], "budget": 400_000}, "controls": ["random"],
 }  # fmt: skip
 
 
@@ -43,9 +44,9 @@ def settings(**changes) -> EvalConfig:
     return EvalConfig.model_validate({**FEW, **changes})
 
 
-def run(plan, out, find):
+def run(plan, out):
     with open_session("none") as session:
-        return evaluate(plan, out=out, session=session, find_channels=find)
+        return evaluate(plan, out=out, session=session)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
@@ -69,7 +70,7 @@ def test_a_digest_is_that_of_what_is_asked_and_not_of_the_id():
 
 def test_a_recipe_is_not_judged_by_the_questions_it_was_found_on(model, tmp_path):
     plan = prepare(settings(), model)
-    found = run(plan, tmp_path / "run", lambda site, layer, k: list(range(k))).recipe
+    found = run(plan, tmp_path / "run").recipe
     stored = Recipe.load(tmp_path / "run" / "recipe.json", model)
     assert stored == found and stored.decided_on == question_digests(plan.development)
     path = tmp_path / "run" / "recipe.json"
@@ -80,15 +81,16 @@ def test_a_recipe_is_not_judged_by_the_questions_it_was_found_on(model, tmp_path
     shared = sorted(q.id for q in plan.development)
     assert f"was made on questions that are to judge it: {', '.join(shared[:5])}" in str(caught.value)
     unknown = dataclasses.replace(stored, made_from={}).save(tmp_path / "older.json")
-    assert Recipe.load(unknown).decided_on is None
+    assert Recipe.load(unknown).decided_on is None and "questions" not in json.loads(unknown.read_text())["made_from"]
     prepare(settings(steering={"recipe": unknown}, development_share=0.01), model)
 
 
 def test_channels_are_not_chosen_by_test_questions(model, tmp_path):
     plan = prepare(settings(), model)
-    finder = ChannelFinder(lambda site, layer, k: list(range(k)), question_digests(plan.test[3:]))
-    with pytest.raises(InputError, match="the choice of channels was made on .*" + re.escape(plan.test[3].id)):
-        run(plan, tmp_path / "run", finder)
+    assert plan.search is not None
+    other = dataclasses.replace(plan.search, questions=question_digests(plan.test[3:]))
+    with pytest.raises(InputError, match="the search was made on .*" + re.escape(plan.test[3].id)):
+        run(dataclasses.replace(plan, search=other), tmp_path / "run")
     own = bottleneck_finder(model, plan.asked_in_development, cache_dir=tmp_path / "cache", seed=0)
     assert own.decided_on == question_digests(plan.asked_in_development)
     own("mixer_out", 1, 2)
@@ -103,10 +105,10 @@ def test_weights_that_questions_chose_are_not_judged_by_them(tmp_path):
     export(talking("mamba"), "float32", TOKENIZER, tmp_path / "model", chosen_by=asked[:7])
     chosen = load(tmp_path / "model")
     assert (tmp_path / "model" / CHOICE_FILE).is_file()
-    config = settings(steering={"variant": "none"})
+    config = settings(steering={"variant": "none"}, controls=[])
     with pytest.raises(InputError, match=f"the choice of the weights of .*{asked[0].id}, .*7 in all.*export.weights"):
         prepare(config, chosen)
-    prepare(settings(steering={"variant": "none"}, seed=1), chosen)
+    prepare(settings(steering={"variant": "none"}, controls=[], seed=1), chosen)
     write_choice(tmp_path / "model", facts.prompts(per_level=4, seed=0, stream="train-evaluation"))
     prepare(config, chosen)
 
@@ -115,7 +117,7 @@ def test_a_file_of_questions_that_were_asked_before_is_found_by_what_it_asks(mod
     asked = [dataclasses.replace(q, id=f"other-{i}") for i, q in enumerate(facts.prompts(per_level=4, seed=0))]
     pq.write_table(to_table(asked), tmp_path / "q.parquet")
     plan = prepare(settings(), model)
-    run(plan, tmp_path / "run", lambda site, layer, k: list(range(k)))
+    run(plan, tmp_path / "run")
     recipe = tmp_path / "run" / "recipe.json"
     with pytest.raises(InputError, match="questions that are to judge it: other-"):
         prepare(settings(questions=Path(tmp_path / "q.parquet"), steering={"recipe": recipe}, seed=1), model)

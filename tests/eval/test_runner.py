@@ -14,7 +14,7 @@ from mplat.core.plain_text import Table
 from mplat.core.whole_files import sha256_of
 from mplat.datasets.prompting.prompts import Prompt
 from mplat.datasets.records import to_table
-from mplat.eval import answers, side_effects
+from mplat.eval import answers, finding, side_effects
 from mplat.eval.conditions import Condition
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.in_words import result_words
@@ -22,12 +22,12 @@ from mplat.eval.planning import prepare
 from mplat.eval.runner import evaluate
 from mplat.eval.schema import ITEM_SCHEMA
 from mplat.eval.split import split
-from mplat.models import load
+from mplat.models import Scale, load, save_edits
 from mplat.runtime import open_session, read_table
 from mplat.runtime.record import read_run
-from mplat.steering import Recipe
-from mplat.steering.part import Part
-from planted_models import ANSWER_TOKENS, CHANNELS, LAYER, planted, talking
+from mplat.steering import Part, Recipe
+from planted_models import ANSWER_TOKENS, CHANNELS, DAMAGE, LAYER, planted, talking
+from recipes import scaled
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +40,30 @@ def case(place):
     """The damaged model in place/model, its questions in place/questions.parquet."""
     made = planted(place / "model")
     pq.write_table(to_table(made.questions), place / "questions.parquet")
+    for name, strength in (("right", 1 / DAMAGE), ("mild", 3.0)):
+        scaled(made.damaged, CHANNELS, strength, LAYER).save(place / f"{name}.json")
     return made
 
 
 def settings(place, *, steering=None, **changes):
+    """The planted channels and the right factor, as a recipe that is given."""
     values = {
         "questions": place / "questions.parquet", "max_new_tokens": ANSWER_TOKENS, "batch_size": 8,
-        "development_share": 0.4, "draws": 2, "resamples": 500, "price_limit": 4, "controls": ["random"],
-        "steering": {"operators": ["scale_channels"], "layers": [0, 1, 2], "strengths": [0.5, 3.0, 10.0]}
-        | (steering or {}),
+        "development_share": 0.4, "draws": 19, "resamples": 500, "price_limit": 4, "controls": ["random"],
+        "steering": steering if steering is not None else {"recipe": place / "right.json"},
     }  # fmt: skip
     return EvalConfig.model_validate({**values, **changes})
 
 
-def oracle(site, layer, k):
-    """The planted channels, whatever the layer: which layer and how much is for the search to find out."""
-    assert k == len(CHANNELS)
-    return list(CHANNELS)
-
-
-def run(config, model, out, find_channels=oracle, session=None, **more):
+def run(config, model, out, session=None, **more):
     plan = prepare(config, model)
     if session is not None:
-        return evaluate(plan, out=out, session=session, find_channels=find_channels, **more)
+        return evaluate(plan, out=out, session=session, **more)
     with open_session("none") as own:
-        return evaluate(plan, out=out, session=own, find_channels=find_channels, **more)
+        return evaluate(plan, out=out, session=own, **more)
+
+
+SEARCH = {"sites": ["mixer_out"], "layers": [LAYER], "budget": 300_000, "alpha": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +71,16 @@ def found(place, case):
     return run(settings(place), case.damaged, place / "run")
 
 
+@pytest.fixture(scope="module")
+def searched(place, case):
+    """A search of one place."""
+    return run(
+        settings(place, steering=SEARCH, controls=["shuffled_labels"], draws=1), case.damaged, place / "searched"
+    )
+
+
 def items(result):
     return read_table(result.out / "items.parquet").to_pylist()
-
-
-def test_the_search_finds_the_planted_layer_and_strength(found):
-    (part,) = found.recipe.parts
-    assert (part.layers, part.strength, part.channels) == ((LAYER,), 10.0, CHANNELS)
-    table = read_table(found.out / "discovery.parquet").to_pylist()
-    assert len(table) == 9 and [r["strength"] for r in table if r["chosen"]] == [10.0]
-    assert max(r["em"] for r in table if not r["chosen"]) < 1.0 == max(r["em"] for r in table)
 
 
 def test_steering_repairs_the_damage_on_test_questions_and_random_channels_do_not(found):
@@ -91,17 +90,30 @@ def test_steering_repairs_the_damage_on_test_questions_and_random_channels_do_no
     assert found.summary.verdict.supported, found.summary.verdict.sentence
 
 
-def test_the_choice_saw_development_questions_alone_and_the_verdict_test_questions_alone(found, case):
-    sides = {q.id: at for at, of in zip(("development", "test"), split(case.questions, seed=0, share=0.4), strict=True)
-             for q in of}  # fmt: skip
-    seen = {(row["split"], row["family"]) for row in items(found)}
-    assert seen == {
-        ("development", "unsteered"), ("development", "candidate"), ("test", "unsteered"), ("test", "steered"),
-        ("test", "control_random"),
-    }  # fmt: skip
-    assert all(row["split"] == sides[row["question_id"]] for row in items(found))
-    test = {name for name, where in sides.items() if where == "test"}
-    assert found.summary.overall.n == len(test) == len({r["question_id"] for r in items(found) if r["split"] == "test"})
+def test_the_choice_saw_development_questions_alone_and_the_verdict_test_questions_alone(searched, found, case):
+    for result in (searched, found):
+        assert all(row["split"] == sides(case)[row["question_id"]] for row in items(result))
+        test = {name for name, where in sides(case).items() if where == "test"}
+        tested = {r["question_id"] for r in items(result) if r["split"] == "test"}
+        assert result.summary.overall.n == len(test) == len(tested)
+    seen = {(row["split"], row["family"]) for row in items(searched)}
+    assert {("development", "unsteered"), ("development", "steered"), ("test", "steered")} <= seen
+    assert searched.recipe.decided_on and not {r["split"] for r in items(found)} & {"development"}
+
+
+def sides(case):
+    development, test = split(case.questions, seed=0, share=0.4)
+    return {q.id: "development" for q in development} | {q.id: "test" for q in test}
+
+
+def test_a_search_leaves_every_candidate_and_what_it_says_of_the_one_it_chose(searched, case):
+    table = read_table(searched.out / "search.parquet")
+    assert table.num_rows > 10 and set(table["layer"].to_pylist()) == {LAYER}
+    summary = json.loads((searched.out / "summary.json").read_text())
+    assert summary["search"]["tokens"] <= SEARCH["budget"]
+    assert summary["search"]["cross_fitted"]["n"] == sum(where == "development" for where in sides(case).values())
+    if searched.recipe.is_identity:
+        assert summary["verdict"]["kind"] == "left_alone"
 
 
 def test_every_question_has_one_row_in_every_condition_in_a_fixed_order(found):
@@ -110,7 +122,7 @@ def test_every_question_has_one_row_in_every_condition_in_a_fixed_order(found):
     keys = [(r["split"], r["question_id"], r["condition"]) for r in table.to_pylist()]
     assert keys == sorted(set(keys))
     conditions = {c for s, _, c in keys if s == "test"}
-    assert conditions == {"unsteered", "steered", "control_random_0", "control_random_1"}
+    assert conditions == {"unsteered", "steered", *(f"control_random_{i}" for i in range(19))}
 
 
 def test_the_files_say_what_was_done(found, case):
@@ -136,6 +148,7 @@ def test_running_again_makes_no_forward_pass_and_the_same_files(found, place, ca
     before = {p.name: p.read_bytes() for p in files}
     monkeypatch.setattr(answers, "generate", refuse)
     monkeypatch.setattr(side_effects, "read_logits", refuse)
+    monkeypatch.setattr(finding, "discover", refuse)
     run(settings(place), case.damaged, found.out)
     assert {p.name: p.read_bytes() for p in files} == before
     with pytest.raises(AssertionError, match="forward pass"):
@@ -144,13 +157,13 @@ def test_running_again_makes_no_forward_pass_and_the_same_files(found, place, ca
 
 def test_fresh_computes_again_and_gives_the_same_tables(found, place, case):
     again = run(settings(place), case.damaged, place / "again", fresh=True)
-    for name in ("items.parquet", "discovery.parquet", "price.parquet", "summary.json", "recipe.json"):
+    for name in ("items.parquet", "price.parquet", "summary.json", "recipe.json"):
         assert (again.out / name).read_bytes() == (found.out / name).read_bytes()
 
 
 def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(place, case, monkeypatch):
     out = place / "interrupted"
-    run(settings(place, steering={"layers": [1], "strengths": [10.0]}), case.damaged, out)
+    run(settings(place, draws=1), case.damaged, out)
     asked = []
     real = answers.generate
 
@@ -161,8 +174,8 @@ def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(pla
         return real(model, prompts, **more)
 
     monkeypatch.setattr(answers, "generate", twice)
-    changed = settings(place, steering={"layers": [1], "strengths": [3.0]})
-    with pytest.raises(UsageError, match="another configuration .differs in steering.strengths"):
+    changed = settings(place, steering={"recipe": place / "mild.json"}, draws=2)
+    with pytest.raises(UsageError, match="another configuration .differs in draws"):
         run(changed, case.damaged, out)
     with pytest.raises(KeyboardInterrupt):
         run(changed, case.damaged, out, fresh=True)
@@ -179,7 +192,7 @@ def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(pla
 def test_the_same_settings_with_other_questions_or_another_model_are_another_run(place, case, tmp_path):
     questions, out = tmp_path / "questions.parquet", tmp_path / "run"
     pq.write_table(to_table(case.questions), questions)
-    config = settings(place, questions=questions, steering={"layers": [1], "strengths": [10.0]}, draws=1)
+    config = settings(place, questions=questions, steering={"variant": "none"}, controls=None)
     run(config, case.damaged, out)
     files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     pq.write_table(to_table(case.questions[:-1]), questions)
@@ -196,7 +209,7 @@ def test_the_same_settings_with_other_questions_or_another_model_are_another_run
 
 def test_fresh_leaves_the_files_of_a_folder_without_a_record_alone(place, case, tmp_path):
     (tmp_path / "work" / "mine").mkdir(parents=True)
-    run(settings(place, steering={"layers": [1], "strengths": [10.0]}, draws=1), case.damaged, tmp_path, fresh=True)
+    run(settings(place, draws=1), case.damaged, tmp_path, fresh=True)
     assert (tmp_path / "work" / "mine").is_dir()
 
 
@@ -209,11 +222,43 @@ def test_a_second_driver_is_kept_out(place, case):
     lock.release()
 
 
-def test_a_stored_recipe_is_judged_without_a_search(found, place, case):
+def test_a_stored_recipe_is_judged_without_a_search(found, place, case, monkeypatch):
+    monkeypatch.setattr(finding, "discover", refuse)
     config = settings(place, steering={"recipe": found.out / "recipe.json"})
-    judged = run(config, case.damaged, place / "judged", find_channels=refuse)
+    judged = run(config, case.damaged, place / "judged")
     assert judged.summary.overall == found.summary.overall
-    assert not (judged.out / "discovery.parquet").exists()
+    assert not (judged.out / "search.parquet").exists()
+
+
+def test_stored_edits_are_judged_like_a_recipe(found, place, case):
+    edits = save_edits(place / "edits", [Scale(f"blocks.{LAYER}.mixer_out", 1 / DAMAGE, channels=CHANNELS)])
+    judged = run(settings(place, steering={"edits": edits}), case.damaged, place / "of_edits")
+    assert judged.summary.overall == found.summary.overall and judged.summary.verdict == found.summary.verdict
+
+
+def test_the_words_of_a_prompt_are_a_control(place, case):
+    result = run(settings(place, controls=["prompt"]), case.damaged, place / "words")
+    asked = {(r["question_id"], r["condition"]): r for r in items(result)}
+    texts = {r["prompt_digest"]: r["text"] for r in read_table(result.out / "prompts.parquet").to_pylist()}
+    for (question, condition), row in asked.items():
+        if condition == "control_prompt_0":
+            plain = asked[question, "unsteered"]
+            assert row["n_prompt_tokens"] > plain["n_prompt_tokens"] and row["operator"] is None
+            header = texts[row["prompt_digest"]].removesuffix(texts[plain["prompt_digest"]])
+            assert header.count("\nA: ") == 2, "two questions of the development side with their answers"
+
+
+def test_a_header_is_read_before_every_prompt_and_moves_the_evidence(place, case):
+    header = place / "header.txt"
+    header.write_text("Answer with a name.\n")
+    plain, with_header = (prepare(settings(place, header=h), case.damaged) for h in (None, header))
+    for name, prompt in with_header.prompts.items():
+        assert prompt.text == header.read_text() + plain.prompts[name].text
+        pieces = [prompt.text[a:b] for a, b in prompt.evidence]
+        assert pieces == [plain.prompts[name].text[a:b] for a, b in plain.prompts[name].evidence]
+    header.write_text(" ")
+    with pytest.raises(InputError, match="the header is empty"):
+        prepare(settings(place, header=header), case.damaged)
 
 
 def test_strength_one_costs_nothing_and_differs_in_nothing(place, case, monkeypatch):
@@ -225,8 +270,9 @@ def test_strength_one_costs_nothing_and_differs_in_nothing(place, case, monkeypa
         return real(model, prompts, **more)
 
     monkeypatch.setattr(answers, "generate", counting)
-    same = run(settings(place, steering={"strengths": [1.0]}), case.damaged, place / "identity")
-    assert sum(asked) == len(case.questions), "every question is asked once, unsteered"
+    scaled(case.damaged, CHANNELS, 1.0, LAYER).save(place / "nothing.json")
+    same = run(settings(place, steering={"recipe": place / "nothing.json"}), case.damaged, place / "identity")
+    assert sum(asked) == sum(where == "test" for where in sides(case).values()), "every question is asked once"
     assert same.recipe.is_identity
     for difference in same.summary.overall.em.differences.values():
         assert (difference.mean, difference.p) == (0.0, 1.0) and difference.low == -difference.high < 0
@@ -245,7 +291,7 @@ def test_questions_that_cannot_be_asked_are_rows_with_a_status(place, case):
     ]
     path = place / "wrong.parquet"
     pq.write_table(to_table([*case.questions, *wrong]), path)
-    config = settings(place, questions=path, steering={"layers": [1], "strengths": [10.0]}, draws=1)
+    config = settings(place, questions=path, draws=1)
     result = run(config, case.damaged, place / "wrong")
     rows = [r for r in items(result) if r["question_id"] in {w.id for w in wrong}]
     expected = {"long": "too_long", "mute": "bad_input", "blank": "bad_input", "odd": "bad_input"}
@@ -264,7 +310,9 @@ def test_questions_that_cannot_be_asked_are_rows_with_a_status(place, case):
     ("change", "error", "message"),
     [
         ({"steering": {"layers": [3]}}, UsageError, "layer 3 does not exist; .* layers 0 to 2"),
-        ({"steering": {"operators": ["scale_detla"]}}, UsageError, "did you mean 'scale_delta'"),
+        ({"steering": {"sites": ["mixer_ot"]}}, UsageError, "mixer_ot"),
+        ({"steering": {"budget": 10}}, UsageError, "the smallest search at .* reads [0-9]+ tokens, the budget is 10"),
+        ({"steering": {"variant": "mamba:sorce"}}, UsageError, "may stand behind the colon is source"),
         ({"steering": {"variant": "mamba2"}}, UsageError, "steers mamba2 models and .* is a mamba model"),
         ({"controls": ["rnd"]}, UsageError, "there is no control 'rnd'"),
         ({"mode": "both", "questions": None}, UsageError, "name it with --questions"),
@@ -288,7 +336,7 @@ def test_both_kinds_of_questions_are_summarised_apart(place, case):
     other = [dataclasses.replace(q, id=f"other-{q.id}", dataset="other", prompt=None) for q in case.questions[:12]]
     path = place / "other.parquet"
     pq.write_table(to_table(other), path)
-    config = settings(place, mode="both", per_level=2, questions=path, steering={"layers": [1], "strengths": [10.0]})
+    config = settings(place, mode="both", per_level=2, questions=path)
     result = run(config, case.damaged, place / "both")
     assert [g.name for g in result.summary.datasets] == ["facts", "other"]
     assert sum(g.n for g in result.summary.datasets) == result.summary.overall.n
@@ -339,7 +387,7 @@ def test_the_gain_is_asked_for_in_other_forms_of_the_questions(tmp_path):
 
 @pytest.mark.ray
 def test_one_process_and_one_or_two_actors_give_the_same_tables(found, place, case):
-    names = ("items.parquet", "discovery.parquet", "price.parquet", "summary.json")
+    names = ("items.parquet", "price.parquet", "summary.json")
     with open_session("local", actors=2) as session:
         for actors in (1, 2):
             out = place / f"ray{actors}"

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA
 from mplat.eval.summary import Resampling, summarise, values_of
-from mplat.eval.verdict import judge
 from mplat.scoring.statistics import Difference, Estimate, paired_difference
 
 HOW = Resampling(seed=0, confidence=0.95, resamples=500)
@@ -228,57 +227,12 @@ def test_a_question_at_several_distances_is_one_question():
     assert make(table_of({"a": (1, 1, 0, 0)})).distances == []
 
 
-# -- the verdict ----------------------------------------------------------------------------------------------------
-
-BETTER, SAME = Difference(50, 0.1, 0.04, 0.16, 0.001), Difference(50, 0.01, -0.03, 0.05, 0.6)
-WORSE = Difference(50, -0.1, -0.16, -0.04, 0.001)
-
-
-def verdict(gain, over_control, *, draws=(0.4, 0.42), families=("unsteered", "steered", "control_random")):
-    conditions = {f: Estimate(50, 0.5 if f == "steered" else 0.4, 0.3, 0.6) for f in families}
-    differences = {"steered-unsteered": gain, "steered-control_random": over_control}
-    return judge(
-        conditions, differences, {"control_random": list(draws)}, Difference(9, 0.02, 0.01, 0.03, 0.01), alpha=0.05
-    )
-
-
 def test_the_sentence_says_so_where_the_price_is_of_the_questions_themselves():
     rows = table_of({"a": (0, 1, 0, 0), "b": (0, 1, 0, 0)})
     prices = [row | {"text_source": "the questions of this evaluation"} for row in price_rows({"t": [1.0] * 4})]
     tables = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), pa.Table.from_pylist(prices, schema=PRICE_SCHEMA)
     assert "Price on the questions of this evaluation: +0.000" in summarise(*tables, HOW).verdict.sentence
     assert "Price on ordinary text: " in make(rows).verdict.sentence
-
-
-def test_better_than_both_is_a_yes_with_its_price():
-    found = verdict(BETTER, BETTER)
-    assert found.supported and found.sentence.startswith("Steering beats the unsteered model and its controls")
-    assert "+0.020 nats per token" in found.sentence
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ((SAME, BETTER), "not better than the unsteered model"),
-        ((BETTER, SAME), "not better than random channels"),
-        ((WORSE, BETTER), "worse than the unsteered model"),
-        ((Difference(50, 0.1, 0.01, 0.2, 0.07), BETTER), "not better than the unsteered model"),
-    ],
-)
-def test_anything_less_is_no_evidence_and_says_why(arguments, reason):
-    found = verdict(*arguments)
-    assert not found.supported
-    assert found.sentence.startswith("No evidence that steering helps") and reason in found.sentence
-
-
-def test_one_draw_that_does_as_well_is_enough_to_doubt():
-    found = verdict(BETTER, BETTER, draws=(0.1, 0.5))
-    assert not found.supported and "a single draw of random channels does as well" in found.sentence
-
-
-def test_without_controls_there_is_no_yes():
-    found = verdict(BETTER, BETTER, families=("unsteered", "steered"))
-    assert not found.supported and "no control was run" in found.sentence
 
 
 def test_cut_prompts_and_lost_evidence_are_groups_of_their_own():

@@ -11,6 +11,8 @@ import pytest
 from mplat.core.errors import InputError
 from mplat.report import load
 from mplat.report.documents import flat
+from mplat.steering import Recipe
+from mplat.steering.in_words import describe
 from report_runs import RECIPE, questions, record, write_classification, write_eval_run, write_interp_run
 
 
@@ -67,13 +69,12 @@ def test_every_status_is_counted(tmp_path: Path) -> None:
     assert counts["steered"] == {"ok": 23, "model_nonfinite": 1}
 
 
-def test_recipe_and_grid_are_those_of_the_search(tmp_path: Path) -> None:
+def test_recipe_and_candidates_are_those_of_the_search_on_all_development_questions(tmp_path: Path) -> None:
     write_eval_run(tmp_path / "eval")
     (run,) = load([tmp_path / "eval"]).evaluations
-    assert run.recipe is not None
-    assert (run.recipe.channels, run.recipe.strength) == (tuple(RECIPE["channels"]), RECIPE["strength"])
-    assert [(c.rank, c.chosen, c.strength) for c in run.candidates] == [(1, True, 5.0), (2, False, 0.5)]
-    assert run.development_em == 0.4
+    assert run.recipe == tuple(describe(Recipe.from_dict(RECIPE, source="recipe")))
+    assert [c.logprob_gain for c in run.candidates] == [0.75, 0.25, None], "the best first, what failed last"
+    assert run.found is not None and (run.found.naive, run.found.cross_fitted, run.found.se) == (0.3, 0.2, 0.05)
 
 
 def test_examples_are_at_most_twelve_right_and_wrong_with_what_the_model_read(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_the_command_names_what_is_not_the_default(tmp_path: Path) -> None:
     assert run.reproduce == f"mplat eval --model toy --per-level 4 --draws 2 --address none --out {tmp_path / 'eval'}"
 
 
-@pytest.mark.parametrize("name", ["summary.json", "discovery.parquet", "items.parquet", "prompts.parquet"])
+@pytest.mark.parametrize("name", ["summary.json", "search.parquet", "items.parquet", "prompts.parquet"])
 def test_a_partial_run_says_what_is_missing_and_how_to_make_it(tmp_path: Path, name: str) -> None:
     write_eval_run(tmp_path / "eval")
     (tmp_path / "eval" / name).unlink()

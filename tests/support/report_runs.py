@@ -14,7 +14,7 @@ from mplat.eval.eval_config import EvalConfig
 from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA, question_fields
 from mplat.eval.summary import Resampling, summarise
 from mplat.runtime.record import RunRecord
-from mplat.steering.discovery import DISCOVERY_SCHEMA
+from mplat.steering.search import SEARCH_SCHEMA
 
 CONDITIONS = [
     ("unsteered", "unsteered", None),
@@ -81,19 +81,28 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
         schema=PRICE_SCHEMA,
     )  # fmt: skip
     config = EvalConfig.model_validate({"model": model, "per_level": PER_LEVEL, "draws": 2}).model_dump(mode="json")
-    summary = {"recipe": RECIPE, **summarise(items, prices, Resampling(0, 0.95, 200)).to_dict()}
+    gain = {
+        "n": 10,
+        "exact": 0.2,
+        "exact_se": 0.05,
+        "exact_p": 0.01,
+        "logprob": 0.5,
+        "logprob_se": 0.1,
+        "logprob_p": 0.01,
+    }
+    search = {"naive": gain | {"exact": 0.3}, "cross_fitted": gain, "families": {"common": gain}, "tokens": 999}
+    summary = {"recipe": RECIPE, "search": search, **summarise(items, prices, Resampling(0, 0.95, 200)).to_dict()}
     run = record("eval", model, config=config, plan={"variant": "mamba"}, details={"recipe": RECIPE})
-    grid = [
-        {"candidate": f"candidate_{i:03d}", "operator": "scale_mixer_out", "site": "mixer_out", "layer": 3,
-         "strength": strength, "channels": [4, 38], "n": 10, "n_failed": 0, "em": em, "f1": em, "em_unsteered": 0.4,
-         "f1_unsteered": 0.4, "rank": rank, "chosen": rank == 1}
-        for i, (strength, em, rank) in enumerate([(0.5, 0.3, 2), (5.0, 0.6, 1)])
+    candidates = [
+        {"part": 0, "fold": fold, "rung": "screening", "site": "mixer_out", "layer": 3, "detector": "cosine",
+         "n_channels": 2, "factor": 5.0, "n": 10, "logprob_gain": gain, "exact_gain": 0.1, "tokens": 99}
+        for fold, gain in [(None, 0.25), (None, None), (None, 0.75), (0, 9.0)]
     ]  # fmt: skip
     prompts = [{"prompt_digest": q.prompt_digest, "text": q.prompt} for q in questions()]
     pq.write_table(pa.Table.from_pylist(prompts), folder / "prompts.parquet")
     pq.write_table(items, folder / "items.parquet")
     pq.write_table(prices, folder / "price.parquet")
-    pq.write_table(pa.Table.from_pylist(grid, schema=DISCOVERY_SCHEMA), folder / "discovery.parquet")
+    pq.write_table(pa.Table.from_pylist(candidates, schema=SEARCH_SCHEMA), folder / "search.parquet")
     for name, value in (("run.json", run), ("summary.json", summary), ("recipe.json", RECIPE)):
         (folder / name).write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
     return summary

@@ -1,31 +1,33 @@
 """An evaluation run's folder -> `Evaluation`.
 
-Reads run.json (what was asked), summary.json (the numbers), discovery.parquet (the development grid), items.parquet
-(answers) and prompts.parquet. Only run.json must be there: what else is absent is listed in `missing` with the command
-that makes it.
+Reads run.json (what was asked), summary.json (the numbers), search.parquet (the candidates of the search),
+items.parquet (answers) and prompts.parquet. Only run.json must be there: what else is absent is listed in `missing`
+with the command that makes it.
 Numbers come from summary.json as they are; nothing is averaged here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import InputError
 from ...eval.conditions import STEERED, UNSTEERED
 from ...eval.split import TEST
 from ...scoring.statistics import Difference, Estimate
-from ...steering.variants import NONE
-from ..content import Candidate, Comparison, Condition, Evaluation, Fact, LevelRow, PriceRow, Recipe, Role, StatusRow
+from ...steering import Recipe
+from ...steering.in_words import describe
+from ..content import Candidate, Comparison, Condition, Evaluation, Fact, Found, LevelRow, PriceRow, Role, StatusRow
 from ..documents import Document, flat, read_json, read_rows
 from ..section import section
 from .answers import EXAMPLE_COLUMNS, examples
 
-_CANDIDATE_COLUMNS = ("candidate", "operator", "site", "layer", "strength", "channels", "n", "n_failed", "em", "f1",
-                      "em_unsteered", "rank", "chosen")  # fmt: skip
+_CANDIDATE_COLUMNS = ("fold", "rung", "site", "layer", "detector", "n_channels", "factor", "n", "logprob_gain",
+                      "exact_gain")  # fmt: skip
+_SHOWN_CANDIDATES = 40
 
 _UNFINISHED = "No verdict: the run is not finished."
 #: settings of `mplat eval` that have an option of their own
@@ -54,12 +56,12 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
     conditions = _conditions(summary) if summary is not None else ()
     levels = tuple(_levels(summary, conditions)) if summary is not None else ()
     candidates: tuple[Candidate, ...] = ()
-    development_em = None
-    searched = run.at("config").at("steering").value.get("recipe") is None and variant != NONE
-    if searched and there("discovery.parquet", "the development grid"):
-        rows = read_rows(folder / "discovery.parquet", _CANDIDATE_COLUMNS, remedy)
-        candidates = tuple(sorted((_candidate(row) for row in rows), key=lambda c: (c.rank is None, c.rank or 0)))
-        development_em = rows[0]["em_unsteered"] if rows else None
+    searched = summary is not None and "search" in summary and summary.at("search").value is not None
+    if searched and there("search.parquet", "the candidates of the search"):
+        rows = read_rows(folder / "search.parquet", _CANDIDATE_COLUMNS, remedy)
+        known = [row for row in rows if row["fold"] is None] or rows
+        best = sorted(known, key=lambda row: -(row["logprob_gain"] if row["logprob_gain"] is not None else -math.inf))
+        candidates = tuple(_candidate(row) for row in best[:_SHOWN_CANDIDATES])
     answers = ()
     if there("items.parquet", "examples of answers"):
         rows = read_rows(folder / "items.parquet", EXAMPLE_COLUMNS, remedy)
@@ -80,9 +82,9 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         statuses=statuses,
         status_rows=status_rows,
         price=tuple(_price(summary, conditions)) if summary is not None else (),
-        recipe=_recipe(recipe) if recipe is not None else None,
+        recipe=_in_words(recipe) if recipe is not None else None,
+        found=_found(summary.at("search")) if searched and summary is not None else None,
         candidates=candidates,
-        development_em=development_em,
         answers=answers,
         provenance=tuple(Fact(name, value) for name, value in flat(run.value) if ".recipe." not in name),
         reproduce=command,
@@ -140,7 +142,7 @@ def title_of(family: str) -> str:
 def _control(family: str) -> str:
     """A control by what is put in the place of the chosen channels."""
     name = family.removeprefix("control_").replace("_", " ")
-    return f"{name} channels" if name == "random" else name
+    return f"{name} channels" if name in ("random", "variance matched", "high variance") else name
 
 
 def _levels(summary: Document, conditions: tuple[Condition, ...]) -> Iterator[LevelRow]:
@@ -222,35 +224,17 @@ def difference(value: Document) -> Difference:
     )  # fmt: skip
 
 
-def _recipe(value: Document) -> Recipe:
-    return Recipe(
-        operator=value.at("operator").text(),
-        site=value.at("site").text(),
-        layer=value.at("layer").whole(),
-        channels=tuple(channel.whole() for channel in value.at("channels").elements()),
-        strength=_known(value.at("strength")),
-        model_digest=value.at("model_digest").text(),
-    )
+def _in_words(value: Document) -> tuple[str, ...]:
+    return tuple(describe(Recipe.from_dict(value.value, source=f"{value.path}: recipe")))
 
 
-def _known(value: Document) -> float:
-    number = value.number()
-    if number is None:
-        raise InputError(f"{value.path}: {value.place!r} is null; {value.remedy}")
-    return number
+def _found(value: Document) -> Found:
+    naive, cross = value.at("naive"), value.at("cross_fitted")
+    return Found(
+        None if naive.value is None else naive.at("exact").number(),
+        cross.at("exact").number(), cross.at("exact_se").number(), cross.at("n").whole(),
+    )  # fmt: skip
 
 
 def _candidate(row: Mapping[str, Any]) -> Candidate:
-    return Candidate(
-        operator=row["operator"],
-        site=row["site"],
-        layer=row["layer"],
-        strength=row["strength"],
-        n_channels=len(row["channels"]),
-        n=row["n"],
-        n_failed=row["n_failed"],
-        em=row["em"],
-        f1=row["f1"],
-        rank=row["rank"],
-        chosen=row["chosen"],
-    )
+    return Candidate(**{name: row[name] for name in _CANDIDATE_COLUMNS if name != "fold"})

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from ...core.errors import UsageError, suggest
 from ...core.names import known_as
 from ...core.registry import Registry
-from ..discovery import DEFAULT_SITES
 from ..operators import OPERATORS, Operator
 from ..source_recipe import source_recipe
 
@@ -31,6 +30,10 @@ if TYPE_CHECKING:
 
 #: (model, cost of ablating each channel of `source_recipe.source_site(model)`) -> the published recipe for this model
 Source = Callable[["LanguageModel", "Tensor | Sequence[float]"], "Recipe"]
+
+
+#: where an operator that acts on many sites is tried
+DEFAULT_SITES = {"scale_channels": "mixer_out"}
 
 
 @dataclass(frozen=True)
