@@ -116,11 +116,11 @@ def test_an_edit_that_goes_by_positions_is_not_read_ahead():
     """A beginning that is read before its prompts are known has no end to count from."""
     header = tuple(i % 40 for i in range(100))
     requests = [Request((*header, i), (i, 2)) for i in range(12)]
-    edit = Add("blocks.1.mixer_out", torch.ones(24, dtype=torch.float64), positions=[-1], phase="prefill")
+    edit = Add("blocks.0.mixer_out", torch.ones(24, dtype=torch.float64), positions=[-1], phase="prefill")
     with MODEL.edit(edit):
         found = [each.total for each in likelihoods(MODEL, requests, 3)]
     for request, total in zip(requests, found, strict=True):
-        with MODEL.edit(Add("blocks.1.mixer_out", torch.ones(24, dtype=torch.float64), positions=[100])):
+        with MODEL.edit(Add("blocks.0.mixer_out", torch.ones(24, dtype=torch.float64), positions=[100])):
             assert total == pytest.approx(alone(MODEL, request)[0], abs=1e-9)
     assert found != pytest.approx([alone(MODEL, r)[0] for r in requests], abs=1e-3)
 
