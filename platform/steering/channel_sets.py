@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .gains import Gains, Place, common
@@ -22,9 +23,13 @@ class Pointer(NamedTuple):
     detector: str
     sense: int
 
+    def signs(self, scores: Tensor) -> Tensor:
+        """1 or -1 for each channel, from the detector's numbers (C,)."""
+        return scores.sign() if self.sense == 0 else torch.full_like(scores, float(self.sense))
+
 
 POINTERS = (
-    Pointer("quiet_but_heard", 1), Pointer("gradient_norm", 1), Pointer("gradient_norm", -1),
+    Pointer("quiet_but_heard", 1), Pointer("gradient_norm", 1),
     Pointer("attribution_t", 0), Pointer("cosine", 0), Pointer("mean_ablation", 1), Pointer("variance", -1),
 )  # fmt: skip
 #: what is asked again with a set in force, for how many steps at most

@@ -1,6 +1,6 @@
 """The search on one set of questions: many cheap candidates first, more questions and steps for those that are left.
 
-    places      every site and layer, one step along its signed detector; the best places stay
+    places      every site and layer: a step along its signed detector, and its quiet channels turned up; the best stay
     directions  every pointer x the places left, one set size and factor
     ladder      the best directions: other factors, then other set sizes
     grown       the best of those, in force: what detectors now name joins it or leaves it
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 FAMILIES = ("common", "shaped", "refined", "free")
 ROWS = 24  # of a batch: a step of a fit sees one
-_FIRST_STEP, _FIRST_SIZE = 0.7, 1.5  # log gains of the first two rungs
-_SIZES = (0.7, 1.5, 2.3, 3.2)  # log factors of the ladder: 2, 4.5, 10 and 25
+_FIRST_STEP, _FIRST_SIZE = 0.7, 2.0  # log gains of the first two rungs: what was turned down by 30 must show at once
+_SIZES = (0.7, 1.3, 2.0, 2.7, 3.4)  # log factors of the ladder: 2, 3.7, 7.4, 15 and 30
 _BETWEEN = (0.4, 0.2, 0.1)  # log factor between those, ever finer
 _REFINING_STEP = 0.15  # of a fit that begins at the best common factor
 _FIRST_SHARE, _SHARES = 1 / 8, (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of a site's channels: set sizes
@@ -51,7 +51,7 @@ class Effort:
     refined, free: steps of the fits. folds: of the cross-fitting."""
 
     screening: int = 24
-    places: int = 4
+    places: int = 6
     directions: int = 6
     finalists: int = 1
     refined: int = 10
@@ -98,7 +98,7 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     return [
         Rung("observed", 1, n, _BACKWARD * all_tokens),
         Rung("as it is", 1, n, all_tokens + each),
-        Rung("places", n_places, len(few), n_places * each),
+        Rung("places", 2 * n_places, len(few), 2 * n_places * each),
         Rung("directions", kept * len(POINTERS), len(few), kept * len(POINTERS) * each),
         Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
         Rung("grown", growing, len(few), (growing + _BACKWARD * _ROUNDS) * each),
@@ -142,20 +142,16 @@ class Ladder:
         tried: list[tuple[float, int, Place]] = []
         for i, place in enumerate(where):
             sure = (find_detector("attribution_t")(seen[place.name]) / 2).clamp(-1, 1)
-            tried.append((self._try("places", Gains(place, _FIRST_STEP * sure), "attribution_t"), i, place))
+            along = self._try("places", Gains(place, _FIRST_STEP * sure), "attribution_t")
+            louder = self._tried("places", _first_set(place, POINTERS[0], seen[place.name])).score
+            tried.append((max(along, louder), i, place))
         return [place for _, _, place in sorted(tried, key=lambda t: (-t[0], t[1]))[: self.effort.places]]
 
     def _directions(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[ChannelSet]:
         tried: list[ChannelSet] = []
         for place in where:
             for pointer in POINTERS:
-                found = find_detector(pointer.detector)
-                scores = found(seen[place.name])
-                signs = scores.sign() if pointer.sense == 0 else torch.full_like(scores, float(pointer.sense))
-                first = ChannelSet(
-                    place, pointer, tuple(found.order(seen[place.name])), signs, _FIRST_SHARE, _FIRST_SIZE
-                )
-                tried.append(first.scored(self._try("directions", first.gains, pointer.detector)))
+                tried.append(self._tried("directions", _first_set(place, pointer, seen[place.name])))
         return hopeful(tried)[: self.effort.directions]
 
     def _ladder(self, sets: Sequence[ChannelSet]) -> list[ChannelSet]:
@@ -172,8 +168,7 @@ class Ladder:
             self.log.tokens += _BACKWARD * self._few_tokens
             members, tried = here.order[: here.count], [here]
             for pointer in GROWING:
-                scores = find_detector(pointer.detector)(seen)
-                signs = scores.sign() if pointer.sense == 0 else torch.full_like(scores, float(pointer.sense))
+                signs = pointer.signs(find_detector(pointer.detector)(seen))
                 rest = [c for c in find_detector(pointer.detector).order(seen) if c not in members]
                 for more in sorted({1, max(1, len(members) // 2)}):
                     if rest:
@@ -272,6 +267,12 @@ class Ladder:
 def _length(items: Sequence[Asked], batch: Batch) -> int:
     """Tokens that one forward pass over the batch reads, padding not counted."""
     return sum(items[int(i)].length for i in batch.rows)
+
+
+def _first_set(place: Place, pointer: Pointer, seen: Observed) -> ChannelSet:
+    """What a pointer proposes, in the first number of channels and the first factor."""
+    found = find_detector(pointer.detector)
+    return ChannelSet(place, pointer, tuple(found.order(seen)), pointer.signs(found(seen)), _FIRST_SHARE, _FIRST_SIZE)
 
 
 def _middle(gains: Gains) -> float | None:

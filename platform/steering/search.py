@@ -44,7 +44,7 @@ ALPHA = 0.025  # one-sided, of both exact match and log-probability: below it a 
 #: from the most to the least that a search does
 EFFORTS = (
     Effort(),
-    Effort(screening=16, places=3, directions=4, finalists=1, refined=8, free=12),
+    Effort(screening=16, places=4, directions=4, finalists=1, refined=8, free=12),
     Effort(screening=12, places=2, directions=2, finalists=1, refined=5, free=8, folds=2),
 )
 
