@@ -21,7 +21,10 @@ from . import Target, operator
     high=1.0,
 )  # fmt: skip
 def stored_edit(target: Target) -> list[Edit]:
-    """Apply an edit as it was stored: strength 1 is the edit, 0 is none, and there is nothing between."""
+    """Apply an edit as it was stored: strength 1 is the edit, 0 is none, and there is nothing between.
+
+    Raises UsageError for a strength between, a kind that there is not, and fields that make no such edit.
+    """
     kind, fields = target.options["kind"], target.options.get("fields", {})
     if target.strength != 1.0:
         raise UsageError(f"a stored edit is applied (strength 1) or not (0), and not by {target.strength:g}")
