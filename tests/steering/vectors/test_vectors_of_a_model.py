@@ -38,7 +38,7 @@ def planted():
     generator = torch.Generator().manual_seed(2)
     direction = torch.randn(32, generator=generator, dtype=torch.float64)
     direction /= direction.norm()
-    ends = [(token, model.tokenizer.decode([token])) for token in range(model.config.vocab_size)]
+    ends = [(token, str(model.tokenizer.decode([token]))) for token in range(model.config.vocab_size)]
     words = [(t, w) for t, w in ends if re.fullmatch(" [a-z]+", w) and model.tokenizer("One" + w).input_ids[-1] == t]
     half = len(words) // 2
     with torch.no_grad():
