@@ -4,8 +4,8 @@ What is learned is what the operator `learned_state` adds: of every layer that h
 first token, and the inputs that the convolution sees before it. So what is learned is what is applied, bit for bit.
 
 Dropout: in every step a random half of the state is zero and the rest doubled. With a few dozen examples the state
-otherwise learns them by heart: on planted tasks of the facts world 79 % of held-out answers were right without it, 99 %
-with it.
+otherwise learns them by heart: in tiny-mamba, told to say the name that is asked about, 79 % of held-out answers were
+right without it and 99 % with it (docs/vectors.md has more).
 """
 
 from __future__ import annotations
