@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 def evaluate(typed: Typed[EvalConfig]) -> Run:
     """Evaluate steering: search on development questions, judge on test questions, with controls and price."""
     _refuse_contradictions(typed)
+    from ..eval import matrix
+
+    named = typed.config.steering.variant
+    if matrix.several(named):
+        return _several(typed)
+    if named is not None and named.endswith(matrix.RECIPE_SUFFIX):
+        typed = typed.with_value("variant", None).with_value("recipe", Path(named))
 
     from ..eval import in_words, runner
     from ..eval.asking import read_questions
@@ -55,6 +63,38 @@ def evaluate(typed: Typed[EvalConfig]) -> Run:
         operations=forward_operations(plan.model, plan.tokens),
         unit="answers",
         cost=partial(estimate, plan),
+        prepare=partial(writable, caches=False),
+    )
+
+
+def _several(typed: Typed[EvalConfig]) -> Run:
+    """Every steering that was named, each in a folder of its own."""
+    from ..eval import in_words, matrix
+    from ..eval.planning import prepare
+
+    config = typed.config
+    plans = {name: prepare(cell) for name, cell in matrix.cells(config).items()}
+    wanted = matrix.Matrix(config, plans)
+
+    def work(at: At) -> Outcome:
+        found, rows = matrix.evaluate_all(
+            wanted, out=at.folder, session=at.session, fresh=at.fresh, observer=at.console
+        )
+        bad = {name: result.bad_share for name, result in found.items() if result.bad_share > config.fail_over}
+        failure = (
+            f"too many test rows of {', '.join(bad)} have no score; their status and reason are in "
+            f"{at.folder / 'cells'}/*/items.parquet"
+        )
+        return Outcome({"out": str(at.folder), "cells": rows}, matrix.in_words(rows), failure if bad else None)
+
+    return Run(
+        work,
+        folder=Path("runs") / "eval-matrix",
+        lines=[f"{name}: {line}" for name, plan in plans.items() for line in in_words.plan_lines(plan)[:3]],
+        plan={"cells": {name: in_words.plan_values(plan) for name, plan in plans.items()}},
+        check=matrix.planned(wanted).check,
+        operations=sum(forward_operations(plan.model, plan.tokens) for plan in plans.values()),
+        unit="answers",
         prepare=partial(writable, caches=False),
     )
 
