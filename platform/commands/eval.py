@@ -102,9 +102,11 @@ def _several(typed: Typed[EvalConfig]) -> Run:
 def _refuse_contradictions(typed: Typed[EvalConfig]) -> None:
     """UsageError for options that mean nothing beside the steering that was asked for."""
     steering, given = typed.config.steering, typed.options()
-    if (steering.recipe or steering.edits) and {"--layers", "--budget"} & {*given}:
-        raise UsageError("a stored recipe is judged as it is; leave out --layers and --budget, which search for one")
+    if (steering.recipe or steering.edits) and {"--sites", "--layers", "--budget"} & {*given}:
+        raise UsageError(
+            "a stored recipe is judged as it is; leave out --sites, --layers and --budget, which search for one"
+        )
     if steering.variant == "none":
-        for option in ("--strength", "--layers", "--recipe", "--edits", "--budget"):
+        for option in ("--strength", "--sites", "--layers", "--recipe", "--edits", "--budget"):
             if option in given:
                 raise UsageError(f"{option} has no meaning with --steering none; leave one of them out")

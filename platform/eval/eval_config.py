@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..core.config import Config, Seed
 from ..core.option import Option, Tokenizer
-from ..core.typed_lists import parse_names, parse_numbers
+from ..core.typed_lists import parse_names, parse_numbers, parse_words
 from ..datasets.prompting.truncation import MAX_PROMPT_TOKENS
 
 MAX_DOSE = 100.0  # times the recipe's own
@@ -52,7 +52,7 @@ class SteeringSection(Config):
     """Judge this stored recipe; search for none."""
     edits: Annotated[Path | None, Option(help="Judge the edits in this folder, as save_edits wrote them.")] = None
     """Judge stored edits of any kind; search for none."""
-    sites: list[str] | None = None
+    sites: Annotated[list[str] | None, Option(metavar="NAMES", parse=parse_words)] = None
     """Sites within a block whose channels are searched, such as mixer_out and mixer.delta."""
     layers: Annotated[list[int] | None, Option(metavar="0,6,12", blocks=True)] = None
     """Layers that are searched; default: all that have the sites."""
