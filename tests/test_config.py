@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mplat.core.config import Config, dump_config, load_config
 from mplat.core.errors import UsageError
+from mplat.eval.eval_config import EvalConfig
 from pydantic import field_validator
 
 
@@ -221,3 +222,11 @@ def test_any_text_is_a_value_or_a_usage_error(text):
 def test_a_quoted_text_is_that_text(text):
     quoted = yaml.safe_dump(text, default_style='"', allow_unicode=False, width=10**6).strip()
     assert load_config(Example, None, [f"title={quoted}"]).title == text
+
+
+def test_the_shipped_settings_of_an_evaluation_are_all_there_are_at_their_defaults(root):
+    path = root / "configs" / "eval" / "default.yaml"
+    assert load_config(EvalConfig, path, []) == EvalConfig.model_validate({"steering": {"variant": "mamba2"}})
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(written) == set(EvalConfig.model_fields)
+    assert set(written["steering"]) == set(EvalConfig().steering.__class__.model_fields)

@@ -85,19 +85,15 @@ def test_the_page_of_sites_names_those_of_every_architecture():
         assert {leaf for leaf in leaves - named if not leaf.startswith(families)} == set(), arch
 
 
-def test_the_page_of_steering_quotes_what_a_verdict_says():
-    from mplat.eval.verdict import judge
-    from mplat.scoring.statistics import Difference, Estimate
+def test_the_page_of_steering_names_every_verdict_control_and_position():
+    from typing import get_args
 
-    shares = {"unsteered": 0.845, "steered": 0.850, "control_random": 0.849}
-    differences = {
-        "steered-unsteered": Difference(412, 0.005, -0.007, 0.017, 0.6875),
-        "steered-control_random": Difference(412, 0.001, -0.013, 0.015, 1.0),
-    }
-    conditions = {name: Estimate(412, share, 0.81, 0.88) for name, share in shares.items()}
-    price = Difference(48, 0.001, -0.001, 0.004, 0.4)
-    verdict = judge(conditions, differences, {"control_random": [0.849] * 3}, price, alpha=0.05)
-    assert verdict.sentence in _text("docs/steering.md").splitlines()
+    from mplat.eval.eval_config import all_controls
+    from mplat.eval.verdict import Kind
+    from mplat.steering.layout import POSITIONS
+
+    said = set(re.findall(r"^\| `(\w+)` \|", _text("docs/steering.md"), re.M))
+    assert said == {*get_args(Kind), *all_controls(), *POSITIONS} - {"not_steered"}
 
 
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "docs/listing.md"])  # that is written

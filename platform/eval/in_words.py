@@ -88,6 +88,8 @@ def _steering_line(plan: Plan) -> str:
         unknown = "; it does not say on which questions it was found, some of these may be among them"
         given = plan.config.steering.recipe or plan.config.steering.edits or plan.recipe.name
         return f"recipe: {given}{unknown if plan.recipe.decided_on is None else ''}"
+    if plan.rule is not None:
+        return f"recipe: the published rule of {plan.rule}, by costs of ablation on development questions; no search"
     assert plan.search is not None
     by_site: dict[str, list[int]] = {}
     for place in plan.search.where:

@@ -135,6 +135,11 @@ def test_the_variant_is_the_models_own_where_none_is_named(run, tmp_path):
     assert code == 0 and json.loads(out)["plan"]["variant"] == "mamba"
 
 
+def test_the_published_rule_is_planned_without_a_search(run, tmp_path):
+    code, _, err = run("--steering", "mamba:source", "--per-level", "3", "--out", str(tmp_path / "run"), "--dry-run")
+    assert code == 0 and "recipe: the published rule of mamba" in err and "search:" not in err
+
+
 def test_a_stored_recipe_is_judged(first, run, tmp_path):
     words = [w for w in FEW if w not in ("--layers", "1,2", "--budget", "700000")]
     code, out, _ = run(*words, "--recipe", str(first / "recipe.json"), "--out", str(tmp_path / "run"), "--json")
