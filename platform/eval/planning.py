@@ -297,10 +297,6 @@ def _all_refused(questions: Sequence[Question], refused: Mapping[str, tuple[str,
 
 def _refuse_what_steers(config: EvalConfig) -> None:
     """UsageError for a setting that means nothing where nothing is steered."""
-    given = config.steering.model_dump(exclude={"variant"}, exclude_none=True)
-    also = next((name for name in ("controls", "doses", "robust") if getattr(config, name)), None)
-    if given or also:
-        name = f"steering.{next(iter(given))}" if given else also
     given = config.steering.model_dump(exclude={"variant"}, exclude_defaults=True)
     if given or config.controls or config.doses:
         name = f"steering.{next(iter(given))}" if given else "controls" if config.controls else "doses"
