@@ -75,7 +75,8 @@ def test_there_is_at_least_one_actor(said, command, count, more) -> None:
         (["train", "--tokens", "1M", "--set", "steps=3"], "configuration: give steps or tokens, not both"),
         (["train", "--set", "foo"], "--set foo: write KEY=VALUE, with dots between nested keys, such as "
          'model.arch="mamba2"'),
-        (["eval", "--set", "foo"], "--set foo: write KEY=VALUE, with dots between nested keys, such as per_level=100"),
+        (["eval", "--set", "foo"], "--set foo: write KEY=VALUE, with dots between nested keys, such as "
+         "steering.parts=1"),
         (["train", "--data", "fact"], "--data 'fact': neither a file nor a source of data; did you mean 'facts'? "
          "valid: facts, text"),
     ],
@@ -213,6 +214,6 @@ def test_a_configuration_with_the_other_ending(said, tmp_path) -> None:
 
 
 def test_doses_are_what_was_typed(models, tmp_path, capsys) -> None:
-    words = ["--model", str(models / "talking"), "--strength", "1,2,-0.5", "--per-level", "6", "--dry-run", "--json"]
+    words = ["--model", str(models / "talking"), "--strength", "0.5,2,-0.5", "--per-level", "6", "--dry-run", "--json"]
     assert main(["eval", *words, "--out", str(tmp_path / "out")]) == 0
-    assert json.loads(capsys.readouterr().out)["plan"]["doses"] == [1.0, 2.0, -0.5]
+    assert json.loads(capsys.readouterr().out)["plan"]["doses"] == [0.5, 2.0, -0.5]
