@@ -155,6 +155,4 @@ class EvalConfig(Config):
             raise ValueError("give at least one dose, and none twice")
         if any(not abs(value) <= MAX_DOSE for value in values or ()):
             raise ValueError(f"a dose lies between -{MAX_DOSE:g} and {MAX_DOSE:g}")
-        if any(value in (0.0, 1.0) for value in values or ()):
-            raise ValueError("doses 0 and 1, the model as it is and the recipe, are always judged; leave them out")
         return values

@@ -113,6 +113,8 @@ class Experiment:
         that is said."""
         found: list[Condition] = []
         for share in self.plan.config.doses or ():
+            if share in (0.0, 1.0):  # the model as it is and the recipe are there already
+                continue
             try:
                 dosed = dataclasses.replace(recipe, made_from={}, name="").scaled(share)
                 found.append(Condition(dose_name(share), FAMILY, dosed))

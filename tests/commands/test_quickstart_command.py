@@ -65,7 +65,6 @@ def test_every_stage_runs_and_a_second_run_computes_nothing_new(
     for words in (
         "unsteered",
         "steered",
-        "controlled (random channels)",
         ">one<",
         ">two<",
         "simple_recall",
@@ -73,11 +72,10 @@ def test_every_stage_runs_and_a_second_run_computes_nothing_new(
     ):
         assert words in page, words
     for name in ("one", "two"):
-        assert first["summaries"][name]["overall"]["em"]["conditions"].keys() == {
-            "unsteered",
-            "steered",
-            "control_random",
-        }
+        summary = first["summaries"][name]
+        conditions = summary["overall"]["em"]["conditions"]
+        assert {"unsteered", "steered"} <= set(conditions)
+        assert any(c.startswith("control_") for c in conditions) or summary["verdict"]["kind"] == "left_alone"
     for file in ("prompts.parquet", "classify/questions.parquet", "interp/one/run.json", "eval/two/items.parquet"):
         assert (out / file).is_file(), file
 

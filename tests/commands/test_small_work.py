@@ -59,8 +59,9 @@ def test_the_tokens_of_an_evaluation_are_counted_in_every_condition():
     assert plan.tokens == searched + sum(size[q.id] for q in plan.test) * (1 + 1 + 1 + 2 + 1 + 2)
 
 
-def test_the_default_evaluation_of_a_tiny_model_is_small_and_that_of_a_large_one_is_not():
-    plan = prepare(EvalConfig(model="tiny-mamba2"), load("tiny-mamba2"))
+def test_a_modest_evaluation_of_a_tiny_model_is_small_and_that_of_a_large_one_is_not():
+    few = {"model": "tiny-mamba2", "controls": ["random"], "draws": 5, "steering": {"sites": ["mixer_out"]}}
+    plan = prepare(EvalConfig.model_validate(few), load("tiny-mamba2"))
     work = where.forward_operations(plan.model, plan.tokens)
     assert work <= where.SMALL_WORK < work * 130e6 / plan.model.n_parameters
 
