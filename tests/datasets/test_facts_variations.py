@@ -24,7 +24,7 @@ def names_in(text: str) -> set[str]:
 def test_other_words_keep_facts_order_and_answer(seed):
     questions = facts.prompts(per_level=2, seed=seed)
     for original, made in zip(questions, reworded(questions, seed=seed), strict=True):
-        assert made.origin == original.id != made.id
+        assert made.original == original.id != made.id and made.origin == original.origin
         assert made.answers == original.answers and made.supporting_facts == original.supporting_facts
         assert made.question != original.question
         sentences = original.context[0].sentences, made.context[0].sentences

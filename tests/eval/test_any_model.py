@@ -91,7 +91,7 @@ def test_without_steering_every_question_judges_and_the_sentence_says_how_many_a
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"steering": {"variant": "none", "strengths": [2.0]}}, "steering.sites"),
+    [({"steering": {"variant": "none", "sites": ["mixer_out"]}}, "steering.sites"),
      ({"steering": {"variant": "none", "recipe": "r.json"}}, "steering.recipe"),
      ({"steering": {"variant": "none"}, "controls": ["random"]}, "controls")],
 )  # fmt: skip
