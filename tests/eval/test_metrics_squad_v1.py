@@ -172,7 +172,7 @@ def test_names_and_unknown_names() -> None:
     assert {"squad_v1", "hotpotqa", "triviaqa"} <= set(metrics.names())
     with pytest.raises(UsageError, match="did you mean 'squad_v1'"):
         metrics.score("squad_1", "x", ["x"])
-    with pytest.raises(UsageError, match="valid: drop, hotpotqa"):
+    with pytest.raises(UsageError, match="valid: .*drop, hotpotqa"):
         metrics.evaluate("rouge", {}, {})
     with pytest.raises(UsageError, match="no argument 'threshold'"):
         metrics.score("squad_v1", "x", ["x"], threshold=1.0)
