@@ -106,6 +106,7 @@ def headed(prompt: Prompt, header: str, model: LanguageModel) -> Prompt:
 
     if not header or prompt.status != "ok":
         return prompt
+    assert model.tokenizer is not None, model.name
     text = header + prompt.text
     encoded = encode_text(model.tokenizer, text)
     moved = tuple((first + len(header), end + len(header)) for first, end in prompt.evidence)

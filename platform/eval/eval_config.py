@@ -105,7 +105,7 @@ class EvalConfig(Config):
     """Prompt template of every question that brings no prompt, such as facts; default: that of its data set."""
     seed: Seed = 0
     """Of the generated questions, the split, the controls and the resampling."""
-    steering: SteeringSection = SteeringSection()
+    steering: SteeringSection = SteeringSection.model_validate({})
     development_share: float = Field(0.3, gt=0, lt=1)
     """Expected share of questions that steering may be tuned on; the others judge it."""
     development_limit: int = Field(90, ge=1)

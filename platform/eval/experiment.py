@@ -98,7 +98,7 @@ class Experiment:
         search = None if plan.search is None else self._shuffled(names)
         comparison = Comparison(
             steered, plan.model, plan.config.draws, plan.config.seed,
-            lambda site: findings.activity[site] if site in findings.activity else None, search,
+            findings.activity.get, search,
         )  # fmt: skip
         drawn = control_recipes(names, comparison)
         header = plan.examples() if PROMPT_CONTROL in plan.controls else ""

@@ -1,5 +1,6 @@
 """Variations of questions of the facts world: what changes, and that the answer stays."""
 
+# pyright: reportOptionalSubscript=false
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,6 @@
 """What questions have in common: the document, article or entity that makes their answers depend on each other."""
 
+# pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import json

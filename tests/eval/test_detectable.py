@@ -1,5 +1,6 @@
 """What the test questions of a plan can find."""
 
+# pyright: reportOperatorIssue=false
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,6 @@
 """Paired differences in groups: interval and p-value of one test, against enumeration, Tango's paper and simulation."""
 
+# pyright: reportOperatorIssue=false
 from __future__ import annotations
 
 import itertools

@@ -1,5 +1,6 @@
 """An evaluation from questions to files, on models whose right answers are known."""
 
+# pyright: reportOperatorIssue=false
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,6 @@
 """What rows say, on rows written by hand."""
 
+# pyright: reportOperatorIssue=false
 from __future__ import annotations
 
 import json

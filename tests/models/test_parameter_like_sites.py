@@ -1,5 +1,6 @@
 """Sites that hold what parameters decide: editing them is the model with other parameters."""
 
+# pyright: reportIndexIssue=false
 from __future__ import annotations
 
 import copy

@@ -51,7 +51,7 @@ def kinds(model: LanguageModel, site: str) -> list[Callable[..., Edit]]:
     return [
         lambda **options: Scale(site, 1.7, **options),
         lambda **options: Add(site, direction, **options),
-        lambda **options: Replace(site, 0.3, channels=[0, 2], **options),
+        lambda **options: Replace(site, 0.3, channels=[0, 2] if int(shape[0]) > 2 else [0], **options),
         lambda **options: Interpolate(site, direction, 0.4, **options),
         lambda **options: ProjectOut(site, direction, **options),
     ]

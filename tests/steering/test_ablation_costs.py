@@ -1,5 +1,6 @@
 """Costs of channels against hand-made ablations, and the published recipe made of them."""
 
+# pyright: reportIndexIssue=false, reportOptionalIterable=false
 from __future__ import annotations
 
 import pytest

@@ -105,13 +105,13 @@ class CutTaps(Edit):
     rows: Tensor
     targets: tuple[int, ...]
     sources: tuple[int, ...]
-    _whole: dict[int, Tensor] = field(default_factory=dict[int, Tensor], init=False)  # by step: the uncut window
+    _uncut: dict[int, Tensor] = field(default_factory=dict[int, Tensor], init=False)  # by step: the uncut window
 
     def apply_at(self, run: Run, column: int, x: Tensor) -> tuple[Tensor, bool]:
-        before = self._whole.pop(column - 1, None)
+        before = self._uncut.pop(column - 1, None)
         # only the newest input of x is sure to be whole: what an earlier cut took is still missing in the older ones
         whole = x if before is None else torch.cat([before[..., 1:], x[..., -1:]], -1)
-        self._whole[column] = whole
+        self._uncut[column] = whole
         reach = whole.shape[-1]
         gone = [m for m in range(reach) if column - reach + 1 + m in self.sources] if column + 1 in self.targets else []
         window = whole.clone()

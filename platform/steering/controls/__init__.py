@@ -35,15 +35,20 @@ class Activity(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a control is made from. draws: how many at most. activity: of a site by its full name; search: the whole
-    search repeated with answers dealt anew by a seed. None: not at hand, and the control says so."""
+    """What a control is made from. draws: how many at most. activity: of a site by its full name, None for one that
+    has none, such as a state; search: the whole search repeated with answers dealt anew by a seed. None: not at hand,
+    and the control says so."""
 
     recipe: Recipe
     model: LanguageModel
     draws: int
     seed: int
-    activity: Callable[[str], Activity] | None = None
+    activity: Callable[[str], Activity | None] | None = None
     search: Callable[[int], Recipe] | None = None
+
+    def activity_at(self, site: str) -> Activity | None:
+        """The activity of a site by its full name; None where it is not known."""
+        return None if self.activity is None else self.activity(site)
 
 
 class Drawn(NamedTuple):

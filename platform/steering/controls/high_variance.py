@@ -15,11 +15,12 @@ def high_variance(comparison: Comparison) -> Drawn:
     chosen = [i for i, part in enumerate(recipe.parts) if part.channels is not None and part.of.acts_on == "channels"]
     if not chosen:
         return Drawn((), "the recipe chooses no channels, so others cannot stand in for them")
-    if comparison.activity is None:
-        return Drawn((), "the activity of the channels on the development questions is not known")
     parts = list(recipe.parts)
     for i in chosen:
-        activity = comparison.activity(parts[i].full_sites()[0])
+        site = parts[i].full_sites()[0]
+        activity = comparison.activity_at(site)
+        if activity is None:
+            return Drawn((), f"the activity of the channels of {site} on the development questions is not known")
         order = sorted(range(len(activity.variance)), key=lambda c: (-float(activity.variance[c]), c))
         liveliest = tuple(order[: len(parts[i].channels or ())])
         if set(liveliest) == set(parts[i].channels or ()):

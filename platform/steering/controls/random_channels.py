@@ -36,7 +36,7 @@ def random_channels(comparison: Comparison) -> Drawn:
         parts = list(recipe.parts)
         for i in moved:
             rng = np.random.default_rng(_seed_of(parts[i], i, comparison.seed, attempt))
-            there = comparison.activity and comparison.activity(parts[i].full_sites()[0])
+            there = comparison.activity_at(parts[i].full_sites()[0])
             parts[i] = moved_to(parts[i], _others(parts[i], widths[i], rng), there)
         key = tuple(tuple(sorted(parts[i].channels or ())) for i in moved)
         drawn.setdefault(key, dataclasses.replace(recipe, parts=tuple(parts)))

@@ -46,9 +46,9 @@ def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
         return f"operator {part.operator} acts in no direction that another could stand in for"
     if "scale_subspace" not in operator_names() or not find_operator("scale_subspace").takes(part.site):
         return f"operator {part.operator} at {part.site} has no counterpart in other directions"
-    if comparison.activity is None:
-        return "the activity of the channels on the development questions is not known"
-    activity, k = comparison.activity(site), len(part.channels or ())
+    activity, k = comparison.activity_at(site), len(part.channels or ())
+    if activity is None:
+        return f"the activity of the channels of {site} on the development questions is not known"
     drawn = np.random.default_rng(generator.initial_seed()).standard_normal((len(activity.mean), k))
     basis = torch.tensor(np.linalg.qr(drawn)[0].T)
     # E|P x|^2 of a random subspace, channels taken as uncorrelated around their means

@@ -19,8 +19,6 @@ def variance_matched(comparison: Comparison) -> Drawn:
     chosen = [i for i, part in enumerate(recipe.parts) if part.channels is not None and part.of.acts_on == "channels"]
     if not chosen:
         return Drawn((), "the recipe chooses no channels, so others cannot stand in for them")
-    if comparison.activity is None:
-        return Drawn((), "the activity of the channels on the development questions is not known")
     drawn: dict[str, Recipe] = {}
     for attempt in range(20 * comparison.draws):
         if len(drawn) >= comparison.draws:
@@ -29,7 +27,9 @@ def variance_matched(comparison: Comparison) -> Drawn:
         for i in chosen:
             part = parts[i]
             site = part.full_sites()[0]
-            activity = comparison.activity(site)
+            activity = comparison.activity_at(site)
+            if activity is None:
+                return Drawn((), f"the activity of the channels of {site} on the development questions is not known")
             own = part.channels or ()
             free = [c for c in range(len(activity.mean)) if c not in set(own)]
             if len(free) < len(own):
