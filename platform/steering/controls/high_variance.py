@@ -21,7 +21,8 @@ def high_variance(comparison: Comparison) -> Drawn:
         activity = comparison.activity_at(site)
         if activity is None:
             return Drawn((), f"the activity of the channels of {site} on the development questions is not known")
-        order = sorted(range(len(activity.variance)), key=lambda c: (-float(activity.variance[c]), c))
+        variance = activity.variance.tolist()
+        order = sorted(range(len(variance)), key=lambda c: (-variance[c], c))
         liveliest = tuple(order[: len(parts[i].channels or ())])
         if set(liveliest) == set(parts[i].channels or ()):
             return Drawn((), "the recipe steers the channels of highest variance itself")
