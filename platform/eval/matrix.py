@@ -1,7 +1,7 @@
 """Several evaluations in one folder: one for each steering that was named, with p-values corrected across them.
 
-    OUT/<steering>/     an evaluation each, as `runner` writes it
-    OUT/matrix.json     a row for each: exact match, gain with interval, p-value, Holm across the rows, verdict
+    OUT/cells/<steering>/   an evaluation each, as `runner` writes it
+    OUT/matrix.json         a row for each: exact match, gain with interval, p-value, Holm across the rows, verdict
     OUT/run.json
 
 The evaluations share one session. Each is a run of its own, so an interrupted matrix continues where it was.
