@@ -2,7 +2,7 @@
 
     OUT/cells/<steering>/   an evaluation each, as `runner` writes it
     OUT/matrix.json         a row for each: exact match, gain with interval, p-value, Holm across the rows, verdict
-    OUT/run.json
+    OUT/run.json            what was asked
 
 The evaluations share one session. Each is a run of its own, so an interrupted matrix continues where it was.
 """

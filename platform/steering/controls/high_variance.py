@@ -21,7 +21,7 @@ def high_variance(comparison: Comparison) -> Drawn:
         activity = comparison.activity_at(site)
         if activity is None:
             return Drawn((), f"the activity of the channels of {site} on the development questions is not known")
-        variance: list[float] = activity.variance.tolist()
+        variance = [float(v) for v in activity.variance]
         order = sorted(range(len(variance)), key=lambda c: (-variance[c], c))
         liveliest = tuple(order[: len(parts[i].channels or ())])
         if set(liveliest) == set(parts[i].channels or ()):
