@@ -34,7 +34,7 @@ OTHERS = [
     _named("loud", "tiny-hyena", "mixer_out", 0, 32, 8.0),
     # the time axis
     _named("damaged", "tiny-mamba", "mixer.delta", 1, 96, 1 / 16),
-    _named("damaged", "tiny-mamba2", "mixer.delta", 0, 4, 1 / 32),
+    _named("damaged", "tiny-mamba2", "mixer.delta", 0, 4, 1 / 128),
     # what each architecture has of its own
     _named("loud", "tiny-moe-mamba", "mixer.expert_gain", 3, 2, 256.0),
     _named("damaged", "tiny-stable-mamba", "mixer.gate", 1, 64, 1 / 32),
