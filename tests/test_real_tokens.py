@@ -71,11 +71,11 @@ def digests(case: Case, text: str) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def texts(case: Case) -> dict[str, str]:
     """Question id -> the text that an evaluation recorded; what it read is compared with that on the way."""
-    words = ["--questions", str(case.folder / "questions.parquet"), "--out", str(case.folder / "run"), "--draws", "1"]
-    words += ["--strength", "2", "--layers", "1", "--max-new-tokens", "2", "--batch-size", "1", "--fail-over", "1"]
+    words = ["--questions", str(case.folder / "questions.parquet"), "--out", str(case.folder / "run")]
+    words += ["--steering", "none", "--max-new-tokens", "2", "--batch-size", "1", "--fail-over", "1"]
     for setting in (f"max_prompt_tokens={case.budget}", "resamples=100", "price_limit=4"):
         words += ["--set", setting]
-    case.run("eval", *words, "--set", "development_share=0.4")
+    case.run("eval", *words)
     prompts = {row["prompt_digest"]: row for row in pq.read_table(case.folder / "run" / "prompts.parquet").to_pylist()}
     found: dict[str, str] = {}
     for row in pq.read_table(case.folder / "run" / "items.parquet").to_pylist():
@@ -90,7 +90,6 @@ def texts(case: Case) -> dict[str, str]:
     told = {text.tokens for text in price_texts(model, case.questions, file=None, limit=len(case.questions)).texts}
     read = set(case.read)
     assert asked <= read and read <= asked | answered | told
-    assert read & (answered - asked), "the search for a recipe read its questions, as they are asked"
     assert any(row["n_cut_tokens"] for row in pq.read_table(case.folder / "run" / "items.parquet").to_pylist())
     return found
 
