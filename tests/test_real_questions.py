@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from mplat.commands import main
+from mplat.models import load
 from mplat.scoring.metrics import score
+from recipes import scaled
 
 pytestmark = pytest.mark.ray
 
@@ -20,7 +22,9 @@ def test_classify_then_eval_on_a_private_ray(shared_data: Path, tmp_path: Path) 
     assert asked.num_rows >= 350 and set(asked["dataset"].to_pylist()) == {"squad", "hotpotqa", "triviaqa"}
 
     words = ["eval", "--model", "tiny-mamba2", "--steering", "mamba2", "--questions", str(questions), "--quiet"]
-    small = ["--strength", "2", "--layers", "3", "--draws", "1", "--max-new-tokens", "4", "--set", "resamples=200"]
+    recipe = scaled(load("tiny-mamba2"), (0, 1), 2.0, 3).save(tmp_path / "recipe.json")  # a search is tested elsewhere
+    small = ["--recipe", str(recipe), "--controls", "random", "--draws", "1", "--max-new-tokens", "4"]
+    small += ["--set", "resamples=200"]
     small += ["--set", "price_limit=4", "--set", "development_share=0.1"]
     assert main([*words, *small, "--address", "local", "--actors", "2", "--out", str(out)]) == 0
 
