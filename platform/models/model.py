@@ -3,7 +3,7 @@
     residual = embed(tokens);  per block: residual += mixer(RMSNorm(residual));  logits = head(RMSNorm(residual))
 
 The residual stream is float32 (float64 in a float64 model). Module and parameter names are those of transformers'
-Mamba classes. Not here: reading and writing files (`loading`), text generation (`generation`).
+Mamba classes. Files are read and written in `files`, text is generated in `decoding`.
 """
 
 from __future__ import annotations
@@ -282,8 +282,8 @@ class LanguageModel(nn.Module):
         if unknown:
             raise UsageError(f"run_with_cache has no option {unknown[0]!r}; site names stand behind the tokens")
         begins = options.get("state") is None  # else there is nothing to see at the sites that texts begin with
-        every = [site.name for site in self.sites() if begins or not site.initial]
-        with self.capture(*(specs or every), gradients=gradients) as acts:
+        every = specs or [site.name for site in self.sites() if begins or not site.initial]
+        with self.capture(*every, gradients=gradients) as acts:
             logits = self(tokens, mask, **options)
         return logits, acts
 
@@ -303,9 +303,8 @@ class LanguageModel(nn.Module):
         if fixed is not None:
             raise UsageError(f"site {fixed!r} can be read but not edited; see model.sites()")
         for e, each in zip(edits, found, strict=True):
-            constant = next((s.name for s in each if s.constant), None)
-            if e.where is not None and constant is not None:
-                raise UsageError(f"edit {e}: site {constant!r} has no positions, so that no mask fits it")
+            if e.where is not None and (without := [s.name for s in each if s.constant]):
+                raise UsageError(f"edit {e}: site {without[0]!r} has no positions, so that no mask fits it")
         applied = [Applied(e, frozenset(s.name for s in each)) for e, each in zip(edits, found, strict=True)]
         before = self._edits
         self._edits = [*before, *applied]
@@ -392,8 +391,7 @@ class LanguageModel(nn.Module):
     def auxiliary_loss(self) -> Tensor | None:
         """What the last forward pass in training mode adds to the loss, summed over blocks; None where nothing does."""
         parts = [block.mixer.auxiliary_loss for block in self.blocks]
-        present = [p for p in parts if p is not None]
-        return torch.stack(present).sum() if present else None
+        return torch.stack(present).sum() if (present := [p for p in parts if p is not None]) else None
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, layout: str = "hf") -> Path:
         """Write config, weights and tokenizer into `folder`; layout "hf" (transformers) or one of `layouts`."""

@@ -23,10 +23,10 @@ from mplat.eval.planning import prepare
 from mplat.eval.runner import evaluate
 from mplat.eval.schema import ITEM_SCHEMA
 from mplat.eval.split import split
-from mplat.models import Scale, load, save_edits
+from mplat.models import Scale, save_edits
 from mplat.runtime import open_session, read_table
 from mplat.runtime.record import read_run
-from mplat.steering import Part, Recipe
+from mplat.steering import Recipe
 from planted_models import ANSWER_TOKENS, CHANNELS, DAMAGE, LAYER, planted, talking
 from recipes import scaled
 
@@ -357,33 +357,6 @@ def test_doses_are_judged_beside_the_recipe_and_change_nothing_else(found, place
     assert whole.norm == pytest.approx(2 * curves["recipe above"].points[0].norm, rel=0.01)
     table = next(line for line in result_words(result) if isinstance(line, Table) and "ships" in line.columns)
     assert len(table.rows) == 3
-
-
-def test_the_gain_is_asked_for_in_other_forms_of_the_questions(tmp_path):
-    model = talking()
-    model.save(tmp_path / "model")
-    model = load(tmp_path / "model")
-    part = Part("scale_channels", "mixer_out", (LAYER,), 3.0, channels=CHANNELS)
-    recipe = Recipe((part,), model.digest).save(tmp_path / "recipe.json")
-    config = EvalConfig.model_validate({
-        "model": str(tmp_path / "model"), "per_level": 3, "max_new_tokens": 2, "development_share": 0.3, "controls": [],
-        "resamples": 200, "price_limit": 2, "robust": True, "steering": {"recipe": recipe},
-    })  # fmt: skip
-    plan = prepare(config, model)
-    result = run(config, model, tmp_path / "run")
-    forms = {form.kind: form for form in result.summary.robust}
-    assert set(forms) == {"in other words", "with longer contexts", "of another seed"}
-    rows = [row for row in items(result) if row["split"].startswith("robust_")]
-    assert {row["condition"] for row in rows} == {"unsteered", "steered"} and all(row["status"] == "ok" for row in rows)
-    test = {q.id for q in plan.test}
-    assert {row["derived_from"] for row in rows} - {""} == test, "no development question, and every test question"
-    assert {kind: form.change.n for kind, form in forms.items()} == {
-        "in other words": len(test), "with longer contexts": len(test), "of another seed": 0,
-    }  # fmt: skip
-    prompts = {row["prompt_digest"] for row in read_table(result.out / "prompts.parquet").to_pylist()}
-    assert {row["prompt_digest"] for row in rows} <= prompts
-    lines = [line for line in result_words(result) if str(line).startswith("questions ")]
-    assert len(lines) == 3 and all("it does not hold" in line or "it holds" in line for line in lines)
 
 
 @pytest.mark.ray

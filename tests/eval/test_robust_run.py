@@ -1,0 +1,40 @@
+"""An evaluation that asks its test questions in other forms too."""
+
+from __future__ import annotations
+
+from mplat.eval.eval_config import EvalConfig
+from mplat.eval.in_words import result_words
+from mplat.eval.planning import prepare
+from mplat.eval.runner import evaluate
+from mplat.models import load
+from mplat.runtime import open_session, read_table
+from mplat.steering import Part, Recipe
+from planted_models import CHANNELS, LAYER, talking
+
+
+def test_the_gain_is_asked_for_in_other_forms_of_the_questions(tmp_path):
+    model = talking()
+    model.save(tmp_path / "model")
+    model = load(tmp_path / "model")
+    part = Part("scale_channels", "mixer_out", (LAYER,), 3.0, channels=CHANNELS)
+    recipe = Recipe((part,), model.digest).save(tmp_path / "recipe.json")
+    config = EvalConfig.model_validate({
+        "model": str(tmp_path / "model"), "per_level": 3, "max_new_tokens": 2, "development_share": 0.3, "controls": [],
+        "resamples": 200, "price_limit": 2, "robust": True, "steering": {"recipe": recipe},
+    })  # fmt: skip
+    plan = prepare(config, model)
+    with open_session("none") as session:
+        result = evaluate(plan, out=tmp_path / "run", session=session)
+    forms = {form.kind: form for form in result.summary.robust}
+    assert set(forms) == {"in other words", "with longer contexts", "of another seed"}
+    rows = [row for row in read_table(result.out / "items.parquet").to_pylist() if row["split"].startswith("robust_")]
+    assert {row["condition"] for row in rows} == {"unsteered", "steered"} and all(row["status"] == "ok" for row in rows)
+    test = {q.id for q in plan.test}
+    assert {row["derived_from"] for row in rows} - {""} == test, "no development question, and every test question"
+    assert {kind: form.change.n for kind, form in forms.items()} == {
+        "in other words": len(test), "with longer contexts": len(test), "of another seed": 0,
+    }  # fmt: skip
+    prompts = {row["prompt_digest"] for row in read_table(result.out / "prompts.parquet").to_pylist()}
+    assert {row["prompt_digest"] for row in rows} <= prompts
+    lines = [line for line in result_words(result) if str(line).startswith("questions ")]
+    assert len(lines) == 3 and all("it does not hold" in line or "it holds" in line for line in lines)
