@@ -44,22 +44,34 @@ def several(name: str | None) -> bool:
 def cells(config: EvalConfig) -> dict[str, EvalConfig]:
     """A configuration for each steering that is named, by the name of its cell.
 
-    `all` is every variant whose default model ships; with --model, the one that fits it. Raises UsageError where a
-    name stands twice.
+    `all` is every variant whose default model ships; with --model, every one that fits it. Raises UsageError where a
+    name stands twice, and for two recipes whose cells would have one folder.
     """
+    wanted = config.steering.variant or ""
+    names = _all(config.model) if wanted == ALL else [name.strip() for name in wanted.split(",") if name.strip()]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--steering {wanted}: a name stands there twice")
+    found: dict[str, str] = {}
+    for name in names:
+        if (other := found.setdefault(_folder(name), name)) != name:
+            raise UsageError(
+                f"--steering {wanted}: {other} and {name} would both be written to cells/{_folder(name)}; rename one"
+            )
+    return {folder: one_of(config, name) for folder, name in found.items()}
+
+
+def _all(model: str | None) -> list[str]:
+    """The variants that `all` stands for."""
+    from ..models import load
     from ..models.files import catalog
     from ..steering import find_variant, variant_names
 
-    wanted = config.steering.variant or ""
-    if wanted == ALL:
+    known = [found for name in variant_names() if (found := find_variant(name)).steers]
+    if model is None:
         shipped = set(catalog.shipped())
-        known = [find_variant(name) for name in variant_names()]
-        names = [v.name for v in known if v.steers and v.default_model in shipped]
-    else:
-        names = [name.strip() for name in wanted.split(",") if name.strip()]
-    if len(set(names)) < len(names):
-        raise UsageError(f"--steering {wanted}: a name stands there twice")
-    return {_folder(name): one_of(config, name) for name in names}
+        return [found.name for found in known if found.default_model in shipped]
+    arch = load(model).config.arch
+    return [found.name for found in known if found.arch in (None, arch)]
 
 
 def one_of(config: EvalConfig, name: str) -> EvalConfig:

@@ -83,7 +83,8 @@ class Guesses:
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of a control, over all test questions it answered."""
+    """One draw of a control, over all test questions it answered; means over questions as everywhere else, so that they
+    stand beside that of the recipe."""
 
     condition: str
     recipe_digest: str | None
@@ -350,9 +351,10 @@ def _draws(rows: Sequence[Row]) -> dict[str, list[Draw]]:
             by_condition[row["family"], row["draw"], row["condition"]].append(row)
     found: dict[str, list[Draw]] = defaultdict(list)
     for (family, _, condition), of_draw in sorted(by_condition.items()):
-        ok = [row for row in of_draw if row["status"] == "ok"]
-        em, f1 = mean_of(row["em"] for row in ok), mean_of(row["f1"] for row in ok)
-        found[family].append(Draw(condition, of_draw[0]["recipe_digest"], len(ok), em, f1))
+        em, f1 = (values_of(of_draw, "origin", metric)[family] for metric in ("em", "f1"))
+        found[family].append(
+            Draw(condition, of_draw[0]["recipe_digest"], len(em), mean_of(em.values()), mean_of(f1.values()))
+        )
     return dict(found)
 
 

@@ -3,8 +3,8 @@
 "Supported" needs all of: exact match above the unsteered model and above every control, each with an interval that
 excludes zero and a p-value below alpha (all must hold, so no correction is due; interval and p-value are of one test);
 above every single draw of every control; and, among at least 19 draws of other channels (or directions) that change
-activations as much, first by a rank test over the draws. A run without such a control cannot support a claim about
-channels.
+activations as much, first by a rank test over the draws (at another alpha than .05: 1 / alpha - 1 draws). A run without
+such a control cannot support a claim about channels.
 
 "Harmful": significantly below the unsteered model. "At the floor": the model answers so little, steered or not, that
 nothing can be told. "Too few questions": better, but by no more than so few questions can bear; said with how many it
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Literal
 
 from ..scoring.statistics import Difference, Estimate, groups_needed, rank_p
@@ -117,10 +118,11 @@ def _reasons(evidence: Evidence, gain: Difference, alpha: float) -> list[str]:
         elif any(em is None or steered is None or em >= steered for em in draws):
             reasons.append(f"a single draw of {control_name(control)} does as well")
     ranked = {family: [em for em in evidence.draws.get(family, ()) if em is not None] for family in RANKED}
-    enough = {family: draws for family, draws in ranked.items() if len(draws) >= LEAST_DRAWS}
+    least = max(LEAST_DRAWS, ceil(1 / alpha - 1 - 1e-9))  # fewer cannot have a rank of alpha
+    enough = {family: draws for family, draws in ranked.items() if len(draws) >= least}
     if controls and not enough:
         most = max(map(len, ranked.values()), default=0)
-        reasons.append(f"a claim about channels needs {LEAST_DRAWS} draws of others, and there are {most}")
+        reasons.append(f"a claim about channels needs {least} draws of others, and there are {most}")
     for family, draws in enough.items():
         if steered is None or rank_p(steered, draws) > alpha + 1e-12:
             reasons.append(f"it is not first among {len(draws)} draws of {control_name(family)}")

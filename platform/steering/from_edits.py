@@ -59,15 +59,16 @@ def _parts(edit: Edit, model: LanguageModel) -> list[Part]:
         inside = site.name.startswith("blocks.")
         width = int(site.channels) if isinstance(site.channels, int) else None
         channels = None if selection.channels is None else tuple(c % width if width else c for c in selection.channels)
-        found.append(
-            _part(edit, rest if inside else site.name, (int(block),) if inside else (), channels, selection.positions)
-        )
+        at = rest if inside else site.name, (int(block),) if inside else ()
+        found.append(_part(edit, *at, channels, selection.positions, flat=len(site.axes) == 1))
     return found
 
 
 def _part(
-    edit: Edit, site: str, layers: tuple[int, ...], channels: tuple[int, ...] | None, positions: tuple[int, ...] | None
-) -> Part:
+    edit: Edit, site: str, layers: tuple[int, ...], channels: tuple[int, ...] | None,
+    positions: tuple[int, ...] | None, *, flat: bool,
+) -> Part:  # fmt: skip
+    """flat: whether the site has channels and nothing behind them, so that one axis of a tensor is theirs."""
     where = "all" if positions is None else positions
     if type(edit) is Scale and isinstance(edit.factor, Tensor) and channels is not None:
         factor = edit.factor
@@ -75,12 +76,12 @@ def _part(
             return Part(
                 "scale_channels", site, layers, float(factor), "factor", channels, positions=where, phase=edit.phase
             )
-        if tuple(factor.shape) == (len(channels),):
+        if flat and tuple(factor.shape) == (len(channels),):
             gains = {"gains": factor.detach()}
             return Part(
                 "scale_channels", site, layers, 1.0, "share", channels, gains, positions=where, phase=edit.phase
             )
-    if type(edit) is Add and isinstance(edit.value, Tensor) and channels is None and edit.value.ndim == 1:
+    if type(edit) is Add and isinstance(edit.value, Tensor) and channels is None and flat and edit.value.ndim == 1:
         from .operators import operator_names
 
         if "add_vector" in operator_names() and edit.value.numel() > 1:

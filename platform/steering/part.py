@@ -176,7 +176,8 @@ class Part:
 
     def _another_strength(self) -> float:
         op, identity = self.of, unit_called(self.unit).identity
-        return identity + 0.5 if identity + 0.5 <= op.high else identity - 0.5
+        step = 1.0 if self.unit == "share" else 0.5  # of some changes there is the whole or nothing
+        return identity + step if identity + step <= op.high else identity - step
 
 
 def _check_numbers(what: str, numbers: tuple[int, ...] | None, name: str) -> None:

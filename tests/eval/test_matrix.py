@@ -59,6 +59,17 @@ def test_all_is_every_variant_whose_model_ships():
     assert all(find_variant(name).default_model for name in made)
 
 
+def test_with_a_model_all_is_every_variant_that_fits_it(folder):
+    made = matrix.cells(config(folder, "all"))
+    assert set(made) == {"general", "mamba", "miniplm"}
+    assert [prepare(cell).variant.name for cell in made.values()] == list(made)
+
+
 def test_a_name_that_stands_twice_is_refused(folder):
     with pytest.raises(UsageError, match="a name stands there twice"):
         matrix.cells(config(folder, "mamba,mamba"))
+
+
+def test_two_recipes_of_one_name_are_not_silently_one(folder):
+    with pytest.raises(UsageError, match=r"a/r.json and b/r.json would both be written to cells/r; rename one"):
+        matrix.cells(config(folder, "a/r.json,b/r.json"))

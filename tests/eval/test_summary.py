@@ -127,6 +127,17 @@ def test_draws_of_a_control_are_averaged_per_question_and_do_not_count_as_questi
     ]  # fmt: skip
 
 
+def test_a_draw_is_a_mean_over_questions_as_the_recipe_is():
+    asked = {"a": [0, 0, 0], "b": [1]}  # a question at three distances, and one at one
+    rows = [
+        {**row(f"{q}-d{d}", c, em, f1=em), "derived_from": q, "distance_target": d}
+        for q, ems in asked.items() for d, em in enumerate(ems) for c in CONDITIONS
+    ]  # fmt: skip
+    found = make(rows)
+    steered = found.overall.em.conditions["steered"].mean
+    assert [(d.n, d.em) for d in found.draws["control_random"]] == [(2, steered), (2, steered)], "the same answers"
+
+
 def test_a_failed_row_is_left_out_and_counted_never_zero():
     rows = table_of({"a": (1, 1, 1, 1), "b": (1, 1, 1, 1), "c": (1, 1, 1, 1)})
     rows[1] = row("a", CONDITIONS[1], None, status="model_nonfinite")

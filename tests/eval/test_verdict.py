@@ -76,6 +76,12 @@ def test_fewer_than_nineteen_draws_support_no_claim():
     assert not verdict(families=("control_other_layers",)).supported
 
 
+def test_a_stricter_level_needs_as_many_draws_as_give_its_rank():
+    found = judge(evidence(), alpha=1 - 0.99)
+    assert found.reasons == ("a claim about channels needs 99 draws of others, and there are 19",)
+    assert judge(evidence(draws=[0.3 + 0.001 * i for i in range(99)]), alpha=1 - 0.99).supported
+
+
 def test_without_controls_there_is_no_yes_and_missing_ones_are_said():
     found = verdict(families=(), missing={"random": "the recipe chooses no channels"})
     assert found.reasons == ("no control was run",)

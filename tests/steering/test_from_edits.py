@@ -18,6 +18,8 @@ EDITS = {
     "factor": [Scale("blocks.1.mixer_out", 0.0, channels=[3, -1])],
     "negative": [Scale("blocks.*.mixer_out[0,5]", -2.0)],
     "gains": [Scale("blocks.0.mixer_out", [2.0, 0.5], channels=[3, 4])],
+    "coordinates of a state": [Scale("blocks.0.mixer.h", [1.0, 0.5, 2.0, 0.0, -1.0], channels=[0, 1, 2, 3, 7]),
+                               Add("blocks.1.mixer.h", [1.0, 0.5, 2.0, 0.0, -1.0])],
     "whole": [Scale("blocks.0.mixer.h", 0.5)],
     "vector": [Add("blocks.1.resid_pre", VECTOR, phase="prefill")],
     "positions": [Add("blocks.1.resid_pre@[2,-1]", VECTOR)],
@@ -40,6 +42,11 @@ def test_the_recipe_does_what_the_edits_do_and_survives_its_files(name, tmp_path
         with model().edit(*made.edits(model())):
             assert torch.equal(model()(text), wanted)
     assert recipe.scaled(0).edits(model()) == []
+
+
+def test_a_stored_edit_at_strength_0_is_a_recipe_that_changes_nothing(tmp_path):
+    recipe = recipe_of(EDITS["several"], model()).scaled(0)
+    assert recipe.is_identity and Recipe.load(recipe.save(tmp_path / "recipe.json"), model()) == recipe
 
 
 def test_a_factor_on_channels_has_random_channels_for_its_control():

@@ -62,6 +62,19 @@ def test_other_channels_are_changed_as_much(name):
             assert not set(other.channels) & set(part.channels)
 
 
+def test_factors_that_are_held_at_the_lowest_strength_are_made_up_for():
+    gains = torch.tensor([0.1, 4.0], dtype=torch.float64)
+    part = Part("scale_delta", "mixer.delta", (1,), 1.0, "share", (0, 1), {"gains": gains})
+    power = torch.tensor([4.0, 4.0, *[1.0] * (small("mamba").config.inner_size - 2)], dtype=torch.float64)
+    comparison = Comparison(
+        Recipe((part,), small("mamba").digest), small("mamba"), 4, 0, lambda site: Activity(power.sqrt(), 0 * power)
+    )
+    for recipe in control_recipes(["random"], comparison)["random"].recipes:
+        there = recipe.parts[0].tensors["gains"]
+        assert float(there.min()) == 0.0, "no step size below 0"
+        assert float(((there - 1) ** 2).sum()) == pytest.approx(float(4 * ((gains - 1) ** 2).sum()), rel=1e-6)
+
+
 def test_matched_channels_are_as_lively_and_the_liveliest_are_the_liveliest():
     part, found = drawn("variance_matched")
     power = activity(SITE).mean ** 2 + activity(SITE).variance
@@ -103,5 +116,6 @@ def test_shuffled_labels_repeat_the_search_and_say_when_it_left_the_model_alone(
     seeds = []
     other = found(lambda seed: seeds.append(seed) or scaled(model, (seed,)))
     assert seeds == [6, 7, 8] and [r.parts[0].channels for r in other.recipes] == [(6,), (7,), (8,)]
-    assert "left the model as it is in 3" in found(lambda seed: recipe.scaled(0)).reason
+    assert found(lambda seed: recipe).recipes == (recipe,), "what noise finds too is nothing about the answers"
+    assert "left the model as it is in all 3" in found(lambda seed: recipe.scaled(0)).reason
     assert "not searched for" in found(None).reason

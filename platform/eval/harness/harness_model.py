@@ -224,12 +224,13 @@ class HarnessModel(TemplateLM):
     @contextmanager
     def _steered(self, requests: Sequence[object], everywhere: bool = False) -> Iterator[None]:
         """Inside the block the recipe acts that is the same for all prompts; where there is nothing to ask, it need
-        not."""
+        not. everywhere: at every token and in every phase, whatever the recipe says."""
         recipe = self.recipe
         if recipe is None or recipe.is_identity or not requests or (recipe.positions and not everywhere):
             yield
             return
-        with self.model.edit(*recipe.everywhere().edits(self.model)):
+        acting = recipe.everywhere() if everywhere else recipe
+        with self.model.edit(*acting.edits(self.model)):
             yield
 
     @contextmanager

@@ -33,6 +33,7 @@ from ...datasets.records import Question
 from ...models.access.edits import Edit
 from ...scoring.statistics import Difference, paired_difference
 from ...steering.controls import Activity, Comparison, control_recipes
+from ...steering.detectors import channels_of
 from ...steering.recipe import Recipe
 from .catalogue import find_plant
 from .forced import ForcedBatch, exact_matches, forced_batches
@@ -186,13 +187,16 @@ def _better(d: Difference, alpha: float) -> bool:
     return d.low is not None and d.p is not None and d.low > 0 and d.p < alpha
 
 
-def _activity_on(model: LanguageModel, batches: Sequence[ForcedBatch]) -> Callable[[str], Activity]:
-    """Mean and variance of a site's channels over the tokens of the development questions, computed once a site."""
+def _activity_on(model: LanguageModel, batches: Sequence[ForcedBatch]) -> Callable[[str], Activity | None]:
+    """Mean and variance of a site's channels over the tokens of the development questions, computed once a site; None
+    for a state, a filter, and whatever else has no value for each token and channel."""
     import torch
 
     known: dict[str, Activity] = {}
 
-    def activity(site: str) -> Activity:
+    def activity(site: str) -> Activity | None:
+        if channels_of(model, site) is None:
+            return None
         if site not in known:
             seen: list[Tensor] = []
             for batch in batches:
@@ -200,7 +204,7 @@ def _activity_on(model: LanguageModel, batches: Sequence[ForcedBatch]) -> Callab
                     model(batch.tokens, batch.mask)
                 seen.append(found[site][batch.mask].double())
             values = torch.cat(seen)
-            known[site] = Activity(values.mean(0), values.var(0))
+            known[site] = Activity(values.mean(0), values.var(0, correction=0))
         return known[site]
 
     return activity

@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...core.errors import UsageError
 from ...core.registry import Registry
+from ..part import Part
 from ..recipe import Recipe
 
 if TYPE_CHECKING:
@@ -49,6 +51,18 @@ class Comparison:
     def activity_at(self, site: str) -> Activity | None:
         """The activity of a site by its full name; None where it is not known."""
         return None if self.activity is None else self.activity(site)
+
+    def activity_of(self, part: Part) -> Activity | None:
+        """The activity of a part's site; in several layers their sum, since one part changes all of them alike. None
+        where that of a layer is not known."""
+        found = [self.activity_at(site) for site in part.full_sites()]
+        known = [activity for activity in found if activity is not None]
+        if len(known) < len(found):
+            return None
+        if len(known) == 1:
+            return known[0]
+        squares = torch.stack([activity.mean**2 for activity in known]).sum(0)
+        return Activity(squares.sqrt(), torch.stack([activity.variance for activity in known]).sum(0))
 
 
 class Drawn(NamedTuple):

@@ -4,59 +4,76 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
-from itertools import count
 
 import numpy as np
 
 from ..part import Part
 from ..recipe import Recipe, site_width
 from . import Comparison, Drawn, control
-from .matching import moved as moved_to
+from .matching import NO_CHANNELS, at_its_sites, channels_of, choosing, moved, silent
+
+_TRIES = 50  # of a draw: enough to come by nearly all of the few sets that a small site has
 
 
 @control("random")
 def random_channels(comparison: Comparison) -> Drawn:
     """As many random channels at the same sites, none of the recipe's own where the site has enough others, else as few
-    as possible; with the gains that change activations as much as the recipe does, where activity is known."""
+    as possible; with the gains that change activations as much as the recipe does, where activity is known. Parts at
+    one site are drawn apart from each other, as far as the site reaches."""
     recipe, model = comparison.recipe, comparison.model
-    moved = [i for i, part in enumerate(recipe.parts) if part.channels is not None and part.of.acts_on == "channels"]
-    if not moved:
-        return Drawn((), "the recipe chooses no channels, so others cannot stand in for them")
-    widths = {i: site_width(model, recipe.parts[i].full_sites()[0]) or 0 for i in moved}
-    full = [i for i in moved if len(recipe.parts[i].channels or ()) >= widths[i]]
+    chosen = choosing(recipe)
+    if not chosen:
+        return Drawn((), NO_CHANNELS)
+    widths = {i: site_width(model, recipe.parts[i].full_sites()[0]) or 0 for i in chosen}
+    own = {i: channels_of(recipe.parts, at_its_sites(recipe, chosen, i)) for i in chosen}
+    full = [i for i in chosen if len(own[i]) >= widths[i]]
     if full:
         site = recipe.parts[full[0]].full_sites()[0]
         return Drawn((), f"the recipe steers all {widths[full[0]]} channels of {site}, so no others are left")
-    possible = math.prod(_choices(recipe.parts[i], widths[i]) for i in moved)
     drawn: dict[tuple[tuple[int, ...], ...], Recipe] = {}
-    for attempt in count():
-        if len(drawn) >= min(comparison.draws, possible):
+    for attempt in range(_TRIES * (comparison.draws + 4)):
+        if len(drawn) >= comparison.draws:
             break
-        parts = list(recipe.parts)
-        for i in moved:
-            rng = np.random.default_rng(_seed_of(parts[i], i, comparison.seed, attempt))
-            there = comparison.activity_at(parts[i].full_sites()[0])
-            parts[i] = moved_to(parts[i], _others(parts[i], widths[i], rng), there)
-        key = tuple(tuple(sorted(parts[i].channels or ())) for i in moved)
-        drawn.setdefault(key, dataclasses.replace(recipe, parts=tuple(parts)))
-    return Drawn(tuple(drawn.values()))
+        parts = _drawn(comparison, chosen, own, widths, attempt)
+        if parts is not None:
+            key = tuple(tuple(sorted(parts[i].channels or ())) for i in chosen)
+            drawn.setdefault(key, dataclasses.replace(recipe, parts=tuple(parts)))
+    return Drawn(tuple(drawn.values()), "" if drawn else silent(recipe.parts[chosen[0]]))
 
 
-def _choices(part: Part, width: int) -> int:
-    """How many sets of channels there are for `part`."""
-    k = len(part.channels or ())
-    return math.comb(width - k, k) if width - k >= k else math.comb(k, 2 * k - width)
+def _drawn(
+    comparison: Comparison, chosen: list[int], own: dict[int, set[int]], widths: dict[int, int], attempt: int
+) -> list[Part] | None:
+    """The parts of one draw; None where one of them would fall on channels that carry nothing."""
+    recipe, parts = comparison.recipe, list(comparison.recipe.parts)
+    for at, i in enumerate(chosen):
+        taken = channels_of(parts, [j for j in at_its_sites(recipe, chosen, i) if j in chosen[:at]])
+        rng = np.random.default_rng(_seed_of(recipe.parts[i], i, comparison.seed, attempt))
+        there = comparison.activity_of(recipe.parts[i])
+        other = moved(parts[i], _others(len(parts[i].channels or ()), widths[i], own[i], taken, rng), there)
+        if other is None:
+            return None
+        parts[i] = other
+    return parts
 
 
-def _others(part: Part, width: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """As many channels, in random order, so that gains fall on them at random."""
-    own = sorted(part.channels or ())
-    others = [c for c in range(width) if c not in set(own)]
-    if len(others) >= len(own):
-        return tuple(int(c) for c in rng.choice(others, size=len(own), replace=False))
-    borrowed = rng.choice(own, size=len(own) - len(others), replace=False).tolist()
-    return tuple(int(c) for c in rng.permutation([*others, *borrowed]))
+def _others(
+    count: int, width: int, own: set[int], taken: set[int], rng: np.random.Generator
+) -> tuple[int, ...]:  # fmt: skip
+    """`count` channels in random order, so that gains fall on them at random: others, then the recipe's own, and last
+    those that another part of the draw has."""
+    tiers = (
+        [c for c in range(width) if c not in own and c not in taken],
+        [c for c in range(width) if c in own and c not in taken],
+        sorted(taken),
+    )
+    found: list[int] = []
+    for tier in tiers:
+        size = min(count - len(found), len(tier))
+        if size == count:
+            return tuple(int(c) for c in rng.choice(tier, size=size, replace=False))
+        found += tier if size == len(tier) else rng.choice(tier, size=size, replace=False).tolist()
+    return tuple(int(c) for c in rng.permutation(found))
 
 
 def _seed_of(part: Part, index: int, seed: int, attempt: int) -> int:

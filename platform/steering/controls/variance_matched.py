@@ -7,44 +7,66 @@ import hashlib
 
 import numpy as np
 
+from ..part import Part
 from ..recipe import Recipe
-from . import Comparison, Drawn, control
-from .matching import moved, power
+from . import Activity, Comparison, Drawn, control
+from .matching import NO_CHANNELS, at_its_sites, channels_of, choosing, moved, power, silent
+
+_NEAREST = 5  # channels among which one is drawn
+_TRIES = 20  # of a draw
 
 
 @control("variance_matched")
 def variance_matched(comparison: Comparison) -> Drawn:
-    """For every channel of the recipe another one of nearly its mean square, drawn among the nearest that are free."""
+    """For every channel of the recipe another one of nearly its mean square, drawn among the nearest that are free: no
+    part of the recipe has them, and no other part of the draw."""
     recipe = comparison.recipe
-    chosen = [i for i, part in enumerate(recipe.parts) if part.channels is not None and part.of.acts_on == "channels"]
+    chosen = choosing(recipe)
     if not chosen:
-        return Drawn((), "the recipe chooses no channels, so others cannot stand in for them")
+        return Drawn((), NO_CHANNELS)
+    known: dict[int, Activity] = {}
+    for i in chosen:
+        site, together = recipe.parts[i].full_sites()[0], at_its_sites(recipe, chosen, i)
+        activity = comparison.activity_of(recipe.parts[i])
+        if activity is None:
+            return Drawn((), f"the activity of the channels of {site} on the development questions is not known")
+        steered = sum(len(recipe.parts[j].channels or ()) for j in together)
+        if len(activity.mean) - len(channels_of(recipe.parts, together)) < steered:
+            return Drawn((), f"the recipe steers more than half of the channels of {site}")
+        known[i] = activity
     drawn: dict[str, Recipe] = {}
-    for attempt in range(20 * comparison.draws):
+    for attempt in range(_TRIES * comparison.draws):
         if len(drawn) >= comparison.draws:
             break
-        parts = list(recipe.parts)
-        for i in chosen:
-            part = parts[i]
-            site = part.full_sites()[0]
-            activity = comparison.activity_at(site)
-            if activity is None:
-                return Drawn((), f"the activity of the channels of {site} on the development questions is not known")
-            own = part.channels or ()
-            free = [c for c in range(len(activity.mean)) if c not in set(own)]
-            if len(free) < len(own):
-                return Drawn((), f"the recipe steers more than half of the channels of {site}")
-            rng = np.random.default_rng(_seed_of(site, comparison.seed, attempt))
-            size = power(activity, tuple(range(len(activity.mean)))).clamp(min=1e-30).log().numpy()
-            taken: list[int] = []
-            for c in sorted(own, key=lambda c: -float(size[c])):
-                near = sorted(set(free) - set(taken), key=lambda o: (abs(float(size[o] - size[c])), o))[:5]
-                taken.append(int(rng.choice(near)))
-            order = {c: t for c, t in zip(sorted(own, key=lambda c: -float(size[c])), taken, strict=True)}
-            parts[i] = moved(part, tuple(order[c] for c in own), activity)
-        made = dataclasses.replace(recipe, parts=tuple(parts))
-        drawn.setdefault(made.digest, made)
-    return Drawn(tuple(drawn.values()))
+        parts = _drawn(comparison, chosen, known, attempt)
+        if parts is not None:
+            made = dataclasses.replace(recipe, parts=tuple(parts))
+            drawn.setdefault(made.digest, made)
+    return Drawn(tuple(drawn.values()), "" if drawn else silent(recipe.parts[chosen[0]]))
+
+
+def _drawn(
+    comparison: Comparison, chosen: list[int], known: dict[int, Activity], attempt: int
+) -> list[Part] | None:  # fmt: skip
+    """The parts of one draw; None where one of them would fall on channels that carry nothing."""
+    recipe, parts = comparison.recipe, list(comparison.recipe.parts)
+    for at, i in enumerate(chosen):
+        part, together = recipe.parts[i], at_its_sites(recipe, chosen, i)
+        activity = known[i]
+        barred = channels_of(recipe.parts, together) | channels_of(parts, [j for j in together if j in chosen[:at]])
+        rng = np.random.default_rng(_seed_of(part.full_sites()[0], comparison.seed, attempt))
+        size = power(activity, tuple(range(len(activity.mean)))).clamp(min=1e-30).log().numpy()
+        free = [c for c in range(len(size)) if c not in barred]
+        stands_for: dict[int, int] = {}
+        for c in sorted(part.channels or (), key=lambda c: -float(size[c])):
+            near = sorted(free, key=lambda o: (abs(float(size[o] - size[c])), o))[:_NEAREST]
+            stands_for[c] = int(rng.choice(near))
+            free.remove(stands_for[c])
+        other = moved(part, tuple(stands_for[c] for c in part.channels or ()), activity)
+        if other is None:
+            return None
+        parts[i] = other
+    return parts
 
 
 def _seed_of(site: str, seed: int, attempt: int) -> int:

@@ -156,6 +156,19 @@ def test_a_recipe_is_applied_as_its_edits(tmp_path, strength):
     assert not model.edits
 
 
+@pytest.mark.parametrize("how", [{"phase": "prefill"}, {"phase": "decode"}, {"positions": (0, -1)}])
+def test_phase_and_numbered_positions_of_a_recipe_are_kept(tmp_path, how):
+    model = load("tiny-mamba")
+    steered = HarnessModel(model, recipe=saved(scaled(model, tuple(range(64)), -8.0, 2, **how), tmp_path))
+    plain = HarnessModel(model)
+    likely = requests("loglikelihood", *((q.prompt, " Bob and Ann") for q in QUESTIONS[:3]))
+    written = requests("generate_until", *((q.prompt, {"until": ["no"], "max_gen_toks": 5}) for q in QUESTIONS[:3]))
+    found = steered.loglikelihood(likely, disable_tqdm=True), steered.generate_until(written)
+    with model.edit(Scale("blocks.2.mixer_out", -8.0, channels=range(64), **how)):
+        assert found == (plain.loglikelihood(likely, disable_tqdm=True), plain.generate_until(written))
+    assert found[0] != plain.loglikelihood(likely, disable_tqdm=True)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("positions", ["prompt", "last", "generated"])
 def test_positions_are_those_of_each_prompt(tmp_path, positions, batch_size):

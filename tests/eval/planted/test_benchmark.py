@@ -56,6 +56,18 @@ def test_a_harmful_edit_is_not_supported_and_edits_have_no_controls():
     assert case.found == 128 and case.hits == 16 and not case.controls and case.without
 
 
+@pytest.mark.parametrize(
+    ("operator", "site"), [("scale_time_constants", "mixer.A"), ("scale_state", "mixer.h"), ("scale_delta", "")]
+)
+def test_recipes_at_sites_without_activity_are_judged_too(operator, site):
+    def slower(model, questions):
+        return Recipe((Part(operator, site, (0,), 0.9, channels=(0, 1)),), model.digest)
+
+    (case,) = score(slower, plants=[NAME], **QUICK)
+    assert len(case.controls["random"]) == 2 and not case.supported
+    assert ("variance_matched" in case.without) == (operator != "scale_delta")
+
+
 def test_mending_what_is_not_damaged_is_a_false_alarm_only_where_it_helps():
     plant = find_plant("tiny-mamba2:mixer_out:carrier")
     result = benchmark({"louder": lambda model, _: [Scale("blocks.0.mixer_out", 1.01)]}, plants=[plant], **QUICK)
@@ -72,7 +84,7 @@ def test_a_search_sees_neither_test_questions_nor_the_plant():
 
     score(looking, plants=[NAME], seeds=(0, 1), **QUICK)
     (model, first), (_, second) = seen
-    assert len(first) == 12 and {q.id for q in first}.isdisjoint({q.prompt for q in second})
+    assert len(first) == 12 and {q.id for q in first}.isdisjoint({q.id for q in second})
     assert all("planted-development" in q.id for q in first)
     assert {q.prompt for q in first}.isdisjoint({q.prompt for q in second}) and not model.edits
 
