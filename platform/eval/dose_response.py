@@ -41,7 +41,8 @@ def of_shares(
     items: Sequence[Row], prices: Sequence[Row], name: str, how: Resampling, tolerated: float, steered: str = STEERED
 ) -> list[DoseResponse]:
     """The responses of a recipe that was judged as it is, under `steered`, and at shares of its dose, under the names
-    of `dose_name`; empty where it was not judged at shares. items: rows of test questions."""
+    of `dose_name`; empty where it was not judged at shares. items: rows of test questions. A share that broke the
+    model, so that no answer or no text has a score, has no point and is named (`without`)."""
     shares = {row["condition"]: float(row["condition"].removeprefix(f"{FAMILY}_")) for row in items
               if row["family"] == FAMILY}  # fmt: skip
     if not shares:
@@ -50,6 +51,7 @@ def of_shares(
     scored = {row["condition"] for row in items if row["status"] == "ok"}
     priced = {row["condition"] for row in prices if row["status"] == "ok"}
     there = {condition: at for condition, at in strengths.items() if condition in scored & priced}
+    without = tuple(sorted(share for condition, (_, share) in strengths.items() if condition not in there))
     norms: dict[str, list[float]] = defaultdict(list)
     for row in prices:
         if row["edit_norm"] is not None:
@@ -57,7 +59,8 @@ def of_shares(
     mean = {condition: sum(values) / len(values) for condition, values in norms.items()}
     groups = {_unit(row, "origin"): row["group"] for row in items if row["group"]}
     found = curves(items, prices, there, {name: 0.0}, norms=mean)
-    return [respond(curve, how, tolerated=tolerated, groups=groups) for curve in found]
+    responses = [respond(curve, how, tolerated=tolerated, groups=groups) for curve in found]
+    return [dataclasses.replace(of, without=without) for of in responses] or [DoseResponse(name, (), (), without)]
 
 
 class Dosed(NamedTuple):
@@ -100,11 +103,13 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """A curve in numbers. ranges: the doses that ship; empty where none does."""
+    """A curve in numbers. ranges: the doses that ship; empty where none does. without: strengths of the recipe at which
+    no answer or no text has a score."""
 
     name: str
     points: tuple[Response, ...]
     ranges: tuple[Range, ...]
+    without: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,8 @@ def in_words(responses: Sequence[DoseResponse], tolerated: float) -> list[str | 
             if found
             else f"{of.name}: at no strength does the gain hold at a price below {tolerated:g} nats a token"
         )
+    if broken := sorted({strength for of in responses for strength in of.without}):
+        lines.append(f"at strength {', '.join(f'{s:g}' for s in broken)} no answer or no text has a score")
     return lines
 
 

@@ -44,7 +44,7 @@ def _detectable(plan: Plan) -> dict[str, Any] | None:
     """The least gain that the test questions find, by the share of changed answers; None where nothing is steered."""
     if not plan.steers:
         return None
-    found = detectable(plan.test, alpha=1 - plan.config.confidence)
+    found = detectable(plan.asked_in_test, alpha=1 - plan.config.confidence)
     return dataclasses.asdict(found) | {"gains": {f"{share:g}": gain for share, gain in found.gains.items()}}
 
 
@@ -71,7 +71,7 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     if plan.steers:
         lines.append(f"controls: {', '.join(f'{name} x {plan.draws_of(name)}' for name in plan.controls) or 'none'}")
-        lines.append(detectable_words(detectable(plan.test, alpha=1 - plan.config.confidence)))
+        lines.append(detectable_words(detectable(plan.asked_in_test, alpha=1 - plan.config.confidence)))
         lines.append(f"price: {len(plan.price_texts.texts)} texts of {plan.price_texts.source}")
     if cut := sum(prompt.cut_tokens > 0 for prompt in plan.prompts.values()):
         lost = sum(prompt.evidence_kept is False for prompt in plan.prompts.values())

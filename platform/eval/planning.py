@@ -7,6 +7,7 @@ cannot be asked (too long, without an answer) are kept with the reason; they bec
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,11 @@ class Plan:
         return [question for question in self.development if question.id not in self.refused]
 
     @property
+    def asked_in_test(self) -> list[Question]:
+        """The test questions that the model can be asked."""
+        return [question for question in self.test if question.id not in self.refused]
+
+    @property
     def every_question(self) -> list[Question]:
         """All that was read."""
         return [*self.development, *self.test, *self.unused, *self.unanswerable]
@@ -159,10 +165,11 @@ class Plan:
 
     def examples(self, count: int = 2) -> str:
         """The shortest development questions with their answers, as a header that asks for the same in words; "" where
-        there are none."""
+        there are none. A header of the run's own stands before the question alone, and not before each example."""
+        own = read_header(self.config)
         known = [q for q in self.development if q.id not in self.refused and q.answers and not q.control]
         short = sorted(known, key=lambda q: (len(self.prompts[q.id].tokens), q.id))[:count]
-        texts = [(self.prompts[q.id].text, q.answers[0]) for q in short]
+        texts = [(self.prompts[q.id].text.removeprefix(own), q.answers[0]) for q in short]
         return "".join(f"{text}{'' if text[-1:].isspace() else ' '}{answer}\n\n" for text, answer in texts)
 
     def refused_rows(
@@ -219,14 +226,15 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
                 f"none of the {len(answerable)} questions that can be asked fell on the {side} side of the split; "
                 "give more questions, another --seed, a stored recipe, or ask them all with --steering none"
             )
-    _refuse_what_was_decided_on(config, model, recipe, test)
+    decided_on = {*((recipe.decided_on or ()) if recipe is not None else ()), *read_choice(model.name)}
+    _refuse_what_was_decided_on(config, model, recipe, [*test, *_as_read(test, prompts)])
     others: tuple[Alternative, ...] = ()
     if config.robust:
         generated = config.per_level if mode_of(config) != "dataset" else None
-        others = alternatives(test, development, seed=config.seed, per_level=generated)
+        others = alternatives(test, development, seed=config.seed, per_level=generated, decided_on=decided_on)
         for other in others:
             under = template if other.template is None else find(other.template)
-            more, refused_too = tokenize(other.questions, model, config.max_prompt_tokens, under)
+            more, refused_too = tokenize(other.questions, model, config.max_prompt_tokens, under, read_header(config))
             prompts, refused = prompts | more, refused | refused_too
     search = None
     rule = variant.name if _asks_for_the_rule(config) and recipe is None else None
@@ -271,6 +279,12 @@ def _given(config: EvalConfig, model: LanguageModel) -> Recipe | None:
     if steering.edits is not None:
         return load_recipe_of_edits(steering.edits, model)
     return None if steering.recipe is None else Recipe.load(steering.recipe, model)
+
+
+def _as_read(questions: Sequence[Question], prompts: Mapping[str, Prompt]) -> list[Question]:
+    """Those that are read as another text than they bring, as that text: vectors know what they are made of by it."""
+    texts = ((q, prompts[q.id].text) for q in questions if prompts[q.id].status == "ok")
+    return [dataclasses.replace(q, prompt=text) for q, text in texts if text != q.prompt]
 
 
 def _refuse_what_was_decided_on(

@@ -16,7 +16,7 @@ Questions that have no such alternative are named with the reason. Pure function
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
@@ -131,14 +131,18 @@ def with_longer_contexts(
     return Alternative("with longer contexts", tuple(made), without)
 
 
-def of_another_seed(per_level: int, *, seed: int, besides: Iterable[Question] = ()) -> Alternative:
+def of_another_seed(
+    per_level: int, *, seed: int, besides: Iterable[Question] = (), decided_on: Collection[str] = ()
+) -> Alternative:
     """Questions of the facts world, a draw of its own whatever the seed, without what is or belongs to what is in
-    `besides`, the questions that something was decided on. Raises UsageError where a level has not so many."""
+    `besides`, the questions that something was decided on, and without those that are known by their digest alone
+    (`decided_on`). Raises UsageError where a level has not so many."""
     from ..datasets import facts
     from ..datasets.prompting.asked_before import question_digest
 
     asked = list(besides)
-    known, groups = {question_digest(question) for question in asked}, {q.group for q in asked if q.group}
+    known = {*decided_on, *(question_digest(question) for question in asked)}
+    groups = {q.group for q in asked if q.group}
     drawn = facts.prompts(per_level=per_level, seed=seed, split="eval", stream=STREAM)
     gone = {q.id: "it was asked before" for q in drawn if question_digest(q) in known}
     gone |= {q.id: "it is about what was asked about before" for q in drawn if q.id not in gone and q.group in groups}
@@ -146,13 +150,19 @@ def of_another_seed(per_level: int, *, seed: int, besides: Iterable[Question] = 
 
 
 def alternatives(
-    test: Sequence[Question], development: Sequence[Question], *, seed: int, per_level: int | None
+    test: Sequence[Question],
+    development: Sequence[Question],
+    *,
+    seed: int,
+    per_level: int | None,
+    decided_on: Collection[str] = (),
 ) -> tuple[Alternative, ...]:
     """Every alternative of `test` that there is a question of. per_level: of another seed; None where questions of the
-    facts world are not what is asked. Raises UsageError as each of them."""
+    facts world are not what is asked. decided_on: digests of what is asked in none. Raises UsageError as each of
+    them."""
     found = [paraphrased(test, seed=seed), with_longer_contexts(test, seed=seed)]
     if per_level is not None:
-        found.append(of_another_seed(per_level, seed=seed, besides=development))
+        found.append(of_another_seed(per_level, seed=seed, besides=development, decided_on=decided_on))
     return tuple(alternative for alternative in found if alternative.questions)
 
 

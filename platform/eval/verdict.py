@@ -21,6 +21,7 @@ from typing import Literal
 
 from ..scoring.statistics import Difference, Estimate, groups_needed, rank_p
 from .conditions import CONTROL, STEERED, UNSTEERED
+from .detectable import ICC
 
 Kind = Literal["supported", "harmful", "at_floor", "too_few_questions", "no_evidence", "left_alone", "not_steered"]
 
@@ -130,12 +131,14 @@ def _reasons(evidence: Evidence, gain: Difference, alpha: float) -> list[str]:
 
 
 def _needed(evidence: Evidence, gain: Difference, alpha: float) -> int | None:
-    """How many groups it takes to find a gain like this one; None where there is none or enough of them."""
+    """How many groups it takes to find a gain like this one, by the same assumption on groups as in a plan; None where
+    there is none or enough of them."""
     assert gain.mean is not None
     if gain.mean <= 0 or not evidence.changed or not gain.n_groups or _better(gain, alpha):
         return None
     size = gain.n / gain.n_groups
-    needed = groups_needed(gain.mean, discordance=max(evidence.changed, gain.mean), group_size=size, alpha=alpha)
+    share = max(evidence.changed, gain.mean)
+    needed = groups_needed(gain.mean, discordance=share, icc=ICC, group_size=size, alpha=alpha)
     return needed if needed is not None and needed > gain.n_groups else None
 
 

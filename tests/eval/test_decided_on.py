@@ -13,7 +13,7 @@ import pytest
 from mplat.core.errors import InputError
 from mplat.datasets import facts
 from mplat.datasets.prompting.asked_before import CHOICE_FILE, question_digest, question_digests, write_choice
-from mplat.datasets.records import to_table
+from mplat.datasets.records import Paragraph, Question, to_table
 from mplat.eval.asking import read_questions
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare
@@ -21,7 +21,7 @@ from mplat.eval.runner import evaluate
 from mplat.interp import Cache, bottleneck_finder, config_model
 from mplat.interp.engine.inputs import Given, read_missing
 from mplat.runtime import open_session
-from mplat.steering import Recipe
+from mplat.steering import Part, Recipe
 from mplat.train.export import export
 from mplat.train.sources.facts import FactsSource
 from mplat.train.train_config import TrainConfig
@@ -123,3 +123,22 @@ def test_a_file_of_questions_that_were_asked_before_is_found_by_what_it_asks(mod
         prepare(settings(questions=Path(tmp_path / "q.parquet"), steering={"recipe": recipe}, seed=1), model)
     # with the seed of the search they lie where the same questions lay: a side is that of the entity, not of the id
     prepare(settings(questions=Path(tmp_path / "q.parquet"), steering={"recipe": recipe}), model)
+
+
+def test_a_recipe_of_vectors_knows_questions_by_the_texts_that_were_read(model, tmp_path):
+    """The answers of an evaluation name the texts of prompts: of a data set's question, not its words and context."""
+    asked = [
+        Question(f"s{i}", "squad", "dev", f"Where is thing {i}?", (Paragraph("", (f"Thing {i} is in place {i}.",)),),
+                 (f"place {i}",), metric="squad_v1")
+        for i in range(24)
+    ]  # fmt: skip
+    pq.write_table(to_table(asked), tmp_path / "q.parquet")
+    part = Part("scale_channels", "mixer_out", (1,), 2.0, channels=(0,))
+    path = Recipe((part,), model.digest, made_from={"questions": []}).save(tmp_path / "recipe.json")
+    plan = prepare(settings(questions=tmp_path / "q.parquet", steering={"recipe": path}), model)
+    read = plan.prompts[plan.test[2].id].text
+    assert read and plan.test[2].prompt is None
+    said = question_digest(Question("", "own", "", "", prompt=read))  # as `vectors.of_answers` has it
+    path = Recipe((part,), model.digest, made_from={"questions": [said]}).save(tmp_path / "recipe.json")
+    with pytest.raises(InputError, match=f"questions that are to judge it: {plan.test[2].id};"):
+        prepare(settings(questions=tmp_path / "q.parquet", steering={"recipe": path}), model)

@@ -193,4 +193,9 @@ def test_shares_of_one_recipe_are_read_from_the_names_of_conditions():
     assert [(p.strength, p.norm, p.ships) for p in found.points] == [(0.5, 0.5, True), (1.0, 0.5, True)]
     assert [p.gain.mean for p in found.points] == pytest.approx([20 / 120, 40 / 120])
     assert found.ranges == (Range(0.5, 1.0, 2),)
+    assert found.without == (3.0,), "a share that broke the model is no share that was never tried"
+    assert in_words([found], 0.1)[-1] == "at strength 3 no answer or no text has a score"
+    of_broken = [i for i in items if i["condition"] in ("unsteered", dose_name(3.0))]
+    (broken,) = of_shares(of_broken, prices[: len(TEXTS)], "r", HOW, 0.1)
+    assert broken.points == () and broken.without == (1.0, 3.0)
     assert of_shares([i for i in items if i["family"] != "dose"], prices, "r", HOW, 0.1) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mplat.datasets.prompting.asked_before import question_digests
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.in_words import result_words
 from mplat.eval.planning import prepare
@@ -38,3 +39,24 @@ def test_the_gain_is_asked_for_in_other_forms_of_the_questions(tmp_path):
     assert {row["prompt_digest"] for row in rows} <= prompts
     lines = [line for line in result_words(result) if str(line).startswith("questions ")]
     assert len(lines) == 3 and all("it does not hold" in line or "it holds" in line for line in lines)
+
+
+def test_what_stands_before_the_questions_stands_before_their_other_forms_too(tmp_path):
+    header = tmp_path / "header.txt"
+    header.write_text("Answer with a name.\n")
+    talking().save(tmp_path / "model")
+    model = load(tmp_path / "model")
+    recipe = Recipe((Part("scale_channels", "mixer_out", (LAYER,), 3.0, channels=CHANNELS),), model.digest)
+    values = {"per_level": 2, "robust": True, "header": header, "price_limit": 2}
+    stored = {"steering": {"recipe": recipe.save(tmp_path / "recipe.json")}}
+    plan = prepare(EvalConfig.model_validate({**values, **stored}), model)
+    asked = [q for other in plan.alternatives for q in other.questions]
+    assert len(plan.alternatives) == 3
+    assert all(plan.prompts[q.id].text.startswith(header.read_text()) for q in [*plan.test, *asked])
+    assert header.read_text() not in plan.examples(), "it stands before the question, once"
+    again = next(other for other in plan.alternatives if other.kind == "of another seed").questions
+    decided = Recipe(recipe.parts, model.digest, made_from={"questions": list(question_digests(again[:1]))})
+    stored = {"steering": {"recipe": decided.save(tmp_path / "decided.json")}}
+    (left,) = (o for o in prepare(EvalConfig.model_validate({**values, **stored}), model).alternatives if not
+               o.kind.startswith(("in", "with")))  # fmt: skip
+    assert [q.id for q in left.questions] == [q.id for q in again[1:]]

@@ -72,6 +72,8 @@ def test_another_seed_asks_nothing_that_was_asked():
         q.id for q in again.questions if q in gone or q.group in {g.group for g in gone}
     }
     assert {q.id for q in without_two.questions} == {q.id for q in again.questions} - set(without_two.without)
+    by_digest = of_another_seed(3, seed=3, decided_on=[question_digest(gone[0])])
+    assert set(by_digest.without) == {gone[0].id}, "a stored recipe knows its questions by their digests alone"
     assert question_digest(again.questions[0]) not in {question_digest(q) for q in facts.prompts(per_level=3, seed=3)}
 
 

@@ -35,7 +35,7 @@ def question_digests(questions: Iterable[Question]) -> tuple[str, ...]:
 def refuse_overlap(judging: Iterable[Question], decided_on: Collection[str], what: str, remedy: str) -> None:
     """Raise InputError with the ids where some of `judging` are among the digests `decided_on`."""
     known = set(decided_on)
-    shared = sorted(question.id for question in judging if known and question_digest(question) in known)
+    shared = sorted({question.id for question in judging if known and question_digest(question) in known})
     if shared:
         named = ", ".join(shared[:_NAMED]) + (f", ... ({len(shared)} in all)" if len(shared) > _NAMED else "")
         raise InputError(f"{what} was made on questions that are to judge it: {named}; {remedy}")
