@@ -20,7 +20,9 @@ from ..datasets.records import Question
 from ..models.lending import label
 from ..steering import Recipe, Variant, find_operator, find_variant, variant_for, variant_names
 from ..steering.from_edits import load_recipe_of_edits
+from ..steering.recipe import site_width
 from ..steering.search import SearchPlan, plan_search
+from ..steering.source_recipe import source_site
 from .asked_spans import spans_at
 from .asking import headed, mode_of, read_header, read_questions, tokenize
 from .conditions import Condition
@@ -92,6 +94,9 @@ class Plan:
         """Tokens that are read and written at most, in the search and in all conditions."""
         room = self.config.max_new_tokens
         asked = self._over_conditions({name: len(prompt.tokens) + room for name, prompt in self.prompts.items()})
+        if self.rule is not None:  # a pass over the development questions for every channel that is ablated, and one
+            known = sum(len(self.prompts[q.id].tokens) + room for q in self.asked_in_development)
+            asked += known * (1 + (site_width(self.model, source_site(self.model)) or 0))
         searches = 1 + (self.draws_of("shuffled_labels") if "shuffled_labels" in self.controls else 0)
         return asked + (0 if self.search is None else searches * self.search.tokens)
 

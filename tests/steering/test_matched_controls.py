@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import pytest
@@ -93,6 +94,24 @@ def test_random_directions_change_about_as_much():
         return
     sizes = [change(recipe.parts[0]) for recipe in found.recipes]
     assert sum(sizes) / len(sizes) == pytest.approx(change(part), rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("operator", "site", "name"), [("add_vector", "mixer_out", "vector"), ("learned_state", "mixer.h_init", "state")]
+)
+def test_what_is_added_has_random_counterparts_of_equal_norm(operator, site, name):
+    model = small("mamba")
+    axes = next(s.axes for s in model.sites() if s.name == f"blocks.1.{site}")
+    tensor = torch.linspace(-1, 2, math.prod(axes), dtype=torch.float64).reshape(axes)
+    unit = "share" if operator == "learned_state" else "value"
+    recipe = Recipe((Part(operator, site, (1,), 1.0, unit, tensors={name: tensor}),), model.digest)
+    found = control_recipes(["random_direction"], Comparison(recipe, model, 3, 0))["random_direction"].recipes
+    drawn = [r.parts[0].tensors[name] for r in found]
+    assert len({r.digest for r in found}) == 3
+    assert [float(t.norm()) for t in drawn] == pytest.approx([float(tensor.norm())] * 3)
+    assert all(abs(float((t * tensor).sum())) < 0.9 * float(tensor.norm()) ** 2 for t in drawn)
+    for made in found:
+        made.check(model)
 
 
 def test_every_other_layer_that_has_the_site():

@@ -14,11 +14,13 @@ from ..recipe import Recipe
 from . import Comparison, Drawn, control
 from .matching import gains_of, power, scales
 
+_ADDED = {"learned_state": "state"}  # operator -> the tensor that it adds, where that is called something else
+
 
 @control("random_direction")
 def random_direction(comparison: Comparison) -> Drawn:
-    """Vectors: a random one of equal norm. Scaled channels: as many random directions of the site, scaled by one factor
-    that changes activations as much."""
+    """Vectors and learned states: a random one of equal norm. Scaled channels: as many random directions of the site,
+    scaled by one factor that changes activations as much."""
     recipe = comparison.recipe
     made: list[Recipe] = []
     for draw in range(comparison.draws):
@@ -37,11 +39,12 @@ def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
     site = part.full_sites()[0]
     text = f"random direction {comparison.seed} {i} {site} {draw}"
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
-    if "vector" in part.tensors:
-        vector = part.tensors["vector"].double()
+    added = "vector" if "vector" in part.tensors else _ADDED.get(part.operator)
+    if added is not None:
+        vector = part.tensors[added].double()
         other = torch.randn(vector.shape, generator=generator, dtype=torch.float64)
         equal = other * float((vector**2).sum() / (other**2).sum()) ** 0.5
-        return dataclasses.replace(part, tensors={**part.tensors, "vector": equal})
+        return dataclasses.replace(part, tensors={**part.tensors, added: equal})
     if not scales(part) or len(part.layers) > 1:
         return f"operator {part.operator} acts in no direction that another could stand in for"
     if "scale_subspace" not in operator_names() or not find_operator("scale_subspace").takes(part.site):
