@@ -248,7 +248,8 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
     if recipe is None and variant.steers and rule is None:
         search = plan_search(
             model, chosen, seed=config.seed, sites=steering.sites or _searched_sites(variant, model),
-            layers=steering.layers, budget=steering.budget, parts=steering.parts, alpha=steering.alpha,
+            layers=steering.layers or variant.layers(model.n_layers) or None,
+            budget=steering.budget, parts=steering.parts, alpha=steering.alpha,
             max_tokens=config.max_prompt_tokens, template=template,
         )  # fmt: skip
     return Plan(

@@ -140,6 +140,13 @@ def test_the_published_rule_is_planned_without_a_search(run, tmp_path):
     assert code == 0 and "recipe: the published rule of mamba" in err and "search:" not in err
 
 
+def test_what_the_published_rule_reads_is_in_the_plan(run, tmp_path, first):
+    words = ["--per-level", "3", "--controls", "none", "--out", str(tmp_path / "run"), "--dry-run", "--json"]
+    of_rule = json.loads(run("--steering", "mamba:source", *words)[1])["plan"]
+    of_recipe = json.loads(run("--recipe", str(first / "recipe.json"), *words)[1])["plan"]
+    assert of_rule["tokens"] > of_recipe["tokens"] + 32 * of_rule["development"], "each of 32 channels is ablated"
+
+
 def test_a_stored_recipe_is_judged(first, run, tmp_path):
     words = [w for w in FEW if w not in ("--layers", "1,2", "--budget", "700000")]
     code, out, _ = run(*words, "--recipe", str(first / "recipe.json"), "--out", str(tmp_path / "run"), "--json")

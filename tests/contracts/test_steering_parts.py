@@ -21,7 +21,6 @@ from mplat.steering import (
     variant_for,
     variant_names,
 )
-from mplat.steering.operators import check_strength
 from mplat.steering.units import unit_called
 from parts_of_operators import example
 
@@ -141,14 +140,13 @@ def test_a_control_is_for_the_same_model_and_more_draws_only_add(name: str) -> N
 
 
 @pytest.mark.parametrize("name", variant_names())
-def test_a_variant_has_places_to_look_in_a_model_of_any_depth(name: str) -> None:
+def test_a_variant_has_places_and_layers_to_look_in_a_model_of_any_depth(name: str) -> None:
     variant = find_variant(name)
-    for operator, strengths in variant.strengths.items():
-        assert operator in operator_names() and strengths
-        assert all(check_strength(s, operator) != 1.0 for s in strengths), "strength 1 is no steering"
-    for depth in (1, 2, 4, 24, 64) if variant.steers else ():
+    assert all(find_operator(operator).takes(site) for operator, site in variant.places)
+    for depth in (1, 2, 4, 24, 64):
         layers = variant.layers(depth)
-        assert layers == sorted(set(layers)) and 0 <= layers[0] and layers[-1] < depth
+        assert layers == sorted(set(layers)) and set(layers) <= set(range(depth))
+        assert bool(layers) == bool(variant.depths), "none stands for all"
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

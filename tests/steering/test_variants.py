@@ -6,6 +6,9 @@ import pytest
 import torch
 from model_zoo import ARCHITECTURES, nano
 from mplat.core.errors import InputError
+from mplat.eval.eval_config import EvalConfig
+from mplat.eval.planning import prepare
+from mplat.models import load
 from mplat.steering import (
     Part,
     find_operator,
@@ -15,9 +18,11 @@ from mplat.steering import (
     source_site,
     variant_for,
     variant_names,
+    variants,
 )
 from mplat.steering.source_recipe import source_layer
 from mplat.steering.variants import places_in
+from planted_models import talking
 
 #: what each architecture has that others lack
 OF_ITS_OWN = {
@@ -52,6 +57,18 @@ def test_places_name_operators_that_take_their_site_and_no_steering_has_none():
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "miniplm", "transformer", "general"])
 def test_whatever_is_shipped_has_places_and_the_published_rule(name):
     assert find_variant(name).places and find_variant(name).source is source_recipe
+
+
+def test_a_variant_that_names_depths_is_searched_there_alone(monkeypatch, tmp_path):
+    model = load(talking("mamba").save(tmp_path / "model"))
+    late = variants.Variant("late", None, None, (("scale_channels", "mixer_out"),), depths=(0.75, 0.9))
+    monkeypatch.setattr(variants.VARIANTS, "_entries", dict(variants.VARIANTS._entries))
+    variants.VARIANTS.add("late", late, __name__)
+    config = EvalConfig.model_validate({"per_level": 3, "price_limit": 2, "steering": {"variant": "late"}})
+    search = prepare(config, model).search
+    assert search is not None and [place.name for place in search.where] == ["blocks.2.mixer_out"]
+    chosen = config.model_copy(update={"steering": config.steering.model_copy(update={"layers": [0]})})
+    assert [place.layer for place in prepare(chosen, model).search.where] == [0]
 
 
 def test_layers_are_those_of_the_kind_that_has_the_site():

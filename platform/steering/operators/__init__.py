@@ -1,6 +1,6 @@
 """Operators: what a part of a recipe does to a site, as edits of `mplat.models`. One file each, found by looking.
 
-    @operator("scale_delta", sites=("mixer.delta",), strengths=(0.5, 1.5, 2.0), low=0.0)
+    @operator("scale_delta", sites=("mixer.delta",), low=0.0)
     def scale_delta(target: Target) -> list[Edit]:
         return [Scale(target.site, target.strength, channels=target.channels)]
 
@@ -69,9 +69,7 @@ class Operator:
     meaning: one sentence. sites: what follows `blocks.{layer}.`, with `*` for any part. units: of its strength, the
     usual one first. tensors: name -> axes, a `?` behind the name where it may be left out: `n` channels acted on, `C`
     channels of the site, `...` its axes behind the channels, `k` any number. options: name -> meaning, `?` likewise.
-    acts_on: what `channels` count, or "" where it takes none. required: whether channels have to be given.
-    low, high: strengths allowed. strengths: those tried where all blocks of a model have the site, none where only a
-    variant or a user asks for it. timeless: acts on what has no positions."""
+    acts_on: what `channels` count, or "" where it takes none. low, high: strengths allowed. module: where it stands."""
 
     name: str
     build: Build
@@ -83,7 +81,6 @@ class Operator:
     acts_on: str = "channels"
     low: float = -MAX_STRENGTH
     high: float = MAX_STRENGTH
-    strengths: tuple[float, ...] = ()
     module: str = ""
 
     @property
@@ -118,7 +115,6 @@ def operator(
     acts_on: str = "channels",
     low: float = -MAX_STRENGTH,
     high: float = MAX_STRENGTH,
-    strengths: tuple[float, ...] = (),
 ) -> Callable[[Build], Build]:
     """Register a function Target -> edits; the first line of its docstring is its meaning. Fields as in `Operator`."""
     for unit in units:
@@ -130,7 +126,7 @@ def operator(
             name,
             Operator(
                 name, build, meaning, tuple(sites), tuple(units), dict(tensors or {}), dict(options or {}), acts_on,
-                low, high, strengths, build.__module__,
+                low, high, build.__module__,
             ),
             build.__module__,
         )  # fmt: skip

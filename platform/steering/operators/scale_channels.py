@@ -12,7 +12,6 @@ from .factors import factors
     sites=("*",),
     units=("factor", "share"),
     tensors={"gains?": "n"},
-    strengths=(0.5, 2.0, 5.0),
 )
 def scale_channels(target: Target) -> list[Edit]:
     """Multiply channels of a site by the strength, or, with gains g, by 1 + strength (g - 1), a share of each gain."""

@@ -13,7 +13,6 @@ from .factors import factors
     units=("factor", "share"),
     tensors={"gains?": "n"},
     low=0.0,
-    strengths=(0.5, 1.5, 2.0),
 )
 def scale_delta(target: Target) -> list[Edit]:
     """Multiply the step sizes of recurrent channels: above 1 they write more and forget faster."""

@@ -1,8 +1,8 @@
 """Steering variants: where to look when a model of a kind is steered.
 
 A variant names places, each an operator and a site that make sense in such a model because of what it is, in all layers
-that have the site; with strengths and how many channels. It is a search space, small enough for a laptop by default,
-and claims nothing. Every architecture has one, made from its sites; what differs from that is a file,
+that have the site or in those at some depths. It is a search space, small enough for a laptop by default, and claims
+nothing. Every architecture has one, made from its sites; what differs from that is a file,
 
     @variant("mamba2")
     def mamba2() -> Variant: ...
@@ -12,7 +12,7 @@ found by import. `general` is for models of transformers' classes, `none` for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -39,28 +39,24 @@ DEFAULT_SITES = {"scale_channels": "mixer_out"}
 @dataclass(frozen=True)
 class Variant:
     """arch: of the models it is for; None: any. default_model: what `mplat eval` loads without --model; None: it has to
-    be named. strengths: operator -> strengths tried, none where nothing is steered. depths: candidate layers as
-    fractions of the number of layers; by default the middle, and the depth at which the published bottleneck was
-    reported (83 %). channel_share: part of a site's channels that is steered. places: (operator, site without layer) to
-    search, each in all layers that have the site (`layers_with`). source: the published recipe as a rule; None: it has
-    none."""
+    be named. places: (operator, site without layer) where steering makes sense, none where nothing is steered; channels
+    are searched at those whose operator multiplies them. depths: of the layers to look in, as fractions of their
+    number; none: all that have the site. source: the published recipe as a rule; None: it has none."""
 
     name: str
     arch: str | None
     default_model: str | None
-    strengths: Mapping[str, tuple[float, ...]]
-    depths: tuple[float, ...] = (0.5, 0.8334)
-    channel_share: float = 0.125
-    places: tuple[tuple[str, str], ...] = ()
+    places: tuple[tuple[str, str], ...]
+    depths: tuple[float, ...] = ()
     source: Source | None = None
 
     @property
     def steers(self) -> bool:
         """Whether anything is done to the model."""
-        return bool(self.strengths)
+        return bool(self.places)
 
     def layers(self, n_layers: int) -> list[int]:
-        """The candidate layers of a model with `n_layers` blocks, ascending."""
+        """The layers at `depths` of a model with `n_layers` blocks, ascending; none where all are to be looked in."""
         return sorted({min(n_layers - 1, int(depth * n_layers + 1e-9)) for depth in self.depths})
 
 
@@ -100,7 +96,7 @@ def variant_names() -> list[str]:
 def find_variant(name: str, model: LanguageModel | None = None) -> Variant:
     """The variant called `name`, however it is spelt: its file's, else `default_variant` of that architecture.
 
-    model: with it, places that it has not are left out, and strengths that follow from sites follow from its.
+    model: with it, places that it has not are left out.
     Raises UsageError, with the nearest name, where there is none.
     """
     known = variant_names()
@@ -120,26 +116,19 @@ def variant_for(model: LanguageModel) -> Variant:
 
 
 def default_variant(arch: str, model: LanguageModel | None = None) -> Variant:
-    """What is tried where no file says otherwise: each operator that brings strengths and whose site all blocks have.
+    """Where to look where no file says otherwise: at what the sites are for.
 
-    model: one of architecture `arch`; None: a small one with the default options. Operators on whole blocks come first.
+    model: one of architecture `arch`; None: a small one with the default options.
     """
     from ...models import ModelConfig, build
     from ...models.files import catalog
 
     if model is None:
         model = build(ModelConfig(arch, vocab_size=2, d_model=64, n_layers=_ANY_DEPTH), device="meta")
-    there = {site.name for site in model.sites()}
-    everywhere = [
-        operator
-        for operator in sorted(OPERATORS.all().values(), key=lambda op: (_site(op.name).count("."), op.name))
-        if all(f"blocks.{layer}.{_site(operator.name)}" in there for layer in range(model.n_layers))
-    ]
     return Variant(
         name=arch,
         arch=arch,
         default_model=next((name for name in catalog.shipped() if catalog.shape(name).arch == arch), None),
-        strengths={operator.name: operator.strengths for operator in everywhere if operator.strengths},
         places=places_in(model),
         source=source_recipe,
     )
@@ -164,19 +153,8 @@ def places_in(model: LanguageModel) -> tuple[tuple[str, str], ...]:
 
 
 def _for_model(found: Variant, model: LanguageModel) -> Variant:
-    from ...models.mixer import MIXERS
-
-    strengths = found.strengths
-    if found.arch == model.config.arch and found.arch in MIXERS.names():
-        usual, here = default_variant(found.arch).strengths, default_variant(found.arch, model).strengths
-        strengths = here if strengths == usual else strengths
-    places = tuple(place for place in found.places if layers_with(model, place[1]))
-    return replace(found, strengths=strengths, places=places)
+    return replace(found, places=tuple(place for place in found.places if layers_with(model, place[1])))
 
 
 def _said_by_another(op: Operator, site: str) -> bool:
     return op.name == "scale_time_constants" and site.endswith("delta")
-
-
-def _site(name: str) -> str:
-    return DEFAULT_SITES.get(name, OPERATORS.get(name).site)

@@ -1,4 +1,4 @@
-"""Falcon Mamba: Mamba's places; its published model has seven billion parameters, so a grid is half of Mamba's."""
+"""Falcon Mamba: Mamba's places; its published model has seven billion parameters."""
 
 from __future__ import annotations
 

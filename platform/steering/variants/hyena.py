@@ -12,13 +12,11 @@ from . import Variant, variant
 
 @variant("hyena")
 def hyena() -> Variant:
-    """Filters, gates, and what blocks add, which has one strength more, because no step size is tried beside it."""
+    """Filters, gates, and what blocks add."""
     places = (
         ("scale_channels", "mixer_out"),
         ("scale_filter", "mixer.filter"),
         ("scale_gate", "mixer.x0"),
         ("scale_gate", "mixer.x1"),
     )
-    return Variant(
-        "hyena", "hyena", "tiny-hyena", {"scale_channels": (0.5, 1.5, 2.0, 5.0)}, places=places, source=source_recipe
-    )
+    return Variant("hyena", "hyena", "tiny-hyena", places, source=source_recipe)

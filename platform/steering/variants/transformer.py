@@ -14,7 +14,7 @@ from .general import general
 
 @variant("transformer")
 def transformer() -> Variant:
-    """The depths and strengths of the state-space models, so that one search is not larger than the other."""
+    """What heads read, what the hidden units say, and what both parts of a block add."""
     places = (
         ("scale_channels", "mixer_out"),
         ("scale_channels", "mixer.z"),
