@@ -142,6 +142,7 @@ def test_the_published_rule_is_planned_without_a_search(run, tmp_path):
 
 def test_what_the_published_rule_reads_is_in_the_plan(run, tmp_path, first):
     words = ["--per-level", "3", "--controls", "none", "--out", str(tmp_path / "run"), "--dry-run", "--json"]
+    words += ["--set", "development_share=0.4"]
     of_rule = json.loads(run("--steering", "mamba:source", *words)[1])["plan"]
     of_recipe = json.loads(run("--recipe", str(first / "recipe.json"), *words)[1])["plan"]
     assert of_rule["tokens"] > of_recipe["tokens"] + 32 * of_rule["development"], "each of 32 channels is ablated"
