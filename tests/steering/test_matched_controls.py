@@ -114,6 +114,13 @@ def test_what_is_added_has_random_counterparts_of_equal_norm(operator, site, nam
         made.check(model)
 
 
+def test_step_sizes_have_no_random_direction_because_it_would_make_some_negative():
+    recipe = scaled(small("mamba"), (0, 1), site="mixer.delta", operator="scale_delta")
+    comparison = Comparison(recipe, small("mamba"), 3, 0, lambda site: Activity(torch.ones(48), torch.ones(48)))
+    found = control_recipes(["random_direction"], comparison)["random_direction"]
+    assert found.recipes == () and "must not be negative" in found.reason
+
+
 def test_every_other_layer_that_has_the_site():
     model = small("mamba")
     found = control_recipes(["other_layers"], Comparison(scaled(model), model, 9, 0))["other_layers"]

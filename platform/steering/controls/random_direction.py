@@ -20,7 +20,7 @@ _ADDED = {"learned_state": "state"}  # operator -> the tensor that it adds, wher
 @control("random_direction")
 def random_direction(comparison: Comparison) -> Drawn:
     """Vectors and learned states: a random one of equal norm. Scaled channels: as many random directions of the site,
-    scaled by one factor that changes activations as much."""
+    scaled by one factor that changes activations as much; none where values must not be negative."""
     recipe = comparison.recipe
     made: list[Recipe] = []
     for draw in range(comparison.draws):
@@ -47,6 +47,8 @@ def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
         return dataclasses.replace(part, tensors={**part.tensors, added: equal})
     if not scales(part) or len(part.layers) > 1:
         return f"operator {part.operator} acts in no direction that another could stand in for"
+    if part.of.low >= 0.0:  # of Delta a third became negative, and no score stayed finite
+        return f"{part.site} must not be negative, and a change of its size along a random direction makes it so"
     if "scale_subspace" not in operator_names() or not find_operator("scale_subspace").takes(part.site):
         return f"operator {part.operator} at {part.site} has no counterpart in other directions"
     activity, k = comparison.activity_at(site), len(part.channels or ())
