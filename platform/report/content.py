@@ -60,11 +60,16 @@ class StatusRow:
 
 @dataclass(frozen=True)
 class PriceRow:
-    """Held-out texts under one condition: mean negative log-likelihood of a token in nats, and its change."""
+    """Held-out texts under one condition: mean negative log-likelihood of a token in nats, and its change.
+
+    bits_per_byte: of all texts together; kl: KL(unsteered || condition) of a token, nats; None in an earlier summary.
+    """
 
     condition: str
     nll: Estimate
     change: Difference | None
+    bits_per_byte: Estimate | None = None
+    kl: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ class Evaluation:
     statuses: tuple[str, ...]
     status_rows: tuple[StatusRow, ...]
     price: tuple[PriceRow, ...]
+    price_text: str  # on which text the price was measured; empty in an earlier summary
+    beside: tuple[StepResults, ...]  # what is told beside the scores: doses, evidence distance, likelihoods
     recipe: tuple[str, ...] | None  # its parts in words; None where nothing was steered
     found: Found | None
     candidates: tuple[Candidate, ...]
@@ -180,6 +187,9 @@ class Curves:
     log_x: bool = False
     log_y: bool = False
     path: bool = False
+    marked: tuple[tuple[float, float], ...] = ()  # ranges of x that are shaded
+    marked_title: str = ""
+    limit: float | None = None  # a value of y that is drawn as a dashed line
 
 
 @dataclass(frozen=True)

@@ -40,20 +40,6 @@ _ROLES: tuple[Role, ...] = ("unsteered", "steered", "control")
 
 
 @dataclass(frozen=True)
-class _RunView:
-    """One evaluation with what the template needs beside its numbers."""
-
-    run: Evaluation
-    anchor: str
-    accuracy_figure: Markup | None
-    difference_figure: Markup | None
-    overall: dict[Role, Estimate]
-    overall_n: int | None
-    overall_difference: Difference | None
-    has_f1: bool
-
-
-@dataclass(frozen=True)
 class _ShownView:
     content: ValueMap | Curves | ShownTable
     figure: Markup | None  # None: a table
@@ -66,6 +52,21 @@ class _StepView:
     step: StepResults
     anchor: str
     blocks: tuple[tuple[_ShownView, ...], ...]
+
+
+@dataclass(frozen=True)
+class _RunView:
+    """One evaluation with what the template needs beside its numbers."""
+
+    run: Evaluation
+    anchor: str
+    accuracy_figure: Markup | None
+    difference_figure: Markup | None
+    overall: dict[Role, Estimate]
+    overall_n: int | None
+    overall_difference: Difference | None
+    has_f1: bool
+    beside: tuple[_StepView, ...]
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def _run_view(run: Evaluation, number: int) -> _RunView:
         overall_n=total.n if total is not None else None,
         overall_difference=_overall_difference(run),
         has_f1=any(cell.mean is not None for row in run.levels for cell in row.f1),
+        beside=tuple(_step_view(step, f"{anchor}-{step.step}") for step in run.beside),
     )
 
 

@@ -22,6 +22,7 @@ CONDITIONS = [
     ("control_random_0", "control_random", 0),
     ("control_random_1", "control_random", 1),
 ]
+DOSES = [(f"dose_{share!r}", "dose", None) for share in (-0.5, 0.25, 0.5, 1.5)]
 RECIPE = {
     "format": "mplat-recipe-1", "variant": "mamba", "operator": "scale_mixer_out", "site": "mixer_out", "layer": 3,
     "channels": [4, 38], "strength": 5.0, "seed": 0, "model_digest": "ab" * 32,
@@ -43,12 +44,16 @@ def record(command: str, model: str, **sections: Any) -> dict[str, Any]:
     return RunRecord.model_validate(values).model_dump(mode="json")
 
 
-def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, str] | None = None) -> dict[str, Any]:
-    """A finished evaluation below `folder`; returns its summary. predictions: question id -> text when steered."""
+def write_eval_run(
+    folder: Path, *, model: str = "toy", predictions: dict[str, str] | None = None, whole: bool = False
+) -> dict[str, Any]:
+    """A finished evaluation below `folder`; returns its summary. predictions: question id -> text when steered. whole:
+    with doses, evidence at distances and likelihoods too."""
     folder.mkdir(parents=True)
     rows = []
+    conditions = [*CONDITIONS, *DOSES] if whole else CONDITIONS
     for number, question in enumerate(questions()):
-        for place, (name, family, draw) in enumerate(CONDITIONS):
+        for place, (name, family, draw) in enumerate(conditions):
             # a fixed pattern of right and wrong answers, another one under every condition
             right = (number * 7 + place * 3 + number // 4) % 5 > 1
             answer = question.answers[0] if right else "somebody else"
@@ -69,6 +74,7 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
                 | {"em": None if failed else float(right), "f1": None if failed else float(right)}
                 | {"n_cut_tokens": 5 * (number % 3 == 0), "evidence_kept": number % 6 != 0}
                 | {"prompt_digest": question.prompt_digest}
+                | (_measured(number, place) if whole else {})
             )
     items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
     prices = pa.Table.from_pylist(
@@ -76,7 +82,8 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
             {"text_id": f"t{t}", "document": f"t{t}", "text_source": "made up", "model": model, "variant": "mamba",
              "condition": name, "family": family, "draw": draw, "n_tokens": 9, "nll": 2.0 + 0.1 * t + 0.05 * place,
              "status": "ok"}
-            for t in range(4) for place, (name, family, draw) in enumerate(CONDITIONS)
+            | ({"n_bytes": 20, "bits_per_byte": 1.0 + 0.1 * place, "kl": 0.01 * place} if whole else {})
+            for t in range(4) for place, (name, family, draw) in enumerate(conditions)
         ],
         schema=PRICE_SCHEMA,
     )  # fmt: skip
@@ -106,6 +113,18 @@ def write_eval_run(folder: Path, *, model: str = "toy", predictions: dict[str, s
     for name, value in (("run.json", run), ("summary.json", summary), ("recipe.json", RECIPE)):
         (folder / name).write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
     return summary
+
+
+def _measured(number: int, place: int) -> dict[str, Any]:
+    """What a row says beside its score: how far the evidence was, and how likely the answer is."""
+    if number == 7:
+        return {"distance_target": 0, "likelihood_status": "model_nonfinite"}
+    answer, best = -1.0 - 0.1 * number + 0.2 * place, -1.5 - 0.05 * number
+    return {
+        "distance_target": 64 * (number % 3), "answer_logprob": answer, "answer_logprob_per_byte": answer / 8,
+        "distractor_logprob": best, "n_distractors": 4, "beats_distractors": float(answer > best),
+        "likelihood_status": "ok",
+    }  # fmt: skip
 
 
 def write_interp_run(folder: Path, *, model: str = "toy") -> None:

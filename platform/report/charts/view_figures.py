@@ -32,18 +32,34 @@ def draw(name: str, shown: ValueMap | Curves) -> str:
         else:
             _lines(axis, shown)
         _zero_line(axis, shown)
+        if shown.limit is not None:
+            axis.axhline(shown.limit, color=TEXT, linewidth=0.8, linestyle="--")
         if shown.log_y and all(v > 0 for _, its in shown.lines for p in its for v in p[1:] if v is not None):
             axis.set_yscale("log")
         axis.set_xlabel(shown.x_label)
         axis.set_ylabel(shown.y_label)
         axis.yaxis.grid(not shown.path)
-        legend(figure, [title for title, _ in shown.lines if title] or (["first", "last"] if shown.path else []))
+        _mark_ranges(axis, shown)
+        named = [title for title, _ in shown.lines if title] or (["first", "last"] if shown.path else [])
+        legend(figure, [*named, shown.marked_title] if shown.marked and shown.marked_title else named)
         return to_svg(figure, name, f"{shown.title}: {shown.y_label} by {shown.x_label}")
 
 
 def _zero_line(axis: Any, shown: Curves) -> None:
     if any(v is not None and v < 0 for _, its in shown.lines for p in its for v in (p.y, p.low)) and not shown.path:
         axis.axhline(0.0, color=TEXT, linewidth=0.8)
+
+
+def _mark_ranges(axis: Any, shown: Curves) -> None:
+    """Shade ranges of x; a single value is as wide as a mark."""
+    reach = axis.get_xlim()
+    least = 0.012 * (reach[1] - reach[0])
+    for number, (low, high) in enumerate(shown.marked):
+        label = (shown.marked_title or None) if number == 0 else None
+        axis.axvspan(
+            low - least, high + least, color=SERIES[3], alpha=0.22, linewidth=0, zorder=0, label=label
+        )  # fmt: skip
+    axis.set_xlim(reach)
 
 
 def _lines(axis: Any, shown: Curves) -> None:

@@ -24,6 +24,7 @@ from ..content import Candidate, Comparison, Condition, Evaluation, Fact, Found,
 from ..documents import Document, flat, read_json, read_rows
 from ..section import section
 from .answers import EXAMPLE_COLUMNS, examples
+from .beside_scores import beside_scores
 
 _CANDIDATE_COLUMNS = ("fold", "rung", "site", "layer", "detector", "n_channels", "factor", "n", "logprob_gain",
                       "exact_gain")  # fmt: skip
@@ -82,6 +83,8 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         statuses=statuses,
         status_rows=status_rows,
         price=tuple(_price(summary, conditions)) if summary is not None else (),
+        price_text=_price_text(summary) if summary is not None else "",
+        beside=tuple(beside_scores(summary, conditions)) if summary is not None else (),
         recipe=_in_words(recipe) if recipe is not None else None,
         found=_found(summary.at("search")) if searched and summary is not None else None,
         candidates=candidates,
@@ -198,14 +201,24 @@ def _status_title(family: str) -> str:
 
 
 def _price(summary: Document, conditions: tuple[Condition, ...]) -> Iterator[PriceRow]:
-    nll = summary.at("price").at("nll")
+    price = summary.at("price")
+    nll = price.at("nll")
     for condition in conditions:
+        bits = price.at("bits_per_byte").at(condition.name) if "bits_per_byte" in price else None
+        kl = price.at("kl").at("conditions").at(condition.name) if "kl" in price else None
         change = nll.at("differences").at(f"{condition.name}-{UNSTEERED}") if condition.role != "unsteered" else None
         yield PriceRow(
             condition=condition.title,
             nll=estimate(nll.at("conditions").at(condition.name)),
             change=None if change is None else difference(change),
+            bits_per_byte=None if bits is None else estimate(bits),
+            kl=None if kl is None else estimate(kl),
         )
+
+
+def _price_text(summary: Document) -> str:
+    price = summary.at("price")
+    return price.at("source").text() if "source" in price else ""
 
 
 def estimate(value: Document) -> Estimate:
