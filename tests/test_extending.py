@@ -29,8 +29,8 @@ EXAMPLES = {
     path: re.search(r'^@\w+\((?:"\w+", )?"(\w+)"', block, re.M)[1]  # type: ignore[index]
     for path, block in BLOCKS.items()
 }
-KINDS = {"count", "first_word", "qa_lines", "triples", "entropy", "perplexity", "scale_read", "weaker", "late", "leaky",
-         "unfold"}  # fmt: skip
+KINDS = {"count", "first_word", "qa_lines", "triples", "entropy", "perplexity", "scale_read", "weaker", "agreement",
+         "late", "leaky", "unfold"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def run(clone: Path, *arguments: str, timeout: int = 110) -> str:
 
 
 def test_there_is_a_short_example_of_every_kind() -> None:
-    assert set(EXAMPLES.values()) == KINDS and len(EXAMPLES) == 12 and len(BLOCKS) == GUIDE.count("```python")
+    assert set(EXAMPLES.values()) == KINDS and len(EXAMPLES) == 13 and len(BLOCKS) == GUIDE.count("```python")
     assert {path: block.count("\n") for path, block in BLOCKS.items() if block.count("\n") > 45} == {}
 
 
