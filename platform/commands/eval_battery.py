@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.errors import UsageError
 from .frame.command import command
 from .frame.folders import writable
+from .frame.models import named, opened
 from .frame.run import At, Outcome, Run, Typed
 
 if TYPE_CHECKING:
@@ -25,14 +25,12 @@ def eval_battery(typed: Typed[BatteryConfig]) -> Run:
     """Ask a model the battery of tasks, steered with a recipe too, and count what is right."""
     from ..core.whole_files import replace_table
     from ..eval.battery import assess, in_words, questions
-    from ..models import load
     from ..steering.stored import load_stored
 
     config = typed.config
-    if config.model is None:
-        raise UsageError("no model is named; give --model M (`mplat models` lists those that ship)")
+    named(config.model)
     asked = len(questions(config.tasks, config.per_task, config.seed, lambada=config.lambada))
-    model = load(config.model, tokenizer=config.tokenizer)
+    model = opened(config.model, config.tokenizer)
     recipe = None if config.recipe is None else load_stored(config.recipe, model)
     answers = asked * (1 if recipe is None else 2)
     out = typed.shared.out

@@ -10,6 +10,7 @@ import typer
 from ..core.errors import UsageError
 from .frame.command import command
 from .frame.folders import refuse_file, writable
+from .frame.models import named
 from .frame.options import CacheFolder
 from .frame.run import At, Outcome, Run, Typed
 from .frame.where import forward_operations
@@ -89,15 +90,14 @@ def plan_of(typed: Typed[InterpConfig]) -> Plan:
     from ..interp.engine.inputs import Given, chosen_steps, read_missing
 
     config = typed.config
-    if config.model is None:
-        raise UsageError("no model is named; give --model M (`mplat models` lists those that ship)")
+    name = named(config.model)
     steps = in_order(chosen_steps(config, others=len(config.compare)))
     # a wrong file is found before a large model is loaded
     read = read_missing({step.items for step in steps}, config, Given())
 
     from ..models import load
 
-    opened = load(config.model, tokenizer=config.tokenizer)
+    opened = load(name, tokenizer=config.tokenizer)
     others = [load(name) for name in config.compare]
     for number, other in enumerate(others):  # the tokenizer that is named is for those that bring none
         if other.tokenizer is None and config.tokenizer is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import UsageError
 from .frame.command import command
 from .frame.folders import writable
+from .frame.models import opened
 from .frame.run import At, Outcome, Run, Typed
 
 if TYPE_CHECKING:
@@ -27,13 +28,10 @@ FILE = "vectors.json"
 )
 def steer_vectors(typed: Typed[VectorsConfig]) -> Run:
     """Fit a steering vector for each layer, with its separability on held-out texts."""
-    from ..models import load
     from ..steering.vectors import fit_vectors, in_words
 
     config = typed.config
-    if config.model is None:
-        raise UsageError("no model is named; give --model M (`mplat models` lists those that ship)")
-    model = load(config.model, tokenizer=config.tokenizer)
+    model = opened(config.model, config.tokenizer)
     config = typed.with_blocks(model.n_layers)
     contrast = _contrast(config, model)
     out = typed.shared.out

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ from ...scoring.statistics import holm
 from ...steering.recipe import Recipe
 from .catalogue import SEARCHED, find_plant
 from .detecting import Detection, detect
-from .judging import ALPHA, CONTROLS, Case, Search, score
+from .judging import Case, Search, Terms, score, terms_of
 from .plant import Plant
 
 if TYPE_CHECKING:
@@ -129,11 +129,7 @@ def benchmark(
     *,
     plants: Iterable[str | Plant],
     seeds: Iterable[int] = (0,),
-    per_level: int = 12,
-    per_level_test: int = 40,
-    controls: Sequence[str] = CONTROLS,
-    draws: int = 3,
-    alpha: float = ALPHA,
+    **terms: Unpack[Terms],
 ) -> Benchmark:
     """Every detector and every one of `searches` on every plant; arguments as of `score`.
 
@@ -146,12 +142,10 @@ def benchmark(
         raise UsageError(f"plant {twice[0]} is given twice")
     every = list(seeds)
     cases = {
-        name: score(
-            search, plants=[plant for plant in chosen if plant.kind != "decoy"], seeds=every, per_level=per_level,
-            per_level_test=per_level_test, controls=controls, draws=draws, alpha=alpha,
-        )
+        name: score(search, plants=[plant for plant in chosen if plant.kind != "decoy"], seeds=every, **terms)
         for name, search in searches.items()
-    }  # fmt: skip
+    }
+    per_level = terms_of(terms)["per_level"]
     return Benchmark(detect(chosen, seed=every[0] if every else 0, per_level=per_level), cases)
 
 

@@ -12,8 +12,9 @@ clean model, the damaged one, the damaged one steered, and the controls of the r
 in one forward pass a batch (`forced`).
 
 restored   (steered - damaged) / (clean - damaged), of exact match
-supported  better than the damaged model and than every control, each with a paired difference whose interval excludes
-           zero and p < alpha, and above every single draw of every control
+supported  nothing is `unbeaten` (the verdict's rule without its rank test, which needs more draws): better than the
+           damaged model and than every control, each with a paired difference whose interval excludes zero and
+           p < alpha, and above every single draw of every control
 
 A carrier has nothing to mend: "supported" there is a false alarm.
 """
@@ -23,18 +24,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from torch import Tensor
 
-from ...core.errors import UsageError
+from ...core.errors import UsageError, suggest
 from ...datasets.facts import prompts
 from ...datasets.records import Question
 from ...models.access.edits import Edit
-from ...scoring.statistics import Difference, paired_difference
+from ...scoring.statistics import Difference, Estimate, paired_difference
 from ...steering.controls import Activity, Comparison, control_recipes
 from ...steering.detectors import channels_of
 from ...steering.recipe import Recipe
+from ..conditions import CONTROL, STEERED, UNSTEERED
+from ..verdict import Evidence, unbeaten
 from .catalogue import find_plant
 from .forced import ForcedBatch, exact_matches, forced_batches
 from .plant import Plant, Planted
@@ -45,6 +48,20 @@ if TYPE_CHECKING:
 Search = Callable[["LanguageModel", Sequence[Question]], "Recipe | Sequence[Edit]"]
 CONTROLS = ("random", "variance_matched", "random_direction", "other_layers")
 ALPHA = 0.01
+
+
+class Terms(TypedDict, total=False):
+    """On what a search is scored. per_level, per_level_test: development and test questions of each of the six levels,
+    12 and 40. controls: their names, `CONTROLS`. draws: of each control, at most, 3. alpha: of p-values, `ALPHA`."""
+
+    per_level: int
+    per_level_test: int
+    controls: Sequence[str]
+    draws: int
+    alpha: float
+
+
+DEFAULTS = Terms(per_level=12, per_level_test=40, controls=CONTROLS, draws=3, alpha=ALPHA)
 
 
 @dataclass(frozen=True)
@@ -94,35 +111,35 @@ def score(
     *,
     plants: Iterable[str | Plant],
     seeds: Iterable[int] = (0,),
-    per_level: int = 12,
-    per_level_test: int = 40,
-    controls: Sequence[str] = CONTROLS,
-    draws: int = 3,
-    alpha: float = ALPHA,
+    **terms: Unpack[Terms],
 ) -> list[Case]:
     """`search` on every plant with the questions of every seed, in that order.
 
-    per_level, per_level_test: development and test questions of each of the six levels. draws: of each control, at
-    most. Raises UsageError for a plant or control that is none, and where the search gives neither a recipe nor edits;
-    what the search raises goes through.
+    terms: as `Terms` says. Raises UsageError for a plant, control or term that is none, and where the search gives
+    neither a recipe nor edits; what the search raises goes through.
     """
     chosen = [find_plant(plant) if isinstance(plant, str) else plant for plant in plants]
-    every = list(seeds)
+    every, how = list(seeds), terms_of(terms)
     cases: list[Case] = []
     for plant in chosen:
         planted = plant.grow()
         for seed in every:
-            development = prompts(per_level, seed, stream="planted-development")
-            test = prompts(per_level_test, seed, stream="planted-test")
             with planted.applied():
-                cases.append(_case(planted, search, seed, development, test, controls, draws, alpha))
+                cases.append(_case(planted, search, seed, how))
     return cases
 
 
-def _case(
-    planted: Planted, search: Search, seed: int, development: Sequence[Question], test: Sequence[Question],
-    controls: Sequence[str], draws: int, alpha: float,
-) -> Case:  # fmt: skip
+def terms_of(given: Terms) -> Terms:
+    """`given` with the defaults of what it leaves out. Raises UsageError for a term that is none."""
+    if unknown := given.keys() - DEFAULTS.keys():
+        raise UsageError(f"a search is not scored by {min(unknown)!r}; {suggest(min(unknown), DEFAULTS)}")
+    return {**DEFAULTS, **given}
+
+
+def _case(planted: Planted, search: Search, seed: int, how: Terms) -> Case:
+    development = prompts(how["per_level"], seed, stream="planted-development")
+    test = prompts(how["per_level_test"], seed, stream="planted-test")
+    controls = how["controls"]
     model, plant = planted.model, planted.plant
     started = time.perf_counter()
     found = search(model, development)
@@ -141,29 +158,46 @@ def _case(
     without: dict[str, str] = {}
     answered: dict[str, list[Tensor]] = {}
     if edits and isinstance(found, Recipe):
-        comparison = Comparison(found, model, draws, seed, _activity_on(model, forced_batches(model, development)))
+        comparison = Comparison(
+            found, model, how["draws"], seed, _activity_on(model, forced_batches(model, development))
+        )
         for name, drawn in control_recipes(controls, comparison).items():
             answered[name] = [exact(recipe.edits(model)) for recipe in drawn.recipes]
             if drawn.reason:
                 without[name] = drawn.reason
     elif edits:
         without = dict.fromkeys(controls, "edits that are no recipe have no controls")
-    compared = [
-        paired_difference(steered, sum(each) / len(each), seed=seed, groups=groups)
-        for each in answered.values() if each
-    ]  # fmt: skip
-    single = [float(draw.mean()) for each in answered.values() for draw in each]
+    evidence = _evidence(steered, damaged, gain, answered, seed, groups)
     own, hits = _channels(edits, planted)
     return Case(
         plant.name, plant.kind, seed, len(test), float(clean.mean()), float(damaged.mean()), float(steered.mean()),
         gain,
-        supported=bool(edits) and all(_better(d, alpha) for d in [gain, *compared])
-        and all(em < float(steered.mean()) for em in single),
+        supported=bool(edits) and not unbeaten(evidence, alpha=how["alpha"]),
         controls={name: tuple(float(draw.mean()) for draw in each) for name, each in answered.items() if each},
         without=without,
         sites=tuple(dict.fromkeys(str(edit.selection.name) for edit in edits)),
         found=own, hits=hits, planted=plant.count, seconds=seconds,
     )  # fmt: skip
+
+
+def _evidence(
+    steered: Tensor, damaged: Tensor, gain: Difference, answered: Mapping[str, Sequence[Tensor]], seed: int,
+    groups: Sequence[str],
+) -> Evidence:  # fmt: skip
+    """What the verdict's rule sees: exact match by question, and that of every draw of every control."""
+    conditions = {STEERED: _share(steered), UNSTEERED: _share(damaged)}
+    differences, draws = {f"{STEERED}-{UNSTEERED}": gain}, dict[str, list[float | None]]()
+    for name, each in answered.items():
+        if each:
+            mean, family = sum(each) / len(each), f"{CONTROL}{name}"
+            conditions[family] = _share(mean)
+            differences[f"{STEERED}-{family}"] = paired_difference(steered, mean, seed=seed, groups=groups)
+            draws[family] = [float(draw.mean()) for draw in each]
+    return Evidence(conditions, differences, draws)
+
+
+def _share(right: Tensor) -> Estimate:
+    return Estimate(len(right), float(right.mean()), None, None)
 
 
 def _edits(found: object, model: LanguageModel) -> list[Edit]:
@@ -181,10 +215,6 @@ def _channels(edits: Sequence[Edit], planted: Planted) -> tuple[int | None, int 
         return None, None
     changed = {c for edit in here for c in (edit.selection.channels or range(planted.width))}
     return len(changed), len(changed & set(planted.channels))
-
-
-def _better(d: Difference, alpha: float) -> bool:
-    return d.low is not None and d.p is not None and d.low > 0 and d.p < alpha
 
 
 def _activity_on(model: LanguageModel, batches: Sequence[ForcedBatch]) -> Callable[[str], Activity | None]:

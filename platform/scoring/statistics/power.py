@@ -9,13 +9,13 @@ changes cannot reach alpha whatever they are; so power is that of the score test
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil, exp, isfinite, lgamma, log, log1p, log2, sqrt
 from statistics import NormalDist
 
 from ...core.errors import UsageError
 
-_HALVINGS = 60
+_STEPS = 1 << 60  # into which the range of a difference is divided
 _MOST_GROUPS = 10_000_000
 
 
@@ -65,13 +65,9 @@ def minimum_detectable_effect(
     def found(size: float) -> float:
         return _power(size, n_groups, discordance=discordance, icc=icc, group_size=group_size, alpha=alpha)
 
-    low, high = 0.0, discordance
-    if found(high) < power:
+    if found(discordance) < power:
         return None
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if found(middle) >= power else (middle, high)
-    return high
+    return discordance * (_least(lambda step: found(discordance * (step / _STEPS)) >= power, 0, _STEPS) / _STEPS)
 
 
 def groups_needed(
@@ -97,10 +93,7 @@ def groups_needed(
         low, high = high, 2 * high
         if high > _MOST_GROUPS:
             return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if found(middle) else (middle, high)
-    return high
+    return _least(found, low, high)
 
 
 def power_curve(
@@ -120,6 +113,14 @@ def power_curve(
 
 
 _power = power  # where an argument has its name
+
+
+def _least(found: Callable[[int], bool], low: int, high: int) -> int:
+    """The least number above `low` that is `found`, where `high` is and every larger one."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) else (middle, high)
+    return high
 
 
 def _worth(n_groups: int, discordance: float, icc: float, group_size: float, alpha: float) -> float:
