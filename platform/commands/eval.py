@@ -107,6 +107,6 @@ def _refuse_contradictions(typed: Typed[EvalConfig]) -> None:
             "a stored recipe is judged as it is; leave out --sites, --layers and --budget, which search for one"
         )
     if steering.variant == "none":
-        for option in ("--strength", "--sites", "--layers", "--recipe", "--edits", "--budget"):
+        for option in ("--strength", "--sites", "--layers", "--recipe", "--edits", "--budget", "--robust"):
             if option in given:
                 raise UsageError(f"{option} has no meaning with --steering none; leave one of them out")

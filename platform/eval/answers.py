@@ -5,7 +5,9 @@ one item becomes that item's status, and its neighbours are answered. When a who
 one by one to find the culprit. What is wrong with all items alike (an edit that fits no site, a lost model file, too
 little memory) is an error of the run.
 
-An item carries its tokens and its condition's name; the conditions themselves are the worker's, built from JSON.
+An item carries its tokens and its condition's name; the conditions themselves are the worker's, built from JSON. It may
+carry the tokens of its answer and of distractors too (`choices`), whose likelihoods are taken from the same reading of
+its prompt (`likelihoods`).
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from ..models.lending import open_model
 from ..scoring.metrics import score
 from ..steering import Layout
 from .conditions import Condition
+from .likelihoods import ChoiceScores, asks, columns_of
 from .schema import ITEM_SCHEMA
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
 Item = dict[str, Any]
+#: what was generated and the columns of likelihoods, or what went wrong with the item
+Answered = tuple[Generation, dict[str, Any]]
 #: item fields that are columns of its row as they are
 CARRIED = (
     "question_id", "dataset", "category", "level", "split", "model", "variant", "metric", "answers", "gold",
@@ -80,11 +85,11 @@ class AnswerWorker:
             | {key: item.get(key) for key in CARRIED_IF_KNOWN}
             | condition.fields()
             | {"n_prompt_tokens": len(item["tokens"])}
-            | judge(answer, item["metric"], json.loads(item["gold"]), item.get("no_answer", ""))
+            | judged_row(answer, item)
             for item, answer in zip(items, answers, strict=True)
         ]
 
-    def _answers(self, condition: Condition, items: list[Item]) -> list[Generation | Exception]:
+    def _answers(self, condition: Condition, items: list[Item]) -> list[Answered | Exception]:
         try:
             return list(self._generate(condition, items))
         except (UsageError, torch.OutOfMemoryError, MemoryError):
@@ -94,17 +99,28 @@ class AnswerWorker:
                 return [error]
             return [self._answers(condition, [item])[0] for item in items]
 
-    def _generate(self, condition: Condition, items: list[Item]) -> list[Generation]:
+    def _generate(self, condition: Condition, items: list[Item]) -> list[Answered]:
         edits = [] if condition.recipe is None else condition.recipe.edits(self._model, [layout_of(i) for i in items])
         with self._model.edit(*edits) if edits else nullcontext():
             prompts = [item["tokens"] for item in items]
-            return generate(self._model, prompts, max_new_tokens=self._max_new_tokens, stop=self._stop)
+            scores = ChoiceScores(self._model, items) if asks(items) else None
+            said = generate(
+                self._model, prompts, max_new_tokens=self._max_new_tokens, stop=self._stop, on_read=scores
+            )  # fmt: skip
+        return list(zip(said, scores.columns() if scores else map(columns_of, items), strict=True))
 
 
 def layout_of(item: Item) -> Layout:
     """Where the parts of an item's prompt lie among its tokens."""
     evidence, question = (tuple((a, b) for a, b in item.get(key, ())) for key in ("evidence_at", "question_at"))
     return Layout(len(item["tokens"]), evidence, question)
+
+
+def judged_row(answer: Answered | Exception, item: Item) -> dict[str, Any]:
+    """The columns that say what came out for `item`."""
+    said, likely = (answer, None) if isinstance(answer, Exception) else answer
+    row = judge(said, item["metric"], json.loads(item["gold"]), item.get("no_answer", ""))
+    return row | (columns_of(item, problem=row["status"]) if likely is None else likely)
 
 
 def judge(answer: Generation | Exception, metric: str, gold: Any, no_answer: str = "") -> dict[str, Any]:

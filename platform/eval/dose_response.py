@@ -19,15 +19,13 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..core.errors import UsageError
 from ..core.plain_text import Table, with_interval
-from ..scoring.statistics import Difference, Resampling, paired_difference
+from ..scoring.statistics import Difference, Resampling
 from .conditions import STEERED, UNSTEERED
-
-Row = Mapping[str, Any]
-
+from .paired import Row, mean_difference, values_by
 
 FAMILY = "dose"  # of conditions that are a recipe at a share of its distance from the identity
 
@@ -138,7 +136,7 @@ def curves(
     condition -> relative norm of the edit. A recipe with strengths on both sides of its identity has two curves, called
     "name below" and "name above". Raises UsageError for a recipe without an identity, and where a condition has no row.
     """
-    scores = _values(items, "origin", metric)
+    scores = values_by(items, "condition", lambda row: _unit(row, "origin"), metric)
     nll, kl = _both_values(prices)
     found: dict[str, list[Dosed]] = defaultdict(list)
     sides: dict[str, set[bool]] = defaultdict(set)
@@ -185,7 +183,10 @@ def respond(
     narrow = dataclasses.replace(how, confidence=1 - alpha)
     points = []
     for point in curve.points:
-        gain, cost = _difference(point.gains, narrow, groups, scores=True), _difference(point.costs, narrow)
+        gain, cost = (
+            mean_difference(point.gains, narrow, groups, scores=True),
+            mean_difference(point.costs, narrow, scores=False),
+        )
         ships = gain.low is not None and gain.low > 0 and cost.high is not None and cost.high < tolerated
         points.append(Response(point.strength, point.kl, point.norm, gain, cost, ships))
     return DoseResponse(curve.name, tuple(points), _ranges(points))
@@ -261,46 +262,19 @@ def at_equal_divergence(
 ) -> EqualDose:
     """The recipes at divergence `kl`, and every two of those that reach it compared question by question."""
     gains = {curve.name: gains_at(curve, kl) for curve in several}
-    estimates = {name: None if of is None else _difference(of, how, groups, scores=True) for name, of in gains.items()}
+    estimates = {
+        name: None if of is None else mean_difference(of, how, groups, scores=True) for name, of in gains.items()
+    }
     reached = [name for name, of in gains.items() if of is not None]
     differences = {}
     for i, a in enumerate(reached):
         for b in reached[i + 1 :]:
-            differences[f"{a}-{b}"] = _difference(_minus(gains[a] or {}, gains[b] or {}), how, groups)
+            differences[f"{a}-{b}"] = mean_difference(_minus(gains[a] or {}, gains[b] or {}), how, groups, scores=False)
     return EqualDose(kl, estimates, differences)
-
-
-def _difference(
-    values: Mapping[str, float], how: Resampling, groups: Mapping[str, str] | None = None, *, scores: bool = False
-) -> Difference:
-    """The mean of differences. scores: whether they are of values between 0 and 1. The test sees two sides whose
-    differences these are, not the sides themselves, which an effect size would need."""
-    names = sorted(values)
-    found = paired_difference(
-        [max(0.0, values[name]) for name in names], [max(0.0, -values[name]) for name in names],
-        seed=how.seed, confidence=how.confidence, n_resamples=how.resamples,
-        groups=None if groups is None else [groups.get(name, name) for name in names], shares=scores,
-    )  # fmt: skip
-    return found._replace(effect=None)
 
 
 def _minus(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     return {name: value - b[name] for name, value in a.items() if name in b}
-
-
-def _values(rows: Iterable[Row], unit: str, metric: str) -> dict[str, dict[str, float]]:
-    """Condition -> unit -> mean value of its rows; a unit with a row that has none is left out."""
-    found: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        found[row["condition"]][_unit(row, unit)].append(row[metric] if row["status"] == "ok" else None)
-    return {
-        condition: {
-            name: sum(v for v in values if v is not None) / len(values)
-            for name, values in units.items()
-            if all(v is not None for v in values)
-        }
-        for condition, units in found.items()
-    }
 
 
 def _unit(row: Row, unit: str) -> str:
@@ -309,4 +283,5 @@ def _unit(row: Row, unit: str) -> str:
 
 def _both_values(prices: Iterable[Row]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     rows = list(prices)
-    return _values(rows, "document", "nll"), _values(rows, "document", "kl")
+    nll, kl = (values_by(rows, "condition", lambda row: _unit(row, "document"), metric) for metric in ("nll", "kl"))
+    return nll, kl

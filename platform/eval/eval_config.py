@@ -122,6 +122,8 @@ class EvalConfig(Config):
     doses: Annotated[list[float] | None, Option("--strength", "0.5,1.5,2", parse=_doses)] = None
     """Judge the recipe at these shares of its dose too: 0 leaves the model as it is, 1 is the recipe, -1 its
     opposite."""
+    likelihood: Annotated[bool, Option(off="--no-likelihood")] = True
+    """Score the right answer and distractors too, from the reading of the same prompts."""
     max_new_tokens: Annotated[int, Option()] = Field(16, ge=1)
     """Longest answer in tokens."""
     max_prompt_tokens: int = Field(MAX_PROMPT_TOKENS, ge=8)

@@ -31,6 +31,7 @@ from . import answers, finding, side_effects
 from .conditions import PLAIN, Condition, aliases, computed, judged
 from .dose_response import FAMILY, dose_name
 from .eval_config import PROMPT_CONTROL
+from .likelihoods import columns_of
 from .planning import Plan
 from .price_texts import why_not_known
 from .schema import ITEM_ORDER, ITEM_SCHEMA, PRICE_ORDER, PRICE_SCHEMA
@@ -142,7 +143,8 @@ class Experiment:
         by_name = {c.name: c for c in distinct}
         table = self._table(
             name, answers.__name__, plan.items(questions, side, distinct), arguments, ITEM_SCHEMA, ITEM_ORDER,
-            config.batch_size, "question_id", lambda item: by_name[item["condition"]].fields(),
+            config.batch_size, "question_id",
+            lambda item: by_name[item["condition"]].fields() | columns_of(item, problem="worker_lost"),
         )  # fmt: skip
         everywhere = [PLAIN, *conditions] if refused_under is None else refused_under
         refused = pa.Table.from_pylist(plan.refused_rows(questions, side, everywhere), schema=ITEM_SCHEMA)

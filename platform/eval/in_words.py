@@ -9,6 +9,7 @@ from ..core.plain_text import Table, with_interval
 from .detectable import detectable
 from .detectable import in_words as detectable_words
 from .dose_response import in_words as dose_words
+from .likelihood_summary import in_words as likelihood_words
 from .robustness import in_words as robust_words
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def result_words(result: EvalResult) -> list[str | Table]:
         Table(columns, rows),
         "",
         *_guess_lines(summary, families),
+        *likelihood_words(summary.likelihoods),
         *robust_words(summary.robust),
         *(dose_words(summary.dose_response, summary.method["tolerated"]) if summary.dose_response else ()),
         summary.verdict.sentence,

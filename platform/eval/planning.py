@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, UsageError, suggest
@@ -25,6 +26,7 @@ from ..steering.search import SearchPlan, plan_search
 from ..steering.source_recipe import source_site
 from .asked_spans import spans_at
 from .asking import headed, mode_of, read_header, read_questions, tokenize
+from .choices import Choices, choices
 from .conditions import Condition
 from .eval_config import PROMPT_CONTROL, EvalConfig, all_controls
 from .price_texts import PriceTexts, price_texts
@@ -89,11 +91,26 @@ class Plan:
         }  # fmt: skip
         return several.get(control, self.config.draws)
 
+    @cached_property
+    def choices(self) -> Mapping[str, Choices]:
+        """Question id -> what is scored behind its prompt; empty where likelihoods are not asked for."""
+        others = [question for other in self.alternatives for question in other.questions]
+        questions = (*self.development, *self.test, *self.unanswerable, *others) if self.config.likelihood else ()
+        return {q.id: self._choices(q, self.prompts[q.id]) for q in questions if q.id not in self.refused}
+
+    def _choices(self, question: Question, prompt: Prompt) -> Choices:
+        assert self.model.tokenizer is not None, self.model.name
+        stop, no_answer = next(iter(self.config.stop), ""), self.template_of(question).no_answer
+        return choices(question, prompt, self.model.tokenizer, stop, no_answer)
+
     @property
     def tokens(self) -> int:
         """Tokens that are read and written at most, in the search and in all conditions."""
         room = self.config.max_new_tokens
-        asked = self._over_conditions({name: len(prompt.tokens) + room for name, prompt in self.prompts.items()})
+        scored = {name: of.tokens for name, of in self.choices.items()}
+        asked = self._over_conditions(
+            {name: len(prompt.tokens) + room + scored.get(name, 0) for name, prompt in self.prompts.items()}
+        )
         if self.rule is not None:  # a pass over the development questions for every channel that is ablated, and one
             known = sum(len(self.prompts[q.id].tokens) + room for q in self.asked_in_development)
             asked += known * (1 + (site_width(self.model, source_site(self.model)) or 0))
@@ -149,23 +166,28 @@ class Plan:
         for q in order:
             longest[opening[q.id]] = max(longest.get(opening[q.id], 0), len(self.prompts[q.id].tokens))
         order.sort(key=lambda q: (-longest[opening[q.id]], opening[q.id], -len(self.prompts[q.id].tokens), q.id))
+        as_asked = {header: [self._as_asked(q, header) for q in order] for header in {c.header for c in conditions}}
+        about = {"split": side, "model": label(self.model), "variant": self.variant.name}
         return [
-            item
+            asked | about | {"condition": condition.name}
             for condition in conditions
-            for q in order
-            for item in [self._item(q, side, condition, headed(self.prompts[q.id], condition.header, self.model))]
+            for asked in as_asked[condition.header]
         ]
 
-    def _item(self, question: Question, side: str, condition: Condition, prompt: Prompt) -> dict[str, Any]:
-        """Work for one question under one condition; prompt: as it is asked there."""
-        asked = {"prompt_digest": prompt.digest, "ids_digest": prompt.ids_digest} if condition.header else {}
+    def _as_asked(self, question: Question, header: str) -> dict[str, Any]:
+        """What an item says of its question behind `header`, under whatever condition."""
+        prompt = headed(self.prompts[question.id], header, self.model)
+        digests = {"prompt_digest": prompt.digest, "ids_digest": prompt.ids_digest} if header else {}
+        likely: dict[str, Any] = {}
+        if self.config.likelihood:
+            likely = (self._choices(question, prompt) if header else self.choices[question.id]).fields()
         return (
             self._asked_fields(question)
-            | asked
-            | {"split": side, "model": label(self.model), "variant": self.variant.name, "condition": condition.name}
+            | digests
             | {"tokens": prompt.tokens, "n_cut_tokens": prompt.cut_tokens}
             | {"no_answer": self.template_of(question).no_answer}
             | spans_at(question, prompt)
+            | likely
         )
 
     def examples(self, count: int = 2) -> str:
@@ -186,6 +208,7 @@ class Plan:
             | {"split": side, "model": label(self.model), "variant": self.variant.name}
             | condition.fields()
             | dict(zip(("status", "reason"), self.refused[q.id], strict=True))
+            | {"likelihood_status": self.refused[q.id][0] if self.config.likelihood else None}
             for condition in conditions
             for q in questions
             if q.id in self.refused
@@ -318,8 +341,10 @@ def _all_refused(questions: Sequence[Question], refused: Mapping[str, tuple[str,
 def _refuse_what_steers(config: EvalConfig) -> None:
     """UsageError for a setting that means nothing where nothing is steered."""
     given = config.steering.model_dump(exclude={"variant"}, exclude_defaults=True)
-    if given or config.controls or config.doses:
-        name = f"steering.{next(iter(given))}" if given else "controls" if config.controls else "doses"
+    others = {"controls": config.controls, "doses": config.doses, "robust": config.robust}
+    named = [f"steering.{name}" for name in given] + [name for name, value in others.items() if value]
+    if named:
+        name = named[0]
         raise UsageError(
             f"{name} has no meaning where the model is not steered; leave it out, or give a --steering other than none"
         )

@@ -25,7 +25,8 @@ from ..core.errors import UsageError
 from ..core.plain_text import with_interval
 from ..datasets.prompting.templates import find, template_for
 from ..datasets.records import Question
-from ..scoring.statistics import Difference, Resampling, paired_difference
+from ..scoring.statistics import Difference, Resampling
+from .paired import mean_difference
 
 OTHER_TEMPLATE = "facts"  # plain: "Q:" and "A:" around context and question, no instructions
 SPLIT = "robust_"  # how the side of rows of alternatives begins
@@ -193,9 +194,9 @@ def compare(
     found = []
     for kind, rows in alternatives.items():
         here = _gains(rows, steered, unsteered, metric, groups)
-        gain = _difference(here, how, groups, scores=True)
+        gain = mean_difference(here, how, groups, scores=True)
         changes = {origin: here[origin] - there[origin] for origin in here if origin in there}
-        change = _difference(changes, how, groups, scores=False)
+        change = mean_difference(changes, how, groups, scores=False)
         found.append(Robust(kind, gain, change, gain.low is not None and gain.low > 0))
     return found
 
@@ -217,18 +218,6 @@ def _gains(
         if name in values[unsteered]:
             gains.setdefault(origins[name], []).append(value - values[unsteered][name])
     return {origin: sum(of) / len(of) for origin, of in gains.items()}
-
-
-def _difference(values: Mapping[str, float], how: Resampling, groups: Mapping[str, str], *, scores: bool) -> Difference:
-    """The mean of differences. scores: whether they are of values between 0 and 1. The test sees two sides whose
-    differences these are, not the sides themselves, which an effect size would need."""
-    names = sorted(values)
-    found = paired_difference(
-        [max(0.0, values[name]) for name in names], [max(0.0, -values[name]) for name in names],
-        seed=how.seed, confidence=how.confidence, n_resamples=how.resamples, groups=[groups[name] for name in names],
-        shares=scores,
-    )  # fmt: skip
-    return found._replace(effect=None)
 
 
 def _sorted_out(questions: Sequence[Question]) -> tuple[list[Question], list[Question], dict[str, str]]:

@@ -21,6 +21,10 @@ STATUSES = (
     "ok", "refused", "too_long", "bad_input", "model_nonfinite", "worker_lost", "timeout", "scorer_error",
 )  # fmt: skip
 
+#: what the status of likelihoods may be besides: the question has no accepted answer; its answer has no tokens of its
+#: own behind the prompt
+LIKELIHOOD_STATUSES = (*STATUSES, "no_answer", "no_tokens")
+
 _CONDITION = [
     pa.field("condition", pa.string(), nullable=False),  # unsteered, candidate_007, steered, control_random_0
     pa.field("family", pa.string(), nullable=False),  # the condition without its number
@@ -62,6 +66,13 @@ ITEM_SCHEMA = pa.schema(
         pa.field("prompt_digest", pa.string()),  # sha256 of the text that was read, which is in prompts.parquet
         pa.field("ids_digest", pa.string()),  # sha256 of its token ids, written as a JSON list without spaces
         pa.field("evidence_kept", pa.bool_()),  # nothing of the evidence was cut; null where none is known
+        # of the first accepted answer and the end of its line, behind the same prompt (`likelihoods`)
+        pa.field("answer_logprob", pa.float64()),  # nats
+        pa.field("answer_logprob_per_byte", pa.float64()),  # nats over bytes of what was scored
+        pa.field("distractor_logprob", pa.float64()),  # of the likeliest distractor, nats; null where there is none
+        pa.field("n_distractors", pa.int32()),
+        pa.field("beats_distractors", pa.float64()),  # 1: likelier than every distractor, 0: not
+        pa.field("likelihood_status", pa.string()),  # ok, or why these are null; null where they were not asked for
     ]
 )
 ITEM_ORDER = ("split", "question_id", "condition")

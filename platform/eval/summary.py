@@ -32,18 +32,17 @@ from ..scoring.statistics import Difference, Estimate, Resampling, holm, mean_in
 from .behaviour import Behaviour, summarise_behaviour
 from .conditions import STEERED, UNSTEERED
 from .dose_response import FAMILY, DoseResponse, of_shares
+from .likelihood_summary import Likely, summarise_likelihoods
+from .paired import Row, Values, values_by
 from .price import Price, summarise_price
-from .price_texts import OWN_QUESTIONS
 from .robustness import SPLIT, Robust, compare
 from .split import TEST, UNANSWERABLE
 from .verdict import Evidence, Verdict, judge
 
-Row = Mapping[str, Any]
-#: family of conditions -> question (or text) id -> value
-Values = dict[str, dict[str, float]]
 #: metrics that are scores between 0 and 1; the others are numbers of no such range
 SHARES = frozenset({
-    "em", "f1", "original", "top1_agreement", "reached_limit", "empty", "repeated_words", "repeated_triples"
+    "em", "f1", "original", "top1_agreement", "reached_limit", "empty", "repeated_words", "repeated_triples",
+    "beats_distractors"
 })  # fmt: skip
 _EVIDENCE = {True: "kept", False: "lost", None: "unknown"}  # how `evidence_kept` is called
 
@@ -106,6 +105,7 @@ class Summary:
     evidence: list[Group]  # "kept", "lost", "unknown"
     guesses: list[Guesses]
     behaviour: Behaviour
+    likelihoods: list[Likely]  # over all test questions, then by category; empty where none were asked for
     draws: dict[str, list[Draw]]
     missing: dict[str, str]  # control -> why it does not exist for this recipe
     status: dict[str, dict[str, int]]
@@ -168,7 +168,7 @@ def summarise(
                 _changed(values_of(rows, "question_id", "em")),
                 missing or {},
                 left_alone,
-                OWN_QUESTIONS if price.source == OWN_QUESTIONS else "ordinary text",
+                price.source,
             ),
             alpha=1 - how.confidence,
         ),
@@ -181,6 +181,7 @@ def summarise(
         evidence=evidence,
         guesses=_guesses([row for row in every if row["split"] == UNANSWERABLE], families, compared, how),
         behaviour=summarise_behaviour(rows, measured),
+        likelihoods=summarise_likelihoods(rows, measured, _holm),
         draws=draws,
         status={family: dict(sorted(counted.items())) for family, counted in sorted(status.items())},
         test_rows=len(judged),
@@ -228,17 +229,7 @@ def _belonging(row: Row) -> dict[str, str]:
 
 def values_of(rows: Iterable[Row], key: str, metric: str) -> Values:
     """Family -> id -> value, averaged over draws; an id that any draw failed on, or that has no value, is left out."""
-    found: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        found[row["family"]][row[key]].append(row[metric] if row["status"] == "ok" else None)
-    return {
-        family: {
-            name: sum(v for v in values if v is not None) / len(values)
-            for name, values in sorted(of_family.items())
-            if all(v is not None for v in values)
-        }
-        for family, of_family in found.items()
-    }
+    return values_by(rows, "family", lambda row: row[key], metric)
 
 
 def measure_rows(

@@ -57,7 +57,7 @@ class Evidence:
     changed: float | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     left_alone: bool = False
-    price_on: str = "ordinary text"
+    price_on: str = "held-out text"
 
 
 def judge(evidence: Evidence, *, alpha: float) -> Verdict:
@@ -81,7 +81,7 @@ def judge(evidence: Evidence, *, alpha: float) -> Verdict:
         why = f"only {gain.n} test questions were answered both steered and unsteered"
         return Verdict(False, f"No evidence: {why}.", "too_few_questions", (why,))
     facts = _facts(evidence, gain, percent)
-    reasons = _reasons(evidence, gain, alpha)
+    reasons = _reasons(evidence, alpha)
     if not reasons:
         return Verdict(True, f"Supported: steering beats the unsteered model and its controls: {facts}", "supported")
     if _worse(gain, alpha):
@@ -102,22 +102,29 @@ def judge(evidence: Evidence, *, alpha: float) -> Verdict:
     )
 
 
-def _reasons(evidence: Evidence, gain: Difference, alpha: float) -> list[str]:
-    """Why it is not supported; none where it is."""
-    reasons: list[str] = []
+def unbeaten(evidence: Evidence, *, alpha: float) -> list[str]:
+    """What steering does not beat, as reasons: the unsteered model, a control, a single draw of one; none where it
+    beats all that there is, which may be no control at all. Without the rank test, which needs many draws."""
+    gain, reasons = evidence.differences[f"{STEERED}-{UNSTEERED}"], list[str]()
     if not _better(gain, alpha):
         worse = _worse(gain, alpha)
         reasons.append(f"it is {'worse' if worse else 'not better'} than the unsteered model")
-    controls = [family for family in evidence.conditions if family.startswith(CONTROL)]
-    if not controls:
-        reasons.append("no control was run")
     steered = evidence.conditions[STEERED].mean
-    for control in controls:
+    for control in _controls(evidence):
         draws = evidence.draws.get(control, ())
         if not _better(evidence.differences[f"{STEERED}-{control}"], alpha):
             reasons.append(f"it is not better than {control_name(control)}")
         elif any(em is None or steered is None or em >= steered for em in draws):
             reasons.append(f"a single draw of {control_name(control)} does as well")
+    return reasons
+
+
+def _reasons(evidence: Evidence, alpha: float) -> list[str]:
+    """Why it is not supported; none where it is."""
+    reasons, controls = unbeaten(evidence, alpha=alpha), _controls(evidence)
+    if not controls:
+        reasons.append("no control was run")
+    steered = evidence.conditions[STEERED].mean
     ranked = {family: [em for em in evidence.draws.get(family, ()) if em is not None] for family in RANKED}
     least = max(LEAST_DRAWS, ceil(1 / alpha - 1 - 1e-9))  # fewer cannot have a rank of alpha
     enough = {family: draws for family, draws in ranked.items() if len(draws) >= least}
@@ -128,6 +135,10 @@ def _reasons(evidence: Evidence, gain: Difference, alpha: float) -> list[str]:
         if steered is None or rank_p(steered, draws) > alpha + 1e-12:
             reasons.append(f"it is not first among {len(draws)} draws of {control_name(family)}")
     return list(dict.fromkeys(reasons))
+
+
+def _controls(evidence: Evidence) -> list[str]:
+    return [family for family in evidence.conditions if family.startswith(CONTROL)]
 
 
 def _needed(evidence: Evidence, gain: Difference, alpha: float) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+from mplat.core.errors import UsageError
 from mplat.datasets.prompting.asked_before import question_digests
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.in_words import result_words
@@ -60,3 +62,9 @@ def test_what_stands_before_the_questions_stands_before_their_other_forms_too(tm
     (left,) = (o for o in prepare(EvalConfig.model_validate({**values, **stored}), model).alternatives if not
                o.kind.startswith(("in", "with")))  # fmt: skip
     assert [q.id for q in left.questions] == [q.id for q in again[1:]]
+
+
+def test_where_nothing_is_steered_there_is_no_gain_to_ask_for_again():
+    config = EvalConfig.model_validate({"per_level": 1, "robust": True, "steering": {"variant": "none"}})
+    with pytest.raises(UsageError, match="robust has no meaning where the model is not steered"):
+        prepare(config, talking())

@@ -244,7 +244,7 @@ def test_the_sentence_says_so_where_the_price_is_of_the_questions_themselves():
     prices = [row | {"text_source": "the questions of this evaluation"} for row in price_rows({"t": [1.0] * 4})]
     tables = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), pa.Table.from_pylist(prices, schema=PRICE_SCHEMA)
     assert "Price on the questions of this evaluation: +0.000" in summarise(*tables, HOW).verdict.sentence
-    assert "Price on ordinary text: " in make(rows).verdict.sentence
+    assert "Price on made up: +0.375" in make(rows).verdict.sentence, "by the name of what was read"
 
 
 def test_cut_prompts_and_lost_evidence_are_groups_of_their_own():
@@ -267,3 +267,62 @@ def test_cut_prompts_and_lost_evidence_are_groups_of_their_own():
     whole = make([r | {"n_cut_tokens": 0, "evidence_kept": True} for r in table_of(right)])
     assert whole.cuts == [] == whole.evidence
     assert json.loads(json.dumps(found.to_dict()))["cuts"][0]["name"] == "cut"
+
+
+def likely(rows, logprobs):
+    """Those of `rows` with likelihoods: (question, family) -> answer, best distractor; None where it failed."""
+    found = []
+    for r in rows:
+        values = logprobs.get((r["question_id"], r["family"]), (-2.0, -3.0))
+        if values is None:
+            found.append({**r, "likelihood_status": "model_nonfinite"})
+            continue
+        answer, best = values
+        beats = None if best is None else float(answer > best)
+        found.append({**r, "answer_logprob": answer, "answer_logprob_per_byte": answer / 4, "distractor_logprob": best,
+                      "beats_distractors": beats, "likelihood_status": "ok"})  # fmt: skip
+    return found
+
+
+def test_likelihoods_are_further_metrics_with_paired_differences():
+    em = {f"q{i}": (0, 0, 0, 0) for i in range(8)}
+    values = {(f"q{i}", "steered"): (-1.0 - 0.1 * i, -2.0) for i in range(8)}
+    values |= {(f"q{i}", "unsteered"): (-3.0, -1.0 if i < 4 else -4.0) for i in range(8)}
+    rows = likely(table_of(em), values)
+    found = make(rows)
+    overall, by_category = found.likelihoods
+    assert (overall.name, by_category.name, overall.n, overall.failed) == ("overall", "two_hop", 8, 0)
+    assert overall.beats_distractors.conditions["unsteered"].mean == 0.5
+    gain = overall.logprob.differences["steered-unsteered"]
+    assert gain == paired_difference(
+        [-1 - 0.1 * i for i in range(8)], [-3.0] * 8, seed=0, n_resamples=500, shares=False
+    )
+    assert overall.logprob_per_byte.differences["steered-unsteered"].mean == pytest.approx(gain.mean / 4)
+    assert overall.margin.conditions["control_random"].mean == 1.0
+    assert set(overall.margin.differences) == set(found.overall.em.differences)
+    assert overall.logprob.differences["steered-unsteered"].p_holm is None
+    assert by_category.logprob.differences["steered-unsteered"].p_holm == gain.p, "of one category nothing is corrected"
+    assert make(table_of(em)).likelihoods == [], "nobody asked for them"
+    assert found.verdict == make(table_of(em)).verdict, "they are no part of the verdict"
+
+
+def test_a_question_without_a_likelihood_or_distractors_is_left_out_and_never_zero():
+    values = {("q0", "steered"): None, ("q1", "unsteered"): (-2.0, None), ("q2", "control_random"): None}
+    rows = likely(table_of({f"q{i}": (0, 1, 0, 0) for i in range(4)}), values)
+    overall = make(rows).likelihoods[0]
+    assert overall.failed == 1 + 2, "both draws of the control"
+    assert {name: e.n for name, e in overall.logprob.conditions.items()} == {
+        "unsteered": 4, "steered": 3, "control_random": 3,
+    }  # fmt: skip
+    assert {name: e.n for name, e in overall.margin.conditions.items()} == {
+        "unsteered": 3, "steered": 3, "control_random": 3,
+    }  # fmt: skip
+    assert {e.mean for e in overall.logprob.conditions.values()} == {-2.0}
+    assert overall.logprob.differences["steered-unsteered"].n == 3
+
+
+def test_a_likelihood_counts_where_the_generated_answer_failed():
+    rows = likely(table_of({"a": (1, 1, 1, 1), "b": (1, 1, 1, 1)}), {})
+    rows[1] = {**rows[1], "status": "scorer_error", "em": None}
+    found = make(rows)
+    assert found.likelihoods[0].logprob.conditions["steered"].n == 2 > found.overall.em.conditions["steered"].n

@@ -7,7 +7,7 @@ import torch
 from model_zoo import STATE_SPACE, nano, tokens
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.tokenizer import SHIPPED
-from mplat.models import Add, LanguageModel, Scale, generate
+from mplat.models import Add, LanguageModel, ModelState, Scale, generate
 from transformers import PreTrainedTokenizerFast
 
 
@@ -80,6 +80,25 @@ def test_a_prefix_read_once_can_be_forked(model: LanguageModel) -> None:
     forked = generate(model, endings, max_new_tokens=4, state=state.rows([0, 0, 0]))
     whole = model.generate([prefix[0].tolist() + e for e in endings], max_new_tokens=4)
     assert [list(g.tokens) for g in forked] == whole
+
+
+def test_what_was_read_is_shown_once_before_anything_is_generated(model: LanguageModel) -> None:
+    prompts = [tokens(1, n, seed=n)[0].tolist() for n in (7, 1, 12)]
+    seen = []
+
+    def look(scores: torch.Tensor, state: ModelState) -> None:
+        seen.append((scores.clone(), state.map(torch.clone)))
+
+    assert [g.tokens for g in generate(model, prompts, max_new_tokens=4, on_read=look)] == [
+        g.tokens for g in generate(model, prompts, max_new_tokens=4)
+    ]
+    ((scores, state),) = seen
+    assert state.position.tolist() == [7, 1, 12]
+    for i, prompt in enumerate(prompts):
+        after = torch.tensor([[5]])
+        expected = model(torch.tensor([prompt + [5]]))[0, -2:]
+        assert torch.allclose(scores[i], expected[0], atol=1e-9)
+        assert torch.allclose(model(after, state=state.rows([i]))[0, -1], expected[1], atol=1e-9)
 
 
 def test_captures_span_prompt_and_new_tokens(model: LanguageModel) -> None:

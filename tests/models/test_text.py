@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mplat.models import load
-from mplat.models.decoding.text import added_before, decode, decode_continuation, encode_continued, encode_text
+from mplat.models.decoding.text import (
+    added_before,
+    decode,
+    decode_continuation,
+    encode_behind,
+    encode_continued,
+    encode_text,
+)
 from tokenizer_zoo import fallback, llama_kind, word_pieces
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
@@ -48,6 +55,25 @@ def test_a_shared_token_belongs_to_the_continuation_and_is_told():
     assert cut.merged is False or cut.continuation
     joined = encode_continued(llama_kind(), "ba", "b")
     assert joined.merged and decode(llama_kind(), joined.continuation) == "ab"
+
+
+@given(
+    prompt=st.text("ab \né", min_size=1, max_size=8),
+    answers=st.lists(st.text("ab é", min_size=1, max_size=5), max_size=4),
+    kind=st.sampled_from(["<s> $A", "<s> $A </s>", "$A"]),
+    says_it=st.booleans(),
+)
+def test_several_continuations_at_once_are_each_that_of_its_own_where_the_prompt_keeps_its_tokens(
+    prompt, answers, kind, says_it
+):
+    tokenizer = llama_kind(kind)
+    prompt = f"<s>{prompt}" if says_it else prompt
+    alone = encode_text(tokenizer, prompt)
+    found = encode_behind(tokenizer, alone, answers)
+    assert len(found) == len(answers)
+    for answer, ids in zip(answers, found, strict=True):
+        whole = encode_text(tokenizer, prompt + answer).ids
+        assert ids == (whole[len(alone.ids) :] if whole[: len(alone.ids)] == alone.ids else ())
 
 
 def test_a_leading_blank_and_split_characters_survive(byte_level):

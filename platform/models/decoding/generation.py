@@ -7,7 +7,7 @@ Negative positions of edits and captures count from the end of the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FIRST_STEPS_AHEAD, MOST_STEPS_AHEAD = 4, 16
 
 StopReason = Literal["stop", "eos", "length", "nonfinite"]
+
+#: is given each prompt's scores (B, V) for its first new token and the state there, a row per prompt
+OnRead = Callable[[Tensor, "ModelState"], None]
 
 
 class Generation(NamedTuple):
@@ -60,12 +63,15 @@ def generate(
     seed: int = 0,
     state: ModelState | None = None,
     share_prefix: bool = True,
+    on_read: OnRead | None = None,
 ) -> list[Generation]:
     """Continue every prompt until a stop string, a token that ends a text (`model.end_tokens`) or `max_new_tokens`.
 
     temperature 0 is greedy; above it, tokens are drawn from softmax(logits / temperature) with `seed`.
     state: what the model has already read before these prompts: one row per prompt, or a single row that all continue.
     share_prefix: read a beginning that several prompts have in common only once (see `prefill`).
+    on_read: is called once, when the prompts are read and nothing is generated yet, to ask more of the same reading;
+    the state that it is given goes on to change afterwards.
     Raises UsageError for bad arguments and InputError for an empty prompt.
     """
     if not _is_at_least(max_new_tokens, 1, int) or not _is_at_least(temperature, 0, (int, float)):
@@ -89,7 +95,7 @@ def generate(
     if len(before) != len(rows):
         raise UsageError(f"a state of {len(before)} rows does not fit {len(rows)} prompts: give one row or all")
     with generating(model, before, [len(row) for row in rows], max_new_tokens):
-        return _generated(model, rows, state, max_new_tokens, stop, temperature, seed, share_prefix)
+        return _generated(model, rows, state, max_new_tokens, stop, temperature, seed, share_prefix, on_read)
 
 
 def _generated(
@@ -101,10 +107,11 @@ def _generated(
     temperature: float,
     seed: int,
     share_prefix: bool,
+    on_read: OnRead | None,
 ) -> list[Generation]:
     rest, begun = read_beginnings(model, rows, state, share_prefix)
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(len(rows))] if temperature else []
-    following = _Following(model, rest, begun, temperature, generators)
+    following = _Following(model, rest, begun, temperature, generators, on_read)
     new: list[list[int]] = [[] for _ in rows]
     reasons: list[StopReason | None] = [None] * len(rows)
     watch = _Stops(model, rows, stop)
@@ -149,6 +156,7 @@ class _Following:
         state: ModelState | None,
         temperature: float,
         generators: list[torch.Generator],
+        on_read: OnRead | None = None,
     ) -> None:
         self._model, self._temperature, self._generators = model, temperature, generators
         self._decoded: list[list[int | None]] = []  # steps that the decoder is ahead
@@ -157,12 +165,15 @@ class _Following:
         self._last: list[int | None] = []
         self._rows: Tensor | None = None  # of the prompts, once some have left the batch
         before = model.zero_state(len(prompts)) if state is None else state
-        self._decoder = ahead(model, before) if not temperature and faster_in_loops(model, prompts) else None
+        in_loops = not temperature and on_read is None and faster_in_loops(model, prompts)
+        self._decoder = ahead(model, before) if in_loops else None
         if self._decoder is not None:
             self._decoder.read([prompt[:-1] for prompt in prompts])
             self._last = [prompt[-1] for prompt in prompts]
             return
         self._scores, self._state = read_rest(model, prompts, state)
+        if on_read is not None:
+            on_read(self._scores, self._state)
         self._anchor = self._state.position
         self._decoder = ahead(model, self._state) if not temperature else None
 

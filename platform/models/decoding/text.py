@@ -107,6 +107,24 @@ def encode_continued(tokenizer: PreTrainedTokenizerFast, prompt: str, continuati
     return Continued(whole.ids[:first], whole.ids[first:], merged)
 
 
+def encode_behind(tokenizer: PreTrainedTokenizerFast, prompt: Encoded, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """The tokens of each of `texts` behind `prompt`, as `encode_continued` gives them, several at once; none where a
+    token of the prompt is another one there (the two share one), or the text has no token."""
+    if not texts:
+        return []
+    both = [prompt.text + text for text in texts]
+    whole = tokenizer(both, return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
+    found: list[tuple[int, ...]] = []
+    for ids, mask in zip(whole["input_ids"], whole["special_tokens_mask"], strict=True):  # type: ignore[arg-type]
+        behind = next((i for i, m in enumerate(reversed(mask)) if not m), 0)
+        tokens = tuple(int(t) for t in ids[: len(ids) - behind])
+        if prompt.added and tokens[prompt.added : 2 * prompt.added] == tokens[: prompt.added]:
+            tokens = tokens[prompt.added :]  # the text says it already
+        same = tokens[: len(prompt.ids)] == prompt.ids
+        found.append(tokens[len(prompt.ids) :] if same else ())
+    return found
+
+
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     """The text of `ids` from the beginning of a text, special tokens written out, no space tidied away."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
