@@ -22,7 +22,7 @@ from ...scoring.statistics import holm
 from ...steering.recipe import Recipe
 from .catalogue import SEARCHED, find_plant
 from .detecting import Detection, detect
-from .judging import Case, Search, Terms, score, terms_of
+from .judging import Case, Search, Terms, score, scored_on
 from .plant import Plant
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def benchmark(
         name: score(search, plants=[plant for plant in chosen if plant.kind != "decoy"], seeds=every, **terms)
         for name, search in searches.items()
     }
-    per_level = terms_of(terms)["per_level"]
+    per_level = scored_on(terms).per_level
     return Benchmark(detect(chosen, seed=every[0] if every else 0, per_level=per_level), cases)
 
 

@@ -24,8 +24,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
+import torch
 from torch import Tensor
 
 from ...core.errors import UsageError, suggest
@@ -50,18 +51,25 @@ CONTROLS = ("random", "variance_matched", "random_direction", "other_layers")
 ALPHA = 0.01
 
 
+class Scored(NamedTuple):
+    """On what a search is scored. per_level, per_level_test: development and test questions of each of the six levels.
+    controls: their names. draws: of each control, at most. alpha: of p-values."""
+
+    per_level: int = 12
+    per_level_test: int = 40
+    controls: Sequence[str] = CONTROLS
+    draws: int = 3
+    alpha: float = ALPHA
+
+
 class Terms(TypedDict, total=False):
-    """On what a search is scored. per_level, per_level_test: development and test questions of each of the six levels,
-    12 and 40. controls: their names, `CONTROLS`. draws: of each control, at most, 3. alpha: of p-values, `ALPHA`."""
+    """What of `Scored` is said; the rest is as it is there."""
 
     per_level: int
     per_level_test: int
     controls: Sequence[str]
     draws: int
     alpha: float
-
-
-DEFAULTS = Terms(per_level=12, per_level_test=40, controls=CONTROLS, draws=3, alpha=ALPHA)
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,11 @@ def score(
 ) -> list[Case]:
     """`search` on every plant with the questions of every seed, in that order.
 
-    terms: as `Terms` says. Raises UsageError for a plant, control or term that is none, and where the search gives
+    terms: as `Scored` says. Raises UsageError for a plant, control or term that is none, and where the search gives
     neither a recipe nor edits; what the search raises goes through.
     """
     chosen = [find_plant(plant) if isinstance(plant, str) else plant for plant in plants]
-    every, how = list(seeds), terms_of(terms)
+    every, how = list(seeds), scored_on(terms)
     cases: list[Case] = []
     for plant in chosen:
         planted = plant.grow()
@@ -129,17 +137,17 @@ def score(
     return cases
 
 
-def terms_of(given: Terms) -> Terms:
-    """`given` with the defaults of what it leaves out. Raises UsageError for a term that is none."""
-    if unknown := given.keys() - DEFAULTS.keys():
-        raise UsageError(f"a search is not scored by {min(unknown)!r}; {suggest(min(unknown), DEFAULTS)}")
-    return {**DEFAULTS, **given}
+def scored_on(terms: Terms) -> Scored:
+    """`terms` with the defaults of what they leave out. Raises UsageError for one that is none."""
+    if unknown := sorted(terms.keys() - set(Scored._fields)):
+        raise UsageError(f"a search is not scored by {unknown[0]!r}; {suggest(unknown[0], Scored._fields)}")
+    return Scored(**terms)
 
 
-def _case(planted: Planted, search: Search, seed: int, how: Terms) -> Case:
-    development = prompts(how["per_level"], seed, stream="planted-development")
-    test = prompts(how["per_level_test"], seed, stream="planted-test")
-    controls = how["controls"]
+def _case(planted: Planted, search: Search, seed: int, how: Scored) -> Case:
+    development = prompts(how.per_level, seed, stream="planted-development")
+    test = prompts(how.per_level_test, seed, stream="planted-test")
+    controls = how.controls
     model, plant = planted.model, planted.plant
     started = time.perf_counter()
     found = search(model, development)
@@ -158,9 +166,7 @@ def _case(planted: Planted, search: Search, seed: int, how: Terms) -> Case:
     without: dict[str, str] = {}
     answered: dict[str, list[Tensor]] = {}
     if edits and isinstance(found, Recipe):
-        comparison = Comparison(
-            found, model, how["draws"], seed, _activity_on(model, forced_batches(model, development))
-        )
+        comparison = Comparison(found, model, how.draws, seed, _activity_on(model, forced_batches(model, development)))
         for name, drawn in control_recipes(controls, comparison).items():
             answered[name] = [exact(recipe.edits(model)) for recipe in drawn.recipes]
             if drawn.reason:
@@ -172,7 +178,7 @@ def _case(planted: Planted, search: Search, seed: int, how: Terms) -> Case:
     return Case(
         plant.name, plant.kind, seed, len(test), float(clean.mean()), float(damaged.mean()), float(steered.mean()),
         gain,
-        supported=bool(edits) and not unbeaten(evidence, alpha=how["alpha"]),
+        supported=bool(edits) and not unbeaten(evidence, alpha=how.alpha),
         controls={name: tuple(float(draw.mean()) for draw in each) for name, each in answered.items() if each},
         without=without,
         sites=tuple(dict.fromkeys(str(edit.selection.name) for edit in edits)),
@@ -189,7 +195,7 @@ def _evidence(
     differences, draws = {f"{STEERED}-{UNSTEERED}": gain}, dict[str, list[float | None]]()
     for name, each in answered.items():
         if each:
-            mean, family = sum(each) / len(each), f"{CONTROL}{name}"
+            mean, family = torch.stack(list(each)).mean(0), f"{CONTROL}{name}"
             conditions[family] = _share(mean)
             differences[f"{STEERED}-{family}"] = paired_difference(steered, mean, seed=seed, groups=groups)
             draws[family] = [float(draw.mean()) for draw in each]
@@ -220,8 +226,6 @@ def _channels(edits: Sequence[Edit], planted: Planted) -> tuple[int | None, int 
 def _activity_on(model: LanguageModel, batches: Sequence[ForcedBatch]) -> Callable[[str], Activity | None]:
     """Mean and variance of a site's channels over the tokens of the development questions, computed once a site; None
     for a state, a filter, and whatever else has no value for each token and channel."""
-    import torch
-
     known: dict[str, Activity] = {}
 
     def activity(site: str) -> Activity | None:
