@@ -72,6 +72,14 @@ def test_where_no_dose_ships_that_is_said(made):
     assert part(run, "doses").notes == ("No dose ships.",) and "No dose ships." in page
 
 
+def test_doses_that_broke_the_model_are_named(tmp_path: Path):
+    summary = write_eval_run(tmp_path / "eval", whole=True)
+    summary["dose_response"][0]["without"] = [50.0, 8.0]
+    (tmp_path / "eval" / "summary.json").write_text(json.dumps(summary))
+    (run,) = load([tmp_path / "eval"]).evaluations
+    assert part(run, "doses").notes[-1] == "At strength 8, 50 no answer or no text has a score."
+
+
 def test_accuracy_by_distance_is_unsteered_and_steered_in_order_of_distance(made):
     summary, run, _ = made
     curve, table = part(run, "distances").shown

@@ -62,7 +62,7 @@ class Made:
     def __init__(self, folder: Path) -> None:
         evil = {question.id: EVIL for question in questions()}
         self.summary: dict[str, Any] = write_eval_run(folder / "eval" / "toy", predictions=evil)
-        write_eval_run(folder / "eval" / "other", model="other")
+        write_eval_run(folder / "eval" / "other", model="other", whole=True)
         write_interp_run(folder / "interp")
         write_trace_run(folder / "trace")
         write_classification(folder / "classify")
@@ -124,7 +124,7 @@ def test_everything_a_reader_needs_is_there(made: Made) -> None:
         "mplat quickstart --seed 3", "versions.mplat", "two_hop", "What the numbers do not show",
     ):  # fmt: skip
         assert words in made.page.text, words
-    assert [tag for tag, _ in made.page.tags].count("svg") == 2 * 2 + 1 + 2 * 2  # evaluations, a map, traced sites
+    assert [tag for tag, _ in made.page.tags].count("svg") == 2 * 2 + 3 + 1 + 2 * 2  # evaluations, doses, a map, traces
     assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in made.page.tags if tag == "svg")
 
 

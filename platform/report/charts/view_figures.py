@@ -13,6 +13,7 @@ from .figures import MARKERS, Bar, Series, canvas, legend, points, strip
 from .svg import SERIES, SURFACE, TEXT, style, to_svg
 
 _FEW = 12  # values of x that are all named below the axis
+_APART = 0.08  # of the axis, between the names of two values
 _NAMES_WIDTH = 50  # characters of all names below the axis
 
 
@@ -57,7 +58,7 @@ def _mark_ranges(axis: Any, shown: Curves) -> None:
     for number, (low, high) in enumerate(shown.marked):
         label = (shown.marked_title or None) if number == 0 else None
         axis.axvspan(
-            low - least, high + least, color=SERIES[3], alpha=0.22, linewidth=0, zorder=0, label=label
+            low - least, high + least, color=SERIES[3], alpha=0.13, linewidth=0, zorder=0, label=label
         )  # fmt: skip
     axis.set_xlim(reach)
 
@@ -71,6 +72,8 @@ def _lines(axis: Any, shown: Curves) -> None:
             [_number(p) for p in banded], [p.low for p in banded], [p.high for p in banded], color=colour, alpha=0.16,
             linewidth=0,
         )  # fmt: skip
+        if len(banded) == 1:  # a band needs two
+            axis.plot([_number(banded[0])] * 2, [banded[0].low, banded[0].high], color=colour, linewidth=1.0)
         axis.plot(
             [_number(p) for p in its], [p.y for p in its], color=colour, marker=marker, markersize=5.5,
             markeredgecolor=SURFACE, markeredgewidth=0.7, label=title or None,
@@ -78,8 +81,16 @@ def _lines(axis: Any, shown: Curves) -> None:
     if shown.log_x:
         axis.set_xscale("symlog", linthresh=1)
         axis.minorticks_off()
-    if len(places) <= _FEW:
+    if len(places) <= _FEW and _can_be_read(axis, places):
         axis.set_xticks(places, [f"{place:g}" for place in places])
+
+
+def _can_be_read(axis: Any, places: list[float]) -> bool:
+    """Whether the names of all places stand apart, each where the axis has it."""
+    axis.get_xlim()  # scales the axis to what is drawn
+    at = [axis.transData.transform((place, 0))[0] for place in places]
+    width = axis.transAxes.transform((1, 0))[0] - axis.transAxes.transform((0, 0))[0]
+    return all(b - a > _APART * width for a, b in zip(at, at[1:], strict=False))
 
 
 def _way(axis: Any, shown: Curves) -> None:

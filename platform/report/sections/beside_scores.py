@@ -55,12 +55,17 @@ def _doses(curves: list[Document], tolerated: float | None) -> StepResults:
         "price, nats a token",
         "ships",
     )
+    found = [curve.at("without").elements() for curve in curves if "without" in curve]  # an earlier summary has none
+    broken = sorted({at for of in found for each in of if (at := each.number()) is not None})
+    notes = [] if marked else ["No dose ships."]
+    if broken:
+        notes.append(f"At strength {', '.join(f'{s:g}' for s in broken)} no answer or no text has a score.")
     bound = "" if tolerated is None else f" of {tolerated:g} nats a token"
     return StepResults(
         "doses", "Dose and response",
         "The recipe at shares of its distance from changing nothing. A dose ships where its gain holds and its price "
         f"stays below the bound{bound} (dashed); bounds hold for all doses of a curve at once.",
-        (*figures, ShownTable("", "", columns, tuple(rows))), (), (), () if marked else ("No dose ships.",),
+        (*figures, ShownTable("", "", columns, tuple(rows))), (), (), tuple(notes),
     )  # fmt: skip
 
 
@@ -81,9 +86,8 @@ def _distances(groups: list[Document], conditions: tuple[Condition, ...]) -> Ste
         for g in groups
     ]  # fmt: skip
     columns = ("distance", "n", *(f"{c.title}, %" for c in conditions))
-    curve = Curves(
-        "", "", "tokens or facts from the evidence to the question", "exact match, %", tuple(lines), log_x=True
-    )
+    about = "distance of the evidence, tokens or facts"
+    curve = Curves("Exact match by distance", "", about, "exact match, %", tuple(lines), log_x=True)
     return StepResults(
         "distances", "Accuracy against evidence distance",
         "The same questions with their evidence at several distances, with 95 % intervals.",
