@@ -1,4 +1,5 @@
-"""`mplat quickstart`: the whole pipeline on the shipped tiny models, ending in one page that opens in a browser.
+"""`mplat quickstart`: the whole pipeline on a model with a known damage and on undamaged ones, ending in one page that
+opens in a browser.
 
 It runs in this process by default: starting a private Ray takes longer than two cores can win back on models this
 small.
@@ -10,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.plain_text import short_duration
+from ..core.plain_text import Table, short_duration
 from .frame.command import command
 from .frame.run import At, Outcome, Run, Typed
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     address="none",
 )
 def quickstart(typed: Typed[QuickstartConfig]) -> Run:
-    """Prompts, classify, interp, eval with controls and report, on the shipped tiny models."""
+    """Prompts, classify, interp, eval with controls and report, on a planted damage and on shipped tiny models."""
     from ..core.folders import cache_folder
     from ..quickstart import plan_lines, planned, run_quickstart
 
@@ -58,17 +59,24 @@ def quickstart(typed: Typed[QuickstartConfig]) -> Run:
 
 
 def _outcome(result: QuickstartResult) -> Outcome:
+    from ..quickstart.in_short import table
+
+    planted = result.planted
     values = {
         "out": str(result.out),
         "report": str(result.report),
         "report_sha256": result.report_sha256,
         "stages": [{"stage": s.name, "found": s.found, "seconds": round(s.seconds, 3)} for s in result.stages],
+        "planted": None if planted is None else planted.to_dict() | {"folder": str(planted.folder)},
+        "about": list(result.about),
+        "in_short": [line._asdict() for line in result.in_short],
         "verdicts": result.verdicts,
         "bad_share": result.bad_share,
         "summaries": result.summaries,
     }
     took = short_duration(sum(stage.seconds for stage in result.stages))
-    words = [f"{model}: {sentence}" for model, sentence in result.verdicts.items()]
+    words: list[str | Table] = [f"{model}: {sentence}" for model, sentence in result.verdicts.items()]
+    words += ["", *result.about, "", table(result.in_short), ""]
     words.append(f"open {result.report} in a browser (made in {took})")
     over = {model: share for model, share in result.bad_share.items() if share > result.fail_over}
     if not over:

@@ -3,6 +3,7 @@
     prompts.parquet                  generated questions of six levels
     classify/files/*.json            a sample in the formats of SQuAD v1.1 and HotpotQA, made here
     classify/questions.parquet       the sample, classified; its summary beside it
+    models/planted-<model>/          a model with a known damage, as any model's folder
     interp/<model>/                  step results on development questions
     eval/<model>/                    recipe, answers, summary: as `mplat eval` writes them
     report.html   run.json           all of it on one page; what was asked
@@ -10,7 +11,7 @@
 The folder holds one quickstart: a run of another command, or a quickstart with other settings, is refused; `fresh`
 deletes a quickstart first. What a stage has computed is reused when the same quickstart runs again: steps from the
 cache, answers from the ledgers in eval/<model>/work. The recipe is found and the models are looked into on development
-questions only; the test questions judge.
+questions only; the test questions judge. The planted model comes first, and goes the way of all others.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UsageError
 from ..core.observer import Observer, WithoutParts
 from ..runtime.stage import Planned, Run, Stage
+from .in_short import InShort, in_short
 from .inside import look_inside
-from .quickstart_config import QuickstartConfig, folder_name
+from .planting import PlantedModel, check_plant, plant_into
+from .quickstart_config import QuickstartConfig, folder_name, planted_folder
 from .sample import classify_sample
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 PROMPTS = "prompts.parquet"
-STAGE = Stage("quickstart", work=("classify", "interp", "eval", PROMPTS, REPORT))
+STAGE = Stage("quickstart", work=("classify", "models", "interp", "eval", PROMPTS, REPORT))
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,17 @@ class Finished:
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What a quickstart made. verdicts: model -> sentence; bad_share: model -> share of test rows without a score."""
+    """What a quickstart made. planted: the model with a known damage, None without one. about: what was done to it and
+    what was found of it, in sentences. in_short: a line for each model. verdicts: model -> sentence; bad_share: model
+    -> share of test rows without a score."""
 
     out: Path
     report: Path
     report_sha256: str
     stages: tuple[Finished, ...]
+    planted: PlantedModel | None
+    about: tuple[str, ...]
+    in_short: tuple[InShort, ...]
     verdicts: dict[str, str]
     summaries: dict[str, dict[str, Any]]
     bad_share: dict[str, float]
@@ -67,17 +75,33 @@ def plan_lines(config: QuickstartConfig) -> list[str]:
         f"prompts: {config.per_level} for each of six levels, seed {config.seed}",
         f"classify: {6 * config.classify.per_level} generated questions in the formats of SQuAD v1.1 and HotpotQA",
     ]
-    for model in config.models:
+    if config.plant is not None:
+        lines.append(f"plant {planted_folder(config.plant)}: {config.plant}, a known damage that no stage is told of")
+    for name in _names(config):
         lines += [
-            f"interp {folder_name(model)}: {', '.join(config.interp.steps)}",
-            f"eval {folder_name(model)}: search on at most {config.steering.development_limit} development questions, "
-            f"then test unsteered, steered and under controls of {config.steering.draws} draws",
+            f"interp {name}: {', '.join(config.interp.steps)}",
+            f"eval {name}: search of {_searched(config)} on at most {config.steering.development_limit} development "
+            f"questions, then test unsteered, steered and under controls of {config.steering.draws} draws",
         ]
     return [*lines, f"report: {REPORT}"]
 
 
+def _names(config: QuickstartConfig) -> list[str]:
+    """The folders of all models' results, the planted one's first."""
+    planted = [] if config.plant is None else [planted_folder(config.plant)]
+    return [*planted, *map(folder_name, config.models)]
+
+
+def _searched(config: QuickstartConfig) -> str:
+    sites = config.steering.sites
+    return f"{' and '.join(sites)} in every block" if sites else "the sites of the model's variant in every block"
+
+
 def planned(config: QuickstartConfig) -> Planned:
-    """The run that `config` asks for, to look for an earlier one in a folder or to begin."""
+    """The run that `config` asks for, to look for an earlier one in a folder or to begin. Raises UsageError for a plant
+    that there is not or that no folder can hold."""
+    if config.plant is not None:
+        check_plant(config.plant)
     return STAGE.plan(config, seeds={"seed": config.seed}, plan={"stages": plan_lines(config)})
 
 
@@ -107,6 +131,9 @@ class _Pipeline:
         self.config, self.run, self.session = config, run, session
         self.cache_dir, self.reproduce, self.out, self.fresh = cache_dir, reproduce, run.out, run.fresh
         self.finished: list[Finished] = []
+        self.planted: PlantedModel | None = None
+        self.about: list[str] = []
+        self.in_short: list[InShort] = []
         self.verdicts: dict[str, str] = {}
         self.summaries: dict[str, dict[str, Any]] = {}
         self.bad_share: dict[str, float] = {}
@@ -118,8 +145,12 @@ class _Pipeline:
             tell(self._prompts())
         with self._stage("classify") as tell:
             tell(classify_sample(self.config, self.out / "classify"))
-        for model in self.config.models:
-            name = folder_name(model)
+        models = list(self.config.models)
+        if self.config.plant is not None:
+            with self._stage(f"plant {planted_folder(self.config.plant)}") as tell:
+                self.planted = self._plant(self.config.plant, tell)
+            models.insert(0, str(self.planted.folder))
+        for name, model in zip(_names(self.config), models, strict=True):
             with self._stage(f"interp {name}") as tell:
                 plan = self._plan(model)
                 tell(
@@ -146,6 +177,9 @@ class _Pipeline:
             report=self.out / REPORT,
             report_sha256=digest,
             stages=tuple(self.finished),
+            planted=self.planted,
+            about=tuple(self.about),
+            in_short=tuple(self.in_short),
             verdicts=self.verdicts,
             summaries=self.summaries,
             bad_share=self.bad_share,
@@ -161,6 +195,14 @@ class _Pipeline:
         replace_table(to_table(questions), self.out / PROMPTS)
         return f"{len(questions)} questions, {self.config.per_level} for each of six levels"
 
+    def _plant(self, name: str, tell: Callable[[str], None]) -> PlantedModel:
+        planted, there = plant_into(name, self.out / "models" / planted_folder(name))
+        self.about += planted.sentences()
+        self.about.append(f"In every model alike, it looks at {_searched(self.config)}.")
+        self.run.update(details={"planted": planted.to_dict()})
+        tell(" ".join(self.about) + (" (as it was)" if there else ""))
+        return planted
+
     def _plan(self, model: str) -> Plan:
         from ..eval.eval_config import EvalConfig
         from ..eval.planning import prepare
@@ -171,6 +213,7 @@ class _Pipeline:
                 "model": model,
                 "questions": self.out / PROMPTS,
                 "seed": self.config.seed,
+                "controls": steering.controls,
                 "draws": steering.draws,
                 "development_limit": steering.development_limit,
                 "price_limit": steering.price_limit,
@@ -194,6 +237,9 @@ class _Pipeline:
             fresh=self.fresh or bool(planned(plan).differences(folder, fresh=True)),
             observer=WithoutParts(self.run.observer),
         )
+        self.in_short.append(in_short(name, result.summary))
+        if self.planted is not None and name == self.planted.folder.name and result.recipe is not None:
+            self.about.append(self.planted.found(result.recipe))
         self.verdicts[name] = result.summary.verdict.sentence
         self.summaries[name] = result.summary.to_dict()
         self.bad_share[name], self.fail_over = result.bad_share, plan.config.fail_over
@@ -204,9 +250,9 @@ class _Pipeline:
     def _report(self) -> str:
         from ..report import load, write
 
-        names = [folder_name(model) for model in self.config.models]
+        names = _names(self.config)
         paths = [self.out / "eval" / name for name in names] + [self.out / "interp" / name for name in names]
-        report = load([*paths, self.out / "classify"], title="Quickstart", reproduce=self.reproduce)
+        report = load([*paths, self.out / "classify"], title="Quickstart", reproduce=self.reproduce, about=self.about)
         return write(report, self.out / REPORT)
 
     @contextmanager

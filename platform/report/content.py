@@ -293,6 +293,7 @@ class Report:
     classifications: tuple[Classification, ...]
     trainings: tuple[Training, ...]
     missing: tuple[str, ...]
+    about: tuple[str, ...] = ()  # sentences that stand before the verdicts
 
     @property
     def traces(self) -> tuple[Interpretation, ...]:

@@ -25,8 +25,9 @@ _HOW = (
 )
 
 
-def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = "") -> Report:
-    """Everything that the runs at `paths` have to show. `reproduce`: the command that makes all of it, if one does."""
+def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = "", about: Sequence[str] = ()) -> Report:
+    """Everything that the runs at `paths` have to show. `reproduce`: the command that makes all of it, if one does.
+    `about`: sentences that a reader must know before the verdicts."""
     runs: list[Content] = []
     classifications: list[Classification] = []
     missing: list[str] = []
@@ -58,6 +59,7 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
     return Report(
         title=title or _title(evaluations, interpretations),
         reproduce=reproduce,
+        about=tuple(about),
         evaluations=tuple(evaluations),
         interpretations=tuple(interpretations),
         classifications=tuple(classifications),

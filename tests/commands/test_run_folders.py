@@ -105,8 +105,8 @@ def test_quickstart_refuses_other_settings(commands, tmp_path, capsys) -> None:
 def test_every_command_leaves_the_same_record_of_a_finished_run(commands, models, tmp_path, capsys) -> None:
     runs, texts, model = tmp_path / "runs", tmp_path / "texts.txt", str(models / "talking")
     texts.write_text("Bekdok lives in Kanbak.")
-    quick = {"per_level": 3, "classify.per_level": 2, "steering.draws": 1, "steering.development_limit": 3,
-             "steering.sites": "[mixer_out]", "steering.price_limit": 4, "models": f"[{model}]"}  # fmt: skip
+    quick = {"plant": "null", "models": f"[{model}]", "per_level": 3, "classify.per_level": 2, "steering.draws": 1,
+             "steering.development_limit": 3, "steering.sites": "[mixer_out]", "steering.price_limit": 4}  # fmt: skip
     quick = [word for key, value in quick.items() for word in ("--set", f"{key}={value}")]
     trace = ["--model", str(models / "nano"), "--prompt", "Rome is in the south", "--subject", "Rome", "--samples", "1"]
     for words in (
