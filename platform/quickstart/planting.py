@@ -90,7 +90,7 @@ def plant_into(name: str, folder: Path) -> tuple[PlantedModel, bool]:
     """The planted model in `folder`, and whether it was there already: the same, made by this version."""
     from ..eval.price_texts import TRAINING
     from ..models import load
-    from ..models.files.catalog import shipped
+    from ..models.files.loading import resolve
 
     plant = check_plant(name)
     made_of = {"plant": dataclasses.asdict(plant), "model": load(plant.model).digest, "code": code_digest()}
@@ -101,8 +101,8 @@ def plant_into(name: str, folder: Path) -> tuple[PlantedModel, bool]:
         shutil.rmtree(folder)
     grown = plant.grow()
     grown.model.save(folder)
-    # It is priced on the text that the model it was made of was trained on.
-    shutil.copyfile(shipped()[plant.model] / TRAINING, folder / TRAINING)
+    if (trained := resolve(plant.model) / TRAINING).is_file():  # then both are priced on the same text
+        shutil.copyfile(trained, folder / TRAINING)
     planted = PlantedModel(plant, folder, grown.channels, load(folder).digest)
     publish_json({"format": _FORMAT, "made_of": made_of} | planted.to_dict(), folder / PLANT)
     return planted, False

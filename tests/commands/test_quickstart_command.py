@@ -14,7 +14,7 @@ import yaml
 from mplat.commands import main
 from mplat.core.config import load_config
 from mplat.core.errors import UsageError
-from mplat.eval.planted import find_plant
+from mplat.eval.planted import PLANTS, Plant, find_plant
 from mplat.eval.price_texts import price_texts
 from mplat.models import ModelConfig, Scale, build, load
 from mplat.quickstart import QuickstartConfig
@@ -24,23 +24,22 @@ from mplat.steering.part import Part
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "platform" / "models" / "tiny" / "tokenizer"
-PLANTED = "planted-mamba2"
-STAGES = [
-    "prompts", "classify", f"plant {PLANTED}", f"interp {PLANTED}", f"eval {PLANTED}", "interp one", "eval one",
-    "report",
-]  # fmt: skip
+PLANTED, NANO = "planted-mamba2", "planted-nano"
+STAGES = ["prompts", "classify", f"plant {NANO}", f"interp {NANO}", f"eval {NANO}", "interp one", "eval one", "report"]
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration with the planted model, a random nano model, and a few prompts."""
+    """A configuration with a plant of a random nano model, that model, and a few prompts."""
     folder = tmp_path_factory.mktemp("quickstart")
     shape = ModelConfig("mamba", vocab_size=1024, d_model=16, n_layers=2, state_size=4, head_dim=8)
     build(shape, seed=0, dtype=torch.float32).save(folder / "one")
     for file in TOKENIZER.iterdir():
         shutil.copy(file, folder / "one")
     values = {
+        "plant": "tiny-nano:mixer_out",
         "models": [str(folder / "one")],
+        "interp": {"steps": ["activations"]},
         "per_level": 4,
         "classify": {"per_level": 2},
         "steering": {"draws": 1, "development_limit": 4, "sites": ["mixer_out"], "price_limit": 4},
@@ -48,6 +47,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "quickstart.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def nano_plant(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plant of the configuration."""
+    plant = Plant("tiny-nano:mixer_out", "damaged", str(settings.parent / "one"), "mixer_out", 1, 4, 1 / 8)
+    monkeypatch.setitem(PLANTS, plant.name, plant)
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +68,7 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, 
     return json.loads(captured.out), captured.err
 
 
+@pytest.mark.usefixtures("nano_plant")
 def test_every_stage_runs_and_a_second_run_computes_nothing_new(
     settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,15 +81,15 @@ def test_every_stage_runs_and_a_second_run_computes_nothing_new(
     for words in (
         "unsteered",
         "steered",
-        f">{PLANTED}<",
+        f">{NANO}<",
         ">one<",
         "simple_recall",
         "mplat quickstart",
-        "16 channels of what block 0 adds to the residual stream (blocks.0.mixer_out) are turned down 16 times",
+        "4 channels of what block 1 adds to the residual stream (blocks.1.mixer_out) are turned down 8 times",
     ):
         assert words in page, words
-    assert page.index(f"<b>{PLANTED}.</b>") < page.index("<b>one.</b>")
-    for name in (PLANTED, "one"):
+    assert page.index(f"<b>{NANO}.</b>") < page.index("<b>one.</b>")
+    for name in (NANO, "one"):
         summary = first["summaries"][name]
         conditions = summary["overall"]["em"]["conditions"]
         assert {"unsteered", "steered"} <= set(conditions)
@@ -93,7 +100,7 @@ def test_every_stage_runs_and_a_second_run_computes_nothing_new(
     tables = {path: path.read_bytes() for path in sorted([*out.rglob("*.parquet"), *out.glob("models/*/*")])}
     ledgers = {path: path.read_bytes() for path in sorted(out.rglob("ledger.jsonl"))}
     second, told = run("--config", str(settings), "--out", str(out), capsys=capsys)
-    assert "4 cached" in told and ", 0 cached" not in told and "(as it was)" in told
+    assert "1 cached" in told and ", 0 cached" not in told and "(as it was)" in told
     assert {path: path.read_bytes() for path in tables} == tables
     assert {path: path.read_bytes() for path in sorted(out.rglob("ledger.jsonl"))} == ledgers and ledgers
     assert second["report_sha256"] == first["report_sha256"]
@@ -101,7 +108,7 @@ def test_every_stage_runs_and_a_second_run_computes_nothing_new(
 
     fewer = ["--config", str(settings), "--plant", "none", "--out", str(out)]
     assert main(["quickstart", "-q", *fewer]) == 2
-    assert "differs in plant" in capsys.readouterr().err and (out / "eval" / PLANTED).is_dir()
+    assert "differs in plant" in capsys.readouterr().err and (out / "eval" / NANO).is_dir()
     third, _ = run(*fewer, "--fresh", capsys=capsys)
     assert [p.name for p in (out / "eval").iterdir()] == [p.name for p in (out / "interp").iterdir()] == ["one"]
     assert third["summaries"]["one"] == first["summaries"]["one"]

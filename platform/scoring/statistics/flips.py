@@ -70,19 +70,19 @@ def flip_test(d: Groups, *, alpha: float, seed: int, n_draws: int) -> FlipTest:
     hits = 0
     for signs in _assignments(len(moved), n_draws, seed):
         turned_sum, turned_size = signs @ moved, signs @ sizes
-        extreme = _as_extreme(turned_sum, moved)
-        hits += int(extreme.sum()) * repeats
-        for _ in range(repeats):
-            pluses = rng.binomial(still_numbers, 0.5, size=(len(signs), len(still_numbers)))
-            size = turned_size + (2.0 * pluses - still_numbers) @ still_sizes
-            with np.errstate(divide="ignore", invalid="ignore"):
-                turned: Floats = (total - turned_sum) / (n - size)
-                others: Floats = (total + turned_sum) / (n + size)
-            whole = np.abs(size) == n  # nothing or everything is turned: as extreme, whatever the mean
-            low: Floats = np.where(whole, -np.inf, np.fmin(turned, others))
-            high: Floats = np.where(whole, np.inf, np.fmax(turned, others))
-            lows.append(np.where(extreme, np.minimum(low, 0.0), low))
-            highs.append(np.where(extreme, np.maximum(high, 0.0), high))
+        extreme = np.tile(_as_extreme(turned_sum, moved), repeats)
+        turned_sum = np.tile(turned_sum, repeats)
+        hits += int(extreme.sum())
+        pluses = rng.binomial(still_numbers, 0.5, size=(len(extreme), len(still_numbers)))
+        size = np.tile(turned_size, repeats) + (2.0 * pluses - still_numbers) @ still_sizes
+        with np.errstate(divide="ignore", invalid="ignore"):
+            turned: Floats = (total - turned_sum) / (n - size)
+            others: Floats = (total + turned_sum) / (n + size)
+        whole = np.abs(size) == n  # nothing or everything is turned: as extreme, whatever the mean
+        low: Floats = np.where(whole, -np.inf, np.fmin(turned, others))
+        high: Floats = np.where(whole, np.inf, np.fmax(turned, others))
+        lows.append(np.where(extreme, np.minimum(low, 0.0), low))
+        highs.append(np.where(extreme, np.maximum(high, 0.0), high))
     observed = 0 if exact else 1
     rising, falling = np.sort(np.concatenate(lows)), np.sort(np.concatenate(highs))[::-1]
     shares = (observed + np.arange(len(rising) + 1)) / (observed + len(rising))  # p where 0, 1, ... intervals hold t
