@@ -6,7 +6,8 @@ with open_session("none") as session:
 
 from __future__ import annotations
 
-from .pipeline import QuickstartResult, plan_lines, planned, run_quickstart
+from .pipeline import QuickstartResult, run_quickstart
+from .planning import plan_lines, planned
 from .quickstart_config import QuickstartConfig
 
 __all__ = ["QuickstartConfig", "QuickstartResult", "plan_lines", "planned", "run_quickstart"]

@@ -25,20 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
 from ..core.observer import Observer, WithoutParts
-from ..runtime.stage import Planned, Run, Stage
+from ..runtime.stage import Run
 from .in_short import InShort, in_short
 from .inside import look_inside
-from .planting import PlantedModel, check_plant, plant_into
-from .quickstart_config import QuickstartConfig, folder_name, planted_folder
+from .planning import PROMPTS, REPORT, names_of, planned, restrictions
+from .planting import PlantedModel, plant_into
+from .quickstart_config import QuickstartConfig, planted_folder
 from .sample import classify_sample
 
 if TYPE_CHECKING:
     from ..eval.planning import Plan
     from ..runtime import Session
-
-REPORT = "report.html"
-PROMPTS = "prompts.parquet"
-STAGE = Stage("quickstart", work=("classify", "models", "interp", "eval", PROMPTS, REPORT))
 
 
 @dataclass(frozen=True)
@@ -67,42 +64,6 @@ class QuickstartResult:
     summaries: dict[str, dict[str, Any]]
     bad_share: dict[str, float]
     fail_over: float
-
-
-def plan_lines(config: QuickstartConfig) -> list[str]:
-    """The stages in words, without doing or loading anything."""
-    lines = [
-        f"prompts: {config.per_level} for each of six levels, seed {config.seed}",
-        f"classify: {6 * config.classify.per_level} generated questions in the formats of SQuAD v1.1 and HotpotQA",
-    ]
-    if config.plant is not None:
-        lines.append(f"plant {planted_folder(config.plant)}: {config.plant}, a known damage that no stage is told of")
-    for name in _names(config):
-        lines += [
-            f"interp {name}: {', '.join(config.interp.steps)}",
-            f"eval {name}: search of {_searched(config)} on at most {config.steering.development_limit} development "
-            f"questions, then test unsteered, steered and under controls of {config.steering.draws} draws",
-        ]
-    return [*lines, f"report: {REPORT}"]
-
-
-def _names(config: QuickstartConfig) -> list[str]:
-    """The folders of all models' results, the planted one's first."""
-    planted = [] if config.plant is None else [planted_folder(config.plant)]
-    return [*planted, *map(folder_name, config.models)]
-
-
-def _searched(config: QuickstartConfig) -> str:
-    sites = config.steering.sites
-    return f"{' and '.join(sites)} in every block" if sites else "the sites of the model's variant in every block"
-
-
-def planned(config: QuickstartConfig) -> Planned:
-    """The run that `config` asks for, to look for an earlier one in a folder or to begin. Raises UsageError for a plant
-    that there is not or that no folder can hold."""
-    if config.plant is not None:
-        check_plant(config.plant)
-    return STAGE.plan(config, seeds={"seed": config.seed}, plan={"stages": plan_lines(config)})
 
 
 def run_quickstart(
@@ -150,7 +111,7 @@ class _Pipeline:
             with self._stage(f"plant {planted_folder(self.config.plant)}") as tell:
                 self.planted = self._plant(self.config.plant, tell)
             models.insert(0, str(self.planted.folder))
-        for name, model in zip(_names(self.config), models, strict=True):
+        for name, model in zip(names_of(self.config), models, strict=True):
             with self._stage(f"interp {name}") as tell:
                 plan = self._plan(model)
                 tell(
@@ -197,10 +158,9 @@ class _Pipeline:
 
     def _plant(self, name: str, tell: Callable[[str], None]) -> PlantedModel:
         planted, there = plant_into(name, self.out / "models" / planted_folder(name))
-        self.about += planted.sentences()
-        self.about.append(f"In every model alike, it looks at {_searched(self.config)}.")
+        self.about += [*planted.sentences(), restrictions(self.config)]
         self.run.update(details={"planted": planted.to_dict()})
-        tell(" ".join(self.about) + (" (as it was)" if there else ""))
+        tell(f"{planted.damage}, {'is already in' if there else 'saved in'} {planted.folder}")
         return planted
 
     def _plan(self, model: str) -> Plan:
@@ -250,7 +210,7 @@ class _Pipeline:
     def _report(self) -> str:
         from ..report import load, write
 
-        names = _names(self.config)
+        names = names_of(self.config)
         paths = [self.out / "eval" / name for name in names] + [self.out / "interp" / name for name in names]
         report = load([*paths, self.out / "classify"], title="Quickstart", reproduce=self.reproduce, about=self.about)
         return write(report, self.out / REPORT)

@@ -37,15 +37,20 @@ class PlantedModel:
     channels: tuple[int, ...]
     digest: str
 
-    def sentences(self) -> list[str]:
-        """What was done to it, in one or two plain sentences."""
+    @property
+    def damage(self) -> str:
+        """What was done to which model, in a phrase."""
         plant = self.plant
         how = f"turned down {1 / plant.factor:g} times" if plant.factor < 1 else f"turned up {plant.factor:g} times"
         what = plant.full_site
         if plant.site == "mixer_out":
             what = f"what block {plant.layer} adds to the residual stream ({what})"
+        return f"{plant.model} with {plant.count} channels of {what} {how}"
+
+    def sentences(self) -> list[str]:
+        """What was done to it, and that this is not told."""
         return [
-            f"{self.folder.name} is {plant.model} with a known damage: {plant.count} channels of {what} are {how}.",
+            f"{self.folder.name} has a known damage: it is {self.damage}.",
             "Nothing of this is told to the search, which treats it like any other model.",
         ]
 
