@@ -101,7 +101,7 @@ class AnswerWorker:
 
     def _generate(self, condition: Condition, items: list[Item]) -> list[Answered]:
         edits = [] if condition.recipe is None else condition.recipe.edits(self._model, [layout_of(i) for i in items])
-        with self._model.edit(*edits) if edits else nullcontext():
+        with condition.model_of(self._model), self._model.edit(*edits) if edits else nullcontext():
             prompts = [item["tokens"] for item in items]
             scores = ChoiceScores(self._model, items) if asks(items) else None
             said = generate(

@@ -7,14 +7,19 @@ conditions are answered once, as "unsteered", and their rows are copies of those
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ..steering.recipe import Recipe
+from .changed_weights import changed_weights, digest_of, from_plain
 from .schema import condition_fields
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
 
 UNSTEERED = "unsteered"
 STEERED = "steered"
@@ -24,35 +29,46 @@ CONTROL = "control_"  # what the families of controls begin with
 @dataclass(frozen=True)
 class Condition:
     """name: unique in a run. family: the name without its number. recipe: None leaves the model as it is. header: text
-    that is put before every prompt."""
+    that is put before every prompt. weights: low-rank changes as JSON (`changed_weights`), none leaves them."""
 
     name: str
     family: str
     recipe: Recipe | None = None
     draw: int | None = None
     header: str = ""
+    weights: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def is_plain(self) -> bool:
         """Whether the model is left as it is and asked as it was."""
-        return not self.header and (self.recipe is None or self.recipe.is_identity)
+        return not self.header and not self.weights and (self.recipe is None or self.recipe.is_identity)
 
     def fields(self) -> dict[str, Any]:
         """The columns of its rows."""
-        return condition_fields(self.name, self.family, self.draw, self.recipe)
+        row = condition_fields(self.name, self.family, self.draw, self.recipe)
+        return row | {"operator": "weights", "recipe_digest": digest_of(self.weights)} if self.weights else row
+
+    @contextmanager
+    def model_of(self, model: LanguageModel) -> Iterator[LanguageModel]:
+        """Inside the block `model` has the condition's weights; recipes are for whoever knows the prompts."""
+        with changed_weights(model, from_plain(self.weights)):
+            yield model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON for a worker."""
         recipe = None if self.recipe is None else self.recipe.to_dict()
+        weights = {"weights": dict(self.weights)} if self.weights else {}
         return {
             "name": self.name, "family": self.family, "draw": self.draw, "recipe": recipe, "header": self.header,
-        }  # fmt: skip
+        } | weights  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Condition:
         """The inverse of `to_dict`."""
         recipe = None if values["recipe"] is None else Recipe.from_dict(values["recipe"], source="condition")
-        return cls(values["name"], values["family"], recipe, values["draw"], values["header"])
+        return cls(
+            values["name"], values["family"], recipe, values["draw"], values["header"], values.get("weights", {})
+        )
 
 
 PLAIN = Condition(UNSTEERED, UNSTEERED)

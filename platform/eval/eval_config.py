@@ -21,13 +21,15 @@ def _controls(text: str, option: str) -> list[str]:
 
 
 def all_controls() -> list[str]:
-    """Everything that steering can be compared with: the registered controls, and the plain words of a prompt."""
+    """Everything that steering can be compared with: the registered controls, the plain words of a prompt, and other
+    ways to learn from the same examples."""
     from ..steering.controls import control_names
 
-    return [*control_names(), PROMPT_CONTROL]
+    return [*control_names(), PROMPT_CONTROL, *BASELINES]
 
 
 PROMPT_CONTROL = "prompt"  # solved examples before every prompt, no steering
+BASELINES = ("lora", "soft_prefix")  # other ways to learn what a learned state was learned from (`baselines`)
 
 
 def _doses(text: str, option: str) -> list[float]:

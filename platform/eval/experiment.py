@@ -27,10 +27,10 @@ from ..steering.controls.shuffled_labels import REPEATS
 from ..steering.detectors import DETECTORS
 from ..steering.divergence import texts_together
 from ..steering.operators import OPERATORS
-from . import answers, finding, side_effects
-from .conditions import PLAIN, Condition, aliases, computed, judged
+from . import answers, baselines, finding, side_effects
+from .conditions import CONTROL, PLAIN, Condition, aliases, computed, judged
 from .dose_response import FAMILY, dose_name
-from .eval_config import PROMPT_CONTROL
+from .eval_config import BASELINES, PROMPT_CONTROL
 from .likelihoods import columns_of
 from .planning import Plan
 from .price_texts import why_not_known
@@ -95,7 +95,7 @@ class Experiment:
         steered = dataclasses.replace(recipe, made_from={}, name="")
         if steered.is_identity:
             return judged(steered, {}), {}
-        names = [name for name in plan.controls if name != PROMPT_CONTROL]
+        names = [name for name in plan.controls if name != PROMPT_CONTROL and name not in BASELINES]
         search = None if plan.search is None else self._shuffled(names)
         comparison = Comparison(
             steered, plan.model, plan.config.draws, plan.config.seed,
@@ -107,7 +107,34 @@ class Experiment:
         if PROMPT_CONTROL in plan.controls and not header:
             missing[PROMPT_CONTROL] = "there are no development questions to show as examples"
         recipes = {name: found.recipes for name, found in drawn.items() if found.recipes}
-        return judged(steered, recipes, header), missing
+        learned, why = self._baselines(recipe)
+        return [*judged(steered, recipes, header), *learned], missing | why
+
+    def _baselines(self, recipe: Recipe) -> tuple[list[Condition], dict[str, str]]:
+        """What else is learned from the examples of a learned state, and of what cannot be, why."""
+        plan = self.plan
+        names = [name for name in plan.controls if name in BASELINES]
+        known = [q for q in (*plan.development, *plan.unused) if q.id not in plan.refused]
+        taught = baselines.taught_by(recipe, known, plan.prompts) if names else ""
+        if isinstance(taught, str):
+            return [], dict.fromkeys(names, taught)
+        table = self.run.job(
+            "baselines", [{"id": name} for name in names], f"{baselines.__name__}:make_worker",
+            opens=opens(plan.model), arguments={"taught": taught._asdict()},
+            key=computation_key(plan.model, baselines.__name__), schema=baselines.SCHEMA, sort_by=["id"],
+            batch_size=1, lost=lambda item: {}, id_column="id",
+        )  # fmt: skip
+        found, why = list[Condition](), dict[str, str]()
+        for row in table.to_pylist():
+            family = f"{CONTROL}{row['id']}"
+            if row["status"] != "ok":
+                why[row["id"]] = row["reason"]
+            elif row["weights"] is not None:
+                found.append(Condition(f"{family}_0", family, None, 0, weights=json.loads(row["weights"])))
+            else:
+                made = Recipe.from_dict(json.loads(row["recipe"]), source="baselines")
+                found.append(Condition(f"{family}_0", family, made, 0))
+        return found, why
 
     def doses(self, recipe: Recipe) -> list[Condition]:
         """`recipe` at the shares of its dose that are asked for; one that an operator does not allow is left out, and

@@ -26,9 +26,10 @@ from ..steering.search import SearchPlan, plan_search
 from ..steering.source_recipe import source_site
 from .asked_spans import spans_at
 from .asking import headed, mode_of, read_header, read_questions, tokenize
+from .baselines import is_learned
 from .choices import Choices, choices
 from .conditions import Condition
-from .eval_config import PROMPT_CONTROL, EvalConfig, all_controls
+from .eval_config import BASELINES, PROMPT_CONTROL, EvalConfig, all_controls
 from .price_texts import PriceTexts, price_texts
 from .robustness import Alternative, alternatives
 from .schema import question_fields
@@ -87,6 +88,7 @@ class Plan:
 
         several = {
             PROMPT_CONTROL: 1, "high_variance": 1, "shuffled_labels": min(REPEATS, self.config.draws),
+            **dict.fromkeys(BASELINES, 1),
             "other_layers": min(self.config.draws, self.model.n_layers - 1),
         }  # fmt: skip
         return several.get(control, self.config.draws)
@@ -225,11 +227,13 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
     if wrong := [layer for layer in steering.layers or () if not 0 <= layer < model.n_layers]:
         raise UsageError(f"layer {wrong[0]} does not exist; {model.name} has layers 0 to {model.n_layers - 1}")
     known = all_controls()
-    controls = tuple(known if config.controls is None else config.controls) if variant.steers else ()
-    for name in controls:
+    for name in config.controls or ():
         if name not in known:
             raise UsageError(f"there is no control {name!r}; {suggest(name, known)}")
     recipe = _given(config, model)
+    if config.controls is None and not (recipe is not None and is_learned(recipe)):
+        known = [name for name in known if name not in BASELINES]
+    controls = tuple(known if config.controls is None else config.controls) if variant.steers else ()
     if model.tokenizer is None:
         raise InputError(
             f"model {model.name} has no tokenizer, so it cannot be asked questions; name one with --tokenizer"

@@ -72,9 +72,12 @@ class PriceWorker:
         self, condition: Condition, items: list[dict[str, Any]], base: dict[str, Tensor]
     ) -> list[tuple[Tensor, float | None]]:
         """The logits of each text and the relative change of the sites that are edited."""
+        rows = [item["tokens"] for item in items]
+        if condition.weights:  # no site is edited, so the change has no size beside one
+            with condition.model_of(self._model):
+                return [(logits, None) for logits in read_logits(self._model, rows)]
         if condition.recipe is None:
             return [(base[item["text_id"]], 0.0) for item in items]
-        rows = [item["tokens"] for item in items]
         watch = EditWatch(self._model, condition.recipe.everywhere().edits(self._model))  # a text is no prompt
         with self._model.edit(*watch.edits):
             logits = read_logits(self._model, rows)
