@@ -123,7 +123,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation run of one model."""
+    """One evaluation run of one model. kind: of the verdict in one word, "" where there is none."""
 
     folder: str
     model: str
@@ -145,6 +145,7 @@ class Evaluation:
     provenance: tuple[Fact, ...]
     reproduce: str
     missing: tuple[str, ...]
+    kind: str = ""
 
 
 Cell = float | int | str | None

@@ -19,6 +19,7 @@ from ..scoring.statistics import Difference, Estimate
 from .charts import figures
 from .charts.view_figures import draw
 from .content import (
+    Condition,
     Curves,
     Evaluation,
     Interpretation,
@@ -64,7 +65,9 @@ class _RunView:
     difference_figure: Markup | None
     overall: dict[Role, Estimate]
     overall_n: int | None
-    overall_difference: Difference | None
+    best_control: str | None  # of all levels, the control that does best
+    overall_difference: Difference | None  # steered against that
+    price: float | None  # of steering, bits per byte
     has_f1: bool
     beside: tuple[_StepView, ...]
 
@@ -129,6 +132,7 @@ def _run_view(run: Evaluation, number: int) -> _RunView:
         for comparison in run.comparisons
     ]
     total = next((row for row in run.levels if row.total), None)
+    best = _best_control(run, total)
     return _RunView(
         run=run,
         anchor=anchor,
@@ -140,9 +144,11 @@ def _run_view(run: Evaluation, number: int) -> _RunView:
             if compared
             else None
         ),
-        overall={role: _overall(run, total, role) for role in _ROLES},
+        overall={role: _overall(run, total, role, best) for role in _ROLES},
         overall_n=total.n if total is not None else None,
-        overall_difference=_overall_difference(run),
+        best_control=None if best is None else best.title,
+        overall_difference=_overall_difference(run, best),
+        price=_price(run),
         has_f1=any(cell.mean is not None for row in run.levels for cell in row.f1),
         beside=tuple(_step_view(step, f"{anchor}-{step.step}") for step in run.beside),
     )
@@ -155,21 +161,34 @@ def _trusted(figure: str | None) -> Markup | None:
     return None if figure is None else Markup(figure)
 
 
-def _overall(run: Evaluation, total: LevelRow | None, role: Role) -> Estimate:
-    """The first condition of a role over all levels; of several controls the first."""
-    places = [i for i, condition in enumerate(run.conditions) if condition.role == role]
+def _best_control(run: Evaluation, total: LevelRow | None) -> Condition | None:
+    """The control that answers most over all levels; None where none was run."""
+    means = dict(zip(run.conditions, (e.mean for e in total.em), strict=True)) if total is not None else {}
+    known = {c: mean for c, mean in means.items() if c.role == "control" and mean is not None}
+    return max(known, key=lambda control: known[control], default=None)
+
+
+def _overall(run: Evaluation, total: LevelRow | None, role: Role, best: Condition | None) -> Estimate:
+    """The condition of a role over all levels; of several controls the best."""
+    places = [i for i, c in enumerate(run.conditions) if c.role == role and (role != "control" or c is best)]
     return total.em[places[0]] if total is not None and places else Estimate(0, None, None, None)
 
 
-def _overall_difference(run: Evaluation) -> Difference | None:
-    """Steered against the first control over all levels."""
-    control = next((condition.name for condition in run.conditions if condition.role == "control"), None)
+def _overall_difference(run: Evaluation, best: Condition | None) -> Difference | None:
+    """Steered against the best control over all levels."""
     for comparison in run.comparisons:
-        if comparison.baseline == control:
+        if best is not None and comparison.baseline == best.name:
             for row, difference in zip(run.levels, comparison.rows, strict=True):
                 if row.total:
                     return difference
     return None
+
+
+def _price(run: Evaluation) -> float | None:
+    """What steering adds to the bits per byte of held-out text."""
+    bits = {row.condition: row.bits_per_byte.mean for row in run.price if row.bits_per_byte is not None}
+    before, after = bits.get("unsteered"), bits.get("steered")
+    return None if before is None or after is None else after - before
 
 
 def _bar(estimate: Estimate | Difference | None) -> figures.Bar:

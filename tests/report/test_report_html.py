@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 from mplat.report import load, render, write
+from mplat.report.content import Comparison, Condition
 from mplat.report.text import p_value, percent, plain_number, points, shown, signed, visible
+from mplat.scoring.statistics import Difference, Estimate
 from report_runs import questions, write_classification, write_eval_run, write_interp_run, write_trace_run
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -126,6 +129,23 @@ def test_everything_a_reader_needs_is_there(made: Made) -> None:
         assert words in made.page.text, words
     assert [tag for tag, _ in made.page.tags].count("svg") == 2 * 2 + 3 + 1 + 2 * 2  # evaluations, doses, a map, traces
     assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in made.page.tags if tag == "svg")
+
+
+def test_the_first_table_compares_with_the_control_that_does_best(made: Made) -> None:
+    run = next(run for run in made.report.evaluations if run.model == "toy")
+    better, difference = Estimate(12, 0.987, 0.9, 1.0), Difference(12, -0.654, -0.8, -0.5, 0.01)
+    run = dataclasses.replace(
+        run,
+        conditions=(*run.conditions, Condition("control_strong", "control", "controlled (strong)")),
+        levels=tuple(dataclasses.replace(row, em=(*row.em, better), f1=(*row.f1, better)) for row in run.levels),
+        comparisons=(*run.comparisons, Comparison("strong", "control_strong", (difference,) * len(run.levels))),
+    )
+    about = ("What was done.", "What was <not> done.")
+    page = Page(render(dataclasses.replace(made.report, evaluations=(run,), about=about)))
+    glance = page.text.partition("At a glance Every model")[2].partition("Accuracy per level")[0]
+    assert "98.7 90.0 to 100.0 controlled (strong) \u221265.4 \u221280.0 to \u221250.0 +0.100" in glance
+    assert run.kind == made.summary["verdict"]["kind"] and run.kind.replace("_", " ") in glance
+    assert "What was done. What was <not> done." in page.text
 
 
 def test_colours_follow_the_page_in_light_and_dark(made: Made) -> None:

@@ -92,6 +92,7 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
         provenance=tuple(Fact(name, value) for name, value in flat(run.value) if ".recipe." not in name),
         reproduce=command,
         missing=tuple(missing),
+        kind="" if summary is None else summary.at("verdict").at("kind").text(),
     )
 
 
