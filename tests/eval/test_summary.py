@@ -8,9 +8,10 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from mplat.eval.detectable import ICC
 from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA
 from mplat.eval.summary import Resampling, summarise, values_of
-from mplat.scoring.statistics import Difference, Estimate, paired_difference
+from mplat.scoring.statistics import Difference, Estimate, groups_needed, paired_difference
 
 HOW = Resampling(seed=0, confidence=0.95, resamples=500)
 CONDITIONS = [
@@ -326,3 +327,31 @@ def test_a_likelihood_counts_where_the_generated_answer_failed():
     rows[1] = {**rows[1], "status": "scorer_error", "em": None}
     found = make(rows)
     assert found.likelihoods[0].logprob.conditions["steered"].n == 2 > found.overall.em.conditions["steered"].n
+
+
+def test_doses_enter_no_number_of_the_recipe():
+    em = {f"q{i}": (0, 1, 0, 0) for i in range(6)}
+    texts = price_rows({"t": [1.0, 2.0, 1.0, 1.0], "u": [2.0, 2.0, 2.0, 2.0]})
+    prices = [{**r, "n_bytes": 8, "bits_per_byte": r["nll"], "kl": 0.1} for r in texts]
+    dose = ("dose_8.0", "dose", None)
+    dosed = [row(f"q{i}", dose, 0.0) for i in range(6)]
+    broken = {**prices[0], "condition": dose[0], "family": dose[1], "nll": None, "bits_per_byte": None,
+              "status": "model_nonfinite"}  # fmt: skip
+    made = [
+        summarise(
+            pa.Table.from_pylist([*table_of(em), *more], schema=ITEM_SCHEMA),
+            pa.Table.from_pylist([*prices, *costs], schema=PRICE_SCHEMA), HOW,
+        )
+        for more, costs in (([], []), (dosed, [broken]))
+    ]  # fmt: skip
+    without, found = made
+    assert found.overall == without.overall and found.verdict == without.verdict and found.draws == without.draws
+    assert found.price == without.price and found.price.failed == 0
+
+
+def test_how_many_questions_it_takes_follows_from_how_many_answers_change():
+    em = {f"q{i}": (int(i > 15), int(i > 13), 0, 0) for i in range(20)}
+    found = make(table_of(em)).verdict
+    needed = groups_needed(0.1, discordance=0.1, icc=ICC, group_size=1.0, alpha=1 - HOW.confidence)
+    assert needed is not None and needed > 20
+    assert (found.kind, found.needed) == ("too_few_questions", needed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from mplat.eval.verdict import Evidence, judge
+from mplat.eval.verdict import FLOOR, Evidence, judge
 from mplat.scoring.statistics import Difference, Estimate
 
 BETTER = Difference(50, 0.1, 0.04, 0.16, 0.001, n_groups=50)
@@ -50,6 +50,13 @@ def test_anything_less_says_which_and_why(arguments, kind, reason):
     assert reason in found.sentence or kind == "harmful"
 
 
+def test_an_interval_without_its_p_value_is_no_yes():
+    """Both are of one test; a table of somebody else's may say otherwise."""
+    unsure = BETTER._replace(p=0.2)
+    assert not verdict(unsure).supported and not verdict(BETTER, unsure).supported
+    assert verdict(WORSE._replace(p=0.2), BETTER).kind != "harmful"
+
+
 def test_too_few_questions_says_how_many_it_would_take():
     found = verdict(SAME)
     assert found.needed is not None and found.needed > 50 and f"about {found.needed} groups" in found.sentence
@@ -91,6 +98,11 @@ def test_without_controls_there_is_no_yes_and_missing_ones_are_said():
 def test_at_the_floor_nothing_can_be_told():
     found = verdict(SAME._replace(mean=-0.01), steered=0.01)
     assert found.kind == "at_floor" and "at the floor, exact match 0.010 at most" in found.sentence
+
+
+def test_the_floor_itself_is_at_the_floor():
+    assert verdict(SAME._replace(mean=-0.01), steered=FLOOR).kind == "at_floor"
+    assert verdict(SAME._replace(mean=-0.01), steered=FLOOR + 0.001).kind == "no_evidence"
 
 
 def test_a_search_that_left_the_model_alone_is_no_failure_of_a_control():
