@@ -17,14 +17,15 @@ from torch import Tensor
 
 from ..core.errors import InputError, UsageError
 from .decoding.text import encode_text
+from .state import ModelState
 
 if TYPE_CHECKING:
     from .model import LanguageModel
-    from .state import ModelState
 
 #: what a model reads: a text, token ids, several of either, or a tokenizer's output
 Readable = str | Tensor | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Any]
 
+_INTEGERS = (torch.int16, torch.int32, torch.int64)
 _FORMS = "give texts, lists of token ids, a tensor of ids (batch, time) or what the model's tokenizer returns"
 
 
@@ -48,6 +49,42 @@ def batch_of(
         raise UsageError("texts or lists of different lengths make their own mask: leave mask out")
     padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
     return padded, torch.arange(width) < torch.tensor([[len(row)] for row in rows])
+
+
+def checked(
+    model: LanguageModel, tokens: Readable, mask: Tensor | None, reset: Tensor | None, state: ModelState | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What a forward pass was given as tokens (B, T), mask and reset (B, T) bool or None, on the model's device.
+
+    Raises UsageError for wrong kinds and shapes, InputError for token ids outside the vocabulary.
+    """
+    tokens, mask = batch_of(model, tokens, mask, state)
+    tokens = tokens.to(model.device)
+    if tokens.ndim != 2 or tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.shape[1] == 0:
+        raise UsageError(
+            f"tokens must be integers of shape (batch, time >= 1), not {tokens.dtype} {tuple(tokens.shape)}"
+        )
+    if tokens.numel():
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= model.config.vocab_size:
+            raise InputError(
+                f"token id {low if low < 0 else high} is outside the vocabulary of {model.config.vocab_size}: "
+                "the text was encoded with another model's tokenizer"
+            )
+    if state is not None and not isinstance(state, ModelState):
+        raise UsageError(f"state is what return_state=True gave, not {type(state).__name__}")
+    for name, value in (("mask", mask), ("reset", reset)):
+        if value is not None and not isinstance(value, Tensor):
+            raise UsageError(f"{name} is a tensor of the shape of tokens, not {type(value).__name__}")
+        if value is not None and tuple(value.shape) != tuple(tokens.shape):
+            raise UsageError(f"{name} has shape {tuple(value.shape)}, tokens {tuple(tokens.shape)}; they must agree")
+    if state is not None and (len(state.layers) != model.n_layers or len(state.position) != len(tokens)):
+        raise UsageError(
+            f"state of {len(state.layers)} layers and {len(state.position)} rows does not fit a model of "
+            f"{model.n_layers} layers and {len(tokens)} rows of tokens"
+        )
+    as_bool = [None if v is None else v.to(device=tokens.device, dtype=torch.bool) for v in (mask, reset)]
+    return tokens.long(), as_bool[0], as_bool[1]
 
 
 def prompts_of(model: LanguageModel, given: Readable, state: ModelState | None = None) -> list[list[int]]:
@@ -117,3 +154,18 @@ def as_rows(rows: Tensor | Sequence[int] | None, n: int, device: torch.device) -
     if tuple(found.shape) != (n,) or found.is_floating_point() or bool((found < 0).any()):
         raise UsageError(f"rows must name a row of the batch at its beginning for each of {n} rows, not {rows!r}")
     return found.long()
+
+
+def as_columns(only: Tensor | None, tokens: Tensor, last_only: bool) -> Tensor | None:
+    """`only` as columns (B, A) of tokens (B, T). Raises UsageError for anything else, and beside `last_only`."""
+    if only is None:
+        return None
+    if last_only:
+        raise UsageError("only and last_only both say whose logits are wanted: give one of them")
+    rows, width = tokens.shape
+    if not isinstance(only, Tensor) or only.ndim != 2 or len(only) != rows or only.dtype not in _INTEGERS:
+        found = f"{only.dtype} {tuple(only.shape)}" if isinstance(only, Tensor) else type(only).__name__
+        raise UsageError(f"only names columns as integers of shape ({rows}, how many), not {found}")
+    if only.numel() and not (int(only.min()) >= 0 and int(only.max()) < width):
+        raise UsageError(f"only names columns 0 to {width - 1} of tokens, not {int(only.min())} to {int(only.max())}")
+    return only.to(tokens.device).long()

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from ..core.errors import InputError, UsageError
 from .access.capture import STATE_SITES, Activations, Recorder
 from .access.edits import Edit
-from .access.run import Applied, Phase, Run, pack
+from .access.run import Applied, Phase, Run, pack, take
 from .access.sites import Site, expand
 from .block import Backbone, Block
 from .decoding import ends
 from .files.identity import KnownDigest, digest_of
-from .inputs import Readable, as_rows, batch_of
+from .inputs import Readable, as_columns, as_rows, checked
 from .mixer import LayerState, SiteInfo
 from .model_config import ModelConfig
 from .parameter_groups import parameter_groups
@@ -71,6 +71,7 @@ class LanguageModel(nn.Module):
         phase: Phase | None = None,
         anchor: Tensor | None = None,
         last_only: bool = False,
+        only: Tensor | None = None,
         overwrite_state: bool = False,
         rows: Tensor | Sequence[int] | None = None,
     ) -> Any:
@@ -82,13 +83,14 @@ class LanguageModel(nn.Module):
         phase: which edits act; default "decode" for one token after a state, else "prefill".
         anchor (B,): length from which negative positions count; default the length after this call.
         last_only: logits (B, 1, V) of each row's last real token; the head is then not computed for the others.
+        only (B, A): columns of tokens whose logits are wanted, (B, A, V); the head is computed for them alone.
         overwrite_state: `state` is not needed any more, its memory may be used for the new one.
         rows (B,): which rows of the batch at its beginning these are, where some have left it (`state.rows`); captures
         and edits with an entry for each row go by them.
 
         Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
         """
-        tokens, mask, reset = self._checked(tokens, mask, reset, state)
+        tokens, mask, reset = checked(self, tokens, mask, reset, state)
         if phase not in (None, "prefill", "decode"):
             raise UsageError(f'phase is "prefill" or "decode", not {phase!r}')
         n, width = tokens.shape
@@ -111,15 +113,16 @@ class LanguageModel(nn.Module):
         run.reset = None if reset is None else run.to_packed(reset)
         for watched in (*(a.coverage for a in self._edits), *self._recorders):
             watched.follow(run)
-        logits, layers = self._run(run.to_packed(tokens), run, state, return_state, last_only)
-        if not last_only:
+        wanted = run.wanted(last_only, as_columns(only, tokens, last_only))
+        logits, layers = self._run(run.to_packed(tokens), run, state, return_state, wanted)
+        if wanted is None:
             logits = run.to_caller(logits)
         if not return_state:
             return logits
         return logits, ModelState(tuple(cast(list[LayerState], layers)), offset + lengths)
 
     def _run(
-        self, tokens: Tensor, run: Run, state: ModelState | None, need_state: bool, last_only: bool
+        self, tokens: Tensor, run: Run, state: ModelState | None, need_state: bool, wanted: Tensor | None
     ) -> tuple[Tensor, list[LayerState | None]]:
         x = run.site("embed", self._embed(tokens, run, state))
         if self.config.residual_in_fp32:
@@ -130,10 +133,10 @@ class LanguageModel(nn.Module):
             x, new = block(x, run, f"blocks.{i}.", layer_state, need_state)
             new_layers.append(new)
         whole = run.active("final_norm") or run.active("logits")  # edits and captures there see every token
-        if last_only and not whole:
-            x = run.last(x)
+        if wanted is not None and not whole:
+            x = take(x, wanted)
         logits = self.head(x, run)
-        return run.last(logits) if last_only and whole else logits, new_layers
+        return logits if wanted is None or not whole else take(logits, wanted), new_layers
 
     def head(self, residual: Tensor, run: Run) -> Tensor:
         """Logits (B, T, V), float32 or wider, of the residual stream (B, T, d) after the last block."""
@@ -184,39 +187,6 @@ class LanguageModel(nn.Module):
             raise UsageError(f"a residual stream is a tensor (batch, time, {d}), not {found}")
         logits = self._scores(self._final_norm(residual))
         return logits.to(wide(logits.dtype))
-
-    def _checked(
-        self, tokens: Readable, mask: Tensor | None, reset: Tensor | None, state: ModelState | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        tokens, mask = batch_of(self, tokens, mask, state)
-        tokens = tokens.to(self.device)
-        if tokens.ndim != 2 or tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.shape[1] == 0:
-            raise UsageError(
-                f"tokens must be integers of shape (batch, time >= 1), not {tokens.dtype} {tuple(tokens.shape)}"
-            )
-        if tokens.numel():
-            low, high = int(tokens.min()), int(tokens.max())
-            if low < 0 or high >= self.config.vocab_size:
-                raise InputError(
-                    f"token id {low if low < 0 else high} is outside the vocabulary of {self.config.vocab_size}: "
-                    "the text was encoded with another model's tokenizer"
-                )
-        if state is not None and not isinstance(state, ModelState):
-            raise UsageError(f"state is what return_state=True gave, not {type(state).__name__}")
-        for name, value in (("mask", mask), ("reset", reset)):
-            if value is not None and not isinstance(value, Tensor):
-                raise UsageError(f"{name} is a tensor of the shape of tokens, not {type(value).__name__}")
-            if value is not None and tuple(value.shape) != tuple(tokens.shape):
-                raise UsageError(
-                    f"{name} has shape {tuple(value.shape)}, tokens {tuple(tokens.shape)}; they must agree"
-                )
-        if state is not None and (len(state.layers) != self.n_layers or len(state.position) != len(tokens)):
-            raise UsageError(
-                f"state of {len(state.layers)} layers and {len(state.position)} rows does not fit a model of "
-                f"{self.n_layers} layers and {len(tokens)} rows of tokens"
-            )
-        as_bool = [None if v is None else v.to(device=tokens.device, dtype=torch.bool) for v in (mask, reset)]
-        return tokens.long(), as_bool[0], as_bool[1]
 
     def zero_state(self, rows: int) -> ModelState:
         """The state before the first token, for `rows` sequences."""

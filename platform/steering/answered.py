@@ -122,9 +122,7 @@ def batches(items: Sequence[Asked], rows: int = BATCH_ROWS, device: torch.device
 def score_batch(model: LanguageModel, batch: Batch, edits: Sequence[Edit] = ()) -> Answers:
     """Answers of one batch under `edits`; logprob is differentiable."""
     with model.edit(*edits):
-        logits = model(batch.tokens, batch.mask)
-    rows = torch.arange(len(logits), device=logits.device)[:, None]
-    scores = logits[rows, batch.columns]  # (B, A, V): the softmax is taken only where an answer token is predicted
+        scores = model(batch.tokens, batch.mask, only=batch.columns)  # (B, A, V): where an answer token is predicted
     chosen = torch.log_softmax(scores, -1).gather(-1, batch.targets[..., None])[..., 0]
     finite = (torch.isfinite(scores).all(-1) | ~batch.counts).all(1)
     exact = ((scores.argmax(-1) == batch.targets) | ~batch.counts).all(1)

@@ -129,6 +129,26 @@ def test_last_only_is_the_last_real_token_on_either_side_of_padding(model: Langu
         torch.testing.assert_close(model(rows, mask, last_only=True)[:, 0], whole[[0, 1], at], rtol=1e-12, atol=1e-12)
 
 
+def test_only_some_columns_have_logits_on_either_side_of_padding(model: LanguageModel) -> None:
+    rows = tokens(2, 9, seed=4)
+    left = torch.ones(2, 9, dtype=torch.bool)
+    left[1, :4] = False
+    columns = torch.tensor([[0, 8, 3], [4, 8, 6]])
+    for mask in (None, left, left.flip(1)):
+        for edits in ([], [Scale("logits", 2.0)], [Scale("final_norm", 0.5, positions=[1])]):
+            with model.edit(*edits):
+                whole = model(rows, mask)
+                some = model(rows, mask, only=columns.int())
+            real = torch.ones(2, 9, dtype=torch.bool) if mask is None else mask
+            expected, kept = whole[torch.arange(2)[:, None], columns], real.gather(1, columns)
+            torch.testing.assert_close(some[kept], expected[kept], rtol=1e-12, atol=1e-12)
+    for wrong in (torch.tensor([[0], [9]]), torch.tensor([[-1], [0]]), torch.zeros(1, 1, dtype=torch.long), [[0], [1]]):
+        with pytest.raises(UsageError, match="only names columns"):
+            model(rows, only=wrong)
+    with pytest.raises(UsageError, match="one of them"):
+        model(rows, only=columns, last_only=True)
+
+
 def test_beginnings() -> None:
     base = list(range(100))
     rows = [[*base, 7], [*base, 8, 9], [5] * 30, [*base, 7]]

@@ -104,9 +104,12 @@ class Run:
         """Inverse of `to_packed`."""
         return value if self.order is None else take(value, self.order.argsort(1))
 
-    def last(self, value: Tensor) -> Tensor:
-        """Each row's last real token in `value` (B, T, ...), packed: (B, 1, ...); the first of an empty row."""
-        return take(value, (self.lengths - 1).clamp(min=0)[:, None])
+    def wanted(self, last_only: bool, only: Tensor | None) -> Tensor | None:
+        """Packed columns (B, A) whose logits are asked for: each row's last real token, the first of an empty row, or
+        the caller's columns `only` (B, A); None for all."""
+        if last_only:
+            return (self.lengths - 1).clamp(min=0)[:, None]
+        return only if only is None or self.order is None else self.order.argsort(1).gather(1, only)
 
     def positions(self, wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Packed columns (B, P) of sequence positions, and which of them (B, P) are real tokens of this call."""
