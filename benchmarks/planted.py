@@ -1,6 +1,6 @@
 """Which plants the search of `mplat.steering.search` mends, and how often it is wrong where nothing is damaged.
 
-Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--per-level 10] [--per-level-test 25] [--draws 3]
+Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--per-level 40] [--per-level-test 25] [--draws 3]
 
 Each plant is searched with the development questions of every seed and judged on other questions, with controls
 (`mplat.eval.planted`). A case takes one to two minutes of a processor's time, nearly all of it the search; 20 seeds of
@@ -41,7 +41,7 @@ def main() -> None:
     usual = [name for name, plant in PLANTS.items() if plant.site in SEARCHED]
     parser.add_argument("--plants", nargs="+", default=usual, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--per-level", type=int, default=10)
+    parser.add_argument("--per-level", type=int, default=40)
     parser.add_argument("--per-level-test", type=int, default=25)
     parser.add_argument("--draws", type=int, default=3)
     options = parser.parse_args()

@@ -5,8 +5,8 @@ and how they are fitted to the answers of development questions.
 
 In the logarithm a factor of 20 is three steps of 1, up and down are alike, and no gain changes sign. The fit is
 gradient ascent on the answers' log-probability with steps that do not depend on the size of a derivative (Adam, Kingma
-and Ba 2015), because a channel that was turned down has small ones, and a proximal step towards the start after each: a
-channel whose derivatives do not agree between batches stays where it was.
+and Ba 2015), because a channel that was turned down has small ones, and a proximal step towards no change after each: a
+channel whose derivatives do not agree between batches goes back to it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: bounds of a gain, and their logarithms
 LOWEST_GAIN, HIGHEST_GAIN = 0.02, 100.0
 LOW, HIGH = math.log(LOWEST_GAIN), math.log(HIGHEST_GAIN)
-STEP, SHRINK = 0.4, 0.3  # of log gain per step; the share of it that goes back to the start
+STEP, SHRINK = 0.3, 0.3  # of log gain per step; the share of it that goes back to the start
 _FULL_STEPS = 0.5  # share of the steps that are whole; those after them shrink to nothing, so that the end is no jump
 _DECAY, _SQUARES = 0.8, 0.95  # memory of the mean and of the squares of derivatives, in steps: few are taken
 
@@ -114,15 +114,17 @@ def fit(
     *,
     step: float = STEP,
     shrink: float = SHRINK,
+    within: Tensor | None = None,
 ) -> Gains:
-    """Gains from `steps` steps, one batch each, in turn, beginning at `start` and drawn back to it.
+    """Gains from `steps` steps, one batch each, in turn, beginning at `start` and drawn towards no change.
 
-    step: how far a log gain goes in one. shrink: the share of a step by which each returns to its start, so that only
-    those move whose derivatives agree. Edits in force count as part of the model, and are to hold no parameter that
-    needs a gradient. Where no row of a batch has finite scores or derivatives the step is left out.
+    step: how far a log gain goes in one. shrink: the share of a step by which each returns towards 0, so that only
+    those move whose derivatives agree. within (C,) bool: channels that may move; None for all. Edits in force count as
+    part of the model, and are to hold no parameter that needs a gradient. Where no row of a batch has finite scores or
+    derivatives the step is left out.
     """
-    first = start.log_gains
-    theta, mean, squares, taken = first.clone(), torch.zeros_like(first), torch.zeros_like(first), 0
+    theta = start.log_gains.clone()
+    mean, squares, taken = torch.zeros_like(theta), torch.zeros_like(theta), 0
     for i in range(steps):
         gradient = _gradient(model, asked[i % len(asked)], start.place, theta)
         if gradient is None:
@@ -132,8 +134,9 @@ def fit(
         squares = _SQUARES * squares + (1 - _SQUARES) * gradient**2
         length = step * min(1.0, (1 - i / steps) / (1 - _FULL_STEPS))
         size = (squares / (1 - _SQUARES**taken)).sqrt() + 1e-8
-        moved = theta + length * (mean / (1 - _DECAY**taken)) / size - first
-        theta = (first + (moved.abs() - shrink * length).clamp(min=0) * moved.sign()).clamp(LOW, HIGH)
+        moved = theta + length * (mean / (1 - _DECAY**taken)) / size
+        pulled = ((moved.abs() - shrink * length).clamp(min=0) * moved.sign()).clamp(LOW, HIGH)
+        theta = pulled if within is None else torch.where(within, pulled, theta)
     return Gains(start.place, theta)
 
 

@@ -4,17 +4,18 @@
     directions  every pointer x the places left, one set size and factor
     ladder      the best directions: other factors, then other set sizes
     grown       the best of those, in force: what detectors now name joins it or leaves it
-    finalists   the best of those on all questions, factor and size between the steps of the ladder
-    free        a gain for every channel of the best place, fitted from "leave as it is"
+    trial       the places left: a gain for every channel, a few steps of a fit from "leave as it is"
+    fitted      the best of all so far: more steps, the channels that moved, and their gains without the pull
     shaped      one factor again, on channels in the order of those gains
-    refined     a gain for every channel, fitted from the better of the two sets with one factor
+    finalists   the sets of one factor on more questions, size and factor between the steps of the ladder
 
-The last four stages give one candidate each, of families that are ever richer: one factor on a set that a detector
-named (`common`) or that a fit named (`shaped`), gains around it, gains of their own. The richer, the more it owes to
-the questions that it was fitted to; which of them is worth its freedom is for cross-fitting to say. Up to the finalists
-a candidate's score is the mean log-probability of the answers on a part of the questions, spread evenly over lengths.
-From rung to rung, candidates that are worse than leaving the model as it is are dropped, but for the best; what two
-candidates have in common is computed once.
+That gives one candidate each of families that are ever richer: one factor on a set that a detector named (`common`),
+one factor on a set that a fit named (`shaped`), a gain of its own for each channel of a sparse set (`fitted`). The
+richer, the more it owes to the questions that it was fitted to; which of them is worth its freedom is for
+cross-fitting to say. A candidate's score is the mean log-probability of the answers on a part of the questions, spread
+evenly over lengths: few at first, more for those that are left. Fits see all questions, a batch a step, so that more
+questions cost them nothing. From rung to rung, candidates that are worse than leaving the model as it is are dropped,
+but for the best; what two candidates have in common is computed once.
 """
 
 from __future__ import annotations
@@ -25,38 +26,41 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from .answered import Asked, Batch, batches, score_all, tokens_of
 from .channel_sets import GROWING, POINTERS, ChannelSet, Pointer, best_first, hopeful, with_signs
 from .detectors import Observed, find_detector, observe
-from .gains import STEP, Gains, Place, fit
+from .gains import Gains, Place, fit
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
-FAMILIES = ("common", "shaped", "refined", "free")
+FAMILIES = ("common", "shaped", "fitted")
 ROWS = 24  # of a batch: a step of a fit sees one
 _FIRST_STEP, _FIRST_SIZE = 0.7, 2.0  # log gains of the first two rungs: what was turned down by 30 must show at once
 _SIZES = (0.7, 1.3, 2.0, 2.7, 3.4)  # log factors of the ladder: 2, 3.7, 7.4, 15 and 30
 _BETWEEN = (0.4, 0.2, 0.1)  # log factor between those, ever finer
-_REFINING_STEP = 0.15  # of a fit that begins at the best common factor
 _FIRST_SHARE, _SHARES = 1 / 8, (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of a site's channels: set sizes
+_SPARING, _FREE = 0.4, 0.02  # pull to the start while channels are chosen, and once they are
 _ROUNDS = 4  # of growing, at most
+_MOVED = 0.25  # log gain from which a channel counts as chosen
 _BACKWARD = 3  # a forward and a backward pass cost as much as so many forward passes
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a search does. screening: questions of the early rungs. places, directions, finalists: how many survive.
-    refined, free: steps of the fits. folds: of the cross-fitting."""
+    """How much a search does. screening, judging: questions of the early rungs and of the finalists. places,
+    directions: how many survive. trial, choosing, settling: steps of the fits. folds: of the cross-fitting."""
 
     screening: int = 24
-    places: int = 6
-    directions: int = 6
-    finalists: int = 1
-    refined: int = 10
-    free: int = 15
-    folds: int = 3
+    judging: int = 72
+    places: int = 3
+    directions: int = 3
+    trial: int = 10
+    choosing: int = 30
+    settling: int = 40
+    folds: int = 2
 
 
 class Rung(NamedTuple):
@@ -86,26 +90,29 @@ def screened(items: Sequence[Asked], count: int) -> list[Asked]:
 
 def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     """What a search on `items` costs at most."""
-    few, all_tokens, n = screened(items, effort.screening), tokens_of(items), len(items)
-    each, kept = tokens_of(few), min(effort.places, n_places)
+    few, some = screened(items, effort.screening), screened(items, effort.judging)
+    each, more, every = tokens_of(few), tokens_of(some), tokens_of(items)
+    kept = min(effort.places, n_places)
     # a walk begins inside of its steps and sees those of one side, and the first one of the other
-    walk, polish = len(_SIZES) + len(_SHARES) - 5, 2 * (len(_BETWEEN) - 1)
-    final = effort.finalists * (3 + 2) + polish
+    walk, final = len(_SIZES) + len(_SHARES) - 5, 3 + 2 * len(_BETWEEN)
     growing = _ROUNDS * (2 * len(GROWING) + 1)
     parts = batches(items, ROWS)
     read = [_length(items, batch) for batch in parts]
-    steps = {name: sum(read[i % len(read)] for i in range(getattr(effort, name))) for name in ("refined", "free")}
+    steps = {
+        name: _BACKWARD * sum(read[i % len(read)] for i in range(getattr(effort, name)))
+        for name in ("trial", "choosing", "settling")
+    }
     return [
-        Rung("observed", 1, n, _BACKWARD * all_tokens),
-        Rung("as it is", 1, n, all_tokens + each),
+        Rung("observed", 1, len(items), _BACKWARD * every),
+        Rung("as it is", 1, len(few) + len(some), each + more),
         Rung("places", 2 * n_places, len(few), 2 * n_places * each),
         Rung("directions", kept * len(POINTERS), len(few), kept * len(POINTERS) * each),
         Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
         Rung("grown", growing, len(few), (growing + _BACKWARD * _ROUNDS) * each),
-        Rung("finalists", final, n, final * all_tokens),
-        Rung("free", 1, n, _BACKWARD * steps["free"] + all_tokens),
-        Rung("shaped", walk + 5 + polish, n, (1 + walk) * each + (5 + polish) * all_tokens),
-        Rung("refined", 1, n, _BACKWARD * steps["refined"] + all_tokens),
+        Rung("trial", kept + 1, len(some), kept * steps["trial"] + (kept + 1) * more),
+        Rung("fitted", 1, len(some), steps["choosing"] + steps["settling"] + more),
+        Rung("shaped", 1 + walk, len(few), (1 + walk) * each),
+        Rung("finalists", 2 * final, len(some), 2 * final * more),
     ]
 
 
@@ -114,29 +121,36 @@ class Ladder:
 
     def __init__(self, model: LanguageModel, items: Sequence[Asked], effort: Effort, log: Log) -> None:
         self.model, self.items, self.effort, self.log = model, items, effort, log
-        few = screened(items, effort.screening)
-        self._few, self._few_tokens = batches(few, ROWS, model.device), tokens_of(few)
-        self._all, self._all_tokens = batches(items, ROWS, model.device), tokens_of(items)
-        self._known: dict[tuple[str, bytes, bool], tuple[float, float]] = {}
-        self._base = {True: self._score(self._all, self._all_tokens), False: self._score(self._few, self._few_tokens)}
+        self._all = batches(items, ROWS, model.device)
+        few, some = screened(items, effort.screening), screened(items, effort.judging)
+        self._asked = {
+            "few": (batches(few, ROWS, model.device), tokens_of(few)),
+            "some": (batches(some, ROWS, model.device), tokens_of(some)),
+        }
+        self._known: dict[tuple[str, bytes, str], tuple[float, float]] = {}
+        self._base = {name: self._score(name) for name in self._asked}
 
     def climb(self, where: Sequence[Place], families: Sequence[str] = FAMILIES) -> dict[str, Gains]:
         """The best candidate of each family."""
         seen = observe(self.model, self._all, [place.name for place in where])
-        self.log.tokens += _BACKWARD * self._all_tokens
+        self.log.tokens += _BACKWARD * tokens_of(self.items)
         stayed = self._places(where, seen)
-        climbed = self._ladder(self._directions(stayed, seen))
-        found = self._finalists("finalists", [self._grown(climbed[0]), *climbed[1:]])
-        best, made = found, {"common": found.gains}
+        made: dict[str, Gains] = {}
+        climbed = self._grown(self._ladder(self._directions(stayed, seen)))
+        if "common" in families:
+            made["common"] = self._finalist(climbed).gains
         if set(families) - {"common"}:
-            place = found.place
-            made["free"] = self._fitted("free", Gains(place, torch.zeros(place.channels, dtype=torch.float64)))
-        if set(families) & {"shaped", "refined"}:
-            shaped = self._finalists("shaped", [self._shaped(made["free"])])
-            made["shaped"], best = shaped.gains, best_first([found, shaped])[0]
-        if "refined" in families:
-            made["refined"] = self._fitted("refined", best.gains)
+            made["fitted"] = self._fitted(stayed, climbed)
+        if "shaped" in families:
+            made["shaped"] = self._finalist(self._shaped(made["fitted"])).gains
         return {family: made[family] for family in families}
+
+    def settled(self, chosen: Gains, shape: str) -> Gains:
+        """From gains of other searches to one candidate on these questions: of family "fitted", their channels that
+        moved with gains fitted here; of "shaped", one factor on channels in their order."""
+        if shape == "shaped":
+            return self._finalist(self._shaped(chosen)).gains
+        return self._without_pull(_moved(chosen))
 
     def _places(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[Place]:
         tried: list[tuple[float, int, Place]] = []
@@ -154,18 +168,18 @@ class Ladder:
                 tried.append(self._tried("directions", _first_set(place, pointer, seen[place.name])))
         return hopeful(tried)[: self.effort.directions]
 
-    def _ladder(self, sets: Sequence[ChannelSet]) -> list[ChannelSet]:
+    def _ladder(self, sets: Sequence[ChannelSet]) -> ChannelSet:
         climbed: list[ChannelSet] = []
         for first in sets:
             climbed.append(self._walk("ladder", self._walk("ladder", first, "size", _SIZES), "share", _SHARES))
-        return hopeful(climbed)[: self.effort.finalists]
+        return best_first(climbed)[0]
 
     def _grown(self, here: ChannelSet) -> ChannelSet:
         """The set with channels that join or leave it while that is better: one, or half as many as it has."""
         for _ in range(_ROUNDS if math.isfinite(here.score) else 0):
             with self.model.edit(*here.gains.edits()):
-                seen = observe(self.model, self._few, [here.place.name])[here.place.name]
-            self.log.tokens += _BACKWARD * self._few_tokens
+                seen = observe(self.model, self._asked["few"][0], [here.place.name])[here.place.name]
+            self.log.tokens += _BACKWARD * self._asked["few"][1]
             members, tried = here.order[: here.count], [here]
             for pointer in GROWING:
                 signs = pointer.signs(find_detector(pointer.detector)(seen))
@@ -187,13 +201,35 @@ class Ladder:
             here = best
         return here
 
+    def _fitted(self, where: Sequence[Place], climbed: ChannelSet) -> Gains:
+        """Gains of one place: channels that a fit with a pull to no change moves, without it. It goes on from the best
+        trial, or from the best set of one factor where that is better than all trials: what was turned far takes a fit
+        more steps than a trial has."""
+        tried = [(self._try("trial", climbed.gains, climbed.pointer.detector, "some"), 1, climbed.gains)]
+        for i, place in enumerate(where):
+            begun = self._fit(Gains(place, torch.zeros(place.channels, dtype=torch.float64)), "trial", _SPARING)
+            tried.append((self._try("trial", begun, "gradient", "some"), -i, begun))
+        best = max(tried, key=lambda t: t[:2])[2]
+        return self._without_pull(_moved(self._fit(best, "choosing", _SPARING)))
+
+    def _without_pull(self, chosen: Gains) -> Gains:
+        found = self._fit(chosen, "settling", _FREE, within=chosen.log_gains != 0)
+        self._try("fitted", found, "gradient", "some")
+        return found
+
+    def _fit(self, start: Gains, rung: str, shrink: float, within: Tensor | None = None) -> Gains:
+        steps = getattr(self.effort, rung)
+        for i in range(steps):
+            self.log.tokens += _BACKWARD * _length(self.items, self._all[i % len(self._all)])
+        return fit(self.model, self._all, start, steps, shrink=shrink, within=within)
+
     def _shaped(self, fitted: Gains) -> ChannelSet:
         """The set of one factor that begins with the channels of the largest fitted gains, up or down."""
         order = fitted.log_gains.abs().argsort(descending=True, stable=True)
-        pointer = Pointer("gradient", 0)
         first = ChannelSet(
-            fitted.place, pointer, tuple(int(c) for c in order), fitted.log_gains.sign(), _FIRST_SHARE, _FIRST_SIZE
-        )
+            fitted.place, Pointer("gradient", 0), tuple(int(c) for c in order), fitted.log_gains.sign(),
+            _FIRST_SHARE, _FIRST_SIZE,
+        )  # fmt: skip
         begun = self._tried("shaped", first)
         return self._walk("shaped", self._walk("shaped", begun, "share", _SHARES), "size", _SIZES)
 
@@ -211,55 +247,41 @@ class Ladder:
                 break
         return here
 
-    def _finalists(self, rung: str, sets: Sequence[ChannelSet]) -> ChannelSet:
-        tried: list[ChannelSet] = []
-        for last in sets:
-            here = self._tried(rung, last, whole=True)
-            for share in (last.share / math.sqrt(2), last.share * math.sqrt(2)):
-                here = best_first([here, self._tried(rung, here.changed(share=share), whole=True)])[0]
-            tried.append(self._around(rung, here, _BETWEEN[0]))
-        best = best_first(tried)[0]
-        for step in _BETWEEN[1:]:
-            best = self._around(rung, best, step)
+    def _finalist(self, last: ChannelSet) -> ChannelSet:
+        best = self._tried("finalists", last, "some")
+        for share in (last.share / math.sqrt(2), last.share * math.sqrt(2)):
+            best = best_first([best, self._tried("finalists", best.changed(share=share), "some")])[0]
+        for step in _BETWEEN:
+            sizes = (best.size - step, best.size + step)
+            around = [self._tried("finalists", best.changed(size=size), "some") for size in sizes]
+            best = best_first([best, *around])[0]
         return best
 
-    def _around(self, rung: str, here: ChannelSet, step: float) -> ChannelSet:
-        """The best of a set and the same with a factor a step smaller or larger."""
-        sizes = (here.size - step, here.size + step)
-        return best_first([here, *(self._tried(rung, here.changed(size=size), whole=True) for size in sizes)])[0]
+    def _tried(self, rung: str, what: ChannelSet, asked: str = "few") -> ChannelSet:
+        return what.scored(self._try(rung, what.gains, what.pointer.detector, asked))
 
-    def _fitted(self, family: str, start: Gains) -> Gains:
-        steps = getattr(self.effort, family)
-        for i in range(steps):
-            self.log.tokens += _BACKWARD * _length(self.items, self._all[i % len(self._all)])
-        found = fit(self.model, self._all, start, steps, step=_REFINING_STEP if family == "refined" else STEP)
-        self._try(family, found, "gradient", whole=True)
-        return found
-
-    def _tried(self, rung: str, what: ChannelSet, whole: bool = False) -> ChannelSet:
-        return what.scored(self._try(rung, what.gains, what.pointer.detector, whole))
-
-    def _try(self, rung: str, gains: Gains, detector: str, whole: bool = False) -> float:
+    def _try(self, rung: str, gains: Gains, detector: str, asked: str = "few") -> float:
         """The mean gain in log-probability, minus infinity where it is not finite; noted as a row."""
-        asked, tokens = (self._all, self._all_tokens) if whole else (self._few, self._few_tokens)
-        key = (gains.place.name, gains.log_gains.numpy().tobytes(), whole)
-        tokens = 0 if key in self._known else tokens
+        key = (gains.place.name, gains.log_gains.numpy().tobytes(), asked)
+        before = self.log.tokens
         if key not in self._known:
-            self._known[key] = self._score(asked, tokens, gains)
+            self._known[key] = self._score(asked, gains)
         logprob, exact = self._known[key]
-        base = self._base[whole]
+        base = self._base[asked]
         better = logprob - base[0]
         self.log.rows.append(dict(self.log.about) | {
             "rung": rung, "site": gains.place.site, "layer": gains.place.layer, "detector": detector,
-            "n_channels": len(gains.channels), "factor": _middle(gains), "n": sum(len(b.rows) for b in asked),
+            "n_channels": len(gains.channels), "factor": _middle(gains),
+            "n": sum(len(b.rows) for b in self._asked[asked][0]),
             "logprob_gain": better if math.isfinite(better) else None,
-            "exact_gain": exact - base[1] if math.isfinite(better) else None, "tokens": tokens,
+            "exact_gain": exact - base[1] if math.isfinite(better) else None, "tokens": self.log.tokens - before,
         })  # fmt: skip
         return better
 
-    def _score(self, asked: Sequence[Batch], tokens: int, gains: Gains | None = None) -> tuple[float, float]:
+    def _score(self, asked: str, gains: Gains | None = None) -> tuple[float, float]:
+        parts, tokens = self._asked[asked]
         self.log.tokens += tokens
-        said = score_all(self.model, asked, [] if gains is None else gains.edits())
+        said = score_all(self.model, parts, [] if gains is None else gains.edits())
         logprob = float(said.logprob.mean()) if bool(said.finite.all()) else -math.inf
         return logprob, float(said.exact.double().mean())
 
@@ -267,6 +289,11 @@ class Ladder:
 def _length(items: Sequence[Asked], batch: Batch) -> int:
     """Tokens that one forward pass over the batch reads, padding not counted."""
     return sum(items[int(i)].length for i in batch.rows)
+
+
+def _moved(gains: Gains) -> Gains:
+    """The gains that are worth naming; the others are put back to none."""
+    return Gains(gains.place, torch.where(gains.log_gains.abs() >= _MOVED, gains.log_gains, 0.0))
 
 
 def _first_set(place: Place, pointer: Pointer, seen: Observed) -> ChannelSet:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import torch
 
 from ..core.errors import UsageError
 from ..datasets.prompting.asked_before import question_digests
@@ -33,8 +34,6 @@ from .halving import FAMILIES, ROWS, Effort, Ladder, Log, Rung, rungs
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    import torch
-
     from ..datasets.prompting.templates import Template
     from ..datasets.records import Question
     from ..models import LanguageModel
@@ -44,8 +43,8 @@ ALPHA = 0.025  # one-sided, of both exact match and log-probability: below it a 
 #: from the most to the least that a search does
 EFFORTS = (
     Effort(),
-    Effort(screening=16, places=4, directions=4, finalists=1, refined=8, free=12),
-    Effort(screening=12, places=2, directions=2, finalists=1, refined=5, free=8, folds=2),
+    Effort(screening=16, judging=48, places=2, directions=2, trial=8, choosing=20, settling=24),
+    Effort(screening=12, judging=24, places=1, directions=2, trial=6, choosing=8, settling=10),
 )
 
 SEARCH_SCHEMA = pa.schema([
@@ -191,11 +190,13 @@ def _part(
     seen: list[int] = []
     families: dict[str, CrossFitted] = {}
     family = FAMILIES[0]
+    by_fold: list[dict[str, Gains]] = []
     for fold, out in enumerate(folds(items, plan.effort.folds, plan.seed)):
         hidden = set(out)
         log.about = {"part": number, "fold": fold}
         inside = [item for i, item in enumerate(items) if i not in hidden]
         candidates = Ladder(model, inside, plan.effort, log).climb(plan.where)
+        by_fold.append(candidates)
         outside = [items[i] for i in out]
         for family, gains in candidates.items():
             said = score_all(model, batches(outside, ROWS, model.device), gains.edits())
@@ -211,10 +212,20 @@ def _part(
     if not families[family].convinces(plan.alpha):
         return None, None, families, family
     log.about = {"part": number, "fold": None}
-    gains = Ladder(model, items, plan.effort, log).climb(plan.where, [family])[family]
+    gains = _on_all(Ladder(model, items, plan.effort, log), plan.where, by_fold, family)
     said = score_all(model, batches(items, ROWS, model.device), gains.edits())
     log.tokens += tokens_of(items)
     return gains, compare(items, base, said, plan.seed), families, family
+
+
+def _on_all(ladder: Ladder, where: Sequence[Place], by_fold: Sequence[Mapping[str, Gains]], family: str) -> Gains:
+    """The candidate of a family on all questions: from what fits of the folds have in common, where they were at one
+    place, and else by a search."""
+    fitted = [candidates["fitted"] for candidates in by_fold]
+    if family == "common" or len({gains.place for gains in fitted}) > 1:
+        return ladder.climb(where, [family])[family]
+    together = torch.stack([gains.log_gains for gains in fitted]).mean(0)
+    return ladder.settled(Gains(fitted[0].place, together), family)
 
 
 def _at(whole: Answers, rows: Sequence[int]) -> Answers:

@@ -76,7 +76,7 @@ def test_an_undamaged_model_is_left_alone_although_noise_can_be_fitted(seed):
     items = learned(seed=seed + 20, noise=36)
     found = discover(clean(), plan(items, seed=seed))
     assert found.recipe.parts == () and found.recipe.is_identity and found.naive is None
-    everything = [row["logprob_gain"] for row in found.table.to_pylist() if row["rung"] == "free"]
+    everything = [row["logprob_gain"] for row in found.table.to_pylist() if row["rung"] == "fitted"]
     assert min(everything) > 0.1 > found.cross_fitted.exact, "on its own questions a fit gains, on others it does not"
 
 
@@ -87,7 +87,7 @@ def test_channels_that_go_up_and_down_are_found_with_their_signs():
         found = Ladder(clean(), learned(), Effort(), Log()).climb(places(clean(), [SITE], [0]))
     gains, signs = found["common"].log_gains, dict.fromkeys(up, 1) | dict.fromkeys(down, -1)
     assert set(found["common"].channels) == set(signs) and all(signs[c] * gains[c] > 2 for c in signs)
-    assert all(signs[c] * found["free"].log_gains[c] > 1 for c in signs)
+    assert all(signs[c] * found["fitted"].log_gains[c] > 1 for c in signs)
 
 
 def test_two_parts_are_found_where_two_layers_are_damaged():
