@@ -25,8 +25,8 @@ from ..models import Scale
 from ..models.decoding.prefill import pad
 from ..models.lending import open_model
 from ..steering.answered import Asked, batches, score_all
+from ..steering.effort import Effort
 from ..steering.gains import Place
-from ..steering.halving import Effort
 from ..steering.recipe import Recipe
 from ..steering.search import SEARCH_SCHEMA, Found, SearchPlan, discover
 from ..steering.source_recipe import source_site

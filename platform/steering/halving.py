@@ -23,53 +23,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from .answered import Asked, Batch, batches, score_all, tokens_of
+from .answered import Asked, batches, score_all, tokens_of
 from .channel_sets import GROWING, POINTERS, ChannelSet, Pointer, best_first, hopeful, with_signs
 from .detectors import Observed, find_detector, observe
+from .effort import BACKWARD, BETWEEN, ROUNDS, ROWS, SHARES, SIZES, Effort, length_of, screened
 from .gains import Gains, Place, fit
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
 FAMILIES = ("common", "shaped", "fitted")
-ROWS = 24  # of a batch: a step of a fit sees one
 _FIRST_STEP, _FIRST_SIZE = 0.7, 2.0  # log gains of the first two rungs: what was turned down by 30 must show at once
-_SIZES = (0.7, 1.3, 2.0, 2.7, 3.4)  # log factors of the ladder: 2, 3.7, 7.4, 15 and 30
-_BETWEEN = (0.4, 0.2, 0.1)  # log factor between those, ever finer
-_FIRST_SHARE, _SHARES = 1 / 8, (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of a site's channels: set sizes
+_FIRST_SHARE = 1 / 8  # of a site's channels: the first size of a set
 _SPARING, _FREE = 0.4, 0.02  # pull to the start while channels are chosen, and once they are
-_ROUNDS = 4  # of growing, at most
 _MOVED = 0.25  # log gain from which a channel counts as chosen
-_BACKWARD = 3  # a forward and a backward pass cost as much as so many forward passes
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much a search does. screening, judging: questions of the early rungs and of the finalists. places,
-    directions: how many survive. trial, choosing, settling: steps of the fits. folds: of the cross-fitting."""
-
-    screening: int = 24
-    judging: int = 72
-    places: int = 3
-    directions: int = 3
-    trial: int = 10
-    choosing: int = 30
-    settling: int = 40
-    folds: int = 2
-
-
-class Rung(NamedTuple):
-    """One stage as it is planned. candidates: at most; questions: each is scored on; tokens: forward tokens in all."""
-
-    name: str
-    candidates: int
-    questions: int
-    tokens: int
 
 
 @dataclass
@@ -79,41 +51,6 @@ class Log:
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     tokens: int = 0
-
-
-def screened(items: Sequence[Asked], count: int) -> list[Asked]:
-    """At most `count` of the items, evenly over their lengths."""
-    order = sorted(items, key=lambda item: (-item.length, item.id))
-    count = min(count, len(order))
-    return [order[(2 * i + 1) * len(order) // (2 * count)] for i in range(count)]
-
-
-def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
-    """What a search on `items` costs at most."""
-    few, some = screened(items, effort.screening), screened(items, effort.judging)
-    each, more, every = tokens_of(few), tokens_of(some), tokens_of(items)
-    kept = min(effort.places, n_places)
-    # a walk begins inside of its steps and sees those of one side, and the first one of the other
-    walk, final = len(_SIZES) + len(_SHARES) - 5, 3 + 2 * len(_BETWEEN)
-    growing = _ROUNDS * (2 * len(GROWING) + 1)
-    parts = batches(items, ROWS)
-    read = [_length(items, batch) for batch in parts]
-    steps = {
-        name: _BACKWARD * sum(read[i % len(read)] for i in range(getattr(effort, name)))
-        for name in ("trial", "choosing", "settling")
-    }
-    return [
-        Rung("observed", 1, len(items), _BACKWARD * every),
-        Rung("as it is", 1, len(few) + len(some), each + more),
-        Rung("places", 2 * n_places, len(few), 2 * n_places * each),
-        Rung("directions", kept * len(POINTERS), len(few), kept * len(POINTERS) * each),
-        Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
-        Rung("grown", growing, len(few), (growing + _BACKWARD * _ROUNDS) * each),
-        Rung("trial", kept + 1, len(some), kept * steps["trial"] + (kept + 1) * more),
-        Rung("fitted", 1, len(some), steps["choosing"] + steps["settling"] + more),
-        Rung("shaped", 1 + walk, len(few), (1 + walk) * each),
-        Rung("finalists", 2 * final, len(some), 2 * final * more),
-    ]
 
 
 class Ladder:
@@ -133,7 +70,7 @@ class Ladder:
     def climb(self, where: Sequence[Place], families: Sequence[str] = FAMILIES) -> dict[str, Gains]:
         """The best candidate of each family."""
         seen = observe(self.model, self._all, [place.name for place in where])
-        self.log.tokens += _BACKWARD * tokens_of(self.items)
+        self.log.tokens += BACKWARD * tokens_of(self.items)
         stayed = self._places(where, seen)
         made: dict[str, Gains] = {}
         climbed = self._grown(self._ladder(self._directions(stayed, seen)))
@@ -171,15 +108,15 @@ class Ladder:
     def _ladder(self, sets: Sequence[ChannelSet]) -> ChannelSet:
         climbed: list[ChannelSet] = []
         for first in sets:
-            climbed.append(self._walk("ladder", self._walk("ladder", first, "size", _SIZES), "share", _SHARES))
+            climbed.append(self._walk("ladder", self._walk("ladder", first, "size", SIZES), "share", SHARES))
         return best_first(climbed)[0]
 
     def _grown(self, here: ChannelSet) -> ChannelSet:
         """The set with channels that join or leave it while that is better: one, or half as many as it has."""
-        for _ in range(_ROUNDS if math.isfinite(here.score) else 0):
+        for _ in range(ROUNDS if math.isfinite(here.score) else 0):
             with self.model.edit(*here.gains.edits()):
                 seen = observe(self.model, self._asked["few"][0], [here.place.name])[here.place.name]
-            self.log.tokens += _BACKWARD * self._asked["few"][1]
+            self.log.tokens += BACKWARD * self._asked["few"][1]
             members, tried = here.order[: here.count], [here]
             for pointer in GROWING:
                 signs = pointer.signs(find_detector(pointer.detector)(seen))
@@ -220,7 +157,7 @@ class Ladder:
     def _fit(self, start: Gains, rung: str, shrink: float, within: Tensor | None = None) -> Gains:
         steps = getattr(self.effort, rung)
         for i in range(steps):
-            self.log.tokens += _BACKWARD * _length(self.items, self._all[i % len(self._all)])
+            self.log.tokens += BACKWARD * length_of(self.items, self._all[i % len(self._all)])
         return fit(self.model, self._all, start, steps, shrink=shrink, within=within)
 
     def _shaped(self, fitted: Gains) -> ChannelSet:
@@ -231,7 +168,7 @@ class Ladder:
             _FIRST_SHARE, _FIRST_SIZE,
         )  # fmt: skip
         begun = self._tried("shaped", first)
-        return self._walk("shaped", self._walk("shaped", begun, "share", _SHARES), "size", _SIZES)
+        return self._walk("shaped", self._walk("shaped", begun, "share", SHARES), "size", SIZES)
 
     def _walk(self, rung: str, here: ChannelSet, what: Literal["size", "share"], steps: Sequence[float]) -> ChannelSet:
         """From a set up the steps of its size or share while that is better, and where the first is not, down."""
@@ -251,7 +188,7 @@ class Ladder:
         best = self._tried("finalists", last, "some")
         for share in (last.share / math.sqrt(2), last.share * math.sqrt(2)):
             best = best_first([best, self._tried("finalists", best.changed(share=share), "some")])[0]
-        for step in _BETWEEN:
+        for step in BETWEEN:
             sizes = (best.size - step, best.size + step)
             around = [self._tried("finalists", best.changed(size=size), "some") for size in sizes]
             best = best_first([best, *around])[0]
@@ -284,11 +221,6 @@ class Ladder:
         said = score_all(self.model, parts, [] if gains is None else gains.edits())
         logprob = float(said.logprob.mean()) if bool(said.finite.all()) else -math.inf
         return logprob, float(said.exact.double().mean())
-
-
-def _length(items: Sequence[Asked], batch: Batch) -> int:
-    """Tokens that one forward pass over the batch reads, padding not counted."""
-    return sum(items[int(i)].length for i in batch.rows)
 
 
 def _moved(gains: Gains) -> Gains:

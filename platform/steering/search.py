@@ -29,8 +29,9 @@ from ..core.errors import UsageError
 from ..datasets.prompting.asked_before import question_digests
 from .answered import Answers, Asked, ask, batches, score_all, tokens_of
 from .cross_fitting import CrossFitted, compare, folds
+from .effort import ROWS, Effort, Rung, rungs
 from .gains import Gains, Place, frozen, places
-from .halving import FAMILIES, ROWS, Effort, Ladder, Log, Rung, rungs
+from .halving import FAMILIES, Ladder, Log
 from .recipe import Recipe
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from mplat.models import Scale
 from mplat.steering.answered import Asked, ask, batches, score_all, tokens_of
 from mplat.steering.cross_fitting import compare, folds
 from mplat.steering.detectors import find_detector, observe
+from mplat.steering.effort import Effort, rungs, screened
 from mplat.steering.gains import Gains, Place, frozen, places
-from mplat.steering.halving import Effort, Ladder, Log, rungs, screened
+from mplat.steering.halving import Ladder, Log
 from mplat.steering.search import EFFORTS, SEARCH_SCHEMA, SearchPlan, discover, plan_search
 
 SITE, WIDTH = "mixer_out", 24

@@ -1,0 +1,85 @@
+"""How much a search does, what its stages read at most, and the steps of its grids.
+
+A plan is made of the questions' lengths alone, before anything is computed with the model (`rungs`); the search
+(`halving`) reads no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .answered import Asked, Batch, batches, tokens_of
+from .channel_sets import GROWING, POINTERS
+
+ROWS = 24  # of a batch: a step of a fit sees one
+SIZES = (0.7, 1.3, 2.0, 2.7, 3.4)  # log factors of the ladder: 2, 3.7, 7.4, 15 and 30
+BETWEEN = (0.4, 0.2, 0.1)  # log factor between those, ever finer
+SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of a site's channels: set sizes
+ROUNDS = 4  # of growing, at most
+BACKWARD = 3  # a forward and a backward pass cost as much as so many forward passes
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a search does. screening, judging: questions of the early rungs and of the finalists. places,
+    directions: how many survive. trial, choosing, settling: steps of the fits. folds: of the cross-fitting."""
+
+    screening: int = 24
+    judging: int = 72
+    places: int = 3
+    directions: int = 3
+    trial: int = 10
+    choosing: int = 30
+    settling: int = 40
+    folds: int = 2
+
+
+class Rung(NamedTuple):
+    """One stage as it is planned. candidates: at most; questions: each is scored on; tokens: forward tokens in all."""
+
+    name: str
+    candidates: int
+    questions: int
+    tokens: int
+
+
+def screened(items: Sequence[Asked], count: int) -> list[Asked]:
+    """At most `count` of the items, evenly over their lengths."""
+    order = sorted(items, key=lambda item: (-item.length, item.id))
+    count = min(count, len(order))
+    return [order[(2 * i + 1) * len(order) // (2 * count)] for i in range(count)]
+
+
+def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
+    """What a search on `items` costs at most."""
+    few, some = screened(items, effort.screening), screened(items, effort.judging)
+    each, more, every = tokens_of(few), tokens_of(some), tokens_of(items)
+    kept = min(effort.places, n_places)
+    # a walk begins inside of its steps and sees those of one side, and the first one of the other
+    walk, final = len(SIZES) + len(SHARES) - 5, 3 + 2 * len(BETWEEN)
+    growing = ROUNDS * (2 * len(GROWING) + 1)
+    parts = batches(items, ROWS)
+    read = [length_of(items, batch) for batch in parts]
+    steps = {
+        name: BACKWARD * sum(read[i % len(read)] for i in range(getattr(effort, name)))
+        for name in ("trial", "choosing", "settling")
+    }
+    return [
+        Rung("observed", 1, len(items), BACKWARD * every),
+        Rung("as it is", 1, len(few) + len(some), each + more),
+        Rung("places", 2 * n_places, len(few), 2 * n_places * each),
+        Rung("directions", kept * len(POINTERS), len(few), kept * len(POINTERS) * each),
+        Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
+        Rung("grown", growing, len(few), (growing + BACKWARD * ROUNDS) * each),
+        Rung("trial", kept + 1, len(some), kept * steps["trial"] + (kept + 1) * more),
+        Rung("fitted", 1, len(some), steps["choosing"] + steps["settling"] + more),
+        Rung("shaped", 1 + walk, len(few), (1 + walk) * each),
+        Rung("finalists", 2 * final, len(some), 2 * final * more),
+    ]
+
+
+def length_of(items: Sequence[Asked], batch: Batch) -> int:
+    """Tokens that one forward pass over the batch reads, padding not counted."""
+    return sum(items[int(i)].length for i in batch.rows)
