@@ -111,9 +111,10 @@ class _Pipeline:
             with self._stage(f"plant {planted_folder(self.config.plant)}") as tell:
                 self.planted = self._plant(self.config.plant, tell)
             models.insert(0, str(self.planted.folder))
-        for name, model in zip(names_of(self.config), models, strict=True):
+        # what cannot be done with one of them is found before any of them has taken its time
+        plans = {name: self._plan(model) for name, model in zip(names_of(self.config), models, strict=True)}
+        for name, plan in plans.items():
             with self._stage(f"interp {name}") as tell:
-                plan = self._plan(model)
                 tell(
                     look_inside(
                         plan,

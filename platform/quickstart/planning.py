@@ -41,13 +41,15 @@ def _searched(config: QuickstartConfig) -> str:
 
 def restrictions(config: QuickstartConfig) -> str:
     """What a quickstart leaves out to be quick, in a sentence."""
-    from ..eval.eval_config import all_controls
+    from ..eval.eval_config import PROMPT_CONTROL
+    from ..steering.controls import control_names
 
     steering = config.steering
     said = f"In all models alike the search looks at {_searched(config)}"
     if steering.budget is not None:
         said += f" and reads at most {steering.budget:,} tokens"
-    left_out = [name for name in all_controls() if steering.controls is not None and name not in steering.controls]
+    asked = steering.controls
+    left_out = [name for name in (*control_names(), PROMPT_CONTROL) if asked is not None and name not in asked]
     return f"{said}; {'controls left out: ' + ', '.join(left_out) if left_out else 'no control is left out'}."
 
 
