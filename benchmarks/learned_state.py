@@ -11,11 +11,17 @@ Tasks, none of which the text states; before learning the models are wrong:
     asked_about  the answer is the name that is asked about
 
 40 examples to learn from and 10 to stop and to choose the settings by; 150 held-out questions. A learned state is
-compared with a LoRA of about as many numbers and a soft prefix of as many, with the same examples and steps, each with
-the best of its settings on the 10. Controls: a state learned from exchanged answers, and random states of equal norm.
-Exchanged answers are still of the right form (a place, one syllable): what that teaches is no rule, and counts here.
-Wrong answers count 0; intervals are those of paired differences to the untouched model. Without --tasks the first two
-are run. Writes every cell to results/learned_state.json, beside the cells that are there.
+compared with a LoRA of about as many numbers, with the same examples, steps and number of settings, and with a soft
+prefix of as many numbers. Of its settings each gets the first that the 10 do not say is clearly worse than the best.
+
+Controls: states learned from exchanged answers, and random states, with the norm of the learned one at every site of
+every layer. Wrong answers count 0; intervals are those of paired differences, to the untouched model (`gain`) and to
+the form of the answer (`over_form`): exchanged answers teach no rule, but they do teach what an answer looks like, and
+who says any stated name of the right kind is right by chance, in `home` half of the time. What a random push does
+shows in `says`: of the questions, the share whose likeliest next token begins the right answer, the one that the
+question asks for by its words, another stated name, or none.
+
+Without --tasks the first two are run. Writes every cell to results/learned_state.json, beside the cells that are there.
 """
 
 from __future__ import annotations
@@ -23,22 +29,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mplat.datasets.facts.asked import Asked, Stated
 from mplat.datasets.facts.names import entities
-from mplat.datasets.facts.relations import questions, statements
+from mplat.datasets.facts.relations import RELATIONS, questions, statements
 from mplat.datasets.facts.world import Fact, sample_facts
 from mplat.models import LanguageModel, load
 from mplat.scoring.statistics import paired_difference
 from mplat.steering import Recipe
 from mplat.steering.learned import (
     Example,
-    Scored,
     learn_lora,
     learn_prefix,
     learn_state,
@@ -48,62 +53,91 @@ from mplat.steering.learned import (
     score,
     shuffled,
 )
+from mplat.steering.learned.descent import clearly_above
+from mplat.steering.learned.examples import UNJUDGED
+from mplat.steering.learned.scoring import Forward
 
 RESULT = Path(__file__).resolve().parent / "results" / "learned_state.json"
 MODELS = ("tiny-mamba", "tiny-mamba2", "tiny-moe-mamba", "tiny-striped-hyena")
 LEARN, DEVELOP, TEST = 40, 10, 150
-RANDOM_DRAWS = 3
-#: learning rate and dropout; the better one on the development part is kept
-STATE = ((0.001, 0.0), (0.003, 0.0), (0.01, 0.5), (0.1, 0.0), (0.3, 0.5))
-LORA = ((0.003, 0.0), (0.01, 0.0))
-PREFIX = ((0.03, 0.0),)
+RANDOM_DRAWS, EXCHANGES = 20, 3
+#: options of learning; the first that the development part does not say is clearly worse than the best
+STATE = (
+    {"lr": 0.3, "dropout": 0.5},
+    {"lr": 1.0, "dropout": 0.5},
+    {"lr": 0.003, "dropout": 0.0, "unit": "one"},
+    {"lr": 0.3, "dropout": 0.5, "unit": "one"},
+)
+LORA = (
+    {"lr": 0.01, "dropout": 0.0},
+    {"lr": 0.003, "dropout": 0.0},
+    {"lr": 0.03, "dropout": 0.0},
+    {"lr": 0.01, "dropout": 0.5},
+)
+PREFIX = ({"lr": 0.03, "dropout": 0.0},)
 PERSONAL = ("lives_in", "works_for", "friend")
 SPLIT = "eval"  # names and sentence shapes that no training text has
 
 
-def told(rng: Random, facts: list[Fact], head: str, answer: str, asked: str) -> Example:
-    """The facts in random order and words, a question about `head`, and what should be said."""
+class Told(NamedTuple):
+    """A question with its answer; literal: what its words ask for, names: all that are stated, in order, and those of
+    the answer's kind. All with the space in front."""
+
+    example: Example
+    literal: str
+    names: tuple[str, ...]
+    alike: tuple[str, ...]
+
+
+def told(rng: Random, facts: list[Fact], answer: str, kind: str, asked: str) -> Told:
+    """The facts in random order and words, a question about the subject of the first, and what should be said, which is
+    of `kind`."""
     stated = [Stated(fact, rng.choice(statements(fact.relation, SPLIT))) for fact in facts]
     rng.shuffle(stated)
-    shape = rng.choice(questions((asked,), SPLIT))
-    return Example(Asked("", SPLIT, 1, (asked,), head, answer, shape, tuple(stated), ()).text, answer)
+    shape, head = rng.choice(questions((asked,), SPLIT)), facts[0].subject
+    text = Asked("", SPLIT, 1, (asked,), head, answer, shape, tuple(stated), ()).text
+    named = [
+        (name, its)
+        for relation, subject, target in facts
+        for name, its in ((subject, RELATIONS[relation].subject), (target, RELATIONS[relation].object))
+    ]
+    names = tuple(dict.fromkeys(name for name, _ in named))
+    alike = tuple(dict.fromkeys(name for name, its in named if its == kind))
+    return Told(Example(text, answer), facts[0].object, names, alike)
 
 
-def home(rng: Random) -> Example:
+def home(rng: Random) -> Told:
     names = entities(SPLIT)
     heads = rng.sample(names["person"], 2)
     others = rng.sample([name for name in names["person"] if name not in heads], 2)
     homes, asked = rng.sample(names["place"], 2), rng.choice(("works_for", "friend"))
     facts = [Fact(asked, head, other) for head, other in zip(heads, others, strict=True)]
     facts += [Fact("lives_in", head, place) for head, place in zip(heads, homes, strict=True)]
-    return told(rng, facts, heads[0], homes[0], asked)
+    return told(rng, facts, homes[0], "place", asked)
 
 
-def plain(rng: Random) -> tuple[list[Fact], str]:
-    """Two or three facts of one relation, the first of which is asked about."""
+def plain(rng: Random, answer: Callable[[Fact], str], kind: str = "") -> Told:
+    """Two or three facts of one relation, of which the first is asked about."""
     asked = rng.choice(PERSONAL)
     while True:
         facts = sample_facts(rng, entities(SPLIT), [(asked,)], rng.randint(2, 3))
         if all(fact.relation == asked for fact in facts):
-            return facts, asked
+            return told(rng, facts, answer(facts[0]), kind or RELATIONS[asked].object, asked)
 
 
-def syllable(rng: Random) -> Example:
-    facts, asked = plain(rng)
-    return told(rng, facts, facts[0].subject, facts[0].object[:4], asked)  # a space and three letters are a token
+def syllable(rng: Random) -> Told:
+    return plain(rng, lambda fact: fact.object[:4])  # a space and three letters are a token
 
 
-def full_stop(rng: Random) -> Example:
-    facts, asked = plain(rng)
-    return told(rng, facts, facts[0].subject, facts[0].object + ".", asked)
+def full_stop(rng: Random) -> Told:
+    return plain(rng, lambda fact: fact.object + ".")
 
 
-def asked_about(rng: Random) -> Example:
-    facts, asked = plain(rng)
-    return told(rng, facts, facts[0].subject, facts[0].subject, asked)
+def asked_about(rng: Random) -> Told:
+    return plain(rng, lambda fact: fact.subject, "person")
 
 
-TASKS: dict[str, Callable[[Random], Example]] = {
+TASKS: dict[str, Callable[[Random], Told]] = {
     "home": home,
     "syllable": syllable,
     "full_stop": full_stop,
@@ -111,32 +145,78 @@ TASKS: dict[str, Callable[[Random], Example]] = {
 }
 
 
-def drawn(task: str, n: int, part: str) -> list[Example]:
+def drawn(task: str, n: int, part: str) -> list[Told]:
     rng = Random(f"learned state {task} {part}")
     return [TASKS[task](rng) for _ in range(n)]
 
 
-def best(settings: tuple[tuple[float, float], ...], learn: Callable[[float, float], Any]) -> tuple[Any, dict[str, Any]]:
-    """What is learned with the setting of lowest development loss, and the account of it."""
+def best(settings: Sequence[dict[str, Any]], learn: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
+    """What is learned with the first setting that is not clearly worse on the development part than the one of lowest
+    loss there, and the account of it."""
     start, before = time.perf_counter(), time.process_time()
-    found = [(learn(lr, dropout), lr, dropout) for lr, dropout in settings]
+    found = [(learn(**setting), setting) for setting in settings]
     seconds = {"clock": round(time.perf_counter() - start, 1), "processor": round(time.process_time() - before, 1)}
-    chosen, lr, dropout = min(found, key=lambda each: min(nll for _, nll in each[0].descent.development))
+    losses = [torch.tensor(each.descent.kept_losses) for each, _ in found]
+    lowest = min(losses, key=lambda each: float(each.mean()))
+    chosen, setting = next(each for each, loss in zip(found, losses, strict=True) if not clearly_above(loss, lowest))
     descent = chosen.descent
     return chosen, {
-        "numbers": descent.parameters, "lr": lr, "dropout": dropout, "kept_step": descent.kept,
-        "development_loss": round(min(nll for _, nll in descent.development), 4), "seconds_all_settings": seconds,
+        "numbers": descent.parameters, "setting": setting, "kept_step": descent.kept,
+        "development_loss": round(descent.loss, 4), "seconds_all_settings": seconds,
     }  # fmt: skip
 
 
-def compared(base: Scored, other: torch.Tensor) -> dict[str, Any]:
-    """The share of exact answers and its gain over the untouched model, with the interval."""
-    gain = paired_difference(other.double().numpy(), base.exact.double().numpy(), seed=0)
-    interval = [None if bound is None else round(bound, 4) for bound in (gain.low, gain.high)]
-    return {"exact": round(float(other.double().mean()), 4), "gain": round(gain.mean or 0.0, 4), "interval": interval}
+class Judge:
+    """The held-out questions of a task, and what the untouched model says to them."""
+
+    def __init__(self, model: LanguageModel, test: list[Told]) -> None:
+        self.rows = rows_of(model, [each.example for each in test])
+        tokens = [
+            [first_tokens(model, names) for names in ((each.example.answer,), (each.literal,), each.names)]
+            for each in test
+        ]
+        self.tokens = tokens
+        self.chance = torch.tensor([1 / len(each.alike) for each in test])
+        self.before = score(model, self.rows).exact.double()
+
+    def of(self, *forwards: Forward) -> dict[str, Any]:
+        """The share of exact answers, its gain over the untouched model and over the form, with intervals; of several
+        forward passes the mean over them for each question."""
+        exact = torch.stack([score(forward, self.rows).exact.double() for forward in forwards])
+        each = exact.mean(0)
+        found: dict[str, Any] = {"exact": round(float(each.mean()), 4)}
+        for name, other in (("gain", self.before), ("over_form", self.chance)):
+            gain = paired_difference(each.numpy(), other.double().numpy(), seed=0)
+            interval = [None if bound is None else round(bound, 4) for bound in (gain.low, gain.high)]
+            found |= {name: round(gain.mean or 0.0, 4), f"{name}_interval": interval}
+        if len(forwards) > 1:
+            found["draws"] = [round(float(share), 4) for share in exact.mean(1)]
+        return found | {"says": self.says(forwards)}
+
+    def says(self, forwards: Sequence[Forward]) -> dict[str, float]:
+        """How often the likeliest token behind a prompt begins what."""
+        counts = dict.fromkeys(("right", "asked_for", "other_name", "none"), 0)
+        first = (self.rows.labels != UNJUDGED).to(torch.int8).argmax(1)
+        for forward in forwards:
+            said: list[int] = []
+            for start in range(0, len(first), 32):
+                part = self.rows.some(range(start, min(start + 32, len(first))))
+                with torch.no_grad():
+                    logits = forward(part.tokens, part.mask)
+                said += logits[torch.arange(len(logits)), first[start : start + 32]].argmax(-1).tolist()
+            for token, begins in zip(said, self.tokens, strict=True):
+                counts[next((name for name, set_ in zip(counts, begins, strict=False) if token in set_), "none")] += 1
+        total = len(first) * len(forwards)
+        return {name: round(count / total, 4) for name, count in counts.items()}
 
 
-def steered(model: LanguageModel, recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def first_tokens(model: LanguageModel, names: Sequence[str]) -> set[int]:
+    """The token that each name begins with."""
+    assert model.tokenizer is not None
+    return {model.tokenizer(name).input_ids[0] for name in names}
+
+
+def steered(model: LanguageModel, recipe: Recipe) -> Forward:
     def forward(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         with model.edit(*recipe.edits(model)):
             return model(tokens, mask)
@@ -146,33 +226,37 @@ def steered(model: LanguageModel, recipe: Recipe) -> Callable[[torch.Tensor, tor
 
 def cell(model: LanguageModel, task: str, steps: int) -> dict[str, Any]:
     """Everything about one model and task."""
-    learn, develop = drawn(task, LEARN, "learn"), drawn(task, DEVELOP, "develop")
-    test = rows_of(model, drawn(task, TEST, "test"))
-    base = score(model, test)
-    state, said = best(
-        STATE, lambda lr, dropout: learn_state(model, learn, develop, steps=steps, lr=lr, dropout=dropout)
+    learn, develop = (
+        [each.example for each in drawn(task, n, part)] for n, part in ((LEARN, "learn"), (DEVELOP, "develop"))
     )
+    judge = Judge(model, drawn(task, TEST, "test"))
+    state, said = best(STATE, lambda **setting: learn_state(model, learn, develop, steps=steps, **setting))
     numbers = state.descent.parameters
     rank, length = rank_for(model, numbers), max(1, numbers // model.config.d_model)
-    result: dict[str, Any] = {"before": round(base.share, 4)}
-    result["learned_state"] = said | compared(base, score(steered(model, state.recipe), test).exact)
-    lora, said = best(LORA, lambda lr, _: learn_lora(model, learn, develop, rank=rank, steps=steps, lr=lr))
-    result["lora"] = said | {"rank": rank} | compared(base, score(lora.forward(model), test).exact)
-    prefix, said = best(PREFIX, lambda lr, _: learn_prefix(model, learn, develop, length=length, steps=steps, lr=lr))
-    result["soft_prefix"] = said | {"length": length} | compared(base, score(prefix.forward(model), test).exact)
+    result: dict[str, Any] = {"before": judge.of(model)}
+    result["form_alone"] = round(float(judge.chance.mean()), 4)
+    learned = score(steered(model, state.recipe), rows_of(model, learn)).share
+    result["learned_state"] = said | {"exact_on_its_examples": learned} | judge.of(steered(model, state.recipe))
+    lora, said = best(LORA, lambda **setting: learn_lora(model, learn, develop, rank=rank, steps=steps, **setting))
+    result["lora"] = said | {"rank": rank} | judge.of(lora.forward(model))
+    prefix, said = best(
+        PREFIX, lambda **setting: learn_prefix(model, learn, develop, length=length, steps=steps, **setting)
+    )
+    result["soft_prefix"] = said | {"length": length} | judge.of(prefix.forward(model))
     gains = result["learned_state"]["gain"], result["lora"]["gain"]
     result["share_of_loras_gain"] = round(gains[0] / gains[1], 3) if gains[1] > 0 else None
-    chosen = result["learned_state"]
-    exchanged = learn_state(
-        model, shuffled(learn, 0), shuffled(develop, 0), steps=steps, lr=chosen["lr"], dropout=chosen["dropout"]
-    )
-    result["exchanged_answers"] = compared(base, score(steered(model, exchanged.recipe), test).exact)
+    setting = result["learned_state"]["setting"]
+    exchanged = [
+        learn_state(model, shuffled(learn, seed), shuffled(develop, seed), steps=steps, seed=seed, **setting)
+        for seed in range(EXCHANGES)
+    ]
+    result["exchanged_answers"] = judge.of(*(steered(model, each.recipe) for each in exchanged))
     others = [random_states(state.recipe, seed) for seed in range(RANDOM_DRAWS)]
-    draws = torch.stack([score(steered(model, other), test).exact.double() for other in others])
-    result["random_states"] = compared(base, draws.mean(0)) | {"draws": RANDOM_DRAWS}
+    result["random_states"] = judge.of(*(steered(model, each) for each in others))
     with torch.no_grad():
-        nothing = steered(model, state.recipe.scaled(0.0))(test.tokens[:8], test.mask[:8])
-        result["strength_0_is_identical"] = bool(torch.equal(nothing, model(test.tokens[:8], test.mask[:8])))
+        some = judge.rows.some(range(8))
+        nothing = steered(model, state.recipe.scaled(0.0))(some.tokens, some.mask)
+        result["strength_0_is_identical"] = bool(torch.equal(nothing, model(some.tokens, some.mask)))
     return result
 
 
@@ -189,13 +273,17 @@ def main() -> None:
             found = cell(model, task, options.steps)
             stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
             stored["about"] = (
-                f"{LEARN} examples, {DEVELOP} to stop by, {TEST} held-out questions, {options.steps} steps"
+                f"{LEARN} examples, {DEVELOP} to stop by, {TEST} held-out questions, {options.steps} steps; "
+                "one thread, clock times beside other work on the machine"
             )
             stored["cells"] |= {f"{name} {task}": found}
             stored["cells"] = dict(sorted(stored["cells"].items()))
             options.out.write_text(json.dumps(stored, indent=1) + "\n")
-            shown = {k: found[k]["exact"] for k in ("learned_state", "lora", "soft_prefix", "exchanged_answers")}
-            print(name, task, "before", found["before"], shown, "of LoRA's gain", found["share_of_loras_gain"])
+            shown = {
+                k: found[k]["exact"]
+                for k in ("learned_state", "lora", "soft_prefix", "exchanged_answers", "random_states")
+            }
+            print(name, task, "before", found["before"]["exact"], shown, "of LoRA's gain", found["share_of_loras_gain"])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,12 @@
 What is learned is what the operator `learned_state` adds: of every layer that has one the recurrent state h before the
 first token, and the inputs that the convolution sees before it. So what is learned is what is applied, bit for bit.
 
+Units: a step of Adam moves every number by about the learning rate, and the states of one model differ in size by a
+factor of ten from layer to layer. So the learning rate is in multiples of what each number of the state is at the end
+of the examples (root mean square); 0.3 suits every architecture here. In tiny-striped-hyena, whose states were hardly
+moved by rates that suit others, this made of 28 % of held-out answers 88 % (rule `syllable`). unit="one" takes the rate
+as it is.
+
 Dropout: in every step a random half of the state is zero and the rest doubled. With a few dozen examples the state
 otherwise learns them by heart: in tiny-mamba, told to say the name that is asked about, 79 % of held-out answers were
 right without it and 99 % with it (docs/vectors.md has more).
@@ -12,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,11 +26,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...core.errors import UsageError
+from ...core.errors import UsageError, suggest
 from ..part import Part
 from ..recipe import Recipe
 from .descent import Budget, Descent, descend
-from .examples import Example, asked, digest_of, rows_of
+from .examples import Example, Rows, asked, digest_of, rows_of
 from .scoring import Forward
 
 if TYPE_CHECKING:
@@ -32,7 +38,11 @@ if TYPE_CHECKING:
 
 OPERATOR = "learned_state"
 SITES = ("mixer.h_init", "mixer.conv_init")
+#: where the same state is seen after each token
+LATER = {"h_init": "h", "conv_init": "conv_state"}
 DROPOUT = 0.5
+UNITS = ("rms", "one")
+_ROWS = 32  # read together
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ def learn_state(
     development: Sequence[Example],
     *,
     steps: int = 120,
-    lr: float = 0.01,
+    lr: float = 0.3,
+    unit: str = "rms",
     seed: int = 0,
     dropout: float = DROPOUT,
     batch_size: int = 16,
@@ -57,22 +68,30 @@ def learn_state(
 ) -> LearnedState:
     """The state with which `model` answers `examples`, chosen among the steps by `development`.
 
-    layers: whose state is learned; None for all that have one. Raises UsageError for a model or layer without a
-    recurrent state, and for values that cannot be; InputError for examples that cannot be read; ToleranceError where
-    the loss is not finite.
+    lr: the highest learning rate, in `unit` (rms or one). layers: whose state is learned; None for all that have one.
+    Raises UsageError for a model or layer without a recurrent state, and for values that cannot be; InputError for
+    examples that cannot be read; ToleranceError where the loss is not finite.
     """
     if not 0 <= dropout < 1:
         raise UsageError(f"dropout is a share from 0 to below 1, not {dropout}")
+    if unit not in UNITS:
+        raise UsageError(f"there is no unit {unit!r} of learning rates; {suggest(unit, UNITS)}")
     budget = Budget(steps, lr, batch_size, seed=seed)
-    states = {
-        name: torch.zeros(shape, dtype=torch.float32, device=model.device).requires_grad_()
-        for name, shape in _shapes(model, layers).items()
-    }
+    shapes = _shapes(model, layers)
     rows, held_out = rows_of(model, examples), rows_of(model, development)
+    scales = sizes(model, list(shapes), rows) if unit == "rms" else dict.fromkeys(shapes, torch.ones(()))
+    shares = {
+        name: torch.zeros(shape, dtype=torch.float32, device=model.device).requires_grad_()
+        for name, shape in shapes.items()
+    }
+
+    def states() -> dict[str, Tensor]:
+        return {name: share * scales[name].to(share) for name, share in shares.items()}
+
     with frozen(model):
         descent = descend(
-            list(states.values()),
-            lambda generator: _beginning(model, _dropped(states, dropout, generator)),
+            list(shares.values()),
+            lambda generator: _beginning(model, lambda: _dropped(states(), dropout, generator)),
             _beginning(model, states),
             rows,
             held_out,
@@ -82,9 +101,16 @@ def learn_state(
         "examples": digest_of(examples),
         "development": digest_of(development),
         "questions": list(asked([*examples, *development])),
-        "learning": {"steps": steps, "lr": lr, "dropout": dropout, "batch_size": batch_size, "kept": descent.kept},
+        "learning": {
+            "steps": steps,
+            "lr": lr,
+            "unit": unit,
+            "dropout": dropout,
+            "batch_size": batch_size,
+            "kept": descent.kept,
+        },
     }
-    parts = tuple(_part(name, value.detach().cpu()) for name, value in states.items())
+    parts = tuple(_part(name, value.detach().cpu()) for name, value in states().items())
     return LearnedState(Recipe(parts, model.digest, OPERATOR, seed, made_from), descent)
 
 
@@ -132,12 +158,28 @@ def _shapes(model: LanguageModel, layers: Sequence[int] | None) -> dict[str, tup
     return found
 
 
-def _beginning(model: LanguageModel, states: dict[str, Tensor]) -> Forward:
-    """The forward pass of texts that begin with `states`."""
+def sizes(model: LanguageModel, sites: Sequence[str], rows: Rows) -> dict[str, Tensor]:
+    """Of each site that texts begin with, what its state is after the texts: root mean square over them of each number.
+
+    A number that is 0 in all of them has size 0, and stays out of what is learned in units of it."""
+    after = {site: ".".join([*site.split(".")[:-1], LATER[site.split(".")[-1]]]) for site in sites}
+    total = {site: torch.zeros(()) for site in sites}
+    with torch.no_grad():
+        for start in range(0, len(rows.tokens), _ROWS):
+            part = rows.some(range(start, min(start + _ROWS, len(rows.tokens))))
+            with model.capture(*(f"{site}@-1" for site in after.values())) as acts:
+                model(part.tokens, part.mask)
+            for site, later in after.items():
+                total[site] = total[site] + acts[later][:, 0].double().square().sum(0).cpu()
+    return {site: (value / len(rows.tokens)).sqrt().float() for site, value in total.items()}
+
+
+def _beginning(model: LanguageModel, states: Callable[[], dict[str, Tensor]]) -> Forward:
+    """The forward pass of texts that begin with what `states` gives."""
     from ...models import Add
 
     def forward(tokens: Tensor, mask: Tensor) -> Tensor:
-        with model.edit(*(Add(site, value) for site, value in states.items())):
+        with model.edit(*(Add(site, value) for site, value in states().items())):
             return model(tokens, mask)
 
     return forward

@@ -19,10 +19,11 @@ _ROWS = 32  # read together
 
 class Scored(NamedTuple):
     """nll: mean negative log-likelihood of an answer's token, nats. exact (B,): whether the whole answer is what greedy
-    decoding says."""
+    decoding says. each (B,): negative log-likelihood of each whole answer, nats, float64."""
 
     nll: float
     exact: Tensor
+    each: Tensor
 
     @property
     def share(self) -> float:
@@ -38,14 +39,17 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 def score(forward: Forward, rows: Rows) -> Scored:
     """How `forward`, such as a model, does on `rows`."""
-    total, tokens = 0.0, 0
+    tokens = 0
     exact: list[Tensor] = []
+    each: list[Tensor] = []
     with torch.no_grad():
         for start in range(0, len(rows.tokens), _ROWS):
             part = rows.some(range(start, min(start + _ROWS, len(rows.tokens))))
             logits, judged = forward(part.tokens, part.mask), part.labels != UNJUDGED
-            count = int(judged.sum())
-            total += float(loss_of(logits, part.labels)) * count
-            tokens += count
+            tokens += int(judged.sum())
+            each.append(
+                F.cross_entropy(logits.mT, part.labels, ignore_index=UNJUDGED, reduction="none").double().sum(1)
+            )
             exact.append(((logits.argmax(-1) == part.labels) | ~judged).all(1))
-    return Scored(total / tokens, torch.cat(exact).cpu())
+    losses = torch.cat(each).cpu()
+    return Scored(float(losses.sum()) / tokens, torch.cat(exact).cpu(), losses)
