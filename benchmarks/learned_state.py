@@ -60,7 +60,7 @@ from mplat.steering.learned.scoring import Forward
 RESULT = Path(__file__).resolve().parent / "results" / "learned_state.json"
 MODELS = ("tiny-mamba", "tiny-mamba2", "tiny-moe-mamba", "tiny-striped-hyena")
 LEARN, DEVELOP, TEST = 40, 10, 150
-RANDOM_DRAWS, EXCHANGES = 20, 3
+RANDOM_DRAWS, EXCHANGES = 12, 2
 #: options of learning; the first that the development part does not say is clearly worse than the best
 STATE = (
     {"lr": 0.3, "dropout": 0.5},
@@ -171,43 +171,45 @@ class Judge:
 
     def __init__(self, model: LanguageModel, test: list[Told]) -> None:
         self.rows = rows_of(model, [each.example for each in test])
-        tokens = [
+        self.begins = [
             [first_tokens(model, names) for names in ((each.example.answer,), (each.literal,), each.names)]
             for each in test
         ]
-        self.tokens = tokens
-        self.chance = torch.tensor([1 / len(each.alike) for each in test])
-        self.before = score(model, self.rows).exact.double()
+        self.chance = torch.tensor([1 / len(each.alike) for each in test]).double()
+        self.before = self.read(model)[0]
+
+    def read(self, forward: Forward) -> tuple[torch.Tensor, list[int]]:
+        """Of each question whether the whole answer is what greedy decoding says (B,), and the likeliest next token."""
+        exact: list[torch.Tensor] = []
+        said: list[int] = []
+        for start in range(0, TEST, 32):
+            part = self.rows.some(range(start, min(start + 32, TEST)))
+            with torch.no_grad():
+                found = forward(part.tokens, part.mask).argmax(-1)
+            judged = part.labels != UNJUDGED
+            exact.append(((found == part.labels) | ~judged).all(1))
+            said += found[torch.arange(len(found)), judged.to(torch.int8).argmax(1)].tolist()
+        return torch.cat(exact).double(), said
 
     def of(self, *forwards: Forward) -> dict[str, Any]:
         """The share of exact answers, its gain over the untouched model and over the form, with intervals; of several
-        forward passes the mean over them for each question."""
-        exact = torch.stack([score(forward, self.rows).exact.double() for forward in forwards])
-        each = exact.mean(0)
-        found: dict[str, Any] = {"exact": round(float(each.mean()), 4)}
+        forward passes the mean over them for each question. says: how often the likeliest token begins what."""
+        read = [self.read(forward) for forward in forwards]
+        exact = torch.stack([each for each, _ in read])
+        mean = exact.mean(0)
+        found: dict[str, Any] = {"exact": round(float(mean.mean()), 4)}
         for name, other in (("gain", self.before), ("over_form", self.chance)):
-            gain = paired_difference(each.numpy(), other.double().numpy(), seed=0)
+            gain = paired_difference(mean.numpy(), other.numpy(), seed=0)
             interval = [None if bound is None else round(bound, 4) for bound in (gain.low, gain.high)]
             found |= {name: round(gain.mean or 0.0, 4), f"{name}_interval": interval}
         if len(forwards) > 1:
             found["draws"] = [round(float(share), 4) for share in exact.mean(1)]
-        return found | {"says": self.says(forwards)}
-
-    def says(self, forwards: Sequence[Forward]) -> dict[str, float]:
-        """How often the likeliest token behind a prompt begins what."""
-        counts = dict.fromkeys(("right", "asked_for", "other_name", "none"), 0)
-        first = (self.rows.labels != UNJUDGED).to(torch.int8).argmax(1)
-        for forward in forwards:
-            said: list[int] = []
-            for start in range(0, len(first), 32):
-                part = self.rows.some(range(start, min(start + 32, len(first))))
-                with torch.no_grad():
-                    logits = forward(part.tokens, part.mask)
-                said += logits[torch.arange(len(logits)), first[start : start + 32]].argmax(-1).tolist()
-            for token, begins in zip(said, self.tokens, strict=True):
-                counts[next((name for name, set_ in zip(counts, begins, strict=False) if token in set_), "none")] += 1
-        total = len(first) * len(forwards)
-        return {name: round(count / total, 4) for name, count in counts.items()}
+        says = dict.fromkeys(("right", "asked_for", "other_name", "none"), 0)
+        for _, said in read:
+            for token, begins in zip(said, self.begins, strict=True):
+                says[next((name for name, names in zip(says, begins, strict=False) if token in names), "none")] += 1
+        total = sum(says.values())
+        return found | {"says": {name: round(count / total, 4) for name, count in says.items()}}
 
 
 def first_tokens(model: LanguageModel, names: Sequence[str]) -> set[int]:
