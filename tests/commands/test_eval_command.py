@@ -15,21 +15,23 @@ from mplat.commands import main
 from mplat.datasets import facts
 from mplat.datasets.records import to_table
 from mplat.models import LanguageModel, load
-from planted_models import talking
+from planted_models import CHANNELS, LAYER, talking
+from recipes import scaled
 from safetensors.torch import load_file, save_file
 
-FEW = [
-    "--address", "none", "--per-level", "3", "--draws", "1", "--max-new-tokens", "3",
+ASKED = [
+    "--address", "none", "--per-level", "3", "--draws", "1", "--max-new-tokens", "3", "--controls", "random",
     "--set", "price_limit=4", "--set", "resamples=200", "--set", "development_share=0.4",
-    "--layers", "1,2", "--controls", "random", "--budget", "700000", "--set", "steering.sites=[mixer_out]",
 ]  # fmt: skip
+FEW = [*ASKED, "--layers", "1,2", "--budget", "700000", "--set", "steering.sites=[mixer_out]"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a small model that can be asked, and a cache of its own."""
     folder = tmp_path_factory.mktemp("eval_command")
-    talking("mamba").save(folder / "model")
+    model = load(talking("mamba").save(folder / "model"))
+    scaled(model, CHANNELS, 3.0, LAYER).save(folder / "given.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLAT_CACHE", str(folder / "cache"))
         yield folder
@@ -45,6 +47,12 @@ def run(place, capfd):
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def given(place) -> list[str]:
+    """What is asked, with a recipe in place of a search."""
+    return [*ASKED, "--recipe", str(place / "given.json")]
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +118,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_destroy_nothing(first
 
 def test_fresh_leaves_nothing_of_the_earlier_run(first, run, tmp_path):
     shutil.copytree(first, tmp_path / "run")
-    words = [w for w in FEW if w not in ("--layers", "1,2", "--budget", "700000")]
-    words += ["--recipe", str(first / "recipe.json"), "--out"]
+    words = [*ASKED, "--recipe", str(first / "recipe.json"), "--out"]
     assert run(*words, str(tmp_path / "run"), "--fresh")[0] == 0
     assert run(*words, str(tmp_path / "new"))[0] == 0
 
@@ -149,26 +156,25 @@ def test_what_the_published_rule_reads_is_in_the_plan(run, tmp_path, first):
 
 
 def test_a_stored_recipe_is_judged(first, run, tmp_path):
-    words = [w for w in FEW if w not in ("--layers", "1,2", "--budget", "700000")]
-    code, out, _ = run(*words, "--recipe", str(first / "recipe.json"), "--out", str(tmp_path / "run"), "--json")
+    code, out, _ = run(*ASKED, "--recipe", str(first / "recipe.json"), "--out", str(tmp_path / "run"), "--json")
     assert code == 0
     assert json.loads(out)["recipe"] == json.loads((first / "recipe.json").read_text())
 
 
-def test_questions_of_a_file(run, tmp_path):
+def test_questions_of_a_file(run, given, tmp_path):
     path = tmp_path / "questions.parquet"
     pq.write_table(to_table(facts.prompts(per_level=3, seed=9)), path)
-    code, out, _ = run(*FEW, "--questions", str(path), "--limit", "12", "--out", str(tmp_path / "run"), "--json")
+    code, out, _ = run(*given, "--questions", str(path), "--limit", "12", "--out", str(tmp_path / "run"), "--json")
     assert code == 0
     split = json.loads((tmp_path / "run" / "summary.json").read_text())["split"]
     assert sum(sum(counts.values()) for counts in split.values()) == 12
 
 
-def test_questions_without_an_answer_are_shown_as_guesses_and_judge_nothing(run, tmp_path):
+def test_questions_without_an_answer_are_shown_as_guesses_and_judge_nothing(run, given, tmp_path):
     made = facts.prompts(per_level=3, seed=9, controls=["deleted", "absent_entity"])
     for name, questions in (("plain", made[:18]), ("made", made)):
         pq.write_table(to_table(questions), tmp_path / f"{name}.parquet")
-        words = [*FEW, "--questions", str(tmp_path / f"{name}.parquet"), "--out", str(tmp_path / name)]
+        words = [*given, "--questions", str(tmp_path / f"{name}.parquet"), "--out", str(tmp_path / name)]
         code, out, err = run(*words)
         assert code == 0, err
         assert ("does not answer" in out) == (name == "made") == ("without an answer" in err)
@@ -183,10 +189,10 @@ def test_questions_without_an_answer_are_shown_as_guesses_and_judge_nothing(run,
     assert with_controls["split"]["unanswerable"] and not plain["guesses"]
 
 
-def test_distances_are_groups_of_their_own_and_one_question(run, tmp_path):
+def test_distances_are_groups_of_their_own_and_one_question(run, given, tmp_path):
     pq.write_table(to_table(facts.prompts(per_level=6, seed=9, distances=(0, 40))), tmp_path / "q.parquet")
     words = ["--questions", str(tmp_path / "q.parquet"), "--limit", "36", "--out", str(tmp_path / "run")]
-    code, out, err = run(*FEW, *words)
+    code, out, err = run(*given, *words)
     assert code == 0, err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [g["name"] for g in summary["distances"]] == ["0", "40"] and "distance 40" in out
@@ -231,13 +237,13 @@ def test_every_prompt_is_kept_once_by_its_digest(first):
     assert all(table[row["prompt_digest"]]["ids_digest"] == row["ids_digest"] for row in items)
 
 
-def test_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run, tmp_path):
-    code, out, err = run(*FEW, "--set", "max_prompt_tokens=60", "--out", str(tmp_path / "run"))
+def test_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run, given, tmp_path):
+    code, out, err = run(*given, "--set", "max_prompt_tokens=60", "--out", str(tmp_path / "run"))
     assert code == 1
     assert "more than the --fail-over 0.05 allows" in err and "too_long" in out
     assert (tmp_path / "run" / "items.parquet").exists()
     code, _, _ = run(
-        *FEW, "--set", "max_prompt_tokens=60", "--out", str(tmp_path / "run"), "--fail-over", "1", "--quiet"
+        *given, "--set", "max_prompt_tokens=60", "--out", str(tmp_path / "run"), "--fail-over", "1", "--quiet"
     )
     assert code == 0
 

@@ -14,6 +14,10 @@ from mplat.runtime.record import list_runs, read_run
 from planted_models import talking
 
 FAST_INTERP = ["--per-level", "1", "--address", "none", "--steps"]
+FAST_EVAL = [
+    "--layers", "1", "--set", "steering.sites=[mixer_out]", "--budget", "700000", "--controls", "random",
+    "--draws", "1", "--set", "price_limit=2",
+]  # fmt: skip
 FAST_TRAIN = [
     "--arch", "mamba2", "--size", "nano", "--set", "batch_size=2", "--set", "sequence_length=32", "--set", "steps=2",
     "--set", "evaluation.prompts_per_level=1", "--set", "schedule.warmup_steps=1",
@@ -35,7 +39,7 @@ def commands(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
     return {
         "train": ["train", *FAST_TRAIN],
         "interp": ["interp", "--model", str(models / "nano"), *FAST_INTERP, "attribution"],
-        "eval": ["eval", "--model", str(models / "talking"), "--address", "none", "--per-level", "3"],
+        "eval": ["eval", "--model", str(models / "talking"), "--address", "none", "--per-level", "3", *FAST_EVAL],
         "quickstart": ["quickstart"],
     }
 

@@ -20,6 +20,7 @@ from mplat.models.decoding.generation import encode
 
 ONE = ["--prompt", "Rome is in the south", "--subject", "Rome"]
 CHEAP = ["--address", "none", "--sites", "resid_post,h_post+conv_state", "--samples", "2"]
+SEVERAL = [*CHEAP, "--set", "resamples=100", "--set", "pictures=1"]
 RECORDS = [
     {"known_id": i, "subject": subject, "attribute": "Italy", "template": "{} is in", "prediction": " Italy",
      "prompt": f"{subject} is in", "relation_id": "P17"}
@@ -75,7 +76,7 @@ def test_one_prompt_is_traced_and_its_tables_and_pictures_written(run, model, tm
 
 
 def test_facts_come_from_a_set_among_data_files_and_from_a_file(run, model, data, tmp_path) -> None:
-    words = ["--model", model, *CHEAP, "--all", "--set", "resamples=100", "--set", "pictures=1"]
+    words = ["--model", model, *SEVERAL, "--all"]
     found, said = run(*words, "--facts", "known_1000", "--data-dir", data, "--out", tmp_path / "set")
     assert found["traced"] == found["prompts"] == 5 and "5, all of them" in said
     assert found["total_effect"]["ate_low"] <= found["total_effect"]["ate"] <= found["total_effect"]["ate_high"]
@@ -87,7 +88,18 @@ def test_facts_come_from_a_set_among_data_files_and_from_a_file(run, model, data
 
 
 def test_a_second_run_computes_nothing_and_other_settings_are_refused(run, model, data, tmp_path) -> None:
-    words = ["--model", model, "--facts", "known_1000", "--data-dir", data, "--all", *CHEAP, "--out", tmp_path / "out"]
+    words = [
+        "--model",
+        model,
+        "--facts",
+        "known_1000",
+        "--data-dir",
+        data,
+        "--all",
+        *SEVERAL,
+        "--out",
+        tmp_path / "out",
+    ]
     first, _ = run(*words)
     second, said = run(*words)
     assert second["files"] == first["files"] and "all 5 prompts are there from an earlier run" in said
@@ -105,7 +117,7 @@ def test_where_no_fact_is_answered_correctly_the_end_is_1_and_says_what_to_do(ru
 
 
 def test_prompts_that_fail_are_tolerated_as_far_as_asked(run, model, data, tmp_path) -> None:
-    words = ["--model", model, "--facts", "known_1000", "--data-dir", data, *CHEAP, "--all", "--set", "max_tokens=5"]
+    words = ["--model", model, "--facts", "known_1000", "--data-dir", data, *SEVERAL, "--all", "--set", "max_tokens=5"]
     _, said = run(*words, "--out", tmp_path / "a", code=1)
     assert "of the prompts failed, more than the --fail-over 0.05 allows" in said
     found, _ = run(*words, "--out", tmp_path / "b", "--fail-over", "0.9")

@@ -73,6 +73,12 @@ def found(place, case):
 
 
 @pytest.fixture(scope="module")
+def few(place, case):
+    """The same with two draws of the control, for what does not turn on their number."""
+    return run(settings(place, draws=2), case.damaged, place / "few")
+
+
+@pytest.fixture(scope="module")
 def searched(place, case):
     """A search of one place."""
     return run(
@@ -156,10 +162,10 @@ def test_running_again_makes_no_forward_pass_and_the_same_files(found, place, ca
         answers.generate(case.damaged, [[1]])
 
 
-def test_fresh_computes_again_and_gives_the_same_tables(found, place, case):
-    again = run(settings(place), case.damaged, place / "again", fresh=True)
+def test_fresh_computes_again_and_gives_the_same_tables(few, place, case):
+    again = run(settings(place, draws=2), case.damaged, place / "again", fresh=True)
     for name in ("items.parquet", "price.parquet", "summary.json", "recipe.json"):
-        assert (again.out / name).read_bytes() == (found.out / name).read_bytes()
+        assert (again.out / name).read_bytes() == (few.out / name).read_bytes()
 
 
 def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(place, case, monkeypatch):
@@ -223,18 +229,18 @@ def test_a_second_driver_is_kept_out(place, case):
     lock.release()
 
 
-def test_a_stored_recipe_is_judged_without_a_search(found, place, case, monkeypatch):
+def test_a_stored_recipe_is_judged_without_a_search(few, place, case, monkeypatch):
     monkeypatch.setattr(finding, "discover", refuse)
-    config = settings(place, steering={"recipe": found.out / "recipe.json"})
+    config = settings(place, steering={"recipe": few.out / "recipe.json"}, draws=2)
     judged = run(config, case.damaged, place / "judged")
-    assert judged.summary.overall == found.summary.overall
+    assert judged.summary.overall == few.summary.overall
     assert not (judged.out / "search.parquet").exists()
 
 
-def test_stored_edits_are_judged_like_a_recipe(found, place, case):
+def test_stored_edits_are_judged_like_a_recipe(few, place, case):
     edits = save_edits(place / "edits", [Scale(f"blocks.{LAYER}.mixer_out", 1 / DAMAGE, channels=CHANNELS)])
-    judged = run(settings(place, steering={"edits": edits}), case.damaged, place / "of_edits")
-    assert judged.summary.overall == found.summary.overall and judged.summary.verdict == found.summary.verdict
+    judged = run(settings(place, steering={"edits": edits}, draws=2), case.damaged, place / "of_edits")
+    assert judged.summary.overall == few.summary.overall and judged.summary.verdict == few.summary.verdict
 
 
 def test_the_words_of_a_prompt_are_a_control(place, case):
@@ -337,16 +343,15 @@ def test_both_kinds_of_questions_are_summarised_apart(place, case):
     other = [dataclasses.replace(q, id=f"other-{q.id}", dataset="other", prompt=None) for q in case.questions[:12]]
     path = place / "other.parquet"
     pq.write_table(to_table(other), path)
-    config = settings(place, mode="both", per_level=2, questions=path)
+    config = settings(place, mode="both", per_level=2, questions=path, draws=1)
     result = run(config, case.damaged, place / "both")
     assert [g.name for g in result.summary.datasets] == ["facts", "other"]
     assert sum(g.n for g in result.summary.datasets) == result.summary.overall.n
 
 
-def test_doses_are_judged_beside_the_recipe_and_change_nothing_else(found, place, case):
-    plain = dict(steering={"recipe": found.out / "recipe.json"}, controls=["random"])
-    without = run(settings(place, **plain), case.damaged, place / "no_doses")
-    result = run(settings(place, doses=[0.5, -0.25, 50.0], **plain), case.damaged, place / "doses")
+def test_doses_are_judged_beside_the_recipe_and_change_nothing_else(few, place, case):
+    without = few
+    result = run(settings(place, doses=[0.5, -0.25, 50.0], draws=2), case.damaged, place / "doses")
     assert result.summary.overall == without.summary.overall and result.summary.price == without.summary.price
     assert without.summary.dose_response == []
     curves = {curve.name: curve for curve in result.summary.dose_response}
@@ -360,13 +365,13 @@ def test_doses_are_judged_beside_the_recipe_and_change_nothing_else(found, place
 
 
 @pytest.mark.ray
-def test_one_process_and_one_or_two_actors_give_the_same_tables(found, place, case):
+def test_one_process_and_one_or_two_actors_give_the_same_tables(few, place, case):
     names = ("items.parquet", "price.parquet", "summary.json")
     with open_session("local", actors=2) as session:
         for actors in (1, 2):
             out = place / f"ray{actors}"
-            result = run(settings(place), case.damaged, out, session=session.using(actors=actors))
-            assert {n: (result.out / n).read_bytes() == (found.out / n).read_bytes() for n in names} == dict.fromkeys(
+            result = run(settings(place, draws=2), case.damaged, out, session=session.using(actors=actors))
+            assert {n: (result.out / n).read_bytes() == (few.out / n).read_bytes() for n in names} == dict.fromkeys(
                 names, True
             )
 

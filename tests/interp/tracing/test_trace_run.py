@@ -29,7 +29,7 @@ from mplat.runtime import open_session, read_table
 
 SITES = ("resid_post", "delta", "h_post+conv_state")
 # Rounding of float32, in probabilities and their logarithms: a row's matrix products may depend on the number of rows.
-ROUNDING, LOG_ROUNDING = 1e-9, 2e-6
+ROUNDING, LOG_ROUNDING = 4e-9, 2e-6
 
 
 def prompt(
@@ -59,9 +59,9 @@ def settings(**changes: object) -> TraceConfig:
 
 
 def run(plan: TracePlan, out: Path, **more: object) -> TraceResult:
-    """Without anything cached by another test, and with the pictures."""
+    """Without anything cached by another test; pictures, which take longest, where they are asked for."""
     with open_session("none") as session:
-        return run_trace(plan, out=out, session=session, **({"cache": Cache(out / "cache"), "draw": draw} | more))
+        return run_trace(plan, out=out, session=session, **({"cache": Cache(out / "cache")} | more))
 
 
 def of(table: pa.Table, name: str) -> list[dict]:
@@ -120,7 +120,7 @@ def test_averages_are_means_over_prompts_of_means_over_a_bins_tokens(model, tmp_
 
 
 def test_files_are_what_run_json_says(model, tmp_path) -> None:
-    result = run(prepare(settings(), model, PROMPTS), tmp_path)
+    result = run(prepare(settings(), model, PROMPTS), tmp_path, draw=draw)
     record = json.loads((tmp_path / "run.json").read_text())
     assert (record["command"], record["status"], record["counts"]) == ("trace", "done", {"ok": 5})
     assert record["plan"]["corruption"]["kind"] == "noise" and record["plan"]["corruption"]["samples"] == 3
@@ -132,7 +132,7 @@ def test_files_are_what_run_json_says(model, tmp_path) -> None:
 
 
 def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(model, tmp_path, monkeypatch) -> None:
-    first = run(prepare(settings(), model, PROMPTS), tmp_path / "first")
+    first = run(prepare(settings(), model, PROMPTS), tmp_path / "first", draw=draw)
     traced: list[str] = []
     whole = step_file.trace_item
 
@@ -150,10 +150,10 @@ def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(mo
         run(prepare(settings(), model, PROMPTS), tmp_path / "second")
     kept, traced[:] = set(traced[:2]), []  # one batch of two prompts was finished
     monkeypatch.setattr(step_file, "trace_item", counted)
-    second = run(prepare(settings(), model, PROMPTS), tmp_path / "second")
+    second = run(prepare(settings(), model, PROMPTS), tmp_path / "second", draw=draw)
     assert set(traced) == {"a", "b", "c", "d", "e"} - kept and second.files == first.files
     traced.clear()
-    again = run(prepare(settings(), model, PROMPTS), tmp_path / "second")
+    again = run(prepare(settings(), model, PROMPTS), tmp_path / "second", draw=draw)
     assert again.files == first.files and traced == []
 
 
@@ -161,7 +161,7 @@ def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(mo
 def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path) -> None:
     folder = reader().save(tmp_path / "model")
     plan = prepare(settings(sites=("resid_post",), pictures=0), load(folder), PROMPTS)
-    here = run(plan, tmp_path / "here").files
+    here = run(plan, tmp_path / "here", draw=draw).files
     with open_session("local", actors=2) as session:
         for actors in (1, 2):
             out = tmp_path / f"ray{actors}"
@@ -298,13 +298,14 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_is_computed(mode
 
 
 def test_a_folder_holds_one_trace(model, tmp_path) -> None:
-    run(prepare(settings(), model, PROMPTS), tmp_path)
+    run(prepare(settings(), model, PROMPTS), tmp_path, draw=draw)
     with pytest.raises(UsageError, match=r"differs in samples"):
         run(prepare(settings(samples=2), model, PROMPTS), tmp_path)
     with pytest.raises(UsageError, match="the prompts"):
         run(prepare(settings(), model, PROMPTS[:3]), tmp_path)
     (tmp_path / "mine.txt").write_text("kept")
-    result = run(prepare(settings(samples=2, pictures=0), model, PROMPTS), tmp_path, fresh=True)
+    assert list((tmp_path / "heat_maps").glob("01-*"))
+    result = run(prepare(settings(samples=2, pictures=0), model, PROMPTS), tmp_path, fresh=True, draw=draw)
     assert set(result.traces["samples"].to_pylist()) == {2} and (tmp_path / "mine.txt").read_text() == "kept"
     assert not list((tmp_path / "heat_maps").glob("01-*"))
     (tmp_path / "run.json").write_text(json.dumps({"command": "eval", "config": {}}))

@@ -35,6 +35,7 @@ for budget in ({BUDGET}, {16 * BUDGET}):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's count of a process's memory")
 def test_the_peak_stays_within_the_budget() -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
