@@ -22,9 +22,7 @@ def undoing(model, questions):
 
 @pytest.fixture(scope="module")
 def result():
-    return benchmark(
-        {"truth": undoing, "nothing": left_alone}, plants=[NAME], seeds=(0, 1), **QUICK, controls=CONTROLS
-    )
+    return benchmark({"truth": undoing, "nothing": left_alone}, plants=[NAME], seeds=(0, 1), **QUICK, controls=CONTROLS)
 
 
 def test_the_truth_restores_everything_and_is_supported(result):
