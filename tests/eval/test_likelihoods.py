@@ -15,7 +15,7 @@ from mplat.eval.conditions import PLAIN, Condition
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.likelihoods import COLUMNS
 from mplat.eval.planning import prepare
-from mplat.models import Scale
+from mplat.models import Scale, load
 from mplat.steering import Part, Recipe
 from mplat.steering.answered import ask, batches, score_all
 from planted_models import talking
@@ -64,6 +64,16 @@ def test_they_are_those_of_teacher_forcing_as_the_search_scores_it(model):
             assert rows[item.id]["answer_logprob"] == pytest.approx(logprob, abs=2e-4)
             n_bytes = len(f" {rows[item.id]['answers'][0]}\n")
             assert rows[item.id]["answer_logprob_per_byte"] == rows[item.id]["answer_logprob"] / n_bytes
+
+
+@pytest.mark.parametrize("name", ["tiny-striped-hyena", "tiny-moe-mamba"])
+def test_models_that_remember_more_than_a_state_say_the_same(name):
+    """Attention keeps its texts, experts see other neighbours in another batch."""
+    shipped = load(name)
+    rows, known = rows_of(shipped), ask(shipped, facts.prompts(per_level=3, seed=0))
+    expected = score_all(shipped, batches(known)).logprob.tolist()
+    assert [rows[item.id]["answer_logprob"] for item in known] == pytest.approx(expected, abs=1e-4)
+    assert {row["likelihood_status"] for row in rows.values()} == {"ok"}
 
 
 @pytest.mark.parametrize("name", ["decode", "last", "question"])
