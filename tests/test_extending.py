@@ -66,6 +66,7 @@ def test_there_is_a_short_example_of_every_kind() -> None:
     assert {path: block.count("\n") for path, block in BLOCKS.items() if block.count("\n") > 45} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_each_passes_the_contracts_of_its_kind(clone: Path) -> None:
     names = [f"{before}{name}{after}" for name in EXAMPLES.values() for before in "[-" for after in "]-"]

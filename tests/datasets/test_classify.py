@@ -336,6 +336,7 @@ def test_wrong_arguments_are_usage_errors(tmp_path: Path) -> None:
         classify_folder(["squad"], folder_of(tmp_path), fail_over=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)  # of a busy machine; what is promised is processor time
 def test_all_real_questions_are_classified_in_time_by_both_rule_sets(shared_data: Path) -> None:
     start = time.process_time()

@@ -40,7 +40,10 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", COUNTS)
+LARGE = {"squad", "drop", "natural_questions"}  # ten seconds of a processor each
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in COUNTS])
 def test_every_real_record_of_every_file_is_read_and_survives_the_other_schema(
     name: str, shared_data: Path, tmp_path: Path
 ) -> None:

@@ -124,7 +124,7 @@ def test_the_ratio_to_the_true_effect_goes_to_one_as_the_corruption_shrinks(mode
     """Noise on two tokens, and what causal tracing measures with the same draws."""
     text, options = tokens(1, T)[0], {"subject": (1, 3), "samples": 2, "metric": "logprob"}
     worst = []
-    for noise in (3e-2, 1e-3, 3e-5):
+    for noise in (3e-2, 3e-5):
         true = causal_trace(model, text, noise=noise, **options).to_pylist()
         slope = attribution_patching(model, text, noise=noise, **options).to_pylist()
         assert [(r["site"], r["layer"], r["position"]) for r in slope] == [
@@ -138,7 +138,7 @@ def test_the_ratio_to_the_true_effect_goes_to_one_as_the_corruption_shrinks(mode
         ]
         assert len(pairs) > 5
         worst.append(max(abs(a / b - 1) for a, b in pairs))
-    assert worst[1] < worst[0] / 5 and worst[2] < 1e-3
+    assert worst[1] < worst[0] / 5 and worst[1] < 1e-3
 
 
 @pytest.mark.parametrize("case", ["bamba", "jamba", "falcon_h1", "zamba2", "gpt2"])
@@ -157,7 +157,7 @@ def test_hybrids_and_transformers_have_the_slope_of_their_traces(case, tmp_path:
 def test_integrated_effects_of_the_input_add_up_to_the_whole_difference(model, prompts) -> None:
     clean, corrupted = prompts
     errors = []
-    for steps in (8, 64):
+    for steps in (8, 32):
         table = attribution_patching(
             model, clean, corrupted, ["resid_pre"], layers=[0], integrated_steps=steps, metric="logprob", answer=3
         )
