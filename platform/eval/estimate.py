@@ -9,7 +9,8 @@ from .planning import Plan
 def estimate(plan: Plan) -> Cost:
     """The cost of `plan` in one process: batches of all conditions, each as long as one of middling prompts.
 
-    Not counted: the search for channels, the texts of the price, and what several workers save.
+    Not counted: the search for channels, the texts of the price, likelihoods (a third to a half of the answers' time
+    on the tiny models, less where answers are long), and what several workers save.
     """
     asked = sorted((p.tokens for name, p in plan.prompts.items() if name not in plan.refused), key=len)
     size = min(plan.config.batch_size, len(asked))
