@@ -55,6 +55,13 @@ def test_what_ships_gains_and_costs_little():
     assert respond(broken, HOW, tolerated=0.05).ranges == (Range(2, 2, 1), Range(3, 3, 1))
 
 
+def test_a_price_that_is_low_on_average_alone_does_not_ship():
+    """Half of the texts pay nothing and half of them a lot: what the mean may be in truth is above the bound."""
+    unsure = Dosed(2, 0.02, gains(0.3), {text: 0.09 * (i % 2) for i, text in enumerate(TEXTS)})
+    (point,) = respond(Curve("r", (unsure,)), HOW, tolerated=0.05).points
+    assert point.cost.mean < 0.05 < point.cost.high and point.gain.low > 0 and not point.ships
+
+
 def test_the_words_say_which_strengths_ship():
     points = (dosed(1.5, 0.01, 0.0), dosed(2, 0.02, 0.3)._replace(norm=0.25), dosed(3, 0.05, 0.4, 0.02))
     table, first, second = in_words(

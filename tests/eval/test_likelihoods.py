@@ -13,7 +13,7 @@ from mplat.eval import likelihoods
 from mplat.eval.answers import AnswerWorker, layout_of
 from mplat.eval.conditions import PLAIN, Condition
 from mplat.eval.eval_config import EvalConfig
-from mplat.eval.likelihoods import COLUMNS
+from mplat.eval.likelihoods import COLUMNS, columns_of
 from mplat.eval.planning import prepare
 from mplat.models import Scale, load
 from mplat.steering import Part, Recipe
@@ -158,6 +158,14 @@ def test_what_fails_in_scoring_costs_the_likelihood_of_its_item_alone(model, mon
     rows = AnswerWorker(model, [PLAIN], 6, ["\n"]).run({"items": items}).to_pylist()
     assert [row["likelihood_status"] for row in rows] == ["ok", "scorer_error", "ok"]
     assert rows[1]["answer_logprob"] is None and [row["status"] for row in rows] == ["ok"] * 3
+
+
+def test_as_likely_as_a_distractor_is_not_likelier():
+    item = {"choices": [[1], [2], [3]], "choices_status": "ok", "answer_bytes": 4}
+    tie, ahead, behind = (columns_of(item, [-1.0, *others]) for others in ([-1.0, -2.0], [-1.5, -2.0], [-0.5]))
+    assert [row["beats_distractors"] for row in (tie, ahead, behind)] == [0.0, 1.0, 0.0]
+    assert [row["distractor_logprob"] for row in (tie, ahead, behind)] == [-1.0, -1.5, -0.5]
+    assert {row["n_distractors"] for row in (tie, ahead, behind)} == {2}, "also those that were not read to the end"
 
 
 def test_refused_questions_have_the_status_of_their_row(model):

@@ -105,6 +105,8 @@ def test_gains_are_compared_question_by_question():
     assert not long.holds and long.gain.mean == 0.0 and long.change.high < 0
     other = compare(rows(before), {"seed": rows({f"z{i}": (0.0, 1.0) for i in range(20)})}, HOW)[0]
     assert other.holds and other.change.n == 0
+    few = compare(rows(before), {"seed": rows({f"z{i}": (0.0, float(i < 2)) for i in range(20)})}, HOW)[0]
+    assert few.gain.mean == 0.1 and few.gain.low <= 0 and not few.holds, "two of twenty may be chance"
     assert compare(rows(before), {"w": failed}, HOW)[0].gain.n == 59
     pages = [r | {"group": r["derived_from"][:2]} for r in rows(kept, "-reworded")]
     of_pages = compare(rows(before), {"w": pages}, HOW)[0].gain
