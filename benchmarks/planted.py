@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mplat.eval.planted import PLANTS, Case, discovered, score
-from mplat.eval.planted.catalogue import SEARCHED
+from mplat.eval.planted.catalogue import is_searched
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -38,7 +38,7 @@ def row(case: Case, cpu_s: float) -> dict[str, Any]:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    usual = [name for name, plant in PLANTS.items() if plant.site in SEARCHED]
+    usual = [name for name, plant in PLANTS.items() if is_searched(plant)]
     parser.add_argument("--plants", nargs="+", default=usual, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--per-level", type=int, default=40)
@@ -59,7 +59,10 @@ def main() -> None:
             known.sort(key=lambda other: (other["plant"], other["seed"]))
             path.write_text(json.dumps({"python": platform.python_version(), "cases": known}, indent=1) + "\n")
             restored = "-" if case.restored is None else f"{case.restored:.2f}"
-            print(f"{name} seed {seed}: restored {restored}, supported {case.supported}, {measured['cpu_s']} s")
+            print(
+                f"{name} seed {seed}: restored {restored}, supported {case.supported}, {measured['cpu_s']} s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class EvalConfig(Config):
     steering: SteeringSection = SteeringSection.model_validate({})
     development_share: float = Field(0.3, gt=0, lt=1)
     """Expected share of questions that steering may be tuned on; the others judge it."""
-    development_limit: int = Field(90, ge=1)
+    development_limit: int = Field(180, ge=1)
     """At most this many development questions are used."""
     controls: Annotated[
         list[str] | None,

@@ -19,10 +19,10 @@ from ..datasets.prompting.prompts import Prompt
 from ..datasets.prompting.templates import Template, find, template_for
 from ..datasets.records import Question
 from ..models.lending import label
-from ..steering import Recipe, Variant, find_operator, find_variant, variant_for, variant_names
+from ..steering import Recipe, Variant, find_variant, variant_for, variant_names
 from ..steering.from_edits import load_recipe_of_edits
 from ..steering.recipe import site_width
-from ..steering.search import SearchPlan, plan_search
+from ..steering.search import SearchPlan, plan_search, searched_sites
 from ..steering.source_recipe import source_site
 from .asked_spans import spans_at
 from .asking import headed, mode_of, read_header, read_questions, tokenize
@@ -274,7 +274,7 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         raise UsageError(f"variant {variant.name} has no published rule; leave :source out to search for a recipe")
     if recipe is None and variant.steers and rule is None:
         search = plan_search(
-            model, chosen, seed=config.seed, sites=steering.sites or _searched_sites(variant, model),
+            model, chosen, seed=config.seed, sites=steering.sites or searched_sites(variant, model),
             layers=steering.layers or variant.layers(model.n_layers) or None,
             budget=steering.budget, parts=steering.parts, alpha=steering.alpha,
             max_tokens=config.max_prompt_tokens, template=template,
@@ -288,15 +288,6 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         price_texts=price_texts(model, test, file=config.price_texts, limit=config.price_limit),
         alternatives=others,
     )  # fmt: skip
-
-
-def _searched_sites(variant: Variant, model: LanguageModel) -> list[str] | None:
-    """The sites whose channels a variant scales and the model has at every token of some layer; None where it leaves
-    the choice to the search."""
-    sites = [site for site in model.sites() if site.name.startswith("blocks.") and not site.constant]
-    there = {site.name.split(".", 2)[-1] for site in sites}
-    found = [site for name, site in variant.places if site in there and "gains?" in find_operator(name).tensors]
-    return list(dict.fromkeys(found)) or None
 
 
 def _asks_for_the_rule(config: EvalConfig) -> bool:

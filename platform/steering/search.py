@@ -29,17 +29,18 @@ from ..core.errors import UsageError
 from ..datasets.prompting.asked_before import question_digests
 from .answered import Answers, Asked, ask, batches, score_all, tokens_of
 from .cross_fitting import CrossFitted, compare, folds
+from .detectors import channels_of
 from .effort import ROWS, Effort, Rung, rungs
 from .gains import Gains, Place, frozen, places
 from .halving import FAMILIES, Ladder, Log
 from .recipe import Recipe
+from .variants import Variant, variant_for
 
 if TYPE_CHECKING:
     from ..datasets.prompting.templates import Template
     from ..datasets.records import Question
     from ..models import LanguageModel
 
-SITES = ("mixer_out", "mixer.delta")
 ALPHA = 0.025  # one-sided, of both exact match and log-probability: below it a model is changed
 #: from the most to the least that a search does
 EFFORTS = (
@@ -114,17 +115,16 @@ def plan_search(
 ) -> SearchPlan:
     """The largest search that `budget` holds; nothing is computed with the model.
 
-    sites: relative to a block; None for those of `SITES` that the model has. layers: None for all. budget: forward
-    tokens, None for the largest search there is. parts: of a recipe, at most. alpha: one-sided level at which a model
-    is changed. max_tokens, template: of prompts, as an evaluation renders them. Raises UsageError where the budget
-    cannot hold the smallest search, saying what that needs, and for sites and layers that do not exist; InputError
-    where no question can be used.
+    sites: relative to a block; None for those of the model's variant (`searched_sites`). layers: None for all.
+    budget: forward tokens, None for the largest search there is. parts: of a recipe, at most. alpha: one-sided level
+    at which a model is changed. max_tokens, template: of prompts, as an evaluation renders them. Raises UsageError
+    where the budget cannot hold the smallest search, saying what that needs, and for sites and layers that do not
+    exist; InputError where no question can be used.
     """
     if parts < 1 or not 0 < alpha < 1:
         raise UsageError(f"a search needs parts >= 1 and alpha between 0 and 1, not {parts} and {alpha}")
     if sites is None:
-        known = {site.name.split(".", 2)[-1] for site in model.sites()}
-        sites = [site for site in SITES if site in known]
+        sites = searched_sites(variant_for(model), model)
     where = tuple(places(model, sites, layers))
     items = tuple(ask(model, questions, max_tokens=max_tokens, template=template))
     asked = {item.id for item in items}
@@ -139,6 +139,17 @@ def plan_search(
         f"the smallest search at {len(where)} places with {len(items)} questions reads {needed} tokens, the budget is "
         f"{budget}; raise it, or give fewer sites, layers or questions"
     )
+
+
+def searched_sites(variant: Variant, model: LanguageModel) -> list[str]:
+    """Where a search looks unless it is told: the sites whose channels the variant scales and some layer of the model
+    has at every token; what blocks add, where it has none of them."""
+    found = [site for site in variant.scaled_sites if any(p is not None for p in _channels(model, site))]
+    return found or ["mixer_out"]
+
+
+def _channels(model: LanguageModel, site: str) -> list[int | None]:
+    return [channels_of(model, f"blocks.{layer}.{site}") for layer in range(model.n_layers)]
 
 
 def _planned(items: Sequence[Asked], n_places: int, effort: Effort, parts: int, seed: int) -> list[Rung]:

@@ -20,7 +20,7 @@ from ...core.errors import UsageError
 from ...datasets.records import Question
 from ...scoring.statistics import holm
 from ...steering.recipe import Recipe
-from .catalogue import SEARCHED, find_plant
+from .catalogue import find_plant, is_searched
 from .detecting import Detection, detect
 from .judging import Case, Search, Terms, score, scored_on
 from .plant import Plant
@@ -171,7 +171,7 @@ def _line(search: str, cases: Sequence[Case], p_values: Sequence[float | None]) 
     tested = [p for p in p_values if p is not None]
     clean, damaged = _mean([case.clean for case in cases]), _mean([case.damaged for case in cases])
     return Line(
-        search, first.plant, first.kind, plant.site in SEARCHED and plant.factor != 1, len(cases),
+        search, first.plant, first.kind, is_searched(plant) and plant.factor != 1, len(cases),
         sum(case.supported for case in cases), damaged / clean if clean and damaged is not None else None,
         _mean(restored), min(restored, default=None), max(by_control, default=None), max(tested, default=None),
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...core.errors import UsageError, suggest
+from ...steering import find_variant, variant_names
 from .plant import Kind, Plant
 
 
@@ -21,9 +22,6 @@ def _strengths() -> list[Plant]:
 def _named(kind: Kind, model: str, site: str, layer: int, count: int, factor: float, **more: Any) -> Plant:
     return Plant(f"{model}:{site}:{kind}", kind, model, site, layer, count, factor, **more)
 
-
-#: sites that a search over channels looks at unless it is told others
-SEARCHED = ("mixer_out", "mixer.delta")
 
 OTHERS = [
     # one damage of every other architecture, at a site that searches look at
@@ -58,3 +56,9 @@ def find_plant(name: str) -> Plant:
     if name not in PLANTS:
         raise UsageError(f"unknown plant {name!r}; {suggest(name, PLANTS)}")
     return PLANTS[name]
+
+
+def is_searched(plant: Plant) -> bool:
+    """Whether a search over channels looks at the plant's site unless it is told others (`searched_sites`)."""
+    variants = (find_variant(name) for name in variant_names())
+    return any(plant.site in variant.scaled_sites for variant in variants if variant.default_model == plant.model)

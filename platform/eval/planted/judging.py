@@ -55,7 +55,7 @@ class Scored(NamedTuple):
     """On what a search is scored. per_level, per_level_test: development and test questions of each of the six levels.
     controls: their names. draws: of each control, at most. alpha: of p-values."""
 
-    per_level: int = 12
+    per_level: int = 40
     per_level_test: int = 40
     controls: Sequence[str] = CONTROLS
     draws: int = 3

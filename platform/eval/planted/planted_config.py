@@ -9,11 +9,11 @@ from pydantic import Field
 from ...core.config import Config
 from ...core.option import Option
 from ...core.typed_lists import parse_names
-from .catalogue import PLANTS, SEARCHED
+from .catalogue import PLANTS, is_searched
 from .judging import ALPHA, CONTROLS
 
 #: plants whose damage a search over channels can undo, and the carriers, on which nothing is damaged
-USUAL = [name for name, plant in PLANTS.items() if plant.site in SEARCHED]
+USUAL = [name for name, plant in PLANTS.items() if is_searched(plant)]
 
 
 def _plants(text: str, option: str) -> list[str]:
@@ -40,7 +40,7 @@ class PlantedConfig(Config):
     """Models with a known damage; default: those whose damage a search over channels can undo, and the carriers."""
     seeds: Annotated[int, Option(help="Seeds of the questions, from 0.")] = Field(1, ge=1)
     """How many seeds of questions, from 0."""
-    per_level: Annotated[int, Option(help="Development questions of each of the six levels.")] = Field(10, ge=1)
+    per_level: Annotated[int, Option(help="Development questions of each of the six levels.")] = Field(40, ge=1)
     """Development questions of each of the six levels."""
     per_level_test: Annotated[int, Option(help="Test questions of each of the six levels.")] = Field(25, ge=1)
     """Test questions of each of the six levels."""

@@ -51,6 +51,11 @@ class Variant:
     source: Source | None = None
 
     @property
+    def scaled_sites(self) -> list[str]:
+        """The sites whose channels its operators multiply, each once: those that a search looks at."""
+        return list(dict.fromkeys(site for name, site in self.places if "gains?" in OPERATORS.get(name).tensors))
+
+    @property
     def steers(self) -> bool:
         """Whether anything is done to the model."""
         return bool(self.places)

@@ -2,7 +2,8 @@
 
 The read-out `y` goes through a norm with its gate: a factor on all channels of a group cancels there, and only what
 differs between channels is felt. That is why channels of `y` are steered and the gate is not a place of its own.
-B and C are shared by the heads of a group, coordinate by coordinate.
+What the short convolution reads (`x_in`) is the memory of the last few tokens, channel by channel. B and C are shared
+by the heads of a group, coordinate by coordinate.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ def mamba2() -> Variant:
         default_variant("mamba2"),
         places=(
             ("scale_channels", "mixer_out"),
+            ("scale_channels", "mixer.x_in"),
             ("scale_channels", "mixer.y"),
             ("scale_delta", "mixer.delta"),
             ("scale_time_constants", "mixer.A"),

@@ -21,6 +21,7 @@ def stable_mamba() -> Variant:
             ("scale_channels", "mixer_out"),
             ("shift_timescale", "mixer.timescale_weights"),
             *(("scale_channels", f"mixer.ssm_{name}") for name in ("fast", "medium", "slow")),
+            ("scale_channels", "mixer.gate"),
             *(("scale_stable_gate", f"mixer.gate_{k}") for k in range(3)),
             ("scale_delta", "mixer.delta"),
             ("scale_time_constants", "mixer.A"),

@@ -1,7 +1,8 @@
 """StripedHyena: Hyena blocks whose filter is a sum of decaying modes, and attention blocks, in turn.
 
 A mode has a loudness (its residue) and a half-life (its pole), which are the same for every token; both are places,
-and so are the gates on either side of the filter. Attention blocks have neither: there the heads' read-outs are scaled.
+and so are the gates on either side of the filter and its read-out. Attention blocks have neither: there the heads'
+read-outs are scaled.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ def striped_hyena() -> Variant:
         default_variant("striped_hyena"),
         places=(
             ("scale_channels", "mixer_out"),
+            ("scale_channels", "mixer.long_conv_out"),
             ("scale_modes", "mixer.residues"),
             ("scale_time_constants", "mixer.poles"),
             ("scale_gate", "mixer.x1"),
