@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..models import LanguageModel
 
 #: bounds of a gain, and their logarithms
-LOWEST_GAIN, HIGHEST_GAIN = 0.02, 100.0
+LOWEST_GAIN, HIGHEST_GAIN = 1 / 256, 256.0
 LOW, HIGH = math.log(LOWEST_GAIN), math.log(HIGHEST_GAIN)
 STEP, SHRINK = 0.3, 0.3  # of log gain per step; the share of it that goes back to the start
 _FULL_STEPS = 0.5  # share of the steps that are whole; those after them shrink to nothing, so that the end is no jump

@@ -18,6 +18,7 @@ from mplat.steering.effort import Effort, rungs, screened
 from mplat.steering.gains import Gains, Place, frozen, places
 from mplat.steering.halving import Ladder, Log
 from mplat.steering.search import EFFORTS, SEARCH_SCHEMA, SearchPlan, discover, plan_search
+from mplat.steering.variants import find_variant
 
 SITE, WIDTH = "mixer_out", 24
 clean = cache(lambda: nano("mamba2"))
@@ -120,12 +121,13 @@ def test_a_plan_is_made_of_the_questions_alone_and_holds_its_budget():
 
     model, questions = load("tiny-mamba2"), facts.prompts(2, seed=1, stream="search-test")
     whole = plan_search(model, questions, seed=0)
-    assert len(whole.where) == 2 * model.n_layers and whole.effort == EFFORTS[0] and len(whole.questions) == 12
+    assert {place.site for place in whole.where} == set(find_variant("mamba2").scaled_sites) > {"mixer_out"}
+    assert len(whole.where) == 6 * model.n_layers and whole.effort == EFFORTS[0] and len(whole.questions) == 12
     least = sum(r.tokens for r in plan_search(model, questions, seed=0, budget=whole.tokens // 2).rungs)
     assert least <= whole.tokens // 2
     small = plan_search(model, questions, seed=0, budget=least, sites=["mixer_out"], layers=[0])
     assert discover(model, small).tokens <= small.tokens < least
-    with pytest.raises(UsageError, match="the smallest search at 8 places with 12 questions reads"):
+    with pytest.raises(UsageError, match="the smallest search at 24 places with 12 questions reads"):
         plan_search(model, questions, seed=0, budget=1000)
     with pytest.raises(UsageError, match="layer 9 does not exist"):
         plan_search(model, questions, seed=0, layers=[9])
