@@ -1,6 +1,7 @@
 """Which plants the search of `mplat.steering.search` mends, and how often it is wrong where nothing is damaged.
 
 Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--per-level 40] [--per-level-test 25] [--draws 3]
+       [--sites SITE ...]
 
 Each plant is searched with the development questions of every seed and judged on other questions, with controls
 (`mplat.eval.planted`). A case takes one to two minutes of a processor's time, nearly all of it the search; 20 seeds of
@@ -15,11 +16,17 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mplat.eval.planted import PLANTS, Case, discovered, score
+from mplat.datasets.records import Question
+from mplat.eval.planted import PLANTS, Case, score
 from mplat.eval.planted.catalogue import is_searched
+from mplat.models import LanguageModel
+from mplat.steering import Recipe
+from mplat.steering.search import discover, plan_search
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -35,6 +42,11 @@ def row(case: Case, cpu_s: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def searched(model: LanguageModel, questions: Sequence[Question], *, sites: Sequence[str] | None) -> Recipe:
+    """The search with its defaults, at `sites` of every layer that has them."""
+    return discover(model, plan_search(model, questions, seed=0, sites=sites)).recipe
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -44,6 +56,7 @@ def main() -> None:
     parser.add_argument("--per-level", type=int, default=40)
     parser.add_argument("--per-level-test", type=int, default=25)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--sites", nargs="+", metavar="SITE", help="default: those that the model's variant scales")
     options = parser.parse_args()
     path = RESULTS / "planted.json"
     known = json.loads(path.read_text())["cases"] if path.exists() else []
@@ -51,10 +64,10 @@ def main() -> None:
         for seed in range(options.seeds):
             started = time.process_time()
             (case,) = score(
-                discovered, plants=[name], seeds=[seed], per_level=options.per_level,
+                partial(searched, sites=options.sites), plants=[name], seeds=[seed], per_level=options.per_level,
                 per_level_test=options.per_level_test, draws=options.draws,
             )  # fmt: skip
-            measured = row(case, time.process_time() - started)
+            measured = row(case, time.process_time() - started) | {"looked_at": options.sites or "all of the variant"}
             known = [other for other in known if (other["plant"], other["seed"]) != (name, seed)] + [measured]
             known.sort(key=lambda other: (other["plant"], other["seed"]))
             path.write_text(json.dumps({"python": platform.python_version(), "cases": known}, indent=1) + "\n")

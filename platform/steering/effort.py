@@ -28,7 +28,7 @@ class Effort:
 
     screening: int = 24
     judging: int = 72
-    places: int = 3
+    places: int = 6
     directions: int = 3
     trial: int = 10
     choosing: int = 30

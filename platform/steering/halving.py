@@ -32,7 +32,7 @@ from .answered import Asked, batches, score_all, tokens_of
 from .channel_sets import GROWING, POINTERS, ChannelSet, Pointer, best_first, hopeful, with_signs
 from .detectors import Observed, find_detector, observe
 from .effort import BACKWARD, BETWEEN, ROUNDS, ROWS, SHARES, SIZES, Effort, length_of, screened
-from .gains import Gains, Place, fit
+from .gains import STEP, Gains, Place, fit
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
@@ -41,6 +41,7 @@ FAMILIES = ("common", "shaped", "fitted")
 _FIRST_STEP, _FIRST_SIZE = 0.7, 2.0  # log gains of the first two rungs: what was turned down by 30 must show at once
 _FIRST_SHARE = 1 / 8  # of a site's channels: the first size of a set
 _SPARING, _FREE = 0.4, 0.02  # pull to the start while channels are chosen, and once they are
+_TRIAL_STEP = 0.6  # of a log gain: few steps have to show what a place is worth
 _MOVED = 0.25  # log gain from which a channel counts as chosen
 
 
@@ -82,12 +83,13 @@ class Ladder:
             made["shaped"] = self._finalist(self._shaped(made["fitted"])).gains
         return {family: made[family] for family in families}
 
-    def settled(self, chosen: Gains, shape: str) -> Gains:
-        """From gains of other searches to one candidate on these questions: of family "fitted", their channels that
-        moved with gains fitted here; of "shaped", one factor on channels in their order."""
-        if shape == "shaped":
+    def settled(self, chosen: Gains, family: str) -> Gains:
+        """From gains that fits on parts of the questions have in common to one candidate on all: of family "fitted",
+        what a fit with a pull leaves of their channels, with gains fitted here; of "shaped", one factor on channels in
+        their order."""
+        if family == "shaped":
             return self._finalist(self._shaped(chosen)).gains
-        return self._without_pull(_moved(chosen))
+        return self._without_pull(_moved(self._fit(chosen, "choosing", _SPARING)))
 
     def _places(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[Place]:
         tried: list[tuple[float, int, Place]] = []
@@ -144,7 +146,8 @@ class Ladder:
         more steps than a trial has."""
         tried = [(self._try("trial", climbed.gains, climbed.pointer.detector, "some"), 1, climbed.gains)]
         for i, place in enumerate(where):
-            begun = self._fit(Gains(place, torch.zeros(place.channels, dtype=torch.float64)), "trial", _SPARING)
+            nothing = Gains(place, torch.zeros(place.channels, dtype=torch.float64))
+            begun = self._fit(nothing, "trial", _SPARING, step=_TRIAL_STEP)
             tried.append((self._try("trial", begun, "gradient", "some"), -i, begun))
         best = max(tried, key=lambda t: t[:2])[2]
         return self._without_pull(_moved(self._fit(best, "choosing", _SPARING)))
@@ -154,11 +157,13 @@ class Ladder:
         self._try("fitted", found, "gradient", "some")
         return found
 
-    def _fit(self, start: Gains, rung: str, shrink: float, within: Tensor | None = None) -> Gains:
+    def _fit(
+        self, start: Gains, rung: str, shrink: float, *, step: float = STEP, within: Tensor | None = None
+    ) -> Gains:
         steps = getattr(self.effort, rung)
         for i in range(steps):
             self.log.tokens += BACKWARD * length_of(self.items, self._all[i % len(self._all)])
-        return fit(self.model, self._all, start, steps, shrink=shrink, within=within)
+        return fit(self.model, self._all, start, steps, step=step, shrink=shrink, within=within)
 
     def _shaped(self, fitted: Gains) -> ChannelSet:
         """The set of one factor that begins with the channels of the largest fitted gains, up or down."""

@@ -45,7 +45,7 @@ ALPHA = 0.025  # one-sided, of both exact match and log-probability: below it a 
 #: from the most to the least that a search does
 EFFORTS = (
     Effort(),
-    Effort(screening=16, judging=48, places=2, directions=2, trial=8, choosing=20, settling=24),
+    Effort(screening=16, judging=48, places=3, directions=2, trial=8, choosing=20, settling=24),
     Effort(screening=12, judging=24, places=1, directions=2, trial=6, choosing=8, settling=10),
 )
 
@@ -231,11 +231,12 @@ def _part(
 
 
 def _on_all(ladder: Ladder, where: Sequence[Place], by_fold: Sequence[Mapping[str, Gains]], family: str) -> Gains:
-    """The candidate of a family on all questions: from what fits of the folds have in common, where they were at one
-    place, and else by a search."""
+    """The candidate of a family on all questions, at a place that a fold found: from what the fits of the folds have in
+    common where they were at one place, and else by a search of those."""
+    found = {candidates[family].place for candidates in by_fold}
     fitted = [candidates["fitted"] for candidates in by_fold]
     if family == "common" or len({gains.place for gains in fitted}) > 1:
-        return ladder.climb(where, [family])[family]
+        return ladder.climb([place for place in where if place in found], [family])[family]
     together = torch.stack([gains.log_gains for gains in fitted]).mean(0)
     return ladder.settled(Gains(fitted[0].place, together), family)
 
