@@ -2,6 +2,7 @@
 
 Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--per-level 40] [--per-level-test 25] [--draws 3]
        [--sites SITE ...]
+       python benchmarks/planted.py --table
 
 Each plant is searched with the development questions of every seed and judged on other questions, with controls
 (`mplat.eval.planted`). A case takes one to two minutes of a processor's time, nearly all of it the search; 20 seeds of
@@ -19,12 +20,14 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mplat.datasets.records import Question
 from mplat.eval.planted import PLANTS, Case, score
 from mplat.eval.planted.catalogue import is_searched
 from mplat.models import LanguageModel
+from mplat.scoring.statistics import holm
 from mplat.steering import Recipe
 from mplat.steering.search import discover, plan_search
 
@@ -47,6 +50,36 @@ def searched(model: LanguageModel, questions: Sequence[Question], *, sites: Sequ
     return discover(model, plan_search(model, questions, seed=0, sites=sites)).recipe
 
 
+def table(cases: Sequence[dict[str, Any]]) -> list[str]:
+    """The results as a table of a page: a line for each plant and places looked at, means over seeds, the worst seed,
+    the best control and the largest p-value after Holm over all cases of damaged models."""
+    damaged = [case for case in cases if case["restored"] is not None]
+    corrected = dict(zip((id(case) for case in damaged), holm([case["p"] for case in damaged]), strict=True))
+    heads = ["plant", "looked at", "seeds", "clean", "damaged", "steered", "restored", "worst", "best control", "p, Holm",
+             "supported"]  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for case in cases:
+        sites = case["looked_at"] if isinstance(case["looked_at"], str) else ", ".join(case["looked_at"])
+        groups.setdefault((case["plant"], sites), []).append(case)
+    for (plant, sites), of in groups.items():
+        mean = {key: fmean(case[key] for case in of) for key in ("clean", "damaged", "steered")}
+        restored = [case["restored"] for case in of if case["restored"] is not None]
+        by_control = [
+            fmean(known) for name in {name for case in of for name in case["controls"]}
+            if (known := [v for case in of if (v := case["controls"].get(name)) is not None])
+        ]  # fmt: skip
+        p_values = [p for case in of if (p := corrected.get(id(case))) is not None]
+        cells = [
+            f"`{plant}`", sites, str(len(of)), *(f"{mean[key]:.3f}" for key in mean),
+            f"{fmean(restored):.2f}" if restored else "-", f"{min(restored):.2f}" if restored else "-",
+            f"{max(by_control):.2f}" if by_control and restored else "-",
+            f"{max(p_values):.2g}" if p_values else "-", f"{sum(case['supported'] for case in of)} of {len(of)}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -57,9 +90,13 @@ def main() -> None:
     parser.add_argument("--per-level-test", type=int, default=25)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--sites", nargs="+", metavar="SITE", help="default: those that the model's variant scales")
+    parser.add_argument("--table", action="store_true", help="show what was measured, and measure nothing")
     options = parser.parse_args()
     path = RESULTS / "planted.json"
     known = json.loads(path.read_text())["cases"] if path.exists() else []
+    if options.table:
+        print("\n".join(table(known)))
+        return
     for name in options.plants:
         for seed in range(options.seeds):
             started = time.process_time()
