@@ -225,6 +225,8 @@ def _part(
         return None, None, families, family
     log.about = {"part": number, "fold": None}
     gains = _on_all(Ladder(model, items, plan.effort, log), plan.where, by_fold, family)
+    if not gains.channels:
+        return None, None, families, family  # what the folds agreed on is nothing on all questions
     said = score_all(model, batches(items, ROWS, model.device), gains.edits())
     log.tokens += tokens_of(items)
     return gains, compare(items, base, said, plan.seed), families, family
