@@ -48,7 +48,7 @@ class SteeringSection(Config):
     """At most this many questions choose the recipe; those on the test side only judge it."""
     sites: list[str] | None = ["mixer_out"]
     """Sites within a block whose channels are searched, in all models alike; null: those of each model's variant."""
-    budget: int | None = Field(600_000, ge=1)
+    budget: int | None = Field(800_000, ge=1)
     """Forward tokens that a search may read; null: the largest search there is."""
     price_limit: int = Field(24, ge=1)
     """Held-out texts on which the price is measured, at most."""
