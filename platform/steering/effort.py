@@ -23,11 +23,13 @@ BACKWARD = 3  # a forward and a backward pass cost as much as so many forward pa
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a search does. screening, judging: questions of the early rungs and of the finalists. places,
-    directions: how many survive. trial, choosing, settling: steps of the fits. folds: of the cross-fitting."""
+    """How much a search does. screening, judging: questions of the early rungs and of the finalists. foreseen: places
+    that are tried at all; places, directions: how many survive. trial, choosing, settling: steps of the fits. folds: of
+    the cross-fitting."""
 
     screening: int = 24
     judging: int = 72
+    foreseen: int = 40
     places: int = 6
     directions: int = 3
     trial: int = 10
@@ -56,7 +58,8 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     """What a search on `items` costs at most."""
     few, some = screened(items, effort.screening), screened(items, effort.judging)
     each, more, every = tokens_of(few), tokens_of(some), tokens_of(items)
-    kept = min(effort.places, n_places)
+    tried = min(effort.foreseen, n_places)
+    kept = min(effort.places, tried)
     # a walk begins inside of its steps and sees those of one side, and the first one of the other
     walk, final = len(SIZES) + len(SHARES) - 5, 3 + 2 * len(BETWEEN)
     growing = ROUNDS * (2 * len(GROWING) + 1)
@@ -69,7 +72,7 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     return [
         Rung("observed", 1, len(items), BACKWARD * every),
         Rung("as it is", 1, len(few) + len(some), each + more),
-        Rung("places", 2 * n_places, len(few), 2 * n_places * each),
+        Rung("places", 2 * tried, len(few), 2 * tried * each),
         Rung("directions", kept * len(POINTERS), len(few), kept * len(POINTERS) * each),
         Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
         Rung("grown", growing, len(few), (growing + BACKWARD * ROUNDS) * each),

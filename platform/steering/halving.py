@@ -1,6 +1,7 @@
 """The search on one set of questions: many cheap candidates first, more questions and steps for those that are left.
 
-    places      every site and layer: a step along its signed detector, and its quiet channels turned up; the best stay
+    foreseen    every site and layer: what the next rung would show, to first order; the best are tried
+    places      those: a step along its signed detector, and its quiet channels turned up; the best stay
     directions  every pointer x the places left, one set size and factor
     ladder      the best directions: other factors, then other set sizes
     grown       the best of those, in force: what detectors now name joins it or leaves it
@@ -72,7 +73,7 @@ class Ladder:
         """The best candidate of each family."""
         seen = observe(self.model, self._all, [place.name for place in where])
         self.log.tokens += BACKWARD * tokens_of(self.items)
-        stayed = self._places(where, seen)
+        stayed = self._places(self._foreseen(where, seen), seen)
         made: dict[str, Gains] = {}
         climbed = self._grown(self._ladder(self._directions(stayed, seen)))
         if "common" in families:
@@ -91,11 +92,24 @@ class Ladder:
             return self._finalist(self._shaped(chosen)).gains
         return self._without_pull(_moved(self._fit(chosen, "choosing", _SPARING)))
 
+    def _foreseen(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[Place]:
+        """The places that are worth trying, in their order: those where the two candidates of the first rung promise
+        most to first order, which what was observed tells without another pass. A deep model has hundreds."""
+        along: list[float] = []
+        louder: list[float] = []
+        for place in where:
+            slope = seen[place.name].attribution.mean(0)
+            along.append(float((_along(place, seen[place.name]).log_gains * slope).sum()))
+            gains = _first_set(place, POINTERS[0], seen[place.name]).gains
+            louder.append(float(((gains.log_gains.exp() - 1) * slope).sum()))
+        ranks = [sorted(range(len(where)), key=lambda i, told=told: (-told[i], i)) for told in (along, louder)]
+        chosen = dict.fromkeys(i for pair in zip(*ranks, strict=True) for i in pair)
+        return [where[i] for i in sorted(list(chosen)[: self.effort.foreseen])]
+
     def _places(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[Place]:
         tried: list[tuple[float, int, Place]] = []
         for i, place in enumerate(where):
-            sure = (find_detector("attribution_t")(seen[place.name]) / 2).clamp(-1, 1)
-            along = self._try("places", Gains(place, _FIRST_STEP * sure), "attribution_t")
+            along = self._try("places", _along(place, seen[place.name]), "attribution_t")
             louder = self._tried("places", _first_set(place, POINTERS[0], seen[place.name])).score
             tried.append((max(along, louder), i, place))
         return [place for _, _, place in sorted(tried, key=lambda t: (-t[0], t[1]))[: self.effort.places]]
@@ -231,6 +245,11 @@ class Ladder:
 def _moved(gains: Gains) -> Gains:
     """The gains that are worth naming; the others are put back to none."""
     return Gains(gains.place, torch.where(gains.log_gains.abs() >= _MOVED, gains.log_gains, 0.0))
+
+
+def _along(place: Place, seen: Observed) -> Gains:
+    """A step of every channel along its signed detector, as long as that is sure of it."""
+    return Gains(place, _FIRST_STEP * (find_detector("attribution_t")(seen) / 2).clamp(-1, 1))
 
 
 def _first_set(place: Place, pointer: Pointer, seen: Observed) -> ChannelSet:

@@ -45,8 +45,8 @@ ALPHA = 0.025  # one-sided, of both exact match and log-probability: below it a 
 #: from the most to the least that a search does
 EFFORTS = (
     Effort(),
-    Effort(screening=16, judging=48, places=3, directions=2, trial=8, choosing=20, settling=24),
-    Effort(screening=12, judging=24, places=1, directions=2, trial=6, choosing=8, settling=10),
+    Effort(screening=16, judging=48, foreseen=20, places=3, directions=2, trial=8, choosing=20, settling=24),
+    Effort(screening=12, judging=24, foreseen=10, places=1, directions=2, trial=6, choosing=8, settling=10),
 )
 
 SEARCH_SCHEMA = pa.schema([

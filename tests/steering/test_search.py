@@ -92,6 +92,18 @@ def test_channels_that_go_up_and_down_are_found_with_their_signs():
     assert all(signs[c] * found["fitted"].log_gains[c] > 1 for c in signs)
 
 
+def test_places_that_promise_nothing_to_first_order_are_not_tried_in_a_deep_model():
+    where = places(clean(), [SITE, "mixer.x_in", "mixer.y", "mixer.B"])
+    effort = dataclasses.replace(EFFORTS[2], foreseen=3)
+    with clean().edit(Scale(f"blocks.0.{SITE}", 0.05, channels=loud())), frozen(clean()):
+        log = Log()
+        found = Ladder(clean(), learned(), effort, log).climb(where)
+    tried = {(row["site"], row["layer"]) for row in log.rows if row["rung"] == "places"}
+    assert len(where) == 8 and len(tried) == 3 and (SITE, 0) in tried
+    assert found["common"].place.name == f"blocks.0.{SITE}" and set(loud()) <= set(found["common"].channels)
+    assert sum(r.tokens for r in rungs(learned(), 8, effort)) < sum(r.tokens for r in rungs(learned(), 8, EFFORTS[2]))
+
+
 def test_two_parts_are_found_where_two_layers_are_damaged():
     damage = [Scale(f"blocks.{layer}.{SITE}", 0.05, channels=loud(layer, 6)) for layer in (0, 1)]
     with clean().edit(*damage):
