@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 from mplat.eval.conditions import PLAIN, Condition, aliases, computed, judged
 from mplat.eval.schema import ITEM_SCHEMA
+from mplat.steering import Part, Recipe
 from recipes import scaled
 
 RECIPE = scaled("d" * 64, (2, 5))
@@ -43,3 +44,13 @@ def test_what_changes_nothing_is_not_computed_but_copied_from_the_unsteered_rows
     assert [(r["question_id"], r["condition"], r["prediction"], r["strength"]) for r in copies] == [
         (q, name, f"{q} unsteered", 1.0) for name in ("control_random_0", "control_random_1") for q in "ab"
     ]  # fmt: skip
+
+
+def test_what_several_parts_differ_in_is_null_and_what_they_share_is_said():
+    loud = Part("scale_channels", "mixer_out", (0,), 2.0, channels=(1,))
+    recipe = Recipe((loud, Part("scale_channels", "mixer_out", (1,), 3.0, channels=(2,))), "a" * 64)
+    row = Condition("steered", "steered", recipe).fields()
+    assert (row["operator"], row["site"]) == ("scale_channels", "mixer_out")
+    assert row["layer"] is None and row["strength"] is None, "no part speaks for the other"
+    one = Condition("steered", "steered", Recipe((loud,), "a" * 64)).fields()
+    assert (one["layer"], one["strength"]) == (0, 2.0)
