@@ -15,13 +15,13 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "platform"
 FILES = sorted(PACKAGE.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in FILES}
 STAGES = {"train", "interp", "eval", "perplexity"}
 BELOW = {"core", "scoring", "runtime", "models", "datasets"}
 PUBLIC_NAMES = {"errors", "config"}  # for users; inside the package `core` is meant
@@ -59,6 +59,12 @@ PURE_MAY_NOT_IMPORT = {
 FILE_CALLS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink"}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """A file's syntax, read when it is first asked for: every process of a test run collects this file."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def _id(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
@@ -66,7 +72,7 @@ def _id(path: Path) -> str:
 def _imports(path: Path) -> Iterator[tuple[str, int]]:
     """Every imported module as an absolute name, with its line; imports for type checking only are left out."""
     package = ["mplat", *path.relative_to(PACKAGE).parent.parts]
-    tree = TREES[path]
+    tree = tree_of(path)
     for_types = {
         id(inner)
         for node in ast.walk(tree)
@@ -103,7 +109,7 @@ def _own(path: Path) -> str:
 
 def _calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
     """Every call in a file, with the name of what is called as it is written."""
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             yield node, ast.unparse(node.func)
 
@@ -181,7 +187,7 @@ def test_only_models_know_an_architecture():
     wrong += [
         f"{_id(path)}:{node.lineno}: {node.value!r}"
         for path in outside if _own(path) in {"interp", "steering", "report"} and "variants" not in path.parts
-        for node in ast.walk(TREES[path]) if isinstance(node, ast.Constant) and node.value in architectures
+        for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant) and node.value in architectures
     ]  # fmt: skip
     assert not wrong
 
@@ -223,7 +229,7 @@ def test_numeric_code_touches_no_files():
 
 def test_imports_inside_the_package_are_relative():
     wrong: list[str] = []
-    for path, tree in TREES.items():
+    for path, tree in ((path, tree_of(path)) for path in FILES):
         for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
@@ -232,7 +238,7 @@ def test_imports_inside_the_package_are_relative():
 
 
 def test_a_file_says_what_it_is_for():
-    assert not [_id(path) for path, tree in TREES.items() if not ast.get_docstring(tree)]
+    assert not [_id(path) for path, tree in ((path, tree_of(path)) for path in FILES) if not ast.get_docstring(tree)]
 
 
 def test_the_package_folder_is_no_package_and_every_folder_in_it_is():

@@ -29,12 +29,16 @@ LAYERS = range(2)
 SITES_EACH = 4  # of an operator that acts on any site, spread over what the architecture has
 
 
+@cache
+def editable(arch: str) -> list[tuple[int, str]]:
+    """(layer, site) of everything in the blocks of a small model that can be edited."""
+    names = [site.name.split(".", 2) for site in small(arch).sites() if site.editable]
+    return [(int(block), site) for blocks, block, site in (n for n in names if len(n) == 3) if blocks == "blocks"]
+
+
 def places(arch: str, name: str) -> list[tuple[int, str]]:
     """(layer, site) where the operator can act in a small model, one of each site."""
-    there: dict[str, int] = {}
-    for layer in LAYERS:
-        for site in find_operator(name).sites_in(small(arch), layer):
-            there[site.name.removeprefix(f"blocks.{layer}.")] = layer
+    there = {site: layer for layer, site in editable(arch) if find_operator(name).takes(site)}
     found = [(layer, site) for site, layer in there.items()]
     return found[:: max(1, len(found) // SITES_EACH)]
 
@@ -54,6 +58,13 @@ def read(model: LanguageModel, *sites: str) -> tuple[dict[str, torch.Tensor], to
     with model.capture(*sites) as acts:
         logits = model(tokens(2, 7))
     return dict(acts), logits
+
+
+def test_places_are_the_sites_in_which_an_operator_can_act() -> None:
+    for name, arch in PLACES[::7]:
+        for layer in LAYERS:
+            found = {s.name.removeprefix(f"blocks.{layer}.") for s in find_operator(name).sites_in(small(arch), layer)}
+            assert found == {site for at, site in editable(arch) if at == layer and find_operator(name).takes(site)}
 
 
 @pytest.mark.parametrize("name", operator_names())

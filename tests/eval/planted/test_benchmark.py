@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from mplat.errors import UsageError
 from mplat.eval.planted import PLANTS, Plant, benchmark, detect, find_plant, left_alone, score
@@ -13,11 +15,11 @@ from mplat.steering.recipe import Recipe
 NAME = "tiny-mamba2:mixer_out:1/16:0"
 QUICK = {"per_level": 2, "per_level_test": 8, "draws": 2}
 CONTROLS = ("random", "other_layers")  # of all there are those that say most
-CHANNELS = find_plant(NAME).grow().channels
+channels = cache(lambda: find_plant(NAME).grow().channels)
 
 
 def undoing(model, questions):
-    return Recipe((Part("scale_channels", "mixer_out", (0,), 16.0, channels=CHANNELS),), model.digest)
+    return Recipe((Part("scale_channels", "mixer_out", (0,), 16.0, channels=channels()),), model.digest)
 
 
 @pytest.fixture(scope="module")
