@@ -14,7 +14,7 @@ from .answered import Asked, Batch, batches, tokens_of
 from .channel_sets import GROWING, POINTERS
 
 ROWS = 24  # of a batch: a step of a fit sees one
-SIZES = (0.7, 1.3, 2.0, 2.7, 3.4)  # log factors of the ladder: 2, 3.7, 7.4, 15 and 30
+SIZES = (0.7, 1.3, 2.0, 2.7, 3.4, 4.1, 4.8)  # log factors of the ladder: 2, 3.7, 7.4, 15, 30, 60 and 120
 BETWEEN = (0.4, 0.2, 0.1)  # log factor between those, ever finer
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of a site's channels: set sizes
 ROUNDS = 4  # of growing, at most
@@ -60,8 +60,8 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     each, more, every = tokens_of(few), tokens_of(some), tokens_of(items)
     tried = min(effort.foreseen, n_places)
     kept = min(effort.places, tried)
-    # a walk begins inside of its steps and sees those of one side, and the first one of the other
-    walk, final = len(SIZES) + len(SHARES) - 5, 3 + 2 * len(BETWEEN)
+    # all sizes but the first are tried; shares begin inside of their steps: those of one side, the first of the other
+    walk, final = len(SIZES) - 1 + len(SHARES) - 3, 3 + 2 * len(BETWEEN)
     growing = ROUNDS * (2 * len(GROWING) + 1)
     parts = batches(items, ROWS)
     read = [length_of(items, batch) for batch in parts]

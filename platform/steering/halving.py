@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -124,7 +124,7 @@ class Ladder:
     def _ladder(self, sets: Sequence[ChannelSet]) -> ChannelSet:
         climbed: list[ChannelSet] = []
         for first in sets:
-            climbed.append(self._walk("ladder", self._walk("ladder", first, "size", SIZES), "share", SHARES))
+            climbed.append(self._shares("ladder", self._sizes("ladder", first)))
         return best_first(climbed)[0]
 
     def _grown(self, here: ChannelSet) -> ChannelSet:
@@ -187,15 +187,20 @@ class Ladder:
             _FIRST_SHARE, _FIRST_SIZE,
         )  # fmt: skip
         begun = self._tried("shaped", first)
-        return self._walk("shaped", self._walk("shaped", begun, "share", SHARES), "size", SIZES)
+        return self._sizes("shaped", self._shares("shaped", begun))
 
-    def _walk(self, rung: str, here: ChannelSet, what: Literal["size", "share"], steps: Sequence[float]) -> ChannelSet:
-        """From a set up the steps of its size or share while that is better, and where the first is not, down."""
-        start = steps.index(getattr(here, what))
-        for way in (steps[start + 1 :], steps[:start][::-1]):
+    def _sizes(self, rung: str, here: ChannelSet) -> ChannelSet:
+        """The best factor for a set. All are tried: what was turned far may get worse half-way to the best."""
+        others = [self._tried(rung, here.changed(size=size)) for size in SIZES if size != here.size]
+        return best_first([here, *others])[0]
+
+    def _shares(self, rung: str, here: ChannelSet) -> ChannelSet:
+        """From a set to more channels of its order while that is better, and where the first step is not, to fewer."""
+        start = SHARES.index(here.share)
+        for way in (SHARES[start + 1 :], SHARES[:start][::-1]):
             begun = here
-            for value in way:
-                there = self._tried(rung, here.changed(**{what: value}))
+            for share in way:
+                there = self._tried(rung, here.changed(share=share))
                 if there.score <= here.score:
                     break
                 here = there
