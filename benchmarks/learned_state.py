@@ -63,7 +63,7 @@ LEARN, DEVELOP, TEST = 40, 10, 150
 RANDOM_DRAWS, EXCHANGES = 12, 2
 #: options of learning; the first that the development part does not say is clearly worse than the best
 STATE = (
-    {"lr": 0.3, "dropout": 0.5},
+    {"lr": 0.3, "dropout": 0.7},
     {"lr": 1.0, "dropout": 0.5},
     {"lr": 0.003, "dropout": 0.0, "unit": "one"},
     {"lr": 0.3, "dropout": 0.5, "unit": "one"},
