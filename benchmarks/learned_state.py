@@ -60,18 +60,16 @@ from mplat.steering.learned.scoring import Forward
 RESULT = Path(__file__).resolve().parent / "results" / "learned_state.json"
 MODELS = ("tiny-mamba", "tiny-mamba2", "tiny-moe-mamba", "tiny-striped-hyena")
 LEARN, DEVELOP, TEST = 40, 10, 150
-RANDOM_DRAWS, EXCHANGES = 12, 2
+RANDOM_DRAWS, EXCHANGES = 8, 2
 #: options of learning; the first that the development part does not say is clearly worse than the best
 STATE = (
     {"lr": 0.3, "dropout": 0.7},
     {"lr": 1.0, "dropout": 0.5},
     {"lr": 0.003, "dropout": 0.0, "unit": "one"},
-    {"lr": 0.3, "dropout": 0.5, "unit": "one"},
 )
 LORA = (
     {"lr": 0.01, "dropout": 0.0},
     {"lr": 0.003, "dropout": 0.0},
-    {"lr": 0.03, "dropout": 0.0},
     {"lr": 0.01, "dropout": 0.5},
 )
 PREFIX = ({"lr": 0.03, "dropout": 0.0},)
