@@ -42,7 +42,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "interp": {"steps": ["activations"]},
         "per_level": 4,
         "classify": {"per_level": 2},
-        "steering": {"draws": 1, "development_limit": 4, "sites": ["mixer_out"], "price_limit": 4},
+        "steering": {"draws": 1, "development_limit": 4, "budget": 200_000, "price_limit": 4},
     }
     path = folder / "quickstart.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
