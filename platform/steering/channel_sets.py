@@ -28,9 +28,10 @@ class Pointer(NamedTuple):
         return scores.sign() if self.sense == 0 else torch.full_like(scores, float(self.sense))
 
 
+LOUDER, QUIETER = Pointer("quiet_but_heard", 1), Pointer("variance", -1)
 POINTERS = (
-    Pointer("quiet_but_heard", 1), Pointer("gradient_norm", 1),
-    Pointer("attribution_t", 0), Pointer("cosine", 0), Pointer("mean_ablation", 1), Pointer("variance", -1),
+    LOUDER, Pointer("gradient_norm", 1), Pointer("attribution_t", 0), Pointer("cosine", 0),
+    Pointer("mean_ablation", 1), QUIETER,
 )  # fmt: skip
 #: what is asked again with a set in force, for how many steps at most
 GROWING = (Pointer("attribution_t", 0), Pointer("cosine", 0), Pointer("quiet_but_heard", 1))

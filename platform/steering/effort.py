@@ -72,7 +72,7 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     return [
         Rung("observed", 1, len(items), BACKWARD * every),
         Rung("as it is", 1, len(few) + len(some), each + more),
-        Rung("places", 2 * tried, len(few), 2 * tried * each),
+        Rung("places", 3 * tried, len(few), 3 * tried * each),
         Rung("directions", kept * len(POINTERS), len(few), kept * len(POINTERS) * each),
         Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
         Rung("grown", growing, len(few), (growing + BACKWARD * ROUNDS) * each),

@@ -1,7 +1,7 @@
 """The search on one set of questions: many cheap candidates first, more questions and steps for those that are left.
 
     foreseen    every site and layer: what the next rung would show, to first order; the best are tried
-    places      those: a step along its signed detector, and its quiet channels turned up; the best stay
+    places      those: a step along its signed detector, its quiet channels up, its loud ones down; the best stay
     directions  every pointer x the places left, one set size and factor
     ladder      the best directions: other factors, then other set sizes
     grown       the best of those, in force: what detectors now name joins it or leaves it
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from .answered import Asked, batches, score_all, tokens_of
-from .channel_sets import GROWING, POINTERS, ChannelSet, Pointer, best_first, hopeful, with_signs
+from .channel_sets import GROWING, LOUDER, POINTERS, QUIETER, ChannelSet, Pointer, best_first, hopeful, with_signs
 from .detectors import Observed, find_detector, observe
 from .effort import BACKWARD, BETWEEN, ROUNDS, ROWS, SHARES, SIZES, Effort, length_of, screened
 from .gains import STEP, Gains, Place, fit
@@ -93,25 +93,23 @@ class Ladder:
         return self._without_pull(_moved(self._fit(chosen, "choosing", _SPARING)))
 
     def _foreseen(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[Place]:
-        """The places that are worth trying, in their order: those where the two candidates of the first rung promise
-        most to first order, which what was observed tells without another pass. A deep model has hundreds."""
-        along: list[float] = []
-        louder: list[float] = []
+        """The places that are worth trying, in their order: those where a candidate of the first rung promises most to
+        first order, which what was observed tells without another pass. A deep model has hundreds."""
+        told: list[list[float]] = []
         for place in where:
-            slope = seen[place.name].attribution.mean(0)
-            along.append(float((_along(place, seen[place.name]).log_gains * slope).sum()))
-            gains = _first_set(place, POINTERS[0], seen[place.name]).gains
-            louder.append(float(((gains.log_gains.exp() - 1) * slope).sum()))
-        ranks = [sorted(range(len(where)), key=lambda i, told=told: (-told[i], i)) for told in (along, louder)]
-        chosen = dict.fromkeys(i for pair in zip(*ranks, strict=True) for i in pair)
+            here = seen[place.name]
+            slope = here.attribution.mean(0)
+            told.append([float(((gains.log_gains.exp() - 1) * slope).sum()) for gains in _first(place, here)])
+        ranks = [sorted(range(len(where)), key=lambda i, k=k: (-told[i][k], i)) for k in range(len(told[0]))]
+        chosen = dict.fromkeys(i for each in zip(*ranks, strict=True) for i in each)
         return [where[i] for i in sorted(list(chosen)[: self.effort.foreseen])]
 
     def _places(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[Place]:
         tried: list[tuple[float, int, Place]] = []
         for i, place in enumerate(where):
-            along = self._try("places", _along(place, seen[place.name]), "attribution_t")
-            louder = self._tried("places", _first_set(place, POINTERS[0], seen[place.name])).score
-            tried.append((max(along, louder), i, place))
+            names = ("attribution_t", LOUDER.detector, QUIETER.detector)
+            candidates = zip(_first(place, seen[place.name]), names, strict=True)
+            tried.append((max(self._try("places", gains, name) for gains, name in candidates), i, place))
         return [place for _, _, place in sorted(tried, key=lambda t: (-t[0], t[1]))[: self.effort.places]]
 
     def _directions(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[ChannelSet]:
@@ -252,9 +250,11 @@ def _moved(gains: Gains) -> Gains:
     return Gains(gains.place, torch.where(gains.log_gains.abs() >= _MOVED, gains.log_gains, 0.0))
 
 
-def _along(place: Place, seen: Observed) -> Gains:
-    """A step of every channel along its signed detector, as long as that is sure of it."""
-    return Gains(place, _FIRST_STEP * (find_detector("attribution_t")(seen) / 2).clamp(-1, 1))
+def _first(place: Place, seen: Observed) -> list[Gains]:
+    """What the first rung tries: a step of every channel along its signed detector, as long as that is sure of it; the
+    quiet channels that are listened to made louder; the loudest channels made quieter."""
+    along = Gains(place, _FIRST_STEP * (find_detector("attribution_t")(seen) / 2).clamp(-1, 1))
+    return [along, *(_first_set(place, pointer, seen).gains for pointer in (LOUDER, QUIETER))]
 
 
 def _first_set(place: Place, pointer: Pointer, seen: Observed) -> ChannelSet:

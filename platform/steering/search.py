@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import torch
 
-from ..core.errors import UsageError
+from ..core.errors import InputError, UsageError
 from ..datasets.prompting.asked_before import question_digests
 from .answered import Answers, Asked, ask, batches, score_all, tokens_of
 from .cross_fitting import CrossFitted, compare, folds
@@ -195,9 +195,13 @@ def _part(
 ) -> tuple[Gains | None, CrossFitted | None, dict[str, CrossFitted], str]:
     """The gains of the part, None where the model is best left as it is; their naive difference; every family's
     cross-fitted one; and the family that was best."""
-    items = plan.items
-    base = score_all(model, batches(items, ROWS, model.device))
-    log.tokens += tokens_of(items)
+    asked = score_all(model, batches(plan.items, ROWS, model.device))
+    log.tokens += tokens_of(plan.items)
+    # a question without finite scores as the model is says nothing of what a candidate gains on it
+    items = [item for item, ok in zip(plan.items, asked.finite.tolist(), strict=True) if ok]
+    if not items:
+        raise InputError(f"{model.name} does not give finite scores to any development question")
+    base = _at(asked, asked.finite.nonzero()[:, 0].tolist())
     steered = {family: base for family in FAMILIES}
     seen: list[int] = []
     families: dict[str, CrossFitted] = {}
@@ -259,11 +263,11 @@ def _placed(whole: Answers, rows: Sequence[int], part: Answers) -> Answers:
 
 
 def _worth_its_freedom(items: Sequence[Asked], base: Answers, steered: Mapping[str, Answers], seed: int) -> str:
-    """The family to take: a richer one only where it answers better than the one so far by more than its standard
-    error, in exact match, or as well in that and in log-probability."""
+    """The family to take: a richer one only where more of its answers are right than of the one so far, by more than
+    the standard error, and they are no less probable. What is more probable and not more often right is no reason."""
     best = FAMILIES[0]
     for family in FAMILIES[1:]:
         more = compare(items, steered[best], steered[family], seed)
-        if more.exact > more.exact_se or (more.exact >= 0 and more.logprob > more.logprob_se):
+        if more.exact > more.exact_se and more.logprob >= 0:
             best = family
     return best
