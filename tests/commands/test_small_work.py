@@ -49,6 +49,7 @@ def test_the_tokens_of_an_evaluation_are_counted_in_every_condition():
             "max_new_tokens": 5,
             "controls": ["random", "prompt", "shuffled_labels"],
             "doses": [0.5],
+            "likelihood": False,
             "steering": {"layers": [1], "sites": ["mixer_out"]},
         }
     ).model_copy(update={"model": "tiny-mamba2"})
@@ -57,6 +58,7 @@ def test_the_tokens_of_an_evaluation_are_counted_in_every_condition():
     assert plan.search is not None
     searched = 3 * plan.search.tokens + 2 * sum(size[q.id] for q in plan.development)  # two on shuffled answers
     assert plan.tokens == searched + sum(size[q.id] for q in plan.test) * (1 + 1 + 1 + 2 + 1 + 2)
+    assert prepare(config.model_copy(update={"likelihood": True}), plan.model).tokens > plan.tokens
 
 
 def test_a_modest_evaluation_of_a_tiny_model_is_small_and_that_of_a_large_one_is_not():
