@@ -202,7 +202,7 @@ class Judge:
             found |= {name: round(gain.mean or 0.0, 4), f"{name}_interval": interval}
         if len(forwards) > 1:
             found["draws"] = [round(float(share), 4) for share in exact.mean(1)]
-        says = dict.fromkeys(("right", "asked_for", "other_name", "none"), 0)
+        says: dict[str, int] = dict.fromkeys(("right", "asked_for", "other_name", "none"), 0)
         for _, said in read:
             for token, begins in zip(said, self.begins, strict=True):
                 says[next((name for name, names in zip(says, begins, strict=False) if token in names), "none")] += 1
@@ -245,7 +245,7 @@ def cell(model: LanguageModel, task: str, steps: int) -> dict[str, Any]:
     result["soft_prefix"] = said | {"length": length} | judge.of(prefix.forward(model))
     gains = result["learned_state"]["gain"], result["lora"]["gain"]
     result["share_of_loras_gain"] = round(gains[0] / gains[1], 3) if gains[1] > 0 else None
-    setting = result["learned_state"]["setting"]
+    setting = cast(dict[str, Any], result["learned_state"]["setting"])
     exchanged = [
         learn_state(model, shuffled(learn, seed), shuffled(develop, seed), steps=steps, seed=seed, **setting)
         for seed in range(EXCHANGES)

@@ -198,10 +198,11 @@ def _part(
     asked = score_all(model, batches(plan.items, ROWS, model.device))
     log.tokens += tokens_of(plan.items)
     # a question without finite scores as the model is says nothing of what a candidate gains on it
-    items = [item for item, ok in zip(plan.items, asked.finite.tolist(), strict=True) if ok]
+    usable = [i for i in range(len(plan.items)) if bool(asked.finite[i])]
+    items = [plan.items[i] for i in usable]
     if not items:
         raise InputError(f"{model.name} does not give finite scores to any development question")
-    base = _at(asked, asked.finite.nonzero()[:, 0].tolist())
+    base = _at(asked, usable)
     steered = {family: base for family in FAMILIES}
     seen: list[int] = []
     families: dict[str, CrossFitted] = {}
