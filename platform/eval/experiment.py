@@ -32,7 +32,7 @@ from .conditions import CONTROL, PLAIN, Condition, aliases, computed, judged
 from .dose_response import FAMILY, dose_name
 from .eval_config import BASELINES, PROMPT_CONTROL
 from .likelihoods import columns_of
-from .planning import Plan
+from .planning import Plan, asked_as
 from .price_texts import why_not_known
 from .schema import ITEM_ORDER, ITEM_SCHEMA, PRICE_ORDER, PRICE_SCHEMA
 from .split import DEVELOPMENT, UNANSWERABLE
@@ -224,7 +224,7 @@ class Experiment:
             config = plan.config
             template = None if config.template is None else plan.template_of(plan.every_question[0])
             known = plan.asked_in_development if plan.search is None else []
-            some = ask(model, known, max_tokens=config.max_prompt_tokens, template=template) if known else []
+            some = ask(model, known, **asked_as(config, template)) if known else []
             self._asked = tuple(some) if plan.search is None else plan.search.items
         arguments = finding.as_arguments(plan.search, self._asked)
         recipes = [item["recipe"] for item in items if "recipe" in item]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..core.errors import InputError
-from ..models import Scale
 from ..models.decoding.prefill import pad
 from ..models.lending import open_model
-from ..steering.answered import Asked, batches, score_all
+from ..steering.ablation_costs import ablation_costs
+from ..steering.answered import Asked, batches
 from ..steering.effort import Effort
 from ..steering.gains import Place
 from ..steering.recipe import Recipe
@@ -101,7 +99,8 @@ class FindingWorker:
         """The published recipe of a variant, for this model."""
         source = find_variant(variant, self._model).source
         assert source is not None, f"variant {variant} has no rule"
-        return source(self._model, ablation_costs(self._model, self._asked, source_site(self._model)))
+        asked = batches(self._asked, device=self._model.device)
+        return source(self._model, ablation_costs(self._model, source_site(self._model), asked))
 
     def _search_plan(self, shuffle: int | None) -> SearchPlan:
         assert self._plan is not None
@@ -112,26 +111,6 @@ class FindingWorker:
             items, tuple(values["questions"]), tuple(Place(*place) for place in values["where"]),
             Effort(**values["effort"]), values["parts"], seed, values["alpha"], (),
         )  # fmt: skip
-
-
-def ablation_costs(model: LanguageModel, asked: Sequence[Asked], site: str) -> list[float]:
-    """What setting each channel of `site` to zero costs: the relative rise of the answers' negative log-probability.
-
-    Raises InputError where it is not finite.
-    """
-    asked_batches = batches(asked, device=model.device)
-    plain = -float(score_all(model, asked_batches).logprob.mean())
-    width = next(int(s.channels) for s in model.sites() if s.name == site)
-    costs: list[float] = []
-    for channel in range(width):
-        edit = Scale(site, 0.0, channels=[channel])
-        loss = -float(score_all(model, asked_batches, [edit]).logprob.mean())
-        costs.append((loss - plain) / plain)
-    if not all(map(math.isfinite, costs)):
-        raise InputError(
-            f"{model.name} does not give finite scores to the development questions, or is sure of them all"
-        )
-    return costs
 
 
 def dealt_anew(asked: Sequence[Asked], seed: int) -> tuple[Asked, ...]:

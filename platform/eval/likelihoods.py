@@ -9,6 +9,7 @@ cannot be the likeliest one, and its other tokens are not looked at. The columns
 - `distractor_logprob`: that of the likeliest distractor; `n_distractors`: of so many;
 - `beats_distractors`: 1 where the answer is likelier than each of them, else 0;
 - `likelihood_status`: `ok`, or why the others are null; null itself where likelihoods were not asked for.
+- `likelihood_reason`: what failed, beside the status `scorer_error`.
 
 A value that there is none of is null, never 0: a question without distractors has no best one and beats none.
 """
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Item = Mapping[str, Any]
 COLUMNS = (
     "answer_logprob", "answer_logprob_per_byte", "distractor_logprob", "n_distractors", "beats_distractors",
-    "likelihood_status",
+    "likelihood_status", "likelihood_reason",
 )  # fmt: skip
 TOGETHER = 160  # continuations that are fed in one pass: those of 32 questions, each with four distractors
 
@@ -47,7 +48,7 @@ class ChoiceScores:
     def __init__(self, model: LanguageModel, items: Sequence[Item]) -> None:
         self._model, self._items = model, items
         self._totals: list[list[float]] = [[] for _ in items]
-        self._failed = False
+        self._problem: str | None = None  # what failed, for a single item
 
     def __call__(self, scores: Tensor, state: ModelState) -> None:
         """Score all choices behind the prompts. What fails for a single item is its status; in a batch of several it
@@ -56,10 +57,10 @@ class ChoiceScores:
             self._score(scores, state)
         except (UsageError, torch.OutOfMemoryError, MemoryError):
             raise
-        except Exception:
+        except Exception as error:
             if len(self._items) > 1:
                 raise
-            self._failed = True
+            self._problem = f"{type(error).__name__}: {error}"
 
     def _score(self, scores: Tensor, state: ModelState) -> None:
         """The answer and the most promising distractor of each, then what could still be likelier than that one."""
@@ -82,20 +83,19 @@ class ChoiceScores:
 
     def columns(self) -> list[dict[str, Any]]:
         """The columns of each item's row."""
-        return [
-            columns_of(item, totals, "scorer_error" if self._failed else None)
-            for item, totals in zip(self._items, self._totals, strict=True)
-        ]
+        return [columns_of(item, totals, self._problem) for item, totals in zip(self._items, self._totals, strict=True)]
 
 
 def columns_of(item: Item, totals: Sequence[float] = (), problem: str | None = None) -> dict[str, Any]:
     """The columns of one item. totals: of its answer and then of distractors, the likeliest one among them, nats; none
-    where nothing was scored. problem: why not, where the item itself could have been."""
+    where nothing was scored. problem: what failed, where the item itself could have been scored."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     if "choices_status" not in item:
         return row
-    if problem is not None or item["choices_status"] != "ok":
-        return row | {"likelihood_status": problem or item["choices_status"]}
+    if item["choices_status"] != "ok":
+        return row | {"likelihood_status": item["choices_status"]}
+    if problem is not None:
+        return row | {"likelihood_status": "scorer_error", "likelihood_reason": problem}
     if not all(map(math.isfinite, totals)):
         return row | {"likelihood_status": "model_nonfinite"}
     answer, *others = totals

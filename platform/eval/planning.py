@@ -277,7 +277,7 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
             model, chosen, seed=config.seed, sites=steering.sites or searched_sites(variant, model),
             layers=steering.layers or variant.layers(model.n_layers) or None,
             budget=steering.budget, parts=steering.parts, alpha=steering.alpha,
-            max_tokens=config.max_prompt_tokens, template=template,
+            **asked_as(config, template),
         )  # fmt: skip
     return Plan(
         config=config, model=model, variant=variant, recipe=recipe, search=search, rule=rule, controls=controls,
@@ -288,6 +288,14 @@ def prepare(config: EvalConfig, model: LanguageModel | None = None) -> Plan:
         price_texts=price_texts(model, test, file=config.price_texts, limit=config.price_limit),
         alternatives=others,
     )  # fmt: skip
+
+
+def asked_as(config: EvalConfig, template: Template | None) -> dict[str, Any]:
+    """How `steering.answered.ask` is to put the questions, so that a search sees the prompts that are judged."""
+    return {
+        "max_tokens": config.max_prompt_tokens, "template": template, "header": read_header(config),
+        "stop": next(iter(config.stop), ""),
+    }  # fmt: skip
 
 
 def _asks_for_the_rule(config: EvalConfig) -> bool:

@@ -73,6 +73,7 @@ ITEM_SCHEMA = pa.schema(
         pa.field("n_distractors", pa.int32()),
         pa.field("beats_distractors", pa.float64()),  # 1: likelier than every distractor, 0: not
         pa.field("likelihood_status", pa.string()),  # ok, or why these are null; null where they were not asked for
+        pa.field("likelihood_reason", pa.string()),  # what failed, beside scorer_error
     ]
 )
 ITEM_ORDER = ("split", "question_id", "condition")

@@ -75,11 +75,13 @@ def ask(
     *,
     max_tokens: int = 2048,
     template: Template | None = None,
+    header: str = "",
     stop: str = "\n",
 ) -> list[Asked]:
     """The questions that can be used, in the order given, rendered as an evaluation renders them.
 
-    max_tokens: of a prompt. template: instead of that of a question's data set. stop: what ends an answer. Left out are
+    max_tokens: of a prompt, its header counted. template: instead of that of a question's data set. header: text before
+    every prompt. stop: what ends an answer. Left out are
     questions without a gold answer, controls that their text does not answer, and prompts that are too long.
     Raises InputError where none is left or the model has no tokenizer.
     """
@@ -92,8 +94,8 @@ def ask(
         if not gold or prompt.status != "ok":
             continue
         space = "" if prompt.text[-1:].isspace() else " "
-        read = encode_continued(model.tokenizer, prompt.text, space + gold + stop)
-        if read.prompt:
+        read = encode_continued(model.tokenizer, header + prompt.text, space + gold + stop)
+        if read.prompt and (not header or len(read.prompt) <= max_tokens):
             found.append(Asked(question.id, question.origin, read.prompt, read.continuation))
     if not found:
         raise InputError(

@@ -112,21 +112,23 @@ def plan_search(
     alpha: float = ALPHA,
     max_tokens: int = 2048,
     template: Template | None = None,
+    header: str = "",
+    stop: str = "\n",
 ) -> SearchPlan:
     """The largest search that `budget` holds; nothing is computed with the model.
 
     sites: relative to a block; None for those of the model's variant (`searched_sites`). layers: None for all.
     budget: forward tokens, None for the largest search there is. parts: of a recipe, at most. alpha: one-sided level
-    at which a model is changed. max_tokens, template: of prompts, as an evaluation renders them. Raises UsageError
-    where the budget cannot hold the smallest search, saying what that needs, and for sites and layers that do not
-    exist; InputError where no question can be used.
+    at which a model is changed. max_tokens, template, header, stop: of prompts and answers, as in `ask`. Raises
+    UsageError where the budget cannot hold the smallest search, saying what that needs, and for sites and layers that
+    do not exist; InputError where no question can be used.
     """
     if parts < 1 or not 0 < alpha < 1:
         raise UsageError(f"a search needs parts >= 1 and alpha between 0 and 1, not {parts} and {alpha}")
     if sites is None:
         sites = searched_sites(variant_for(model), model)
     where = tuple(places(model, sites, layers))
-    items = tuple(ask(model, questions, max_tokens=max_tokens, template=template))
+    items = tuple(ask(model, questions, max_tokens=max_tokens, template=template, header=header, stop=stop))
     asked = {item.id for item in items}
     digests = question_digests([question for question in questions if question.id in asked])
     needed = 0

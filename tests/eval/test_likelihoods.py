@@ -157,6 +157,7 @@ def test_what_fails_in_scoring_costs_the_likelihood_of_its_item_alone(model, mon
     monkeypatch.setattr(likelihoods, "continued", fails)
     rows = AnswerWorker(model, [PLAIN], 6, ["\n"]).run({"items": items}).to_pylist()
     assert [row["likelihood_status"] for row in rows] == ["ok", "scorer_error", "ok"]
+    assert [row["likelihood_reason"] for row in rows] == [None, "RuntimeError: broken", None]
     assert rows[1]["answer_logprob"] is None and [row["status"] for row in rows] == ["ok"] * 3
 
 

@@ -64,6 +64,18 @@ def test_what_stands_before_the_questions_stands_before_their_other_forms_too(tm
     assert [q.id for q in left.questions] == [q.id for q in again[1:]]
 
 
+def test_a_search_sees_the_prompts_that_are_judged_with_their_header_and_end(tmp_path):
+    header = tmp_path / "header.txt"
+    header.write_text("Answer with a name.\n")
+    model = load("tiny-mamba2")
+    values = {"per_level": 3, "header": header, "stop": ["."], "steering": {"sites": ["mixer_out"]}}
+    plan = prepare(EvalConfig.model_validate(values), model)
+    assert plan.search is not None and len(plan.search.items) == len(plan.asked_in_development) > 0
+    for item in plan.search.items:
+        assert list(item.prompt) == list(plan.prompts[item.id].tokens)
+        assert model.tokenizer.decode(list(item.answer)).endswith(".")
+
+
 def test_where_nothing_is_steered_there_is_no_gain_to_ask_for_again():
     config = EvalConfig.model_validate({"per_level": 1, "robust": True, "steering": {"variant": "none"}})
     with pytest.raises(UsageError, match="robust has no meaning where the model is not steered"):
