@@ -14,6 +14,7 @@ from recipes import scaled
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_classify_then_eval_on_a_private_ray(shared_data: Path, tmp_path: Path) -> None:
     questions, out = tmp_path / "questions.parquet", tmp_path / "run"
     words = ["classify", "--datasets", "squad,hotpotqa,triviaqa", "--data-dir", str(shared_data), "--quiet"]
