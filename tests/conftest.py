@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # torch, transformers and Ray read these when they are imported, which no test file has done yet.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 THREADS = int(os.environ["OMP_NUM_THREADS"])
+SLOW_TIMEOUT_S = 900  # a machine of continuous integration takes twice as long as an idle one
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -31,7 +32,11 @@ settings.load_profile("mplat")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under pytest-xdist a file stays in one process, and everything that starts Ray runs one after another."""
+    """What is marked slow has time. Under pytest-xdist a file stays in one process, and everything that starts Ray runs
+    one after another."""
+    for item in items:
+        if item.get_closest_marker("slow") and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:

@@ -24,7 +24,6 @@ from ..steering import Comparison, Recipe, control_recipes
 from ..steering.answered import Asked, ask
 from ..steering.controls import Activity
 from ..steering.controls.shuffled_labels import REPEATS
-from ..steering.detectors import DETECTORS
 from ..steering.divergence import texts_together
 from ..steering.operators import OPERATORS
 from . import answers, baselines, finding, side_effects
@@ -53,10 +52,10 @@ class Findings:
 
 
 class Experiment:
-    """One evaluation under way."""
+    """One evaluation under way. searched: the row of its search, where that was done before (`searches`)."""
 
-    def __init__(self, plan: Plan, run: Run) -> None:
-        self.plan, self.run = plan, run
+    def __init__(self, plan: Plan, run: Run, searched: Mapping[str, Any] | None = None) -> None:
+        self.plan, self.run, self._searched = plan, run, searched
         self._asked: tuple[Asked, ...] | None = None
 
     def find(self) -> Findings:
@@ -77,7 +76,7 @@ class Experiment:
             return Findings(dataclasses.replace(recipe, made_from=decided), None, _activity(row), None)
         assert plan.search is not None
         refuse_overlap(plan.test, plan.search.questions, "the search", "search on development questions alone")
-        row = self._search([{"id": "search", "shuffle": None}])[0]
+        row = self._searched or self._search([{"id": "search", "shuffle": None}])[0]
         recipe = dataclasses.replace(
             Recipe.from_dict(json.loads(row["recipe"]), source="search"), name=plan.variant.name
         )
@@ -227,12 +226,10 @@ class Experiment:
             some = ask(model, known, **asked_as(config, template)) if known else []
             self._asked = tuple(some) if plan.search is None else plan.search.items
         arguments = finding.as_arguments(plan.search, self._asked)
-        recipes = [item["recipe"] for item in items if "recipe" in item]
-        operators = {part["operator"] for recipe in recipes for part in recipe["parts"]}
-        by_name = {*map(OPERATORS.module, operators or OPERATORS.names()), *map(DETECTORS.module, DETECTORS.names())}
+        decide = finding.modules_of([item["recipe"] for item in items if "recipe" in item])
         table = self.run.job(
             "search", items, f"{finding.__name__}:make_worker", opens=opens(model), arguments=arguments,
-            key=computation_key(model, finding.__name__, *by_name), schema=finding.FOUND_SCHEMA, sort_by=["id"],
+            key=computation_key(model, *decide), schema=finding.FOUND_SCHEMA, sort_by=["id"],
             batch_size=1, lost=lambda item: {}, id_column="id",
         )  # fmt: skip
         rows = {row["id"]: row for row in table.to_pylist()}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +23,10 @@ from ..models.decoding.prefill import pad
 from ..models.lending import open_model
 from ..steering.ablation_costs import ablation_costs
 from ..steering.answered import Asked, batches
+from ..steering.detectors import DETECTORS
 from ..steering.effort import Effort
 from ..steering.gains import Place
+from ..steering.operators import OPERATORS
 from ..steering.recipe import Recipe
 from ..steering.search import SEARCH_SCHEMA, Found, SearchPlan, discover
 from ..steering.source_recipe import source_site
@@ -67,6 +69,13 @@ def as_arguments(plan: SearchPlan | None, asked: Sequence[Asked]) -> dict[str, A
             "effort": dataclasses.asdict(plan.effort), "parts": plan.parts, "seed": plan.seed, "alpha": plan.alpha,
         }  # fmt: skip
     return {"plan": values, "asked": [[a.id, a.origin, list(a.prompt), list(a.answer)] for a in asked]}
+
+
+def modules_of(recipes: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The modules that decide a row: of the operators of `recipes`, of all where there is none, and the detectors."""
+    operators = {part["operator"] for recipe in recipes for part in recipe["parts"]}
+    found_by_name = {*map(OPERATORS.module, operators or OPERATORS.names()), *map(DETECTORS.module, DETECTORS.names())}
+    return {__name__, *found_by_name}
 
 
 class FindingWorker:

@@ -4,7 +4,8 @@
     OUT/matrix.json         a row for each: exact match, gain with interval, p-value, Holm across the rows, verdict
     OUT/run.json            what was asked
 
-The evaluations share one session. Each is a run of its own, so an interrupted matrix continues where it was.
+The evaluations share one session, and their searches are done side by side (`searches`, in OUT/work/). Each is a run
+of its own, so an interrupted matrix continues where it was.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from .conditions import STEERED, UNSTEERED
 from .eval_config import EvalConfig
 from .planning import Plan
 from .runner import EvalResult, evaluate
+from .searches import search_all
 
-STAGE = Stage("eval-matrix", results=("matrix.json",), work=("cells",))
+STAGE = Stage("eval-matrix", results=("matrix.json",), work=("cells", "work/*"))
 ALL = "all"
 RECIPE_SUFFIX = ".json"
 
@@ -92,10 +94,13 @@ def evaluate_all(
     """Run every cell; their results by name, and the rows of the matrix."""
     found: dict[str, EvalResult] = {}
     with planned(matrix).begin(out, session=session, observer=observer, fresh=fresh) as run:
+        searched = search_all(matrix.plans, run)
         for name, plan in matrix.plans.items():
             run.observer.say(f"{name}: {plan.model.name}")
-            inner = WithoutParts(run.observer)
-            found[name] = evaluate(plan, out=out / "cells" / name, session=session, fresh=fresh, observer=inner)
+            found[name] = evaluate(
+                plan, out=out / "cells" / name, session=session, fresh=fresh, observer=WithoutParts(run.observer),
+                searched=searched.get(name),
+            )  # fmt: skip
         rows = _rows(matrix, found)
         run.json("matrix.json", {"format": "mplat-eval-matrix-1", "cells": rows})
         run.update(counts={"cells": len(rows)})

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,13 @@ def evaluate(
     session: Session,
     fresh: bool = False,
     observer: Observer | None = None,
+    searched: Mapping[str, Any] | None = None,
 ) -> EvalResult:
     """Run `plan`: find a recipe on the development questions or take the one that was given, then judge it on the test
-    questions. Where nothing is steered there is no recipe.json, where nothing was searched for no search.parquet."""
+    questions. searched: the row of its search, where that was done before (`searches`). Where nothing is steered there
+    is no recipe.json, where nothing was searched for no search.parquet."""
     with planned(plan).begin(out, session=session, observer=observer, fresh=fresh) as run:
-        work = Experiment(plan, run)
+        work = Experiment(plan, run, searched)
         with lent(plan.model):
             found = work.find()
             if found.candidates is not None:

@@ -59,6 +59,19 @@ def open_model(
     return model
 
 
+@contextmanager
+def opened(
+    name: str, digest: str, *, dtype: str | None = None, tokenizer: str | None = None
+) -> Iterator[LanguageModel]:
+    """`open_model`, for a worker that has one model after another: what was not open before is not kept."""
+    known = digest in _LENT
+    try:
+        yield open_model(name, digest, dtype=dtype, tokenizer=tokenizer)
+    finally:
+        if not known:
+            _LENT.pop(digest, None)
+
+
 def loadable(model: LanguageModel) -> dict[str, str | None]:
     """What a worker loads the model by: its name, and that of the tokenizer that was named for it, if one was."""
     chosen = model.tokenizer_name

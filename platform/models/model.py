@@ -26,6 +26,7 @@ from .access.run import Applied, Phase, Run, pack, take
 from .access.sites import Site, expand
 from .block import Backbone, Block
 from .decoding import ends
+from .entering import Entry, as_entry
 from .files.identity import KnownDigest, digest_of
 from .inputs import Readable, as_columns, as_rows, checked
 from .mixer import LayerState, SiteInfo
@@ -74,6 +75,7 @@ class LanguageModel(nn.Module):
         only: Tensor | None = None,
         overwrite_state: bool = False,
         rows: Tensor | Sequence[int] | None = None,
+        enter: Entry | None = None,
     ) -> Any:
         """Logits (B, T, V) of tokens (B, T); with `return_state` also the state after each row's last real token.
 
@@ -87,6 +89,8 @@ class LanguageModel(nn.Module):
         overwrite_state: `state` is not needed any more, its memory may be used for the new one.
         rows (B,): which rows of the batch at its beginning these are, where some have left it (`state.rows`); captures
         and edits with an entry for each row go by them.
+        enter: (block, what was at site resid_post of the block below (B, T, d)): the pass begins there (`entering`);
+        edits and captures below do not act.
 
         Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
         """
@@ -114,7 +118,9 @@ class LanguageModel(nn.Module):
         for watched in (*(a.coverage for a in self._edits), *self._recorders):
             watched.follow(run)
         wanted = run.wanted(last_only, as_columns(only, tokens, last_only))
-        logits, layers = self._run(run.to_packed(tokens), run, state, return_state, wanted)
+        begun = as_entry(self, enter, tokens, state is not None or return_state)
+        entry = None if begun is None else (begun[0], run.to_packed(begun[1]))
+        logits, layers = self._run(run.to_packed(tokens), run, state, return_state, wanted, entry)
         if wanted is None:
             logits = run.to_caller(logits)
         if not return_state:
@@ -122,13 +128,19 @@ class LanguageModel(nn.Module):
         return logits, ModelState(tuple(cast(list[LayerState], layers)), offset + lengths)
 
     def _run(
-        self, tokens: Tensor, run: Run, state: ModelState | None, need_state: bool, wanted: Tensor | None
+        self,
+        tokens: Tensor,
+        run: Run,
+        state: ModelState | None,
+        need_state: bool,
+        wanted: Tensor | None,
+        entry: Entry | None,
     ) -> tuple[Tensor, list[LayerState | None]]:
-        x = run.site("embed", self._embed(tokens, run, state))
+        first, x = entry or (0, run.site("embed", self._embed(tokens, run, state)))
         if self.config.residual_in_fp32:
             x = x.to(wide(x.dtype))
         new_layers: list[LayerState | None] = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[first:], first):
             layer_state = None if state is None else state.layers[i]
             x, new = block(x, run, f"blocks.{i}.", layer_state, need_state)
             new_layers.append(new)

@@ -10,7 +10,7 @@ Batches are decided by the data alone: like lengths together, the longest first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from ..datasets.prompting.templates import Template
     from ..datasets.records import Question
     from ..models import Edit, LanguageModel
+    from ..models.entering import Entry
 
 BATCH_ROWS = 32
+FLOOR = 0.05  # a probability that counts as hopeless
 
 
 class Asked(NamedTuple):
@@ -121,24 +123,37 @@ def batches(items: Sequence[Asked], rows: int = BATCH_ROWS, device: torch.device
     return made
 
 
-def score_batch(model: LanguageModel, batch: Batch, edits: Sequence[Edit] = ()) -> Answers:
-    """Answers of one batch under `edits`; logprob is differentiable."""
+def score_batch(model: LanguageModel, batch: Batch, edits: Sequence[Edit] = (), enter: Entry | None = None) -> Answers:
+    """Answers of one batch under `edits`; logprob is differentiable. enter: where the pass begins, as in `forward`."""
     with model.edit(*edits):
-        scores = model(batch.tokens, batch.mask, only=batch.columns)  # (B, A, V): where an answer token is predicted
+        # (B, A, V): where an answer token is predicted
+        scores = model(batch.tokens, batch.mask, only=batch.columns, enter=enter)
     chosen = torch.log_softmax(scores, -1).gather(-1, batch.targets[..., None])[..., 0]
     finite = (torch.isfinite(scores).all(-1) | ~batch.counts).all(1)
     exact = ((scores.argmax(-1) == batch.targets) | ~batch.counts).all(1)
     return Answers(torch.where(batch.counts, chosen, 0.0).sum(1), exact & finite, finite)
 
 
+def bounded(logprob: Tensor) -> Tensor:
+    """log((p + FLOOR) / (1 + FLOOR)) of log p: what log p is where an answer is likely, and never below
+    log(FLOOR / (1 + FLOOR)), so that its mean is not that of a few hopeless questions."""
+    return torch.log((logprob.exp() + FLOOR) / (1 + FLOOR))
+
+
 @torch.no_grad()
-def score_all(model: LanguageModel, asked: Sequence[Batch], edits: Sequence[Edit] = ()) -> Answers:
-    """Answers of all batches under `edits`, in the order of the items; on the CPU, logprob in float64."""
+def score_all(
+    model: LanguageModel,
+    asked: Sequence[Batch],
+    edits: Sequence[Edit] = (),
+    enter: Callable[[Batch], Entry | None] = lambda batch: None,
+) -> Answers:
+    """Answers of all batches under `edits`, in the order of the items; on the CPU, logprob in float64. enter: where the
+    pass over a batch begins."""
     n = sum(len(batch.rows) for batch in asked)
     logprob, exact = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.bool)
     finite = torch.zeros(n, dtype=torch.bool)
     for batch in asked:
-        part, index = score_batch(model, batch, edits), batch.rows.cpu()
+        part, index = score_batch(model, batch, edits, enter(batch)), batch.rows.cpu()
         logprob[index], exact[index] = part.logprob.double().cpu(), part.exact.cpu()
         finite[index] = part.finite.cpu()
     return Answers(logprob, exact, finite)

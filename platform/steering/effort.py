@@ -14,8 +14,9 @@ from .answered import Asked, Batch, batches, tokens_of
 from .channel_sets import GROWING, POINTERS
 
 ROWS = 24  # of a batch: a step of a fit sees one
+SCORED = 12  # of a batch that is scored: lengths differ more among few questions, and padding is read too
 SIZES = (0.7, 1.3, 2.0, 2.7, 3.4, 4.1, 4.8)  # log factors of the ladder: 2, 3.7, 7.4, 15, 30, 60 and 120
-BETWEEN = (0.4, 0.2, 0.1)  # log factor between those, ever finer
+BETWEEN = (0.4, 0.2)  # log factor between those, ever finer
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of a site's channels: set sizes
 ROUNDS = 4  # of growing, at most
 BACKWARD = 3  # a forward and a backward pass cost as much as so many forward passes
@@ -71,15 +72,14 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     }
     return [
         Rung("observed", 1, len(items), BACKWARD * every),
-        Rung("as it is", 1, len(few) + len(some), each + more),
+        Rung("as it is", 1, len(few) + len(some) + len(items), each + more + every),
         Rung("places", 3 * tried, len(few), 3 * tried * each),
         Rung("directions", kept * len(POINTERS), len(few), kept * len(POINTERS) * each),
         Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
         Rung("grown", growing, len(few), (growing + BACKWARD * ROUNDS) * each),
         Rung("trial", kept + 1, len(some), kept * steps["trial"] + (kept + 1) * more),
         Rung("fitted", 1, len(some), steps["choosing"] + steps["settling"] + more),
-        Rung("shaped", 1 + walk, len(few), (1 + walk) * each),
-        Rung("finalists", 2 * final, len(some), 2 * final * more),
+        Rung("finalists", 3 * final, len(items), final * more + (2 * final + BACKWARD) * every),
     ]
 
 

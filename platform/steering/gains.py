@@ -12,7 +12,7 @@ channel whose derivatives do not agree between batches goes back to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,12 +22,13 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..models import Edit, Scale
-from .answered import Batch, score_batch
+from .answered import Batch, bounded, score_batch
 from .detectors import channels_of
 from .part import Part
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
+    from ..models.entering import Entry
 
 #: bounds of a gain, and their logarithms
 LOWEST_GAIN, HIGHEST_GAIN = 1 / 256, 256.0
@@ -115,18 +116,21 @@ def fit(
     step: float = STEP,
     shrink: float = SHRINK,
     within: Tensor | None = None,
+    ends: bool = False,
+    enter: Callable[[Batch], Entry | None] = lambda batch: None,
 ) -> Gains:
     """Gains from `steps` steps, one batch each, in turn, beginning at `start` and drawn towards no change.
 
     step: how far a log gain goes in one. shrink: the share of a step by which each returns towards 0, so that only
-    those move whose derivatives agree. within (C,) bool: channels that may move; None for all. Edits in force count as
-    part of the model, and are to hold no parameter that needs a gradient. Where no row of a batch has finite scores or
-    derivatives the step is left out.
+    those move whose derivatives agree. within (C,) bool: channels that may move; None for all. enter: where the pass
+    over a batch begins, as in `forward`. Edits in force count as part of the model, and are to hold no parameter that
+    needs a gradient. Where no row of a batch has finite scores or derivatives the step is left out.
     """
     theta = start.log_gains.clone()
     mean, squares, taken = torch.zeros_like(theta), torch.zeros_like(theta), 0
     for i in range(steps):
-        gradient = _gradient(model, asked[i % len(asked)], start.place, theta)
+        batch = asked[i % len(asked)]
+        gradient = _gradient(model, batch, start.place, theta, ends, enter(batch))
         if gradient is None:
             continue
         taken += 1
@@ -141,13 +145,16 @@ def fit(
 
 
 @torch.enable_grad()
-def _gradient(model: LanguageModel, batch: Batch, place: Place, theta: Tensor) -> Tensor | None:
+def _gradient(
+    model: LanguageModel, batch: Batch, place: Place, theta: Tensor, ends: bool, enter: Entry | None
+) -> Tensor | None:
     """Of the mean log-probability of the batch's answers by theta (C,); None where nothing is finite."""
     leaf = theta.clone().to(model.device).requires_grad_(True)
-    scored = score_batch(model, batch, [Scale(place.name, leaf.exp())])
+    scored = score_batch(model, batch, [Scale(place.name, leaf.exp())], enter)
     if not bool(scored.finite.any()):
         return None
-    said = torch.where(scored.finite, scored.logprob, 0.0).sum() / int(scored.finite.sum())
+    value = bounded(scored.logprob) if ends else scored.logprob
+    said = torch.where(scored.finite, value, 0.0).sum() / int(scored.finite.sum())
     gradient = torch.autograd.grad(said, leaf)[0].cpu()
     return gradient if bool(torch.isfinite(gradient).all()) else None
 

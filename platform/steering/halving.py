@@ -5,18 +5,18 @@
     directions  every pointer x the places left, one set size and factor
     ladder      the best directions: other factors, then other set sizes
     grown       the best of those, in force: what detectors now name joins it or leaves it
+    finalists   that set on all questions: without members that these want otherwise; size and factor between the steps
     trial       the places left: a gain for every channel, a few steps of a fit from "leave as it is"
-    fitted      the best of all so far: more steps, the channels that moved, and their gains without the pull
-    shaped      one factor again, on channels in the order of those gains
-    finalists   the sets of one factor on more questions, size and factor between the steps of the ladder
+    fitted      the best of trials and sets: more steps, the channels that moved, and their gains without the pull
 
-That gives one candidate each of families that are ever richer: one factor on a set that a detector named (`common`),
-one factor on a set that a fit named (`shaped`), a gain of its own for each channel of a sparse set (`fitted`). The
-richer, the more it owes to the questions that it was fitted to; which of them is worth its freedom is for
-cross-fitting to say. A candidate's score is the mean log-probability of the answers on a part of the questions, spread
-evenly over lengths: few at first, more for those that are left. Fits see all questions, a batch a step, so that more
-questions cost them nothing. From rung to rung, candidates that are worse than leaving the model as it is are dropped,
-but for the best; what two candidates have in common is computed once.
+That gives a candidate each of two families: one factor on a set of channels (`common`), and a gain of its own for each
+channel of a sparse set (`fitted`). The richer one owes more to the questions that it was fitted to; whether it is worth
+its freedom is for cross-fitting to say. A candidate's score is the mean log-probability of the answers on a part of the
+questions, spread evenly over lengths: few at first, more for those that are left. At the end it is a bounded one
+(`answered.bounded`): the mean of log p is that of a few hopeless questions, and best where the others are answered less
+surely. Fits see all questions, a batch a step, so that more questions cost them nothing. From rung to rung, candidates
+that are worse than leaving the model as it is are dropped, but for the best; what two candidates have in common is
+computed once.
 """
 
 from __future__ import annotations
@@ -24,25 +24,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .answered import Asked, batches, score_all, tokens_of
+from .answered import Asked, batches, bounded, score_all, tokens_of
+from .below import Below
 from .channel_sets import GROWING, LOUDER, POINTERS, QUIETER, ChannelSet, Pointer, best_first, hopeful, with_signs
 from .detectors import Observed, find_detector, observe
-from .effort import BACKWARD, BETWEEN, ROUNDS, ROWS, SHARES, SIZES, Effort, length_of, screened
+from .effort import BACKWARD, BETWEEN, ROUNDS, ROWS, SCORED, SHARES, SIZES, Effort, length_of, screened
 from .gains import STEP, Gains, Place, fit
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
-FAMILIES = ("common", "shaped", "fitted")
+FAMILIES = ("common", "fitted")
 _FIRST_STEP, _FIRST_SIZE = 0.7, 2.0  # log gains of the first two rungs: what was turned down by 30 must show at once
 _FIRST_SHARE = 1 / 8  # of a site's channels: the first size of a set
 _SPARING, _FREE = 0.4, 0.02  # pull to the start while channels are chosen, and once they are
 _TRIAL_STEP = 0.6  # of a log gain: few steps have to show what a place is worth
+_UNWANTED = 2.5  # mean over standard error of what a member takes away, from which it goes
 _MOVED = 0.25  # log gain from which a channel counts as chosen
 
 
@@ -63,10 +66,12 @@ class Ladder:
         self._all = batches(items, ROWS, model.device)
         few, some = screened(items, effort.screening), screened(items, effort.judging)
         self._asked = {
-            "few": (batches(few, ROWS, model.device), tokens_of(few)),
-            "some": (batches(some, ROWS, model.device), tokens_of(some)),
+            "few": (batches(few, SCORED, model.device), tokens_of(few)),
+            "some": (batches(some, SCORED, model.device), tokens_of(some)),
+            "all": (batches(items, SCORED, model.device), tokens_of(items)),
         }
-        self._known: dict[tuple[str, bytes, str], tuple[float, float]] = {}
+        self._below = Below(model)
+        self._known: dict[tuple[str, bytes, str], tuple[float, float, float]] = {}
         self._base = {name: self._score(name) for name in self._asked}
 
     def climb(self, where: Sequence[Place], families: Sequence[str] = FAMILIES) -> dict[str, Gains]:
@@ -78,19 +83,15 @@ class Ladder:
         climbed = self._grown(self._ladder(self._directions(stayed, seen)))
         if "common" in families:
             made["common"] = self._finalist(climbed).gains
-        if set(families) - {"common"}:
+        if "fitted" in families:
             made["fitted"] = self._fitted(stayed, climbed)
-        if "shaped" in families:
-            made["shaped"] = self._finalist(self._shaped(made["fitted"])).gains
-        return {family: made[family] for family in families}
+        return made
 
-    def settled(self, chosen: Gains, family: str) -> Gains:
-        """From gains that fits on parts of the questions have in common to one candidate on all: of family "fitted",
-        what a fit with a pull leaves of their channels, with gains fitted here; of "shaped", one factor on channels in
-        their order."""
-        if family == "shaped":
-            return self._finalist(self._shaped(chosen)).gains
-        return self._without_pull(_moved(self._fit(chosen, "choosing", _SPARING)))
+    def settled(self, chosen: Gains) -> Gains:
+        """The channels of `chosen`, which fits named, with gains fitted without a pull."""
+        found = self._fit(chosen, "settling", _FREE, within=chosen.log_gains != 0, ends=True)
+        self._try("fitted", found, "gradient", "some")
+        return found
 
     def _foreseen(self, where: Sequence[Place], seen: Mapping[str, Observed]) -> list[Place]:
         """The places that are worth trying, in their order: those where a candidate of the first rung promises most to
@@ -162,30 +163,25 @@ class Ladder:
             begun = self._fit(nothing, "trial", _SPARING, step=_TRIAL_STEP)
             tried.append((self._try("trial", begun, "gradient", "some"), -i, begun))
         best = max(tried, key=lambda t: t[:2])[2]
-        return self._without_pull(_moved(self._fit(best, "choosing", _SPARING)))
-
-    def _without_pull(self, chosen: Gains) -> Gains:
-        found = self._fit(chosen, "settling", _FREE, within=chosen.log_gains != 0)
-        self._try("fitted", found, "gradient", "some")
-        return found
+        return self.settled(_moved(self._fit(best, "choosing", _SPARING)))
 
     def _fit(
-        self, start: Gains, rung: str, shrink: float, *, step: float = STEP, within: Tensor | None = None
+        self,
+        start: Gains,
+        rung: str,
+        shrink: float,
+        *,
+        step: float = STEP,
+        within: Tensor | None = None,
+        ends: bool = False,
     ) -> Gains:
         steps = getattr(self.effort, rung)
         for i in range(steps):
             self.log.tokens += BACKWARD * length_of(self.items, self._all[i % len(self._all)])
-        return fit(self.model, self._all, start, steps, step=step, shrink=shrink, within=within)
-
-    def _shaped(self, fitted: Gains) -> ChannelSet:
-        """The set of one factor that begins with the channels of the largest fitted gains, up or down."""
-        order = fitted.log_gains.abs().argsort(descending=True, stable=True)
-        first = ChannelSet(
-            fitted.place, Pointer("gradient", 0), tuple(int(c) for c in order), fitted.log_gains.sign(),
-            _FIRST_SHARE, _FIRST_SIZE,
+        return fit(
+            self.model, self._all, start, steps, step=step, shrink=shrink, within=within, ends=ends,
+            enter=partial(self._below, layer=start.place.layer),
         )  # fmt: skip
-        begun = self._tried("shaped", first)
-        return self._sizes("shaped", self._shares("shaped", begun))
 
     def _sizes(self, rung: str, here: ChannelSet) -> ChannelSet:
         """The best factor for a set. All are tried: what was turned far may get worse half-way to the best."""
@@ -207,25 +203,46 @@ class Ladder:
         return here
 
     def _finalist(self, last: ChannelSet) -> ChannelSet:
-        best = self._tried("finalists", last, "some")
+        best = self._tuned(last, "some")
+        kept = self._without_unwanted(best)
+        found = self._tuned(best, "all")
+        return found if kept is best else best_first([found, self._tuned(kept, "all")])[0]
+
+    def _without_unwanted(self, here: ChannelSet) -> ChannelSet:
+        """The set without members that all questions want otherwise, with the set in force, beyond chance and other
+        than its middle member: where the factor is too large, all are wanted otherwise."""
+        with self.model.edit(*here.gains.edits()):
+            seen = observe(self.model, self._all, [here.place.name])[here.place.name]
+        self.log.tokens += BACKWARD * tokens_of(self.items)
+        members = list(here.order[: here.count])
+        wanted = (find_detector("attribution_t")(seen) * here.signs)[members]
+        stays = (wanted > -_UNWANTED) | (wanted > wanted.median() - _UNWANTED)
+        kept = tuple(c for c, here_still in zip(members, stays.tolist(), strict=True) if here_still)
+        if not kept or len(kept) == len(members):
+            return here
+        return here.of(kept, tuple(c for c in here.order if c not in kept), here.signs)
+
+    def _tuned(self, last: ChannelSet, asked: str) -> ChannelSet:
+        """Size and factor between the steps of the ladder."""
+        best = self._tried("finalists", last, asked, True)
         for share in (last.share / math.sqrt(2), last.share * math.sqrt(2)):
-            best = best_first([best, self._tried("finalists", best.changed(share=share), "some")])[0]
+            best = best_first([best, self._tried("finalists", best.changed(share=share), asked, True)])[0]
         for step in BETWEEN:
             sizes = (best.size - step, best.size + step)
-            around = [self._tried("finalists", best.changed(size=size), "some") for size in sizes]
+            around = [self._tried("finalists", best.changed(size=size), asked, True) for size in sizes]
             best = best_first([best, *around])[0]
         return best
 
-    def _tried(self, rung: str, what: ChannelSet, asked: str = "few") -> ChannelSet:
-        return what.scored(self._try(rung, what.gains, what.pointer.detector, asked))
+    def _tried(self, rung: str, what: ChannelSet, asked: str = "few", ends: bool = False) -> ChannelSet:
+        return what.scored(self._try(rung, what.gains, what.pointer.detector, asked, ends))
 
-    def _try(self, rung: str, gains: Gains, detector: str, asked: str = "few") -> float:
+    def _try(self, rung: str, gains: Gains, detector: str, asked: str = "few", ends: bool = False) -> float:
         """The mean gain in log-probability, minus infinity where it is not finite; noted as a row."""
         key = (gains.place.name, gains.log_gains.numpy().tobytes(), asked)
         before = self.log.tokens
         if key not in self._known:
             self._known[key] = self._score(asked, gains)
-        logprob, exact = self._known[key]
+        logprob, exact, within = self._known[key]
         base = self._base[asked]
         better = logprob - base[0]
         self.log.rows.append(dict(self.log.about) | {
@@ -235,14 +252,16 @@ class Ladder:
             "logprob_gain": better if math.isfinite(better) else None,
             "exact_gain": exact - base[1] if math.isfinite(better) else None, "tokens": self.log.tokens - before,
         })  # fmt: skip
-        return better
+        return better if not ends or not math.isfinite(better) else within - base[2]
 
-    def _score(self, asked: str, gains: Gains | None = None) -> tuple[float, float]:
+    def _score(self, asked: str, gains: Gains | None = None) -> tuple[float, float, float]:
         parts, tokens = self._asked[asked]
         self.log.tokens += tokens
-        said = score_all(self.model, parts, [] if gains is None else gains.edits())
+        layer = 0 if gains is None else gains.place.layer
+        edits = [] if gains is None else gains.edits()
+        said = score_all(self.model, parts, edits, partial(self._below, layer=layer))
         logprob = float(said.logprob.mean()) if bool(said.finite.all()) else -math.inf
-        return logprob, float(said.exact.double().mean())
+        return logprob, float(said.exact.double().mean()), float(bounded(said.logprob).mean())
 
 
 def _moved(gains: Gains) -> Gains:

@@ -6,10 +6,10 @@
 
 A search (`halving`) is run on all questions but one fold, for each fold, and what it finds is scored on the fold
 (`cross_fitting`). From that it is decided which family of candidates is worth its freedom, and whether any is better
-than the model as it is beyond chance; if not, the recipe has no part. Else the search is run on all questions, and its
-candidate of that family is the recipe. Where no family is better on the folds so far, in either measure, the search
-ends there: this can only leave a model alone that might have been changed. A further part is looked for in the same way
-with the first in force.
+than the model as it is beyond chance (at a stricter level where it is not the one that was chosen); if not, the recipe
+has no part. Else the recipe is that family's candidate on all questions. Where every family is worse on the folds so
+far, in either measure, the search ends there: this can only leave a model alone that might have been changed. A further
+part is looked for in the same way with the first in force.
 
 Promises: a pure function of the model, the questions and their order, sites, layers and the seed; every candidate is in
 the table, the losers too; the tokens that it may read are planned and known before it starts. No test question is seen.
@@ -226,10 +226,13 @@ def _part(
         before, after = _at(base, seen), {family: _at(said, seen) for family, said in steered.items()}
         families = {family: compare(scored, before, said, plan.seed) for family, said in after.items()}
         family = _worth_its_freedom(scored, before, after, plan.seed)
-        if not any(said.exact > 0 or said.logprob > 0 for said in families.values()):
+        if not any(said.exact >= 0 and said.logprob > 0 for said in families.values()):
             break
     if not families[family].convinces(plan.alpha):
-        return None, None, families, family
+        sure = [name for name in FAMILIES if families[name].convinces(plan.alpha / len(FAMILIES))]
+        if not sure:
+            return None, None, families, family
+        family = sure[0]
     log.about = {"part": number, "fold": None}
     gains = _on_all(Ladder(model, items, plan.effort, log), plan.where, by_fold, family)
     if not gains.channels:
@@ -240,14 +243,16 @@ def _part(
 
 
 def _on_all(ladder: Ladder, where: Sequence[Place], by_fold: Sequence[Mapping[str, Gains]], family: str) -> Gains:
-    """The candidate of a family on all questions, at a place that a fold found: from what the fits of the folds have in
-    common where they were at one place, and else by a search of those."""
+    """The candidate of a family on all questions, at a place that a fold found: from the channels on whose direction
+    the fits of the folds agree where they were at one place, and else by a search of those. What was fitted to noise
+    agrees half as often as what is there."""
     found = {candidates[family].place for candidates in by_fold}
     fitted = [candidates["fitted"] for candidates in by_fold]
     if family == "common" or len({gains.place for gains in fitted}) > 1:
         return ladder.climb([place for place in where if place in found], [family])[family]
-    together = torch.stack([gains.log_gains for gains in fitted]).mean(0)
-    return ladder.settled(Gains(fitted[0].place, together), family)
+    each = torch.stack([gains.log_gains for gains in fitted])
+    agreed = torch.where((each > 0).all(0) | (each < 0).all(0), each.mean(0), 0.0)
+    return ladder.settled(Gains(fitted[0].place, agreed))
 
 
 def _at(whole: Answers, rows: Sequence[int]) -> Answers:

@@ -7,9 +7,9 @@
         print(case.plant, case.restored, case.supported)
 
 For each plant and seed the search is handed the damaged model and development questions, and nothing that says what
-was done to it. On test questions of the same seed, drawn apart from the development questions, these are answered: the
-clean model, the damaged one, the damaged one steered, and the controls of the recipe (`mplat.steering.controls`), all
-in one forward pass a batch (`forced`).
+was done to it. On test questions of the same seed, about nobody whom a development question is about, these are
+answered: the clean model, the damaged one, the damaged one steered, and the controls of the recipe
+(`mplat.steering.controls`), all in one forward pass a batch (`forced`).
 
 restored   (steered - damaged) / (clean - damaged), of exact match
 supported  nothing is `unbeaten` (the verdict's rule without its rank test, which needs more draws): better than the
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UsageError, suggest
-from ...datasets.facts import prompts
+from ...datasets.facts import LEVELS, prompts
 from ...datasets.records import Question
 from ...models.access.edits import Edit
 from ...scoring.statistics import Difference, Estimate, paired_difference
@@ -146,7 +146,7 @@ def scored_on(terms: Terms) -> Scored:
 
 def _case(planted: Planted, search: Search, seed: int, how: Scored) -> Case:
     development = prompts(how.per_level, seed, stream="planted-development")
-    test = prompts(how.per_level_test, seed, stream="planted-test")
+    test = apart(development, how.per_level_test, seed)
     controls = how.controls
     model, plant = planted.model, planted.plant
     started = time.perf_counter()
@@ -184,6 +184,22 @@ def _case(planted: Planted, search: Search, seed: int, how: Scored) -> Case:
         sites=tuple(dict.fromkeys(str(edit.selection.name) for edit in edits)),
         found=own, hits=hits, planted=plant.count, seconds=seconds,
     )  # fmt: skip
+
+
+def apart(development: Sequence[Question], per_level: int, seed: int) -> list[Question]:
+    """`per_level` test questions of each level about nobody whom a development question is about; fewer of a level
+    where eight times as many do not hold them: there are some hundred people."""
+    known = {question.origin for question in development}
+    kept: list[Question] = []
+    for times in (1, 2, 4, 8):
+        others = [q for q in prompts(times * per_level, seed, stream="planted-test") if q.origin not in known]
+        by_level: dict[int | None, list[Question]] = {}
+        for question in others:
+            by_level.setdefault(question.level, []).append(question)
+        kept = [question for level in by_level.values() for question in level[:per_level]]
+        if len(by_level) == len(LEVELS) and all(len(level) >= per_level for level in by_level.values()):
+            break
+    return kept
 
 
 def _evidence(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ...models import LanguageModel
-from ...models.access.run import Run
 from ...models.mixer import LayerState
 from ...models.state import ModelState
 from .corruption import Corruption
@@ -88,13 +87,3 @@ def final_logits(model: LanguageModel, corruption: Corruption, samples: slice) -
     """Logits (1 + n, V) at the last position: the clean run's, then those of the corrupted `samples`."""
     with model.edit(*corruption.edits(model, samples)):
         return model(corruption.rows(samples), phase="prefill", last_only=True)[:, 0]
-
-
-def exchanges(model: LanguageModel) -> bool:
-    """Whether blocks tell each other things beside the residual stream, so that none can be entered by itself."""
-    here = torch.zeros(1, dtype=torch.long, device=model.device)
-    run = Run("prefill", offset=here, lengths=here + 1, anchor=here + 1, width=1, continues=False)
-    x = torch.zeros(1, 1, model.config.d_model, dtype=model.dtype, device=model.device)
-    for i, block in enumerate(model.blocks):
-        x, _ = block(x, run, f"blocks.{i}.", None, False)
-    return bool(run.shared)

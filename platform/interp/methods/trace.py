@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError
+from ...models.entering import exchanges
 from .arguments import integer
 from .asked import about_runs, check_finite, evaluating, prompt_positions
-from .baseline import Baseline, exchanges, final_logits
+from .baseline import Baseline, final_logits
 from .corruption import Corruption, Span, corrupt
 from .memory import DEFAULT_BUDGET, Memory
 from .metric import make_metric
