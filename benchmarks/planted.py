@@ -1,6 +1,6 @@
 """Which plants the search of `mplat.steering.search` mends, and how often it is wrong where nothing is damaged.
 
-Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--per-level 40] [--per-level-test 25] [--draws 3]
+Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--first-seed 0] [--per-level 40] [--per-level-test 40] [--draws 3]
        [--sites SITE ...]
        python benchmarks/planted.py --table
 
@@ -86,8 +86,9 @@ def main() -> None:
     usual = [name for name, plant in PLANTS.items() if is_searched(plant)]
     parser.add_argument("--plants", nargs="+", default=usual, metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--per-level", type=int, default=40)
-    parser.add_argument("--per-level-test", type=int, default=25)
+    parser.add_argument("--per-level-test", type=int, default=40)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--sites", nargs="+", metavar="SITE", help="default: those that the model's variant scales")
     parser.add_argument("--table", action="store_true", help="show what was measured, and measure nothing")
@@ -98,7 +99,7 @@ def main() -> None:
         print("\n".join(table(known)))
         return
     for name in options.plants:
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             started = time.process_time()
             (case,) = score(
                 partial(searched, sites=options.sites), plants=[name], seeds=[seed], per_level=options.per_level,

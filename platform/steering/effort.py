@@ -62,7 +62,7 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
     tried = min(effort.foreseen, n_places)
     kept = min(effort.places, tried)
     # all sizes but the first are tried; shares begin inside of their steps: those of one side, the first of the other
-    walk, final = len(SIZES) - 1 + len(SHARES) - 3, 3 + 2 * len(BETWEEN)
+    walk, last = len(SIZES) - 1 + len(SHARES) - 3, 2 + 2 * len(BETWEEN) + BACKWARD
     growing = ROUNDS * (2 * len(GROWING) + 1)
     parts = batches(items, ROWS)
     read = [length_of(items, batch) for batch in parts]
@@ -79,7 +79,7 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
         Rung("grown", growing, len(few), (growing + BACKWARD * ROUNDS) * each),
         Rung("trial", kept + 1, len(some), kept * steps["trial"] + (kept + 1) * more),
         Rung("fitted", 1, len(some), steps["choosing"] + steps["settling"] + more),
-        Rung("finalists", 3 * final, len(items), final * more + (2 * final + BACKWARD) * every),
+        Rung("finalists", 5 + last, len(items), 5 * more + last * every),
     ]
 
 

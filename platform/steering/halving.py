@@ -203,10 +203,13 @@ class Ladder:
         return here
 
     def _finalist(self, last: ChannelSet) -> ChannelSet:
-        best = self._tuned(last, "some")
-        kept = self._without_unwanted(best)
-        found = self._tuned(best, "all")
-        return found if kept is best else best_first([found, self._tuned(kept, "all")])[0]
+        best = self._tried("finalists", last, "some", True)
+        for share in (last.share / math.sqrt(2), last.share * math.sqrt(2)):
+            best = best_first([best, self._tried("finalists", best.changed(share=share), "some", True)])[0]
+        best = self._tuned(best, BETWEEN[:1], "some")
+        sets = dict.fromkeys([best, self._without_unwanted(best)])
+        best = best_first([self._tried("finalists", each, "all", True) for each in sets])[0]
+        return self._tuned(best, BETWEEN, "all")
 
     def _without_unwanted(self, here: ChannelSet) -> ChannelSet:
         """The set without members that all questions want otherwise, with the set in force, beyond chance and other
@@ -222,12 +225,9 @@ class Ladder:
             return here
         return here.of(kept, tuple(c for c in here.order if c not in kept), here.signs)
 
-    def _tuned(self, last: ChannelSet, asked: str) -> ChannelSet:
-        """Size and factor between the steps of the ladder."""
-        best = self._tried("finalists", last, asked, True)
-        for share in (last.share / math.sqrt(2), last.share * math.sqrt(2)):
-            best = best_first([best, self._tried("finalists", best.changed(share=share), asked, True)])[0]
-        for step in BETWEEN:
+    def _tuned(self, best: ChannelSet, steps: Sequence[float], asked: str) -> ChannelSet:
+        """Its factor between the steps of the ladder."""
+        for step in steps:
             sizes = (best.size - step, best.size + step)
             around = [self._tried("finalists", best.changed(size=size), asked, True) for size in sizes]
             best = best_first([best, *around])[0]

@@ -10,6 +10,7 @@ from mplat.eval import matrix
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare
 from mplat.eval.runner import evaluate
+from mplat.models import lending
 from mplat.runtime import open_session
 from mplat.scoring.statistics import holm
 from mplat.steering import find_variant
@@ -50,6 +51,41 @@ def test_every_cell_is_what_it_is_alone_and_p_values_are_corrected_across_them(f
     assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
     assert [row["verdict"] for row in rows] == [result.summary.verdict.kind for result in found.values()]
     assert (folder / "out" / "cells" / "twice" / "items.parquet").is_file()
+
+
+def searching(folder, names, **more):
+    own = {"variant": names, "sites": ["mixer_out"], "layers": [1], "budget": 250_000, **more}
+    return config(folder, names).model_copy(update={"steering": EvalConfig.model_validate({"steering": own}).steering})
+
+
+def test_searches_are_done_side_by_side_and_find_what_each_evaluation_finds_alone(folder, monkeypatch):
+    from mplat.eval.experiment import Experiment
+
+    wanted = searching(folder, "mamba,general")
+    plans = {name: prepare(cell) for name, cell in matrix.cells(wanted).items()}
+    with open_session("none") as session:
+        alone = {name: evaluate(plan, out=folder / f"{name}-alone", session=session) for name, plan in plans.items()}
+        monkeypatch.setattr(Experiment, "_search", None)  # no evaluation searches again
+        found, _ = matrix.evaluate_all(matrix.Matrix(wanted, plans), out=folder / "searched", session=session)
+    for name in plans:
+        assert found[name].recipe == alone[name].recipe and found[name].said == alone[name].said
+        files = [folder / f"{name}-alone", folder / "searched" / "cells" / name]
+        one, two = ((place / "search.parquet").read_bytes() for place in files)
+        assert one == two
+    assert lending._LENT.keys().isdisjoint(plan.model.digest for plan in plans.values()), "nothing is kept"
+
+
+def test_a_search_that_cannot_be_done_is_left_to_its_evaluation_to_say(folder, monkeypatch):
+    wanted = searching(folder, "mamba,general")
+    plans = {name: prepare(cell) for name, cell in matrix.cells(wanted).items()}
+
+    def search_all(plans, run):
+        return {}
+
+    monkeypatch.setattr(matrix, "search_all", search_all)
+    with open_session("none") as session:
+        found, rows = matrix.evaluate_all(matrix.Matrix(wanted, plans), out=folder / "again", session=session)
+    assert all(result.said is not None for result in found.values()) and len(rows) == 2
 
 
 def test_all_is_every_variant_whose_model_ships():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import pytest
+from mplat.datasets.facts import LEVELS, prompts
 from mplat.errors import UsageError
 from mplat.eval.planted import PLANTS, Plant, benchmark, detect, find_plant, left_alone, score
 from mplat.eval.planted.detecting import Detection
+from mplat.eval.planted.judging import apart
 from mplat.models.edits import Scale
 from mplat.steering.part import Part
 from mplat.steering.recipe import Recipe
@@ -33,6 +36,15 @@ def test_the_truth_restores_everything_and_is_supported(result):
         assert (case.found, case.hits, case.planted) == (16, 16, 16) and case.sites == ("blocks.0.mixer_out",)
         assert set(case.controls) == set(CONTROLS)
         assert len(case.controls["random"]) == 2 and all((case.restored_by(c) or 0) < 0.5 for c in case.controls)
+
+
+@pytest.mark.parametrize("per_level", [3, 20])
+def test_no_test_question_is_about_a_person_of_the_development_side(per_level):
+    development = prompts(per_level, 5, stream="planted-development")
+    test = apart(development, per_level, 5)
+    assert not {q.origin for q in test} & {q.origin for q in development}
+    levels = Counter(q.level for q in test)
+    assert set(levels) == set(LEVELS) and set(levels.values()) == {per_level}
 
 
 def test_a_search_that_leaves_the_model_alone_restores_nothing(result):
