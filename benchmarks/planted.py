@@ -1,7 +1,7 @@
 """Which plants the search of `mplat.steering.search` mends, and how often it is wrong where nothing is damaged.
 
-Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--first-seed 0] [--per-level 40] [--per-level-test 40] [--draws 3]
-       [--sites SITE ...]
+Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--first-seed 0] [--per-level 40]
+       [--per-level-test 40] [--draws 3] [--sites SITE ...] [--budget TOKENS]
        python benchmarks/planted.py --table
 
 Each plant is searched with the development questions of every seed and judged on other questions, with controls
@@ -45,9 +45,16 @@ def row(case: Case, cpu_s: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def searched(model: LanguageModel, questions: Sequence[Question], *, sites: Sequence[str] | None) -> Recipe:
-    """The search with its defaults, at `sites` of every layer that has them."""
-    return discover(model, plan_search(model, questions, seed=0, sites=sites)).recipe
+def searched(
+    model: LanguageModel, questions: Sequence[Question], *, sites: Sequence[str] | None, budget: int | None
+) -> Recipe:
+    """The largest search that `budget` forward tokens hold, at `sites` of every layer that has them."""
+    return discover(model, plan_search(model, questions, seed=0, sites=sites, budget=budget)).recipe
+
+
+def place(case: dict[str, Any]) -> tuple[str, int, int]:
+    """Which case it is, and where it stands."""
+    return case["plant"], case["budget"] or 0, case["seed"]
 
 
 def table(cases: Sequence[dict[str, Any]]) -> list[str]:
@@ -61,6 +68,7 @@ def table(cases: Sequence[dict[str, Any]]) -> list[str]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for case in cases:
         sites = case["looked_at"] if isinstance(case["looked_at"], str) else ", ".join(case["looked_at"])
+        sites += f"; {case['budget'] / 1e6:g}M tokens" if case["budget"] else ""
         groups.setdefault((case["plant"], sites), []).append(case)
     for (plant, sites), of in groups.items():
         mean = {key: fmean(case[key] for case in of) for key in ("clean", "damaged", "steered")}
@@ -91,6 +99,7 @@ def main() -> None:
     parser.add_argument("--per-level-test", type=int, default=40)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--sites", nargs="+", metavar="SITE", help="default: those that the model's variant scales")
+    parser.add_argument("--budget", type=int, help="forward tokens of a search; default: the largest search")
     parser.add_argument("--table", action="store_true", help="show what was measured, and measure nothing")
     options = parser.parse_args()
     path = RESULTS / "planted.json"
@@ -101,13 +110,15 @@ def main() -> None:
     for name in options.plants:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             started = time.process_time()
+            search = partial(searched, sites=options.sites, budget=options.budget)
             (case,) = score(
-                partial(searched, sites=options.sites), plants=[name], seeds=[seed], per_level=options.per_level,
+                search, plants=[name], seeds=[seed], per_level=options.per_level,
                 per_level_test=options.per_level_test, draws=options.draws,
             )  # fmt: skip
-            measured = row(case, time.process_time() - started) | {"looked_at": options.sites or "all of the variant"}
-            known = [other for other in known if (other["plant"], other["seed"]) != (name, seed)] + [measured]
-            known.sort(key=lambda other: (other["plant"], other["seed"]))
+            measured = row(case, time.process_time() - started)
+            measured |= {"looked_at": options.sites or "all of the variant", "budget": options.budget}
+            known = [other for other in known if place(other) != place(measured)] + [measured]
+            known.sort(key=place)
             path.write_text(json.dumps({"python": platform.python_version(), "cases": known}, indent=1) + "\n")
             restored = "-" if case.restored is None else f"{case.restored:.2f}"
             print(

@@ -101,10 +101,10 @@ class Experiment:
             findings.activity.get, search,
         )  # fmt: skip
         drawn = control_recipes(names, comparison)
-        header = plan.examples() if PROMPT_CONTROL in plan.controls else ""
+        header, no_header = plan.shown() if PROMPT_CONTROL in plan.controls else ("", "")
         missing = {name: found.reason for name, found in drawn.items() if not found.recipes}
-        if PROMPT_CONTROL in plan.controls and not header:
-            missing[PROMPT_CONTROL] = "there are no development questions to show as examples"
+        if no_header:
+            missing[PROMPT_CONTROL] = no_header
         recipes = {name: found.recipes for name, found in drawn.items() if found.recipes}
         learned, why = self._baselines(recipe)
         return [*judged(steered, recipes, header), *learned], missing | why

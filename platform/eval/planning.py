@@ -192,6 +192,17 @@ class Plan:
             | likely
         )
 
+    def shown(self) -> tuple[str, str]:
+        """What `examples` gives, and why there is none: no question to show, or no room before the longest prompt."""
+        header = self.examples()
+        if not header:
+            return "", "there are no development questions to show as examples"
+        judging = [self.prompts[q.id] for q in (*self.test, *self.unanswerable) if q.id not in self.refused]
+        longest = max((len(headed(prompt, header, self.model).tokens) for prompt in judging), default=0)
+        if longest > (most := self.config.max_prompt_tokens):
+            return "", f"with examples before it the longest prompt has {longest} tokens, the budget is {most}"
+        return header, ""
+
     def examples(self, count: int = 2) -> str:
         """The shortest development questions with their answers, as a header that asks for the same in words; "" where
         there are none. A header of the run's own stands before the question alone, and not before each example."""

@@ -255,6 +255,16 @@ def test_the_words_of_a_prompt_are_a_control(place, case):
             assert header.count("\nA: ") == 2, "two questions of the development side with their answers"
 
 
+def test_worked_examples_without_room_before_the_longest_prompt_are_no_control_and_say_why(place, case):
+    plan = prepare(settings(place), case.damaged)
+    header, reason = plan.shown()
+    assert header == plan.examples() and reason == ""
+    longest = max(len(plan.prompts[q.id].tokens) for q in plan.test)
+    short = prepare(settings(place, max_prompt_tokens=longest), case.damaged)
+    header, reason = short.shown()
+    assert header == "" and f"the budget is {longest}" in reason and not short.refused
+
+
 def test_a_header_is_read_before_every_prompt_and_moves_the_evidence(place, case):
     header = place / "header.txt"
     header.write_text("Answer with a name.\n")

@@ -11,6 +11,7 @@ from model_zoo import nano, tokens
 from mplat.models import Scale
 from mplat.steering import Comparison, Part, Recipe, control_recipes
 from mplat.steering.controls import Activity
+from mplat.steering.features import Dictionary
 from recipes import scaled
 
 small = cache(nano)
@@ -112,6 +113,27 @@ def test_what_is_added_has_random_counterparts_of_equal_norm(operator, site, nam
     assert all(abs(float((t * tensor).sum())) < 0.9 * float(tensor.norm()) ** 2 for t in drawn)
     for made in found:
         made.check(model)
+
+
+@pytest.mark.parametrize("operator", ["scale_feature", "clamp_feature"])
+@pytest.mark.parametrize("features", [2, 17])  # that span a few directions, and all of them
+def test_features_are_turned_together_with_their_norms_and_angles(operator, features):
+    model = small("mamba")
+    generator = torch.Generator().manual_seed(5)
+    encoder, decoder = (torch.randn(features, 24, generator=generator) for _ in range(2))
+    whole = Dictionary(encoder, torch.linspace(-1, 1, features), decoder, torch.ones(24))
+    values = [1.0] * features if operator == "clamp_feature" else None
+    part = whole.part(model, "mixer_out", 1, range(features), 0.5, values=values)
+    recipe = Recipe((part,), model.digest)
+    found = control_recipes(["random_direction"], Comparison(recipe, model, 19, 0))["random_direction"].recipes
+    assert len({made.digest for made in found}) == 19, "as many as a rank test takes"
+    own = torch.cat([part.tensors[name].double() for name in ("encoder", "decoder")])
+    for made in found:
+        made.check(model)
+        turned = torch.cat([made.parts[0].tensors[name] for name in ("encoder", "decoder")])
+        assert torch.allclose(turned @ turned.T, own @ own.T, atol=1e-9)
+        assert abs(float((turned * own).sum() / own.square().sum())) < 0.6
+        assert torch.equal(made.parts[0].tensors["bias"], part.tensors["bias"])
 
 
 def test_step_sizes_have_no_random_direction_because_it_would_make_some_negative():

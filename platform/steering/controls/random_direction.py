@@ -19,8 +19,10 @@ _ADDED = {"learned_state": "state"}  # operator -> the tensor that it adds, wher
 
 @control("random_direction")
 def random_direction(comparison: Comparison) -> Drawn:
-    """Vectors and learned states: a random one of equal norm. Scaled channels: as many random directions of the site,
-    scaled by one factor that changes activations as much; none where values must not be negative."""
+    """Vectors and learned states: a random one of equal norm. Features of a dictionary: all of them turned together, so
+    that each reads and writes with its norms and angles in random directions. Scaled channels: as many random
+    directions of the site, scaled by one factor that changes activations as much; none where values must not be
+    negative."""
     recipe = comparison.recipe
     made: list[Recipe] = []
     for draw in range(comparison.draws):
@@ -45,6 +47,8 @@ def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
         other = torch.randn(vector.shape, generator=generator, dtype=torch.float64)
         equal = other * float((vector**2).sum() / (other**2).sum()) ** 0.5
         return dataclasses.replace(part, tensors={**part.tensors, added: equal})
+    if {"encoder", "decoder"} <= part.tensors.keys():
+        return _turned(part, generator)
     if not scales(part) or len(part.layers) > 1:
         return f"operator {part.operator} acts in no direction that another could stand in for"
     if part.of.low >= 0.0:  # of Delta a third became negative, and no score stayed finite
@@ -69,3 +73,16 @@ def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
         "scale_subspace", part.site, part.layers, min(max(factor, low), high), "factor", None, {"basis": basis},
         positions=part.positions, phase=part.phase,
     )  # fmt: skip
+
+
+def _turned(part: Part, generator: torch.Generator) -> Part:
+    """The features with what they read and write turned by one random rotation of the site's channels. It is made on
+    the directions that they span, so that a wide site costs no square matrix."""
+    encoder, decoder = (part.tensors[name].double() for name in ("encoder", "decoder"))
+    rows = torch.cat([encoder.flatten(1), decoder.flatten(1)])
+    basis = torch.linalg.qr(rows.T)[0]  # (C, r): an orthonormal basis of all of them
+    drawn = torch.randn(basis.shape, generator=generator, dtype=torch.float64)
+    other = torch.linalg.qr(drawn)[0]
+    found = (rows @ basis @ other.T).split(len(encoder))
+    turned = {"encoder": found[0].reshape(encoder.shape), "decoder": found[1].reshape(decoder.shape)}
+    return dataclasses.replace(part, tensors={**part.tensors, **turned})
