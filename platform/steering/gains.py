@@ -116,21 +116,22 @@ def fit(
     step: float = STEP,
     shrink: float = SHRINK,
     within: Tensor | None = None,
-    ends: bool = False,
+    floored: bool = False,
     enter: Callable[[Batch], Entry | None] = lambda batch: None,
 ) -> Gains:
     """Gains from `steps` steps, one batch each, in turn, beginning at `start` and drawn towards no change.
 
     step: how far a log gain goes in one. shrink: the share of a step by which each returns towards 0, so that only
-    those move whose derivatives agree. within (C,) bool: channels that may move; None for all. enter: where the pass
-    over a batch begins, as in `forward`. Edits in force count as part of the model, and are to hold no parameter that
-    needs a gradient. Where no row of a batch has finite scores or derivatives the step is left out.
+    those move whose derivatives agree. within (C,) bool: channels that may move; None for all. floored: go up in the
+    bounded score of the answers instead of their log-probability. enter: where the pass over a batch begins, as in
+    `forward`. Edits in force count as part of the model, and are to hold no parameter that needs a gradient. Where no
+    row of a batch has finite scores or derivatives the step is left out.
     """
     theta = start.log_gains.clone()
     mean, squares, taken = torch.zeros_like(theta), torch.zeros_like(theta), 0
     for i in range(steps):
         batch = asked[i % len(asked)]
-        gradient = _gradient(model, batch, start.place, theta, ends, enter(batch))
+        gradient = _gradient(model, batch, start.place, theta, floored, enter(batch))
         if gradient is None:
             continue
         taken += 1
@@ -146,14 +147,14 @@ def fit(
 
 @torch.enable_grad()
 def _gradient(
-    model: LanguageModel, batch: Batch, place: Place, theta: Tensor, ends: bool, enter: Entry | None
+    model: LanguageModel, batch: Batch, place: Place, theta: Tensor, floored: bool, enter: Entry | None
 ) -> Tensor | None:
     """Of the mean log-probability of the batch's answers by theta (C,); None where nothing is finite."""
     leaf = theta.clone().to(model.device).requires_grad_(True)
     scored = score_batch(model, batch, [Scale(place.name, leaf.exp())], enter)
     if not bool(scored.finite.any()):
         return None
-    value = bounded(scored.logprob) if ends else scored.logprob
+    value = bounded(scored.logprob) if floored else scored.logprob
     said = torch.where(scored.finite, value, 0.0).sum() / int(scored.finite.sum())
     gradient = torch.autograd.grad(said, leaf)[0].cpu()
     return gradient if bool(torch.isfinite(gradient).all()) else None

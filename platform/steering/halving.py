@@ -12,11 +12,11 @@
 That gives a candidate each of two families: one factor on a set of channels (`common`), and a gain of its own for each
 channel of a sparse set (`fitted`). The richer one owes more to the questions that it was fitted to; whether it is worth
 its freedom is for cross-fitting to say. A candidate's score is the mean log-probability of the answers on a part of the
-questions, spread evenly over lengths: few at first, more for those that are left. At the end it is a bounded one
-(`answered.bounded`): the mean of log p is that of a few hopeless questions, and best where the others are answered less
-surely. Fits see all questions, a batch a step, so that more questions cost them nothing. From rung to rung, candidates
-that are worse than leaving the model as it is are dropped, but for the best; what two candidates have in common is
-computed once.
+questions, spread evenly over lengths: few at first, more for those that are left. At the end, once most answers are
+likely, it is a bounded one (`answered.bounded`): the mean of log p is that of a few hopeless questions, and best where
+the others are answered less surely. Fits see all questions, a batch a step, so that more questions cost them nothing.
+From rung to rung, candidates that are worse than leaving the model as it is are dropped, but for the best; what two
+candidates have in common is computed once.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ _FIRST_STEP, _FIRST_SIZE = 0.7, 2.0  # log gains of the first two rungs: what wa
 _FIRST_SHARE = 1 / 8  # of a site's channels: the first size of a set
 _SPARING, _FREE = 0.4, 0.02  # pull to the start while channels are chosen, and once they are
 _TRIAL_STEP = 0.6  # of a log gain: few steps have to show what a place is worth
+_HOPEFUL = -1.5  # mean bounded score, half of the way up from its floor
 _UNWANTED = 2.5  # mean over standard error of what a member takes away, from which it goes
 _MOVED = 0.25  # log gain from which a channel counts as chosen
 
@@ -89,7 +90,8 @@ class Ladder:
 
     def settled(self, chosen: Gains) -> Gains:
         """The channels of `chosen`, which fits named, with gains fitted without a pull."""
-        found = self._fit(chosen, "settling", _FREE, within=chosen.log_gains != 0, ends=True)
+        floored = self._mended("fitted", chosen, "gradient")
+        found = self._fit(chosen, "settling", _FREE, within=chosen.log_gains != 0, floored=floored)
         self._try("fitted", found, "gradient", "some")
         return found
 
@@ -173,13 +175,13 @@ class Ladder:
         *,
         step: float = STEP,
         within: Tensor | None = None,
-        ends: bool = False,
+        floored: bool = False,
     ) -> Gains:
         steps = getattr(self.effort, rung)
         for i in range(steps):
             self.log.tokens += BACKWARD * length_of(self.items, self._all[i % len(self._all)])
         return fit(
-            self.model, self._all, start, steps, step=step, shrink=shrink, within=within, ends=ends,
+            self.model, self._all, start, steps, step=step, shrink=shrink, within=within, floored=floored,
             enter=partial(self._below, layer=start.place.layer),
         )  # fmt: skip
 
@@ -203,17 +205,20 @@ class Ladder:
         return here
 
     def _finalist(self, last: ChannelSet) -> ChannelSet:
-        best = self._tried("finalists", last, "some", True)
+        floored = self._mended("finalists", last.gains, last.pointer.detector)
+        best = self._tried("finalists", last, "some", floored)
         for share in (last.share / math.sqrt(2), last.share * math.sqrt(2)):
-            best = best_first([best, self._tried("finalists", best.changed(share=share), "some", True)])[0]
-        best = self._tuned(best, BETWEEN[:1], "some")
+            best = best_first([best, self._tried("finalists", best.changed(share=share), "some", floored)])[0]
+        best = self._tuned(best, BETWEEN[:1], "some", floored)
         sets = dict.fromkeys([best, self._without_unwanted(best)])
-        best = best_first([self._tried("finalists", each, "all", True) for each in sets])[0]
-        return self._tuned(best, BETWEEN, "all")
+        best = best_first([self._tried("finalists", each, "all", floored) for each in sets])[0]
+        return self._tuned(best, BETWEEN, "all", floored)
 
     def _without_unwanted(self, here: ChannelSet) -> ChannelSet:
         """The set without members that all questions want otherwise, with the set in force, beyond chance and other
         than its middle member: where the factor is too large, all are wanted otherwise."""
+        if not math.isfinite(here.score):
+            return here
         with self.model.edit(*here.gains.edits()):
             seen = observe(self.model, self._all, [here.place.name])[here.place.name]
         self.log.tokens += BACKWARD * tokens_of(self.items)
@@ -225,19 +230,25 @@ class Ladder:
             return here
         return here.of(kept, tuple(c for c in here.order if c not in kept), here.signs)
 
-    def _tuned(self, best: ChannelSet, steps: Sequence[float], asked: str) -> ChannelSet:
+    def _mended(self, rung: str, gains: Gains, detector: str) -> bool:
+        """Whether so many answers are likely that a bounded score tells of more than a few of them: where nearly all
+        are hopeless, only log p says what brings them nearer."""
+        return self._base["some"][2] + self._try(rung, gains, detector, "some", True) > _HOPEFUL
+
+    def _tuned(self, best: ChannelSet, steps: Sequence[float], asked: str, floored: bool) -> ChannelSet:
         """Its factor between the steps of the ladder."""
         for step in steps:
             sizes = (best.size - step, best.size + step)
-            around = [self._tried("finalists", best.changed(size=size), asked, True) for size in sizes]
+            around = [self._tried("finalists", best.changed(size=size), asked, floored) for size in sizes]
             best = best_first([best, *around])[0]
         return best
 
-    def _tried(self, rung: str, what: ChannelSet, asked: str = "few", ends: bool = False) -> ChannelSet:
-        return what.scored(self._try(rung, what.gains, what.pointer.detector, asked, ends))
+    def _tried(self, rung: str, what: ChannelSet, asked: str = "few", floored: bool = False) -> ChannelSet:
+        return what.scored(self._try(rung, what.gains, what.pointer.detector, asked, floored))
 
-    def _try(self, rung: str, gains: Gains, detector: str, asked: str = "few", ends: bool = False) -> float:
-        """The mean gain in log-probability, minus infinity where it is not finite; noted as a row."""
+    def _try(self, rung: str, gains: Gains, detector: str, asked: str = "few", floored: bool = False) -> float:
+        """The mean gain in log-probability, or in the bounded score (floored); minus infinity where it is not finite.
+        Noted as a row."""
         key = (gains.place.name, gains.log_gains.numpy().tobytes(), asked)
         before = self.log.tokens
         if key not in self._known:
@@ -252,7 +263,7 @@ class Ladder:
             "logprob_gain": better if math.isfinite(better) else None,
             "exact_gain": exact - base[1] if math.isfinite(better) else None, "tokens": self.log.tokens - before,
         })  # fmt: skip
-        return better if not ends or not math.isfinite(better) else within - base[2]
+        return better if not floored or not math.isfinite(better) else within - base[2]
 
     def _score(self, asked: str, gains: Gains | None = None) -> tuple[float, float, float]:
         parts, tokens = self._asked[asked]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cache
 
 import pytest
@@ -11,7 +12,8 @@ from model_zoo import nano, tokens
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets import facts
 from mplat.models import Scale
-from mplat.steering.answered import Asked, ask, batches, score_all, tokens_of
+from mplat.steering.answered import FLOOR, Asked, ask, batches, bounded, score_all, tokens_of
+from mplat.steering.channel_sets import LOUDER, ChannelSet
 from mplat.steering.cross_fitting import compare, folds
 from mplat.steering.detectors import find_detector, observe
 from mplat.steering.effort import Effort, rungs, screened
@@ -90,6 +92,34 @@ def test_channels_that_go_up_and_down_are_found_with_their_signs():
     gains, signs = found["common"].log_gains, dict.fromkeys(up, 1) | dict.fromkeys(down, -1)
     assert set(found["common"].channels) == set(signs) and all(signs[c] * gains[c] > 2 for c in signs)
     assert all(signs[c] * found["fitted"].log_gains[c] > 1 for c in signs)
+
+
+def set_of(channels, factor):
+    (place,) = places(clean(), [SITE], [0])
+    others = tuple(c for c in range(WIDTH) if c not in channels)
+    signs, share = torch.ones(WIDTH), len(channels) / WIDTH
+    return ChannelSet(place, LOUDER, (*channels, *others), signs, share, math.log(factor), 0.0)
+
+
+def test_a_member_that_all_questions_want_otherwise_goes_and_too_large_a_factor_drops_none():
+    damage = Scale(f"blocks.0.{SITE}", 0.05, channels=loud())
+    (wrong,) = set(loud(k=5)) - set(loud())  # lively, and not damaged
+    with clean().edit(damage), frozen(clean()):
+        ladder = Ladder(clean(), learned(), EFFORTS[1], Log())
+        kept = ladder._without_unwanted(set_of((*loud(), wrong), 20.0))
+        assert set(kept.order[: kept.count]) == set(loud()) and wrong in kept.order
+        assert ladder._finalist(set_of((*loud(), wrong), 8.0)).gains.channels == loud()
+        for factor in (20.0, 60.0):
+            right = set_of(loud(), factor)
+            assert ladder._without_unwanted(right) is right
+
+
+def test_a_bounded_score_is_log_p_where_it_is_likely_and_ends_where_it_is_hopeless():
+    log_p = torch.tensor([0.0, -0.1, -3.0, -50.0, -math.inf], dtype=torch.float64)
+    found = bounded(log_p)
+    assert found[0] == 0.0 and abs(float(found[1]) + 0.1) < 0.01
+    assert float(found[3]) == pytest.approx(math.log(FLOOR / (1 + FLOOR))) == pytest.approx(float(found[4]))
+    assert bool((found.diff() < 0)[:3].all())
 
 
 def test_places_that_promise_nothing_to_first_order_are_not_tried_in_a_deep_model():
