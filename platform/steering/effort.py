@@ -78,7 +78,7 @@ def rungs(items: Sequence[Asked], n_places: int, effort: Effort) -> list[Rung]:
         Rung("ladder", effort.directions * walk, len(few), effort.directions * walk * each),
         Rung("grown", growing, len(few), (growing + BACKWARD * ROUNDS) * each),
         Rung("trial", kept + 1, len(some), kept * steps["trial"] + (kept + 1) * more),
-        Rung("fitted", 2, len(some), steps["choosing"] + steps["settling"] + 2 * more),
+        Rung("fitted", 4, len(items), steps["choosing"] + 2 * steps["settling"] + 4 * more + 2 * every),
         Rung("finalists", 5 + last, len(items), 5 * more + last * every),
     ]
 

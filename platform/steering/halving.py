@@ -88,8 +88,22 @@ class Ladder:
             made["fitted"] = self._fitted(stayed, climbed)
         return made
 
-    def settled(self, chosen: Gains) -> Gains:
-        """The channels of `chosen`, which fits named, with gains fitted without a pull."""
+    def from_parts(self, fits: Sequence[Gains]) -> Gains:
+        """From fits at one place, each on a part of the questions, to gains on all: of the channels on whose direction
+        they agree, as what was fitted to noise agrees half as often as what is there; or of those that a fit from their
+        mean moves, where that is better: what is spread over many channels is not found twice in the same ones."""
+        each = torch.stack([gains.log_gains for gains in fits])
+        mean = each.mean(0)
+        agreed = torch.where((each > 0).all(0) | (each < 0).all(0), mean, 0.0)
+        made = [self._settled(Gains(fits[0].place, start)) for start in (agreed, self._chosen(fits[0].place, mean))]
+        floored = self._mended("fitted", made[0], "gradient")
+        return max(made, key=lambda gains: self._try("fitted", gains, "gradient", "all", floored))
+
+    def _chosen(self, place: Place, start: Tensor) -> Tensor:
+        return _moved(self._fit(Gains(place, start), "choosing", _SPARING)).log_gains
+
+    def _settled(self, chosen: Gains) -> Gains:
+        """The channels of `chosen`, with gains fitted without a pull."""
         floored = self._mended("fitted", chosen, "gradient")
         found = self._fit(chosen, "settling", _FREE, within=chosen.log_gains != 0, floored=floored)
         self._try("fitted", found, "gradient", "some")
@@ -165,7 +179,7 @@ class Ladder:
             begun = self._fit(nothing, "trial", _SPARING, step=_TRIAL_STEP)
             tried.append((self._try("trial", begun, "gradient", "some"), -i, begun))
         best = max(tried, key=lambda t: t[:2])[2]
-        return self.settled(_moved(self._fit(best, "choosing", _SPARING)))
+        return self._settled(Gains(best.place, self._chosen(best.place, best.log_gains)))
 
     def _fit(
         self,

@@ -243,16 +243,13 @@ def _part(
 
 
 def _on_all(ladder: Ladder, where: Sequence[Place], by_fold: Sequence[Mapping[str, Gains]], family: str) -> Gains:
-    """The candidate of a family on all questions, at a place that a fold found: from the channels on whose direction
-    the fits of the folds agree where they were at one place, and else by a search of those. What was fitted to noise
-    agrees half as often as what is there."""
+    """The candidate of a family on all questions, at a place that a fold found: from the fits of the folds where they
+    were at one place, and else by a search of those."""
     found = {candidates[family].place for candidates in by_fold}
     fitted = [candidates["fitted"] for candidates in by_fold]
     if family == "common" or len({gains.place for gains in fitted}) > 1:
         return ladder.climb([place for place in where if place in found], [family])[family]
-    each = torch.stack([gains.log_gains for gains in fitted])
-    agreed = torch.where((each > 0).all(0) | (each < 0).all(0), each.mean(0), 0.0)
-    return ladder.settled(Gains(fitted[0].place, agreed))
+    return ladder.from_parts(fitted)
 
 
 def _at(whole: Answers, rows: Sequence[int]) -> Answers:
