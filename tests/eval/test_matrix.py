@@ -54,7 +54,7 @@ def test_every_cell_is_what_it_is_alone_and_p_values_are_corrected_across_them(f
 
 
 def searching(folder, names, **more):
-    own = {"variant": names, "sites": ["mixer_out"], "layers": [1], "budget": 250_000, **more}
+    own = {"variant": names, "sites": ["mixer_out"], "layers": [1], "budget": 300_000, **more}
     return config(folder, names).model_copy(update={"steering": EvalConfig.model_validate({"steering": own}).steering})
 
 

@@ -64,7 +64,7 @@ def run(config, model, out, session=None, **more):
         return evaluate(plan, out=out, session=own, **more)
 
 
-SEARCH = {"sites": ["mixer_out"], "layers": [LAYER], "budget": 500_000, "alpha": 0.4}
+SEARCH = {"sites": ["mixer_out"], "layers": [LAYER], "budget": 600_000, "alpha": 0.4}
 
 
 @pytest.fixture(scope="module")

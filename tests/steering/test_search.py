@@ -114,6 +114,23 @@ def test_a_member_that_all_questions_want_otherwise_goes_and_too_large_a_factor_
             assert ladder._without_unwanted(right) is right
 
 
+def test_gains_on_all_questions_are_of_the_channels_on_whose_direction_fits_agree():
+    damage, (place,) = Scale(f"blocks.0.{SITE}", 0.05, channels=loud()), places(clean(), [SITE], [0])
+    others = [c for c in range(WIDTH) if c not in loud()]
+    fits = [torch.zeros(WIDTH, dtype=torch.float64) for _ in range(2)]
+    for gains, sign in zip(fits, (1, -1), strict=True):
+        gains[list(loud())], gains[others] = 2.0, 0.5 * sign  # on the others they contradict each other
+    with clean().edit(damage), frozen(clean()):
+        ladder = Ladder(clean(), learned(), EFFORTS[1], Log())
+        found = ladder.from_parts([Gains(place, gains) for gains in fits])
+        base = ladder._base["all"][0]
+        after = float(score_all(clean(), ladder._asked["all"][0], found.edits()).logprob.mean())
+    assert set(loud()) <= set(found.channels) and all(found.log_gains[list(loud())] > 1)
+    assert after > base + 1
+    tried = [row["n_channels"] for row in ladder.log.rows if row["rung"] == "fitted"]
+    assert len(loud()) in tried, "the agreed channels alone are one of the two that are compared"
+
+
 def test_a_bounded_score_is_log_p_where_it_is_likely_and_ends_where_it_is_hopeless():
     log_p = torch.tensor([0.0, -0.1, -3.0, -50.0, -math.inf], dtype=torch.float64)
     found = bounded(log_p)
