@@ -239,7 +239,7 @@ class Ladder:
         members = list(here.order[: here.count])
         wanted = (find_detector("attribution_t")(seen) * here.signs)[members]
         stays = (wanted > -_UNWANTED) | (wanted > wanted.median() - _UNWANTED)
-        kept = tuple(c for c, here_still in zip(members, stays.tolist(), strict=True) if here_still)
+        kept = tuple(c for i, c in enumerate(members) if bool(stays[i]))
         if not kept or len(kept) == len(members):
             return here
         return here.of(kept, tuple(c for c in here.order if c not in kept), here.signs)

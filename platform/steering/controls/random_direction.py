@@ -59,7 +59,7 @@ def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
     if activity is None:
         return f"the activity of the channels of {site} on the development questions is not known"
     drawn = np.random.default_rng(generator.initial_seed()).standard_normal((len(activity.mean), k))
-    basis = torch.tensor(np.linalg.qr(drawn)[0].T)
+    basis = _orthonormal(torch.tensor(drawn)).T
     # E|P x|^2 of a random subspace, channels taken as uncorrelated around their means
     there = float(((basis @ activity.mean) ** 2).sum() + (basis**2 @ activity.variance).sum())
     gains = gains_of(part)
@@ -78,11 +78,16 @@ def _other(comparison: Comparison, part: Part, i: int, draw: int) -> Part | str:
 def _turned(part: Part, generator: torch.Generator) -> Part:
     """The features with what they read and write turned by one random rotation of the site's channels. It is made on
     the directions that they span, so that a wide site costs no square matrix."""
-    encoder, decoder = (part.tensors[name].double() for name in ("encoder", "decoder"))
+    encoder, decoder = part.tensors["encoder"].double(), part.tensors["decoder"].double()
     rows = torch.cat([encoder.flatten(1), decoder.flatten(1)])
-    basis = torch.linalg.qr(rows.T)[0]  # (C, r): an orthonormal basis of all of them
-    drawn = torch.randn(basis.shape, generator=generator, dtype=torch.float64)
-    other = torch.linalg.qr(drawn)[0]
-    found = (rows @ basis @ other.T).split(len(encoder))
-    turned = {"encoder": found[0].reshape(encoder.shape), "decoder": found[1].reshape(decoder.shape)}
+    basis = _orthonormal(rows.T)  # (C, r): of all of them
+    other = _orthonormal(torch.randn(basis.shape, generator=generator, dtype=torch.float64))
+    found = rows @ basis @ other.T
+    k = len(encoder)
+    turned = {"encoder": found[:k].reshape(encoder.shape), "decoder": found[k:].reshape(decoder.shape)}
     return dataclasses.replace(part, tensors={**part.tensors, **turned})
+
+
+def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
+    """An orthonormal basis of the columns (C, k)."""
+    return torch.tensor(np.linalg.qr(columns.numpy())[0])
