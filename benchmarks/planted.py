@@ -5,9 +5,9 @@ Usage: python benchmarks/planted.py [--plants NAME ...] [--seeds 1] [--first-see
        python benchmarks/planted.py --table
 
 Each plant is searched with the development questions of every seed and judged on other questions, with controls
-(`mplat.eval.planted`). A case takes one to two minutes of a processor's time, nearly all of it the search; 20 seeds of
-all plants are a night's work, three plants and one seed five minutes. Without --plants: those whose damage is a factor
-on channels of a site that searches look at, and the two carriers. Writes every case as soon as it is known to
+(`mplat.eval.planted`). A case takes two to six minutes of a processor that is shared, half of that with a budget
+of 2500000, nearly all of it the search. Without --plants: those whose damage is a factor on channels of a site that
+searches look at, and the two carriers. Writes every case as soon as it is known to
 results/planted.json, beside those of other plants and seeds; asking again for a case measures it again.
 """
 

@@ -83,9 +83,8 @@ def ask(
     """The questions that can be used, in the order given, rendered as an evaluation renders them.
 
     max_tokens: of a prompt, its header counted. template: instead of that of a question's data set. header: text before
-    every prompt. stop: what ends an answer. Left out are
-    questions without a gold answer, controls that their text does not answer, and prompts that are too long.
-    Raises InputError where none is left or the model has no tokenizer.
+    every prompt. stop: what ends an answer. Left out are questions without a gold answer, controls that their text does
+    not answer, and prompts that are too long. Raises InputError where none is left or the model has no tokenizer.
     """
     if model.tokenizer is None:
         raise InputError(f"model {model.name} has no tokenizer for the questions; name one with --tokenizer")
