@@ -75,7 +75,7 @@ LORA = (
     {"lr": 0.01, "dropout": 0.5},
     {"lr": 0.003, "dropout": 0.5},
 )
-PREFIX = ({"lr": 0.03, "dropout": 0.0},)
+PREFIX = ({"lr": 0.03, "dropout": 0.0}, {"lr": 0.01, "dropout": 0.0})
 PERSONAL = ("lives_in", "works_for", "friend")
 SPLIT = "eval"  # names and sentence shapes that no training text has
 
@@ -154,13 +154,13 @@ def drawn(task: str, n: int, part: str) -> list[Told]:
 def best(settings: Sequence[dict[str, Any]], learn: Callable[..., Any], examples: list[Example]) -> Any:
     """What is learned from all examples with the setting that `choose` finds in them, and the account of it."""
     start, before = time.perf_counter(), time.process_time()
-    chosen = choose(settings, learn, examples) if len(settings) > 1 else None
-    setting = settings[0] if chosen is None else chosen.setting
+    chosen = choose(settings, learn, examples)
+    setting = {**chosen.setting, "stop": chosen.stop}
     learned = learn(examples, examples, **setting)
     seconds = {"clock": round(time.perf_counter() - start, 1), "processor": round(time.process_time() - before, 1)}
     return learned, {
         "numbers": learned.descent.parameters, "setting": setting, "kept_step": learned.descent.kept,
-        "losses_out_of_fold": None if chosen is None else [round(loss, 4) for loss in chosen.losses],
+        "losses_out_of_fold": [round(loss, 4) for loss in chosen.losses],
         "seconds": seconds,
     }  # fmt: skip
 

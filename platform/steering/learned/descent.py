@@ -51,7 +51,8 @@ class Descent:
 @dataclass(frozen=True)
 class Budget:
     """steps, lr (the highest), batch_size: of the descent. every: steps between looks at the development part.
-    patience: looks without a lower loss after which it stops. seed: of the order of the examples and of dropout.
+    patience: looks without a lower loss after which it stops. seed: of the order of the examples and of dropout. stop:
+    the step that is kept, whatever the development part says, and after which learning ends; None: it says which.
 
     Raises UsageError for values that cannot be."""
 
@@ -61,8 +62,11 @@ class Budget:
     every: int = 10
     patience: int = 8
     seed: int = 0
+    stop: int | None = None
 
     def __post_init__(self) -> None:
+        if self.stop is not None and not 1 <= self.stop <= self.steps:
+            raise UsageError(f"stop is one of the {self.steps} steps, not {self.stop}")
         if min(self.steps, self.batch_size, self.every, self.patience) < 1:
             raise UsageError("steps, batch_size, every and patience must be at least 1")
         if not (self.lr > 0 and math.isfinite(self.lr)):
@@ -101,7 +105,8 @@ def descend(
     average = [p.detach().clone() for p in parameters]
     looks = [(0, start, average)]
     losses, order = list[float](), list[int]()
-    for step in range(budget.steps):
+    last = budget.steps if budget.stop is None else budget.stop
+    for step in range(last):
         if not order:
             order = [int(i) for i in torch.randperm(len(examples.tokens), generator=generator)]
         chosen, order = order[: budget.batch_size], order[budget.batch_size :]
@@ -120,7 +125,7 @@ def descend(
         losses.append(float(loss.detach()))
         share = 1 - min(AVERAGE, step / (step + 1))
         average = [mean.lerp(p.detach(), share) for mean, p in zip(average, parameters, strict=True)]
-        if (step + 1) % budget.every and step + 1 < budget.steps:
+        if (step + 1) % budget.every and step + 1 < last:
             continue
         with _holding(parameters, average):
             now = score(judging, development)
@@ -129,10 +134,10 @@ def descend(
             lowest, waited = now, 0
         else:
             waited += 1
-            if waited >= budget.patience:
+            if waited >= budget.patience and budget.stop is None:
                 break
     fit = [look for look in looks if look[1].nll <= start.nll and not clearly_above(look[1].each, lowest.each)]
-    kept, found, values = fit[-1]
+    kept, found, values = fit[-1] if budget.stop is None else looks[-1]
     with torch.no_grad():
         for parameter, value in zip(parameters, values, strict=True):
             parameter.copy_(value)

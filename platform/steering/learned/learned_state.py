@@ -65,10 +65,12 @@ def learn_state(
     dropout: float = DROPOUT,
     batch_size: int = 16,
     layers: Sequence[int] | None = None,
+    stop: int | None = None,
 ) -> LearnedState:
     """The state with which `model` answers `examples`, chosen among the steps by `development`.
 
     lr: the highest learning rate, in `unit` (rms or one). layers: whose state is learned; None for all that have one.
+    stop: the step that is kept (`choose` finds one); None: `development` says which.
     Raises UsageError for a model or layer without a recurrent state, and for values that cannot be; InputError for
     examples that cannot be read; ToleranceError where the loss is not finite.
     """
@@ -76,7 +78,7 @@ def learn_state(
         raise UsageError(f"dropout is a share from 0 to below 1, not {dropout}")
     if unit not in UNITS:
         raise UsageError(f"there is no unit {unit!r} of learning rates; {suggest(unit, UNITS)}")
-    budget = Budget(steps, lr, batch_size, seed=seed)
+    budget = Budget(steps, lr, batch_size, seed=seed, stop=stop)
     shapes = _shapes(model, layers)
     rows, held_out = rows_of(model, examples), rows_of(model, development)
     scales = sizes(model, list(shapes), rows) if unit == "rms" else dict.fromkeys(shapes, torch.ones(()))

@@ -75,8 +75,10 @@ def learn_lora(
     seed: int = 0,
     dropout: float = 0.0,
     batch_size: int = 16,
+    stop: int | None = None,
 ) -> Lora:
-    """Low-rank changes with which `model` answers `examples`, chosen among the steps by `development`.
+    """Low-rank changes with which `model` answers `examples`, chosen among the steps by `development`; of step `stop`,
+    where that is given.
 
     dropout: of the coordinates between A and B. Raises UsageError for values that cannot be, InputError for examples
     that cannot be read, ToleranceError where the loss is not finite.
@@ -103,7 +105,7 @@ def learn_lora(
             _changed(model, factors),
             rows_of(model, examples),
             rows_of(model, development),
-            Budget(steps, lr, batch_size, seed=seed),
+            Budget(steps, lr, batch_size, seed=seed, stop=stop),
         )
     return Lora({name: (a.detach(), b.detach()) for name, (a, b) in factors.items()}, descent)
 

@@ -47,9 +47,10 @@ def learn_prefix(
     seed: int = 0,
     dropout: float = 0.0,
     batch_size: int = 16,
+    stop: int | None = None,
 ) -> SoftPrefix:
-    """`length` vectors behind which `model` answers `examples`, chosen among the steps by `development`. They begin as
-    embeddings of random tokens.
+    """`length` vectors behind which `model` answers `examples`, chosen among the steps by `development`; of step
+    `stop`, where that is given. They begin as embeddings of random tokens.
 
     dropout: of what is learned beside these embeddings. Raises UsageError for values that cannot be, InputError for
     examples that cannot be read, ToleranceError where the loss is not finite.
@@ -80,7 +81,7 @@ def learn_prefix(
             judging,
             rows_of(model, examples),
             rows_of(model, development),
-            Budget(steps, lr, batch_size, seed=seed),
+            Budget(steps, lr, batch_size, seed=seed, stop=stop),
         )
     return SoftPrefix((start + change).detach(), descent)
 
