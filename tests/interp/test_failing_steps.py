@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
+import traceback
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from interp_jobs import asked, reader
 from mplat.core.errors import ClusterError, InputError, StoppedEarly
 from mplat.interp import Cache, Job, Observer, Plan, config_model, plan_steps, run_plan, run_steps
@@ -124,6 +128,23 @@ def test_what_concerns_every_step_stops_at_once(model, tmp_path, error: BaseExce
     assert RAN == ["alone"]
 
 
+def test_what_a_failed_step_held_is_let_go_and_its_lines_are_kept(model, tmp_path) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def holds(job: Job) -> Tables:
+        """Fails with a tensor at hand."""
+        large = torch.zeros(10)
+        held.append(weakref.ref(large))
+        raise RuntimeError("out of something")
+
+    steps = {"holds": Step("holds", 1, (), StepSettings, False, holds)}
+    chosen = plan_steps(model, asked()[:2], config_model().model_validate({"steps": ("holds",)}), known=steps)
+    done = carry_out(chosen, cache=Cache(tmp_path))
+    gc.collect()
+    assert held[0]() is None
+    assert "in holds" in "".join(traceback.format_exception(done.failures["holds"].error))
+
+
 def test_an_error_of_one_file_stops_one_step(model, tmp_path) -> None:
     RAISED["alone"] = OSError(errno.ENOENT, "No such file", "a.txt")
     done = carry_out(plan(model), cache=Cache(tmp_path))
@@ -185,7 +206,7 @@ def reading(cache: Cache, observer: Observer) -> None:
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path) -> None:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT.format(paths=[str(Path(__file__).parent), *(path for path in sys.path if path)]))
-    for at in (3, 4):  # inside the first step, then inside the second one
+    for at in (3, 5):  # inside the first step, then inside the second one
         words = [sys.executable, str(script), str(tmp_path / "killed"), str(at)]
         assert subprocess.run(words, env=os.environ, check=False).returncode == -signal.SIGKILL
     told: list[int] = []

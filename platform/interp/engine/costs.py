@@ -1,31 +1,26 @@
 """What a plan would cost: seconds and bytes of every step, from what the steps say of themselves and a measured probe.
 
-    @step("my_step", cost=passes(3))                       # three times forwards over all tokens of all items
-    @step("my_step", cost=passes(3, bytes=64, by_layer=True))   # for each layer; 64 bytes of result an item and layer
-    @step("my_step", cost=cost_of_my_step)                 # (asked, lengths) -> Effort, where settings decide
-
 A step counts its work in forward-token equivalents (`Effort.tokens`): how many tokens the model could have read
-forwards in the time, in batches as they are planned. What one token takes here is measured by reading one batch. That
-is an estimate of work in one process for a plan, no promise: it is meant to be right within a factor of two.
+forwards in the time, in batches as they are planned. What one token takes here is measured by reading one batch with as
+many threads as a worker has. That is an estimate of work in one process for a plan, no promise: it is meant to be right
+within a factor of two. No result depends on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...models.probe import Cost as Total
 from ...models.probe import peak_bytes, reading_seconds
 from ...runtime.threads import ThreadLimit
 from ..methods.prompts import FactItem
-from .step import Asked, Cost, Effort, Kind
+from .effort import USUAL, passes
+from .step import Asked, Effort, Kind
 
 if TYPE_CHECKING:
     from .run import Plan
-
-#: passes over all tokens, and bytes of result an item, of a step that does not say what it takes
-USUAL = 10.0
-USUAL_BYTES = 4096.0
 
 
 class StepCost(NamedTuple):
@@ -40,17 +35,6 @@ class Estimate(NamedTuple):
 
     steps: Mapping[str, StepCost]
     total: Total
-
-
-def passes(count: float, *, bytes: float = USUAL_BYTES, by_layer: bool = False, fixed: float = 0.0) -> Cost:
-    """A step that reads all tokens `count` times and writes `bytes` for each item; by_layer: for each layer that is
-    looked at; fixed: seconds of work that no model does, whatever it looks at."""
-
-    def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
-        times = len(asked.layers) if by_layer else 1
-        return Effort(count * times * sum(lengths), bytes * times * len(lengths), fixed)
-
-    return cost
 
 
 def effort_of(plan: Plan, name: str) -> Effort:
@@ -71,7 +55,7 @@ def tokens_of(plan: Plan, names: Collection[str]) -> float:
 def estimate(plan: Plan, missing: Collection[str]) -> Estimate:
     """What the steps `missing` would cost here, from reading one batch of the items of each kind that they take."""
     efforts = {name: effort_of(plan, name) for name in plan.steps if name in missing}
-    kinds = dict.fromkeys(plan.steps[name].step.items for name in efforts)
+    kinds: list[Kind] = list(dict.fromkeys(plan.steps[name].step.items for name in efforts))
     paces = {kind: _seconds_a_token(plan, kind) for kind in kinds}
     steps = {
         name: StepCost(effort.tokens * paces[plan.steps[name].step.items] + effort.seconds, effort.bytes)
@@ -84,9 +68,12 @@ def estimate(plan: Plan, missing: Collection[str]) -> Estimate:
 
 
 def _seconds_a_token(plan: Plan, kind: Kind) -> float:
-    """Of the batch in the middle of the plan: batches are planned by length."""
-    items, batches = plan.inputs[kind].items, plan.inputs[kind].plan(plan.config.batch_size)
-    rows = [_tokens(items[i]) for i in batches[len(batches) // 2].items]
+    """Of the batch in the middle of the plan, since batches are planned by length; filled up where there are too few
+    items for a batch: runs of one item go through the model together too."""
+    items, size = plan.inputs[kind].items, plan.config.batch_size
+    batches = plan.inputs[kind].plan(size)
+    middle = [_tokens(items[i]) for i in batches[len(batches) // 2].items]
+    rows = list(islice(cycle(middle), size))
     limit = ThreadLimit(1)  # as many as a worker computes with
     try:
         return reading_seconds(plan.model, rows) / sum(map(len, rows))

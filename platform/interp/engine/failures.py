@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,3 +78,12 @@ def stops_everything(error: Exception) -> bool:
     """Whether an error is no fault of one step: the next one would meet it too, or somebody asked to stop."""
     full = isinstance(error, OSError) and error.errno in _FULL_DISK
     return full or isinstance(error, ClusterError | StoppedEarly)
+
+
+def forget_values(error: Exception) -> None:
+    """Let go of what the functions held in which the error arose, tensors of a step perhaps: other steps are run while
+    the error is kept. Its traceback still names their lines."""
+    one: BaseException | None = error
+    while one is not None:
+        traceback.clear_frames(one.__traceback__)
+        one = one.__cause__ or one.__context__

@@ -25,7 +25,7 @@ from ...runtime.session import Session, open_session
 from ...runtime.table_job import Progress
 from .cache import Cache, Stored
 from .encoded import Encoded, plan_digest, together
-from .failures import Carried, Failure, stops_everything
+from .failures import Carried, Failure, forget_values, stops_everything
 from .graph import all_steps, in_order
 from .inputs import Given, chosen_steps, encode_kind, read_missing
 from .interp_config import InterpConfig, default_config, settings_of
@@ -247,6 +247,7 @@ class _Carrying:
         except Exception as error:  # anything that a step may raise; it is told with its name, and raised by `whole`
             if stops_everything(error):
                 raise
+            forget_values(error)
             self._fail(Failure(name, self._plan.steps[name].key.digest, error))
 
     def _obtain(self, name: str) -> None:
@@ -265,7 +266,11 @@ class _Carrying:
             prompts = len(self._plan.inputs[planned.step.items].items)
             self._observer.begin(name, f"not in the cache, computed now on {prompts} prompts")
             start = time.monotonic()
-            stored = _compute(self._plan, planned, upstream, self._cache, self._session, self._observer.progress)
+            try:
+                stored = _compute(self._plan, planned, upstream, self._cache, self._session, self._observer.progress)
+            except Exception:
+                self._observer.end(name, "no result", time.monotonic() - start)
+                raise
             seconds = time.monotonic() - start
         result = StepResult(name, key, stored.tables, seconds, stored.tensors)
         self.results[name] = result

@@ -11,13 +11,13 @@ A check that cannot even be made is a finding with the error as its problem, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.errors import UsageError
 from ...models.access.edits import Scale
@@ -94,7 +94,7 @@ def in_force(model: LanguageModel) -> list[str]:
     """Edits, captures and hooks of torch modules that act on `model` now, in words."""
     found = [f"edit {applied.edit} is in force" for applied in model.edits]
     found += ["a capture is in force"] * len(model.captures)
-    for name, module in model.named_modules():
+    for name, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
         kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
         if hooks := sum(len(getattr(module, kind)) for kind in kinds):
             found.append(f"{name or 'the model'} has {hooks} hook{'s' * (hooks > 1)}")
@@ -164,7 +164,7 @@ def _decode(
 
 
 def _token_by_token(model: LanguageModel, tokens: Tensor) -> Tensor:
-    state, parts = None, []
+    state, parts = None, list[Tensor]()
     for t in range(tokens.shape[1]):
         logits, state = model(tokens[:, t : t + 1], state=state, return_state=True)
         parts.append(logits)
@@ -196,15 +196,17 @@ def _seen(
     model: LanguageModel, sites: Sequence[Site], work: Callable[[], Tensor], *, seed: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What the sites held and what `work` gave, under this global seed; a site that never fired is not there."""
-    done = None
+    seen: dict[str, Tensor] = {}
+    done: Tensor | None = None
     try:
         with _seeded(model, seed), model.capture(*(site.name for site in sites)) as captured:
             done = work()
+            seen = dict(captured)
     except UsageError:  # of the capture, that a site never fired; or of the work
         if done is None:
             raise
     assert done is not None
-    return dict(captured), done
+    return seen, done
 
 
 def _groups(sites: Sequence[Site], length: int) -> Iterator[list[Site]]:
@@ -222,18 +224,26 @@ def _groups(sites: Sequence[Site], length: int) -> Iterator[list[Site]]:
 
 
 @contextmanager
-def _seeded(model: LanguageModel, seed: int) -> Iterator[None]:
+def _seeded(model: LanguageModel, seed: int) -> Generator[None]:
     """A global seed of torch, for the block alone."""
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    before = [(generator, generator.get_state()) for generator in _generators(model)]
+    for generator, _ in before:
+        generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
+
+
+def _generators(model: LanguageModel) -> list[torch.Generator]:
+    """Torch's own: of the processor, and of the GPU that the model is on."""
+    on_gpu = model.device.type == "cuda"
+    return [torch.default_generator, *([torch.cuda.default_generators[model.device.index or 0]] if on_gpu else [])]
 
 
 def _generator_state(model: LanguageModel) -> Tensor:
-    own = torch.get_rng_state()
-    if model.device.type != "cuda":
-        return own
-    return torch.cat([own, torch.cuda.get_rng_state(model.device)])
+    return torch.cat([generator.get_state() for generator in _generators(model)])
 
 
 # -- padding and edits ----------------------------------------------------------------------------------------------
@@ -246,9 +256,10 @@ def _padding(model: LanguageModel, tokens: Tensor, plain: Tensor) -> list[Measur
     if len(lengths) == 1:
         return []
     alone = [plain, *(model(tokens[:, :n]) for n in lengths[1:])]
-    right, mask = (t.to(tokens.device) for t in pad([tokens[0, :n].tolist() for n in lengths]))
+    ids = [int(token) for token in tokens[0]]
+    right, mask = (t.to(tokens.device) for t in pad([ids[:n] for n in lengths]))
     left = torch.stack([row.roll(length - n) for row, n in zip(right, lengths, strict=True)])
-    found = []
+    found: list[Measured] = []
     for padded, real in ((right, mask), (left, mask.flip(1))):
         logits = model(padded, real)
         for row, expected in enumerate(alone):

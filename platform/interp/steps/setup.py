@@ -22,8 +22,9 @@ from ...models.provenance import computation_key
 from ...runtime.plan import digest_of
 from ..engine.batches import Batch, spread
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.statuses import CHECK_FAILED, GOOD, NOT_APPLICABLE
-from ..engine.step import Job, StepSettings, Tables, step
+from ..engine.step import Asked, Effort, Job, StepSettings, Tables, step
 from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.parity import CHECKS, bound_of, measure
 
@@ -119,7 +120,16 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("setup", seeded=True, settings=Settings, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """A dozen passes over a few tokens, and each of these alone; on such short texts every block costs more than what
+    it computes."""
+    settings = asked.settings
+    texts, blocks = min(settings.prompts, len(lengths)), asked.model.n_layers
+    calls = texts * (settings.tokens + 12) * blocks
+    return Effort(14.0 * texts * settings.tokens, of_files(3) + 150 * len(asked.model.sites()), 0.006 * calls)
+
+
+@step("setup", seeded=True, settings=Settings, view=VIEW, cost=cost)
 def setup(job: Job) -> Tables:
     """Parity certificate: sites fire, decoding equals one pass, edits leave nothing; versions, digests, backends."""
     chosen = [item.id for item in spread(job.items, job.settings.prompts)]
