@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.errors import UsageError
+from ..core.errors import ToleranceError, UsageError
 from .frame.command import command
 from .frame.folders import refuse_file, writable
 from .frame.models import named
@@ -17,8 +18,9 @@ from .frame.where import forward_operations
 
 if TYPE_CHECKING:
     from ..interp import InterpConfig, Plan
+    from ..interp.engine.failures import Carried
 
-PASSES = 10  # of a step over a prompt, about
+CHECK = "setup"  # the step that `--check` runs
 
 
 @command("interp", order=40, config="interp.engine.interp_config.config_model")
@@ -31,56 +33,100 @@ def interp(
             "--fail-over", metavar="SHARE", help="Share of a step's rows without a value above which the exit is 1."
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Make the parity certificate of the model anew (the step setup), alone.")
+    ] = False,
 ) -> Run:
     """Analyse a model: activations, sensitivity, attribution, bottlenecks. What is cached is not computed again."""
     if fail_over is not None and not 0 <= fail_over <= 1:
         raise UsageError(f"--fail-over {fail_over:g}: a share lies between 0 and 1")
+    if check:
+        typed = _checking(typed)
     plan, out, fresh = plan_of(typed), typed.shared.out, typed.shared.fresh
 
-    from ..interp import Cache, run_plan
+    from ..interp import Cache
     from ..interp.engine import in_words
+    from ..interp.engine.costs import estimate, tokens_of
+    from ..interp.engine.run import carry_out
     from ..interp.engine.run_record import INPUTS, planned, run_into
-    from ..interp.engine.statuses import FAIL_OVER, failed
     from ..runtime.record import read_run
 
     refuse_file(cache)
     store = Cache(cache, warn=typed.output.warn)
-    missing = [name for name in plan.steps if fresh or store.find(name, plan.steps[name].key.digest) is None]
-    if plan.left_out:
+    anew = fresh or check
+    missing = [name for name in plan.steps if anew or store.find(name, plan.steps[name].key.digest) is None]
+    if plan.left_out and not check:
         left_out = ", ".join(plan.left_out)
         typed.output.say(f"not run, since nobody named them or the prompts and models they take: {left_out}")
 
+    def again(step: str) -> str:
+        """The command that runs one step, without a folder for its results, which may hold those of others."""
+        words = typed.with_value("steps", step).without_out().again("interp")
+        return shlex.join(words + ([] if cache is None else ["--cache", str(cache)]))
+
     def work(at: At) -> Outcome:
+        if check:  # one that is read proves nothing of this machine, today
+            store.remove(CHECK, plan.steps[CHECK].key.digest)
         if out is None:
-            results = run_plan(plan, cache=store, session=at.session, fresh=fresh, observer=at.console)
+            done = carry_out(plan, cache=store, session=at.session, fresh=fresh, observer=at.console)
         else:
-            results = run_into(out, plan, cache=store, session=at.session, fresh=fresh, observer=at.console)
+            done = run_into(
+                out, plan, cache=store, session=at.session, fresh=fresh, observer=at.console, again=again
+            )  # fmt: skip
         files = [] if out is None else [name for name in read_run(out).files if name not in INPUTS.values()]
-        values = in_words.result_values(plan, results, store.folder) | {"out": None if out is None else str(out)}
-        words = in_words.result_words(plan, results)
+        values = in_words.result_values(plan, done, store.folder, again) | {"out": None if out is None else str(out)}
+        words = in_words.result_words(plan, done, again)
         words += [f"\ntables: {', '.join(files)} in {out}"] if files else []
-        allowed = FAIL_OVER if fail_over is None else fail_over
-        too_many = failed(results, plan.wanted, allowed)
-        failure = (
-            f"{'; '.join(too_many)}: more than the --fail-over {allowed:g} allows, or all of them; every row's status "
-            f"is in the tables under {store.folder if out is None else out}"
-        )
-        return Outcome(values, words, failure if too_many else None)
+        where = str(store.folder if out is None else out)
+        return Outcome(values, words, _failure(plan, done, fail_over, where))
 
     left_out = [f"question {e.id!r} is left out, {e.status}: {e.reason}" for e in plan.data.excluded]
+    costs = estimate(plan, missing) if typed.shared.dry_run else None
     return Run(
         work,
         folder=None,
         check=planned(plan).check,
-        # a step reads every prompt a few times, forwards and backwards
-        operations=forward_operations(plan.model, PASSES * sum(plan.data.lengths)) * len(missing),
-        lines=in_words.plan_words(plan, missing, store.folder),
-        plan=in_words.plan_values(plan, missing, store.folder),
+        operations=forward_operations(plan.model, 1) * tokens_of(plan, missing),
+        lines=in_words.plan_words(plan, missing, store.folder, costs),
+        plan=in_words.plan_values(plan, missing, store.folder, costs),
         says_lines=False,
         unit="prompts",
         warnings=[*left_out, *plan.notes],
+        cost=None if costs is None else lambda: costs.total,
         prepare=partial(writable, caches=True, cache=cache),
     )
+
+
+def _checking(typed: Typed[InterpConfig]) -> Typed[InterpConfig]:
+    """What was typed, for the one step; UsageError beside --steps."""
+    if "--steps" in typed.options():
+        raise UsageError(f"--check runs the step {CHECK} alone; leave out --check or --steps")
+    return typed.with_value("steps", CHECK)
+
+
+def _failure(plan: Plan, done: Carried, fail_over: float | None, where: str) -> str | Exception | None:
+    """Why the command ends with another code than 0: steps that failed, checks that failed, too many rows that did."""
+    from ..interp.engine.statuses import FAIL_OVER, failed, failed_checks
+
+    if done.failures and not any(name in done.results for name in plan.wanted):
+        first = next(iter(done.failures.values()))
+        return first.error  # with its own code
+    said = [str(failure) for failure in done.failures.values()]
+    for name in (name for name in plan.wanted if name in done.results):
+        if reasons := failed_checks(done.results[name]):
+            more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+            said.append(f"{name}: the model fails {len(reasons)} of its checks: {'; '.join(reasons[:3])}{more}")
+    allowed = FAIL_OVER if fail_over is None else fail_over
+    if too_many := failed(done.results, plan.wanted, allowed):
+        said.append(
+            f"{'; '.join(too_many)}: more than the --fail-over {allowed:g} allows, or all of them; every row's status "
+            f"is in the tables under {where}"
+        )
+    if not said:
+        return None
+    error = ToleranceError("; ".join(said))
+    error.__cause__ = next((failure.error for failure in done.failures.values()), None)  # for -v
+    return error
 
 
 def plan_of(typed: Typed[InterpConfig]) -> Plan:

@@ -75,6 +75,14 @@ def short_duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
+def byte_size(count: float) -> str:
+    """`310 bytes`, `4.2 KiB`, `1.3 GiB`."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"

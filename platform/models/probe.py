@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .decoding.generation import generate
+from .decoding.prefill import pad
 
 if TYPE_CHECKING:
     from .model import LanguageModel
 
 _STEPS = 4  # tokens written by the probe of answering
+_READINGS = 3
 
 
 class Cost(NamedTuple):
@@ -39,6 +41,14 @@ def answering_seconds(model: LanguageModel, prompts: list[list[int]], max_new_to
         return first
     more = _timed(lambda: generate(model, prompts, max_new_tokens=steps))
     return first + (max_new_tokens - 1) * max(0.0, more - first) / (steps - 1)
+
+
+def reading_seconds(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> float:
+    """Seconds of reading a batch of prompts once, forwards: the least of a few times."""
+    tokens, mask = (tensor.to(model.device) for tensor in pad(prompts))
+    with torch.no_grad():
+        model(tokens, mask)  # compiles what is compiled
+        return min(_timed(lambda: model(tokens, mask)) for _ in range(_READINGS))
 
 
 def peak_bytes(device: torch.device) -> int:

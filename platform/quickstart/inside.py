@@ -39,6 +39,7 @@ def look_inside(
     planned = plan_steps(plan.model, questions, config)
     cache = Cache(cache_dir, warn=observer.warn)
     # a part of the quickstart, which has checked its folder
-    results = run_into(out, planned, cache=cache, session=session, fresh=fresh, replace=True, observer=observer)
+    done = run_into(out, planned, cache=cache, session=session, fresh=fresh, replace=True, observer=observer)
+    results = done.whole()
     computed = sum(result.seconds is not None for result in results.values())
     return f"{len(results)} steps on {len(questions)} development questions, {len(results) - computed} cached"

@@ -29,17 +29,17 @@ class ThreadLimit:
 
     def apply(self) -> int | None:
         """Limit what is imported by now; the number torch then uses, or None where torch is not imported."""
+        torch = sys.modules.get("torch")
+        if self._torch_before is None and torch is not None and hasattr(torch, "get_num_threads"):
+            self._torch_before = int(torch.get_num_threads())  # first: numba's threads, once started, change it
         numba = sys.modules.get("numba")
         if numba is not None and hasattr(numba, "set_num_threads"):
             if self._numba_before is None:
                 self._numba_before = int(numba.get_num_threads())
             # A mask, not the variable: numba refuses another NUMBA_NUM_THREADS once its threads run.
             numba.set_num_threads(min(self.count, int(numba.config.NUMBA_NUM_THREADS)))
-        torch = sys.modules.get("torch")
         if torch is None or not hasattr(torch, "set_num_threads"):
             return None
-        if self._torch_before is None:
-            self._torch_before = int(torch.get_num_threads())
         torch.set_num_threads(self.count)
         return int(torch.get_num_threads())
 
@@ -51,9 +51,9 @@ class ThreadLimit:
             else:
                 os.environ[name] = value
         self._variables = {}
-        if self._torch_before is not None:
-            sys.modules["torch"].set_num_threads(self._torch_before)
-            self._torch_before = None
         if self._numba_before is not None:
             sys.modules["numba"].set_num_threads(self._numba_before)
             self._numba_before = None
+        if self._torch_before is not None:
+            sys.modules["torch"].set_num_threads(self._torch_before)
+            self._torch_before = None

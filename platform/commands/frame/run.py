@@ -68,6 +68,10 @@ class Typed(Generic[ConfigT]):
         """The same as if this had been typed too."""
         return replace(self, values={**self.values, parameter: value})
 
+    def without_out(self) -> Typed[ConfigT]:
+        """The same without a folder for the results."""
+        return replace(self, shared=Shared(**vars(self.shared) | {"out": None}))
+
     def options(self) -> list[str]:
         """The options of the configuration that were typed."""
         return [o.name for o in self._fields() if self.values.get(o.parameter) is not None]
@@ -105,11 +109,12 @@ class At(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run found, as values for --json and in words; failure: why too much of it failed, if it did."""
+    """What a run found, as values for --json and in words; failure: why too much of it failed, if it did, or the error
+    that the command ends with."""
 
     values: Mapping[str, Any]
     words: Words
-    failure: str | None = None
+    failure: str | Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def _carry_out(run: Run, shared: Shared, output: Output) -> None:
         outcome = run.work(At(folder or Path(), shared.fresh, session, console))
     output.result(outcome.values, *outcome.words)
     if outcome.failure is not None:
-        raise ToleranceError(outcome.failure)
+        raise ToleranceError(outcome.failure) if isinstance(outcome.failure, str) else outcome.failure
 
 
 def _show_plan(run: Run, folder: Path | None, output: Output) -> None:

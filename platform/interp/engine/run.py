@@ -2,6 +2,9 @@
 
 Nothing is computed twice: a step runs only where the cache has no result under its key, and what it needs only where it
 has to run itself. The tables are the same whatever the session, the number of workers or of interruptions.
+
+A step that fails stops only those that need it: the others are run, and what failed is told at the end. What concerns
+all of them stops the run at once: an interruption, a cluster that is lost, a disk that is full.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from ...runtime.session import Session, open_session
 from ...runtime.table_job import Progress
 from .cache import Cache, Stored
 from .encoded import Encoded, plan_digest, together
+from .failures import Carried, Failure, forget_values, stops_everything
 from .graph import all_steps, in_order
 from .inputs import Given, chosen_steps, encode_kind, read_missing
 from .interp_config import InterpConfig, default_config, settings_of
@@ -185,7 +189,22 @@ def run_plan(
     fresh: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, StepResult]:
-    """Results of the wanted steps, and of others that had to run for them, by name.
+    """Results of the wanted steps, and of others that had to run for them, by name. See `carry_out`.
+
+    Raises the error of the first step that failed, after all that do not need it were run and cached.
+    """
+    return carry_out(plan, cache=cache, session=session, fresh=fresh, observer=observer).whole()
+
+
+def carry_out(
+    plan: Plan,
+    *,
+    cache: Cache | None = None,
+    session: Session | None = None,
+    fresh: bool = False,
+    observer: Observer | None = None,
+) -> Carried:
+    """Run the wanted steps, and what has to run for them: what was found, and what failed.
 
     session: where forward passes run, default this process. fresh: delete cached results of these steps first.
     """
@@ -194,39 +213,73 @@ def run_plan(
     if fresh:
         for name, planned in plan.steps.items():
             cache.remove(name, planned.key.digest)
-    results: dict[str, StepResult] = {}
-
-    def obtain(name: str) -> StepResult:
-        if name in results:
-            return results[name]
-        planned = plan.steps[name]
-        stored = cache.read_all(name, planned.key.digest)
-        seconds = None
-        if stored is not None:
-            observer.say(f"{name}: cached")
-        else:
-            upstream = {need: obtain(need) for need in planned.step.needs}
-            prompts = len(plan.inputs[planned.step.items].items)
-            observer.begin(name, f"not in the cache, computed now on {prompts} prompts")
-            start = time.monotonic()
-            stored = _compute(plan, planned, upstream, cache, chosen, observer.progress)
-            seconds = time.monotonic() - start
-        results[name] = StepResult(name, planned.key.digest, stored.tables, seconds, stored.tensors)
-        if seconds is not None:
-            observer.end(name, f"{results[name].rows} rows", seconds)
-        return results[name]
-
     chosen = open_session("none") if session is None else session
     try:
         with ExitStack() as stack:
             for model in (plan.model, *(other.model for other in plan.others)):
                 stack.enter_context(lent(model))
+            run = _Carrying(plan, cache, chosen, observer)
             for name in plan.wanted:
-                obtain(name)
+                run.obtain(name)
     finally:
         if session is None:
             chosen.close()
-    return {name: results[name] for name in plan.steps if name in results}
+    return Carried(
+        {name: run.results[name] for name in plan.steps if name in run.results},
+        {name: run.failures[name] for name in plan.steps if name in run.failures},
+    )
+
+
+class _Carrying:
+    """A plan while it is carried out."""
+
+    def __init__(self, plan: Plan, cache: Cache, session: Session, observer: Observer) -> None:
+        self._plan, self._cache, self._session, self._observer = plan, cache, session, observer
+        self.results: dict[str, StepResult] = {}
+        self.failures: dict[str, Failure] = {}
+
+    def obtain(self, name: str) -> None:
+        """The result of a step, read or computed, or its failure."""
+        if name in self.results or name in self.failures:
+            return
+        try:
+            self._obtain(name)
+        except Exception as error:  # anything that a step may raise; it is told with its name, and raised by `whole`
+            if stops_everything(error):
+                raise
+            forget_values(error)
+            self._fail(Failure(name, self._plan.steps[name].key.digest, error))
+
+    def _obtain(self, name: str) -> None:
+        planned = self._plan.steps[name]
+        key = planned.key.digest
+        stored, seconds = self._cache.read_all(name, key), None
+        if stored is not None:
+            self._observer.say(f"{name}: cached")
+        else:
+            for need in planned.step.needs:
+                self.obtain(need)
+                if (failure := self.failures.get(need)) is not None:
+                    self._fail(Failure(name, key, failure.error, failure.needed or need))
+                    return
+            upstream = {need: self.results[need] for need in planned.step.needs}
+            prompts = len(self._plan.inputs[planned.step.items].items)
+            self._observer.begin(name, f"not in the cache, computed now on {prompts} prompts")
+            start = time.monotonic()
+            try:
+                stored = _compute(self._plan, planned, upstream, self._cache, self._session, self._observer.progress)
+            except Exception:
+                self._observer.end(name, "no result", time.monotonic() - start)
+                raise
+            seconds = time.monotonic() - start
+        result = StepResult(name, key, stored.tables, seconds, stored.tensors)
+        self.results[name] = result
+        if seconds is not None:
+            self._observer.end(name, f"{result.rows} rows", seconds)
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures[failure.step] = failure
+        self._observer.warn(str(failure))
 
 
 def _compute(

@@ -1,12 +1,14 @@
 """An interp run in a folder: `run.json`, what was read (`prompts.parquet`, `facts.parquet`, `texts.parquet`), and a
 copy of what was asked for.
 
-The folder holds one run: another one, of this or of another command, is never written over unasked.
+The folder holds one run: another one, of this or of another command, is never written over unasked. Where steps failed
+the others are kept, `details.failures` says what failed with what error, and the record stays `unfinished`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from ...models.provenance import backend, identity
 from ...runtime.session import Session
 from ...runtime.stage import Planned, Run, Stage
 from .cache import Cache
+from .failures import Carried
 from .graph import all_steps
 from .questions import prompt_table
-from .run import Plan, StepResult, run_plan
+from .run import Plan, StepResult, carry_out
 from .step import Kind
 from .tensor_parts import SUFFIX
 
@@ -51,6 +54,10 @@ def planned(plan: Plan, command: str = "interp") -> Planned:
     )
 
 
+class _Incomplete(Exception):
+    """Steps failed."""
+
+
 def run_into(
     folder: Path,
     plan: Plan,
@@ -61,22 +68,30 @@ def run_into(
     replace: bool = False,
     observer: Observer | None = None,
     command: str = "interp",
-) -> dict[str, StepResult]:
-    """`run_plan` with `folder` for its results: the tables of the wanted steps as `<step>.parquet` or
+    again: Callable[[str], str] | None = None,
+) -> Carried:
+    """`carry_out` with `folder` for its results: the tables of the wanted steps as `<step>.parquet` or
     `<step>-<part>.parquet`, their tensors as `.safetensors`, and `run.json`.
 
-    fresh: delete cached results and the run in `folder` first. replace: the latter alone. Raises UsageError where
-    `folder` holds another run.
+    fresh: delete cached results and the run in `folder` first. replace: the latter alone. again: the command that runs
+    a step again, for the record. Raises UsageError where `folder` holds another run.
     """
     begun = planned(plan, command).begin(folder, session=session, observer=observer, fresh=fresh or replace)
-    with begun as run:
-        results = run_plan(plan, cache=cache, session=session, fresh=fresh, observer=observer)
+    with suppress(_Incomplete), begun as run:
+        done = carry_out(plan, cache=cache, session=session, fresh=fresh, observer=observer)
         for kind, data in plan.inputs.items():
             run.table(INPUTS[kind], prompt_table(data) if kind == "questions" else data.text_table())
-        kept = {name: _keep(run, results[name]) for name in plan.wanted}
+        results = done.results
+        kept = {name: _keep(run, results[name]) for name in plan.wanted if name in results}
         steps = {n: {"key": r.key, "rows": r.rows, "not_ok": r.bad, **kept.get(n, {})} for n, r in results.items()}
-        run.update(counts={name: result.rows for name, result in results.items()}, details={"steps": steps})
-    return results
+        failures = [f.values(None if again is None else again(name)) for name, f in done.failures.items()]
+        run.update(
+            counts={name: result.rows for name, result in results.items()},
+            details={"steps": steps, **({"failures": failures} if failures else {})},
+        )
+        if failures:
+            raise _Incomplete
+    return done
 
 
 def _keep(run: Run, result: StepResult) -> Mapping[str, Any]:

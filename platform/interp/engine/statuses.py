@@ -5,6 +5,7 @@ why in its column `status`; a table that has no such column cannot tell, and cou
 
 `not_applicable` is no failure: the row says that there is nothing to measure, such as the decay of an attention layer.
 Neither is `model_wrong`: the model answers otherwise than the fact has it, and only right answers were asked for.
+`check_failed` always is one, whatever share of rows may be without a value.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 COLUMN, GOOD = "status", "ok"
 NOT_APPLICABLE = "not_applicable"
 MODEL_WRONG = "model_wrong"
+CHECK_FAILED = "check_failed"  # something is not as every analysis supposes; the row's `reason` says what
 FAIL_OVER = 0.05  # share of a step's rows that may be without a value, as in `mplat eval`
 
 
@@ -44,10 +46,20 @@ def sentence(result: StepResult) -> str | None:
     return f"{result.step}: {sum(bad.values()):,} of {result.rows:,} rows are not ok ({counts})"
 
 
+def failed_checks(result: StepResult) -> list[str]:
+    """The reasons of checks that failed, of the first of its tables that has some."""
+    for table in result.tables.values():
+        if {COLUMN, "reason"} <= {*table.column_names}:
+            rows = zip(table[COLUMN].to_pylist(), table["reason"].to_pylist(), strict=True)
+            if reasons := [str(reason) for status, reason in rows if status == CHECK_FAILED]:
+                return reasons
+    return []
+
+
 def failed(results: Mapping[str, StepResult], wanted: Iterable[str], fail_over: float) -> list[str]:
     """A sentence for each wanted step of which too many rows are not ok; all of them are always too many."""
     sentences = []
-    for name in wanted:
+    for name in (name for name in wanted if name in results):
         bad, rows = sum(results[name].bad.values()), results[name].rows
         reason = sentence(results[name])
         if reason is not None and (bad == rows or bad > fail_over * rows):

@@ -16,7 +16,8 @@ Items are questions unless the decorator says `items="facts"` (factual prompts, 
 `items="texts"` (plain texts).
 
 What a step finds is tables, and tensors beside them where it returns a `StepOutput`. `view` says how a report shows it;
-`others` which further models it is given; what it trains is trained by `fitting.fit` in `Job.folder`.
+`others` which further models it is given; `cost` what it takes; what it trains is trained by `fitting.fit` in
+`Job.folder`.
 
 Forward passes belong into a batch function at the top level of the module: it may run in another process, on a batch
 planned from the data alone, and must be a pure function of its arguments. The step's function puts the batches' rows
@@ -169,6 +170,19 @@ class Asked:
     others: Sequence[LanguageModel] = ()
 
 
+class Effort(NamedTuple):
+    """What a step is expected to take. tokens: that could be read forwards in the time (forward-token equivalents);
+    bytes: that it writes; seconds: of work besides that no model does."""
+
+    tokens: float
+    bytes: float = 0.0
+    seconds: float = 0.0
+
+
+#: the effort of a step that is `Asked`, for items of so many tokens each; see `costs`
+Cost = Callable[[Asked, Sequence[int]], Effort]
+
+
 #: what further models are to a step, in order; an ellipsis behind the last: any number of those, at least one
 Roles = tuple[str | EllipsisType, ...]
 
@@ -187,6 +201,7 @@ class Step:
     view: View | None = None  # how a report shows it; None: as a table
     items: Kind = "questions"
     others: Roles = ()  # what the further models are that it is given (`InterpConfig.compare`)
+    cost: Cost | None = None  # what it takes, for --dry-run; None: a usual number of passes (`costs.USUAL`)
 
     def takes(self, others: int) -> bool:
         """Whether it can be given so many models beside the one that is analysed."""
@@ -220,13 +235,14 @@ def step(
     view: View | None = None,
     items: Kind = "questions",
     others: Roles = (),
+    cost: Cost | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the step `name`, which looks at such `items` and gets the results of the steps
     it `needs`."""
 
     def register(function: Function) -> Function:
         assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
-        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, items, others)
+        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, items, others, cost)
         STEPS.add(name, entry, function.__module__)
         return function
 

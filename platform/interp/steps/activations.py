@@ -8,6 +8,7 @@ A question that could not be used, or whose prompt is too short for a position, 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,8 +23,9 @@ from pydantic import field_validator
 from ...core.errors import InputError, UsageError
 from ..engine.batches import Batch, Item
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, Place, places
-from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..engine.step import Asked, Effort, Job, Sites, StepSettings, Tables, named_once, step
 from ..engine.view import EVERY, Column, TablePart, View
 
 if TYPE_CHECKING:
@@ -83,7 +85,16 @@ VIEW = View(
 )
 
 
-@step("activations", version=1, settings=Settings, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """One pass; every vector is written."""
+    settings = asked.settings
+    found = places(asked.model, asked.layers, settings.sites, one_axis=False)
+    tokens = sum(lengths) if settings.positions == "all" else len(lengths) * len(settings.positions)
+    width = sum(math.prod(place.shape) for place in found) * (4 if settings.dtype == "float32" else 2)
+    return Effort(1.7 * sum(lengths), of_files(len({place.site for place in found})) + 0.85 * width * tokens)
+
+
+@step("activations", version=1, settings=Settings, check=check, view=VIEW, cost=cost)
 def activations(job: Job) -> Tables:
     """Vectors of the residual stream, the mixer's output and Delta at the last token of each prompt."""
     settings = job.settings

@@ -22,6 +22,7 @@ import torch
 from ..engine.answers import score_answers
 from ..engine.batches import Batch, halves
 from ..engine.columns import column, ranks
+from ..engine.effort import of_channels
 from ..engine.places import SITE_WORDS, check_sites, places, rows_at
 from ..engine.step import Job, Sites, StepSettings, Tables, step
 from ..engine.view import Column, MapPart, TablePart, View
@@ -87,7 +88,7 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("attribution", version=2, settings=Settings, check=check_sites, view=VIEW)
+@step("attribution", version=2, settings=Settings, check=check_sites, view=VIEW, cost=of_channels(3.5, bytes=41))
 def attribution(job: Job) -> Tables:
     """Gradient times activation of the answer's log-probability per channel."""
     asked = places(job.model, job.layers, job.settings.sites)

@@ -6,14 +6,15 @@ curved it is not the effect. Parts and columns are those of `causal_trace`, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pydantic import Field
 
 from ..engine.batches import Batch
-from ..engine.step import Asked, Job, Tables, step
+from ..engine.effort import trace_bytes
+from ..engine.step import Asked, Effort, Job, Tables, step
 from ..engine.view import View
 from ..methods.attribution import attribution_patching, patched_places
 from ..methods.fact_traces import trace_item, traces_and_averages
@@ -44,7 +45,15 @@ VIEW = View(
 )
 
 
-@step("attribution_patching", items="facts", settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """Every sample forwards and backwards for each kind of restoration, as if every answer were right."""
+    settings = asked.settings
+    sites = len(present(asked.model, settings.sites, asked.layers))
+    slopes = sites * settings.samples * (settings.integrated_steps or 1)
+    return Effort(2.2 * slopes * sum(lengths), trace_bytes(sites * len(asked.layers), lengths))
+
+
+@step("attribution_patching", items="facts", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def attribution_of_facts(job: Job) -> Tables:
     """First-order estimates of restoring clean values, by prompt, and their averages over prompts."""
     sites = present(job.model, job.settings.sites, job.layers)

@@ -35,8 +35,9 @@ from ...scoring.statistics import bootstrap_mean, holm
 from ..engine.answers import score_answers
 from ..engine.batches import Batch, halves
 from ..engine.columns import column, ranks
+from ..engine.effort import of_files
 from ..engine.places import Place, places, relative_names, rows_at
-from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..engine.step import Asked, Effort, Job, Sites, StepSettings, Tables, named_once, step
 from ..engine.view import Beside, Column, TablePart, View
 from ..methods.against_random import AgainstRandom, against_random, verdicts
 
@@ -173,6 +174,16 @@ VIEW = View(
 )  # fmt: skip
 
 
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """Every set of channels is a pass: all of a site, and for each share the top ones, those of each half of the
+    prompts where they differ, and the random ones."""
+    settings = asked.settings
+    found = places(asked.model, asked.layers, settings.sites)
+    sets = len(found) * (1 + len(settings.top_shares) * (settings.random_draws + 3.6))
+    written = of_files(1) + 21 * sum(place.channels for place in found) + 60 * sets
+    return Effort(1.04 * sets * sum(lengths), written)
+
+
 @step(
     "bottlenecks",
     version=2,
@@ -181,6 +192,7 @@ VIEW = View(
     seeded=True,
     check=check,
     view=VIEW,
+    cost=cost,
 )
 def bottlenecks(job: Job) -> Tables:
     """What mean-ablating the most attributed channels costs, tested against random channels."""

@@ -9,7 +9,8 @@ Parts: `coordinates`, one row for each channel (and coordinate) of each block; `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +20,10 @@ import torch
 from ...core.errors import UsageError
 from ..engine.batches import Batch
 from ..engine.columns import column, ranks
+from ..engine.effort import of_files
 from ..engine.places import places, relative_names
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, Tables, step
+from ..engine.step import Asked, Effort, Job, Tables, step
 from ..engine.view import Column, TablePart, View
 from ..methods.coordinate_attribution import SCHEMA as TERMS
 from ..methods.coordinate_attribution import coordinate_attribution
@@ -75,7 +77,15 @@ def check(asked: Asked) -> None:
             raise UsageError(f"site {name!r} holds no real numbers, and has no derivative")
 
 
-@step("coordinate_attribution", items="facts", settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """Every sample forwards and backwards, as if every answer were right; a row for each coordinate."""
+    named = relative_names(asked.model, [asked.settings.site])
+    found = places(asked.model, asked.layers, named, one_axis=False) if named else []
+    rows = sum(math.prod(place.shape) for place in found)
+    return Effort(5.2 * asked.settings.samples * sum(lengths), of_files(2) + 22 * rows)
+
+
+@step("coordinate_attribution", items="facts", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def coordinates_of_facts(job: Job) -> Tables:
     """Which channels and state coordinates of a site carry the difference at the subject, to first order."""
     settings: Settings = job.settings

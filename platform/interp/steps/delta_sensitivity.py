@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..engine.batches import Batch
 from ..engine.columns import column, ranks
+from ..engine.effort import of_channels
 from ..engine.places import SITE_WORDS, check_sites, places, rows_at
 from ..engine.step import Job, Sites, StepSettings, Tables, step
 from ..engine.view import MapPart, View
@@ -73,7 +74,7 @@ VIEW = View(
 )
 
 
-@step("delta_sensitivity", version=1, settings=Settings, check=check_sites, view=VIEW)
+@step("delta_sensitivity", version=1, settings=Settings, check=check_sites, view=VIEW, cost=of_channels(1.5, bytes=32))
 def delta_sensitivity(job: Job) -> Tables:
     """Mean and variance of Delta and of the mixer's output per channel, over all tokens."""
     arguments = {"layers": list(job.layers), "sites": list(job.settings.sites)}

@@ -12,6 +12,7 @@ Parts: `spectrum`, a row for each eigenvalue, and `layers`, their quantiles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ import pyarrow as pa
 import torch
 
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.places import rows_at
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Job, Tables, step
+from ..engine.step import Asked, Effort, Job, Tables, step
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.decays import half_life, time_constant
 from ..methods.moments import Moments, merge_rows
@@ -93,7 +95,13 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("eigenvalues", version=2, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """A pass for the mean Delta, and a row for each eigenvalue."""
+    count = sum(decay.A.numel() for layer in asked.layers for decay in recurrences_of(asked.model, layer))
+    return Effort(1.5 * sum(lengths), of_files(2) + 29 * count, 2.5e-6 * count)
+
+
+@step("eigenvalues", version=2, view=VIEW, cost=cost)
 def eigenvalues(job: Job) -> Tables:
     """Eigenvalues of A per layer, with time constants of A alone and in tokens."""
     by_layer = {layer: recurrences_of(job.model, layer) for layer in job.layers}

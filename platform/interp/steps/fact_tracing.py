@@ -11,7 +11,7 @@ Rows are single prompts: no average is taken here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -22,9 +22,10 @@ from pydantic import AfterValidator, Field
 from ...core.errors import InputError
 from ..engine.batches import Batch, Item, spread
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, Sites, StepSettings, Tables, named_once, step
+from ..engine.step import Asked, Effort, Job, Sites, StepSettings, Tables, named_once, step
 from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.restoration import present
 from ..methods.table import about
@@ -115,7 +116,17 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("fact_tracing", version=2, settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """A run for each noise, site, layer and distance, as if every prompt stated its answer; about half of a run is
+    spared, because it begins where something is restored."""
+    settings = asked.settings
+    sites = len(present(asked.model, settings.sites, asked.layers)) * len(asked.layers)
+    restored = sites * len(settings.distances) * min(settings.prompts, len(lengths))
+    tokens = restored * settings.samples * sum(lengths) / max(1, len(lengths))
+    return Effort(0.47 * tokens, of_files(1) + 8 * restored)
+
+
+@step("fact_tracing", version=2, settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def fact_tracing(job: Job) -> Tables:
     """Effects of restoring what is held of a stated fact, at the fact and at distances after it."""
     stated = [item for item in job.items if item.fact is not None]

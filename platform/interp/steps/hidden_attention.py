@@ -7,7 +7,7 @@ shares by where the tokens stand. An exact rewriting of the scan at the input gi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,8 +15,9 @@ import torch
 
 from ..engine.batches import Batch
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Job, Tables, step
+from ..engine.step import Asked, Effort, Job, Tables, step
 from ..engine.view import LinePart, MapPart, View
 from ..methods.bins import BINS, token_bins
 from ..methods.fact_averages import with_averages
@@ -69,7 +70,14 @@ VIEW = View(
 )
 
 
-@step("hidden_attention", items="facts", seeded=True, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """Every pair of tokens of a text meets in every block."""
+    layers = len(asked.layers)
+    pairs = float(sum(length**2 for length in lengths))
+    return Effort(layers * pairs, of_files(2) + (4500 + 70 * len(lengths)) * layers)
+
+
+@step("hidden_attention", items="facts", seeded=True, view=VIEW, cost=cost)
 def attention_of_facts(job: Job) -> Tables:
     """From which tokens the last one reads through each block's scan, as shares of its hidden attention."""
     absent = without_scan(job)

@@ -7,7 +7,7 @@ not cut. A block without a selective scan of its own states (attention, long con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
@@ -17,8 +17,9 @@ from pydantic import AfterValidator, Field
 from ...core.errors import UsageError
 from ..engine.batches import Batch
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
+from ..engine.step import Asked, Effort, Job, StepSettings, Tables, named_once, step
 from ..engine.view import Column, LinePart, MapPart, TablePart, View
 from ..methods.bins import token_bins
 from ..methods.fact_averages import with_averages
@@ -103,7 +104,14 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("knockout", items="facts", seeded=True, settings=Settings, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """A run for each source, window of blocks and group of coordinates, of one text at a time."""
+    windows = len(asked.layers) - asked.settings.window + 1
+    cuts = len(asked.settings.sources) * windows * (asked.settings.decay or 1)
+    return Effort(2.6 * cuts * sum(lengths), of_files(2) + (2200 + 15 * len(lengths)) * cuts)
+
+
+@step("knockout", items="facts", seeded=True, settings=Settings, check=check, view=VIEW, cost=cost)
 def knockout_of_facts(job: Job) -> Tables:
     """What the answer loses when the last token no longer reads other tokens through some blocks' scans."""
     absent, width = without_scan(job), job.settings.window

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from ...scoring.statistics import bootstrap_mean, holm, paired_difference
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
@@ -117,7 +118,15 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("layer_specialisation", version=1, needs=("fact_tracing",), settings=Settings, seeded=True, view=VIEW)
+@step(
+    "layer_specialisation",
+    version=1,
+    needs=("fact_tracing",),
+    settings=Settings,
+    seeded=True,
+    view=VIEW,
+    cost=passes(0, bytes=0, layer_bytes=12_000, seconds=0.2),  # it reads no text
+)
 def layer_specialisation(job: Job) -> Tables:
     """Effects of early, middle and late layers per site and token bin, with intervals and contrasts."""
     traced = job.upstream["fact_tracing"][""].to_pylist()

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from ...core.errors import UsageError
 from ..engine.batches import Batch
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.places import places
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
@@ -91,7 +92,15 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("logit_lens", items="facts", seeded=True, settings=Settings, check=check, view=VIEW)
+@step(
+    "logit_lens",
+    items="facts",
+    seeded=True,
+    settings=Settings,
+    check=check,
+    view=VIEW,
+    cost=passes(5.2, bytes=640, layer_bytes=11_000, seconds=0.7),
+)
 def lens_of_facts(job: Job) -> Tables:
     """What the residual stream says after every block: rank and probability of the answer, the most probable tokens."""
     arguments = {"layers": list(job.layers), **job.settings.model_dump(mode="json")}

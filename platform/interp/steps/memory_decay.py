@@ -29,6 +29,7 @@ from pydantic import Field
 from ...scoring.statistics import bootstrap_mean, holm, wilson
 from ..engine.batches import Item
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.places import SITE_WORDS, rows_at
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
@@ -194,7 +195,15 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("memory_decay", version=2, needs=("fact_tracing",), settings=Settings, seeded=True, view=VIEW)
+@step(
+    "memory_decay",
+    version=2,
+    needs=("fact_tracing",),
+    settings=Settings,
+    seeded=True,
+    view=VIEW,
+    cost=passes(5.3, bytes=290, layer_bytes=115_000, seconds=0.3),
+)
 def memory_decay(job: Job) -> Tables:
     """How long the state keeps a fact: half-lives, restoration against distance, accuracy against distance."""
     by_layer = {layer: recurrences_of(job.model, layer) for layer in job.layers}

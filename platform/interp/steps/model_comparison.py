@@ -9,7 +9,7 @@ to each of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -18,7 +18,8 @@ from pydantic import Field
 from ...models.lending import label
 from ..engine.batches import Batch
 from ..engine.columns import column
-from ..engine.step import Asked, Job, Sites, StepSettings, Tables, step
+from ..engine.effort import of_files
+from ..engine.step import Asked, Effort, Job, Sites, StepSettings, Tables, step
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.comparison import KINDS, SCHEMA, ModelAndPrompts, allowed_ids, kinds_of, rows_of_model, traced_sites
 from ..methods.corruption import NOISE_STDS, items_noise
@@ -107,6 +108,18 @@ VIEW = View(
 )  # fmt: skip
 
 
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """The traces of `causal_trace` in every model, each as slow as it has parameters, as if all prompts counted."""
+    models = named((asked.model, *asked.others))
+    kinds = kinds_of(models, asked.settings.kinds)
+    runs = sum(
+        len(traced_sites(model, kinds)) * model.n_layers * model.n_active_parameters / asked.model.n_active_parameters
+        for model in models.values()
+    )
+    tokens = 0.21 * runs * asked.settings.samples * sum(length**2 for length in lengths)
+    return Effort(tokens, of_files(2) + 9_000 * len(models) * len(kinds) + 100 * len(lengths) * len(models))
+
+
 @step(
     "model_comparison",
     items="facts",
@@ -115,6 +128,7 @@ VIEW = View(
     check=check,
     others=("another model", ...),
     view=VIEW,
+    cost=cost,
 )
 def comparison_of_facts(job: Job) -> Tables:
     """Mean effects of restoring clean values in several models, by kind of site, relative depth and kind of token."""

@@ -8,7 +8,7 @@ all samples, and there are as many as pairs of blocks: name few blocks with `lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -18,8 +18,9 @@ from ...core.errors import UsageError
 from ...models.access.sites import parse
 from ..engine.batches import Batch
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.places import places
-from ..engine.step import Asked, Job, Tables, step
+from ..engine.step import Asked, Effort, Job, Tables, step
 from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.corruption import items_noise
 from ..methods.fact_averages import with_averages
@@ -96,7 +97,13 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("path_patching", items="facts", settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """Two runs of every sample for each pair of blocks, as if every answer were right."""
+    pairs = len(asked.layers) * (len(asked.layers) - 1) / 2
+    return Effort(2.1 * pairs * asked.settings.samples * sum(lengths), of_files(2) + (4000 + 60 * len(lengths)) * pairs)
+
+
+@step("path_patching", items="facts", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def paths_of_facts(job: Job) -> Tables:
     """What each block's output does to the answer through each later block that reads it directly."""
     settings: Settings = job.settings

@@ -30,6 +30,7 @@ from ...scoring.statistics import correlations, holm
 from ..engine.answers import score_answers
 from ..engine.batches import Batch, Item
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.places import rows_at
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
@@ -139,7 +140,7 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("selection", version=2, settings=Settings, seeded=True, view=VIEW)
+@step("selection", version=2, settings=Settings, seeded=True, view=VIEW, cost=passes(8, bytes=270, layer_bytes=26_000))
 def selection(job: Job) -> Tables:
     """Which patterns of Delta, B and C go with right answers within kinds of question, with permutation p-values."""
     by_layer = {layer: selective(job.model, layer) for layer in job.layers}

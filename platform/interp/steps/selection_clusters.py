@@ -22,6 +22,7 @@ from pydantic import Field
 from ...core.errors import InputError
 from ...scoring.statistics import groups_differ_p, wilson
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.places import rows_at
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
@@ -99,7 +100,15 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("selection_clusters", version=2, needs=("selection",), settings=Settings, seeded=True, view=VIEW)
+@step(
+    "selection_clusters",
+    version=2,
+    needs=("selection",),
+    settings=Settings,
+    seeded=True,
+    view=VIEW,
+    cost=passes(0, bytes=0, layer_bytes=14_000, seconds=1.4),  # it reads no text
+)
 def selection_clusters(job: Job) -> Tables:
     """Clusters of units by where they open, and of prompts by how they are selected."""
     upstream = job.upstream["selection"]

@@ -12,7 +12,7 @@ Parts: `paths`, a row for each token; `components`, a row for each component.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,8 +22,9 @@ from pydantic import Field
 
 from ..engine.batches import Batch, Item, spread
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Job, StepSettings, Tables, step
+from ..engine.step import Asked, Effort, Job, StepSettings, Tables, step
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.projection import principal_components, random_walk_ratio
 
@@ -106,7 +107,13 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("state_projection", version=2, settings=Settings, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """A few texts are read; what takes time are the components of each state in double precision."""
+    paths = min(asked.settings.texts, len(lengths)) * len(asked.layers)
+    return Effort(sum(sorted(lengths)[-asked.settings.texts :]), of_files(2) + 2000 * paths, 0.04 * paths)
+
+
+@step("state_projection", version=2, settings=Settings, view=VIEW, cost=cost)
 def state_projection(job: Job) -> Tables:
     """Principal components of the recurrent state along a text, with explained variance."""
     chosen = [item.id for item in spread(job.items, job.settings.texts)]

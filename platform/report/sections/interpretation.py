@@ -1,7 +1,8 @@
 """An interp run's folder -> `Interpretation`: of every step what its own view says, its tables, and their statuses.
 
 Reads run.json and the step results beside it. A step without a view, or one that this installation does not have, is
-shown by the first rows of its tables. A result that was made and is not there is listed in `missing`.
+shown by the first rows of its tables. A result that was made and is not there is listed in `missing`, and so is a step
+that failed or was skipped, with its error and the command that runs it again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _EMPTY = "No row here has a value; the statuses below say why."
 @section("interp")
 def read_interpretation(folder: Path, run: Document) -> Interpretation:
     """The interp run in `folder`, whose run.json is `run`. Raises InputError for a damaged table."""
-    missing: list[str] = []
+    missing = list(_failures(run.at("details")))
     steps: list[StepResults] = []
     for name, result in run.at("details").at("steps").entries():
         if not any(kept in result for kept in ("file", "parts", "tensors")):
@@ -50,6 +51,15 @@ def read_interpretation(folder: Path, run: Document) -> Interpretation:
         provenance=tuple(Fact(name, value) for name, value in flat(run.value)),
         missing=tuple(missing),
     )
+
+
+def _failures(details: Document) -> Iterator[str]:
+    """A sentence for each step without a result."""
+    for failure in details.at("failures").elements() if "failures" in details else ():
+        name, said = failure.at("step").text(), failure.at("error").at("message").text()
+        needed, again = failure.at("needed").value, failure.at("again").value
+        what = f"failed: {said}" if needed is None else f"was skipped, since {needed}, which it needs, failed: {said}"
+        yield f"{name} {what}; " + (_REMEDY if again is None else f"run it again with `{again}`")
 
 
 def _files(result: Document, one: str, several: str) -> Iterator[tuple[str, str]]:
