@@ -93,8 +93,14 @@ class Construction:
 
     def free(self, **counts: int) -> None:
         """In the block that is begun, so many things of each kind are free; they are given out in an order of chance."""
-        draw = (torch.randperm(count, generator=self.generator).tolist() for count in counts.values())
-        self._free = dict(zip(counts, draw, strict=True))
+        self._free = {}
+        for kind, count in counts.items():
+            self.choose(kind, range(count))
+
+    def choose(self, kind: str, things: Sequence[int]) -> None:
+        """As `free`, of one kind more: these things."""
+        order = torch.randperm(len(things), generator=self.generator).tolist()
+        self._free[kind] = [things[i] for i in order]
 
     def take(self, kind: str, count: int) -> list[int]:
         """So many of what is free. Raises UsageError where there are not so many."""

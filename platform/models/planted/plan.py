@@ -41,7 +41,7 @@ class Memory:
     """What is written at `write_at` and read at `read_at` (places of a prompt).
 
     key, query: as many dimensions; value: as many as `into`, or as many as `matrix` (into, value) has columns. gain: of
-    what is read. sink: a flag of words that a softmax looks at where no key fits the query; a scan needs none.
+    what is read. size: the norm of a value, for architectures that norm what they read. sink: a flag of words that a softmax looks at where no key fits the query; a scan needs none.
     path: see `truth.Part`.
     """
 
@@ -54,7 +54,8 @@ class Memory:
     read_at: tuple[str, ...]
     matrix: tuple[Vector, ...] | None = None
     gain: float = 1.0
-    sink: str | None = None
+    size: float = 1.0
+    sink: Read | None = None
     path: str = ""
 
 
@@ -94,6 +95,7 @@ SIGNS: tuple[Vector, ...] = (
     (1, -1, 1, -1), (-1, 1, -1, 1), (1, 1, -1, -1), (-1, -1, 1, 1), (1, -1, -1, 1), (-1, 1, 1, -1),
 )  # fmt: skip
 HIGH, LOW = 1.0, 0.4  # what a sign is written as: never 0, so that every channel of a value always holds something
+CODE_SIZE = (2 * (HIGH**2 + LOW**2)) ** 0.5
 
 
 def code(i: int) -> Vector:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from ..model import LanguageModel
+    from ..model_config import ModelConfig
 
 PREFIX = "planted-"
 
@@ -54,6 +55,11 @@ class PlantedModel:
         return TASKS.get(self.task_name)
 
     @property
+    def config(self) -> ModelConfig:
+        """The shape of the model."""
+        return self._architecture.config(self.plan)
+
+    @property
     def words(self) -> tuple[str, ...]:
         """The vocabulary: the token of `words[i]` is i."""
         return tuple(word.text for word in self.plan.words)
@@ -80,7 +86,7 @@ class PlantedModel:
         from ..building import build
 
         architecture, plan = self._architecture, self.plan
-        model = build(architecture.config(plan), dtype=torch.float64, tokenizer=word_tokenizer(self.words))
+        model = build(self.config, dtype=torch.float64, tokenizer=word_tokenizer(self.words))
         with torch.no_grad():
             work = Construction(model, plan, zlib.crc32(self.name.encode()))
             work.embed()

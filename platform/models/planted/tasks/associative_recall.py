@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from random import Random
 
-from ..plan import SIGNS, Memory, Plan, Read, Word, code, one_hot
+from ..plan import CODE_SIZE, SIGNS, Memory, Plan, Read, Word, code, one_hot
 from ..prompt import Prompt
 from ..task import Task, planted
 
@@ -36,7 +36,7 @@ class AssociativeRecall(Task):
         words += [Word(word, {"filler": one_hot(i, len(OPENINGS))}) for i, word in enumerate(OPENINGS)]
         words.append(Word(QUERY, {}))
         key = Read("name", delay=1, at=("key",))
-        recall = Memory("recall", (key,), (Read("code"),), (Read("name"),), "answer", ("value",), ("query",))
+        recall = Memory("recall", (key,), (Read("code"),), (Read("name"),), "answer", ("value",), ("query",), size=CODE_SIZE)
         return Plan(
             spaces={"name": n, "code": 4, "answer": 4, "filler": len(OPENINGS)},
             words=tuple(words),

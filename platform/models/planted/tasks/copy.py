@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from random import Random
 
-from ..plan import SIGNS, Memory, Plan, Read, Word, code, one_hot
+from ..plan import CODE_SIZE, SIGNS, Memory, Plan, Read, Word, code, one_hot
 from ..prompt import Prompt
 from ..task import Task, planted
 
@@ -33,10 +33,12 @@ class Copy(Task):
         words += [Word(filler, {"filler": one_hot(i, len(FILLERS))}) for i, filler in enumerate(FILLERS)]
         words += [Word(RELAY, {"is_relay": (1.0,)}), Word(QUERY, {"is_query": (1.0,)})]
         first = Memory(
-            "first", (Read("is_name"),), (Read("code"),), (Read("is_relay"),), "relayed", ("value",), ("relay",)
+            "first", (Read("is_name"),), (Read("code"),), (Read("is_relay"),), "relayed", ("value",), ("relay",),
+            size=CODE_SIZE,
         )
         second = Memory(
-            "second", (Read("is_relay"),), (Read("relayed"),), (Read("is_query"),), "answer", ("relay",), ("query",)
+            "second", (Read("is_relay"),), (Read("relayed"),), (Read("is_query"),), "answer", ("relay",), ("query",),
+            size=CODE_SIZE,
         )
         return Plan(
             spaces={"code": 4, "is_name": 1, "is_relay": 1, "is_query": 1, "relayed": 4, "answer": 4, "filler": 6},
