@@ -1,7 +1,7 @@
 """A planted model while it is built: where each space of the residual stream lies, what is free, and the truth so far.
 
     embedding   E[word] = LEVEL e_constant + sum over spaces of what the word holds there
-    head        logit[answer] = GAIN answer . x^ + bias . x^_constant,   x^ = RMSNorm(x);  0 for every other word
+    head        logit[answer] = GAIN signs . x^_answer + bias x^_constant,   x^ = RMSNorm(x);  0 for every other word
 
 Every word holds LEVEL in one dimension, so that the norm before a block divides by nearly the same number everywhere,
 and what a block reads is what stands in the stream times `unit`.
@@ -22,8 +22,11 @@ from .truth import Edge, Part, Role, Truth, Way
 if TYPE_CHECKING:
     from ..model import LanguageModel
 
-GAIN = 4.0  # of the logits of answers
+GAIN = 6.0  # of the logits of answers
 BIAS = 0.3  # of every answer, so that no other word is ever said
+# of the answer that is said otherwise, more: as much as a third of a value, so that the mean of the values in a text,
+# which attention sees where no key fits, is too little
+OTHERWISE = 0.6
 _TYPICAL = 2.5  # what a token holds besides the constant, squared and summed
 BUSY = 0.3  # size of the weights of channels that are not in the circuit
 UNREAD = 2  # coordinates beside the planted ones, and channels beside a memory's, that hold the same and are not read
@@ -65,7 +68,7 @@ class Construction:
         for answer, vector in self.plan.answers.items():
             row = head[ids[answer]]
             row[_slice(self.spaces["answer"])] = GAIN * torch.tensor(vector, dtype=row.dtype)
-            row[self.spaces[CONSTANT].start] = BIAS + self.plan.bias.get(answer, 0.0)
+            row[self.spaces[CONSTANT].start] = BIAS + OTHERWISE * (answer == self.plan.otherwise)
 
     def rows(self, reads: Iterable[Read]) -> Tensor:
         """Rows (n, d) of a projection whose outputs are what the reads say, as it stands in the residual stream."""

@@ -11,7 +11,7 @@ say (`architectures`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 Vector = tuple[float, ...]
@@ -76,8 +76,8 @@ Block = tuple[Memory | Shift, ...]
 @dataclass(frozen=True)
 class Plan:
     """A circuit. spaces: name -> number of dimensions. words: the vocabulary, in its order. answers: word -> what it says
-    of the space `answer`: its logit is the product. bias: of the logits of answers, so that one of them is said where the
-    circuit says nothing. blocks: from the first to the last; () is one that does nothing. asked_at: the last place.
+    of the space `answer`: its logit is the product. otherwise: the answer that is said where the circuit says too little.
+    blocks: from the first to the last; () is one that does nothing. asked_at: the last place.
     """
 
     spaces: Mapping[str, int]
@@ -85,9 +85,9 @@ class Plan:
     answers: Mapping[str, Vector]
     blocks: tuple[Block, ...]
     asked_at: tuple[str, ...]
+    otherwise: str
     d_model: int = 48
     state_size: int = 16
-    bias: Mapping[str, float] = field(default_factory=dict)
 
 
 #: values as signs: two of a pair (0 and 1, 2 and 3, 4 and 5) differ in each of four, any others in two

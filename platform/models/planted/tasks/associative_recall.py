@@ -43,7 +43,7 @@ class AssociativeRecall(Task):
             answers=dict(zip(COLOURS, SIGNS, strict=True)),
             blocks=((), (recall,)),
             asked_at=("query",),
-            bias={COLOURS[-1]: 0.05},
+            otherwise=COLOURS[-1],
         )
 
     def sample(self, rng: Random, answer: str) -> Prompt:

@@ -48,7 +48,7 @@ class Copy(Task):
             asked_at=("query",),
             d_model=24,
             state_size=8,
-            bias={ANSWERS[-1]: 0.05},
+            otherwise=ANSWERS[-1],
         )
 
     def sample(self, rng: Random, answer: str) -> Prompt:

@@ -39,7 +39,7 @@ class Induction(Task):
             answers=dict(zip(TREES, SIGNS, strict=True)),
             blocks=((before,), (match,)),
             asked_at=("query",),
-            bias={TREES[-1]: 0.05},
+            otherwise=TREES[-1],
         )
 
     def sample(self, rng: Random, answer: str) -> Prompt:
