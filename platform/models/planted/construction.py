@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...core.errors import UsageError
 from .plan import CONSTANT, LEVEL, Plan, Read
-from .truth import Edge, Part, Role, Truth, Way
+from .truth import Edge, Feature, Part, Role, Truth, Way
 
 if TYPE_CHECKING:
     from ..model import LanguageModel
@@ -148,22 +148,30 @@ class Construction:
         """The dimensions of a space in the residual stream."""
         return tuple(self.spaces[space])
 
-    def truth(self, **rest: object) -> Truth:
+    def truth(self) -> Truth:
         """All of it, ending at the logits."""
         ids = {word.text: i for i, word in enumerate(self.plan.words)}
         channels = tuple(sorted(ids[answer] for answer in self.plan.answers))
         self.parts.append(Part("logits", "logits", None, "logits", channels, at=self.plan.asked_at))
         for source in self._written["answer"]:
             self.edge(source, "logits", "residual")
+        self.reads("logits", [Read(CONSTANT)], ())
         order = {"embed": -1, "logits": self.model.n_layers}
         parts = sorted(self.parts, key=lambda p: order[p.site] if p.layer is None else p.layer)
-        return Truth(tuple(parts), tuple(self.edges), tuple(self.decoys), **rest)  # type: ignore[arg-type]
+        features = tuple(self._feature(*of) for of in self.plan.features)
+        return Truth(tuple(parts), tuple(self.edges), tuple(self.decoys), features)
+
+    def _feature(self, name: str, space: str, direction: tuple[float, ...]) -> Feature:
+        (writer,) = (part for part in self.parts if part.name in self._written[space])
+        assert writer.layer is not None
+        return Feature(name, writer.layer, writer.site, writer.channels, direction)
 
     def _embedding(self, space: str, place: str) -> str:
         name = f"embed.{space}" + (f"@{place}" if place else "")
         if all(part.name != name for part in self.parts):
             at = (place,) if place else ()
-            self.parts.append(Part(name, "embedding", None, "embed", self.dims(space), at=at))
+            role: Role = "embedding" if place else "constant"
+            self.parts.append(Part(name, role, None, "embed", self.dims(space), at=at))
         return name
 
 

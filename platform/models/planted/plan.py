@@ -41,7 +41,7 @@ class Memory:
     """What is written at `write_at` and read at `read_at` (places of a prompt).
 
     key, query: as many dimensions; value: as many as `into`, or as many as `matrix` (into, value) has columns. gain: of
-    what is read. size: the norm of a value, for architectures that norm what they read. sink: a flag of words that a softmax looks at where no key fits the query; a scan needs none.
+    what is read. size: the norm of a value, for architectures that norm what they read.
     path: see `truth.Part`.
     """
 
@@ -55,7 +55,6 @@ class Memory:
     matrix: tuple[Vector, ...] | None = None
     gain: float = 1.0
     size: float = 1.0
-    sink: Read | None = None
     path: str = ""
 
 
@@ -78,6 +77,7 @@ class Plan:
     """A circuit. spaces: name -> number of dimensions. words: the vocabulary, in its order. answers: word -> what it says
     of the space `answer`: its logit is the product. otherwise: the answer that is said where the circuit says too little.
     blocks: from the first to the last; () is one that does nothing. asked_at: the last place.
+    features: things that share a written space, as (name, space, direction in it).
     """
 
     spaces: Mapping[str, int]
@@ -88,6 +88,7 @@ class Plan:
     otherwise: str
     d_model: int = 48
     state_size: int = 16
+    features: tuple[tuple[str, str, Vector], ...] = ()
 
 
 #: values as signs: two of a pair (0 and 1, 2 and 3, 4 and 5) differ in each of four, any others in two

@@ -92,8 +92,7 @@ class PlantedModel:
             work.embed()
             for layer, block in enumerate(plan.blocks):
                 architecture.block(work, layer, block)
-        truth = work.truth(features=self.task.features(self.architecture_name))
-        return _Grower(model, self.name), truth
+        return _Grower(model, self.name), work.truth()
 
 
 class _Grower:

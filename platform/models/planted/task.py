@@ -22,7 +22,6 @@ from ...core.errors import UsageError, suggest
 from ...core.registry import Registry
 from .plan import Plan
 from .prompt import Pair, Prompt
-from .truth import Feature
 
 _PATIENCE = 500  # draws in a row that repeat a prompt
 
@@ -38,10 +37,6 @@ class Task:
     def plan(self, architecture: str) -> Plan:
         """What the circuit does, as `architecture` can do it."""
         raise UsageError(f"planted task {self.name} has no plan")
-
-    def features(self, architecture: str) -> tuple[Feature, ...]:
-        """Directions with a meaning of their own, where the task is about those."""
-        return ()
 
     def sample(self, rng: Random, answer: str) -> Prompt:
         """A prompt with this answer."""

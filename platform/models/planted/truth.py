@@ -12,7 +12,7 @@ from typing import Literal
 
 from ...core.errors import UsageError, suggest
 
-Role = Literal["embedding", "value", "key", "query", "gate", "state", "read", "output", "logits", "decoy"]
+Role = Literal["embedding", "constant", "value", "key", "query", "gate", "state", "read", "output", "logits", "decoy"]
 #: how a source reaches its target: within a token, by the residual stream from a block below, or from earlier tokens
 Way = Literal["token", "residual", "convolution", "state", "attention"]
 

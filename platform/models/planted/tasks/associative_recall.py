@@ -36,7 +36,9 @@ class AssociativeRecall(Task):
         words += [Word(word, {"filler": one_hot(i, len(OPENINGS))}) for i, word in enumerate(OPENINGS)]
         words.append(Word(QUERY, {}))
         key = Read("name", delay=1, at=("key",))
-        recall = Memory("recall", (key,), (Read("code"),), (Read("name"),), "answer", ("value",), ("query",), size=CODE_SIZE)
+        recall = Memory(
+            "recall", (key,), (Read("code"),), (Read("name"),), "answer", ("value",), ("query",), size=CODE_SIZE
+        )
         return Plan(
             spaces={"name": n, "code": 4, "answer": 4, "filler": len(OPENINGS)},
             words=tuple(words),

@@ -33,11 +33,23 @@ class Copy(Task):
         words += [Word(filler, {"filler": one_hot(i, len(FILLERS))}) for i, filler in enumerate(FILLERS)]
         words += [Word(RELAY, {"is_relay": (1.0,)}), Word(QUERY, {"is_query": (1.0,)})]
         first = Memory(
-            "first", (Read("is_name"),), (Read("code"),), (Read("is_relay"),), "relayed", ("value",), ("relay",),
+            "first",
+            (Read("is_name"),),
+            (Read("code"),),
+            (Read("is_relay"),),
+            "relayed",
+            ("value",),
+            ("relay",),
             size=CODE_SIZE,
         )
         second = Memory(
-            "second", (Read("is_relay"),), (Read("relayed"),), (Read("is_query"),), "answer", ("relay",), ("query",),
+            "second",
+            (Read("is_relay"),),
+            (Read("relayed"),),
+            (Read("is_query"),),
+            "answer",
+            ("relay",),
+            ("query",),
             size=CODE_SIZE,
         )
         return Plan(

@@ -32,7 +32,16 @@ class Induction(Task):
         words = [Word(tree, {"word": one_hot(i, n), "code": code(i)}) for i, tree in enumerate(TREES)]
         words += [Word(filler, {"filler": one_hot(i, len(FILLERS))}) for i, filler in enumerate(FILLERS)]
         before = Shift("before", "word", "before", at=("value",), source_at=("key",))
-        match = Memory("match", (Read("before"),), (Read("code"),), (Read("word"),), "answer", ("value",), ("query",), size=CODE_SIZE)
+        match = Memory(
+            "match",
+            (Read("before"),),
+            (Read("code"),),
+            (Read("word"),),
+            "answer",
+            ("value",),
+            ("query",),
+            size=CODE_SIZE,
+        )
         return Plan(
             spaces={"word": n, "code": 4, "before": n, "answer": 4, "filler": len(FILLERS)},
             words=tuple(words),
