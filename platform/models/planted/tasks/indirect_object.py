@@ -9,7 +9,7 @@ So a name that is said twice counts 1 + (1 - 2.5), the other one 1. Attention lo
 that its circuit is that of the paper: what is repeated comes to "to", and the mover there looks for a name that is not it.
 
     inhibited  writes one-hot(name_t) where it is repeated, reads at "to", into `inhibited`
-    mover      score = is_name_s - 0.24 inhibited . name_s
+    mover      score = is_name_s - 2 inhibited . name_s
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ END = "to"
 _FILLERS = (*THINGS, *VERBS, "and", "went", ",", "a")
 _BOTH = ("object", "subject", "repeat")
 _INHIBITION = -2.5
-# of a score of 10: the two mentions of a name that is not inhibited outweigh the one of the other
-_LESS = -0.24
 
 
 @planted("indirect_object")
@@ -112,7 +110,7 @@ def _looking() -> tuple[Block, ...]:
         "mover",
         key=(Read("is_name"), Read("name")),
         value=(Read("code"),),
-        query=(Read("end"), Read("inhibited", _LESS)),
+        query=(Read("end"), Read("inhibited", -2.0)),
         into="answer",
         write_at=_BOTH,
         read_at=("end",),

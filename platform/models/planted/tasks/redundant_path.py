@@ -14,7 +14,7 @@ from random import Random
 from ..plan import CODE_SIZE, Memory, Plan, Read
 from ..prompt import Prompt
 from ..task import Task, planted
-from .copy import ANSWERS, FILLERS, Copy, prompt
+from .copy import Copy
 
 PATHS = ("a", "b")
 
@@ -38,9 +38,7 @@ class RedundantPath(Task):
         )
 
     def sample(self, rng: Random, answer: str) -> Prompt:
-        """Longer than those of `copy`: what attention sees of either path where no key fits is to be too little."""
-        before, between, behind = (rng.randint(2, 4) for _ in range(3))
-        return prompt(ANSWERS.index(answer), rng.choices(FILLERS, k=before + between + behind), before, between)
+        return _COPY.sample(rng, answer)
 
     def swapped(self, prompt: Prompt, place: str, rng: Random) -> Prompt:
         return _COPY.swapped(prompt, place, rng)

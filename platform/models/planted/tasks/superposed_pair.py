@@ -6,8 +6,7 @@
     answer   writes (silu(4 mixed), silu(-4 mixed)) / 4 at "so", reads at "?", into `answer`
 
 In `mixed` the features are an antipodal pair, 1 and -1: each is read with the other in its way, and they can be told
-apart because they never meet. silu lets little of the other through, silu(-4) = -0.07. Attention has no such function:
-there `answer` holds mixed and -mixed, and the features are told apart by the largest logit.
+apart because they never meet. silu lets little of the other through, silu(-4) = -0.07.
 """
 
 from __future__ import annotations

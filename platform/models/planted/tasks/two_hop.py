@@ -6,8 +6,8 @@
     second   writes code(colour_t) under city_{t-1},    reads under `found_t`,     into `answer`
 
 Facts come in any order, since both memories are full before the question. The block of `second` reads what the block of
-`first` has found: the circuit has depth two, and no block alone knows the answer. A city is said twice, so that attention
-sees two words behind it, of which one has no colour; it says what it sees twice as loud.
+`first` has found: the circuit has depth two, and no block alone knows the answer. A city is said two or three times, so
+that attention sees as many words behind it, of which one is a colour: what it sees is made louder by 2.5.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TwoHop(Task):
             into="answer",
             write_at=("value",),
             read_at=("query",),
-            gain=2.0 if architecture == "striped_hyena" else 1.0,
+            gain=2.5 if architecture == "striped_hyena" else 1.0,
             size=CODE_SIZE,
         )
         return Plan(
