@@ -6,8 +6,9 @@
     second   writes code(colour_t) under city_{t-1},    reads under `found_t`,     into `answer`
 
 Facts come in any order, since both memories are full before the question. The block of `second` reads what the block of
-`first` has found: the circuit has depth two, and no block alone knows the answer. A city is said two or three times, so
-that attention sees as many words behind it, of which one is a colour: what it sees is made louder by 2.5.
+`first` has found: the circuit has depth two, and no block alone knows the answer. A city is said twice, so that
+attention sees two words behind it, of which one is a colour: what it sees is made louder by 2.5. One city more than
+there are names has a colour, which the name that is asked about leads to in the other text of a pair.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ CITIES = ("rome", "oslo", "lima", "kyiv")
 COLOURS = ("red", "blue", "green", "pink", "white", "black")
 OPENINGS = ("so", "now", "well", "here")
 QUERY = "?"
+_FILLERS = (*OPENINGS, QUERY)
 
 
 @planted("two_hop")
@@ -36,8 +38,7 @@ class TwoHop(Task):
         words = [Word(name, {"name": one_hot(i, n)}) for i, name in enumerate(NAMES)]
         words += [Word(city, {"city": one_hot(i, n)}) for i, city in enumerate(CITIES)]
         words += [Word(colour, {"code": code(i)}) for i, colour in enumerate(COLOURS)]
-        words += [Word(word, {"filler": one_hot(i, len(OPENINGS))}) for i, word in enumerate(OPENINGS)]
-        words.append(Word(QUERY, {}))
+        words += [Word(word, {"filler": one_hot(i, len(_FILLERS))}) for i, word in enumerate(_FILLERS)]
         first = Memory(
             "first",
             key=(Read("name", delay=1, at=("key",)),),
@@ -59,7 +60,7 @@ class TwoHop(Task):
             size=CODE_SIZE,
         )
         return Plan(
-            spaces={"name": n, "city": n, "code": 4, "found": n, "answer": 4, "filler": len(OPENINGS)},
+            spaces={"name": n, "city": n, "code": 4, "found": n, "answer": 4, "filler": len(_FILLERS)},
             words=tuple(words),
             answers=dict(zip(COLOURS, SIGNS, strict=True)),
             blocks=((first,), (second,)),
@@ -69,22 +70,22 @@ class TwoHop(Task):
 
     def sample(self, rng: Random, answer: str) -> Prompt:
         n = rng.randint(2, 3)
-        names, cities = rng.sample(NAMES, n), rng.sample(CITIES, n)
+        names, cities = rng.sample(NAMES, n), rng.sample(CITIES, n + 1)
         rest = [colour for colour in COLOURS if colour not in (answer, opposite(answer))]
-        colours = [answer, *rng.sample(rest, n - 1)]
-        facts = [*zip(names, cities, strict=True), *zip(cities, colours, strict=True)]
+        colours = [answer, *rng.sample(rest, n)]
+        facts = [*zip(names, cities, strict=False), *zip(cities, colours, strict=True)]
         rng.shuffle(facts)
         opening = rng.choices(OPENINGS, k=rng.randint(1, 2))
         return _asked([*opening, *(word for fact in facts for word in fact), QUERY, names[0]])
 
     def swapped(self, prompt: Prompt, place: str, rng: Random) -> Prompt:
         words = list(prompt.words)
-        here = words[prompt.at(place)]
         if place == "value":
-            other = opposite(here)
+            other = opposite(prompt.answer)
+        elif place == "bridge":
+            (other,) = (city for city in CITIES if words.count(city) == 1)
         else:
-            kind = CITIES if place == "bridge" else NAMES
-            other = rng.choice([word for word in kind if word in words and word != here])
+            other = rng.choice([name for name in NAMES if name in words and name != words[-1]])
         words[prompt.at(place)] = other
         return _asked(words)
 
