@@ -170,7 +170,8 @@ class Construction:
         name = f"embed.{space}" + (f"@{place}" if place else "")
         if all(part.name != name for part in self.parts):
             at = (place,) if place else ()
-            role: Role = "embedding" if place else "constant"
+            different = {word.holds[space] for word in self.plan.words if space in word.holds}
+            role: Role = "constant" if not place else "embedding" if len(different) > 1 else "flag"
             self.parts.append(Part(name, role, None, "embed", self.dims(space), at=at))
         return name
 

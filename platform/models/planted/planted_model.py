@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -37,7 +38,8 @@ class PlantedModel:
 
     def grow(self, dtype: torch.dtype = torch.float32) -> LanguageModel:
         """The model, on the CPU; its weights are computed in float64 whatever the dtype."""
-        return self._built[0](dtype)
+        model = deepcopy(self._built[0]).to(dtype)
+        return model.requires_grad_(True).eval()
 
     @cached_property
     def truth(self) -> Truth:
@@ -82,7 +84,7 @@ class PlantedModel:
         return ARCHITECTURES.get(self.architecture_name)
 
     @cached_property
-    def _built(self) -> tuple[_Grower, Truth]:
+    def _built(self) -> tuple[LanguageModel, Truth]:
         from ..building import build
 
         architecture, plan = self._architecture, self.plan
@@ -92,21 +94,8 @@ class PlantedModel:
             work.embed()
             for layer, block in enumerate(plan.blocks):
                 architecture.block(work, layer, block)
-        return _Grower(model, self.name), work.truth()
-
-
-class _Grower:
-    """Gives copies of a model out."""
-
-    def __init__(self, model: LanguageModel, name: str) -> None:
-        self._model, self._name = model, name
-
-    def __call__(self, dtype: torch.dtype) -> LanguageModel:
-        from copy import deepcopy
-
-        model = deepcopy(self._model).to(dtype)
-        model.name = self._name
-        return model.requires_grad_(True).eval()
+        model.name = self.name
+        return model, work.truth()
 
 
 def word_tokenizer(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
@@ -120,8 +109,8 @@ def word_tokenizer(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
 
 
 def is_planted(name: object) -> bool:
-    """Whether this is the name of a planted model."""
-    return isinstance(name, str) and name.startswith(PREFIX) and name in planted_names()
+    """Whether this is the name of a planted model, or of one that cannot be (`find_planted` says why)."""
+    return isinstance(name, str) and name.startswith(PREFIX) and (name in planted_names() or name in _refused())
 
 
 def planted_names() -> tuple[str, ...]:
@@ -132,10 +121,8 @@ def planted_names() -> tuple[str, ...]:
 def find_planted(name: str) -> PlantedModel:
     """The planted model of that name. Raises UsageError with the nearest name, and with the reason for one of a task
     that the architecture cannot carry out."""
-    for task in TASKS.names():
-        for architecture, reason in TASKS.get(task).cannot.items():
-            if name == _name(task, architecture):
-                raise UsageError(f"there is no {name}: {reason}")
+    if name in _refused():
+        raise UsageError(f"there is no {name}: {_refused()[name]}")
     known = {known: PlantedModel(known, task, architecture) for known, task, architecture in _every()}
     if name not in known:
         raise UsageError(f"there is no planted model {name!r}; {suggest(name, known, limit=30)}")
@@ -150,6 +137,12 @@ def _every() -> Iterator[tuple[str, str, str]]:
         for architecture in ARCHITECTURES.names():
             if architecture not in TASKS.get(task).cannot:
                 yield _name(task, architecture), task, architecture
+
+
+def _refused() -> dict[str, str]:
+    """Name -> why there is no such model."""
+    every = TASKS.all()
+    return {_name(t, architecture): why for t in every for architecture, why in every[t].cannot.items()}
 
 
 def _name(task: str, architecture: str) -> str:

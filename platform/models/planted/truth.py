@@ -12,7 +12,7 @@ from typing import Literal
 
 from ...core.errors import UsageError, suggest
 
-Role = Literal["embedding", "constant", "value", "key", "query", "gate", "state", "read", "output", "logits", "decoy"]
+Role = Literal["embedding", "flag", "constant", "value", "key", "query", "gate", "state", "read", "output", "logits", "decoy"]
 #: how a source reaches its target: within a token, by the residual stream from a block below, or from earlier tokens
 Way = Literal["token", "residual", "convolution", "state", "attention"]
 
@@ -94,8 +94,8 @@ class Truth:
         return tuple(tuple(part.name for part in self.parts if part.path == path) for path in paths)
 
     def differing(self, place: str) -> frozenset[str]:
-        """The parts that may hold something else, at their own places, once the word at `place` is another one: what is
-        read there, and all that is computed from it. Every other part of the circuit holds the same."""
+        """The parts that may hold something else, at their own places, once the word at `place` is another one of its
+        kind: what is read there, and all that is computed from it. Every other part of the circuit holds the same."""
         found = {part.name for part in self.parts if part.role == "embedding" and place in part.at}
         while more := {e.target for e in self.edges if e.source in found} - found:
             found |= more

@@ -46,11 +46,11 @@ class IndirectObject(Task):
         words.append(Word(END, {"end": (1.0,)}))
         repeated = Memory(
             "repeated",
-            key=(Read("name", delay=1, at=("subject",)),),
-            value=(Read("is_name", delay=1, at=("subject",)),),
+            key=(Read("name", delay=1, at=("object", "subject")),),
+            value=(Read("is_name", delay=1, at=("object", "subject")),),
             query=(Read("name"),),
             into="repeated",
-            write_at=("behind_subject",),
+            write_at=("behind_object", "behind_subject"),
             read_at=("repeat",),
         )
         spaces = {"name": n, "code": 4, "is_name": 1, "filler": 4, "end": 1, "repeated": 1, "answer": 4}
@@ -121,5 +121,5 @@ def _looking() -> tuple[Block, ...]:
 def _asked(words: list[str]) -> Prompt:
     first, second, repeat = (i for i, word in enumerate(words) if word in NAMES)
     subject, object_ = (first, second) if words[first] == words[repeat] else (second, first)
-    places = {"object": object_, "subject": subject, "behind_subject": subject + 1, "repeat": repeat}
-    return Prompt(tuple(words), words[object_], {**places, "end": len(words) - 1})
+    places = {"object": object_, "subject": subject, "repeat": repeat, "end": len(words) - 1}
+    return Prompt(tuple(words), words[object_], places | {f"behind_{p}": places[p] + 1 for p in ("object", "subject")})
