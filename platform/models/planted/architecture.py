@@ -1,4 +1,4 @@
-"""What an architecture says of how a plan becomes weights: one file in `architectures/` with the decorator `@plants`."""
+"""What an architecture says of how plans become weights: one file in `architectures/` with the decorator `@plants`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def current_token(conv: nn.Conv1d) -> None:
 
 
 def delayed(work: Construction, conv: nn.Conv1d, channels: list[int], reads: tuple[Read, ...]) -> None:
-    """Channels of the short convolution, one for each dimension that is read, pass on the token that each read means."""
+    """Channels of the short convolution, one for each dimension that is read, pass on the token that its read means."""
     for channel, back in zip(channels, _of_each(work, reads, "delay"), strict=True):
         conv.weight[channel] = 0.0
         conv.weight[channel, 0, -1 - int(back)] = 1.0

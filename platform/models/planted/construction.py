@@ -95,7 +95,7 @@ class Construction:
         return BUSY * torch.randn(*shape, generator=self.generator, dtype=torch.float64)
 
     def free(self, **counts: int) -> None:
-        """In the block that is begun, so many things of each kind are free; they are given out in an order of chance."""
+        """In the block that is begun, so many things of each kind are free, and given out in an order of chance."""
         self._free = {}
         for kind, count in counts.items():
             self.choose(kind, range(count))
@@ -114,15 +114,20 @@ class Construction:
 
     # -- truth --------------------------------------------------------------------------------------------------
 
-    def part(self, name: str, role: Role, layer: int, site: str, channels: Sequence[int], **rest: object) -> str:
+    def part(
+        self, name: str, role: Role, layer: int, site: str, channels: Sequence[int], *, coordinates: Sequence[int] = (),
+        at: tuple[str, ...] = (), path: str = "",
+    ) -> str:  # fmt: skip
         """Enter a part of the circuit; its name."""
-        made = Part(name, role, layer, site, tuple(channels), **rest)  # type: ignore[arg-type]
-        self.parts.append(made)
+        self.parts.append(Part(name, role, layer, site, tuple(channels), tuple(coordinates), at, path))
         return name
 
-    def decoy(self, name: str, layer: int, site: str, channels: Sequence[int], **rest: object) -> None:
+    def decoy(
+        self, name: str, layer: int, site: str, channels: Sequence[int], *, coordinates: Sequence[int] = (),
+        at: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         """Enter what holds the same as a part and is not read."""
-        self.decoys.append(Part(name, "decoy", layer, site, tuple(channels), **rest))  # type: ignore[arg-type]
+        self.decoys.append(Part(name, "decoy", layer, site, tuple(channels), tuple(coordinates), at))
 
     def edge(self, source: str, target: str, way: Way = "token") -> None:
         """Enter an edge, once."""

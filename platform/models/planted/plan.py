@@ -27,8 +27,8 @@ class Word(NamedTuple):
 
 
 class Read(NamedTuple):
-    """All dimensions of a space, times `factor`. delay: of the token so many before (0 or 1). at: the places whose words
-    matter, where these are not the places of the memory itself."""
+    """All dimensions of a space, times `factor`. delay: of the token so many before (0 or 1). at: the places whose
+    words matter, where these are not those of the memory."""
 
     space: str
     factor: float = 1.0
@@ -74,9 +74,9 @@ Block = tuple[Memory | Shift, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """A circuit. spaces: name -> number of dimensions. words: the vocabulary, in its order. answers: word -> what it says
-    of the space `answer`: its logit is the product. otherwise: the answer that is said where the circuit says too little.
-    blocks: from the first to the last; () is one that does nothing. asked_at: the last place.
+    """A circuit. spaces: name -> number of dimensions. words: the vocabulary, in its order. answers: word -> signs, of
+    which the product with what the space `answer` holds is its logit. otherwise: the answer that is said where the
+    circuit says too little. blocks: from the first to the last; () is one that does nothing. asked_at: the last place.
     features: things that share a written space, as (name, space, direction in it).
     """
 

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,6 +118,7 @@ def planted_names() -> tuple[str, ...]:
     return tuple(name for name, _, _ in _every())
 
 
+@cache
 def find_planted(name: str) -> PlantedModel:
     """The planted model of that name. Raises UsageError with the nearest name, and with the reason for one of a task
     that the architecture cannot carry out."""
@@ -126,10 +127,7 @@ def find_planted(name: str) -> PlantedModel:
     known = {known: PlantedModel(known, task, architecture) for known, task, architecture in _every()}
     if name not in known:
         raise UsageError(f"there is no planted model {name!r}; {suggest(name, known, limit=30)}")
-    return _KNOWN.setdefault(name, known[name])
-
-
-_KNOWN: dict[str, PlantedModel] = {}
+    return known[name]
 
 
 def _every() -> Iterator[tuple[str, str, str]]:

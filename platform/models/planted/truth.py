@@ -12,7 +12,9 @@ from typing import Literal
 
 from ...core.errors import UsageError, suggest
 
-Role = Literal["embedding", "flag", "constant", "value", "key", "query", "gate", "state", "read", "output", "logits", "decoy"]
+Role = Literal[
+    "embedding", "flag", "constant", "value", "key", "query", "gate", "state", "read", "output", "logits", "decoy"
+]
 #: how a source reaches its target: within a token, by the residual stream from a block below, or from earlier tokens
 Way = Literal["token", "residual", "convolution", "state", "attention"]
 
@@ -21,10 +23,10 @@ Way = Literal["token", "residual", "convolution", "state", "attention"]
 class Part:
     """Channels of one site.
 
-    layer: number of the block, None for `embed` and `logits`. site: relative to its block. channels: on the site's first
-    axis behind batch and time. coordinates: of states, on the second axis; () where a site has none. at: names of the
-    places in a prompt (`Prompt.places`) where the part does its work; a state holds from the first to the last of them,
-    () is everywhere. path: of a circuit that stands there several times, which one; "" for what there is once.
+    layer: number of the block, None for `embed` and `logits`. site: relative to its block. channels: on the site's
+    first axis behind batch and time. coordinates: of states, on the second axis; () where a site has none. at: names of
+    the places in a prompt (`Prompt.places`) where the part does its work, () for all; a state holds from the first to
+    the last of them. path: of a circuit that stands there several times, which one; "" for what there is once.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What every planted model promises: it answers, by its circuit and by nothing else, and its truth says what differs."""
+"""What every planted model promises: it answers by its circuit and by nothing else, and its truth says what differs."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
     when anna and boris went , anna gave a ring to   ->  boris
 
     repeated   writes 1 under name_{t-1}, reads under name_t, into `repeated`: a name that stood there before
-    mover      writes code(name_t) under two keys, "a name" and "repeated", reads at "to" with +1 and -2.5, into `answer`
+    mover      writes code(name_t) under two keys, "name" and "repeated", reads at "to" with +1 and -2.5, into `answer`
 
-So a name that is said twice counts 1 + (1 - 2.5), the other one 1. Attention looks at one token instead of adding up, so
-that its circuit is that of the paper: what is repeated comes to "to", and the mover there looks for a name that is not it.
+So a name that is said twice counts 1 + (1 - 2.5), the other one 1. Attention looks at one token instead of adding up,
+so that its circuit is that of the paper: what is repeated comes to "to", and the mover looks for a name that is not it.
 
     inhibited  writes one-hot(name_t) where it is repeated, reads at "to", into `inhibited`
     mover      score = is_name_s - 2 inhibited . name_s

@@ -1,4 +1,4 @@
-"""Two features in one dimension: hot and cold things, of which a text has one at most (Elhage et al., arXiv 2209.10652).
+"""Two features in one dimension: hot and cold things, of which a text has one (Elhage et al., arXiv 2209.10652).
 
     the flame and then so was ?  ->  hot        the stone and then so was ?  ->  mild
 
