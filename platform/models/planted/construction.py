@@ -39,7 +39,7 @@ class Construction:
         self.model, self.plan = model, plan
         self.width = model.config.d_model
         self.generator = torch.Generator().manual_seed(seed)
-        self.spaces = _laid_out({CONSTANT: 1, **plan.spaces})
+        self.spaces = _laid_out({CONSTANT: 1, **plan.spaces}, self.width)
         self.parts: list[Part] = []
         self.edges: list[Edge] = []
         self.decoys: list[Part] = []
@@ -94,14 +94,8 @@ class Construction:
         """Weights of what is not in the circuit."""
         return BUSY * torch.randn(*shape, generator=self.generator, dtype=torch.float64)
 
-    def free(self, **counts: int) -> None:
-        """In the block that is begun, so many things of each kind are free, and given out in an order of chance."""
-        self._free = {}
-        for kind, count in counts.items():
-            self.choose(kind, range(count))
-
-    def choose(self, kind: str, things: Sequence[int]) -> None:
-        """As `free`, of one kind more: these things."""
+    def free(self, kind: str, things: Sequence[int]) -> None:
+        """In the block that is begun, these things are free; they are given out in an order of chance."""
         order = torch.randperm(len(things), generator=self.generator).tolist()
         self._free[kind] = [things[i] for i in order]
 
@@ -181,11 +175,13 @@ class Construction:
         return name
 
 
-def _laid_out(widths: dict[str, int]) -> dict[str, range]:
+def _laid_out(sizes: dict[str, int], width: int) -> dict[str, range]:
     found, start = {}, 0
-    for name, width in widths.items():
-        found[name] = range(start, start + width)
-        start += width
+    for name, size in sizes.items():
+        found[name] = range(start, start + size)
+        start += size
+    if start > width:
+        raise UsageError(f"the spaces of the plan take {start} dimensions, and d_model is {width}; make it larger")
     return found
 
 

@@ -51,8 +51,8 @@ def without(name: str, parts: Iterable[Part]) -> float:
 
 
 def test_every_task_is_there_in_every_architecture() -> None:
-    expected = {f"planted-{task}-{arch}".replace("_", "-") for task in TASKS.names() for arch in ARCHITECTURES}
-    assert set(NAMES) == expected
+    every = {(task, arch) for task in TASKS.names() for arch in ARCHITECTURES if arch not in TASKS.get(task).cannot}
+    assert set(NAMES) == {f"planted-{task}-{arch}".replace("_", "-") for task, arch in every}
     assert {
         "associative_recall", "copy", "indirect_object", "induction", "redundant_path", "superposed_pair", "two_hop",
     } <= set(TASKS.names())  # fmt: skip
@@ -71,8 +71,8 @@ def test_every_prompt_is_answered(name: str, dtype: str) -> None:
 
 @every_model
 def test_the_circuit_suffices(name: str) -> None:
-    """With everything else at its sites at zero, the embeddings among them, every prompt is answered; with as many other
-    channels instead of those of queries, none better than by chance."""
+    """With everything else at its sites at zero, the embeddings among them, every prompt is answered; with as many
+    other channels instead of those of queries, none better than by chance."""
     model, truth = grown(name), find_planted(name).truth
     with model.edit(*isolated(model, truth.parts)):
         assert accuracy(name, asked(name)) == 1.0
@@ -101,11 +101,11 @@ def test_decoys_hold_what_parts_hold_and_nothing_reads_them(name: str) -> None:
     copied = [
         (decoy, truth.part(decoy.name.replace("copied_", ""))) for decoy in truth.decoys if "copied" in decoy.name
     ]
-    assert truth.decoys and (copied or planted.task_name == "none")
+    assert len(copied) >= 2
     with torch.no_grad(), model.capture(*{part.full_site for part in (*truth.parts, *truth.decoys)}) as held:
         plain = model(texts)
     for decoy, part in copied:
-        found, of_part = (of(held[p.full_site], p) for p in (decoy, part) for of in (_content,))
+        found, of_part = _content(held[decoy.full_site], decoy), _content(held[part.full_site], part)
         assert float((found - of_part[:, :, : found.shape[2]]).abs().max()) < ROUNDING, decoy.name
     for decoy in truth.decoys:
         assert float(_content(held[decoy.full_site], decoy).abs().max()) > 0.01, decoy.name

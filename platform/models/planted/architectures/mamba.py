@@ -33,7 +33,8 @@ class PlantedMamba(Architecture):
     def begin(self, work: Construction, layer: int) -> None:
         mixer = _mixer(work, layer)
         E, N = mixer.A_log.shape
-        work.free(channels=E, coordinates=N)
+        work.free("channels", range(E))
+        work.free("coordinates", range(N))
         mixer.in_proj.weight.copy_(work.random(2 * E, work.width))
         current_token(mixer.conv1d)
         mixer.x_proj.weight.zero_()

@@ -39,7 +39,8 @@ class PlantedMamba2(Architecture):
     def begin(self, work: Construction, layer: int) -> None:
         mixer = _mixer(work, layer)
         E, N, H = mixer.config.inner_size, mixer.config.state_size, mixer.config.n_heads
-        work.free(heads=H, coordinates=N)
+        work.free("heads", range(H))
+        work.free("coordinates", range(N))
         mixer.in_proj.weight.zero_()  # gates, C and Delta
         mixer.in_proj.weight[E : 2 * E + N] = work.random(E + N, work.width)  # x and B
         current_token(mixer.conv1d)

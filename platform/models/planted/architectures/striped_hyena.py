@@ -87,10 +87,9 @@ class PlantedStripedHyena(Architecture):
         for weight in mlp.parameters():
             weight.copy_(work.random(*weight.shape))
         mlp.get_parameter("down_proj.weight").zero_()
-        work.free()
-        work.choose("units", range(UNITS))
+        work.free("units", range(UNITS))
         if isinstance(mixer, HyenaLayer):
-            work.choose("channels", range(d))
+            work.free("channels", range(d))
             mixer.projections.weight.copy_(work.random(3 * d, d))
             mixer.projections.bias.zero_()
             current_token(mixer.short_filter)
@@ -105,8 +104,8 @@ class PlantedStripedHyena(Architecture):
             width = d // HEADS
             pairs = torch.arange(width // 2)
             still = pairs[_TURNS ** (-pairs / (width // 2)) < _STILL].tolist()
-            work.choose("values", range(width))
-            work.choose("keys", [*still, *(width // 2 + pair for pair in still)])
+            work.free("values", range(width))
+            work.free("keys", [*still, *(width // 2 + pair for pair in still)])
             for layer_of in (mixer.q_proj, mixer.k_proj, mixer.v_proj):
                 layer_of.weight.copy_(work.random(d, d))
             for layer_of in (mixer.q_proj, mixer.k_proj):
