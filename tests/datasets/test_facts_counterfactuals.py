@@ -1,4 +1,4 @@
-"""Counterfactual pairs of the facts world say what its facts say, to a solver that knows nothing of how they are made."""
+"""Counterfactual pairs of the facts world say what its facts say, to a solver that only reads the facts."""
 
 from __future__ import annotations
 

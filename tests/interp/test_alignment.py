@@ -24,7 +24,18 @@ from mplat.interp.methods.alignment import (
     single_channels,
     span,
 )
-from mplat.interp.methods.alignment_controls import DAS, FULL, RANDOM, SHUFFLED, UNTRAINED, Found, Search, Sides, study
+from mplat.interp.methods.alignment_controls import (
+    DAS,
+    FULL,
+    RANDOM,
+    SHUFFLED,
+    UNTRAINED,
+    Found,
+    Search,
+    Sides,
+    learned,
+    unlearned,
+)
 from mplat.interp.methods.interchange import Region, outcome, prepare, regions
 from mplat.interp.methods.random_weights import shuffled_weights
 from mplat.models import LanguageModel
@@ -48,7 +59,8 @@ def at_the_relay() -> dict[str, Found]:
     model = planted_copy().model
     trained, region = sides(model, "relay", "resid_post")
     untrained, _ = sides(shuffled_weights(model, 0), "relay", "resid_post")
-    return {found.kind: found for found in study("relay", trained, untrained, region, [2], SEARCH)}
+    every = (*unlearned(trained, region, [2]), *learned("relay", trained, untrained, region, [2], SEARCH))
+    return {found.kind: found for found in every}
 
 
 def accuracies(found: Found) -> list[float]:
@@ -179,7 +191,9 @@ def test_shuffled_weights_keep_their_values_and_nothing_else() -> None:
         assert torch.equal(mine.flatten().sort()[0], theirs.flatten().sort()[0]), name
     tokens = torch.tensor([name_pairs(1, 0)[0].base])
     assert not torch.allclose(model(tokens), other(tokens))
-    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), shuffled_weights(model, 1).parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(other.parameters(), shuffled_weights(model, 1).parameters(), strict=True)
+    )
 
 
 def test_a_site_is_cut_into_runs_of_channels() -> None:

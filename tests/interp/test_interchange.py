@@ -1,4 +1,4 @@
-"""An exchange by edits is the exchange that one writes by hand, whichever way a model is read; and the step's tables."""
+"""An exchange by edits is the one that is written by hand, whichever way a model is read; and the step's tables."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def run(model: LanguageModel, **settings: Any) -> StepOutput:
 
 def test_a_table_holds_every_kind_at_every_place_and_its_subspaces_are_there() -> None:
     model = reader("mamba")
-    output = run(model, variables=("entity",), parts=2, ranks=(2, 999), sites=("mixer_out",))
+    output = run(model, variables=("entity",), positions=("last",), parts=2, ranks=(2, 999), sites=("mixer_out",))
     rows = output.tables["accuracy"].to_pylist()
     kinds = {"das", "das_shuffled", "das_random_weights", "random", "pca", "channels", "full"}
     for layer in (0, 1):
@@ -192,14 +192,16 @@ def test_a_learned_subspace_can_be_steered() -> None:
     from mplat.steering.part import Part
 
     model = reader("mamba2")
-    basis = run(model, sites=("h",), seeds=1).tensors["bases"]["hop1.last.blocks.1.mixer.h.k2.0"]
+    basis = run(model, sites=("h",), seeds=1, positions=("last",)).tensors["bases"]["hop1.last.blocks.1.mixer.h.k2.0"]
     part = Part("scale_subspace", "mixer.h", (1,), 0.0, tensors={"basis": basis})
     assert part.tensors["basis"].shape[0] == 2
 
 
 def test_what_cannot_be_said_has_a_row_that_says_why() -> None:
     model = reader("mamba")
-    rows = run(model, variables=("entity", "hop1"), positions=("last", "fact"), sites=("h_post",)).tables["accuracy"]
+    rows = run(
+        model, variables=("entity", "hop1"), positions=("last", "fact"), sites=("h_post",), everywhere=True
+    ).tables["accuracy"]
     for row in rows.to_pylist():
         if row["position"] == "last":
             assert row["reason"] == "nothing after the last token reads it"

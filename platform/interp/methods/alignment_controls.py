@@ -88,7 +88,7 @@ class Dormant(NamedTuple):
 class Found:
     """Subspaces of one kind and size at one place, and what their interchange does, one after the other.
 
-    k: dimensions. learned: share of the pairs that they were learned or chosen on which say what they should.
+    k: dimensions. learned: share right on the pairs to learn on, for all but random ones.
     losses: of the first and the last steps of learning, for those that are learned; dormant: of `das` alone.
     """
 
@@ -101,25 +101,35 @@ class Found:
     dormant: tuple[Dormant, ...] = ()
 
 
-def study(
+def unlearned(sides: Sides, region: Region, ranks: Sequence[int]) -> Iterator[Found]:
+    """The whole region, and for each of `ranks` below its size the subspaces that are chosen and not learned.
+
+    Raises InputError where the model's scores are not finite.
+    """
+    yield _judged(FULL, region.size, sides, region, [None])
+    values = torch.cat([sides.train.values(region, of) for of in ("base", "source")])
+    slopes = gradients(sides.model, sides.train, region)
+    scores = (slopes.double() * sides.train.differences(region).double()).mean(0)
+    for k in (k for k in ranks if k < region.size):
+        yield _judged(PCA, k, sides, region, [principal_subspace(values, k)])
+        yield _judged(CHANNELS, k, sides, region, [single_channels(scores, k)])
+
+
+def learned(
     name: str, trained: Sides, untrained: Sides | None, region: Region, ranks: Sequence[int], search: Search
 ) -> Iterator[Found]:
-    """All kinds at one region, for each of `ranks` below its size; the whole region comes first.
+    """Aligned subspaces for each of `ranks` below the region's size, and the controls of learning.
 
     name: of the place among those of the step, plain letters. untrained: None where that control is left out.
     Raises InputError where the model's scores are not finite, and as `fitting.fit`.
     """
-    yield _judged(FULL, region.size, trained, region, [None])
-    slopes = gradients(trained.model, trained.train, region)
     values = torch.cat([trained.train.values(region, of) for of in ("base", "source")])
+    slopes = gradients(trained.model, trained.train, region)
     spans = (span(values, search.natural, centred=True), span(slopes, search.natural, centred=False))
-    scores = (slopes.double() * trained.train.differences(region).double()).mean(0)
     for k in (k for k in ranks if k < region.size):
         of = _Learner(f"{name}-k{k}", region, k, search)
         drawn = [random_subspace(k, region.size, of.seed(RANDOM, i)) for i in range(search.draws)]
         yield _judged(RANDOM, k, trained, region, drawn)
-        yield _judged(PCA, k, trained, region, [principal_subspace(values, k)])
-        yield _judged(CHANNELS, k, trained, region, [single_channels(scores, k)])
         found = of.learn(DAS, trained, search.seeds)
         dormant = tuple(_dormant(trained, region, rows, *spans) for rows in found.subspaces)
         yield dataclasses.replace(found, dormant=dormant)
@@ -156,7 +166,7 @@ class _Learner:
 def _judged(kind: str, k: int, sides: Sides, region: Region, subspaces: Sequence[Tensor | None]) -> Found:
     outcomes = tuple(outcome(sides.model, sides.test, region, rows) for rows in subspaces)
     learned: tuple[float, ...] = ()
-    if kind not in (RANDOM, FULL):  # what is not chosen on these pairs has nothing to say of them
+    if kind != RANDOM:  # what is drawn has nothing to say of these pairs
         learned = tuple(float(outcome(sides.model, sides.train, region, rows).target.mean()) for rows in subspaces)
     return Found(kind, k, tuple(rows for rows in subspaces if rows is not None), outcomes, learned)
 

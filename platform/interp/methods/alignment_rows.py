@@ -51,7 +51,7 @@ ACCURACY_SCHEMA = pa.schema([
     column("said_source", pa.float64(), "share whose output is the source's answer, which is copied and not computed"),
     column("loss", pa.float64(), "mean over test pairs and fits of -ln p(counterfactual answer)"),
     column("learned", pa.float64(), "share right on the pairs that it was learned or chosen on; das_shuffled: of the "
-           "shuffled answers; null for full and random"),
+           "shuffled answers; null for random"),
     column("difference", pa.float64(), "accuracy less that of the mean random subspace of this size, pair by pair"),
     column("difference_low", pa.float64(), "lower end of its 95 % interval over groups of pairs"),
     column("difference_high", pa.float64(), "upper end"),

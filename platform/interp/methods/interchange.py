@@ -30,6 +30,7 @@ from ...models.decoding.prefill import pad
 from ..engine.places import Place
 from .asked import evaluating
 from .counterfactuals import Pair
+from .typed_tensors import ints
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -200,13 +201,14 @@ def answered(model: LanguageModel, pairs: Sequence[Pair]) -> list[bool]:
     """Whether the model finds the right answer most probable in base, source and counterfactual prompt of each."""
     right = [True] * len(pairs)
     for i, of in enumerate(("counterfactual", "base", "source")):
-        for start in range(0, len(pairs), _ROWS):
-            part = pairs[start : start + _ROWS]
-            tokens, mask = pad([getattr(pair, of) for pair in part])
+        left = [j for j, good in enumerate(right) if good]  # the others are decided
+        for start in range(0, len(left), _ROWS):
+            part = left[start : start + _ROWS]
+            tokens, mask = pad([getattr(pairs[j], of) for j in part])
             with evaluating(model):
                 scores = model(tokens.to(model.device), mask.to(model.device), last_only=True)[:, 0]
-            for j, said in enumerate(scores.argmax(-1).tolist(), start):
-                right[j] = right[j] and said == pairs[j].answers[i]
+            for j, said in zip(part, ints(scores.argmax(-1)), strict=True):
+                right[j] = said == pairs[j].answers[i]
     return right
 
 

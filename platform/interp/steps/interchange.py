@@ -31,7 +31,7 @@ from ..engine.places import Place, places, relative_names
 from ..engine.statuses import MODEL_WRONG, NOT_APPLICABLE
 from ..engine.step import Asked, Job, Sites, StepOutput, StepSettings, named_once, step
 from ..engine.view import Column, LinePart, TablePart, View
-from ..methods.alignment_controls import DAS, Search, Sides, study
+from ..methods.alignment_controls import DAS, Found, Search, Sides, learned, unlearned
 from ..methods.alignment_rows import (
     ACCURACY_SCHEMA,
     SUBSPACE_SCHEMA,
@@ -42,7 +42,7 @@ from ..methods.alignment_rows import (
     subspace_rows,
 )
 from ..methods.counterfactuals import READ_AT, Pair, Position, pairs_of_facts
-from ..methods.interchange import answered, prepare, regions
+from ..methods.interchange import Region, answered, prepare, regions
 from ..methods.random_weights import shuffled_weights
 from ..methods.table import token_labels
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ...models import LanguageModel
 
 PARTS: tuple[Part, ...] = ("train", "test")
+NONFINITE = "model_nonfinite"
 #: sites that hold what later tokens read, and nothing else
 _FOR_LATER = ("h_post", "conv_state")
 _LEAST = 8  # pairs of a part, without which nothing is learned or judged
@@ -64,28 +65,31 @@ class Settings(StepSettings):
     """of the causal model: whom a question is about, what it asks, the answer to the first of two hops"""
     sites: Sites = ("resid_post",)
     """sites of each block, such as resid_post, mixer_out, or states (h, h_post), whose coordinates count as one axis"""
-    positions: Annotated[tuple[Position, ...], AfterValidator(named_once)] = ("last",)
+    positions: Annotated[tuple[Position, ...], AfterValidator(named_once)] = ("last", "entity")
     """tokens at which sites are exchanged: the last one, the name in the question, the end of the fact"""
+    everywhere: bool = False
+    """whether subspaces are learned at each position; else, in each block, at the one where the whole site, components
+    of variance or channels set most on the pairs to learn on (of equals the first)"""
     parts: int = Field(1, ge=1)
     """runs of channels that each site is cut into, each exchanged by itself"""
-    ranks: Annotated[tuple[int, ...], AfterValidator(named_once)] = (8,)
+    ranks: Annotated[tuple[int, ...], AfterValidator(named_once)] = (8, 32)
     """dimensions of the subspaces"""
     pairs: int = Field(192, ge=2 * _LEAST)
     """pairs of each variable: half to learn on, half to judge on"""
     correct_only: bool = True
     """whether only pairs count of which the model answers base, source and counterfactual prompt right"""
-    drawn: int = Field(10, ge=1)
+    drawn: int = Field(3, ge=1)
     """how many times as many pairs are drawn at most, to find enough right ones"""
-    steps: int = Field(120, ge=1)
+    steps: int = Field(60, ge=1)
     """of learning"""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(16, ge=1)
     """pairs in a step"""
     learning_rate: float = Field(0.1, gt=0)
     """of AdamW; a step turns a subspace by about so many radians at first"""
     seeds: int = Field(3, ge=1)
     """how often each subspace is learned anew"""
-    draws: int = Field(39, ge=1)
-    """random subspaces to compare with; 19 or more for a rank of .05"""
+    draws: int = Field(19, ge=1)
+    """random subspaces to compare with; fewer than 19 cannot give a rank of .05"""
     natural: float = Field(0.99, gt=0, le=1)
     """share of the squares that the span of what a site holds, or of what is read of it, has to hold"""
     random_weights: bool = True
@@ -193,10 +197,9 @@ def interchange(job: Job) -> StepOutput:
                 reason = f"the model answers all prompts of {fewest} pairs right, of {_LEAST} that are needed"
                 _say_lacking(tables, job, variable, settings.positions, _Lacking(MODEL_WRONG, reason))
                 continue
-            for position in settings.positions:
-                for layer in job.layers:
-                    for site in relative_names(job.model, settings.sites):
-                        _look_at(tables, job, models, variable, position, layer, site, pairs)
+            for layer in job.layers:
+                for site in relative_names(job.model, settings.sites):
+                    _look_at(tables, job, models, variable, layer, site, pairs)
     correct_for_number(tables.accuracy)
     return StepOutput(
         {
@@ -208,45 +211,80 @@ def interchange(job: Job) -> StepOutput:
     )
 
 
+class _Here(NamedTuple):
+    """Pairs at one position of one site, and what was found there without learning, region by region."""
+
+    position: Position
+    place: Place
+    sides: Sides
+    found: list[tuple[Region, list[Found]]]
+
+    @property
+    def most(self) -> float:
+        """What any of these subspaces sets on the pairs to learn on."""
+        return max(one.learned[0] for _, of in self.found for one in of)
+
+
 def _look_at(
     tables: _Tables,
     job: Job,
     models: Sequence[LanguageModel],
     variable: Variable,
-    position: Position,
     layer: int,
     site: str,
     pairs: Mapping[Part, Sequence[Pair]],
 ) -> None:
     """Add what is found at one site of one block."""
     settings: Settings = job.settings
-    place, lacking = _place(job, variable, position, layer, site)
-    if place is None:
-        _say_lacking(tables, job, variable, [position], lacking, [(layer, site)])
-        return
-    trained, *untrained = (
-        Sides(model, *(prepare(model, pairs[part], position, [place]) for part in PARTS)) for model in models
-    )
+    seen: list[_Here] = []
+    for position in settings.positions:
+        place, lacking = _place(job, variable, position, layer, site)
+        if place is None:
+            _say_lacking(tables, job, variable, [position], lacking, [(layer, site)])
+            continue
+        try:
+            sides = _sides(job.model, pairs, position, place)
+            found = [(r, list(unlearned(sides, r, settings.ranks))) for r in regions(place, settings.parts)]
+        except InputError as error:
+            _say_lacking(tables, job, variable, [position], _Lacking(NONFINITE, str(error)), [(layer, site)])
+            continue
+        seen.append(_Here(position, place, sides, found))
+    learned_at = [here for here in seen if settings.everywhere] or sorted(seen, key=lambda h: -h.most)[:1]
+    for here in seen:
+        untrained = [_sides(m, pairs, here.position, here.place) for m in models[1:] if here in learned_at]
+        for region, found in here.found:
+            if here in learned_at:
+                found = found + _learned(job, variable, here, region, next(iter(untrained), None))
+            _add(tables, job, variable, here, region, found)
+
+
+def _sides(model: LanguageModel, pairs: Mapping[Part, Sequence[Pair]], position: Position, place: Place) -> Sides:
+    return Sides(model, *(prepare(model, pairs[part], position, [place]) for part in PARTS))
+
+
+def _learned(job: Job, variable: Variable, here: _Here, region: Region, untrained: Sides | None) -> list[Found]:
+    settings: Settings = job.settings
     schedule = Schedule(settings.steps, settings.batch_size, settings.learning_rate)
     search = Search(schedule, settings.seeds, settings.draws, settings.natural, job.seed, job.folder, job.progress)
-    for region in regions(place, settings.parts):
-        at = place_of(variable, region, position)
-        name = "-".join([variable, position, *region.label.replace(":", "-").split(".")])
-        try:
-            found = list(study(name, trained, next(iter(untrained), None), region, settings.ranks, search))
-        except InputError as error:
-            tables.accuracy.append(at | {"status": "model_nonfinite", "reason": str(error)})
-            continue
-        tables.accuracy += [at | row for row in accuracy_rows(found, trained.test.groups, len(trained.train), job.seed)]
-        for k in settings.ranks:
-            if k >= region.size:
-                reason = f"the site has {region.size} dimensions, which the whole of it exchanges"
-                tables.accuracy.append(at | {"k": k, "status": NOT_APPLICABLE, "reason": reason})
-        for one in found:
-            if one.kind == DAS:
-                named = {f"{variable}.{position}.{region.label}.k{one.k}.{i}": b for i, b in enumerate(one.subspaces)}
-                tables.bases |= {key: basis.reshape(-1, *region.shape) for key, basis in named.items()}
-                tables.subspaces += [at | row for row in subspace_rows(one, list(named))]
+    name = "-".join([variable, here.position, *region.label.replace(":", "-").split(".")])
+    return list(learned(name, here.sides, untrained, region, settings.ranks, search))
+
+
+def _add(tables: _Tables, job: Job, variable: Variable, here: _Here, region: Region, found: Sequence[Found]) -> None:
+    """Add the rows of one region, and its learned subspaces."""
+    at = place_of(variable, region, here.position)
+    test, learned_on = here.sides.test, len(here.sides.train)
+    tables.accuracy += [at | row for row in accuracy_rows(found, test.groups, learned_on, job.seed)]
+    for k in job.settings.ranks:
+        if k >= region.size:
+            reason = f"the site has {region.size} dimensions, which the whole of it exchanges"
+            tables.accuracy.append(at | {"k": k, "status": NOT_APPLICABLE, "reason": reason})
+    for one in found:
+        if one.kind == DAS:
+            prefix = f"{variable}.{here.position}.{region.label}.k{one.k}"
+            named = {f"{prefix}.{number}": basis for number, basis in enumerate(one.subspaces)}
+            tables.bases |= {name: basis.reshape(-1, *region.shape) for name, basis in named.items()}
+            tables.subspaces += [at | row for row in subspace_rows(one, list(named))]
 
 
 def _place(job: Job, variable: Variable, position: Position, layer: int, site: str) -> tuple[Place | None, _Lacking]:
