@@ -8,8 +8,9 @@ and the rest of the base's run goes on from there (Geiger et al., arXiv 2106.029
 becomes the answer that the causal model gives for the base with a variable of the source, the subspace holds what the
 model uses of that variable at this place. R = 1 exchanges the whole site.
 
-Nothing before the site's token depends on the exchange: each base prompt is read up to there once, and every exchange
-reads what is left behind that state. At the last token this is a single token, whatever the length of the prompt.
+Nothing before the site's token depends on the exchange, nor does anything below its block: each base prompt is read
+once, and every exchange reads what is left behind the state at that token, from that block on. At the last token this
+is a single token, whatever the length of the prompt.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor
 from ...core.errors import InputError
 from ...models import Add
 from ...models.decoding.prefill import pad
+from ...models.entering import exchanges
 from ..engine.places import Place
 from .asked import evaluating
 from .counterfactuals import Pair
@@ -79,7 +81,8 @@ class Exchange:
 
     tokens, mask (n, S): each base prompt from that token on; state: after what precedes it, None where that is nothing.
     at (n,): the token's place in the base prompt. answers (n, 3): tokens, see `counterfactuals.Answers`.
-    base, source: name of a site -> its values (n, channels, ...) there in either run. groups: of the pairs.
+    base, source: name of a site -> its values (n, channels, ...) there in either run. entering: block -> the residual
+    stream (n, S, d) that enters it in the base run, where it can be entered by itself. groups: of the pairs.
     """
 
     tokens: Tensor
@@ -89,6 +92,7 @@ class Exchange:
     answers: Tensor
     base: Mapping[str, Tensor]
     source: Mapping[str, Tensor]
+    entering: Mapping[int, Tensor]
     groups: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -111,27 +115,44 @@ def prepare(model: LanguageModel, pairs: Sequence[Pair], position: str, places: 
     Raises InputError where the model has values there that are not finite.
     """
     at = [pair.at[position] for pair in pairs]
-    base, source = (
-        _values(model, [getattr(p, of)[: t[i] + 1] for p, t in zip(pairs, at, strict=True)], places)
-        for i, of in enumerate(("base", "source"))
-    )
-    for name in base:
-        if not bool(torch.isfinite(base[name]).all() and torch.isfinite(source[name]).all()):
-            raise InputError(f"model {model.name}: {name} holds values that are not finite")
-    before = [p.base[:t] for p, (t, _) in zip(pairs, at, strict=True)]
-    state: ModelState | None = None
-    whole = min(map(len, before)) == 0
-    if not whole:
-        tokens, mask = pad(before)
-        with evaluating(model):
-            _, state = model(tokens.to(model.device), mask.to(model.device), return_state=True, last_only=True)
-    tokens, mask = pad([p.base if whole else p.base[t:] for p, (t, _) in zip(pairs, at, strict=True)])
+    with evaluating(model):
+        base, source = (
+            _values(model, [getattr(p, of)[: t[i] + 1] for p, t in zip(pairs, at, strict=True)], places)
+            for i, of in enumerate(("base", "source"))
+        )
+        for name in base:
+            if not bool(torch.isfinite(base[name]).all() and torch.isfinite(source[name]).all()):
+                raise InputError(f"model {model.name}: {name} holds values that are not finite")
+        before = [p.base[:t] for p, (t, _) in zip(pairs, at, strict=True)]
+        whole = min(map(len, before)) == 0
+        state = None if whole else _state(model, before)
+        tokens, mask = (
+            t.to(model.device) for t in pad([p.base[0 if whole else t :] for p, (t, _) in zip(pairs, at, strict=True)])
+        )
+        entering = _entering(model, tokens, mask, state, sorted({place.layer for place in places}))
     here = model.device
     return Exchange(
-        tokens.to(here), mask.to(here), state, torch.tensor([t for t, _ in at], device=here),
-        torch.tensor([pair.answers for pair in pairs], device=here), base, source,
+        tokens, mask, state, torch.tensor([t for t, _ in at], device=here),
+        torch.tensor([pair.answers for pair in pairs], device=here), base, source, entering,
         tuple(pair.group for pair in pairs),
     )  # fmt: skip
+
+
+def _state(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> ModelState:
+    tokens, mask = pad(prompts)
+    _, state = model(tokens.to(model.device), mask.to(model.device), return_state=True, last_only=True)
+    return state
+
+
+def _entering(
+    model: LanguageModel, tokens: Tensor, mask: Tensor, state: ModelState | None, layers: Sequence[int]
+) -> dict[int, Tensor]:
+    """The residual stream that enters each of these blocks; none where blocks cannot be entered by themselves."""
+    if exchanges(model):
+        return {}
+    with model.capture(*(f"blocks.{layer}.resid_pre" for layer in layers)) as acts:
+        model(tokens, mask, state=state, last_only=True)
+    return {layer: acts[f"blocks.{layer}.resid_pre"] for layer in layers}
 
 
 def _values(model: LanguageModel, prompts: Sequence[Sequence[int]], places: Sequence[Place]) -> dict[str, Tensor]:
@@ -140,7 +161,7 @@ def _values(model: LanguageModel, prompts: Sequence[Sequence[int]], places: Sequ
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for start in range(0, len(prompts), _ROWS):
         tokens, mask = pad(prompts[start : start + _ROWS])
-        with evaluating(model), model.capture(*(f"{name}@-1" for name in names)) as acts:
+        with model.capture(*(f"{name}@-1" for name in names)) as acts:
             model(tokens.to(model.device), mask.to(model.device), last_only=True)
         for name in names:
             value = acts[f"{name}@-1"][:, 0]
@@ -153,7 +174,8 @@ def interchanged(
 ) -> Tensor:
     """Logits (b, V) behind base prompts in which `change` (b, D) is added to the region at its token.
 
-    rows (b,): which of the exchange's pairs these are; None: all. Differentiable with respect to `change`.
+    rows (b,): which of the exchange's pairs these are; None: all. Differentiable with respect to `change`. The model is
+    in evaluation mode (`frozen`).
     """
     rows = torch.arange(len(exchange), device=exchange.at.device) if rows is None else rows.to(exchange.at.device)
     at = exchange.at[rows]
@@ -162,8 +184,10 @@ def interchanged(
     channels = None if region.whole else range(region.start, region.stop)
     edit = Add(region.place.name, change.view(len(rows), 1, *region.shape), where=where, channels=channels)
     state = None if exchange.state is None else exchange.state.rows(rows)
-    with evaluating(model), model.edit(edit):
-        return model(exchange.tokens[rows], exchange.mask[rows], state=state, last_only=True)[:, 0]
+    layer = region.place.layer
+    enter = (layer, exchange.entering[layer][rows]) if layer in exchange.entering else None
+    with model.edit(edit):
+        return model(exchange.tokens[rows], exchange.mask[rows], state=state, last_only=True, enter=enter)[:, 0]
 
 
 class Outcome(NamedTuple):
@@ -185,9 +209,10 @@ def outcome(model: LanguageModel, exchange: Exchange, region: Region, subspace: 
     if subspace is not None:
         rows = subspace.to(change)
         change = (change @ rows.T) @ rows
-    for start in range(0, len(exchange), _ROWS):
-        chosen = torch.arange(start, min(start + _ROWS, len(exchange)), device=change.device)
-        parts.append(interchanged(model, exchange, region, change[chosen], chosen).double())
+    with evaluating(model):
+        for start in range(0, len(exchange), _ROWS):
+            chosen = torch.arange(start, min(start + _ROWS, len(exchange)), device=change.device)
+            parts.append(interchanged(model, exchange, region, change[chosen], chosen).double())
     scores = torch.cat(parts).log_softmax(-1)
     if not bool(torch.isfinite(scores).all()):
         raise InputError(f"model {model.name}: scores after an exchange at {region.label} are not finite")
@@ -214,12 +239,13 @@ def answered(model: LanguageModel, pairs: Sequence[Pair]) -> list[bool]:
 
 @contextmanager
 def frozen(model: LanguageModel) -> Generator[None]:
-    """No gradient with respect to the model's weights is taken inside."""
+    """The model in evaluation mode, and no gradient with respect to its weights is taken."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import pyarrow as pa
@@ -25,7 +24,6 @@ from torch import Tensor
 
 from ...core.errors import InputError, UsageError
 from ...datasets.facts.counterfactuals import Part, Variable
-from ..engine.columns import column
 from ..engine.fitting import Schedule, one_thread
 from ..engine.places import Place, places, relative_names
 from ..engine.statuses import MODEL_WRONG, NOT_APPLICABLE
@@ -41,10 +39,10 @@ from ..methods.alignment_rows import (
     place_of,
     subspace_rows,
 )
-from ..methods.counterfactuals import READ_AT, Pair, Position, pairs_of_facts
-from ..methods.interchange import Region, answered, prepare, regions
+from ..methods.counterfactuals import READ_AT, Pair, Position
+from ..methods.interchange import Region, prepare, regions
 from ..methods.random_weights import shuffled_weights
-from ..methods.table import token_labels
+from ..methods.usable_pairs import PAIRS_SCHEMA, pair_row, usable_pairs
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -54,7 +52,6 @@ NONFINITE = "model_nonfinite"
 #: sites that hold what later tokens read, and nothing else
 _FOR_LATER = ("h_post", "conv_state")
 _LEAST = 8  # pairs of a part, without which nothing is learned or judged
-_DRAWN_AT_ONCE = 64
 
 
 class Settings(StepSettings):
@@ -74,7 +71,7 @@ class Settings(StepSettings):
     """runs of channels that each site is cut into, each exchanged by itself"""
     ranks: Annotated[tuple[int, ...], AfterValidator(named_once)] = (8, 32)
     """dimensions of the subspaces"""
-    pairs: int = Field(192, ge=2 * _LEAST)
+    pairs: int = Field(160, ge=2 * _LEAST)
     """pairs of each variable: half to learn on, half to judge on"""
     correct_only: bool = True
     """whether only pairs count of which the model answers base, source and counterfactual prompt right"""
@@ -95,18 +92,6 @@ class Settings(StepSettings):
     random_weights: bool = True
     """whether alignment is also learned on the model with shuffled weights"""
 
-
-PAIRS_SCHEMA = pa.schema([
-    column("id", pa.string(), "of the pair"),
-    column("variable", pa.string(), "in which the source's value is set"),
-    column("part", pa.string(), "train: learned and chosen on; test: judged on; none of them share a name"),
-    column("group", pa.string(), "the base's head entity"),
-    column("base", pa.string(), "the prompt that is run"),
-    column("source", pa.string(), "the prompt that the exchanged value comes from"),
-    column("answer", pa.string(), "first token of the counterfactual answer"),
-    column("base_answer", pa.string(), "of the base's own"),
-    column("source_answer", pa.string(), "of the source's"),
-])  # fmt: skip
 
 WORDS = {
     "entity": "whom the question is about", "relation": "what it asks", "hop1": "the first hop's answer",
@@ -191,15 +176,14 @@ def interchange(job: Job) -> StepOutput:
             except InputError as error:
                 _say_lacking(tables, job, variable, settings.positions, _Lacking(NOT_APPLICABLE, str(error)))
                 continue
-            tables.pairs += [_pair_row(job.model, variable, part, pair) for part in PARTS for pair in pairs[part]]
+            tables.pairs += [pair_row(job.model, variable, part, pair) for part in PARTS for pair in pairs[part]]
             fewest = min(map(len, pairs.values()))
             if fewest < _LEAST:
                 reason = f"the model answers all prompts of {fewest} pairs right, of {_LEAST} that are needed"
                 _say_lacking(tables, job, variable, settings.positions, _Lacking(MODEL_WRONG, reason))
                 continue
-            for layer in job.layers:
-                for site in relative_names(job.model, settings.sites):
-                    _look_at(tables, job, models, variable, layer, site, pairs)
+            looked_at = [_at_position(job, variable, position, pairs, tables) for position in settings.positions]
+            _add_learned(tables, job, variable, [here for found in looked_at for here in found], pairs, models[1:])
     correct_for_number(tables.accuracy)
     return StepOutput(
         {
@@ -225,41 +209,67 @@ class _Here(NamedTuple):
         return max(one.learned[0] for _, of in self.found for one in of)
 
 
-def _look_at(
+Pairs = Mapping[Part, Sequence[Pair]]
+
+
+def _at_position(job: Job, variable: Variable, position: Position, pairs: Pairs, tables: _Tables) -> list[_Here]:
+    """Every place at this position with what is found there without learning; others get a row."""
+    settings: Settings = job.settings
+    places_: list[Place] = []
+    for layer in job.layers:
+        for site in relative_names(job.model, settings.sites):
+            place, lacking = _place(job, variable, position, layer, site)
+            if place is not None:
+                places_.append(place)
+            else:
+                _say_lacking(tables, job, variable, [position], lacking, [(layer, site)])
+    if not places_:
+        return []
+    try:
+        sides = _sides(job.model, pairs, position, places_)
+        return [
+            _Here(position, place, sides, [
+                (region, list(unlearned(sides, region, settings.ranks))) for region in regions(place, settings.parts)
+            ])
+            for place in places_
+        ]  # fmt: skip
+    except InputError as error:
+        where = [(place.layer, place.site) for place in places_]
+        _say_lacking(tables, job, variable, [position], _Lacking(NONFINITE, str(error)), where)
+        return []
+
+
+def _add_learned(
     tables: _Tables,
     job: Job,
-    models: Sequence[LanguageModel],
     variable: Variable,
-    layer: int,
-    site: str,
-    pairs: Mapping[Part, Sequence[Pair]],
+    looked_at: Sequence[_Here],
+    pairs: Pairs,
+    untrained: Sequence[LanguageModel],
 ) -> None:
-    """Add what is found at one site of one block."""
+    """Add what was found, by block, and learn where most was (or everywhere)."""
     settings: Settings = job.settings
-    seen: list[_Here] = []
-    for position in settings.positions:
-        place, lacking = _place(job, variable, position, layer, site)
-        if place is None:
-            _say_lacking(tables, job, variable, [position], lacking, [(layer, site)])
-            continue
-        try:
-            sides = _sides(job.model, pairs, position, place)
-            found = [(r, list(unlearned(sides, r, settings.ranks))) for r in regions(place, settings.parts)]
-        except InputError as error:
-            _say_lacking(tables, job, variable, [position], _Lacking(NONFINITE, str(error)), [(layer, site)])
-            continue
-        seen.append(_Here(position, place, sides, found))
-    learned_at = [here for here in seen if settings.everywhere] or sorted(seen, key=lambda h: -h.most)[:1]
-    for here in seen:
-        untrained = [_sides(m, pairs, here.position, here.place) for m in models[1:] if here in learned_at]
+    by_site: dict[tuple[int, str], list[_Here]] = {}
+    for here in looked_at:
+        by_site.setdefault((here.place.layer, here.place.site), []).append(here)
+    chosen = [
+        here
+        for at in by_site.values()
+        for here in (at if settings.everywhere else [max(at, key=lambda here: here.most)])
+    ]
+    controls: dict[Position, Sides] = {}
+    for model in untrained:
+        for position in dict.fromkeys(here.position for here in chosen):
+            controls[position] = _sides(model, pairs, position, [h.place for h in chosen if h.position == position])
+    for here in (here for at in by_site.values() for here in at):
         for region, found in here.found:
-            if here in learned_at:
-                found = found + _learned(job, variable, here, region, next(iter(untrained), None))
+            if any(here is one for one in chosen):
+                found = found + _learned(job, variable, here, region, controls.get(here.position))
             _add(tables, job, variable, here, region, found)
 
 
-def _sides(model: LanguageModel, pairs: Mapping[Part, Sequence[Pair]], position: Position, place: Place) -> Sides:
-    return Sides(model, *(prepare(model, pairs[part], position, [place]) for part in PARTS))
+def _sides(model: LanguageModel, pairs: Pairs, position: Position, places_: Sequence[Place]) -> Sides:
+    return Sides(model, *(prepare(model, pairs[part], position, places_) for part in PARTS))
 
 
 def _learned(job: Job, variable: Variable, here: _Here, region: Region, untrained: Sides | None) -> list[Found]:
@@ -318,22 +328,8 @@ def _say_lacking(
 
 
 def _pairs(job: Job, variable: Variable, part: Part) -> list[Pair]:
-    """The first pairs that will do. Raises InputError where the tokenizer makes none."""
     settings: Settings = job.settings
-    wanted, found = settings.pairs // 2, list[Pair]()
-    tokenizer = job.model.tokenizer
-    if tokenizer is None:
-        raise InputError("the model has no tokenizer for the prompts")
-    drawn = islice(pairs_of_facts(tokenizer, variable, part, job.seed), wanted * settings.drawn)
-    while len(found) < wanted and (some := list(islice(drawn, _DRAWN_AT_ONCE))):
-        right = answered(job.model, some) if settings.correct_only else [True] * len(some)
-        found += [pair for pair, good in zip(some, right, strict=True) if good]
-    return found[:wanted]
-
-
-def _pair_row(model: LanguageModel, variable: Variable, part: Part, pair: Pair) -> Row:
-    target, base, source = token_labels(model, list(pair.answers))
-    return {
-        "id": pair.id, "variable": variable, "part": part, "group": pair.group, "base": pair.texts[0],
-        "source": pair.texts[1], "answer": target, "base_answer": base, "source_answer": source,
-    }  # fmt: skip
+    return usable_pairs(
+        job.model, variable, part, wanted=settings.pairs // 2, drawn=settings.drawn, correct_only=settings.correct_only,
+        seed=job.seed,
+    )  # fmt: skip
