@@ -118,10 +118,13 @@ def _one_hop(rng: Random, names: Entities, variable: Variable) -> _Worlds:
         asked, wanted = (other_r if also else r, other_e), (r, other_e)
     else:
         asked, wanted = (other_r, other_e if also else e), (other_r, e)
-    facts = ([Fact(r, e, o) for (r, e), o in world.items()] for world in (base, source))
+    facts = [[Fact(*key, o) for key, o in world.items()] for world in (base, source)]
     return _Worlds(
-        *facts,
-        *(_Question((r,), e, world[r, e]) for world, (r, e) in ((base, (r, e)), (source, asked), (base, wanted))),
+        facts[0],
+        facts[1],
+        _Question((r,), e, base[r, e]),
+        _Question(asked[:1], asked[1], source[asked]),
+        _Question(wanted[:1], wanted[1], base[wanted]),
     )
 
 
@@ -133,12 +136,13 @@ def _two_hops(rng: Random, names: Entities) -> _Worlds:
     middles = [_fresh(rng, names, first.object, used) for _ in range(2)]
     ends, others = ([_fresh(rng, names, second.object, used) for _ in range(2)] for _ in range(2))
     linked = heads if rng.random() < 0.5 else heads[::-1]
-    worlds = (
+    worlds = [
         [fact for h, m, e in zip(of, middles, last, strict=True) for fact in (Fact(path[0], h, m), Fact(path[1], m, e))]
         for of, last in ((heads, ends), (linked, others))
-    )
+    ]
     return _Worlds(
-        *worlds,
+        worlds[0],
+        worlds[1],
         _Question(path, heads[0], ends[0]),
         _Question(path, linked[1], others[1]),
         _Question(path, heads[1], ends[1]),

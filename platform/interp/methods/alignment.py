@@ -26,7 +26,7 @@ from torch import Tensor
 from ...runtime.table_job import Progress
 from ..engine.fitting import Minibatch, Schedule, fit
 from .interchange import Exchange, Region, frozen, interchanged
-from .typed_tensors import floats
+from .typed_tensors import first_reaching, floats, how_many_above, principal_axes, row_basis, singular_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +79,7 @@ def align(
 
 def rotation(free: Tensor) -> Tensor:
     """Orthonormal rows (k, D) that span the rows of `free` (k, D)."""
-    return torch.linalg.qr(free.T)[0].T
+    return row_basis(free)
 
 
 def random_subspace(k: int, size: int, seed: int) -> Tensor:
@@ -99,7 +99,7 @@ def _normal(k: int, size: int, seed: int) -> Tensor:
 
 def principal_subspace(values: Tensor, k: int) -> Tensor:
     """The k directions (k, D) in which `values` (n, D) vary most."""
-    return torch.linalg.svd((values - values.mean(0)).double(), full_matrices=False)[2][:k]
+    return principal_axes((values - values.mean(0)).double())[1][:k]
 
 
 def single_channels(scores: Tensor, k: int) -> Tensor:
@@ -122,12 +122,8 @@ def gradients(model: LanguageModel, exchange: Exchange, region: Region) -> Tenso
 def span(values: Tensor, share: float, *, centred: bool) -> Tensor:
     """The fewest principal directions (m, D) that hold `share` of the squares of `values` (n, D), about their mean
     where `centred`; none where there are no squares."""
-    values = (values - values.mean(0) if centred else values).double()
-    _, sizes, directions = torch.linalg.svd(values, full_matrices=False)
-    held = (sizes**2).cumsum(0)
-    if not float(held[-1]) > 0:
-        return directions[:0]
-    return directions[: int((held < share * held[-1]).sum()) + 1]
+    sizes, directions = principal_axes((values - values.mean(0) if centred else values).double())
+    return directions[: first_reaching(sizes**2, share)]
 
 
 def share_inside(subspace: Tensor, directions: Tensor) -> float:
@@ -148,10 +144,10 @@ def outside(subspace: Tensor, directions: Tensor) -> Tensor:
 
 
 def _orthonormal(rows: Tensor) -> Tensor:
-    _, sizes, directions = torch.linalg.svd(rows, full_matrices=False)
-    return directions[: int((sizes > _NOTHING).sum())]
+    sizes, directions = principal_axes(rows)
+    return directions[: how_many_above(sizes, _NOTHING)]
 
 
 def principal_cosines(a: Tensor, b: Tensor) -> list[float]:
     """Cosines of the principal angles between subspaces (k, D) and (m, D) of orthonormal rows, the largest first."""
-    return floats(torch.linalg.svdvals(a.double() @ b.double().T).clamp(max=1.0))
+    return floats(singular_values(a.double() @ b.double().T).clamp(max=1.0))

@@ -97,6 +97,5 @@ def _places(encoded: Encoded, asked: Asked) -> dict[Position, int]:
     question = len(asked.text) - len("\nA:") - len(asked.question)
     head = question + len((asked.shape.before + asked.head).lstrip())
     fact = len(" " + " ".join(s.sentence for s in asked.stated[: asked.evidence[0] + 1]))
-    ends: dict[Position, int] = {"entity": head, "fact": fact}
-    found: dict[Position, int] = {name: encoded.tokens_of(end - 1, end)[1] - 1 for name, end in ends.items()}
-    return {"last": len(encoded.ids) - 1} | found
+    at_head, at_fact = (encoded.tokens_of(end - 1, end)[1] - 1 for end in (head, fact))
+    return {"last": len(encoded.ids) - 1, "entity": at_head, "fact": at_fact}

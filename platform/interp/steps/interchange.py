@@ -172,7 +172,7 @@ def interchange(job: Job) -> StepOutput:
     with one_thread():
         for variable in settings.variables:
             try:
-                pairs = {part: _pairs(job, variable, part) for part in PARTS}
+                pairs: Pairs = {part: _pairs(job, variable, part) for part in PARTS}
             except InputError as error:
                 _say_lacking(tables, job, variable, settings.positions, _Lacking(NOT_APPLICABLE, str(error)))
                 continue
@@ -259,8 +259,9 @@ def _add_learned(
     ]
     controls: dict[Position, Sides] = {}
     for model in untrained:
-        for position in dict.fromkeys(here.position for here in chosen):
-            controls[position] = _sides(model, pairs, position, [h.place for h in chosen if h.position == position])
+        for position in settings.positions:
+            if there := [here.place for here in chosen if here.position == position]:
+                controls[position] = _sides(model, pairs, position, there)
     for here in (here for at in by_site.values() for here in at):
         for region, found in here.found:
             if any(here is one for one in chosen):
