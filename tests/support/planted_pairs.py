@@ -1,4 +1,4 @@
-"""Pairs of prompts of the planted copy model for interchange, and the same model seen from a turned basis."""
+"""Pairs of prompts of `planted-copy-mamba` for interchange, and the same model seen from a turned basis."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ import torch
 from mplat.interp.methods.counterfactuals import Answers, Pair
 from mplat.models import LanguageModel
 from mplat.models.families.mamba.mamba import MambaMixer
-from planted_copy import ANSWERS, FILLERS, NAMES, QUERY, RELAY, WORDS
+from mplat.models.planted import find_planted
+from mplat.models.planted.plan import code
+from mplat.models.planted.tasks.copy import ANSWERS, FILLERS, NAMES, QUERY, RELAY
 from torch import Tensor
 
-#: the channels of the residual stream that hold the code behind the relay, and what of them differs between names
-RELAYED = slice(4, 8)
-TRUTH = torch.tensor([[1, -1, 1, -1], [1, 1, -1, -1]], dtype=torch.float64) / 2
+PLANTED = find_planted("planted-copy-mamba")
+WIDTH = 24
 
 
-def truth() -> Tensor:
-    """Orthonormal rows (2, 24): the name's subspace of the residual stream at the relay, behind block 0."""
-    rows = torch.zeros(2, 24, dtype=torch.float64)
-    rows[:, RELAYED] = TRUTH
+def copy_model() -> LanguageModel:
+    """The model, in float64."""
+    return PLANTED.grow(torch.float64)
+
+
+def relayed() -> Tensor:
+    """Orthonormal rows (2, 24): what differs between names in the residual stream at the relay, behind block 0."""
+    (out,) = PLANTED.truth.of("output", layer=0)
+    codes = torch.tensor([code(i) for i in range(len(NAMES))], dtype=torch.float64)
+    _, sizes, directions = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
+    rows = torch.zeros(int((sizes > 1e-9).sum()), WIDTH, dtype=torch.float64)
+    rows[:, list(out.channels)] = directions[: len(rows)]
     return rows
 
 
@@ -30,18 +39,17 @@ def name_pairs(count: int, seed: int) -> list[Pair]:
 
     def prompt(name: str) -> tuple[int, ...]:
         words = [rng.choice(FILLERS) for _ in range(7)]
-        texts = [*words[:2], name, *words[2:4], RELAY, *words[4:], QUERY]
-        return tuple(WORDS.index(word) for word in texts)
+        return tuple(map(PLANTED.words.index, [*words[:2], name, *words[2:4], RELAY, *words[4:], QUERY]))
 
     def answer(name: str) -> int:
-        return WORDS.index(ANSWERS[NAMES.index(name)])
+        return PLANTED.words.index(ANSWERS[NAMES.index(name)])
 
     pairs = []
     for i in range(count):
         base, source = rng.sample(NAMES, 2)
         sources = prompt(source)
         answers = Answers(answer(source), answer(base), answer(source))
-        at = {"name": (2, 2), "relay": (5, 5), "between": (4, 4), "last": (9, 9)}
+        at = {"name": (2, 2), "between": (4, 4), "relay": (5, 5), "last": (9, 9)}
         pairs.append(Pair(f"p{i}", f"g{i}", prompt(base), sources, sources, answers, at))
     return pairs
 
@@ -50,7 +58,7 @@ def name_pairs(count: int, seed: int) -> list[Pair]:
 def turned(model: LanguageModel, rotation: Tensor) -> LanguageModel:
     """The same function with another basis of the residual stream: what was x is `rotation` x.
 
-    Root mean squares do not see a rotation, and the norms' weights are one.
+    Root mean squares do not see a rotation, and the norms' weights are equal.
     """
     other = copy.deepcopy(model, {id(model.tokenizer): model.tokenizer})
     other.backbone.embeddings.weight.copy_(model.backbone.embeddings.weight @ rotation.T)

@@ -77,15 +77,14 @@ def pairs_of_facts(tokenizer: PreTrainedTokenizerFast, variable: Variable, part:
 
 def _in_tokens(tokenizer: PreTrainedTokenizerFast, drawn: Counterfactual) -> Pair | None:
     """None for a pair that does not fit: see the module."""
-    asked = (drawn.base, drawn.source, drawn.counterfactual)
-    read = [encode_continued(tokenizer, one.text, one.answer) for one in asked]
-    base, source, counterfactual = read
-    if any(one.merged for one in read) or len(base.prompt) != len(source.prompt):
+    base, source = (encode_continued(tokenizer, one.text, one.answer) for one in (drawn.base, drawn.source))
+    if len(base.prompt) != len(source.prompt):  # most pairs
         return None
+    counterfactual = encode_continued(tokenizer, drawn.counterfactual.text, drawn.counterfactual.answer)
     answers = Answers(*(one.continuation[0] for one in (counterfactual, base, source)))
-    if len(set(answers)) < len(answers):
+    if len(set(answers)) < len(answers) or base.merged or source.merged or counterfactual.merged:
         return None
-    places = [_places(encode_text(tokenizer, one.text), one) for one in asked[:2]]
+    places = [_places(encode_text(tokenizer, one.text), one) for one in (drawn.base, drawn.source)]
     at = {name: (places[0][name], places[1][name]) for name in POSITIONS}
     id_ = drawn.base.id.removesuffix("-base")
     texts = (drawn.base.text, drawn.source.text)

@@ -71,17 +71,17 @@ class Settings(StepSettings):
     """runs of channels that each site is cut into, each exchanged by itself"""
     ranks: Annotated[tuple[int, ...], AfterValidator(named_once)] = (8, 32)
     """dimensions of the subspaces"""
-    pairs: int = Field(160, ge=2 * _LEAST)
+    pairs: int = Field(128, ge=2 * _LEAST)
     """pairs of each variable: half to learn on, half to judge on"""
     correct_only: bool = True
     """whether only pairs count of which the model answers base, source and counterfactual prompt right"""
     drawn: int = Field(3, ge=1)
     """how many times as many pairs are drawn at most, to find enough right ones"""
-    steps: int = Field(60, ge=1)
+    steps: int = Field(40, ge=1)
     """of learning"""
     batch_size: int = Field(16, ge=1)
     """pairs in a step"""
-    learning_rate: float = Field(0.1, gt=0)
+    learning_rate: float = Field(0.2, gt=0)
     """of AdamW; a step turns a subspace by about so many radians at first"""
     seeds: int = Field(3, ge=1)
     """how often each subspace is learned anew"""
