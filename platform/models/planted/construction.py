@@ -22,11 +22,11 @@ from .truth import Edge, Feature, Part, Role, Truth, Way
 if TYPE_CHECKING:
     from ..model import LanguageModel
 
-GAIN = 6.0  # of the logits of answers
+GAIN = 3.0  # of the logits of answers: small enough that no probability is near 1, and each part is felt
 BIAS = 0.3  # of every answer, so that no other word is ever said
 # of the answer that is said otherwise, more: as much as a third of a value, so that the mean of the values in a text,
 # which attention sees where no key fits, is too little
-OTHERWISE = 0.6
+OTHERWISE = 0.3
 _TYPICAL = 2.5  # what a token holds besides the constant, squared and summed
 BUSY = 0.3  # size of the weights of channels that are not in the circuit
 UNREAD = 2  # coordinates beside the planted ones, and channels beside a memory's, that hold the same and are not read

@@ -67,7 +67,7 @@ def test_one_path_of_two_can_go_unnoticed(name: str) -> None:
                 return float(torch.log_softmax(model(text)[0, -1], -1)[answer])
 
         whole = logprob()
-        assert abs(logprob(*paths[0]) - whole) < 0.01 and abs(logprob(*paths[1]) - whole) < 0.01
+        assert max(abs(logprob(*path) - whole) for path in paths) < 0.2
         if prompt.answer != planted.plan.otherwise:
             assert logprob(*paths[0], *paths[1]) - whole < -1.0
 
