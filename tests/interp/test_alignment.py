@@ -82,7 +82,7 @@ def test_random_subspaces_of_equal_size_set_nothing() -> None:
 
 def test_answers_of_other_pairs_and_a_model_that_learned_nothing_give_no_subspace() -> None:
     found = at_the_relay()
-    assert max(accuracies(found[SHUFFLED])) < 0.6 and max(accuracies(found[UNTRAINED])) < 0.3
+    assert max(accuracies(found[SHUFFLED])) < 0.5 and max(accuracies(found[UNTRAINED])) < 0.5, "one of four is chance"
     assert min(principal_cosines(found[SHUFFLED].subspaces[0], relayed())) < 0.95
 
 

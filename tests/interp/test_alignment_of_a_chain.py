@@ -62,11 +62,10 @@ def prepared(architecture: str) -> tuple[LanguageModel, Exchange, Exchange, Regi
 def test_the_city_is_found_and_sets_the_colour_that_the_base_says_of_it(architecture: str) -> None:
     model, train, test, region, truth = prepared(architecture)
     assert outcome(model, test, region, truth).target.mean() == 1.0
-    found = align("city", model, train, region, len(truth), schedule=Schedule(200, 32, 0.2), seed=0)
+    found = align("city", model, train, region, len(truth), schedule=Schedule(100, 32, 0.2), seed=0)
     said = outcome(model, test, region, found.subspace)
     assert said.target.mean() > 0.95 and said.source.mean() < 0.05
-    # not closer: what is correlated with the city and turned towards it makes the effect larger, and the loss smaller
-    assert min(principal_cosines(found.subspace, truth)) > 0.9
+    assert min(principal_cosines(found.subspace, truth)) > 0.95
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
