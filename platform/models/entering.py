@@ -4,6 +4,7 @@
         model(tokens)
     model(tokens, enter=(2, acts["blocks.1.resid_post"]))   # what model(tokens) gives, from block 2 on
 
+It may continue a state, of which the blocks below use nothing; what it ends with is no state of the whole model.
 Blocks that exchange something beside the residual stream (DenseMamba; Zamba2's shared block) cannot be entered by
 themselves; `exchanges` says so, and entering one is refused.
 """
@@ -41,10 +42,11 @@ def exchanges(model: LanguageModel) -> bool:
     return _KNOWN[model]
 
 
-def as_entry(model: LanguageModel, enter: Any, tokens: Tensor, carries: bool) -> Entry | None:
-    """`enter` as a block and what enters it. carries: whether the call begins with a state or is to give one.
+def as_entry(model: LanguageModel, enter: Any, tokens: Tensor, return_state: bool) -> Entry | None:
+    """`enter` as a block and what enters it. return_state: whether the call is to give a state.
 
-    Raises UsageError for anything else, for a model whose blocks exchange something, and beside a state.
+    Raises UsageError for anything else, for a model whose blocks exchange something, and where a state is to be given:
+    there is none of the blocks below.
     """
     if enter is None:
         return None
@@ -55,8 +57,8 @@ def as_entry(model: LanguageModel, enter: Any, tokens: Tensor, carries: bool) ->
     if not isinstance(residual, Tensor) or tuple(residual.shape) != shape:
         found = tuple(residual.shape) if isinstance(residual, Tensor) else type(residual).__name__
         raise UsageError(f"what enters block {layer} is a tensor of shape {shape}, not {found}")
-    if carries:
-        raise UsageError("a pass that enters at a block has no state of the blocks below: leave state out")
+    if return_state:
+        raise UsageError("a pass that enters at a block has no state of the blocks below: leave return_state out")
     if exchanges(model):
         raise UsageError(f"blocks of {model.name} exchange more than the residual stream: none can be entered alone")
     return layer, residual.to(tokens.device)

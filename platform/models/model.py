@@ -89,8 +89,8 @@ class LanguageModel(nn.Module):
         overwrite_state: `state` is not needed any more, its memory may be used for the new one.
         rows (B,): which rows of the batch at its beginning these are, where some have left it (`state.rows`); captures
         and edits with an entry for each row go by them.
-        enter: (block, what was at site resid_post of the block below (B, T, d)): the pass begins there (`entering`);
-        edits and captures below do not act.
+        enter: (block, what was at site resid_post of the block below (B, T, d)): the pass begins there (`entering`),
+        also behind a `state`; edits and captures below do not act.
 
         Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
         """
@@ -118,7 +118,7 @@ class LanguageModel(nn.Module):
         for watched in (*(a.coverage for a in self._edits), *self._recorders):
             watched.follow(run)
         wanted = run.wanted(last_only, as_columns(only, tokens, last_only))
-        begun = as_entry(self, enter, tokens, state is not None or return_state)
+        begun = as_entry(self, enter, tokens, return_state)
         entry = None if begun is None else (begun[0], run.to_packed(begun[1]))
         logits, layers = self._run(run.to_packed(tokens), run, state, return_state, wanted, entry)
         if wanted is None:

@@ -35,6 +35,16 @@ def test_every_block_can_be_entered_bit_for_bit(arch):
         assert torch.equal(whole, found), layer
 
 
+@pytest.mark.parametrize("arch", ALONE)
+def test_what_continues_a_state_can_enter_at_every_block(arch):
+    model, read = nano(arch, n_layers=3), tokens(3, 11)
+    for behind in (10, 6):  # one token, and several
+        _, state = model(read[:, :behind], return_state=True)
+        for layer in range(3):
+            whole, found = entered(model, read[:, behind:], layer, state=state)
+            assert torch.equal(whole, found), (layer, behind)
+
+
 @given(st.data())
 @settings(max_examples=40)
 def test_padding_on_either_side_documents_wanted_columns_and_edits_are_as_in_a_whole_pass(data):
@@ -79,7 +89,7 @@ def test_what_is_no_entry_is_refused(enter, said):
         nano("mamba", n_layers=3)(tokens(2, 5), enter=enter)
 
 
-def test_a_state_and_a_model_whose_blocks_exchange_are_refused():
+def test_giving_a_state_and_a_model_whose_blocks_exchange_are_refused():
     model, read = nano("mamba"), tokens(2, 5)
     entry = (1, torch.zeros(2, 5, 24, dtype=torch.float64))
     with pytest.raises(UsageError, match="no state of the blocks below"):
