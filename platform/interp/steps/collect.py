@@ -27,7 +27,7 @@ from ..engine.answers import score_answers
 from ..engine.batches import AnsweredBatch, Batch, Item
 from ..engine.columns import column
 from ..engine.places import SITE_WORDS, Place, places
-from ..engine.step import Asked, Job, Sites, StepOutput, StepSettings, step
+from ..engine.step import Asked, Effort, Job, Sites, StepOutput, StepSettings, step
 from ..engine.view import Column, TablePart, View
 from ..methods.activation_store import MOMENTS, WEIGHTS, Weights, stored_name
 from ..methods.moments import merge, moments_of
@@ -118,7 +118,17 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("collect", version=1, settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: two models read every prompt; the vectors, twice while they are written, and 15 bytes of labels."""
+    found = places(asked.model, asked.layers, asked.settings.sites, one_axis=False)
+    size = torch.finfo(DTYPES[asked.settings.dtype]).bits // 8
+    models = 2 if asked.settings.baseline else 1
+    tokens = len(lengths) if asked.settings.positions == "last" else sum(lengths)
+    stored = tokens * sum(prod(place.shape) for place in found) * size * models
+    return Effort(1.5 * models * sum(lengths), bytes=stored + 15 * tokens, seconds=4e-9 * stored)
+
+
+@step("collect", version=1, settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def collect(job: Job) -> StepOutput:
     """Activations at every token of the prompts, stored for the analyses that learn from them."""
     settings = job.settings
@@ -270,10 +280,3 @@ def _tokens(labels: pa.Table, model: LanguageModel) -> pa.Table:
     text = pa.array([texts.get(token) for token in ids], pa.string())
     columns = {"row": rows, "text": text} | {name: labels[name] for name in labels.column_names}
     return pa.table([columns[name] for name in TOKENS_SCHEMA.names], schema=TOKENS_SCHEMA)
-
-
-def stored_bytes(asked: Asked, tokens: int) -> int:
-    """What the store of so many tokens takes on disk, bytes; the work towards it takes as much once more."""
-    found = places(asked.model, asked.layers, asked.settings.sites, one_axis=False)
-    size = torch.finfo(DTYPES[asked.settings.dtype]).bits // 8
-    return tokens * sum(prod(place.shape) for place in found) * size * (2 if asked.settings.baseline else 1)

@@ -29,7 +29,7 @@ from ..engine.batches import Batch, spread
 from ..engine.columns import column
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, StepOutput, StepSettings, named_once, step
+from ..engine.step import Asked, Effort, Job, StepOutput, StepSettings, named_once, step
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.activation_store import Store, Stored
 from ..methods.probe_targets import TARGETS, target_of, token_and_position
@@ -162,7 +162,16 @@ class _Best(NamedTuple):
     vectors: Floats
 
 
-@step("probes", version=1, needs=("collect",), settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: prompts without every direction and subspace, and the fits, which read no text."""
+    settings = asked.settings
+    share = min(1.0, settings.ablated / max(1, len(lengths)))
+    without = 1 + len(settings.targets) * (1 + settings.subspaces)
+    fits = len(settings.targets) * len(settings.probes) * len(asked.layers) * len(settings.sites) * settings.seeds
+    return Effort(1.2 * share * without * sum(lengths), bytes=4000 * fits, seconds=0.15 * fits)
+
+
+@step("probes", version=1, needs=("collect",), settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def probes(job: Job) -> StepOutput:
     """What simple readers find in the stored activations, beside controls, and whether the model uses it."""
     settings, store = job.settings, Store.of(job)
