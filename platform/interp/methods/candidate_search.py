@@ -51,7 +51,7 @@ class Sites(NamedTuple):
     @staticmethod
     def of(model: LanguageModel, layers: Sequence[int]) -> Sites:
         known = {site.name: site for site in model.sites()}
-        scans = [scan for layer in layers for scan in scans_of(model, layer)]
+        scans = [scan for layer in layers for scan in scans_of(model, layer) if scan.prefix + "h" in known]
         parameters = [
             scan.prefix + name for scan in scans for name in (scan.of.delta, scan.of.B, scan.of.C)
             if isinstance(name, str)

@@ -21,9 +21,10 @@ from torch import Tensor
 from ...core.errors import UsageError
 from ...models.access.edits import Edit
 from ...models.access.sites import expand, parse
+from ...models.kernels import selective_scan
 from .circuit_runs import MixWindow
 from .cuts import Rewrite
-from .recurrences import LayerRecurrence, scans_of
+from .recurrences import LayerRecurrence, Scan, scans_of
 from .taps import Watch
 
 if TYPE_CHECKING:
@@ -67,24 +68,28 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels of a site with one value per token and channel; None: all of them."""
+    """Channels of a site with one value per token and channel; None: all of them. others: all but these."""
 
     site: str
     channels: tuple[int, ...] | None = None
+    others: bool = False
 
     def sites(self, model: LanguageModel) -> list[str]:
         return [self.site]
 
     def size(self, model: LanguageModel) -> int:
-        return _width(model, self.site) if self.channels is None else len(self.channels)
+        width = _width(model, self.site)
+        chosen = width if self.channels is None else len(self.channels)
+        return width - chosen if self.others else chosen
 
     def edits(self, model: LanguageModel, donor: Donor) -> list[Edit]:
         def replaced(x: Tensor) -> Tensor:
             mine = x[donor.rows]
             other = donor.at(self.site, mine)
             if self.channels is not None:
-                chosen = torch.tensor(self.channels, device=x.device)
-                other = mine.index_copy(2, chosen, other.index_select(2, chosen))
+                mask = torch.zeros(x.shape[2], dtype=torch.bool, device=x.device)
+                mask[list(self.channels)] = True
+                other = torch.where(~mask if self.others else mask, other, mine)
             return _put(x, donor.rows, other)
 
         return [Rewrite(self.site, function=replaced)]
@@ -115,7 +120,7 @@ class Direction:
 @dataclass(frozen=True)
 class Coordinates:
     """(channel, coordinate) pairs of the recurrent state of the scan `prefix`, at every step before its read-out; None:
-    the whole state.
+    the whole state. others: all but these.
 
     Replaced states are read by this run's C: y_t + sum over them of C_t (h_t of the donor - h_t). With zeros or means,
     h_t of the donor is the same at all steps (site `h`, (1, 1, E, N)).
@@ -123,13 +128,15 @@ class Coordinates:
 
     prefix: str
     pairs: tuple[tuple[int, int], ...] | None = None
+    others: bool = False
 
     def sites(self, model: LanguageModel) -> list[str]:
         return list(self._scan(model).inputs)
 
     def size(self, model: LanguageModel) -> int:
         channels, coordinates = state_shape(model, self._scan(model))
-        return channels * coordinates if self.pairs is None else len(self.pairs)
+        chosen = channels * coordinates if self.pairs is None else len(self.pairs)
+        return channels * coordinates - chosen if self.others else chosen
 
     def _scan(self, model: LanguageModel) -> LayerRecurrence:
         layer = int(self.prefix.split(".")[1])
@@ -138,31 +145,19 @@ class Coordinates:
             raise UsageError(f"block {layer} has no selective scan {self.prefix!r} whose state could be replaced")
         return found
 
-    def mask(self, model: LanguageModel) -> Tensor:
-        """(E, N) bool."""
-        mask = torch.zeros(state_shape(model, self._scan(model)), dtype=torch.bool)
-        if self.pairs is None:
-            return ~mask
-        for channel, coordinate in self.pairs:
-            mask[channel, coordinate] = True
-        return mask
-
     def edits(self, model: LanguageModel, donor: Donor) -> list[Edit]:
-        scan, mask = self._scan(model), self.mask(model).to(donor.rows.device)
+        scan = self._scan(model)
         seen: dict[str, Tensor] = {}
         edits: list[Edit] = [Watch(name, partial(_store, seen, name)) for name in scan.inputs]
 
         def changed(first: int, x: Tensor) -> Tensor:
             here = scan.rebuild({name: value[donor.rows] for name, value in seen.items()})
-            change = -here.read_out(here.x, mask)
+            change = -self._read(here)
             if donor.values is not None and self.prefix + "h" in donor.values:
-                fixed = donor.values[self.prefix + "h"][0, 0].to(here.x) * mask  # (E, N)
-                group = here.group_of(torch.arange(here.x.shape[2], device=x.device) // here.unit_width)
-                change = change + torch.einsum("en,bten->bte", fixed, here.C[:, :, group])
+                change = change + self._read_fixed(here, donor.values[self.prefix + "h"][0, 0].to(here.x))
             elif donor.values is not None:
                 other = {name: donor.at(name, value[donor.rows]) for name, value in seen.items()}
-                theirs = scan.rebuild(other)._replace(C=here.C)
-                change = change + theirs.read_out(theirs.x, mask)
+                change = change + self._read(scan.rebuild(other)._replace(C=here.C))
             part = change[..., first : first + x.shape[2]].to(x.dtype)
             return _put(x, donor.rows, x[donor.rows] + part)
 
@@ -171,6 +166,21 @@ class Coordinates:
             edits.append(Rewrite(name, function=partial(changed, start)))
             start += _width(model, name)
         return edits
+
+    def _read(self, scan: Scan) -> Tensor:
+        """What y (n, T, E) holds of the chosen coordinates' states."""
+        if self.pairs is None:
+            return torch.zeros_like(scan.x) if self.others else scan.read_out(scan.x)
+        chosen = read_pairs(scan, self.pairs)
+        return scan.read_out(scan.x) - chosen if self.others else chosen
+
+    def _read_fixed(self, scan: Scan, state: Tensor) -> Tensor:
+        """The same of a state (E, N) that does not change."""
+        mask = torch.full_like(state, float(self.pairs is None))
+        for channel, coordinate in self.pairs or ():
+            mask[channel, coordinate] = 1.0
+        group = scan.group_of(torch.arange(len(state), device=state.device) // scan.unit_width)
+        return torch.einsum("en,bten->bte", state * (1 - mask if self.others else mask), scan.C[:, :, group])
 
 
 @dataclass(frozen=True)
@@ -229,6 +239,19 @@ class Candidate:
             fields = {name: _tuples(v) for name, v in entry.items() if name != "part"}
             parts.append(PARTS[entry["part"]](**fields))
         return cls(value["name"], value["kind"], tuple(parts), value["layer"])
+
+
+def read_pairs(scan: Scan, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """What y (B, T, E) holds of single coordinates (channel, coordinate): each is scanned as a channel of its own."""
+    channel, coordinate = torch.tensor(list(pairs), device=scan.x.device).T
+    unit = channel // scan.unit_width
+    group = scan.group_of(unit)
+    A = scan.A[unit, coordinate if scan.A.shape[1] > 1 else torch.zeros_like(coordinate)]
+    written = (scan.x[..., channel] * scan.B[:, :, group, coordinate]).contiguous()
+    one = torch.ones_like(written[..., :1])
+    h = selective_scan(written, scan.delta[..., unit].contiguous(), A[:, None].contiguous(), one, one)
+    assert isinstance(h, Tensor)
+    return torch.zeros_like(scan.x).index_add(2, channel, h * scan.C[:, :, group, coordinate])
 
 
 def together(candidates: Sequence[Candidate], name: str, kind: str) -> Candidate:

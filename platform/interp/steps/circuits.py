@@ -62,9 +62,9 @@ class Settings(StepSettings):
         "answered_only": False, "permutations": 100,
     }  # fmt: skip
 
-    development: int = Field(24, ge=1)
+    development: int = Field(16, ge=1)
     """questions at most on which edges and candidates are ranked"""
-    test: int = Field(32, ge=1)
+    test: int = Field(24, ge=1)
     """questions at most on which circuits are measured"""
     judged: Judged = "logit_diff"
     """metric: the answer's logit less that of the other answer, or the answer's log-probability"""
