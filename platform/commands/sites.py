@@ -28,8 +28,9 @@ def sites(
     """List the named quantities of a model: shape, type, meaning."""
     from ..models import build, load
     from ..models.files import catalog
+    from ..models.planted import is_planted
 
-    if model in catalog.shipped() or model in catalog.HUB:
+    if model in catalog.shipped() or model in catalog.HUB or is_planted(model):
         there = build(catalog.shape(model), device="meta").sites()
     else:
         there = load(model).sites()

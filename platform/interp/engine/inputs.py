@@ -1,6 +1,7 @@
 """What steps look at: the items of each kind as they are given or as the configuration names them, in tokens.
 
-Where nothing is named, questions and factual prompts are those of the facts world; plain texts have to be named.
+Where nothing is named, questions and factual prompts are those of the facts world, or of a planted model its own; plain
+texts have to be named.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import InputError, UsageError
-from ..methods.facts_source import GENERATED, read_facts
+from ...datasets.planted import planted_facts, planted_questions
+from ...models.planted import is_planted
+from ..methods.facts_source import GENERATED, GENERATED_PROMPTS, read_facts
 from ..methods.prompts import encode_facts
 from .encoded import Encoded
 from .graph import all_steps
@@ -55,7 +58,9 @@ def read_missing(kinds: Collection[Kind], config: InterpConfig, given: Given) ->
     lacking = [kind for kind in kinds if getattr(given, kind) is None and kind not in given.encoded]
     if "questions" in lacking:
         given = given._replace(questions=_questions(config))
-    if "facts" in lacking:
+    if "facts" in lacking and config.facts in (None, GENERATED) and is_planted(config.model):
+        given = given._replace(facts=planted_facts(str(config.model), config.limit or GENERATED_PROMPTS, config.seed))
+    elif "facts" in lacking:
         read = read_facts(config.model_copy(update={"facts": config.facts or GENERATED}))
         given = given._replace(facts=read.prompts, notes=read.notes)
     if "texts" in lacking:
@@ -79,6 +84,8 @@ def encode_kind(kind: Kind, model: LanguageModel, config: InterpConfig, given: G
 
 def _questions(config: InterpConfig) -> list[Question]:
     """What is asked; controls that their text does not answer are for `mplat eval`."""
+    if config.questions is None and is_planted(config.model):
+        return planted_questions(str(config.model), 6 * config.per_level, config.seed)
     if config.questions is None:
         from ...datasets import facts
 

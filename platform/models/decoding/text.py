@@ -57,10 +57,14 @@ class Continued(NamedTuple):
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> Encoded:
-    """`text` in tokens; see the module. Raises UsageError for a tokenizer that cannot say where its tokens stand."""
+    """`text` in tokens; see the module. Raises UsageError for a tokenizer that cannot say where its tokens stand,
+    InputError for a text with words that it has no token for."""
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"{type(tokenizer).__name__} cannot say where its tokens stand; use a fast tokenizer")
-    found = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    try:
+        found = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    except Exception as error:  # the tokenizers library raises bare Exception where a vocabulary lacks a word
+        raise InputError(f"the tokenizer cannot read {text[:60]!r} ({error}); use words that it knows") from error
     ids = [int(t) for t in found["input_ids"]]  # type: ignore[union-attr]
     mask = [int(m) for m in found["special_tokens_mask"]]  # type: ignore[union-attr]
     offsets = _untrimmed(tokenizer, ids, [(int(a), int(b)) for a, b in found["offset_mapping"]])  # type: ignore

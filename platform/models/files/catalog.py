@@ -1,4 +1,5 @@
-"""The models mplat knows by name: those it ships, and public checkpoints with their shape, licence and size."""
+"""The models mplat knows by name: those it ships, those whose weights are set by hand (`planted`), and public
+checkpoints with their shape, licence and size."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from ...core.errors import UsageError, suggest
 from ..model_config import ModelConfig
+from ..planted import find_planted, is_planted, planted_names
 
 _SHIPPED_FOLDER = Path(__file__).parents[1] / "tiny"
 
@@ -95,7 +97,7 @@ def tokenizer_of(name: str) -> str | None:
 def near(name: str) -> str:
     """The end of a message that no model is called `name`: the known one with the most telling words in common, then
     what there is."""
-    known = [*shipped(), *HUB]
+    known = [*shipped(), *planted_names(), *HUB]
     words = {other: set(_words(other)) for other in known}
     rarity = {word: 1 / sum(word in of for of in words.values()) for of in words.values() for word in of}
 
@@ -109,7 +111,7 @@ def near(name: str) -> str:
     best = max(known, key=likeness)
     shared, spelling = likeness(best)
     guess = f"did you mean {best!r}? " if shared > 0 or spelling >= 0.6 else ""
-    return f"{guess}valid: {', '.join(shipped())}, a folder, or a model of the hub"
+    return f"{guess}valid: {', '.join(shipped())}, a planted model, a folder, or a model of the hub"
 
 
 def _words(name: str) -> list[str]:
@@ -127,14 +129,16 @@ def shape(name: str) -> ModelConfig:
     if name in folders:
         content = json.loads((folders[name] / "config.json").read_text(encoding="utf-8"))
         return ModelConfig.from_hf(content, source=f"{name}/config.json")
+    if is_planted(name):
+        return find_planted(name).config
     short = {hub.split("/")[1].removesuffix("-hf"): config for hub, config in HUB.items()}
     if name in HUB or name in short:
         return HUB.get(name) or short[name]
-    raise UsageError(f"unknown model {name!r}; {suggest(name, [*folders, *HUB, *short])}")
+    raise UsageError(f"unknown model {name!r}; {suggest(name, [*folders, *planted_names(), *HUB, *short])}")
 
 
 def entries() -> list[KnownModel]:
-    """All known models, the shipped ones first."""
+    """All known models: the shipped ones, the planted ones (n_bytes: once saved), those of the hub."""
     from ..building import build
 
     result = []
@@ -143,6 +147,12 @@ def entries() -> list[KnownModel]:
         size = (folder / "model.safetensors").stat().st_size
         model = build(config, device="meta")
         result.append(KnownModel(name, config.arch, model.n_parameters, size, "MIT", False, model.n_active_parameters))
+    for name in planted_names():
+        model = build(shape(name), device="meta")
+        size = 4 * model.n_parameters
+        result.append(
+            KnownModel(name, model.config.arch, model.n_parameters, size, "MIT", False, model.n_active_parameters)
+        )
     for name, config in HUB.items():
         model = build(config, device="meta")
         count, size = model.n_parameters, model.n_parameters * (2 if name in _STORED_AS_HALVES else 4)

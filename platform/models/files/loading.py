@@ -24,6 +24,7 @@ from ..mixer import MIXERS
 from ..model import LanguageModel
 from ..model_config import ModelConfig
 from ..placement import device_named, dtype_named
+from ..planted import find_planted, is_planted
 from . import layouts, tokenizer_files
 from .model_folders import resolve
 from .tied_weights import settle
@@ -42,7 +43,8 @@ def load(
     *,
     tokenizer: str | os.PathLike[str] | None = None,
 ) -> LanguageModel:
-    """A model by name: a shipped one (`tiny-mamba`), a folder, or a hub id (`gpt2`, `state-spaces/mamba-130m-hf`).
+    """A model by name: a shipped one (`tiny-mamba`), one whose weights are set by hand (`planted-copy-mamba`, see
+    `models.planted`), a folder, or a hub id (`gpt2`, `state-spaces/mamba-130m-hf`).
 
     dtype: default float32 whatever the file holds; float64 makes every operation float64; "auto" is bfloat16 where that
     is faster (`precision.faster_dtype` says why), else float32. device: default the CPU. tokenizer: a folder, a
@@ -53,6 +55,12 @@ def load(
     """
     place = device_named(device)
     dtype_named(dtype, place, 1)  # a wrong name is found before the weights have been read
+    if isinstance(name, str) and is_planted(name):
+        model = find_planted(name).grow(torch.float64)
+        if tokenizer is not None:
+            model.tokenizer = tokenizer_files.of_model(name, Path(), tokenizer, model.config.vocab_size)
+            model.tokenizer_name = os.fsdecode(tokenizer)
+        return model.to(device=place, dtype=dtype_named(dtype, place, model.config.d_model))
     folder = resolve(name)
     config, weights = read(folder)
     check_finite(weights, folder)

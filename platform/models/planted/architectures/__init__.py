@@ -1,0 +1,1 @@
+"""How a plan becomes weights, one file for each architecture."""

@@ -1,0 +1,1 @@
+"""The planted tasks, one file each."""
