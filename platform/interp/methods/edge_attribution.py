@@ -9,9 +9,10 @@ pass give all edges (Syed et al., arXiv 2310.10348). Where derivatives are taken
 - "eap": in the clean run;
 - "eap_ig": averaged over runs whose token embeddings lie between the source's and the clean ones (EAP-IG inputs, Hanna
   et al., arXiv 2403.17806; midpoints of as many equal parts of the way);
-- "eap_drop": in the clean run with the gradient through one block at a time taken away, |estimates| averaged over
-  blocks (GradDrop of AtP*, Kramár et al., arXiv 2403.00745, section 3.2): paths that cancel in the derivative do not
-  cancel in all of these. Never negative.
+- "eap_drop": in the clean run as it is, and with the gradient through one block at a time taken away, |estimates|
+  averaged (GradDrop of AtP*, Kramár et al., arXiv 2403.00745, section 3.2, with the whole gradient beside the others,
+  because a path through all blocks is in none of them): what cancels in the derivative does not cancel in all of these.
+  Never negative.
 
 None of them is an effect. An edge whose slope is zero, such as one of two redundant ones, has an estimate of zero.
 """
@@ -74,6 +75,7 @@ def _variants(model: LanguageModel, method: Method, steps: int, clean: Source, s
             yield [Replace("embed", torch.lerp(*ends, (i + 0.5) / steps))]
     else:
         known = {site.name for site in model.sites()}
+        yield []
         for layer in range(model.n_layers):
             names = [f"blocks.{layer}.{part}" for part in ("mixer_out", "mlp_out")]
             yield [Rewrite(name, function=Tensor.detach) for name in names if name in known]
