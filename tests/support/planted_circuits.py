@@ -34,7 +34,7 @@ def items_of(planted: PlantedModel, n: int, seed: int = 0) -> list[Item]:
     place = planted.task.places[0]
     return [
         Item(f"q{i}", tuple(number[word] for word in prompt.words), (number[prompt.answer],),
-             (prompt.places[place], prompt.places[place] + 1), "even" if i % 2 else "odd")
+             (prompt.places[place], prompt.places[place] + 1), "first" if i < n // 2 else "second")
         for i, prompt in enumerate(planted.prompts(n, seed))
     ]  # fmt: skip
 

@@ -273,9 +273,9 @@ def named(model: LanguageModel, text: str) -> Candidate:
             prefix, _, last = site.name.rpartition(".")
             layers.add(site.name.split(".")[1])
             if last == "h":
-                wide = int(site.axes[1])
-                channels = range(int(site.axes[0])) if selection.channels is None else selection.channels
-                part: Part = Coordinates(prefix + ".", tuple((int(c), n) for c in channels for n in range(wide)))
+                wide, channels = int(site.axes[1]), selection.channels
+                pairs = None if channels is None else tuple((int(c), n) for c in channels for n in range(wide))
+                part: Part = Coordinates(prefix + ".", pairs)
                 part.sites(model)  # a state that cannot be rebuilt is refused now
             elif site.constant or not site.editable or len(site.axes) != 1:
                 raise UsageError(f"candidate {text!r}: site {site.name!r} has not one value per token and channel")

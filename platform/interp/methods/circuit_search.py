@@ -215,10 +215,11 @@ class CircuitSearch:
                 "incompleteness": abs(without - model)}  # fmt: skip
 
     def _test_rows(self, circuit: list[int], rest: list[int], line: Tested, random: list[float]) -> Rows:
-        clean, own = self.chosen.ends(self.chosen.test)[0], self._metric(circuit)
+        (clean, corrupted), own = self.chosen.ends(self.chosen.test), self._metric(circuit)
+        left = self._metric(rest) - corrupted
         tests = [
             equivalence(own, clean, tolerance=self.settings.tolerance),
-            independence(self._metric(rest), clean, seed=self.job.seed, n_draws=self.settings.permutations),
+            independence(left, clean, seed=self.job.seed, n_draws=self.settings.permutations),
             line,
             Tested("random", self._f(circuit), rank_p(self._f(circuit), random), len(random)),
         ]

@@ -4,9 +4,10 @@ After Shi et al., "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv 241
 
 - equivalence. Null: on a random prompt the circuit has the higher metric than the model with a chance within
   1/2 +- tolerance. A small p says that one of them is systematically better: the circuit is not equivalent.
-- independence. Null: what the complement (everything but the circuit) scores on a prompt is independent of what the model
-  scores there; the statistic is HSIC with Gaussian kernels of median width, its distribution by permutations. A small p
-  says that the complement still knows something of the task.
+- independence. Null: what the complement (everything but the circuit) scores on a prompt above the corrupted run is
+  independent of what the model scores there; the statistic is HSIC with Gaussian kernels of median width, its
+  distribution by permutations. A small p says that the complement still knows something of the task. (Above the
+  corrupted run, because that one knows the other answer, whose distance from the right one both scores share.)
 - minimality. Null: some element of the circuit matters no more than a random element that is added to it. For every
   element the change of the circuit without it is ranked among those of random outside elements, each added to the circuit
   and taken away again; the line's p is the largest of these (an intersection-union test). A small p says that no element
@@ -61,16 +62,16 @@ def equivalence(circuit: ArrayLike, model: ArrayLike, *, tolerance: float = 0.1)
 
 
 def independence(complement: ArrayLike, model: ArrayLike, *, seed: int, n_draws: int = 1000) -> Tested:
-    """statistic: HSIC of the complement's and the model's metrics (n,); p by permutations.
+    """statistic: HSIC of the complement's metrics above the corrupted run's and the model's (n,); p by permutations.
 
-    None for fewer than four prompts; 1 where either does not vary.
+    None for fewer than four prompts; 1 where either does not vary, but for rounding.
     """
     a, b = np.asarray(complement, np.float64), np.asarray(model, np.float64)
     n = len(a)
     if n < 4:
         return Tested("independence", None, None, n)
     K, L = _centred(_kernel(a)), _kernel(b)
-    if np.ptp(a) <= 1e-9 * np.abs(a).max() or np.ptp(b) <= 1e-9 * np.abs(b).max():
+    if min(np.ptp(a), np.ptp(b)) <= 1e-9 * max(np.abs(a).max(), np.abs(b).max()):
         return Tested("independence", 0.0, 1.0, n)
     own = float((K * L).sum()) / n**2
     rng = np.random.default_rng([seed % 2**63, n])

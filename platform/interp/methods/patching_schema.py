@@ -69,20 +69,30 @@ CLASSES_SCHEMA = pa.schema([
     column("n_prompts", pa.int32(), "questions counted"),
     _STATUS,
 ])  # fmt: skip
+
+
+def _three(part: str, of: str) -> list[pa.Field]:
+    return [
+        column(f"first_{part}", pa.float64(), f"{of} with the first replaced"),
+        column(f"second_{part}", pa.float64(), f"{of} with the second replaced"),
+        column(f"both_{part}", pa.float64(), f"{of} with both replaced"),
+        column(f"interaction_{part}", pa.float64(), "what both lose less the sum of what each loses"),
+        column(f"low_{part}", pa.float64(), "lower bound of its interval over questions; null for fewer than two"),
+        column(f"high_{part}", pa.float64(), "upper bound"),
+        column(f"p_{part}", pa.float64(), "two-sided, over questions, corrected for all pairs replaced in this way"),
+    ]
+
+
 PAIRS_SCHEMA = pa.schema([
     column("first", pa.string(), "one candidate"),
     column("second", pa.string(), "another that shares nothing with it"),
-    column("first_share", pa.float64(), "of the difference of clean and corrupted prompts lost with corrupted values in it"),
-    column("second_share", pa.float64(), "in the other"),
-    column("both_share", pa.float64(), "in both"),
-    column("interaction", pa.float64(), "both_share less the sum of the two"),
-    column("low", pa.float64(), "lower bound of its interval over questions; null for fewer than two"),
-    column("high", pa.float64(), "upper bound"),
-    column("p", pa.float64(), "two-sided, over questions"),
-    column("p_holm", pa.float64(), "corrected for all pairs"),
-    column("verdict", pa.string(), "by p_holm: redundant (more than half of what both cost shows only where both are "
-           "replaced: each stands in for the other), partly redundant (less than half), in series (both cost less than "
-           "the sum: they are on one path), or no interaction shown"),
+    column("how", pa.string(), "what is put in their places: zero and mean take away, corrupted says something else"),
+    *_three("lost", "share of questions whose answer is no longer said"),
+    *_three("share", "share lost of the difference of clean and corrupted prompts"),
+    column("verdict", pa.string(), "by the answers where their p-value shows something, else by the metric: redundant "
+           "(more than half of what both lose is lost only with both replaced: each stands in for the other), partly "
+           "redundant (less than half), in series (both lose less than the sum: they are on one path), or no "
+           "interaction shown"),
     column("n_prompts", pa.int32(), "questions counted"),
     _STATUS,
 ])  # fmt: skip
@@ -138,10 +148,13 @@ VIEW = View(
             part="pairs",
             title="Two at once",
             only={"status": "ok"},
-            sort=("-interaction",),
-            columns=(Column("first"), Column("second"), Column("first_share", "first"), Column("second_share", "second"),
-                     Column("both_share", "both"), Column("interaction", "interaction", "low", "high", form="signed"),
-                     Column("p_holm", "p", form="p", absent="–"), Column("verdict", absent="–")),
+            sort=("how", "-interaction_lost"),
+            columns=(Column("first"), Column("second"), Column("how"), Column("first_lost", "answers lost, first"),
+                     Column("second_lost", "second"), Column("both_lost", "both"),
+                     Column("p_lost", "p", form="p", absent="–"), Column("first_share", "share, first"),
+                     Column("second_share", "second"), Column("both_share", "both"),
+                     Column("p_share", "p", form="p", absent="–"), Column("verdict", absent="–")),
+            words=_WORDS,
         ),
     ),
 )  # fmt: skip

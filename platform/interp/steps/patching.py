@@ -38,6 +38,8 @@ from ..methods.replacement_runs import HOW, Replacements
 Floats = NDArray[np.float64]
 Rows = list[dict[str, Any]]
 _CONTROLLED = ("mean", "corrupted", "patched")
+_PAIRED = ("zero", "mean", "corrupted")
+_THREE = ("first", "second", "both")
 _REDUNDANT = 0.5  # of what both cost: more than that shows only where both are replaced
 
 
@@ -170,7 +172,8 @@ class _Measured:
                 self.runs.ask(rest, "corrupted")
         self.paired = self._paired()
         for a, b in self.paired:
-            self.runs.ask(together([a, b], f"{a.name} and {b.name}", "pair"), "corrupted")
+            for how in _PAIRED:
+                self.runs.ask(together([a, b], f"{a.name} and {b.name}", "pair"), how)
         self.runs.measure(chosen.development, chosen.test, settings.judged)
         self.total = float((self.runs.clean - self.runs.corrupted).mean())
 
@@ -188,9 +191,6 @@ class _Measured:
     def _change(self, candidate: Candidate, how: str) -> Floats:
         """Change of the metric (n,) against the prompt that was changed."""
         return self.runs.values(candidate, how) - (self.runs.corrupted if how == "patched" else self.runs.clean)
-
-    def _lost(self, candidate: Candidate) -> Floats:
-        return -self._change(candidate, "corrupted")
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -306,28 +306,43 @@ class _Measured:
         return rows
 
     def pairs(self) -> Rows:
+        """What two candidates cost at once beside the sum of what each costs, in the metric and in answers."""
         rows: Rows = []
-        for a, b in self.paired:
-            both = self._lost(together([a, b], "", "pair"))
-            alone = [self._lost(a), self._lost(b)]
-            test = self._difference(both, alone[0] + alone[1])
-            rows.append({
-                "first": a.name, "second": b.name, "first_share": float(alone[0].mean()) / self.total,
-                "second_share": float(alone[1].mean()) / self.total, "both_share": float(both.mean()) / self.total,
-                "interaction": None if test.mean is None else test.mean / self.total, "p": test.p,
-                "low": None if test.low is None else test.low / self.total,
-                "high": None if test.high is None else test.high / self.total, "n_prompts": len(both),
-            })  # fmt: skip
-        for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-            row |= {"p_holm": p, "verdict": None if p is None else self._verdict(row, p)}
+        for how in _PAIRED:
+            family: Rows = []
+            for a, b in self.paired:
+                three = [a, b, together([a, b], "", "pair")]
+                lost = [-self._change(one, how) for one in three]
+                answers = [self.runs.right[-1] - self.runs.values(one, how, right=True) for one in three]
+                row = {"first": a.name, "second": b.name, "how": how, "n_prompts": len(lost[0])}
+                family.append(row | self._interaction(lost, self.total, "share") | self._interaction(answers, 1.0, "lost"))
+            for part in ("share", "lost"):
+                for row, p in zip(family, holm([row[f"p_{part}"] for row in family]), strict=True):
+                    row[f"p_{part}"] = p
+            rows += [row | {"verdict": self._verdict(row)} for row in family]
         return rows
 
-    def _verdict(self, row: dict[str, Any], p: float) -> str:
-        if p > 1 - self.settings.confidence:
-            return "no interaction shown"
-        if row["interaction"] < 0:
-            return "in series"
-        return "redundant" if row["interaction"] > _REDUNDANT * row["both_share"] else "partly redundant"
+    def _interaction(self, of_three: Sequence[Floats], unit: float, part: str) -> dict[str, Any]:
+        first, second, both = of_three
+        test = self._difference(both, first + second)
+        bounds = [None if value is None else value / unit for value in (test.low, test.high)]
+        values = {f"{name}_{part}": float(x.mean()) / unit for name, x in zip(_THREE, of_three, strict=True)}
+        return values | {
+            f"interaction_{part}": None if test.mean is None else test.mean / unit, f"p_{part}": test.p,
+            f"low_{part}": bounds[unit < 0], f"high_{part}": bounds[unit > 0],
+        }  # fmt: skip
+
+    def _verdict(self, row: dict[str, Any]) -> str | None:
+        """By the answers where these show something, else by the metric."""
+        if row["p_lost"] is None:
+            return None
+        for part in ("lost", "share"):
+            if row[f"p_{part}"] <= 1 - self.settings.confidence:
+                more = row[f"interaction_{part}"]
+                if more < 0:
+                    return "in series"
+                return "redundant" if more > _REDUNDANT * row[f"both_{part}"] else "partly redundant"
+        return "no interaction shown"
 
 
 def _minus(value: float | None) -> float | None:
