@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
+from model_zoo import nano, tokens
 from mplat.core.errors import UsageError
 from mplat.interp.methods.candidates import Candidate, Channels, Coordinates, Direction, Donor, Window, named
 from mplat.interp.methods.controls import complement, controls, overlap
 from mplat.models import LanguageModel, Replace
-from model_zoo import nano, tokens
 from planted_circuits import grown, planted_states
 from torch import Tensor
 
@@ -19,7 +19,9 @@ ALL = torch.ones(3, dtype=torch.bool)
 
 
 @torch.no_grad()
-def replaced(model: LanguageModel, candidate: Candidate, values: dict[str, Tensor] | None, rows: Tensor = ALL) -> Tensor:
+def replaced(
+    model: LanguageModel, candidate: Candidate, values: dict[str, Tensor] | None, rows: Tensor = ALL
+) -> Tensor:
     with model.edit(*candidate.edits(model, Donor(values, torch.arange(3), rows))):
         return model(CLEAN)
 
@@ -73,9 +75,7 @@ def test_channels_directions_and_windows_are_replaced_in_their_rows_alone() -> N
     along = Candidate("d", "direction", (Direction(site, (tuple(unit.tolist()),)),), 0)
     torch.testing.assert_close(replaced(model, along, other), edited(model, site, value), rtol=0, atol=1e-12)
     whole = Candidate("w", "window", (Window(window),), 0)
-    torch.testing.assert_close(
-        replaced(model, whole, other), edited(model, window, other[window]), rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(replaced(model, whole, other), edited(model, window, other[window]), rtol=0, atol=1e-12)
     torch.testing.assert_close(
         replaced(model, whole, None), edited(model, window, torch.zeros_like(own[window])), rtol=0, atol=1e-12
     )
@@ -86,7 +86,8 @@ def test_a_candidate_survives_json() -> None:
     candidate = Candidate(
         "all sorts", "x",
         (Channels("blocks.0.mixer_out", (1, 2), True), Coordinates("blocks.1.mixer.", ((0, 1),)),
-         Direction("blocks.0.mixer_out", ((1.0,) * 24,)), Window("blocks.0.mixer.conv_state"), Channels("blocks.1.mixer.B")),
+         Direction("blocks.0.mixer_out", ((1.0,) * 24,)), Window("blocks.0.mixer.conv_state"),
+         Channels("blocks.1.mixer.B")),
     )  # fmt: skip
     assert Candidate.from_json(json.loads(json.dumps(candidate.to_json()))) == candidate
     assert candidate.size(model) == 22 + 1 + 1 + 48 * 3 + 5
@@ -115,7 +116,11 @@ def test_candidates_are_named_as_sites_are() -> None:
     assert found.parts == (
         Channels("blocks.0.mixer_out", (3, 4)), Coordinates("blocks.1.mixer.", tuple((5, n) for n in range(5))),
     )  # fmt: skip
-    for text, why in (("blocks.0.mixer_out@3", "positions"), ("blocks.0.nothing", "no site"), ("blocks.0.mixer.A", "one")):
+    for text, why in (
+        ("blocks.0.mixer_out@3", "positions"),
+        ("blocks.0.nothing", "no site"),
+        ("blocks.0.mixer.A", "one"),
+    ):
         with pytest.raises(UsageError, match=why):
             named(model, text)
 

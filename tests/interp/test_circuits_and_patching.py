@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from interp_jobs import run_step, token_items
+from model_zoo import nano
 from mplat.core.errors import UsageError
 from mplat.interp.engine.step import Tables
 from mplat.interp.methods.candidates import Candidate
 from mplat.interp.methods.circuit_graph import graph_of
 from mplat.interp.methods.circuit_schema import CANDIDATES_SCHEMA
 from mplat.runtime.plan import canonical_json
-from model_zoo import nano
 from planted_circuits import grown, items_of, planted_edges, planted_outputs, planted_states
 
 GROUPS = 8
@@ -33,12 +33,15 @@ def replaced(name: str, *candidates: Candidate, **settings: Any) -> dict[str, li
     """The tables of `patching` of these candidates, as if they had been ranked first."""
     planted, model = grown(name)
     rows = [
-        {"candidate": c.name, "kind": c.name, "rank": i, "score": 1.0, "parts": canonical_json(c.to_json()), "status": "ok"}
+        {"candidate": c.name, "kind": c.name, "rank": i, "score": 1.0, "parts": canonical_json(c.to_json()),
+         "status": "ok"}
         for i, c in enumerate(candidates, 1)
     ]  # fmt: skip
     upstream = {"prompts": found(name)["prompts"], "candidates": pa.Table.from_pylist(rows, schema=CANDIDATES_SCHEMA)}
     options = {"resamples": 500, "draws": 5, "controls": 5} | settings
-    tables = run_step("patching", model, items_of(planted, 24), batch_size=12, upstream={"circuits": upstream}, **options)
+    tables = run_step(
+        "patching", model, items_of(planted, 24), batch_size=12, upstream={"circuits": upstream}, **options
+    )
     return {part: table.to_pylist() for part, table in tables.items()}
 
 
@@ -138,11 +141,15 @@ def test_the_step_ranks_planted_states_and_patching_takes_them_up() -> None:
     planted, model = grown(name)
     tables = found(name)
     scores = {row["candidate"]: row["score"] for row in rows(tables, "candidates", status="ok")}
-    assert list(scores)[0] == "coordinates of all blocks" and scores["blocks.0.mixer.h"] > 5 < scores["blocks.1.mixer.h"]
+    assert (
+        list(scores)[0] == "coordinates of all blocks" and scores["blocks.0.mixer.h"] > 5 < scores["blocks.1.mixer.h"]
+    )
     assert abs(scores["blocks.1.mixer.conv_state"]) < 1e-6  # the planted convolution sees the current token alone
     out = run_step("patching", model, items_of(planted, 24), batch_size=12, upstream={"circuits": tables}, kinds=2,
                    controls=2, draws=1, resamples=100, named=("blocks.0.mixer.h",), horizons=2)  # fmt: skip
-    own = [row for row in out["effects"].to_pylist() if row["candidate"] == "blocks.0.mixer.h" and row["kind"] == "named"]
+    own = [
+        row for row in out["effects"].to_pylist() if row["candidate"] == "blocks.0.mixer.h" and row["kind"] == "named"
+    ]
     share = {row["how"]: row["share"] for row in own}
     assert share["corrupted"] == pytest.approx(1, abs=0.02) and share["patched"] == pytest.approx(1, abs=0.02)
     assert {row["status"] for row in own if row["how"] == "rest"} == {"not_applicable"}

@@ -1,9 +1,10 @@
-"""Attributions of edges and units: exact where a model is linear, slopes where it is not, and the planted edges first."""
+"""Attributions of edges and units: exact where a model is linear, slopes where it is not, planted edges first."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from model_zoo import nano, tokens
 from mplat.interp.methods.circuit_graph import Graph, graph_of
 from mplat.interp.methods.circuit_runs import cut_logits, source_of
 from mplat.interp.methods.contrasts import Contrast, Pairs, pairs_of
@@ -13,7 +14,6 @@ from mplat.interp.methods.recurrences import scans_of
 from mplat.interp.methods.unit_attribution import unit_attributions
 from mplat.models import LanguageModel
 from mplat.models.mixer import MIXERS
-from model_zoo import nano, tokens
 from planted_circuits import contrasts_of, grown, planted_edges
 from torch import Tensor, nn
 from toy_mixers import toys
@@ -49,8 +49,8 @@ class Linear(nn.Module):
 
 @torch.no_grad()
 def linear_model(n_layers: int = 3) -> LanguageModel:
-    """A recurrence with fixed rates between linear maps, without norms: its logits are linear in the embeddings, and what
-    an edge carries enters them linearly."""
+    """A recurrence with fixed rates between linear maps, without norms: its logits are linear in the embeddings, and
+    what an edge carries enters them linearly."""
     model = nano("leaky_linear", n_layers=n_layers, tie_embeddings=False)
     for block in model.blocks:
         block.norm = Linear()

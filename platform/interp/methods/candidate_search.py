@@ -22,6 +22,7 @@ from .clustering import cluster
 from .contrast_runs import of_batch
 from .contrasts import pairs_of
 from .recurrences import LayerRecurrence, scans_of
+from .typed_tensors import floats, nested
 from .unit_attribution import unit_attributions
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Sites(NamedTuple):
 
 
 def batch_units(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
-    """First-order estimates of one batch: of channels and windows for each question, of states summed over questions."""
+    """First-order estimates of one batch: of channels and windows by question, of states summed over questions."""
     chosen = of_batch(batch, arguments)
     if not chosen:
         return UNITS.empty_table()
@@ -75,8 +76,8 @@ def batch_units(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]
     )
     rows: list[dict[str, Any]] = []
     for name, values in {**found.channels, **{n: v[:, None] for n, v in found.windows.items()}}.items():
-        rows += [{"what": name, "id": c.id, "values": v} for c, v in zip(chosen, values.tolist(), strict=True)]
-    rows += [{"what": prefix, "values": values.flatten().tolist()} for prefix, values in found.states.items()]
+        rows += [{"what": name, "id": c.id, "values": v} for c, v in zip(chosen, nested(values), strict=True)]
+    rows += [{"what": prefix, "values": floats(values.flatten())} for prefix, values in found.states.items()]
     return pa.Table.from_pylist(rows, schema=UNITS)
 
 
@@ -145,7 +146,7 @@ def _clusters(outputs: Sequence[str], each: Mapping[str, Floats], *, largest: in
     units = [(name, channel) for name in outputs for channel in range(each[name].shape[1])]
     profiles = np.concatenate([each[name].T for name in outputs])  # (units, n)
     size = np.linalg.norm(profiles, axis=1)
-    top = [i for i in np.argsort(-size, kind="stable")[:_CLUSTERED].tolist() if size[i] > 0]
+    top: list[int] = [i for i in np.argsort(-size, kind="stable")[:_CLUSTERED].tolist() if size[i] > 0]
     if len(top) < 3:
         return []
     try:
@@ -154,7 +155,8 @@ def _clusters(outputs: Sequence[str], each: Mapping[str, Floats], *, largest: in
         return []
     found: list[Ranked] = []
     for number in range(clusters.k):
-        members = [units[i] for i, label in zip(top, clusters.labels.tolist(), strict=True) if label == number]
+        labels: list[int] = clusters.labels.tolist()
+        members: list[tuple[str, int]] = [units[i] for i, label in zip(top, labels, strict=True) if label == number]
         by_site = {name: tuple(sorted(c for site, c in members if site == name)) for name in outputs}
         parts = tuple(Channels(name, channels) for name, channels in by_site.items() if channels)
         layers = {_layer(name) for name, channels in by_site.items() if channels}

@@ -2,10 +2,11 @@
 
     Candidate("state of block 0", "state", (Coordinates("blocks.0.mixer.", ((5, 3), (11, 3))),))
 
-A part says which sites' values another run has to hold for it (`sites`), and gives the edits that put these in its place
-in some rows of a batch (`edits`). Ablation (zero, mean, another prompt's values) and patching (the clean run's values in
-the corrupted run) are the same operation with another source. Another kind of part, such as the latent of a dictionary,
-is a class with these two methods and an entry in `PARTS`; a direction, of a probe or a dictionary, is here already.
+A part says which sites' values another run has to hold for it (`sites`), and gives the edits that put these in its
+place in some rows of a batch (`edits`). Ablation (zero, mean, another prompt's values) and patching (the clean run's
+values in the corrupted run) are the same operation with another source. Another kind of part, such as the latent of a
+dictionary, is a class with these methods and an entry in `PARTS`; a direction, of a probe or a dictionary, is here
+already.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ...core.errors import UsageError
 from ...models.access.edits import Edit
 from ...models.access.sites import expand, parse
 from ...models.kernels import selective_scan
+from .arguments import is_list
 from .circuit_runs import MixWindow
 from .cuts import Rewrite
 from .recurrences import LayerRecurrence, Scan, scans_of
@@ -234,7 +236,7 @@ class Candidate:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Candidate:
         """The inverse of `to_json`."""
-        parts = []
+        parts: list[Part] = []
         for entry in value["parts"]:
             fields = {name: _tuples(v) for name, v in entry.items() if name != "part"}
             parts.append(PARTS[entry["part"]](**fields))
@@ -262,8 +264,11 @@ def together(candidates: Sequence[Candidate], name: str, kind: str) -> Candidate
 
 
 def named(model: LanguageModel, text: str) -> Candidate:
-    """A candidate of the caller's: selections of sites joined by `+`, such as `blocks.0.mixer_out[3,4]` or, for channels
-    of a state with all their coordinates, `blocks.0.mixer.h[5]`. Raises UsageError for what the model has not."""
+    """A candidate of the caller's: selections of sites joined by `+`, such as `blocks.0.mixer_out[3,4]` or, for
+    channels of a state with all their coordinates, `blocks.0.mixer.h[5]`.
+
+    Raises UsageError for what the model has not.
+    """
     parts: list[Part] = []
     layers: set[str] = set()
     for selection in (parse(one) for one in text.split("+")):
@@ -278,7 +283,7 @@ def named(model: LanguageModel, text: str) -> Candidate:
                 part: Part = Coordinates(prefix + ".", pairs)
                 part.sites(model)  # a state that cannot be rebuilt is refused now
             elif site.constant or not site.editable or len(site.axes) != 1:
-                raise UsageError(f"candidate {text!r}: site {site.name!r} has not one value per token and channel")
+                raise UsageError(f"candidate {text!r}: {site.name} has not one value per token and channel")
             else:
                 part = Channels(site.name, selection.channels)
             parts.append(part)
@@ -287,7 +292,7 @@ def named(model: LanguageModel, text: str) -> Candidate:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+    return tuple(_tuples(v) for v in value) if is_list(value) else value
 
 
 def _store(into: dict[str, Tensor], name: str, x: Tensor, lengths: Tensor) -> None:

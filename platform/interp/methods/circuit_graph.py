@@ -55,8 +55,8 @@ class Edge(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """site: of its window. scan: where x = silu(conv(x_in)) is all that is convolved, the scan that reads x; None: B and
-    C or others are convolved too, and the window has to be replaced step by step."""
+    """site: of its window. scan: where x = silu(conv(x_in)) is all that is convolved, the scan that reads x; None: B
+    and C or others are convolved too, and the window has to be replaced step by step."""
 
     site: str
     scan: LayerRecurrence | None

@@ -38,9 +38,9 @@ _ADDITIVE = 1e-3  # of the stream's size: how far it may be from the sum of what
 
 
 class Source(NamedTuple):
-    """What a run held: logits (B, V); by site (B, T, ...) what senders added and windows held, and under a window's name
-    what it adds to the convolution (B, T, E) where `past_inputs` says so; by a scan's prefix what its read-out found of
-    earlier tokens (B, T, E)."""
+    """What a run held: logits (B, V); by site (B, T, ...) what senders added, and what windows held or what earlier
+    inputs add to the convolution (`circuit_graph.Convolution`); by a scan's prefix what its read-out found of earlier
+    tokens (B, T, E)."""
 
     logits: Tensor
     values: Mapping[str, Tensor]
@@ -142,7 +142,8 @@ def cut_logits(
 
 
 def cut_edits(graph: Graph, cut: Tensor, source: Source, index: Tensor) -> list[Edit]:
-    """The edits of one forward pass by which row r has the edges cut (R, n_edges)[r] cut; its source is row index[r]."""
+    """The edits of one forward pass by which row r has the edges in row r of cut (R, n_edges) cut, from row index[r] of
+    the source."""
     edits: list[Edit] = []
     current: dict[str, Tensor] = {}
     needed = {e.sender for i, e in enumerate(graph.edges) if e.kind == "residual" and bool(cut[:, i].any())}

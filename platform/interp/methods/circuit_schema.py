@@ -7,8 +7,8 @@ import pyarrow as pa
 from ..engine.columns import column
 from ..engine.view import Column, LinePart, TablePart, View
 
-_STATUS = column("status", pa.string(), "ok; not_applicable: the model has no such edge, no questions are left on one of "
-                 "the sides, or clean and corrupted prompts end alike")  # fmt: skip
+_STATUS = column("status", pa.string(), "ok; not_applicable: the model has no such edge, no questions are left on one "
+                 "of the sides, or clean and corrupted prompts end alike")  # fmt: skip
 
 EDGES_SCHEMA = pa.schema([
     column("edge", pa.string(), "sender > receiver; null where a block has no edge of this kind"),
@@ -18,8 +18,8 @@ EDGES_SCHEMA = pa.schema([
     column("receiver", pa.string(), "the part that reads it; head: the final norm"),
     column("layer", pa.int32(), "block of the receiver; null for the head"),
     column("method", pa.string(), "eap, eap_ig or eap_drop, see `edge_attribution`"),
-    column("score", pa.float64(), "estimated loss of the metric when the edge alone carries the corrupted run's values, "
-           "mean over development questions; above 0: it supports the answer (eap_drop: never below 0)"),
+    column("score", pa.float64(), "estimated loss of the metric when the edge alone carries the corrupted run's "
+           "values, mean over development questions; above 0: it supports the answer (eap_drop: never below 0)"),
     column("standard_error", pa.float64(), "of that mean, over questions; null for fewer than two"),
     column("rank", pa.int32(), "1 is the largest |score| of the method"),
     column("exact", pa.float64(), "measured loss on test questions when it is cut alone; null where it was not cut"),
@@ -29,7 +29,7 @@ EDGES_SCHEMA = pa.schema([
 CURVES_SCHEMA = pa.schema([
     column("method", pa.string(), "what ranked the edges; random: nothing did"),
     column("half", pa.string(), "questions on which it was measured"),
-    column("seed", pa.int32(), "0: all development questions; others: drawn from them with replacement; random: the draw"),
+    column("seed", pa.int32(), "0: all development questions; others: draws from them with replacement, or at random"),
     column("size", pa.int32(), "edges of the circuit"),
     column("fraction", pa.float64(), "of all edges"),
     column("faithfulness", pa.float64(), "(m(circuit) - m(empty)) / (m(full) - m(empty)), metrics being means"),
@@ -39,7 +39,7 @@ CURVES_SCHEMA = pa.schema([
 AREAS_SCHEMA = pa.schema([
     column("method", pa.string(), "what ranked the edges"),
     column("seed", pa.int32(), "see `curves`"),
-    column("cpr", pa.float64(), "circuit performance ratio: area below the faithfulness curve, over the fraction of edges"),
+    column("cpr", pa.float64(), "circuit performance ratio: area below faithfulness over the fraction of edges"),
     column("cmd", pa.float64(), "circuit-model distance: area between the curve and 1"),
     column("random_cpr", pa.float64(), "mean cpr of random rankings"),
     column("random_cpr_sd", pa.float64(), "its standard deviation over them"),
@@ -54,7 +54,7 @@ COMPLETENESS_SCHEMA = pa.schema([
     column("draw", pa.int32(), "number of the random choice; null where all are taken out"),
     column("circuit_without", pa.float64(), "faithfulness of the circuit without them"),
     column("model_without", pa.float64(), "of the whole model without them"),
-    column("incompleteness", pa.float64(), "|difference|; where all are removed: how much the rest of the model still does"),
+    column("incompleteness", pa.float64(), "|difference|; where all are removed: how much the rest still does"),
     _STATUS,
 ])  # fmt: skip
 MINIMALITY_SCHEMA = pa.schema([
@@ -65,11 +65,12 @@ MINIMALITY_SCHEMA = pa.schema([
     _STATUS,
 ])  # fmt: skip
 TESTS_SCHEMA = pa.schema([
-    column("test", pa.string(), "equivalence, independence, minimality of the circuit, see `circuit_tests`; random: its "
-           "faithfulness among random circuits of equal size"),
+    column("test", pa.string(), "equivalence, independence, minimality of the circuit, see `circuit_tests`; random: "
+           "its faithfulness among random circuits of equal size"),
     column("statistic", pa.float64(), "equivalence: share of questions on which the circuit's metric is higher; "
-           "independence: HSIC of complement and model; minimality: smallest loss of faithfulness; random: faithfulness"),
-    column("p", pa.float64(), "equivalence, independence: small speaks against the circuit; minimality, random: for it"),
+           "independence: HSIC of complement and model; minimality: smallest loss of faithfulness; random: "
+           "faithfulness"),
+    column("p", pa.float64(), "equivalence, independence: small speaks against it; minimality, random: for it"),
     column("n", pa.int32(), "questions; minimality: elements; random: circuits drawn"),
     column("size", pa.int32(), "edges of the circuit"),
     column("edges", pa.int32(), "of the model"),
@@ -83,18 +84,18 @@ FALSE_NEGATIVES_SCHEMA = pa.schema([
     column("matter", pa.int32(), "of those whose |loss| reaches the threshold"),
     column("at_most", pa.int32(), "upper confidence bound on how many of the low-ranked edges matter"),
     column("largest", pa.float64(), "largest |loss| among those cut; null where none was"),
-    column("rank_correlation", pa.float64(), "Spearman's, of |score| and |loss| over all edges that were cut; null where "
-           "either does not vary"),
+    column("rank_correlation", pa.float64(), "Spearman's, of |score| and |loss| over all edges that were cut; null "
+           "where either does not vary"),
     _STATUS,
 ])  # fmt: skip
 CANDIDATES_SCHEMA = pa.schema([
     column("candidate", pa.string(), "what it is"),
-    column("kind", pa.string(), "channels, coordinates, state, window, parameter delta, B or C, cluster; together: of all "
-           "blocks"),
+    column("kind", pa.string(), "channels, coordinates, state, window, parameter delta, B or C, cluster; together: of "
+           "all blocks"),
     column("layer", pa.int32(), "block; null for several"),
     column("size", pa.int32(), "numbers per token"),
-    column("score", pa.float64(), "estimated loss of the metric when it has the corrupted run's values, to first order, "
-           "mean over development questions"),
+    column("score", pa.float64(), "estimated loss of the metric when it has the corrupted run's values, to first "
+           "order, mean over development questions"),
     column("rank", pa.int32(), "1 is the largest |score|"),
     column("parts", pa.string(), "as JSON"),
     _STATUS,
@@ -103,9 +104,9 @@ CANDIDATES_SCHEMA = pa.schema([
 _METHODS = {"eap": "edge attribution", "eap_ig": "with integrated gradients", "eap_drop": "with dropped gradients"}
 VIEW = View(
     "Circuits: which edges carry the answer, and whether they are enough",
-    "An edge that is cut carries the values of a prompt that states another answer. Edges are ranked on one half of the "
-    "questions by first-order estimates; everything shown is measured on the other half. A faithfulness of 1 does what "
-    "the model does, 0 what it does with the other prompt; beside each method the area of random rankings.",
+    "An edge that is cut carries the values of a prompt that states another answer. Edges are ranked on one half of "
+    "the questions by first-order estimates; everything shown is measured on the other half. A faithfulness of 1 does "
+    "what the model does, 0 what it does with the other prompt; beside each method the area of random rankings.",
     (
         LinePart(part="curves", x="fraction", y="faithfulness", group="method", log_x=True,
                  only={"half": "test", "seed": 0, "status": "ok"}, title="Faithfulness of circuits of growing size",
@@ -124,8 +125,8 @@ VIEW = View(
         TablePart(
             part="tests",
             title="What the circuit claims",
-            explains="An ideal circuit has large p-values for equivalence and independence, small ones for minimality and "
-            "against random circuits of equal size.",
+            explains="An ideal circuit has large p-values for equivalence and independence, small ones for minimality "
+            "and against random circuits of equal size.",
             columns=(Column("test"), Column("statistic", absent="–"), Column("p", form="p", absent="–"), Column("n"),
                      Column("size", "edges"), Column("edges", "of")),
         ),

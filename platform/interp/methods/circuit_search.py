@@ -27,7 +27,7 @@ from .circuit_schema import (
     TESTS_SCHEMA,
 )
 from .circuit_tests import Tested, equivalence, independence, minimality
-from .contrast_runs import Chosen, Patterns
+from .contrast_runs import Chosen, Patterns, batch_choices
 from .faithfulness import areas, circuit_sizes, faithfulness, ranked, smallest_faithful
 from .false_negatives import upper_count
 
@@ -76,12 +76,15 @@ class CircuitSearch:
         own = self.settings.rank_by
         order = ranked(self.scores[own].mean(0))
         development, size = self._chosen_size(order)
-        circuit, rest = order[:size].tolist(), order[size:].tolist()
+        circuit: list[int] = order[:size].tolist()
+        rest: list[int] = order[size:].tolist()
         rankings = self._rankings()
         for ranking in rankings.values():
             for k in self.sizes:
-                self._keep(ranking[:k])
-        random_same = [self._rng("circuit", i).permutation(self.n)[:size] for i in range(self.settings.random_circuits)]
+                self._keep(ranking[:k].tolist())
+        random_same: list[list[int]] = [
+            self._rng("circuit", i).permutation(self.n)[:size].tolist() for i in range(self.settings.random_circuits)
+        ]
         subsets = self._subsets(circuit)
         outside = self._draw("outside", rest, self.settings.outside)
         checked = self._draw("checked", rest, self.settings.checked)
@@ -172,7 +175,7 @@ class CircuitSearch:
         if self.n <= _ALL_SIZES:
             tried = list(range(1, self.n + 1))
         names = [patterns.add(order[k:].tolist()) for k in tried]
-        patterns.measure(self.job, which, self.arguments)
+        patterns.measure(self.job, which, self.arguments, batch_choices)
         f = [faithfulness(patterns[name], *self.chosen.ends(which)) for name in names]
         rows = [self._curve_row(self.settings.rank_by, "development", 0, k, v) for k, v in zip(tried, f, strict=True)]
         known = [value for value in f if value is not None]
@@ -232,8 +235,9 @@ class CircuitSearch:
             error = scores.std(0, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else None
             for i, (edge, rank) in enumerate(zip(self.graph.edges, ranks(np.abs(mean)), strict=True)):
                 rows.append({
-                    "edge": edge.name, "kind": edge.kind, "sender": edge.name.split(" > ")[0], "receiver": edge.receiver,
-                    "layer": edge.layer, "method": method, "score": float(mean[i]), "rank": int(rank),
+                    "edge": edge.name, "kind": edge.kind, "sender": edge.name.split(" > ")[0],
+                    "receiver": edge.receiver, "layer": edge.layer, "method": method, "score": float(mean[i]),
+                    "rank": int(rank),
                     "standard_error": None if error is None else float(error[i]), "exact": exact.get(i),
                     "in_circuit": i in circuit, "status": "ok",
                 })  # fmt: skip

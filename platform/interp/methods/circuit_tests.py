@@ -1,4 +1,4 @@
-"""Three tests of what a circuit claims: that it does what the model does, that the rest does not, that all of it is needed.
+"""Three tests of what a circuit claims: it does what the model does, the rest does not, and all of it is needed.
 
 After Shi et al., "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv 2410.13032); each with one p-value.
 
@@ -9,9 +9,9 @@ After Shi et al., "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv 241
   distribution by permutations. A small p says that the complement still knows something of the task. (Above the
   corrupted run, because that one knows the other answer, whose distance from the right one both scores share.)
 - minimality. Null: some element of the circuit matters no more than a random element that is added to it. For every
-  element the change of the circuit without it is ranked among those of random outside elements, each added to the circuit
-  and taken away again; the line's p is the largest of these (an intersection-union test). A small p says that no element
-  of the circuit could be left out.
+  element the change of the circuit without it is ranked among those of random outside elements, each added to the
+  circuit and taken away again; the line's p is the largest of these (an intersection-union test). A small p says that
+  no element of the circuit could be left out.
 
 So an ideal circuit has a large p in the first two and a small one in the third. Pure numpy, seeded.
 """

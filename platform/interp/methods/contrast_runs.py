@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from ..engine.batches import Batch, Item, halves, spread
 from ..engine.columns import column
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Job
+from ..engine.step import BatchFunction, Job
 from .circuit_graph import graph_of
 from .circuit_runs import cut_logits, source_of
 from .contrasts import Contrast, Judged, contrasts, pairs_of
+from .typed_tensors import floats, nested
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -37,8 +38,8 @@ PROMPTS_SCHEMA = pa.schema([
     column("metric_clean", pa.float64(), "metric of the clean prompt"),
     column("metric_corrupted", pa.float64(), "of the prompt that states another answer"),
     column("right", pa.bool_(), "whether the clean prompt's answer is the most probable next token"),
-    column("status", pa.string(), "ok; not_applicable: no such pair of prompts, or the model prefers the foil where only "
-           "answered ones count; model_nonfinite; or why a question was not used"),
+    column("status", pa.string(), "ok; not_applicable: no such pair of prompts, or the model prefers the foil where "
+           "only answered ones count; model_nonfinite; or why a question was not used"),
     column("reason", pa.string(), "the status in words; null where it is ok"),
 ])  # fmt: skip
 
@@ -89,14 +90,15 @@ def chosen_contrasts(job: Job, *, development: int, test: int, answered_only: bo
                     "status": "ok"}  # fmt: skip
             good.append(item)
         rows.append(row)
-    parts = []
+    parts: list[list[Contrast]] = []
     for ids, count in zip(halves(job.items), (development, test), strict=True):
         parts.append([having[item.id] for item in spread([item for item in good if item.id in ids], count)])
     half = {c.id: name for name, part in zip(HALVES, parts, strict=True) for c in part}
     rows = [row | {"half": half.get(row["question_id"])} for row in rows]
     rows += [{"question_id": e.id, "status": e.status, "reason": e.reason} for e in job.excluded]
     numbers = {name: {id_: row[name] for id_, row in ends.items()} for name in ("clean", "corrupted")}
-    return Chosen(*parts, pa.Table.from_pylist(rows, schema=PROMPTS_SCHEMA), **numbers)
+    table = pa.Table.from_pylist(rows, schema=PROMPTS_SCHEMA)
+    return Chosen(parts[0], parts[1], table, numbers["clean"], numbers["corrupted"])
 
 
 def _prefers(end: Mapping[str, Any], judged: Judged) -> bool:
@@ -117,11 +119,12 @@ def batch_ends(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any])
         return ENDS.empty_table()
     pairs = pairs_of(chosen, batch.device)
     logits = [model(tokens, pairs.mask, last_only=True)[:, 0] for tokens in (pairs.clean, pairs.corrupted)]
-    clean, corrupted = (pairs.judge(one, arguments["judged"]).tolist() for one in logits)
-    finite = (torch.isfinite(logits[0]).all(-1) & torch.isfinite(logits[1]).all(-1)).tolist()
-    rows = [
+    clean, corrupted = (floats(pairs.judge(one, arguments["judged"])) for one in logits)
+    finite = torch.isfinite(logits[0]).all(-1) & torch.isfinite(logits[1]).all(-1)
+    rights = nested(pairs.right(logits[0]))
+    rows: list[dict[str, Any]] = [
         {"id": c.id} | ({"clean": a, "corrupted": b, "right": right} if good else {})
-        for c, a, b, right, good in zip(chosen, clean, corrupted, pairs.right(logits[0]).tolist(), finite, strict=True)
+        for c, a, b, right, good in zip(chosen, clean, corrupted, rights, nested(finite), strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=ENDS)
 
@@ -141,12 +144,17 @@ def batch_cuts(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any])
         cut[row, numbers] = True
     source = source_of(model, graph, pairs.corrupted, pairs.mask)
     logits = cut_logits(model, graph, pairs.clean, pairs.mask, cut, source)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": c.id, "pattern": number, "metric": value}
         for number, of_pattern in enumerate(logits)
-        for c, value in zip(chosen, pairs.judge(of_pattern, arguments["judged"]).tolist(), strict=True)
+        for c, value in zip(chosen, floats(pairs.judge(of_pattern, arguments["judged"])), strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=CUTS)
+
+
+def batch_choices(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    """The same for circuits among which one is chosen: a function is mapped once in a step."""
+    return batch_cuts(model, batch, arguments)
 
 
 class Patterns:
@@ -162,13 +170,15 @@ class Patterns:
         self._numbers.setdefault(name, len(self._numbers))
         return name
 
-    def measure(self, job: Job, which: Sequence[Contrast], arguments: Mapping[str, Any]) -> None:
+    def measure(
+        self, job: Job, which: Sequence[Contrast], arguments: Mapping[str, Any], function: BatchFunction = batch_cuts
+    ) -> None:
         """Run all that were asked for on these contrasts."""
         patterns = [sorted(name) for name in self._numbers]
         own = {"contrasts": {c.id: c.to_json() for c in which}, "patterns": patterns}
         place = {c.id: i for i, c in enumerate(which)}
         self._metrics = np.full((len(patterns), len(which)), np.nan)
-        for row in job.map(batch_cuts, CUTS, {**arguments, **own}).to_pylist():
+        for row in job.map(function, CUTS, {**arguments, **own}).to_pylist():
             self._metrics[row["pattern"], place[row["id"]]] = row["metric"]
 
     def __getitem__(self, name: frozenset[int]) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from ...models.decoding.prefill import pad
 from ...runtime.plan import digest_of
 from ..engine.batches import Item
+from .arguments import is_list
 from .evidence import occurrences
 
 Judged = Literal["logit_diff", "logprob"]
@@ -33,8 +34,8 @@ NO_PARTNER = "no other question states another answer of as many tokens"
 
 @dataclass(frozen=True)
 class Contrast:
-    """clean, corrupted: tokens of equal number, the prompt and what answer and foil share. answer, foil: the tokens that
-    may follow. id, kind, distance: of the question."""
+    """clean, corrupted: tokens of equal number, the prompt and what answer and foil share. answer, foil: the tokens
+    that may follow. id, kind, distance: of the question."""
 
     id: str
     clean: tuple[int, ...]
@@ -46,12 +47,12 @@ class Contrast:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, for the arguments of a batch function."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        return {name: list(v) if is_list(v) else v for name, v in vars(self).items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Contrast:
         """The inverse of `to_json`."""
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        fields: dict[str, Any] = {name: tuple(v) if is_list(v) else v for name, v in value.items()}
         return cls(**fields)
 
 

@@ -85,7 +85,8 @@ def _drawn(
         pool = [unit for unit in _pool(model, where, layers) if unit not in own]
         if len(pool) < len(own):
             return None
-        picked = [pool[i] for i in sorted(rng.permutation(len(pool))[: len(own)].tolist())]
+        order: list[int] = rng.permutation(len(pool))[: len(own)].tolist()
+        picked: list[tuple[str, Any]] = [pool[i] for i in sorted(order)]
         by_site: dict[str, list[Any]] = {}
         for site, unit in picked:
             by_site.setdefault(site, []).append(unit)

@@ -4,8 +4,8 @@ With m(C) the metric, mean over prompts, when all edges outside of C carry the c
 
     f(C) = (m(C) - m(empty)) / (m(full) - m(empty))
 
-is 1 where the circuit does what the model does and 0 where it does what the corrupted run does. Over circuits C_k of the
-k edges ranked first, x = k / all edges (Mueller et al., arXiv 2504.13151, section 3.1):
+is 1 where the circuit does what the model does and 0 where it does what the corrupted run does. Over circuits C_k of
+the k edges ranked first, x = k / all edges (Mueller et al., arXiv 2504.13151, section 3.1):
 
     CPR = integral of f over x,        CMD = integral of |1 - f| over x,
 

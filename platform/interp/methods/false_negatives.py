@@ -1,4 +1,4 @@
-"""How many of the edges that an attribution ranked low may matter after all: a bound from patching a random few of them.
+"""How many of the edges that an attribution ranked low may matter after all: a bound from cutting a random few.
 
 An attribution is a slope, and what it overlooks it overlooks silently. So some of the low-ranked edges are drawn at
 random and cut one by one (the idea of AtP*'s diagnostics, Kramár et al., arXiv 2403.00745, section 4.3, for counts in

@@ -7,8 +7,8 @@ import pyarrow as pa
 from ..engine.columns import column
 from ..engine.view import BarPart, Column, TablePart, View
 
-_STATUS = column("status", pa.string(), "ok; not_applicable: the candidate is all of its sites and has no complement, the "
-                 "model has no candidates, or no questions are left")  # fmt: skip
+_STATUS = column("status", pa.string(), "ok; not_applicable: the candidate is all of its sites and has no complement, "
+                 "the model has no candidates, or no questions are left")  # fmt: skip
 _CANDIDATE = [
     column("candidate", pa.string(), "what is replaced, see the step `circuits`"),
     column("kind", pa.string(), "what sort of candidate; named: asked for by name"),
@@ -20,10 +20,10 @@ EFFECTS_SCHEMA = pa.schema([
     column("size", pa.int32(), "numbers per token"),
     column("rank", pa.int32(), "among all candidates of `circuits`; null for named ones"),
     column("how", pa.string(), "necessity: zero, mean, resample or corrupted values are put in its place in the clean "
-           "prompt; sufficiency: patched: its clean values are put into the corrupted prompt; rest: everything else of its "
-           "sites gets corrupted values"),
-    column("effect", pa.float64(), "mean change of the metric: against the clean prompt, for patched against the corrupted "
-           "one"),
+           "prompt; sufficiency: patched: its clean values are put into the corrupted prompt; rest: everything else of "
+           "its sites gets corrupted values"),
+    column("effect", pa.float64(), "mean change of the metric: against the clean prompt, for patched against the "
+           "corrupted one"),
     column("low", pa.float64(), "lower bound of its interval over questions; null for fewer than two"),
     column("high", pa.float64(), "upper bound"),
     column("p_prompts", pa.float64(), "two-sided p-value of no change over questions"),
@@ -35,8 +35,8 @@ EFFECTS_SCHEMA = pa.schema([
     column("difference", pa.float64(), "effect less the controls' mean effect, question by question"),
     column("difference_low", pa.float64(), "lower bound of its interval"),
     column("difference_high", pa.float64(), "upper bound"),
-    column("p", pa.float64(), "the larger of two p-values: of that difference over questions, and of the candidate being "
-           "one more control; null for fewer than two controls"),
+    column("p", pa.float64(), "the larger of two p-values: of that difference over questions, and of the candidate "
+           "being one more control; null for fewer than two controls"),
     column("p_holm", pa.float64(), "p corrected for all candidates tested in the same way"),
     column("verdict", pa.string(), "by p_holm: stronger than random, weaker than random, or no difference shown"),
     column("n_prompts", pa.int32(), "questions counted"),
@@ -106,7 +106,8 @@ VIEW = View(
     "Candidates were ranked on one half of the questions and are measured on the other. A share is of the difference "
     "between a prompt and the same prompt with another answer stated: lost where the candidate's values are replaced, "
     "brought back where its clean values are patched in. Beside each: random controls of equal size. Only where the "
-    "verdict is a stronger effect does a candidate do more than those; that something can be read out of it is no evidence.",
+    "verdict is a stronger effect does a candidate do more than those; that something can be read out of it shows "
+    "nothing.",
     (
         BarPart(part="effects", x="candidate", y="share", group="how", only={"status": "ok"}, words=_WORDS,
                 title="Share of the answer that is lost, kept or brought back", label="share"),
@@ -117,8 +118,9 @@ VIEW = View(
             sort=("how", "-share"),
             columns=(
                 Column("candidate"), Column("how"), Column("size"), Column("share"),
-                Column("control_share", "controls", absent="–"), Column("effect", "change", "low", "high", form="signed"),
-                Column("p_holm", "p", form="p", absent="–"), Column("verdict", absent="–"), Column("n_prompts", "prompts"),
+                Column("control_share", "controls", absent="–"),
+                Column("effect", "change", "low", "high", form="signed"), Column("p_holm", "p", form="p", absent="–"),
+                Column("verdict", absent="–"), Column("n_prompts", "prompts"),
             ),
             words=_WORDS,
         ),

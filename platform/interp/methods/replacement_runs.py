@@ -27,6 +27,7 @@ from .circuit_runs import ROWS
 from .contrast_runs import of_batch
 from .contrasts import Contrast, Pairs, pairs_of
 from .recurrences import scans_of
+from .typed_tensors import floats, nested
 from .unit_attribution import summed_states
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def batch_means(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]
     totals = {name: acts[name][pairs.mask].double().sum(0) for name in sites}
     totals |= {scan.prefix + "h": summed_states(scan.rebuild(acts), pairs.mask) for scan in scans}
     count = int(pairs.mask.sum())
-    rows = [{"site": n, "tokens": count, "total": total.flatten().tolist()} for n, total in totals.items()]
+    rows: list[dict[str, Any]] = [
+        {"site": n, "tokens": count, "total": floats(total.flatten())} for n, total in totals.items()
+    ]
     return pa.Table.from_pylist(rows, schema=MEANS)
 
 
@@ -114,9 +117,8 @@ def batch_replacements(model: LanguageModel, batch: Batch, arguments: Mapping[st
     rows: list[dict[str, Any]] = []
 
     def note(number: int, logits: Tensor) -> None:
-        values = zip(
-            chosen, pairs.judge(logits, arguments["judged"]).tolist(), pairs.right(logits).tolist(), strict=True
-        )
+        metrics, rights = floats(pairs.judge(logits, arguments["judged"])), nested(pairs.right(logits))
+        values = zip(chosen, metrics, rights, strict=True)
         rows.extend({"id": c.id, "run": number, "metric": metric, "right": right} for c, metric, right in values)
 
     def held(tokens: Tensor, number: int | None = None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What replacing each channel or state coordinate by the corrupted run's would cost, to first order and for all at once.
+"""What the corrupted run's value of each channel or state coordinate would cost, to first order and for all at once.
 
     channel c of a site:          sum over t of (a_t[c] of the clean run - of the corrupted one) dm / da_t[c]
     coordinate (e, n) of a state: sum over t of (h_t[e, n] of the clean run - of the corrupted one) C_t[n] dm / dy_t[e]

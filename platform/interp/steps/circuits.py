@@ -1,14 +1,14 @@
 """Circuits: which edges of a model carry the answer, and whether these alone give what the model gives.
 
-The graph has an edge from everything that is added to the residual stream to everything that reads it later, and inside
-of a block through the convolution and through the state (`methods.circuit_graph`). Each question is paired with one that
-states another answer (`methods.contrasts`). On the development half edges are ranked by first-order estimates
+The graph has an edge from everything that is added to the residual stream to everything that reads it later, and
+inside of a block through the convolution and through the state (`methods.circuit_graph`). Each question is paired with
+one that states another answer (`methods.contrasts`). On the development half edges are ranked by first-order estimates
 (`methods.edge_attribution`); on the other half the circuits of the edges ranked first are run with all other edges
 carrying the corrupted prompt's values (`methods.circuit_runs`), beside circuits of randomly ranked edges.
 
 The circuit that is tested has the smallest size from which on faithfulness on the development half is at least
-`enough`. Of it: completeness and minimality, three tests (`methods.circuit_tests`), a bound on what its ranking overlooked
-(`methods.false_negatives`). `candidates` are ranked here for `patching`.
+`enough`. Of it: completeness and minimality, three tests (`methods.circuit_tests`), a bound on what its ranking
+overlooked (`methods.false_negatives`). `candidates` are ranked here for `patching`.
 
 Parts: `edges`, `curves`, `areas`, `completeness`, `minimality`, `tests`, `false_negatives`, `candidates`, `prompts`.
 """

@@ -1,13 +1,13 @@
 """Patching: whether what `circuits` ranked first is necessary and sufficient for the answer, beside random controls.
 
 Of every kind of candidate the first ones, and those that are named, are replaced on questions that did not rank them
-(`methods.replacement_runs`): zero, mean and resampled values and those of a prompt that states another answer say whether
-they are necessary; their clean values in that prompt, and corrupted values in everything else of their sites, whether
-they are sufficient. The same is done to random controls of equal size; p-values are corrected after Holm over the
-candidates tested in the same way.
+(`methods.replacement_runs`): zero, mean and resampled values and those of a prompt that states another answer say
+whether they are necessary; their clean values in that prompt, and corrupted values in everything else of their sites,
+whether they are sufficient. The same is done to random controls of equal size; p-values are corrected after Holm over
+the candidates tested in the same way.
 
-Parts: `effects`; `horizons`, by how far back the fact stands; `classes`, by kind of question; `pairs`, two candidates at
-once, by which redundant ones show; `prompts`.
+Parts: `effects`; `horizons`, by how far back the fact stands; `classes`, by kind of question; `pairs`, two candidates
+at once, by which redundant ones show; `prompts`.
 """
 
 from __future__ import annotations
@@ -315,7 +315,9 @@ class _Measured:
                 lost = [-self._change(one, how) for one in three]
                 answers = [self.runs.right[-1] - self.runs.values(one, how, right=True) for one in three]
                 row = {"first": a.name, "second": b.name, "how": how, "n_prompts": len(lost[0])}
-                family.append(row | self._interaction(lost, self.total, "share") | self._interaction(answers, 1.0, "lost"))
+                family.append(
+                    row | self._interaction(lost, self.total, "share") | self._interaction(answers, 1.0, "lost")
+                )
             for part in ("share", "lost"):
                 for row, p in zip(family, holm([row[f"p_{part}"] for row in family]), strict=True):
                     row[f"p_{part}"] = p
