@@ -168,6 +168,7 @@ class Step:
     view: View | None = None  # how a report shows it; None: as a table
     items: Kind = "questions"
     others: Roles = ()  # what the further models are that it is given (`InterpConfig.compare`)
+    code: Callable[[Any], Sequence[str]] | None = None  # modules that its settings find by name: part of its key
 
     def takes(self, others: int) -> bool:
         """Whether it can be given so many models beside the one that is analysed."""
@@ -201,13 +202,14 @@ def step(
     view: View | None = None,
     items: Kind = "questions",
     others: Roles = (),
+    code: Callable[[Any], Sequence[str]] | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the step `name`, which looks at such `items` and gets the results of the steps
-    it `needs`."""
+    it `needs`. code: the modules of what its settings choose out of a registry."""
 
     def register(function: Function) -> Function:
         assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
-        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, items, others)
+        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, items, others, code)
         STEPS.add(name, entry, function.__module__)
         return function
 
