@@ -13,9 +13,10 @@ from .engine.interp_config import InterpConfig, config_model, default_config
 from .engine.run import Plan, StepResult, plan_steps, run_plan, run_steps
 from .engine.step import Job, Step, StepSettings, step
 from .methods.channels import bottleneck_channels, bottleneck_finder
+from .reading import read, read_stored
 
 __all__ = [
     "Cache", "InterpConfig", "Job", "Observer", "Plan", "Step", "StepResult", "StepSettings", "all_steps",
-    "bottleneck_channels", "bottleneck_finder", "config_model", "default_config", "plan_steps", "run_plan", "run_steps",
-    "step",
+    "bottleneck_channels", "bottleneck_finder", "config_model", "default_config", "plan_steps", "read", "read_stored",
+    "run_plan", "run_steps", "step",
 ]  # fmt: skip

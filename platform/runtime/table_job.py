@@ -12,7 +12,8 @@ in the table: its row has status `worker_lost`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,42 @@ def run_table(
 
     Raises UsageError where lengths or columns to sort by do not fit, and what `run_shards` raises.
     """
-    if lengths is not None and len(lengths) != len(items):
-        raise UsageError(f"{name}: {len(lengths)} lengths for {len(items)} items")
     if unknown := [column for column in sort_by if column not in schema.names]:
         raise UsageError(f"{name}: cannot sort by {', '.join(unknown)}, the schema has {', '.join(schema.names)}")
+    with made_parts(
+        name, items, factory, out_dir=out_dir, session=session, batch_size=batch_size, schema=schema,
+        semantic_key=semantic_key, fresh=fresh, progress=progress, lengths=lengths, id_column=id_column,
+        rows_per_item=rows_per_item, lost_row=lost_row, limits=limits,
+    ) as tables:  # fmt: skip
+        table = pa.concat_tables([*tables] or [schema.empty_table()])
+    if sort_by:
+        table = table.sort_by([(column, "ascending") for column in sort_by])  # stable: ties keep the plan's order
+    return table.combine_chunks()
+
+
+@contextmanager
+def made_parts(
+    name: str,
+    items: Sequence[Mapping[str, Any]],
+    factory: WorkerFactory,
+    *,
+    out_dir: Path,
+    session: Session,
+    batch_size: int,
+    schema: pa.Schema,
+    semantic_key: Mapping[str, Any],
+    fresh: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    lengths: Sequence[int] | None = None,
+    id_column: str | None = "id",
+    rows_per_item: int | None = 1,
+    lost_row: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Iterator[Iterator[pa.Table]]:
+    """`run_table` for rows that do not fit into memory together: all parts are made, then the table of one shard after
+    the other is read, in the order of the plan."""
+    if lengths is not None and len(lengths) != len(items):
+        raise UsageError(f"{name}: {len(lengths)} lengths for {len(items)} items")
     shards = plan_shards(len(items) if lengths is None else lengths, batch_size)
     plan = plan_digest(name, shards, items, schema=schema.to_string(), semantic_key=semantic_key)
     answers = Answers(name, items, schema, id_column, rows_per_item, lost_row)
@@ -105,10 +138,7 @@ def run_table(
         if missing:
             with session.pool(factory, at_most=len(missing)) as pool:
                 run_shards(missing, pool, job, limits=limits)
-        table = pa.concat_tables([parts.read(shard) for shard in shards] or [schema.empty_table()])
-    if sort_by:
-        table = table.sort_by([(column, "ascending") for column in sort_by])  # stable: ties keep the plan's order
-    return table.combine_chunks()
+        yield (parts.read(shard) for shard in shards)
 
 
 class _Teller:

@@ -258,6 +258,7 @@ def _compute(
         upstream_tensors={need: result.tensors for need, result in upstream.items()},
         folder=folder,
         progress=progress,
+        stream=runner.stream,
     )
     written = cache.write_all(name, key, planned.step.function(job), questions=data.questions)
     if folder.exists():

@@ -30,7 +30,7 @@ This file knows no steps; the registry finds them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
@@ -101,6 +101,14 @@ class MapBatches(Protocol):
     ) -> pa.Table: ...
 
 
+class StreamBatches(Protocol):
+    """`MapBatches`, one table for each batch."""
+
+    def __call__(
+        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+    ) -> Iterator[pa.Table]: ...
+
+
 @dataclass(frozen=True)
 class Excluded:
     """An item that does not go through the model, with the status that its rows get, and why."""
@@ -127,11 +135,22 @@ class Job:
     upstream_tensors: Mapping[str, Mapping[str, Tensors]] = field(default_factory=dict)  # their tensors, by step
     folder: Path | None = None  # where unfinished work is kept until the result is cached; None: nowhere
     progress: Callable[[Progress], None] | None = None  # called with how far work is that is not `map`'s
+    stream: StreamBatches | None = None  # see `batches`; None: all rows are held
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each item."""
         return [item.length for item in self.items]
+
+    def batches(
+        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+    ) -> Iterator[pa.Table]:
+        """`map` for rows that do not fit into memory: the rows of one batch after the other, in the order of the plan.
+        The first comes when all batches are computed; they are kept on disk."""
+        if self.stream is None:
+            yield self.map(function, schema, arguments, model=model)
+        else:
+            yield from self.stream(function, schema, arguments, model=model)
 
     @property
     def models(self) -> tuple[LanguageModel, ...]:

@@ -39,6 +39,13 @@ class StoredTensors(Mapping[str, "Tensor"]):
         with _opened(self.path) as file:
             return file.get_tensor(name).clone()  # not a view of a file that others may replace
 
+    def mapped(self, name: str) -> Tensor:
+        """The tensor in the pages of the file, to read rows of it without holding it; not to be written to."""
+        if name not in self._names:
+            raise KeyError(name)
+        with _opened(self.path) as file:
+            return file.get_tensor(name)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

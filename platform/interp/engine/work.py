@@ -9,7 +9,7 @@ Workers load the model by name and check its digest; in this process the caller'
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from ...models.lending import loadable, open_model
 from ...runtime.plan import digest_of
 from ...runtime.pool import WorkerFactory
 from ...runtime.session import Session
-from ...runtime.table_job import Progress, run_table
+from ...runtime.table_job import Progress, made_parts, run_table
 from ..methods.prompts import FactItem
 from .batches import Batch, Item
 from .encoded import Encoded
@@ -51,6 +51,21 @@ class BatchRunner:
         self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
     ) -> pa.Table:
         """See `step.MapBatches`."""
+        table = run_table(**self._job(function, schema, arguments, model), sort_by=[field.name for field in _ORDER])
+        return table.drop_columns([field.name for field in _ORDER])
+
+    def stream(
+        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+    ) -> Iterator[pa.Table]:
+        """See `step.Job.batches`."""
+        with made_parts(**self._job(function, schema, arguments, model)) as tables:
+            for table in tables:
+                yield table.sort_by(_ORDER[1].name).drop_columns([field.name for field in _ORDER])
+
+    def _job(
+        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], model: int
+    ) -> dict[str, Any]:
+        """Arguments of `run_table`."""
         chosen, data = self.readers[model]
         kwargs = {
             "function": f"{function.__module__}:{function.__qualname__}",
@@ -61,23 +76,23 @@ class BatchRunner:
             "device": str(chosen.device),
             "dtype": str(chosen.dtype).removeprefix("torch."),
         }
-        table = run_table(
-            self.step,
-            [item.to_json() for item in data.items],
-            WorkerFactory(f"{__name__}:build_worker", kwargs),
-            out_dir=self.folder / (f"{function.__name__}-model-{model}" if model else function.__name__),
-            session=self.session,
-            batch_size=self.batch_size,
-            lengths=data.lengths,
-            sort_by=[field.name for field in _ORDER],
-            schema=pa.schema([*_ORDER, *schema]),
-            semantic_key={"key": self.key, "function": kwargs["function"], "arguments": digest_of(dict(arguments))},
-            progress=self.progress,
-            id_column=None,
-            rows_per_item=None,
-            lost_row=_lost_row if {"id", "status", "reason"} <= set(schema.names) else _refuse_lost_item,
-        )
-        return table.drop_columns([field.name for field in _ORDER])
+        return {
+            "name": self.step,
+            "items": [item.to_json() for item in data.items],
+            "factory": WorkerFactory(f"{__name__}:build_worker", kwargs),
+            "out_dir": self.folder / (f"{function.__name__}-model-{model}" if model else function.__name__),
+            "session": self.session,
+            "batch_size": self.batch_size,
+            "lengths": data.lengths,
+            "schema": pa.schema([*_ORDER, *schema]),
+            "semantic_key": {
+                "key": self.key, "function": kwargs["function"], "arguments": digest_of(dict(arguments))
+            },
+            "progress": self.progress,
+            "id_column": None,
+            "rows_per_item": None,
+            "lost_row": _lost_row if {"id", "status", "reason"} <= set(schema.names) else _refuse_lost_item,
+        }  # fmt: skip
 
 
 class BatchWorker:
