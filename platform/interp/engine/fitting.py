@@ -102,9 +102,10 @@ def fit(
     Raises UsageError for a schedule that cannot be followed, ToleranceError where a loss is not finite, InputError
     where the folder holds a checkpoint of another fit of this name.
     """
-    if min(examples, schedule.steps, schedule.batch_size, schedule.checkpoint_every) < 1 or min(
-        schedule.warm_up, schedule.decay
-    ) < 0:
+    if (
+        min(examples, schedule.steps, schedule.batch_size, schedule.checkpoint_every) < 1
+        or min(schedule.warm_up, schedule.decay) < 0
+    ):
         raise UsageError(
             f"fit {name!r}: examples ({examples}) and numbers of the schedule ({schedule}) must be positive"
         )

@@ -7,6 +7,7 @@ either sign, and an atom is its direction and the opposite at once. scikit-learn
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ def learn_dictionary(
     """Atoms for the sparse codes of `examples`; penalty: weight of |code| beside the squared error, where inputs have a
     mean square of 1 a channel, in units of sqrt(C). Raises InputError for examples that are all equal."""
     from sklearn.decomposition import MiniBatchDictionaryLearning  # here, because importing it takes a second
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     mean, scale = inputs_of(examples)
@@ -40,7 +42,9 @@ def learn_dictionary(
         n_atoms, alpha=penalty * width**0.5, max_iter=rounds, batch_size=min(batch_size, len(x)), fit_algorithm="cd",
         random_state=seed % 2**32, shuffle=True, tol=0.0, max_no_improvement=None,
     )  # fmt: skip
-    with threadpool_limits(1):  # threads would add up in an order of their own, and change the last bits
+    with threadpool_limits(1), warnings.catch_warnings():  # threads would add up in another order: other last bits
+        # codes of a minibatch that stop a little early: the next one corrects what the atoms owe to them
+        warnings.simplefilter("ignore", ConvergenceWarning)
         learner.fit(x)
     atoms = torch.from_numpy(np.asarray(learner.components_, np.float64))
     norms = (atoms**2).sum(1, keepdim=True).sqrt()

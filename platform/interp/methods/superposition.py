@@ -35,7 +35,8 @@ class Spectrum(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """n vectors that are not zero in C dimensions. coherence: None for fewer than two vectors; spectrum: of W."""
+    """n vectors that are not zero in C dimensions. coherence: None for fewer than two vectors, and
+    where it was not asked for; spectrum: of W."""
 
     n: int
     dimensions: int
@@ -91,12 +92,14 @@ def spectrum(singular: Tensor) -> Spectrum | None:
     return Spectrum(float(ratio), float(entropy.exp()), float(total / squares.max()))
 
 
-def geometry(w: Tensor) -> Geometry:
-    """Of the rows of w (n, C)."""
+def geometry(w: Tensor, *, angles: bool = True) -> Geometry:
+    """Of the rows of w (n, C); without angles there is no coherence, which takes every pair of rows."""
     w = w.double()
     n = int((lengths(w) > 0).sum())
     found = spectrum(torch.linalg.svdvals(w))
-    return Geometry(n, w.shape[1], float((w**2).sum()), coherence(w), welch_bound(n, w.shape[1]), found)
+    return Geometry(
+        n, w.shape[1], float((w**2).sum()), coherence(w) if angles else None, welch_bound(n, w.shape[1]), found
+    )
 
 
 def spectrum_of_covariance(covariance: Tensor) -> Spectrum | None:
@@ -104,11 +107,15 @@ def spectrum_of_covariance(covariance: Tensor) -> Spectrum | None:
     return spectrum(torch.linalg.eigvalsh(covariance.double()).clamp(min=0).sqrt())
 
 
+def random_directions(n: int, width: int, seed: int) -> Tensor:
+    """Unit vectors (n, width), evenly distributed; float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return _units(torch.randn(n, width, generator=generator, dtype=torch.float64))
+
+
 def gaussian_like(w: Tensor, seed: int) -> Tensor:
     """A matrix (n, C) of independent Gaussians whose rows have the lengths of w's: directions at random."""
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(w.shape, generator=generator, dtype=torch.float64)
-    return _units(random) * lengths(w.double())[:, None]
+    return random_directions(*w.shape, seed) * lengths(w.double())[:, None]
 
 
 def _units(w: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ Autoencoders of some kinds (`methods.sae.kinds`) are trained on the activation s
 seeds, on the tokens of some groups, and judged on those of the others: what of the activation they reconstruct with how
 many latents, what the model loses with the reconstruction in the activation's place, which latents are dead or dense,
 what latents go with, and how classes of tokens are split over latents and absorbed by others. Beside them stand the
-same autoencoder on a model with random weights, and as many of the site's own channels and principal components:
-published audits find that the usual figures do not tell trained from random models.
+same autoencoder on the model with its weights shuffled, and as many of the site's own channels and principal
+components: published audits find that the usual figures do not tell trained from random models (Heap et al. 2025, arXiv
+2501.17727).
 
 Tensors are those of each autoencoder, named by the column `tensors` of `saes`; steering reads them (`read_dictionary`),
 other programs what `methods.sae.saelens` writes.
@@ -23,19 +24,17 @@ from pydantic import AfterValidator, Field, field_validator
 
 from ...core.errors import InputError, UsageError
 from ...runtime.plan import digest_of
-from ..engine.batches import Batch, Item
 from ..engine.fitting import Schedule
 from ..engine.places import SITE_WORDS, places, relative_names
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, Sites, StepOutput, StepSettings, named_once, step
 from ..engine.view import BarPart, Column, LinePart, TablePart, View
 from ..methods.activation_store import Store, Stored
-from ..methods.random_weights import with_random_weights
 from ..methods.sae.ablated_losses import LOSSES, Losses, batch_losses, replaced, spliced
-from ..methods.sae.absorption import LEAST, Absorbed, absorption, class_probe
+from ..methods.sae.class_rows import absorption_rows, classes_of
 from ..methods.sae.correlates import correlations
 from ..methods.sae.dictionary import SparseDictionary, channels_dictionary, pca_dictionary
-from ..methods.sae.examples import Examples, Held, moments
+from ..methods.sae.examples import Examples, moments
 from ..methods.sae.kinds import SAE_KINDS, Options
 from ..methods.sae.material import Material, Sides, held_out_groups, known_of, material_of, sides
 from ..methods.sae.measures import Measured, max_cosines, measure, top_tokens
@@ -48,17 +47,14 @@ from ..methods.sae.tables import (
     SPREAD,
     context_rows,
     feature_rows,
+    number,
     spread_rows_of,
     strongest_associations,
 )
-from ..methods.sae.token_classes import token_classes
 from ..methods.sae.training import Trained, train
-from ..methods.shards import bytes_of, vectors_in
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ...models import LanguageModel
 
 
 class Settings(StepSettings):
@@ -91,7 +87,7 @@ class Settings(StepSettings):
     held_out: float = Field(0.25, gt=0, lt=1)
     """share of the groups of questions by which they are judged"""
     tokens: int = Field(20_000, ge=1)
-    """tokens at most, evenly spread, that correlations, contexts, classes and the random model are measured on"""
+    """tokens at most, evenly spread, that correlations, contexts and classes are measured on"""
     splice_prompts: int = Field(24, ge=1)
     """held-out prompts at most in which reconstructions are put in the activation's place"""
     contexts: int = Field(3, ge=0)
@@ -100,7 +96,7 @@ class Settings(StepSettings):
     classes: Literal["facts_world", "first_letter"] = "facts_world"
     """classes of tokens for absorption and splitting"""
     baselines: bool = True
-    """whether to train on a model with random weights too, and to measure channels and principal components"""
+    """whether to train on the model with shuffled weights too, and to measure channels and principal components"""
 
     @field_validator("layers")
     @classmethod
@@ -140,6 +136,8 @@ def check(asked: Asked) -> None:
         stored = set(relative_names(asked.model, asked.upstream["collect"].sites))
         for site in sorted(chosen - stored):
             raise UsageError(f"its sites name {site!r}, which collect.sites does not; add it there")
+        if asked.settings.baselines and not asked.upstream["collect"].baseline:
+            raise UsageError("its baselines need collect.baseline=true; or set baselines=false")
 
 
 def code(settings: Settings) -> list[str]:
@@ -150,8 +148,8 @@ def code(settings: Settings) -> list[str]:
 VIEW = View(
     "Sparse autoencoders",
     "Latents that reconstruct a site's activation, few at a time. Judged on tokens of questions they were not trained "
-    "on. A figure that is as good for random weights, channels or principal components says nothing of what the model "
-    "has learnt. Correlations and contexts describe a latent and are no proof that the model uses it.",
+    "on. A figure that is as good for shuffled weights, channels or principal components says nothing of what the "
+    "model has learnt. Correlations and contexts describe a latent and are no proof that the model uses it.",
     (
         TablePart(
             part="spread",
@@ -159,7 +157,8 @@ VIEW = View(
             only={"status": "ok"},
             words=SITE_WORDS,
             columns=(
-                Column("layer"), Column("site"), Column("kind"), Column("measure"), Column("mean", "mean", "low", "high"),
+                Column("layer"), Column("site"), Column("kind"), Column("measure"),
+                Column("mean", "mean", "low", "high"),
                 Column("sd", absent="–"), Column("seeds"),
             ),
         ),
@@ -208,14 +207,13 @@ class _Found(NamedTuple):
 
 @step("sae", needs=("collect",), settings=Settings, seeded=True, check=check, view=VIEW, code=code)
 def sae(job: Job) -> StepOutput:
-    """Sparse autoencoders of activations, beside random weights, channels and principal components."""
+    """Sparse autoencoders of activations, beside shuffled weights, channels and principal components."""
     run = _Run(job)
     layers = layers_of(job.settings, job.layers)
     sites = relative_names(job.model, job.settings.sites)
     chosen = [place for place in run.store.places if place.layer in layers and place.site in sites]
-    random = run.random_activations(chosen)
     for place in chosen:
-        run.place(place, random.get(place.name))
+        run.place(place)
     run.splice()
     schemas = {"saes": SAES, "features": FEATURES, "contexts": CONTEXTS, "absorption": ABSORPTION,
                "baselines": BASELINES}  # fmt: skip
@@ -224,19 +222,13 @@ def sae(job: Job) -> StepOutput:
     return StepOutput(tables, run.tensors)
 
 
-class _Random(NamedTuple):
-    """Activations of the model with random weights at one place, and which of them are judged by."""
-
-    learn: Examples
-    judge: Examples
-
-
 class _Run:
     """What the places have in common, and the rows so far."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.settings = job, job.settings
         self.store = Store.of(job)
+        self.shuffled = Store.of(job, "shuffled") if job.settings.baselines else None
         self.split = sides(self.store.tokens, job.settings.held_out) if len(self.store) else Sides(*[np.arange(0)] * 2)
         self.rows: dict[str, Rows] = {n: [] for n in ("saes", "features", "contexts", "absorption", "baselines")}
         self.tensors: dict[str, dict[str, Tensor]] = {}
@@ -245,7 +237,7 @@ class _Run:
         known = {site.name: site for site in job.model.sites()}
         self.editable = {name for name, site in known.items() if site.editable}
 
-    def place(self, place: Stored, random: _Random | None) -> None:
+    def place(self, place: Stored) -> None:
         """Train, measure and put into rows all of one place."""
         about = {"layer": place.layer, "site": place.site}
         reason = None
@@ -263,20 +255,23 @@ class _Run:
         material = material_of(self.store, place, self.split, self.settings.tokens)
         zero = self._replace(place, replaced(place.name, 0.0, place.shape))
         mean = self._replace(place, replaced(place.name, self.store.mean(place), place.shape))
-        classes = self._classes(material)
+        classes = classes_of(self.store.tokens, material, self.settings.classes)
         for kind in self.settings.kinds:
-            found = [self._train(kind, number, material) for number in range(self.settings.seeds)]
+            found = [self._train(kind, at, material) for at in range(self.settings.seeds)]
             decoders = [one.trained.dictionary.W_dec for one in found]
-            for number, one in enumerate(found):
-                others = [w for other, w in enumerate(decoders) if other != number]
-                match = torch.stack([max_cosines(decoders[number], w) for w in others]).mean(0) if others else None
+            for at, one in enumerate(found):
+                others = [w for other, w in enumerate(decoders) if other != at]
+                match = torch.stack([max_cosines(decoders[at], w) for w in others]).mean(0) if others else None
                 one.row["seed_match"] = None if match is None else float(match.mean())
-                self._describe(one, material, match, first=number == 0)
-                self._absorption(one, material, classes)
+                self._describe(one, material, match, first=at == 0)
+                about = {name: one.row[name] for name in ("layer", "site", "kind", "seed")}
+                rows, means = absorption_rows(about, one.trained.dictionary, material, classes)
+                self.rows["absorption"] += rows
+                one.row.update(means)
                 self.rows["saes"].append(one.row)
                 self.losses.append((one.row, (one.spliced, zero, mean), one.exact))
             if self.settings.baselines:
-                self._baselines(kind, found[0], material, random, (zero, mean))
+                self._baselines(kind, found[0], material, (zero, mean))
 
     def splice(self) -> None:
         """Put the losses into the rows."""
@@ -297,24 +292,25 @@ class _Run:
         self.replacements.append(replacement)
         return len(self.replacements) - 1
 
-    def _train(self, kind: str, number: int, material: Material) -> _Found:
-        settings, place = self.settings, material.place
-        seed = int(digest_of([self.job.seed, place.name, kind, number])[:15], 16)
-        name = f"{kind}-{place.layer}-{place.site}-{number}"
+    def _train(self, kind: str, at: int, material: Material) -> _Found:
+        place = material.place
+        seed = int(digest_of([self.job.seed, place.name, kind, at])[:15], 16)
+        name = f"{kind}-{place.layer}-{place.site}-{at}"
         trained = self._fit(kind, material.learn, seed, name)
         measured = measure(trained.dictionary, material.judge)
         self.tensors[name] = trained.dictionary.tensors()
         last = trained.losses[-max(1, len(trained.losses) // 10) :]
         row = {
-            "layer": place.layer, "site": place.site, "kind": kind, "seed": number, "tensors": name,
+            "layer": place.layer, "site": place.site, "kind": kind, "seed": at, "tensors": name,
             "n_latents": trained.dictionary.n_latents, "tokens": len(material.learn),
-            "tokens_held_out": len(material.judge), "scale": trained.scale, "final_loss": float(np.mean(last)),
-            "explained_variance": measured.explained_variance, "l0": measured.l0, "dead_share": measured.dead_share,
-            "dense_share": measured.dense_share, "error_term_exact": None, "status": "ok",
+            "held_out": self.settings.held_out, "tokens_held_out": len(material.judge), "scale": trained.scale, "final_loss": float(np.mean(last)),
+            "explained_variance": number(measured.explained_variance), "l0": measured.l0,
+            "dead_share": measured.dead_share, "dense_share": measured.dense_share,
+            "error_term_exact": None, "status": "ok",
         }  # fmt: skip
         spliced_at = self._replace(place, spliced(place.name, trained.dictionary))
         exact = None
-        if number == 0:
+        if at == 0:
             exact = self._replace(place, spliced(place.name, trained.dictionary, keep_error=True))
         return _Found(row, trained, measured, spliced_at, exact)
 
@@ -340,122 +336,45 @@ class _Run:
             latents = self.settings.context_latents
             self.rows["contexts"] += context_rows(about, measured, top, rows, self.store.tokens, latents)
 
-    def _classes(self, material: Material) -> list[tuple[str, Any, Any]]:
-        """Name, members and probe of each class of tokens with enough of them on both sides."""
-        texts = self.store.tokens["text"].to_pylist()
-        found = token_classes([texts[row] for row in material.rows.tolist()], self.settings.classes)
-        values = np.array([name or "" for name in found])
-        result: list[tuple[str, Any, Any]] = []
-        for name in sorted({name for name in found if name is not None}):
-            members = values == name
-            if min(int((members & side).sum()) for side in (material.learning, ~material.learning)) >= LEAST:
-                result.append((name, members, class_probe(material.some(torch.arange(len(values))), members,
-                                                           material.learning)))  # fmt: skip
-        return result
-
-    def _absorption(self, one: _Found, material: Material, classes: Sequence[tuple[str, Any, Any]]) -> None:
-        about = {name: one.row[name] for name in ("layer", "site", "kind", "seed")}
-        x = material.some(torch.arange(len(material.some)))
-        found: list[Absorbed] = []
-        for name, members, probe in classes:
-            absorbed = absorption(one.trained.dictionary, x, members, material.learning, probe)
-            if absorbed is None:
-                self.rows["absorption"].append(about | {"class": name, "status": NOT_APPLICABLE})
-                continue
-            found.append(absorbed)
-            self.rows["absorption"].append(about | {
-                "class": name, "tokens": absorbed.tokens, "probe_f1": absorbed.probe_f1, "main": list(absorbed.main),
-                "splitting": absorbed.split, "sparse_f1": absorbed.sparse_f1, "full_absorption": absorbed.full,
-                "absorption_fraction": absorbed.fraction, "absorbing": absorbed.absorbing, "status": "ok",
-            })  # fmt: skip
-        if not classes:
-            self.rows["absorption"].append(about | {"status": NOT_APPLICABLE})
-        one.row["classes"] = len(found)
-        if found:
-            one.row |= {
-                "absorption_fraction": float(np.mean([a.fraction for a in found])),
-                "full_absorption": float(np.mean([a.full for a in found])),
-                "splitting": float(np.mean([a.split for a in found])),
-            }
-
-    def _baselines(
-        self, kind: str, first: _Found, material: Material, random: _Random | None, ablated: tuple[int | None, ...]
-    ) -> None:
+    def _baselines(self, kind: str, first: _Found, material: Material, ablated: tuple[int | None, int | None]) -> None:
         """Rows of `BASELINES`, the autoencoder itself the first of them."""
-        place, k = material.place, max(1, round(first.measured.l0))
-        known, _ = known_of(self.store.tokens, material.rows)
-        mean, covariance = moments(material.learn)
-        bases = {"channels": channels_dictionary(mean, k), "pca": pca_dictionary(covariance, mean, k)}
-        for basis, dictionary in ({"sae": first.trained.dictionary} | bases).items():
-            measured = measure(dictionary, material.judge)
-            found = correlations(dictionary, material.some, known)
+        place = material.place
+        for basis, dictionary in _bases(first.trained.dictionary, first.measured, material).items():
             at = first.spliced if basis == "sae" else self._replace(place, spliced(place.name, dictionary))
-            row = self._baseline(place, kind, "trained", basis, measured)
-            row["r_category"], row["r_position"] = strongest_associations(found, measure(dictionary, material.some))
-            self.losses.append((row, (at, *ablated), None))  # type: ignore[arg-type]
+            row = self._baseline("trained", kind, basis, dictionary, material)
+            self.losses.append((row, (at, *ablated), None))
             self.rows["baselines"].append(row)
-        if random is None:
-            return
+        assert self.shuffled is not None, "`check` wants the store of shuffled weights for baselines"
+        other = self.shuffled.place(place.layer, place.site)
+        of_other = material_of(self.shuffled, other, self.split, self.settings.tokens)
         try:
-            of_random = self._fit(kind, random.learn, self.job.seed, f"random-{kind}-{place.layer}-{place.site}")
+            trained = self._fit(kind, of_other.learn, self.job.seed, f"shuffled-{kind}-{place.layer}-{place.site}")
         except InputError as error:  # activations that are all the same
-            row = {"layer": place.layer, "site": place.site, "kind": kind, "model": "random weights", "basis": "sae"}
+            row = {"layer": place.layer, "site": place.site, "kind": kind, "model": "shuffled", "basis": "sae"}
             self.rows["baselines"].append(row | {"status": NOT_APPLICABLE, "reason": str(error)})
             return
-        measured = measure(of_random.dictionary, random.judge)
-        self.rows["baselines"].append(self._baseline(place, kind, "random weights", "sae", measured))
-        mean, covariance = moments(random.learn)
-        k = max(1, round(measured.l0))
-        for basis, dictionary in (
-            ("channels", channels_dictionary(mean, k)), ("pca", pca_dictionary(covariance, mean, k)),
-        ):  # fmt: skip
-            measured = measure(dictionary, random.judge)
-            self.rows["baselines"].append(self._baseline(place, kind, "random weights", basis, measured))
+        measured = measure(trained.dictionary, of_other.judge)
+        for basis, dictionary in _bases(trained.dictionary, measured, of_other).items():
+            self.rows["baselines"].append(self._baseline("shuffled", kind, basis, dictionary, of_other))
 
-    def _baseline(self, place: Stored, kind: str, model: str, basis: str, measured: Measured) -> dict[str, Any]:
+    def _baseline(
+        self, model: str, kind: str, basis: str, dictionary: SparseDictionary, material: Material
+    ) -> dict[str, Any]:
+        measured = measure(dictionary, material.judge)
+        known, _ = known_of(self.store.tokens, material.rows)
+        found = correlations(dictionary, material.some, known)
+        category, position = strongest_associations(found, measure(dictionary, material.some))
         return {
-            "layer": place.layer, "site": place.site, "kind": kind, "model": model, "basis": basis, "l0": measured.l0,
-            "explained_variance": measured.explained_variance, "dead_share": measured.dead_share, "status": "ok",
+            "layer": material.place.layer, "site": material.place.site, "kind": kind, "model": model, "basis": basis,
+            "l0": measured.l0, "explained_variance": number(measured.explained_variance),
+            "dead_share": measured.dead_share, "r_category": category, "r_position": position, "status": "ok",
         }  # fmt: skip
 
-    def random_activations(self, chosen: Sequence[Stored]) -> dict[str, _Random]:
-        """By the name of the place; none where baselines are not wanted."""
-        if not self.settings.baselines or not chosen or not len(self.split.learn):
-            return {}
-        items: list[Item] = []
-        total = 0
-        for item in self.job.items:
-            if total + len(item.prompt) <= self.settings.tokens or not items:
-                items.append(item)
-                total += len(item.prompt)
-        held = held_out_groups([item.group for item in self.job.items], self.settings.held_out)
-        schema = pa.schema([("question_id", pa.string()), *((p.name, pa.binary(4 * p.width)) for p in chosen)])
-        arguments = {"ids": [item.id for item in items], "sites": [p.name for p in chosen], "seed": self.job.seed}
-        table = self.job.map(batch_random_activations, schema, arguments)
-        group = {item.id: item.group for item in items}
-        out = torch.tensor([group[id_] in held for id_ in table["question_id"].to_pylist()])
-        found: dict[str, _Random] = {}
-        for place in chosen:
-            x = vectors_in(table[place.name], place.width, "float32")
-            finite = torch.isfinite(x).all(1)
-            learn, judge = x[~out & finite], x[out & finite]
-            if len(learn) and len(judge):
-                found[place.name] = _Random(Held(learn), Held(judge))
-        return found
 
-
-@torch.no_grad()
-def batch_random_activations(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
-    """Activations at every token of those prompts that `ids` names, of the model with random weights."""
-    wanted, sites = set(arguments["ids"]), arguments["sites"]
-    items = [item for item in batch.items if item.id in wanted]
-    schema = pa.schema([("question_id", pa.string()), *((site, pa.binary()) for site in sites)])
-    if not items:
-        return schema.empty_table()
-    tokens, mask = Batch(items, batch.device).prompts()
-    random = with_random_weights(model, arguments["seed"])
-    with random.capture(*sites) as captured:
-        random(tokens, mask)
-    ids = [item.id for item, length in zip(items, mask.sum(1).tolist(), strict=True) for _ in range(length)]
-    columns = [bytes_of(captured[site].flatten(2).float().cpu()[mask.cpu()], "float32") for site in sites]
-    return pa.table([pa.array(ids, pa.string()), *columns], names=["question_id", *sites])
+def _bases(dictionary: SparseDictionary, measured: Measured, material: Material) -> dict[str, SparseDictionary]:
+    """The dictionary, and as many channels and principal components a token as it has latents active."""
+    mean, covariance = moments(material.learn)
+    k = max(1, round(measured.l0))
+    return {
+        "sae": dictionary, "channels": channels_dictionary(mean, k), "pca": pca_dictionary(covariance, mean, k),
+    }  # fmt: skip

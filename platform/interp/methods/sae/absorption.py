@@ -63,9 +63,7 @@ def class_probe(x: Tensor, y: Bools, learn: Bools) -> Probe | None:
         return None
 
 
-def absorption(
-    dictionary: SparseDictionary, x: Tensor, y: Bools, learn: Bools, probe: Probe | None
-) -> Absorbed | None:
+def absorption(dictionary: SparseDictionary, x: Tensor, y: Bools, learn: Bools, probe: Probe | None) -> Absorbed | None:
     """Of one class. x (n, C): activations; y (n,): members; learn (n,): tokens on which probes are fitted, the others
     are judged; probe: `class_probe`. None where it finds fewer than `LEAST` members there."""
     f = dictionary.latents(x).double().numpy()
@@ -129,4 +127,3 @@ def absorbed_fraction(f: Floats, written: Floats, cosines: Floats, main: Integer
         part = np.where(of_main <= 0, 1.0, np.clip(taken / (taken + of_main), 0.0, 1.0))
     none = (of_main >= projected) | (projected <= 0) | (largest < PROPORTION * projected)
     return np.where(none, 0.0, part)
-

@@ -1,10 +1,10 @@
 """A sparse dictionary as it is used: latents of single vectors and their reconstruction, with the error left in place.
 
-    z = (x - b_dec) W_enc + b_enc        f = relu(z), or z above a threshold, or the k largest        x' = f W_dec + b_dec
+    z = (x - b_dec) W_enc + b_enc        f = relu(z), or z above a threshold, or the k largest      x' = f W_dec + b_dec
 
-Names and shapes are those of SAELens' files, W_enc (C, F), b_enc (F,), W_dec (F, C), b_dec (C,), threshold (F,), so that
-a file of these tensors is read by `steering.features.read_dictionary`; `k` marks one whose latents compete, which that
-refuses. A state of several axes is one axis C here.
+Names and shapes are those of SAELens' files, W_enc (C, F), b_enc (F,), W_dec (F, C), b_dec (C,), threshold (F,), so
+that a file of these tensors is read by `steering.features.read_dictionary`; `k` marks one whose latents compete, which
+that refuses. A state of several axes is one axis C here.
 
 Orthonormal bases are dictionaries too (`basis_dictionary`), and with them every measure has its baseline.
 """

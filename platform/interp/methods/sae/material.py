@@ -44,12 +44,13 @@ class Material(NamedTuple):
 
 
 class Autoencoder(NamedTuple):
-    """One of the step `sae`. number: of its seed, from 0."""
+    """One of the step `sae`. number: of its seed, from 0. held_out: share of the groups that it is judged by."""
 
     layer: int
     site: str
     kind: str
     number: int
+    held_out: float
     dictionary: SparseDictionary
 
 
@@ -101,7 +102,8 @@ def autoencoders(tables: Tables, tensors: Mapping[str, Tensors]) -> list[Autoenc
     for row in rows:
         if row["status"] == "ok":
             dictionary = SparseDictionary.of(tensors[row["tensors"]], f"sae {row['tensors']}")
-            found.append(Autoencoder(row["layer"], row["site"], row["kind"], row["seed"], dictionary))
+            about = (row["layer"], row["site"], row["kind"], row["seed"], row["held_out"])
+            found.append(Autoencoder(*about, dictionary))
     return found
 
 

@@ -89,7 +89,7 @@ def top_tokens(dictionary: SparseDictionary, examples: Examples, m: int) -> Top:
     for start, x in chunks(examples):
         f = dictionary.latents(x).T
         numbers = torch.arange(start, start + len(x)).expand(len(f), -1)
-        values, chosen = torch.cat([values, f], 1).sort(1, descending=True, stable=True)
+        values, chosen = torch.cat([values, f], 1).sort(dim=1, descending=True, stable=True)
         rows = torch.cat([rows, numbers], 1).gather(1, chosen)[:, :m]
         values = values[:, :m]
     return Top(values, rows)

@@ -39,6 +39,7 @@ SAES = pa.schema([
     column("tensors", pa.string(), "name of the part with its tensors: W_enc, b_enc, W_dec, b_dec, threshold or k"),
     column("n_latents", pa.int32(), "latents"),
     column("tokens", pa.int64(), "tokens it was trained on"),
+    column("held_out", pa.float64(), "share of the groups of questions that it is not trained on"),
     column("tokens_held_out", pa.int64(), "tokens of other groups, on which it is judged"),
     column("scale", pa.float64(), "by what centred activations are multiplied to have a mean square of 1 a channel"),
     column("final_loss", pa.float64(), "mean training loss of the last tenth of the steps"),
@@ -118,14 +119,14 @@ ABSORPTION = pa.schema([
 
 BASELINES = pa.schema([
     *_PLACE, _KIND,
-    column("model", pa.string(), "trained, or random weights: the same parameters, each with its entries shuffled"),
+    column("model", pa.string(), "trained, or shuffled: the same parameters, each with its entries in a random order"),
     column("basis", pa.string(), "sae: the autoencoder of the first seed; channels, pca: as many of the site's own "
            "channels or principal components as it has latents active, those farthest from their mean"),
     column("l0", pa.float64(), "active latents a token"),
     column("explained_variance", pa.float64(), "of held-out activations of that model"),
     column("dead_share", pa.float64(), "share of latents that no held-out token activates"),
-    column("recovered_zero", pa.float64(), "loss recovered against zero ablation; null for random weights, which have "
-           "learnt nothing that could be lost"),
+    column("recovered_zero", pa.float64(), "loss recovered against zero ablation; null for shuffled weights, which "
+           "have learnt nothing that could be lost"),
     column("recovered_mean", pa.float64(), "loss recovered against mean ablation, likewise"),
     column("r_category", pa.float64(), "largest |correlation| of a latent with a category of question, mean over "
            "latents that are active; null where none varies"),
