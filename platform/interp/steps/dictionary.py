@@ -1,9 +1,10 @@
 """A sparse dictionary learnt without an encoder, beside the autoencoders of the same activations.
 
-scikit-learn's MiniBatchDictionaryLearning on the tokens that the step `sae` trained on, judged on the same held-out ones:
-what it explains with as many atoms a token as each autoencoder has latents active, and how far the two dictionaries are
-the same (mean max cosine, of either sign, beside random directions of the same number). The autoencoder's own directions
-are also used without its encoder, by pursuit: what that explains more is what its encoder loses.
+scikit-learn's MiniBatchDictionaryLearning on the tokens that the step `sae` trained on, judged on the same held-out
+ones: what it explains with as many atoms a token as each autoencoder has latents active, and how far the two
+dictionaries are the same (mean max cosine, of either sign, beside random directions of the same number). The
+autoencoder's own directions are also used without its encoder, by pursuit: what that explains more is what its encoder
+loses.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ SCHEMA = pa.schema([
 
 VIEW = View(
     "A dictionary without an encoder, beside the autoencoder",
-    "All use as many directions a token. Pursuit finds the best codes it can, so the learnt dictionary may explain more "
-    "than an autoencoder without being nearer to the truth; the cosines say how far both found the same directions, and "
-    "those of random directions what there is by chance.",
+    "All use as many directions a token. Pursuit finds the best codes it can, so the learnt dictionary may explain "
+    "more than an autoencoder without being nearer to the truth; the cosines say how far both found the same "
+    "directions, and those of random directions what there is by chance.",
     (
         BarPart(x="of", y="explained_variance", group="kind", each=("layer", "site"), only={"status": "ok"},
                 title="Explained variance at equal L0, block {layer}, {site}", label="explained variance",

@@ -303,7 +303,8 @@ class _Run:
         row = {
             "layer": place.layer, "site": place.site, "kind": kind, "seed": at, "tensors": name,
             "n_latents": trained.dictionary.n_latents, "tokens": len(material.learn),
-            "held_out": self.settings.held_out, "tokens_held_out": len(material.judge), "scale": trained.scale, "final_loss": float(np.mean(last)),
+            "held_out": self.settings.held_out,
+            "tokens_held_out": len(material.judge), "scale": trained.scale, "final_loss": float(np.mean(last)),
             "explained_variance": number(measured.explained_variance), "l0": measured.l0,
             "dead_share": measured.dead_share, "dense_share": measured.dense_share,
             "error_term_exact": None, "status": "ok",

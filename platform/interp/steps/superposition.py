@@ -48,8 +48,8 @@ _MEASURES = (
     ("stable_rank", "sum of squared singular values over the largest"),
 )
 MATRICES = pa.schema([
-    column("of", pa.string(), "decoder: directions of an autoencoder's latents; weights: of a matrix of the block, what "
-           "each of its inputs writes; activations: centred, of a site, whose vectors are tokens"),
+    column("of", pa.string(), "decoder: directions of an autoencoder's latents; weights: of a matrix of the block, "
+           "what each of its inputs writes; activations: centred, of a site, whose vectors are tokens"),
     column("layer", pa.int32(), "block"),
     column("name", pa.string(), "site and kind of autoencoder, parameter, or site"),
     column("vectors", pa.int32(), "vectors that are not zero"),
@@ -79,8 +79,8 @@ FEATURES = pa.schema([
 
 VIEW = View(
     "Superposition: how many directions share how many dimensions",
-    "A matrix that is as coherent and as flat as a random one of its shape shows no structure. Weights are columns: what "
-    "each input writes. Feature dimensionality is 1 for a latent that has a dimension to itself.",
+    "A matrix that is as coherent and as flat as a random one of its shape shows no structure. Weights are columns: "
+    "what each input writes. Feature dimensionality is 1 for a latent that has a dimension to itself.",
     (
         LinePart(part="features", x="rank", y="dimensionality", group="kind", each=("layer", "site"),
                  only={"status": "ok"}, title="Dimensionality of latents, block {layer}, {site}",
@@ -164,7 +164,7 @@ def _row(matrix: _Matrix, job: Job) -> dict[str, Any]:
         draws.append(_measures(geometry(random, angles=not of_tokens)))
     row = about | _measures(found) | {
         "vectors": found.n, "frobenius_squared": found.frobenius_squared,
-        "dimensions_per_vector": found.dimensions_per_vector,
+        "dimensions_per_vector": found.dimensions_per_feature,
         "welch_bound": None if of_tokens else found.welch_bound, "status": "ok",
     }  # fmt: skip
     for name, _ in _MEASURES:
