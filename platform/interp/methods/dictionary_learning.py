@@ -18,6 +18,10 @@ from .sae.examples import Examples
 from .sae.training import inputs_of
 
 
+_DEPENDENT = 1e-9  # an atom with less than this outside of the span of those chosen adds nothing
+_BASES_AT_ONCE = 2**22
+
+
 class Learned(NamedTuple):
     """atoms (F, C) of unit norm, for activations less `mean` (C,); iterations: of minibatches."""
 
@@ -51,31 +55,46 @@ def learn_dictionary(
     return Learned((atoms / norms.clamp(min=1e-12)).float(), mean, int(learner.n_steps_))
 
 
-def pursuit(x: Tensor, atoms: Tensor, k: int) -> Tensor:
-    """Codes (n, F) of x (n, C) by orthogonal matching pursuit with k atoms (F, C) each (Pati et al. 1993), float64:
-    the atom most like what is left, then all chosen ones fitted together."""
+class Pursued(NamedTuple):
+    """codes (n, F), at most k of a row not 0, and what they leave of x, (n, C); float64."""
+
+    codes: Tensor
+    left: Tensor
+
+
+def pursuit(x: Tensor, atoms: Tensor, k: int) -> Pursued:
+    """Orthogonal matching pursuit of x (n, C) with k atoms (F, C) each (Pati et al. 1993): the atom most like what is
+    left, then all chosen ones fitted together, which is done by keeping an orthonormal basis of them."""
     x, atoms = x.double(), atoms.double()
-    n, k = len(x), min(k, *atoms.shape)
-    gram, products = atoms @ atoms.T, x @ atoms.T
-    chosen = torch.zeros(n, 0, dtype=torch.long)
-    codes = torch.zeros(n, len(atoms), dtype=torch.float64)
-    left = products
-    for _ in range(k):
-        likeness = left.abs().scatter(1, chosen, -1.0)
-        chosen = torch.cat([chosen, likeness.argmax(1, keepdim=True)], 1)
-        size = chosen.shape[1]
-        among = gram[chosen[:, :, None], chosen[:, None, :]] + 1e-10 * torch.eye(size, dtype=torch.float64)
-        fitted = torch.linalg.solve(among, products.gather(1, chosen)[..., None])[..., 0]
-        codes = torch.zeros_like(codes).scatter(1, chosen, fitted)
-        left = products - codes @ gram
-    return codes
+    k = min(k, *atoms.shape)
+    n, width = x.shape
+    basis = torch.zeros(n, k, width, dtype=torch.float64)
+    triangle = torch.eye(k, dtype=torch.float64).repeat(n, 1, 1)  # chosen atoms = triangle^T basis
+    chosen = torch.zeros(n, k, dtype=torch.long)
+    used = torch.zeros(n, len(atoms), dtype=torch.bool)
+    left = x.clone()
+    for step in range(k):
+        chosen[:, step] = (left @ atoms.T).abs().masked_fill(used, -1.0).argmax(1)
+        used.scatter_(1, chosen[:, step : step + 1], True)
+        atom, before = atoms[chosen[:, step]], basis[:, :step]
+        new, shares = atom, torch.zeros(n, step, dtype=torch.float64)
+        for _ in range(2):  # twice, because once leaves rounding of the size of what is taken away
+            share = torch.einsum("nkc,nc->nk", before, new)
+            new, shares = new - torch.einsum("nkc,nk->nc", before, share), shares + share
+        length = (new**2).sum(1).sqrt()
+        independent = length > _DEPENDENT
+        unit = torch.where(independent[:, None], new / length.clamp(min=_DEPENDENT)[:, None], 0.0)
+        basis[:, step], triangle[:, :step, step] = unit, shares
+        triangle[:, step, step] = torch.where(independent, length, 1.0)
+        left = left - unit * (unit * left).sum(1, keepdim=True)
+    along = torch.einsum("nkc,nc->nk", basis, x)
+    found = torch.linalg.solve_triangular(triangle, along[..., None], upper=True)[..., 0]
+    return Pursued(torch.zeros(n, len(atoms), dtype=torch.float64).scatter(1, chosen, found), left)
 
 
-def explained(x: Tensor, mean: Tensor, atoms: Tensor, k: int, chunk: int = 1024) -> float:
+def explained(x: Tensor, mean: Tensor, atoms: Tensor, k: int) -> float:
     """Explained variance of x (n, C) with k atoms a token, as `sae.measures` defines it."""
     x = x.double()
-    error = 0.0
-    for part in x.split(chunk):
-        centred = part - mean.double()
-        error += float(((centred - pursuit(centred, atoms, k) @ atoms.double()) ** 2).sum())
+    at_once = max(1, _BASES_AT_ONCE // (min(k, *atoms.shape) * x.shape[1]))
+    error = sum(float((pursuit(part - mean.double(), atoms, k).left ** 2).sum()) for part in x.split(at_once))
     return 1 - error / float(((x - x.mean(0)) ** 2).sum())

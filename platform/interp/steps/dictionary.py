@@ -25,13 +25,13 @@ from ..engine.view import BarPart, Column, TablePart, View
 from ..methods.activation_store import Store
 from ..methods.dictionary_learning import Learned, explained, learn_dictionary
 from ..methods.sae.examples import StoredExamples, moments, spread_rows
-from ..methods.sae.material import Autoencoder, autoencoders_of, material_of, sides
+from ..methods.sae.material import Autoencoder, autoencoders_of, sides
 from ..methods.sae.measures import mean_max_cosine, measure
 from ..methods.superposition import random_directions
 
 
 class Settings(StepSettings):
-    small = {"rounds": 1, "tokens": 200, "batch_size": 64}
+    small = {"rounds": 1, "tokens": 200, "judged": 50, "batch_size": 64}
 
     penalty: float = Field(0.3, gt=0)
     """weight of the codes' sum, where inputs have a mean square of 1 a channel, in units of sqrt(width)"""
@@ -39,7 +39,9 @@ class Settings(StepSettings):
     """through the training tokens"""
     batch_size: int = Field(256, ge=1)
     tokens: int = Field(20_000, ge=1)
-    """tokens at most, evenly spread, that it is trained on; and as many that it is judged by"""
+    """tokens at most, evenly spread, that it is trained on"""
+    judged: int = Field(2000, ge=1)
+    """held-out tokens at most, evenly spread, that all are judged by; pursuit takes time"""
 
 
 SCHEMA = pa.schema([
@@ -107,7 +109,8 @@ def _place(job: Job, layer: int, site: str, here: list[Autoencoder]) -> tuple[di
     place = store.place(layer, site)
     few = split.learn[spread_rows(len(split.learn), settings.tokens).numpy()]
     learn = StoredExamples(store, place, few)
-    judge = material_of(store, place, split, settings.tokens).judge
+    some = split.judge[spread_rows(len(split.judge), settings.judged).numpy()]
+    judge = StoredExamples(store, place, some)
     x = judge(torch.arange(len(judge)))
     mean, covariance = moments(learn)
     components = torch.linalg.eigh(covariance).eigenvectors.T

@@ -176,7 +176,7 @@ def _probed(basis: str, x: Floats, label: _Label, job: Job) -> Iterator[dict[str
         return
     by_chance: list[list[Sparse]] = []
     for draw in range(settings.draws):
-        y = shuffled(label.y, label.groups, int(digest_of([job.seed, label.name, draw])[:15], 16))
+        y = shuffled(label.y, int(digest_of([job.seed, label.name, draw])[:15], 16))
         of_draw = sparse_probes(x, y, folds, settings.ks)
         if of_draw is not None:
             by_chance.append(of_draw)

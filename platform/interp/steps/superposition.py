@@ -134,7 +134,8 @@ def _matrices(job: Job, found: list[Autoencoder]) -> Iterator[_Matrix]:
         yield _Matrix("decoder", one.layer, f"{one.site}, {one.kind}", one.dictionary.W_dec)
     for layer in job.layers:
         for name, parameter in job.model.blocks[layer].named_parameters():
-            if parameter.ndim == 2 and 2 <= min(parameter.shape) and max(parameter.shape) <= job.settings.largest:
+            linear = name.endswith("weight") and parameter.ndim == 2  # decays and the like map nothing
+            if linear and 2 <= min(parameter.shape) and max(parameter.shape) <= job.settings.largest:
                 yield _Matrix("weights", layer, name, parameter.detach().cpu().T)
     store = Store.of(job)
     for place in store.places:
