@@ -20,7 +20,7 @@ from mplat.interp.methods.sae.measures import mean_max_cosine, measure
 from mplat.interp.methods.sae.training import Trained, Training, finished, inputs_of, train
 from planted_features import planted_features
 
-KINDS = ("batch_topk", "jumprelu", "matryoshka", "relu", "topk")
+KINDS = tuple(SAE_KINDS.names())  # a new kind is tried by being there
 PLANTED = planted_features()
 UNEVEN = planted_features(even=False)  # the first features are the most frequent: what prefixes are for
 SHORT = Schedule(12, 64, 5e-3, warm_up=3, decay=4, checkpoint_every=4)
@@ -34,7 +34,7 @@ def trained(kind: str, steps: int = 400, *, seed: int = 0, silent_for: int = 200
 
 
 def test_the_kinds_are_those_of_the_field() -> None:
-    assert tuple(SAE_KINDS.names()) == KINDS
+    assert {"batch_topk", "jumprelu", "matryoshka", "relu", "topk"} <= set(KINDS)
     assert all(SAE_KINDS.get(kind).name == kind for kind in KINDS)
 
 
