@@ -10,9 +10,9 @@ Tasks, none of which the text states; before learning the models are wrong:
     full_stop    the right answer, and a full stop behind it
     asked_about  the answer is the name that is asked about
 
-40 examples to learn from and 10 to stop and to choose the settings by; 150 held-out questions. A learned state is
-compared with a LoRA of about as many numbers, with the same examples, steps and number of settings, and with a soft
-prefix of as many numbers. Of its settings each gets the first that the 10 do not say is clearly worse than the best.
+50 examples; 150 held-out questions. A learned state is compared with a LoRA of about as many numbers, with the same
+examples, steps and number of settings, and with a soft prefix of as many numbers. Each learns with every setting from
+two thirds of the examples, is judged on the rest, three times over, and with the best setting from all (`choose`).
 
 Controls: states learned from exchanged answers, and random states, with the norm of the learned one at every site of
 every layer. Wrong answers count 0; intervals are those of paired differences, to the untouched model (`gain`) and to
@@ -30,6 +30,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, cast
@@ -44,6 +45,7 @@ from mplat.scoring.statistics import paired_difference
 from mplat.steering import Recipe
 from mplat.steering.learned import (
     Example,
+    choose,
     learn_lora,
     learn_prefix,
     learn_state,
@@ -53,24 +55,25 @@ from mplat.steering.learned import (
     score,
     shuffled,
 )
-from mplat.steering.learned.descent import clearly_above
 from mplat.steering.learned.examples import UNJUDGED
 from mplat.steering.learned.scoring import Forward
 
 RESULT = Path(__file__).resolve().parent / "results" / "learned_state.json"
 MODELS = ("tiny-mamba", "tiny-mamba2", "tiny-moe-mamba", "tiny-striped-hyena")
-LEARN, DEVELOP, TEST = 40, 10, 150
+LEARN, TEST = 50, 150
 RANDOM_DRAWS, EXCHANGES = 8, 2
-#: options of learning; the first that the development part does not say is clearly worse than the best
+#: options of learning, as many for both
 STATE = (
     {"lr": 0.3, "dropout": 0.7},
-    {"lr": 1.0, "dropout": 0.5},
+    {"lr": 0.01, "dropout": 0.0, "unit": "one"},
+    {"lr": 0.01, "dropout": 0.5, "unit": "one"},
     {"lr": 0.003, "dropout": 0.0, "unit": "one"},
 )
 LORA = (
     {"lr": 0.01, "dropout": 0.0},
     {"lr": 0.003, "dropout": 0.0},
     {"lr": 0.01, "dropout": 0.5},
+    {"lr": 0.003, "dropout": 0.5},
 )
 PREFIX = ({"lr": 0.03, "dropout": 0.0},)
 PERSONAL = ("lives_in", "works_for", "friend")
@@ -148,19 +151,17 @@ def drawn(task: str, n: int, part: str) -> list[Told]:
     return [TASKS[task](rng) for _ in range(n)]
 
 
-def best(settings: Sequence[dict[str, Any]], learn: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
-    """What is learned with the first setting that is not clearly worse on the development part than the one of lowest
-    loss there, and the account of it."""
+def best(settings: Sequence[dict[str, Any]], learn: Callable[..., Any], examples: list[Example]) -> Any:
+    """What is learned from all examples with the setting that `choose` finds in them, and the account of it."""
     start, before = time.perf_counter(), time.process_time()
-    found = [(learn(**setting), setting) for setting in settings]
+    chosen = choose(settings, learn, examples) if len(settings) > 1 else None
+    setting = settings[0] if chosen is None else chosen.setting
+    learned = learn(examples, examples, **setting)
     seconds = {"clock": round(time.perf_counter() - start, 1), "processor": round(time.process_time() - before, 1)}
-    losses = [torch.tensor(each.descent.kept_losses) for each, _ in found]
-    lowest = min(losses, key=lambda each: float(each.mean()))
-    chosen, setting = next(each for each, loss in zip(found, losses, strict=True) if not clearly_above(loss, lowest))
-    descent = chosen.descent
-    return chosen, {
-        "numbers": descent.parameters, "setting": setting, "kept_step": descent.kept,
-        "development_loss": round(descent.loss, 4), "seconds_all_settings": seconds,
+    return learned, {
+        "numbers": learned.descent.parameters, "setting": setting, "kept_step": learned.descent.kept,
+        "losses_out_of_fold": None if chosen is None else [round(loss, 4) for loss in chosen.losses],
+        "seconds": seconds,
     }  # fmt: skip
 
 
@@ -226,30 +227,24 @@ def steered(model: LanguageModel, recipe: Recipe) -> Forward:
 
 def cell(model: LanguageModel, task: str, steps: int) -> dict[str, Any]:
     """Everything about one model and task."""
-    learn, develop = (
-        [each.example for each in drawn(task, n, part)] for n, part in ((LEARN, "learn"), (DEVELOP, "develop"))
-    )
+    examples = [each.example for each in drawn(task, LEARN, "learn")]
     judge = Judge(model, drawn(task, TEST, "test"))
-    state, said = best(STATE, lambda **setting: learn_state(model, learn, develop, steps=steps, **setting))
+    state, said = best(STATE, partial(learn_state, model, steps=steps), examples)
     numbers = state.descent.parameters
     rank, length = rank_for(model, numbers), max(1, numbers // model.config.d_model)
     result: dict[str, Any] = {"before": judge.of(model)}
     result["form_alone"] = round(float(judge.chance.mean()), 4)
-    learned = score(steered(model, state.recipe), rows_of(model, learn)).share
+    learned = score(steered(model, state.recipe), rows_of(model, examples)).share
     result["learned_state"] = said | {"exact_on_its_examples": learned} | judge.of(steered(model, state.recipe))
-    lora, said = best(LORA, lambda **setting: learn_lora(model, learn, develop, rank=rank, steps=steps, **setting))
+    lora, said = best(LORA, partial(learn_lora, model, rank=rank, steps=steps), examples)
     result["lora"] = said | {"rank": rank} | judge.of(lora.forward(model))
-    prefix, said = best(
-        PREFIX, lambda **setting: learn_prefix(model, learn, develop, length=length, steps=steps, **setting)
-    )
+    prefix, said = best(PREFIX, partial(learn_prefix, model, length=length, steps=steps), examples)
     result["soft_prefix"] = said | {"length": length} | judge.of(prefix.forward(model))
     gains = result["learned_state"]["gain"], result["lora"]["gain"]
     result["share_of_loras_gain"] = round(gains[0] / gains[1], 3) if gains[1] > 0 else None
     setting = cast(dict[str, Any], result["learned_state"]["setting"])
-    exchanged = [
-        learn_state(model, shuffled(learn, seed), shuffled(develop, seed), steps=steps, seed=seed, **setting)
-        for seed in range(EXCHANGES)
-    ]
+    mixed = [shuffled(examples, seed) for seed in range(EXCHANGES)]
+    exchanged = [learn_state(model, each, each, steps=steps, seed=seed, **setting) for seed, each in enumerate(mixed)]
     result["exchanged_answers"] = judge.of(*(steered(model, each.recipe) for each in exchanged))
     others = [random_states(state.recipe, seed) for seed in range(RANDOM_DRAWS)]
     result["random_states"] = judge.of(*(steered(model, each) for each in others))
@@ -273,7 +268,7 @@ def main() -> None:
             found = cell(model, task, options.steps)
             stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
             stored["about"] = (
-                f"{LEARN} examples, {DEVELOP} to stop by, {TEST} held-out questions, {options.steps} steps; "
+                f"{LEARN} examples, {TEST} held-out questions, {options.steps} steps; "
                 "one thread, clock times beside other work on the machine"
             )
             stored["cells"] |= {f"{name} {task}": found}

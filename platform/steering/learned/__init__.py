@@ -11,6 +11,7 @@ their answers exchanged (`shuffled`), and random states of equal norm (`random_s
 
 from __future__ import annotations
 
+from .choosing import Chosen, choose
 from .descent import Descent
 from .examples import Example, Rows, rows_of, shuffled
 from .learned_state import LearnedState, learn_state, random_states
@@ -19,6 +20,6 @@ from .scoring import Scored, score
 from .soft_prefix import SoftPrefix, learn_prefix
 
 __all__ = [
-    "Descent", "Example", "LearnedState", "Lora", "Rows", "Scored", "SoftPrefix", "learn_lora", "learn_prefix",
-    "learn_state", "random_states", "rank_for", "rows_of", "score", "shuffled",
+    "Chosen", "Descent", "Example", "LearnedState", "Lora", "Rows", "Scored", "SoftPrefix", "choose", "learn_lora",
+    "learn_prefix", "learn_state", "random_states", "rank_for", "rows_of", "score", "shuffled",
 ]  # fmt: skip
