@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .sae.examples import Examples
 from .sae.training import inputs_of
-
+from .typed_tensors import pieces, tensor_of, triangular_solved, unit_rows
 
 _DEPENDENT = 1e-9  # an atom with less than this outside of the span of those chosen adds nothing
 _BASES_AT_ONCE = 2**22
@@ -50,9 +50,8 @@ def learn_dictionary(
         # codes of a minibatch that stop a little early: the next one corrects what the atoms owe to them
         warnings.simplefilter("ignore", ConvergenceWarning)
         learner.fit(x)
-    atoms = torch.from_numpy(np.asarray(learner.components_, np.float64))
-    norms = (atoms**2).sum(1, keepdim=True).sqrt()
-    return Learned((atoms / norms.clamp(min=1e-12)).float(), mean, int(learner.n_steps_))
+    atoms = tensor_of(np.asarray(learner.components_, np.float64))
+    return Learned(unit_rows(atoms).float(), mean, int(learner.n_steps_))
 
 
 class Pursued(NamedTuple):
@@ -79,16 +78,16 @@ def pursuit(x: Tensor, atoms: Tensor, k: int) -> Pursued:
         atom, before = atoms[chosen[:, step]], basis[:, :step]
         new, shares = atom, torch.zeros(n, step, dtype=torch.float64)
         for _ in range(2):  # twice, because once leaves rounding of the size of what is taken away
-            share = torch.einsum("nkc,nc->nk", before, new)
-            new, shares = new - torch.einsum("nkc,nk->nc", before, share), shares + share
+            share = (before @ new[:, :, None])[:, :, 0]
+            new, shares = new - (share[:, None] @ before)[:, 0], shares + share
         length = (new**2).sum(1).sqrt()
         independent = length > _DEPENDENT
         unit = torch.where(independent[:, None], new / length.clamp(min=_DEPENDENT)[:, None], 0.0)
         basis[:, step], triangle[:, :step, step] = unit, shares
         triangle[:, step, step] = torch.where(independent, length, 1.0)
         left = left - unit * (unit * left).sum(1, keepdim=True)
-    along = torch.einsum("nkc,nc->nk", basis, x)
-    found = torch.linalg.solve_triangular(triangle, along[..., None], upper=True)[..., 0]
+    along = (basis @ x[:, :, None])[:, :, 0]
+    found = triangular_solved(triangle, along)
     return Pursued(torch.zeros(n, len(atoms), dtype=torch.float64).scatter(1, chosen, found), left)
 
 
@@ -96,5 +95,5 @@ def explained(x: Tensor, mean: Tensor, atoms: Tensor, k: int) -> float:
     """Explained variance of x (n, C) with k atoms a token, as `sae.measures` defines it."""
     x = x.double()
     at_once = max(1, _BASES_AT_ONCE // (min(k, *atoms.shape) * x.shape[1]))
-    error = sum(float((pursuit(part - mean.double(), atoms, k).left ** 2).sum()) for part in x.split(at_once))
+    error = sum(float((pursuit(part - mean.double(), atoms, k).left ** 2).sum()) for part in pieces(x, at_once))
     return 1 - error / float(((x - x.mean(0)) ** 2).sum())

@@ -70,7 +70,7 @@ def fit_probe(x: Floats, y: Bools, columns: Integers) -> Probe:
     mean, std = chosen.mean(0), chosen.std(0)
     std = np.where(std > 0, std, 1.0)
     z = np.concatenate([(chosen - mean) / std, np.ones((len(x), 1))], 1)
-    weight = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
+    weight: Floats = np.where(y, 0.5 / int(y.sum()), 0.5 / int((~y).sum()))
     penalty = np.append(np.full(len(columns), RIDGE), 0.0)
     theta = _newton(z, y, weight, penalty) if z.shape[1] <= _NEWTON_WIDTH else _descent(z, y, weight, penalty)
     return Probe(columns, mean, std, theta[:-1], float(theta[-1]))

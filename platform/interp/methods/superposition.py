@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .typed_tensors import lengths
+from .typed_tensors import eigen, lengths, pieces, singular_values, unit_rows
 
 _ROWS = 2048  # of a Gram matrix at once
 
@@ -54,15 +54,15 @@ class Geometry(NamedTuple):
 def dimensionality(w: Tensor) -> Tensor:
     """D (n,) of the rows of w (n, C), float64; NaN for a zero row."""
     w = w.double()
-    unit = _units(w)
-    shared = torch.cat([((part @ w.T) ** 2).sum(1) for part in unit.split(_ROWS)])
+    unit = unit_rows(w)
+    shared = torch.cat([((part @ w.T) ** 2).sum(1) for part in pieces(unit, _ROWS)])
     return torch.where(shared > 0, (w**2).sum(1) / shared, torch.nan)
 
 
 def coherence(w: Tensor) -> float | None:
     """The largest |cosine| between two rows of w (n, C) that are not zero; None for fewer than two."""
     w = w.double()
-    unit = _units(w[lengths(w) > 0])
+    unit = unit_rows(w[lengths(w) > 0])
     if len(unit) < 2:
         return None
     most = 0.0
@@ -96,7 +96,7 @@ def geometry(w: Tensor, *, angles: bool = True) -> Geometry:
     """Of the rows of w (n, C); without angles there is no coherence, which takes every pair of rows."""
     w = w.double()
     n = int((lengths(w) > 0).sum())
-    found = spectrum(torch.linalg.svdvals(w))
+    found = spectrum(singular_values(w))
     return Geometry(
         n, w.shape[1], float((w**2).sum()), coherence(w) if angles else None, welch_bound(n, w.shape[1]), found
     )
@@ -104,19 +104,15 @@ def geometry(w: Tensor, *, angles: bool = True) -> Geometry:
 
 def spectrum_of_covariance(covariance: Tensor) -> Spectrum | None:
     """Of centred activations, by their covariance (C, C): its eigenvalues are squares of singular values, over n."""
-    return spectrum(torch.linalg.eigvalsh(covariance.double()).clamp(min=0).sqrt())
+    return spectrum(eigen(covariance.double())[0].clamp(min=0).sqrt())
 
 
 def random_directions(n: int, width: int, seed: int) -> Tensor:
     """Unit vectors (n, width), evenly distributed; float64."""
     generator = torch.Generator().manual_seed(seed)
-    return _units(torch.randn(n, width, generator=generator, dtype=torch.float64))
+    return unit_rows(torch.randn(n, width, generator=generator, dtype=torch.float64))
 
 
 def gaussian_like(w: Tensor, seed: int) -> Tensor:
     """A matrix (n, C) of independent Gaussians whose rows have the lengths of w's: directions at random."""
-    return random_directions(*w.shape, seed) * lengths(w.double())[:, None]
-
-
-def _units(w: Tensor) -> Tensor:
-    return w / lengths(w)[:, None].clamp(min=1e-300)
+    return random_directions(w.shape[0], w.shape[1], seed) * lengths(w.double())[:, None]

@@ -15,6 +15,7 @@ from mplat.interp.engine.fitting import Schedule, fit
 from mplat.interp.methods.sae.examples import Held
 from mplat.interp.methods.sae.kinds import SAE_KINDS, Options
 from mplat.interp.methods.sae.kinds.batch_topk import batch_largest
+from mplat.interp.methods.sae.kinds.jumprelu import jumped, step
 from mplat.interp.methods.sae.kinds.topk import largest
 from mplat.interp.methods.sae.measures import mean_max_cosine, measure
 from mplat.interp.methods.sae.training import Trained, Training, finished, inputs_of, train
@@ -80,6 +81,20 @@ def test_latents_compete_for_k_a_row_or_k_a_row_on_average() -> None:
     assert batch_largest(z, 1).tolist() == [[3, 0, 0], [0, 0, 2]]
     assert batch_largest(torch.tensor([[3.0, 1.0], [0.5, -0.25]]), 1).tolist() == [[3, 1], [0, 0]]
     assert batch_largest(-torch.ones(2, 3), 2).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_slopes_of_a_jump_are_those_of_its_average_over_the_band() -> None:
+    """Rajamanoharan et al. 2024, equations 11 and 12, by hand: in the band, outside of it, to both arguments."""
+    z = torch.tensor([[1.2, 0.9, 3.0, -1.0]], requires_grad=True)
+    threshold = torch.tensor([1.0, 1.0, 1.0, 1.0], requires_grad=True)
+    value = jumped(z, threshold, 0.5)
+    assert value.tolist() == [[pytest.approx(1.2), 0.0, 3.0, 0.0]]
+    of_z, of_threshold = torch.autograd.grad(value.sum(), (z, threshold))
+    assert of_z.tolist() == [[1, 0, 1, 0]] and of_threshold.tolist() == [-2, -2, 0, 0]  # -(theta / bandwidth)
+    active = step(z, threshold, 0.5)
+    of_z, of_threshold = torch.autograd.grad(active.sum(), (z, threshold))
+    assert active.tolist() == [[1, 0, 1, 0]] and of_z.tolist() == [[2, 2, 0, 0]]
+    assert of_threshold.tolist() == [-2, -2, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["relu", "topk"])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from mplat.core.errors import InputError
+from mplat.interp.methods import sparse_probing
 from mplat.interp.methods.sparse_probing import (
+    Sparse,
     auroc,
     f1,
     fit_probe,
     group_folds,
     separation,
     shuffled,
-    sparse_probes,
 )
 
 RNG = np.random.default_rng(0)
@@ -23,6 +24,12 @@ X[:, 7] += 1.5 * Y
 X[:, 21] -= 1.5 * Y
 GROUPS = [f"g{i // 5}" for i in range(N)]
 FOLDS = group_folds(GROUPS, 4)
+
+
+def sparse_probes(x: np.ndarray, y: np.ndarray, folds: np.ndarray, ks: tuple[int, ...]) -> list[Sparse]:
+    found = sparse_probing.sparse_probes(x, y, folds, ks)
+    assert found is not None
+    return found
 
 
 def test_planted_coordinates_are_found_and_tell_the_label_as_well_as_all() -> None:
@@ -93,6 +100,6 @@ def test_what_cannot_be_probed_is_said() -> None:
         fit_probe(X, np.ones(N, bool), np.arange(3))
     lonely = np.zeros(N, bool)
     lonely[0] = True
-    assert sparse_probes(X, lonely, FOLDS, (1,)) is None
-    assert sparse_probes(X, Y, np.zeros(N, np.int64), (1,)) is None
+    assert sparse_probing.sparse_probes(X, lonely, FOLDS, (1,)) is None
+    assert sparse_probing.sparse_probes(X, Y, np.zeros(N, np.int64), (1,)) is None
     assert [one.k for one in sparse_probes(X[:, :3], Y, FOLDS, (1, 2, 4))] == [1, 2]

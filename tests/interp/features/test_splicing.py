@@ -47,7 +47,8 @@ def test_a_dictionary_that_loses_nothing_recovers_the_loss_wholly(arch: str, sit
     about = losses.about(0, 1, 2)
     assert about["loss_zero"] != about["loss_clean"] != about["loss_mean"]
     for name in ("zero", "mean"):  # where an ablation costs nothing there is nothing to recover
-        assert about[f"recovered_{name}"] == (1.0 if about[f"loss_{name}"] > about["loss_clean"] else None)
+        costs = (about[f"loss_{name}"] or 0.0) > (about["loss_clean"] or 0.0)
+        assert about[f"recovered_{name}"] == (1.0 if costs else None)
     assert about["loss_spliced"] == about["loss_clean"] != about["loss_zero"]
     assert losses.exact == {3: True} and losses.mean(3) == losses.mean(-1)
     assert losses.mean(4) != losses.mean(-1)

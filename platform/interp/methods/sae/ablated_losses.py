@@ -11,6 +11,7 @@ import torch
 
 from ....models.access.edits import Edit, Replace
 from ...engine.batches import Batch
+from ..typed_tensors import floats, ints, nested
 from .dictionary import SparseDictionary
 from .splicing import Splice, next_token_loss, packed, recovered, unpacked
 
@@ -33,7 +34,7 @@ def spliced(site: str, dictionary: SparseDictionary, *, keep_error: bool = False
 
 def replaced(site: str, value: Tensor | float, shape: Sequence[int]) -> dict[str, Any]:
     """A replacement: a number, or a tensor of the site's shape of one token."""
-    held = value if isinstance(value, float) else value.double().reshape(tuple(shape)).tolist()
+    held = nested(value.double().reshape(tuple(shape))) if isinstance(value, torch.Tensor) else value
     return {"site": site, "value": held}
 
 
@@ -49,7 +50,7 @@ def batch_losses(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any
 
     def add(number: int, logits: Tensor, exact: Sequence[bool | None]) -> None:
         sums, counts = next_token_loss(logits, answered.tokens, answered.mask)
-        for item, loss, n, same in zip(items, sums.tolist(), counts.tolist(), exact, strict=True):
+        for item, loss, n, same in zip(items, floats(sums), ints(counts), exact, strict=True):
             finite = bool(np.isfinite(loss))
             rows.append({"question_id": item.id, "number": number, "loss": loss if finite else None, "tokens": n,
                          "exact": same})  # fmt: skip

@@ -20,11 +20,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ....core.errors import InputError
 from ..sparse_probing import Bools, Floats, Integers, Probe, f1, fit_probe, separation
+from ..typed_tensors import tensor_of
 from .dictionary import SparseDictionary
 
 F1_GAIN = 0.03
@@ -56,9 +56,9 @@ class Absorbed(NamedTuple):
 
 def class_probe(x: Tensor, y: Bools, learn: Bools) -> Probe | None:
     """The probe on activations x (n, C) that is taken as the truth; None where a class has no member in `learn`."""
-    values: Floats = x[torch.from_numpy(learn)].double().numpy()
+    values: Floats = x[tensor_of(learn)].double().numpy()
     try:
-        return fit_probe(values, y[learn], np.arange(values.shape[1]))
+        return fit_probe(values, y[learn], np.arange(values.shape[1], dtype=np.int64))
     except InputError:
         return None
 

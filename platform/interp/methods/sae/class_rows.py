@@ -29,11 +29,10 @@ def classes_of(tokens: pa.Table, material: Material, classes: ClassesOf) -> list
     """Those with at least `LEAST` tokens on each side, by name."""
     texts: list[str | None] = tokens["text"].to_pylist()
     found = token_classes([texts[row] for row in material.rows.tolist()], classes)
-    values = np.array([name or "" for name in found])
-    x = material.some(torch.arange(len(values)))
+    x = material.some(torch.arange(len(found)))
     result: list[TokenClass] = []
     for name in sorted({name for name in found if name is not None}):
-        members: Bools = values == name
+        members = np.array([one == name for one in found], bool)
         if min(int((members & side).sum()) for side in (material.learning, ~material.learning)) >= LEAST:
             result.append(TokenClass(name, members, class_probe(x, members, material.learning)))
     return result

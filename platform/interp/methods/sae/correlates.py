@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..typed_tensors import lengths
 from .dictionary import SparseDictionary
 from .examples import Examples, chunks
 
@@ -28,7 +29,7 @@ def properties(x: Tensor) -> Tensor:
     """`PROPERTIES` (n, 5) of x (n, C), float64; 0 where a vector is constant and one is not defined."""
     x = x.double()
     width = x.shape[1]
-    length = x.norm(dim=1)
+    length = lengths(x)
     hoyer = (width**0.5 - x.abs().sum(1) / length) / (width**0.5 - 1)
     centred = x - x.mean(1, keepdim=True)
     variance = (centred**2).mean(1)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ....core.errors import InputError
+from ..typed_tensors import eigen
 from .kinds.topk import largest
 
 _NEEDED, _KNOWN = ("W_enc", "b_enc", "W_dec", "b_dec"), ("threshold", "k")
@@ -98,5 +99,5 @@ def channels_dictionary(centre: Tensor, k: int) -> SparseDictionary:
 
 def pca_dictionary(covariance: Tensor, centre: Tensor, k: int) -> SparseDictionary:
     """The k principal components that are farthest from their mean at a token; covariance (C, C)."""
-    vectors = torch.linalg.eigh(covariance.double()).eigenvectors
+    _, vectors = eigen(covariance.double())
     return basis_dictionary(vectors.T.flip(0), centre, k)

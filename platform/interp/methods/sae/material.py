@@ -86,11 +86,11 @@ def known_of(tokens: pa.Table, rows: Integers) -> tuple[Tensor, list[str]]:
     categories: list[str | None] = tokens["category"].to_pylist()
     names = sorted({name for name in categories if name is not None})
     number = {name: at for at, name in enumerate(names)}
-    known = torch.zeros(len(rows), 1 + len(names), dtype=torch.float64)
-    known[:, 0] = torch.tensor([positions[row] for row in rows.tolist()], dtype=torch.float64)
-    for at, row in enumerate(rows.tolist()):
-        category = categories[row]
-        if category is not None:
+    chosen: list[int] = rows.tolist()
+    known = torch.zeros(len(chosen), 1 + len(names), dtype=torch.float64)
+    known[:, 0] = torch.tensor([positions[row] for row in chosen], dtype=torch.float64)
+    for at, row in enumerate(chosen):
+        if (category := categories[row]) is not None:
             known[at, 1 + number[category]] = 1.0
     return known, names
 

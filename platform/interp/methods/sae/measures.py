@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..typed_tensors import pieces, unit_rows
 from .dictionary import SparseDictionary
 from .examples import Examples, chunks
 
@@ -61,10 +62,10 @@ def measure(dictionary: SparseDictionary, examples: Examples) -> Measured:
 
 def max_cosines(a: Tensor, b: Tensor, *, signed: bool = True) -> Tensor:
     """The largest cosine (n,) of each row of a (n, C) with a row of b (m, C); of its size where not signed."""
-    a, b = (rows.double() / rows.double().norm(dim=1, keepdim=True).clamp(min=1e-12) for rows in (a, b))
+    other = unit_rows(b.double())
     found: list[Tensor] = []
-    for part in a.split(4096):
-        cosines = part @ b.T
+    for part in pieces(unit_rows(a.double()), 4096):
+        cosines = part @ other.T
         found.append((cosines if signed else cosines.abs()).amax(1))
     return torch.cat(found)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ....core.errors import InputError
 from ....runtime.table_job import Progress
 from ...engine.fitting import Minibatch, Schedule, fit
+from ..typed_tensors import unit_rows
 from .dictionary import SparseDictionary
 from .examples import Examples, chunks, spread_rows
 from .kinds import Options, Parameters, SaeKind
@@ -71,8 +72,7 @@ class Training:
     def start(self, seed: int) -> dict[str, Tensor]:
         """Random directions, read along what they write; nothing else."""
         generator = torch.Generator().manual_seed(seed)
-        directions = torch.randn(self.options.n_latents, self.examples.width, generator=generator)
-        directions = directions / directions.norm(dim=1, keepdim=True)
+        directions = unit_rows(torch.randn(self.options.n_latents, self.examples.width, generator=generator))
         return {
             "W_enc": directions.T.clone(), "b_enc": torch.zeros(len(directions)), "W_dec": directions,
             "b_dec": torch.zeros(self.examples.width), "silent": torch.zeros(len(directions)),
@@ -99,7 +99,7 @@ class Training:
     def after(self, parameters: Parameters, minibatch: Minibatch) -> None:
         """Unit norms, and for how many examples each latent has been silent."""
         decoder = parameters["W_dec"]
-        decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-12))
+        decoder.copy_(unit_rows(decoder))
         assert self._fired is not None, "`fit` takes the loss before each update"
         silent = parameters["silent"]
         silent.copy_(torch.where(self._fired, 0.0, silent + len(minibatch.examples)))

@@ -11,8 +11,6 @@ well as to theta: latents that are not needed leave the band.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,38 +19,20 @@ from . import Frozen, Options, Parameters, SaeKind, sae_kind
 START = 0.5  # of the thresholds, in standard deviations of an input channel
 
 
-class _Jump(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(z, threshold)
-        ctx.bandwidth = bandwidth
-        return torch.where(z > threshold, z, 0.0)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (grad,) = grads
-        z, threshold = ctx.saved_tensors
-        near = _band(z, threshold, ctx.bandwidth)
-        return torch.where(z > threshold, grad, 0.0), -(threshold / ctx.bandwidth * near * grad).sum(0), None
+def jumped(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """z above its threshold, else 0; slopes as above."""
+    slope = -threshold.detach() / bandwidth * _band(z, threshold, bandwidth)
+    return torch.where(z > threshold, z, 0.0) + slope * (threshold - threshold.detach())
 
 
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(z, threshold)
-        ctx.bandwidth = bandwidth
-        return (z > threshold).to(z.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (grad,) = grads
-        z, threshold = ctx.saved_tensors
-        slope = _band(z, threshold, ctx.bandwidth) * grad / ctx.bandwidth
-        return slope, -slope.sum(0), None
+def step(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """1 above the threshold, else 0; slopes as above."""
+    slope = _band(z, threshold, bandwidth) / bandwidth
+    return (z > threshold).to(z.dtype) + slope * ((z - z.detach()) - (threshold - threshold.detach()))
 
 
 def _band(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    return ((z - threshold).abs() < bandwidth / 2).to(z.dtype)
+    return ((z - threshold).detach().abs() < bandwidth / 2).to(z.dtype)
 
 
 @sae_kind("jumprelu")
@@ -63,11 +43,10 @@ class JumpRelu(SaeKind):
         return {"log_threshold": torch.full((options.n_latents,), START, dtype=like.dtype, device=like.device).log()}
 
     def codes(self, z: Tensor, parameters: Parameters, options: Options) -> Tensor:
-        jumped: Any = _Jump.apply(z, parameters["log_threshold"].exp(), options.bandwidth)
-        return jumped
+        return jumped(z, parameters["log_threshold"].exp(), options.bandwidth)
 
     def penalty(self, z: Tensor, codes: Tensor, parameters: Parameters, options: Options) -> Tensor:
-        active: Any = _Step.apply(z, parameters["log_threshold"].exp(), options.bandwidth)
+        active = step(z, parameters["log_threshold"].exp(), options.bandwidth)
         return (active.sum(1).mean() / options.k - 1) ** 2
 
     def frozen(self, z: Tensor, parameters: Parameters, options: Options) -> Frozen:
