@@ -74,7 +74,7 @@ class Training:
         generator = torch.Generator().manual_seed(seed)
         directions = unit_rows(torch.randn(self.options.n_latents, self.examples.width, generator=generator))
         return {
-            "W_enc": directions.T.clone(), "b_enc": torch.zeros(len(directions)), "W_dec": directions,
+            "W_enc": directions.T.contiguous(), "b_enc": torch.zeros(len(directions)), "W_dec": directions,
             "b_dec": torch.zeros(self.examples.width), "silent": torch.zeros(len(directions)),
             **self.kind.start(self.options, directions),
         }  # fmt: skip
