@@ -89,8 +89,8 @@ class Dictionary:
         """The part that multiplies `features` at blocks.{layer}.{site} by `strength`; with `values` it moves them there
         by that share (`clamp_feature`).
 
-        The dictionary of a site with several axes, such as a state, has them flattened into one. Raises UsageError for a
-        feature that does not exist or is named twice, InputError where the site is not as wide as the dictionary.
+        The dictionary of a site with several axes, such as a state, has them flattened into one. Raises UsageError for
+        a feature that does not exist or is named twice, InputError where the site is not as wide as the dictionary.
         """
         chosen = list(features)
         if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= f < self.n_features for f in chosen):

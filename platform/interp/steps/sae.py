@@ -24,6 +24,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from ...core.errors import InputError, UsageError
 from ...runtime.plan import digest_of
+from ..engine.batches import spread
 from ..engine.fitting import Schedule
 from ..engine.places import SITE_WORDS, places, relative_names
 from ..engine.statuses import NOT_APPLICABLE
@@ -36,7 +37,7 @@ from ..methods.sae.correlates import correlations
 from ..methods.sae.dictionary import SparseDictionary, channels_dictionary, pca_dictionary
 from ..methods.sae.examples import Examples, moments
 from ..methods.sae.kinds import SAE_KINDS, Options
-from ..methods.sae.material import Material, Sides, held_out_groups, known_of, material_of, sides
+from ..methods.sae.material import Material, Sides, known_of, material_of, sides
 from ..methods.sae.measures import Measured, max_cosines, measure, top_tokens
 from ..methods.sae.tables import (
     ABSORPTION,
@@ -277,9 +278,10 @@ class _Run:
         """Put the losses into the rows."""
         if not self.replacements:
             return
-        held = held_out_groups([item.group for item in self.job.items], self.settings.held_out)
-        some = [item.id for item in self.job.items if item.group in held][: self.settings.splice_prompts]
-        losses = Losses(self.job.map(batch_losses, LOSSES, {"ids": some, "replacements": self.replacements}))
+        held = set(self.store.tokens.take(self.split.judge)["group"].to_pylist())
+        some = spread([item for item in self.job.items if item.group in held], self.settings.splice_prompts)
+        arguments = {"ids": [item.id for item in some], "replacements": self.replacements}
+        losses = Losses(self.job.map(batch_losses, LOSSES, arguments))
         for row, numbers, exact in self.losses:
             row |= losses.about(*numbers)
             if "error_term_exact" in row:
