@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from ..core.errors import InputError, UsageError
 from .part import Part, Phase
-from .recipe import site_width
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
@@ -89,17 +89,18 @@ class Dictionary:
         """The part that multiplies `features` at blocks.{layer}.{site} by `strength`; with `values` it moves them there
         by that share (`clamp_feature`).
 
-        Raises UsageError for a feature that does not exist or is named twice, InputError where the site is not as wide
-        as the dictionary.
+        The dictionary of a site with several axes, such as a state, has them flattened into one. Raises UsageError for
+        a feature that does not exist or is named twice, InputError where the site is not as wide as the dictionary.
         """
         chosen = list(features)
         if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= f < self.n_features for f in chosen):
             raise UsageError(f"{self.source} has features 0 to {self.n_features - 1}, each named once; not {chosen}")
         full = f"blocks.{layer}.{site}"
-        if site_width(model, full) != self.width:
+        shape = next((tuple(int(n) for n in one.axes) for one in model.sites() if one.name == full), ())
+        if prod(shape) != self.width or not shape:
             raise InputError(
                 f"{self.source} is of a site with {self.width} channels, and {full} of {model.name} has "
-                f"{site_width(model, full) or 'none'}"
+                f"{' x '.join(map(str, shape)) or 'none'}"
             )
         found = {"encoder": self.encoder[chosen], "bias": self.bias[chosen], "decoder": self.decoder[chosen]}
         found |= {} if self.centre is None else {"centre": self.centre}
@@ -107,7 +108,8 @@ class Dictionary:
         if values is not None:
             found["values"] = torch.as_tensor(values, dtype=torch.float64)
         operator = "scale_feature" if values is None else "clamp_feature"
-        tensors = {name: tensor.contiguous().clone() for name, tensor in found.items()}
+        axes = {"encoder": (len(chosen), *shape), "decoder": (len(chosen), *shape), "centre": shape}
+        tensors = {name: t.reshape(axes.get(name, t.shape)).contiguous().clone() for name, t in found.items()}
         part = Part(operator, site, (layer,), strength, tensors=tensors, positions=positions, phase=phase)
         part.check(model)
         return part

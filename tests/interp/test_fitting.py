@@ -135,8 +135,50 @@ def test_a_parameter_that_the_loss_does_not_use_stays_and_is_resumed(tmp_path: P
         fit("line", start, squares, examples=10, schedule=short, seed=0, folder=tmp_path)
 
 
+def test_the_learning_rate_rises_and_falls_in_straight_lines_and_moves_a_parameter_by_as_much() -> None:
+    schedule = Schedule(10, 4, learning_rate=0.1, warm_up=4, decay=5)
+    wanted = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.08, 0.06, 0.04, 0.02]
+    assert [schedule.rate(step) for step in range(10)] == pytest.approx(wanted, abs=1e-15)
+    seen: list[float] = []
+
+    def loss(parameters: Mapping[str, Tensor], batch: Minibatch) -> Tensor:
+        seen.append(float(parameters["bias"].detach()))
+        return -parameters["bias"] + 0 * parameters["weight"].sum()  # a constant slope: Adam moves by the rate itself
+
+    end = float(fitted(schedule=schedule, loss=loss).parameters["bias"])
+    assert np.diff([*seen, end]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_hook_behind_each_update_is_part_of_what_is_resumed(tmp_path: Path) -> None:
+    """It keeps a norm, and counts in a parameter that no gradient reaches."""
+    start = {"weight": torch.ones(3, dtype=torch.float64), "bias": START["bias"], "steps": torch.zeros(())}
+
+    def after(parameters: Mapping[str, Tensor], batch: Minibatch) -> None:
+        parameters["weight"].div_(parameters["weight"].norm())
+        parameters["steps"].add_(1.0)
+
+    def stops(parameters: Mapping[str, Tensor], batch: Minibatch) -> Tensor:
+        assert batch.step == 0 or float(parameters["weight"].detach().norm()) == pytest.approx(1.0, abs=1e-15)
+        if batch.step == 13 and stop:
+            raise KeyboardInterrupt
+        return squares(parameters, batch)
+
+    def run(folder: Path | None) -> Fitted:
+        return fit("line", start, stops, examples=10, schedule=SCHEDULE, seed=0, folder=folder, after=after)
+
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    stop = False
+    whole, resumed = run(None), run(tmp_path)
+    assert same(whole, resumed) and float(resumed.parameters["steps"]) == 25
+    assert not same(whole, fit("line", start, squares, examples=10, schedule=SCHEDULE, seed=0))
+
+
 def test_what_cannot_be_fitted_is_said() -> None:
     with pytest.raises(ToleranceError, match="'line': the loss of step 2 is not finite"):
         fitted(loss=lambda p, b: squares(p, b) / (0.0 if b.step == 2 else 1.0))
     with pytest.raises(UsageError, match="must be positive"):
         fitted(schedule=Schedule(0))
+    with pytest.raises(UsageError, match="must be positive"):
+        fitted(schedule=Schedule(5, warm_up=-1))

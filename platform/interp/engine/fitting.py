@@ -51,6 +51,8 @@ class Minibatch(NamedTuple):
 
 
 Loss = Callable[[Mapping[str, Tensor], Minibatch], Tensor]
+#: changes parameters in place behind an update, such as to a unit norm; what it counts must be a parameter itself
+After = Callable[[Mapping[str, Tensor], Minibatch], None]
 
 
 class Fitted(NamedTuple):
@@ -69,6 +71,14 @@ class Schedule:
     learning_rate: float = 1e-2
     weight_decay: float = 0.0
     checkpoint_every: int = 100  # steps; more often costs time, less often what an interruption costs
+    warm_up: int = 0  # first steps, over which the learning rate rises linearly to its value
+    decay: int = 0  # last steps, over which it falls linearly; the step behind the last would have 0
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        rising = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
+        falling = min(1.0, (self.steps - step) / self.decay) if self.decay else 1.0
+        return self.learning_rate * rising * falling
 
 
 def fit(
@@ -81,16 +91,21 @@ def fit(
     seed: int,
     folder: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    after: After | None = None,
 ) -> Fitted:
     """Minimise the mean of `loss` over `examples` examples, starting from `parameters`, which are not changed.
 
     name: of this fit among those of its step, plain letters. folder: where its checkpoints are (`Job.folder`); None:
-    it cannot be resumed. progress: called at every checkpoint (`Job.progress`).
+    it cannot be resumed. progress: called at every checkpoint (`Job.progress`). after: called behind every update,
+    without gradients; a parameter that the loss takes no gradient of is moved by it alone.
 
     Raises UsageError for a schedule that cannot be followed, ToleranceError where a loss is not finite, InputError
     where the folder holds a checkpoint of another fit of this name.
     """
-    if min(examples, schedule.steps, schedule.batch_size, schedule.checkpoint_every) < 1:
+    if (
+        min(examples, schedule.steps, schedule.batch_size, schedule.checkpoint_every) < 1
+        or min(schedule.warm_up, schedule.decay) < 0
+    ):
         raise UsageError(
             f"fit {name!r}: examples ({examples}) and numbers of the schedule ({schedule}) must be positive"
         )
@@ -112,12 +127,18 @@ def fit(
         resumed = len(losses)
         for step in range(resumed, schedule.steps):
             optimizer.zero_grad()
-            value = loss(own, minibatch(step, examples, schedule.batch_size, seed))
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step)
+            batch = minibatch(step, examples, schedule.batch_size, seed)
+            value = loss(own, batch)
             if not bool(torch.isfinite(value)):
                 raise ToleranceError(f"fit {name!r}: the loss of step {step} is not finite ({value.item()}); "
                                      "lower its learning rate, or leave out examples that are not finite")  # fmt: skip
             value.backward()
             optimizer.step()
+            if after is not None:
+                with torch.no_grad():
+                    after(own, batch)
             losses.append(value.item())
             done = step + 1
             if done % schedule.checkpoint_every == 0 or done == schedule.steps:

@@ -75,7 +75,7 @@ def step_key(
         "seeds": {"seed": seed} if step.seeded else {},
         "batches": batches_digest,
         "upstream": dict(upstream),
-        **computation_key(model, step.module),
+        **computation_key(model, step.module, *(step.code(settings) if step.code is not None else ())),
     }
     assert set(components) == set(COMPONENTS)
     canonical_json(components)  # raises here, where the step is known, if a setting is not plain finite JSON

@@ -202,6 +202,7 @@ class Step:
     items: Kind = "questions"
     others: Roles = ()  # what the further models are that it is given (`InterpConfig.compare`)
     cost: Cost | None = None  # what it takes, for --dry-run; None: a usual number of passes (`costs.USUAL`)
+    code: Callable[[Any], Sequence[str]] | None = None  # modules that its settings find by name: part of its key
 
     def takes(self, others: int) -> bool:
         """Whether it can be given so many models beside the one that is analysed."""
@@ -236,13 +237,14 @@ def step(
     items: Kind = "questions",
     others: Roles = (),
     cost: Cost | None = None,
+    code: Callable[[Any], Sequence[str]] | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the step `name`, which looks at such `items` and gets the results of the steps
-    it `needs`."""
+    it `needs`. code: the modules of what its settings choose out of a registry."""
 
     def register(function: Function) -> Function:
         assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
-        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, items, others, cost)
+        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, items, others, cost, code)
         STEPS.add(name, entry, function.__module__)
         return function
 

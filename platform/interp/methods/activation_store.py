@@ -54,8 +54,11 @@ class Stored(NamedTuple):
 class Activations(Protocol):
     """What a reader of activations needs: `Store`, or a stand-in."""
 
-    tokens: pa.Table
-    places: Sequence[Stored]
+    @property
+    def tokens(self) -> pa.Table: ...
+
+    @property
+    def places(self) -> Sequence[Stored]: ...
 
     def values(self, place: Stored, rows: Sequence[int] | NDArray[np.int64] | Tensor | None = None) -> Tensor: ...
 
