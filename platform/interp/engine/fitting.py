@@ -213,10 +213,13 @@ def _resume(folder: Path, parameters: Mapping[str, Tensor], optimizer: torch.opt
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums have one order, whatever the number of threads: for what is computed around a fit as well."""
+    """Sums have one order, torch's and numpy's: the last bits do not depend on the number of threads."""
+    from threadpoolctl import threadpool_limits
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)

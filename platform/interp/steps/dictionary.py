@@ -18,6 +18,7 @@ from pydantic import Field
 from ...core.errors import InputError
 from ...runtime.plan import digest_of
 from ..engine.columns import column
+from ..engine.fitting import one_thread
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepOutput, StepSettings, step
@@ -92,7 +93,8 @@ def dictionary(job: Job) -> StepOutput:
     tensors: dict[str, dict[str, torch.Tensor]] = {}
     for layer, site in dict.fromkeys((one.layer, one.site) for one in found):
         here = [one for one in found if (one.layer, one.site) == (layer, site)]
-        learnt, of_place = _place(job, layer, site, here)
+        with one_thread():
+            learnt, of_place = _place(job, layer, site, here)
         rows += of_place
         tensors |= {
             f"{layer}-{site}-{atoms}": {"atoms": one.atoms, "centre": one.mean} for atoms, one in learnt.items()

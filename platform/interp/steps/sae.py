@@ -25,7 +25,7 @@ from pydantic import AfterValidator, Field, field_validator
 from ...core.errors import InputError, UsageError
 from ...runtime.plan import digest_of
 from ..engine.batches import spread
-from ..engine.fitting import Schedule
+from ..engine.fitting import Schedule, one_thread
 from ..engine.places import SITE_WORDS, places, relative_names
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, Sites, StepOutput, StepSettings, named_once, step
@@ -213,8 +213,9 @@ def sae(job: Job) -> StepOutput:
     layers = layers_of(job.settings, job.layers)
     sites = relative_names(job.model, job.settings.sites)
     chosen = [place for place in run.store.places if place.layer in layers and place.site in sites]
-    for place in chosen:
-        run.place(place)
+    with one_thread():
+        for place in chosen:
+            run.place(place)
     run.splice()
     schemas = {"saes": SAES, "features": FEATURES, "contexts": CONTEXTS, "absorption": ABSORPTION,
                "baselines": BASELINES}  # fmt: skip

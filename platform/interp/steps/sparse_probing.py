@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from ...runtime.plan import digest_of
 from ..engine.columns import column
+from ..engine.fitting import one_thread
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, named_once, step
@@ -122,8 +123,9 @@ def sparse_probing(job: Job) -> Tables:
             if min(int(label.y.sum()), int((~label.y).sum())) < _LEAST:
                 rows.append(about | {"status": NOT_APPLICABLE, "reason": f"fewer than {_LEAST} examples of a class"})
                 continue
-            for basis, x in _bases(job, store, store.place(layer, site), here, label.rows):
-                rows += [about | row for row in _probed(basis, x, label, job)]
+            with one_thread():
+                for basis, x in _bases(job, store, store.place(layer, site), here, label.rows):
+                    rows += [about | row for row in _probed(basis, x, label, job)]
     return {"": pa.Table.from_pylist(rows, schema=SCHEMA)}
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...runtime.plan import digest_of
 from ..engine.columns import column
+from ..engine.fitting import one_thread
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
@@ -120,8 +121,9 @@ class _Matrix(NamedTuple):
 def superposition(job: Job) -> Tables:
     """Coherence, ranks and dimensionality of latents, weights and activations, beside random matrices."""
     found = [one for one in autoencoders_of(job) if one.number == 0]
-    rows = [_row(matrix, job) for matrix in _matrices(job, found)]
-    features = [row for one in found for row in _features(one, job)]
+    with one_thread():
+        rows = [_row(matrix, job) for matrix in _matrices(job, found)]
+        features = [row for one in found for row in _features(one, job)]
     features = features or [{"status": NOT_APPLICABLE}]
     return {
         "matrices": pa.Table.from_pylist(rows, schema=MATRICES),
