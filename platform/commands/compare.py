@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..interp import InterpConfig, Plan
 
 OVERVIEW, TRACES = "model_overview", "model_comparison"  # the analyses that are made where none is named
-FACTS = 12  # generated ones that are traced where nobody says how many: each takes seconds in every model
+FACTS = 10  # generated ones that are traced where nobody says how many: each takes seconds in every model
 PASSES = 20  # of an analysis over a prompt, about, in each model
 
 
@@ -33,7 +33,7 @@ def compare(
 ) -> Run:
     """Put models side by side: size, state, right answers, and what in them carries an answer.
 
-    --steps all adds features and activations that are the same in both, and circuits that they share. Of facts, twelve
+    --steps all adds features and activations that are the same in both, and circuits that they share. Of facts, ten
     generated ones are traced unless --facts or --limit says otherwise.
     """
     plan = plan_of(typed, models)

@@ -95,8 +95,10 @@ def feature_rows(
             about = each.about | {"basis": basis, "by": name}
             rows.append(about | {
                 "features": len(first), "other_features": len(second), "correlation": found.mean,
-                "chance": float(found.chance.mean()), "chance_low": float(found.chance.min()),
-                "chance_high": float(found.chance.max()), "bar": found.bar, "share": found.share, "agreement": alike,
+                "chance": float(found.chance.mean()) if len(found.chance) else None,
+                "chance_low": min(found.chance.tolist(), default=None),
+                "chance_high": max(found.chance.tolist(), default=None), "bar": found.bar, "share": found.share,
+                "agreement": alike,
                 "p": found.p, "n_questions": len(each.judging), "status": "ok",
             })  # fmt: skip
             pairs += [

@@ -6,10 +6,11 @@ features are paired one to one so that the sum of similarities is largest (the H
 arXiv 1511.07543, pair units of convolutional networks this way).
 
 Among many features some correlate by chance, and an assignment looks for exactly these. So pairs are made on one half
-of the questions and judged on the other, beside pairs that were made on mismatched questions (those of the second model
-in random order): `share` is the part of pairs whose correlation exceeds all but 5 % of the latter's, so that unrelated
-features have a share of about .05, and `p` is that of the mean correlation being one more draw (a t-test of one value
-against m others, m - 1 degrees of freedom, variance s^2 (1 + 1/m): means over many pairs are near normal).
+of the questions and judged on the other, beside chance pairs, which were made on mismatched questions: those of the
+second model in random order. (Pairs that these give as well, as happens among few features, are no chance pairs.)
+`share` is the part of pairs whose correlation exceeds all but 5 % of the chance pairs', so that unrelated features have
+a share of about .05, and `p` is that of the mean correlation being one more draw: a t-test of one value against m
+others, m - 1 degrees of freedom, variance s^2 (1 + 1/m), since means over many pairs are near normal.
 
 The similarity of values is |r|: a channel that is turned around or rescaled is the same feature for whatever reads it
 linearly. That of effects is r itself, which no rescaling changes. Pure numpy, float64, seeded.
@@ -33,7 +34,8 @@ class Matched(NamedTuple):
     """Pairs of features (m,), m the smaller number of the two, by the first model's; and what they are worth.
 
     similarity: on the questions they were made on; held_out: on the others. bar: 95 % of chance pairs are below it;
-    share: of pairs above. mean: of held_out; chance: its mean for each of the draws; p: one-sided, of being one more.
+    share: of pairs above. mean: of held_out; chance: its mean for each of the draws that has chance pairs; p:
+    one-sided, of being one more.
     """
 
     first: NDArray[np.int64]
@@ -86,9 +88,12 @@ def match(x: ArrayLike, y: ArrayLike, *, made_on: ArrayLike, signed: bool, draws
     chance: list[Floats] = []
     for _ in range(draws):
         order = rng.permutation(int(made.sum()))
-        by_chance = assign(_similarity(a[made], b[made][order], signed))
-        chance.append(on_others[by_chance])
-    bar = float(np.quantile(np.concatenate(chance), 1 - LEVEL))
+        rows, columns = assign(_similarity(a[made], b[made][order], signed))
+        apart = ~np.isin(rows * b.shape[1] + columns, first * b.shape[1] + second)
+        if apart.any():
+            chance.append(on_others[rows, columns][apart])
+    # a single feature has one partner only, whatever the questions: there is nothing to compare it with
+    bar = float(np.quantile(np.concatenate(chance), 1 - LEVEL)) if chance else 1.0
     means = np.array([float(draw.mean()) for draw in chance])
     mean = float(held_out.mean())
     share = float((held_out > bar).mean())
@@ -121,6 +126,8 @@ def _beyond(value: float, draws: Floats) -> float:
     """One-sided p-value of `value` being one more of the draws (m,), which are taken as normal."""
     from scipy.special import stdtr  # here, because importing it takes time
 
+    if len(draws) < 2:
+        return 1.0
     m, away = len(draws), value - float(draws.mean())
     spread = float(draws.std(ddof=1)) * np.sqrt(1 + 1 / m)
     if spread == 0.0:

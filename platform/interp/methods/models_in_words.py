@@ -70,10 +70,12 @@ def _traces(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[str, 
                 best = max(here, key=lambda r: r["effect"], default=None)
                 cells.append("-" if best is None else f"{_interval(best, 'effect', '.3f', '')} at {best['depth']:.2f}")
             shown.append([f"{kind}, {at.replace('_', ' ')}", *cells])
-    counted = {r["model"]: r["prompts"] for r in rows}
-    totals = {r["model"]: r["total_effect"] for r in rows}
-    head = [["prompts that count", *(str(counted[model]) for model in models)],
-            ["total effect", *("-" if (t := totals[model]) is None else f"{t:.3f}" for model in models)]]  # fmt: skip
+    counted = {m: sum(r["counted"] for r in tables["prompts"].to_pylist() if r["model"] == m) for m in models}
+    totals = {r["model"]: r["total_effect"] for r in rows if r["total_effect"] is not None}
+    head = [
+        ["prompts that count", *(str(counted[model]) for model in models)],
+        ["total effect", *(f"{totals[model]:.3f}" if model in totals else "-" for model in models)],
+    ]
     return "Largest effect of restoring clean values, and its relative depth", Table(["", *models], head + shown)
 
 
