@@ -52,15 +52,30 @@ def compare(
     named = [one.name for one in (plan.model, *(other.model for other in plan.others))]
 
     def work(at: At) -> Outcome:
-        how = {"cache": store, "session": at.session, "fresh": fresh, "observer": at.console}
-        results = run_plan(plan, **how) if out is None else run_into(out, plan, command="compare", **how)
+        if out is None:
+            results = run_plan(plan, cache=store, session=at.session, fresh=fresh, observer=at.console)
+        else:
+            run_into(
+                out, plan, cache=store, session=at.session, fresh=fresh, observer=at.console, command="compare"
+            )  # fmt: skip
+            results = run_plan(plan, cache=store, session=at.session)  # read again, from the cache
         tables = {name: result.tables for name, result in results.items()}
         files = [] if out is None else [name for name in read_run(out).files if name not in INPUTS.values()]
         shown = words.in_words(tables, named)
         shown += [f"\ntables: {', '.join(files)} in {out}"] if files else []
         values = words.values(tables) | {
             "models": named,
-            "analyses": in_words.result_values(plan, results, store.folder),
+            "questions": len(plan.data.items),
+            "steps": [
+                {
+                    "step": name,
+                    "key": result.key,
+                    "rows": result.rows,
+                    "not_ok": result.bad,
+                    "folder": str(store.folder / name / result.key),
+                }
+                for name, result in results.items()
+            ],
             "out": None if out is None else str(out),
         }
         too_many = failed(results, plan.wanted, FAIL_OVER)

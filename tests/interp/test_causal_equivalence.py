@@ -20,7 +20,6 @@ from mplat.interp.methods.feature_matching import agreement, match
 from mplat.interp.methods.linear_alignment import explained, procrustes, ridge
 from mplat.interp.methods.question_halves import halves_by_group
 from mplat.interp.methods.remaining import remaining
-from mplat.interp.methods.shuffled_weights import shuffled
 from mplat.models import LanguageModel
 from safetensors.torch import save_file
 
@@ -87,7 +86,7 @@ def test_activations_of_the_same_function_stand_in_and_those_of_controls_do_not(
         if row["stand_in"] == "aligned":
             assert row["share"] == pytest.approx(1.0, abs=1e-3) and row["explained"] > 1 - 1e-5
             assert row["share_low"] > 0.99 and row["accuracy"] == row["clean_accuracy"] == 1.0
-            assert row["p"] < 0.02
+            assert row["p"] < 0.03
             assert row["verdict"] == "more than both controls" or row["cost"] < 0.2
         elif row["stand_in"] == "mean":
             assert row["share"] == 0.0
@@ -218,21 +217,6 @@ def test_what_remains_is_a_ratio_of_sums_whose_interval_counts_groups() -> None:
     nothing = remaining(patched, still, floor, groups=alone, **how)
     assert nothing.cost is not None and nothing.share is None
     assert remaining(patched, clean, floor, groups=["one"] * 60, **how).share is None
-
-
-def test_shuffled_weights_are_the_same_numbers_in_another_order(model) -> None:
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    twin = shuffled(model, 1)
-    for name, value in twin.named_parameters():
-        assert not torch.equal(value, before[name])
-        assert torch.equal(value.flatten().sort().values, before[name].flatten().sort().values)
-    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
-    again, another = shuffled(model, 1), shuffled(model, 2)
-    assert twin.digest == again.digest != another.digest != model.digest
-    from model_zoo import nano
-
-    tied = nano("mamba", tie_embeddings=True)
-    assert len(list(shuffled(tied, 0).parameters())) == len(list(tied.parameters()))
 
 
 def test_halves_keep_groups_whole_and_kinds_in_balance() -> None:

@@ -151,7 +151,7 @@ class Asked:
 
 
 #: what further models are to a step, in order; an ellipsis behind the last: any number of those, at least one; an
-#: ellipsis alone: any number of further models, or none
+#: ellipsis alone: any number, also none
 Roles = tuple[str | EllipsisType, ...]
 
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...models.access.edits import Add, Replace
+from ...models.shuffled import shuffled
 from ..engine.batches import Batch
-from .shuffled_weights import shuffled
 from .site_readings import answers_of
 from .taps import Gain, Watch
 

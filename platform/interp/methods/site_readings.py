@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...models.access.edits import Add, Replace
+from ...models.shuffled import shuffled
+from ...runtime.plan import digest_of
 from ..engine.answers import AnswerScores, score_answers
 from ..engine.batches import AnsweredBatch, Batch, Item
-from .shuffled_weights import shuffled
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -122,6 +123,11 @@ def batch_stand_ins(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
                 row |= {"logprob": float(scores.logprob[i]), "correct": bool(scores.correct[i])}
             rows.append(row)
     return pa.Table.from_pylist(rows, schema=STAND_INS)
+
+
+def weight_seeds(seed: int, draws: int) -> list[int]:
+    """A seed for each of so many copies with shuffled weights."""
+    return [int(digest_of([seed, "shuffled weights", draw])[:15], 16) for draw in range(draws)]
 
 
 def packed(values: np.ndarray) -> str:

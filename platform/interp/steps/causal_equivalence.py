@@ -22,13 +22,13 @@ Parts: `features`, a row for each pair of sites, basis and way of matching; `pai
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from ...core.errors import UsageError
 from ...models.lending import label
@@ -49,8 +49,15 @@ from ..methods.equivalence_rows import (
 )  # fmt: skip
 from ..methods.principal import check_directions
 from ..methods.question_halves import halves_by_group
-from ..methods.shuffled_weights import weight_seeds
-from ..methods.site_readings import READINGS, STAND_INS, Position, Readings, batch_readings, batch_stand_ins
+from ..methods.site_readings import (
+    READINGS,
+    STAND_INS,
+    Position,
+    Readings,
+    batch_readings,
+    batch_stand_ins,
+    weight_seeds,
+)
 from ..methods.sites_across_models import Counterparts, counterparts, depth, thinned
 from ..methods.stand_ins import ALIGNED, MEAN, MISMATCHED, RANDOM, stand_ins_of
 
@@ -74,7 +81,7 @@ class Settings(StepSettings):
     directions: Path | None = None
     """safetensors with features that are matched too: orthonormal rows (k, C) named like 0/blocks.2.mixer_out, 0 being
     the analysed model, 1 the next one"""
-    directions_sha256: str = ""
+    directions_sha256: str = Field("", validate_default=True)
     """of that file; set by itself"""
     principal: int = Field(32, ge=2)
     """of those at most"""
@@ -87,17 +94,17 @@ class Settings(StepSettings):
     resamples: int = Field(2000, ge=100, le=1_000_000)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
-    @model_validator(mode="before")
+    @field_validator("directions_sha256")
     @classmethod
-    def _with_digest(cls, values: Any) -> Any:
+    def _digest(cls, value: str, info: ValidationInfo) -> str:
         """The content of the file is part of the settings, and so of the key of a result."""
-        if not isinstance(values, Mapping) or values.get("directions") is None:
-            return values
+        path = info.data.get("directions")
+        if path is None:
+            return ""
         try:
-            data = Path(values["directions"]).read_bytes()
+            return hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise ValueError(f"{values['directions']}: cannot be read ({error.strerror})") from error
-        return {**values, "directions_sha256": hashlib.sha256(data).hexdigest()}
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 _PLACE = [

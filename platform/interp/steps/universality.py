@@ -48,7 +48,7 @@ from ..methods.circuits_compared import (
 )  # fmt: skip
 from ..methods.effect_readings import ABLATIONS, EFFECTS, ReadEffects, batch_ablations, batch_effects, read_effects
 from ..methods.question_halves import group_of, halves_by_group
-from ..methods.shuffled_weights import weight_seeds
+from ..methods.site_readings import weight_seeds
 from ..methods.sites_across_models import depth, one_to_one, sites_of
 
 Floats = NDArray[np.float64]
