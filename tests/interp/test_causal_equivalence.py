@@ -19,7 +19,7 @@ from mplat.interp.engine.inputs import Given
 from mplat.interp.methods.feature_matching import agreement, match
 from mplat.interp.methods.linear_alignment import explained, procrustes, ridge
 from mplat.interp.methods.question_halves import halves_by_group
-from mplat.interp.methods.remaining import remaining
+from mplat.interp.methods.remaining import Remaining, remaining
 from mplat.models import LanguageModel
 from safetensors.torch import save_file
 
@@ -202,9 +202,14 @@ def test_what_remains_is_a_ratio_of_sums_whose_interval_counts_groups() -> None:
     patched = floor + 0.7 * (clean - floor) + rng.normal(0, 0.3, 60)
     alone = [str(i) for i in range(60)]
     how: dict[str, Any] = {"seed": 1, "n_resamples": 2000}
+
+    def width(of: Remaining) -> float:
+        assert of.low is not None and of.high is not None and of.low < 0.7 < of.high
+        return of.high - of.low
+
     found = remaining(patched, clean, floor, groups=alone, **how)
     assert found.share == pytest.approx((patched - floor).sum() / (clean - floor).sum())
-    assert found.low < 0.7 < found.high and found.high - found.low < 0.1
+    assert width(found) < 0.1
     assert remaining(clean, clean, floor, groups=alone, **how)[4:] == pytest.approx((1.0, 1.0, 1.0))
     assert remaining(floor, clean, floor, groups=alone, **how)[4:] == (0.0, 0.0, 0.0)
     # the same questions four times over know no more than once
@@ -212,7 +217,7 @@ def test_what_remains_is_a_ratio_of_sums_whose_interval_counts_groups() -> None:
     grouped = remaining(*often, groups=alone * 4, **how)
     assert grouped[4:] == pytest.approx(found[4:])
     narrower = remaining(*often, groups=[str(i) for i in range(240)], **how)
-    assert narrower.high - narrower.low < 0.7 * (found.high - found.low)
+    assert width(narrower) < 0.7 * width(found)
     still = floor + np.tile([0.01, -0.01], 30)  # the mean costs nothing
     nothing = remaining(patched, still, floor, groups=alone, **how)
     assert nothing.cost is not None and nothing.share is None

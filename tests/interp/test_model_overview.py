@@ -70,8 +70,8 @@ def test_sizes_of_adapted_models_are_known(tmp_path: Path) -> None:
     plain = adapted("gpt2", tmp_path / "gpt2", vocab_size=40)
     mixed = adapted("jamba", tmp_path / "jamba", vocab_size=40)
     assert plain.n_active_parameters == plain.n_parameters
-    expert = next(b.feed_forward for b in mixed.blocks if getattr(b.feed_forward, "experts", None) is not None)
-    assert 0 < mixed.n_active_parameters < mixed.n_parameters and len(expert.experts) > expert.top_k
+    experts: Any = next(b.feed_forward for b in mixed.blocks if getattr(b.feed_forward, "experts", None) is not None)
+    assert 0 < mixed.n_active_parameters < mixed.n_parameters and len(experts.experts) > experts.top_k
     rows = rows_of((plain, mixed), token_items(6), tmp_path / "cache")
     longest = max(len(item.prompt) for item in token_items(6))
     assert [row["longest"] for row in rows] == [longest, longest] and rows[0]["state_bytes"] < 100

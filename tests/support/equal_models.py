@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from model_zoo import nano
@@ -30,7 +30,7 @@ def rearranged(model: LanguageModel, seed: int = 0) -> Rearranged:
     generator = torch.Generator().manual_seed(seed)
     channels, coordinates = [], []
     for block in twin.blocks:
-        m = block.mixer
+        m: Any = block.mixer
         (E, N), R = m.A_log.shape, m.dt_proj.in_features
         order, turned = torch.randperm(E, generator=generator), torch.randperm(N, generator=generator)
         width, write = (torch.rand(n, generator=generator, dtype=torch.float64) * 3 + 0.3 for n in (E, N))
@@ -58,13 +58,15 @@ def in_another_basis(model: LanguageModel, seed: int = 0) -> LanguageModel:
     drawn = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     turn = torch.linalg.qr(drawn)[0]
     twin.backbone.embeddings.weight.copy_(model.backbone.embeddings.weight @ turn)
-    for block in twin.blocks:
+    for each in twin.blocks:
+        block: Any = each
         block.mixer.in_proj.weight.copy_((block.mixer.in_proj.weight * block.norm.weight) @ turn)
         block.mixer.out_proj.weight.copy_(turn.T @ block.mixer.out_proj.weight)
         block.norm.weight.fill_(1.0)
-    assert twin.lm_head is not None
-    twin.lm_head.weight.copy_((twin.lm_head.weight * twin.backbone.norm_f.weight) @ turn)
-    twin.backbone.norm_f.weight.fill_(1.0)
+    head, norm = twin.lm_head, twin.backbone.norm_f.weight
+    assert head is not None and isinstance(norm, Tensor)
+    head.weight.copy_((head.weight * norm) @ turn)
+    norm.fill_(1.0)
     return twin
 
 

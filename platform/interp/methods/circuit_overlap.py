@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import UsageError
 
+Floats = NDArray[np.float64]
+
 
 class Overlap(NamedTuple):
     """Of n units `first` and `second` are in the circuits, `shared` in both; expected: by chance; p: of so many or
@@ -51,28 +53,32 @@ def overlap(first: Collection[int], second: Collection[int], n: int) -> Overlap:
 
 def tail(n: int, first: int, second: int, shared: int) -> float:
     """P(X >= shared) for circuits of `first` and `second` of n units drawn blindly."""
-    from scipy.special import gammaln  # here, because importing it takes time
-
-    def log_choose(whole: NDArray[np.float64] | float, part: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        return np.asarray(gammaln(np.add(whole, 1)) - gammaln(np.add(part, 1)) - gammaln(np.subtract(whole, part) + 1))
-
-    fewest = max(0, first + second - n)
-    if shared <= fewest:
+    if shared <= max(0, first + second - n):
         return 1.0
-    x = np.arange(shared, min(first, second) + 1, dtype=np.float64)
-    if not len(x):
-        return 0.0
-    logs = log_choose(first, x) + log_choose(n - first, second - x) - log_choose(n, second)
+    x = np.arange(shared, min(first, second) + 1)
+    log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1, dtype=np.float64)))])
+
+    def log_choose(whole: int, part: NDArray[np.int64]) -> Floats:
+        return log_factorials[whole] - log_factorials[part] - log_factorials[whole - part]
+
+    logs = log_choose(first, x) + log_choose(n - first, second - x) - log_choose(n, np.array([second]))
     return float(min(1.0, np.exp(logs).sum()))
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
-    """Spearman's correlation of two effect profiles (N,); None where one does not vary or N is below three."""
-    from scipy.stats import rankdata  # here, because importing it takes time
+    """Spearman's correlation of two effect profiles (N,); None where one does not vary or N is below three.
 
-    x, y = (np.asarray(rankdata(values), np.float64) for values in (a, b))
+    Raises UsageError where they are not of the same units.
+    """
+    x, y = _ranks(a), _ranks(b)
     if len(x) != len(y):
         raise UsageError(f"profiles of the same units, not of {len(x)} and {len(y)}")
     x, y = x - x.mean(), y - y.mean()
     norm = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float(np.clip(x @ y / norm, -1.0, 1.0)) if len(x) > 2 and norm > 0 else None
+
+
+def _ranks(values: ArrayLike) -> Floats:
+    """Ranks of values (N,) from the smallest, the mean of them for equal ones."""
+    _, which, counts = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]

@@ -69,7 +69,10 @@ def between_halves(effects: Floats, of: Halved, share: float) -> Compared:
     overlap and the ranks are those of the first split."""
     n = effects.shape[1]
     size = circuit_size(share, n)
-    found = [overlap(*(circuit(effects, half, size).tolist() for half in split), n) for split in of.splits]
+    found = [
+        overlap(circuit(effects, one, size).tolist(), circuit(effects, other, size).tolist(), n)
+        for one, other in of.splits
+    ]
     ranks = rank_correlation(*(effects[half].mean(0) for half in of.splits[0]))
     return Compared(found[0], ranks, tuple(each.shared for each in found))
 

@@ -26,6 +26,7 @@ from ...models.shuffled import shuffled
 from ..engine.batches import Batch
 from .site_readings import answers_of
 from .taps import Gain, Watch
+from .typed_tensors import ints, nested
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -78,7 +79,7 @@ def batch_effects(model: LanguageModel, batch: Batch, arguments: Mapping[str, An
 def _rows(model: LanguageModel, batch: Batch, draw: int, sites: Sequence[str]) -> list[dict[str, Any]]:
     answered = batch.answered()
     width = {site.name: int(site.axes[0]) for site in model.sites() if site.name in sites}
-    options = {"dtype": model.dtype, "device": model.device, "requires_grad": True}
+    options: dict[str, Any] = {"dtype": model.dtype, "device": model.device, "requires_grad": True}
     size = len(batch.items)
     gains = [torch.ones(size, width[site], **options) for site in sites]
     shifts = [torch.zeros(size, 1, width[site], **options) for site in sites]
@@ -91,12 +92,12 @@ def _rows(model: LanguageModel, batch: Batch, draw: int, sites: Sequence[str]) -
         scores = answers_of(model, answered)
     # rows of a batch do not meet, so the gradient of the sum is every row's own
     gradients = torch.autograd.grad(scores.logprob.sum(), [*gains, *shifts])
-    lengths = answered.mask.sum(1).tolist()
+    lengths = ints(answered.mask.sum(1))
     rows: list[dict[str, Any]] = []
     for number, site in enumerate(sites):
         total, last = seen.values[site]
         parts = [gradients[number], gradients[number + len(sites)][:, 0], total, last]
-        finite = (scores.finite & torch.stack([part.isfinite().all(1) for part in parts]).all(0)).tolist()
+        finite = nested(scores.finite & torch.stack([part.isfinite().all(1) for part in parts]).all(0))
         held = [part.float().cpu().numpy() for part in parts]
         rows += [
             {"id": item.id, "draw": draw, "site": site, "tokens": lengths[i]}
@@ -120,7 +121,9 @@ def read_effects(table: pa.Table, sites: Sequence[str], ids: Sequence[str], draw
     def of(name: str, site: str) -> Floats:
         return np.stack([lists[name][place[id_, site]] for id_ in kept]).astype(np.float64)
 
-    effects, values, means = [], [], []
+    effects: list[Floats] = []
+    values: list[Floats] = []
+    means: list[Floats] = []
     for site in sites:
         mean = of("total", site).sum(0) / float(sum(tokens[place[id_, site]] for id_ in kept))
         effects.append(mean * of("slope", site) - of("moved", site))
@@ -144,7 +147,8 @@ def batch_ablations(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
             continue
         answered = named.answered()
         its = [(number, group["parts"]) for number, group in enumerate(arguments["groups"]) if group["asks"] == half]
-        for number, parts in [(-1, []), *its]:
+        as_it_is: tuple[int, list[Any]] = (-1, [])
+        for number, parts in [as_it_is, *its]:
             with model.edit(*[Replace(part["site"], part["mean"], channels=part["channels"]) for part in parts]):
                 scores = answers_of(model, answered)
             rows += [

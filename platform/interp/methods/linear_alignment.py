@@ -50,7 +50,7 @@ def ridge(x: ArrayLike, y: ArrayLike, strengths: Sequence[float] = STRENGTHS) ->
     if unit == 0.0:  # x does not vary: the mean is all there is
         return LinearMap(np.zeros((a.shape[1], b.shape[1])), from_mean, to_mean, float(strengths[-1]))
     seen = left.T @ b
-    errors = []
+    errors: list[float] = []
     for strength in strengths:
         kept = sizes**2 / (sizes**2 + strength * unit)
         residual = b - left @ (kept[:, None] * seen)

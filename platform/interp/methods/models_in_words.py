@@ -64,7 +64,7 @@ def _traces(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[str, 
     shown: list[list[str]] = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         for at in ("subject_last", "last"):
-            cells = []
+            cells: list[str] = []
             for model in models:
                 here = [r for r in rows if (r["model"], r["kind"], r["bin"], r["status"]) == (model, kind, at, "ok")]
                 best = max(here, key=lambda r: r["effect"], default=None)

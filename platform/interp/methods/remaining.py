@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...core.errors import UsageError
-from ...scoring.statistics.samples import blocks, checked, grouped
+from ...scoring.statistics.samples import Floats, blocks, checked, grouped
 
 
 class Remaining(NamedTuple):
@@ -55,7 +55,8 @@ def remaining(
     if len(whole.sums) < 2:
         return Remaining(len(p), cost, None, None, None, None, None)
     rng = np.random.default_rng(seed)
-    costs, shares = [], []
+    costs: list[Floats] = []
+    shares: list[Floats] = []
     for rows in blocks(n_resamples, len(whole.sums)):
         chosen = rng.integers(0, len(whole.sums), size=(rows, len(whole.sums)))
         total = whole.sums[chosen].sum(1)
@@ -65,6 +66,6 @@ def remaining(
     low, high = (float(bound) for bound in np.quantile(np.concatenate(costs), tails))
     if low <= 0:
         return Remaining(len(p), cost, low, high, None, None, None)
-    bounds = np.nanquantile(np.concatenate(shares), tails)
+    bounds: Floats = np.nanquantile(np.concatenate(shares), tails)
     share = float(kept.sums.sum() / whole.sums.sum())
     return Remaining(len(p), cost, low, high, share, float(bounds[0]), float(bounds[1]))

@@ -22,6 +22,7 @@ from ...models.shuffled import shuffled
 from ...runtime.plan import digest_of
 from ..engine.answers import AnswerScores, score_answers
 from ..engine.batches import AnsweredBatch, Batch, Item
+from .typed_tensors import floats, nested
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -82,18 +83,18 @@ def batch_readings(model: LanguageModel, batch: Batch, arguments: Mapping[str, A
     values, gradients, scores = _read(model, answered, at, arguments["sites"])
     rows: list[dict[str, Any]] = []
     for site, value, gradient in zip(arguments["sites"], values, gradients, strict=True):
-        finite = (scores.finite & value.isfinite().all(1) & gradient.isfinite().all(1)).tolist()
+        finite = nested(scores.finite & value.isfinite().all(1) & gradient.isfinite().all(1))
         rows += [
-            {"id": item.id, "draw": -1, "site": site, "values": value[i].tolist(), "gradient": gradient[i].tolist(),
+            {"id": item.id, "draw": -1, "site": site, "values": floats(value[i]), "gradient": floats(gradient[i]),
              "logprob": float(scores.logprob[i]), "correct": bool(scores.correct[i])}
             for i, item in enumerate(kept.items) if finite[i]
         ]  # fmt: skip
     for draw, seed in enumerate(arguments["shuffled"]):
         seen = _values(shuffled(model, seed), answered, at, arguments["sites"])
         for site, value in zip(arguments["sites"], seen, strict=True):
-            finite = value.isfinite().all(1).tolist()
+            finite = nested(value.isfinite().all(1))
             rows += [
-                {"id": item.id, "draw": draw, "site": site, "values": value[i].tolist()}
+                {"id": item.id, "draw": draw, "site": site, "values": floats(value[i])}
                 for i, item in enumerate(kept.items) if finite[i]
             ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=READINGS)
@@ -113,7 +114,8 @@ def batch_stand_ins(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
     where[torch.arange(len(named.items)), _tokens(named, arguments["position"])] = True
     values = torch.stack([_unpacked(arguments["values"][item.id]) for item in named.items])
     rows: list[dict[str, Any]] = []
-    parts = values.split(list(arguments["widths"]), 1)
+    ends = np.cumsum(arguments["widths"]).tolist()
+    parts = [values[:, end - width : end] for end, width in zip(ends, arguments["widths"], strict=True)]
     for number, (site, value) in enumerate(zip(arguments["sites"], parts, strict=True)):
         with model.edit(Replace(site, value[:, None].to(batch.device), where=where)):
             scores = answers_of(model, answered)
@@ -144,7 +146,7 @@ def answers_of(model: LanguageModel, answered: AnsweredBatch) -> AnswerScores:
 
 
 def _unpacked(text: str) -> Tensor:
-    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32))
+    return torch.tensor(np.frombuffer(base64.b64decode(text), "<f4"), dtype=torch.float32)
 
 
 def _having_token(batch: Batch, position: Position) -> Batch:
@@ -164,7 +166,7 @@ def _read(
     where = torch.zeros_like(answered.mask)
     where[rows, at] = True
     width = {site.name: int(site.axes[0]) for site in model.sites() if site.name in sites}
-    options = {"dtype": model.dtype, "device": model.device, "requires_grad": True}
+    options: dict[str, Any] = {"dtype": model.dtype, "device": model.device, "requires_grad": True}
     shifts = [torch.zeros(len(at), 1, width[site], **options) for site in sites]
     with (
         model.capture(*sites) as seen,

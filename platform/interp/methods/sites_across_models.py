@@ -35,7 +35,7 @@ def sites_of(model: LanguageModel, sites: Sequence[str]) -> list[Place]:
     """Those of the sites that blocks of this model have, with one axis of channels, by layer; perhaps none."""
     known = {site.name: site for site in model.sites()}
     names = dict.fromkeys(relative_names(model, [f"{site.removesuffix('?')}?" for site in sites]))
-    found = []
+    found: list[Place] = []
     for layer in range(model.n_layers):
         for name in names:
             site = known.get(f"blocks.{layer}.{name}")
@@ -50,7 +50,7 @@ def counterparts(
     """For each site at each of these blocks of `model` that has it, the block of `other` nearest in depth that has it
     with one axis of channels; the lower one of two that are as near."""
     having = sites_of(other, sites)
-    found = []
+    found: list[Counterparts] = []
     for place in places(model, layers, sites):
         there = [one for one in having if one.site == place.site]
         nearest = _nearest(place, model.n_layers, there, other.n_layers)
