@@ -78,6 +78,9 @@ def feature_rows(
     rows: Rows = []
     pairs: Rows = []
     for basis, first, second in bases:
+        if not len(first) or not len(second):
+            rows.append(each.missing("nothing varies here from question to question") | {"basis": basis})
+            continue
         sides = [
             ((values - values[each.fit].mean(0)) @ directions.T, gradient @ directions.T)
             for values, gradient, directions in (
@@ -98,8 +101,7 @@ def feature_rows(
                 "chance": float(found.chance.mean()) if len(found.chance) else None,
                 "chance_low": min(found.chance.tolist(), default=None),
                 "chance_high": max(found.chance.tolist(), default=None), "bar": found.bar, "share": found.share,
-                "agreement": alike,
-                "p": found.p, "n_questions": len(each.judging), "status": "ok",
+                "agreement": alike, "p": found.p, "n_questions": len(each.judging), "status": "ok",
             })  # fmt: skip
             pairs += [
                 about | {"feature": a, "other_feature": b, "similarity": s, "held_out": h, "above": h > found.bar}
