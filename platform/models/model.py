@@ -351,8 +351,8 @@ class LanguageModel(nn.Module):
     @property
     def n_active_parameters(self) -> int:
         """Number of parameters that one token uses: all but those of the experts it is not sent to."""
-        blocks = cast(list[Block], list(self.backbone.layers))
-        return self.n_parameters - sum(block.mixer.n_idle_parameters for block in blocks)
+        parts = [part for block in self.blocks for part in (block.mixer, block.feed_forward)]
+        return self.n_parameters - sum(getattr(part, "n_idle_parameters", 0) for part in parts)
 
     @property
     def end_tokens(self) -> tuple[int, ...]:

@@ -183,7 +183,8 @@ class Effort(NamedTuple):
 Cost = Callable[[Asked, Sequence[int]], Effort]
 
 
-#: what further models are to a step, in order; an ellipsis behind the last: any number of those, at least one
+#: what further models are to a step, in order; an ellipsis behind the last: any number of those, at least one; an
+#: ellipsis alone: any number, also none
 Roles = tuple[str | EllipsisType, ...]
 
 

@@ -65,6 +65,11 @@ class MixtureOfExperts(FeedForward):
         self.heard_width = experts[0].down_proj.out_features
 
     @property
+    def n_idle_parameters(self) -> int:
+        """How many of the parameters one token does not use: those of the experts that were not chosen."""
+        return (len(self.experts) - self.top_k) * sum(weight.numel() for weight in self.experts[0].parameters())
+
+    @property
     def scorer(self) -> Any:
         """The router's module."""
         return self.get_submodule(self.router_name)
