@@ -22,7 +22,8 @@ class Item:
     has no answer.
 
     fact: the tokens (start, stop) of the prompt that state the answer; None where it does not state it. kind: sort of
-    question, its category and number of hops; None where nothing is known of it.
+    question, its category and number of hops; None where nothing is known of it. group: what several questions have in
+    common (`Question.origin`), of which all stand on one side of a split; "" for a plain text.
     """
 
     id: str
@@ -30,6 +31,9 @@ class Item:
     answer: tuple[int, ...]
     fact: tuple[int, int] | None = None
     kind: str | None = None
+    category: str | None = None
+    hops: int | None = None
+    group: str = ""
 
     @property
     def distance(self) -> int | None:

@@ -106,7 +106,8 @@ def encode(
             continue
         prompts.append(prompt)
         used.append(question)
-        items.append(Item(question.id, read.prompt, read.continuation, stated_at(prompt, text), kind_of(question)))
+        fact, about = stated_at(prompt, text), (question.category or None, question.hops, question.origin)
+        items.append(Item(question.id, read.prompt, read.continuation, fact, kind_of(question), *about))
     if not items:
         first = excluded[0]
         raise InputError(f"none of the {len(questions)} questions can be used; the first, {first.id!r}: {first.reason}")

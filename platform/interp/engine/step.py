@@ -150,7 +150,8 @@ class Asked:
     others: Sequence[LanguageModel] = ()
 
 
-#: what further models are to a step, in order; an ellipsis behind the last: any number of those, at least one
+#: what further models are to a step, in order; an ellipsis behind the last: any number of those, at least one; an
+#: ellipsis alone: any number, also none
 Roles = tuple[str | EllipsisType, ...]
 
 
