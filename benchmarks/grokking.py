@@ -1,10 +1,10 @@
 """Addition modulo 31 from the first step to the rule: a training, its checkpoints, and what `grokking` says of them.
 
-Usage: python benchmarks/grokking.py [--seed 1] [--steps 4000] [--fraction 0.3]
+Usage: python benchmarks/grokking.py [--seeds 1 2] [--steps 4000] [--fraction 0.3]
 
 Runs `mplat train` with configs/train/modular-addition.yaml at p = 31, one block of Mamba of width 64 in float32 on one
-thread, then `mplat interp --steps grokking` over all checkpoints. Writes the curves and the phases to
-results/grokking.json. What is claimed: excluded loss rises before held-out loss falls.
+thread, then `mplat interp --steps grokking` over all checkpoints, for each seed of weights and split. Writes curves and
+phases to results/grokking.json. What is claimed: excluded loss rises before held-out loss falls.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(words: Sequence[str]) -> float:
 def grok(folder: Path, seed: int, steps: int, fraction: float) -> dict[str, Any]:
     """Train in `folder` and look at every checkpoint."""
     out, found = folder / "run", folder / "grokking"
-    settings = [f"data.modular_addition.p={31}", f"data.modular_addition.train_fraction={fraction}", f"steps={steps}"]
+    settings = ["data.modular_addition.p=31", f"data.modular_addition.train_fraction={fraction}", f"steps={steps}"]
     words = ["train", "configs/train/modular-addition.yaml", "--seed", str(seed), "--out", str(out)]
     training = run([*words, *(word for setting in settings for word in ("--set", setting))])
     analysis = run([
@@ -62,16 +62,18 @@ def grok(folder: Path, seed: int, steps: int, fraction: float) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--fraction", type=float, default=0.3)
     parser.add_argument("--folder", type=Path, help="keep the run there; default: a folder that is deleted")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        result = grok(folder, options.seed, options.steps, options.fraction)
-    RESULT.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    print(json.dumps(result["phases"], indent=1))
+        runs = [grok(folder / f"seed-{seed}", seed, options.steps, options.fraction) for seed in options.seeds]
+    RESULT.write_text(json.dumps({"runs": runs}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    for one in runs:
+        begins = {phase["phase"]: phase.get("begins") for phase in one["phases"]}
+        print(f"seed {one['seed']}: {begins}, key frequencies {one['key_frequencies']}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ def test_with_noise_the_interval_holds_the_change_point_about_as_often_as_it_say
 
 
 def test_noise_has_no_change_that_shuffled_curves_do_not_have() -> None:
-    found = [best_ramp(X, np.random.default_rng(seed).standard_normal(len(X)), seed=seed, draws=99) for seed in range(40)]
+    found = [
+        best_ramp(X, np.random.default_rng(seed).standard_normal(len(X)), seed=seed, draws=99) for seed in range(40)
+    ]
     assert sum(one is not None and one.p <= 0.05 for one in found) <= 6
 
 
@@ -53,8 +55,8 @@ def phase(name: str, curve: dict[int, float]):
 
 
 def test_phases_of_a_planted_training() -> None:
-    """Loss of what is trained on falls from step 10 to 100, excluded loss falls with it and rises from 316 to 3162, loss
-    of what is held out falls from 1000 to 10000."""
+    """Loss of what is trained on falls from step 10 to 100, excluded loss falls with it and rises from 316 to 3162,
+    loss of what is held out falls from 1000 to 10000."""
     steps = [round(10**x) for x in X[4:]]  # each once
     at = {step: np.log10(step) for step in steps}
 
@@ -69,7 +71,8 @@ def test_phases_of_a_planted_training() -> None:
     planted = {"memorisation": (10, 100), "circuit formation": (316, 3162), "cleanup": (1000, 10_000)}
     for name, (begins, ends) in planted.items():
         assert found[name] is not None and (found[name].begins, found[name].ends) == (begins, ends), name
-    assert found["cleanup"].after == pytest.approx(np.exp(2.2 - 6)) and found["cleanup"].before == pytest.approx(np.exp(2.2))
+    levels = found["cleanup"].before, found["cleanup"].after
+    assert levels == pytest.approx((np.exp(2.2), np.exp(2.2 - 6)))
 
 
 def test_a_training_that_never_generalises_has_no_cleanup() -> None:

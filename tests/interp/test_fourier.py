@@ -1,5 +1,5 @@
-"""Waves of a + b: a model built of exact trigonometry is all rule, random weights are none, and the numbers are those of
-the two-dimensional transform."""
+"""Waves of a + b: a model built of exact trigonometry is all rule, random weights are none, and the numbers are those
+of the two-dimensional transform."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def planted_logits(keys: tuple[int, ...] = KEYS, p: int = P, scale: float = 4.0)
     """scale * sum over keys of cos(w_k (a + b - c)): what such a model's unembedding reads off."""
     a = torch.arange(p)
     of = a[:, None, None] + a[None, :, None] - a[None, None, :]
-    return scale * sum(torch.cos(2 * math.pi * k * of.double() / p) for k in keys)
+    return scale * torch.stack([torch.cos(2 * math.pi * k * of.double() / p) for k in keys]).sum(0)
 
 
 def sides(p: int = P) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fitted exponents: exact without noise, covered by their intervals as often as these say, and refused of too few points."""
+"""Fitted exponents: exact without noise, in their intervals as often as these say, refused of too few points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def law(alpha: float = ALPHA, floor: float = 0.0, sizes: NDArray[np.float64] = S
     return floor + AMPLITUDE * sizes**-alpha
 
 
-@pytest.mark.parametrize(("floor", "alpha"), [(0.0, 0.05), (0.0, 0.34), (0.0, 1.2), (FLOOR, 0.2), (FLOOR, 0.34), (0.3, 0.8)])
+@pytest.mark.parametrize(
+    ("floor", "alpha"), [(0.0, 0.05), (0.0, 0.34), (0.0, 1.2), (FLOOR, 0.2), (FLOOR, 0.34), (0.3, 0.8)]
+)
 def test_a_law_without_noise_is_found_exactly(floor: float, alpha: float) -> None:
     found = fit_power_law(SIZES, law(alpha, floor), floor=floor > 0)
     assert float(found.alpha[0]) == pytest.approx(alpha, rel=1e-5)
@@ -37,6 +39,8 @@ def test_a_floor_shows_as_curvature_and_a_pure_law_has_none() -> None:
     pure, with_floor = judge(SIZES, law()), judge(SIZES, law(floor=FLOOR))
     assert pure.curvature == pytest.approx(0.0, abs=1e-9) and pure.r2 == pytest.approx(1.0)
     assert with_floor.curvature > 0.01 and with_floor.rms > 0.01
+    parabola = np.polyfit(np.log(SIZES), np.log(law(floor=FLOOR)), 2)
+    assert with_floor.curvature == pytest.approx(2 * parabola[0], rel=1e-9)
     assert pure.alpha_least == pytest.approx(ALPHA) == pure.alpha_most
 
 
@@ -78,8 +82,8 @@ def test_what_cannot_be_fitted_is_refused(sizes: list, values: list, floor: bool
 
 
 def simulated(seed: int, floor: float, noise: float) -> tuple[NDArray[np.float64], list[int]]:
-    """Losses (questions, models) around the law: questions of one document are easy or hard together, for every model
-    and for each model in its own way. Three questions a document."""
+    """Losses (questions, models) around the law: questions of one document are hard together, for all models
+    alike and for each in its own way. Three questions a document."""
     rng = np.random.default_rng(seed)
     documents = np.repeat(np.arange(60), 3)
     hard = rng.gamma(4, 1 / 4, 60)[documents, None]

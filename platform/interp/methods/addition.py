@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -86,5 +85,5 @@ def grid(table: pa.Table, addition: Addition) -> Tensor | None:
     for row in table.to_pylist():
         if row["logits"] is None:
             return None
-        logits[addition.places[row["question_id"]]] = torch.from_numpy(np.frombuffer(row["logits"], "<f4").astype("f8"))
+        logits[addition.places[row["question_id"]]] = torch.frombuffer(bytearray(row["logits"]), dtype=torch.float32)
     return logits

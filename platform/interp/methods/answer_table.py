@@ -37,7 +37,7 @@ def batch_answer_table(model: LanguageModel, batch: Batch, arguments: Mapping[st
     answered = batch.answered()
     logits, state = model(answered.tokens, answered.mask, return_state=True)
     scores = score_answers(logits.double(), answered)
-    lengths = answered.mask.sum(1).tolist()
+    lengths = [len(item.prompt) + len(item.answer) - 1 for item in batch.items]
     rows: list[dict[str, Any]] = []
     for number, item in enumerate(batch.items):
         row: dict[str, Any] = {"question_id": item.id, "tokens": len(item.answer)}

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import f as f_distribution
 
 from ...core.errors import UsageError
 
@@ -83,5 +82,5 @@ def _explained(unit: Floats, values: Floats) -> Floats:
 def _not_told_apart(explained: Floats, best: int, n: int, confidence: float) -> NDArray[np.intp]:
     """Numbers of the ramps whose sum of squares an F test with two change points does not tell from the least."""
     left = 1.0 - explained
-    allowed = left[best] * (1 + 2 / (n - 4) * float(f_distribution.ppf(confidence, 2, n - 4)))
+    allowed = left[best] * (1 - confidence) ** (-2 / (n - 4))  # the quantile of F with 2 and n - 4 degrees of freedom
     return np.flatnonzero(left <= allowed + 1e-12)

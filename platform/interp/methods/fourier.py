@@ -50,8 +50,8 @@ def frequencies(p: int) -> range:
 
 def basis(p: int) -> Tensor:
     """Orthonormal rows (p, p), float64: the constant, then cosine and sine of each frequency."""
-    angles = 2 * math.pi * torch.arange(p, dtype=torch.float64) / p
-    waves = [torch.full((p,), math.sqrt(1 / p), dtype=torch.float64)]
+    angles: Tensor = 2 * math.pi * torch.arange(p, dtype=torch.float64) / p
+    waves: list[Tensor] = [torch.full((p,), math.sqrt(1 / p), dtype=torch.float64)]
     for k in frequencies(p):
         waves += [math.sqrt(2 / p) * (k * angles).cos(), math.sqrt(2 / p) * (k * angles).sin()]
     return torch.stack(waves)
@@ -59,8 +59,8 @@ def basis(p: int) -> Tensor:
 
 def frequency_norms(table: Tensor) -> Tensor:
     """Norm (K,) of the part of each frequency in a table (p, d) of what belongs to the numbers 0 to p - 1."""
-    parts = basis(len(table)).to(table.device) @ table.detach().double()
-    return parts[1:].square().sum(1).unflatten(0, (-1, 2)).sum(1).sqrt()
+    parts: Tensor = basis(len(table)).to(table.device) @ table.detach().double()
+    return _squares(parts[1:]).sqrt()
 
 
 def gini(values: Tensor) -> float:
@@ -84,8 +84,8 @@ def sum_waves(logits: Tensor) -> Waves:
     """How much of logits (p, p, C) is of which frequency of a + b."""
     p = _modulus(logits)
     centred = logits.double() - logits.double().mean((0, 1))
-    parts = basis(p).to(logits.device)[1:] @ by_sum(logits)
-    return Waves(parts.square().sum(1).unflatten(0, (-1, 2)).sum(1) / p, float(centred.square().mean((0, 1)).sum()))
+    parts: Tensor = basis(p).to(logits.device)[1:] @ by_sum(logits)
+    return Waves(_squares(parts) / p, float(centred.square().mean((0, 1)).sum()))
 
 
 def part_of(logits: Tensor, chosen: Sequence[int]) -> Tensor:
@@ -132,6 +132,12 @@ def answer_losses(logits: Tensor) -> Tensor:
     a = torch.arange(len(logits), device=logits.device)
     answers = ((a[:, None] + a) % len(logits))[..., None]
     return logits.logsumexp(-1) - logits.gather(-1, answers)[..., 0]
+
+
+def _squares(parts: Tensor) -> Tensor:
+    """Sum of squares (K,) of the cosine's and the sine's row of each frequency in parts (2 K, n)."""
+    squares: Tensor = parts.square().sum(1)
+    return squares.reshape(-1, 2).sum(1)
 
 
 def _mean(values: Tensor) -> float | None:

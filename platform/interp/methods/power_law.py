@@ -13,6 +13,7 @@ et al. 2022 (arXiv 2203.15556), equation 2 with one of its two terms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from itertools import islice, permutations
 from typing import NamedTuple
@@ -93,7 +94,7 @@ def _with_floor(n: Floats, y: Floats) -> PowerLaw:
     losses = np.stack([_given(np.full(len(y), alpha), n, y)[0] for alpha in _GRID], axis=1)
     best = losses.argmin(1)
     low, high = _GRID[np.maximum(best - 1, 0)], _GRID[np.minimum(best + 1, len(_GRID) - 1)]
-    ratio = (np.sqrt(5) - 1) / 2
+    ratio = (math.sqrt(5) - 1) / 2
     inner, outer = high - ratio * (high - low), low + ratio * (high - low)
     at_inner, at_outer = _given(inner, n, y)[0], _given(outer, n, y)[0]
     for _ in range(_HALVINGS):  # golden section
@@ -116,11 +117,12 @@ def _given(alpha: Floats, n: Floats, y: Floats) -> tuple[Floats, Floats, Floats]
     p1, o1 = power.sum(1), one.sum(1)
     determinant = pp * oo - po * po
     safe = np.where(determinant > 1e-14 * pp * oo, determinant, np.inf)
-    amplitude, floor = (p1 * oo - o1 * po) / safe, (o1 * pp - p1 * po) / safe
-    alone = np.isinf(safe) | (floor < 0.0)  # the floor is 0: the amplitude alone
-    amplitude, floor = np.where(alone, p1 / pp, amplitude), np.where(alone, 0.0, floor)
-    flat = amplitude < 0.0  # it does not fall
-    amplitude, floor = np.where(flat, 0.0, amplitude), np.where(flat, o1 / oo, floor)
+    free_amplitude, free_floor = (p1 * oo - o1 * po) / safe, (o1 * pp - p1 * po) / safe
+    alone: NDArray[np.bool_] = np.isinf(safe) | (free_floor < 0.0)  # the floor is 0: the amplitude alone
+    flat: NDArray[np.bool_] = ~alone & (free_amplitude < 0.0)  # it does not fall: the floor alone
+    only: Floats = p1 / pp
+    amplitude: Floats = np.where(flat, 0.0, np.where(alone, only, free_amplitude))
+    floor: Floats = np.where(flat, o1 / oo, np.where(alone, 0.0, free_floor))
     return ((amplitude[:, None] * power + floor[:, None] * one - 1.0) ** 2).sum(1), amplitude, floor
 
 
@@ -128,7 +130,7 @@ def judge(sizes: ArrayLike, values: ArrayLike, *, floor: bool = False) -> Judged
     """How far to trust the fit to values (m,) over sizes (m,). Raises UsageError as `fit_power_law`."""
     n, y = np.asarray(sizes, np.float64), np.asarray(values, np.float64)
     fitted = fit_power_law(n, y, floor=floor).at(n)[0]
-    residuals = np.log(fitted) - np.log(y)
+    residuals: Floats = np.log(fitted) - np.log(y)
     spread = float(((np.log(y) - np.log(y).mean()) ** 2).sum())
     squared = float((residuals**2).sum())
     x = np.log(n) - np.log(n).mean()
@@ -137,11 +139,21 @@ def judge(sizes: ArrayLike, values: ArrayLike, *, floor: bool = False) -> Judged
     without = [float(fit_power_law(n[k], y[k], floor=floor).alpha[0]) for k in kept] if enough else []
     worst = int(np.abs(residuals).argmax())
     return Judged(
-        float(np.sqrt((residuals**2).mean())), float(residuals[worst]), worst,
+        math.sqrt(squared / len(n)), float(residuals[worst]), worst,
         1.0 - squared / spread if spread > 0.0 else 0.0,
-        2.0 * float(np.polyfit(x, np.log(y), 2)[0]),
+        float(curvature(n, y)[0]),
         min(without, default=None), max(without, default=None), _order_p(x, np.log(y)),
     )  # fmt: skip
+
+
+def curvature(sizes: ArrayLike, values: ArrayLike) -> Floats:
+    """Second derivative (R,) of ln y by ln N, of the parabola that fits values (m,) or (R, m) over sizes (m,) best."""
+    x = np.log(np.asarray(sizes, np.float64))
+    x = x - x.mean()
+    squares: Floats = x * x
+    bent = squares - squares.mean() - x * float(squares @ x) / float(x @ x)  # at right angles to a line
+    logs: Floats = np.log(np.atleast_2d(np.asarray(values, np.float64)))
+    return 2.0 * (logs @ bent) / float(bent @ bent)
 
 
 def _order_p(x: Floats, logs: Floats) -> float:

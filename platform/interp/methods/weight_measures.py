@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,12 +33,11 @@ def effective_rank(matrix: Tensor) -> float | None:
     """Of a matrix (m, n), float64; None where it is all zeros. Raises UsageError for what is no matrix."""
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise UsageError(f"an effective rank is that of a matrix, not of shape {tuple(matrix.shape)}")
-    values = torch.linalg.svdvals(matrix.detach().double())
-    total = values.sum()
-    if float(total) == 0.0:
+    values = np.linalg.svd(matrix.detach().double().cpu().numpy(), compute_uv=False)
+    if not values.any():
         return None
-    shares = values[values > 0] / total
-    return float(torch.exp(-(shares * shares.log()).sum()))
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def matrices(model: LanguageModel, layers: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:

@@ -30,7 +30,7 @@ from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.answer_table import ANSWER_SCHEMA, batch_answer_table
-from ..methods.power_law import FEWEST, PowerLaw, fit_power_law, judge, resampled_means
+from ..methods.power_law import FEWEST, PowerLaw, curvature, fit_power_law, judge, resampled_means
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -234,7 +234,8 @@ def _model_rows(job: Job, answers: _Answers) -> list[dict[str, Any]]:
     for number, model in enumerate(job.models):
         record = model.training_record
         row: dict[str, Any] = {
-            "arch": model.config.arch, "parameters": model.n_parameters, "active_parameters": size_of(model, "active_parameters"),
+            "arch": model.config.arch, "parameters": model.n_parameters, "active_parameters":
+            size_of(model, "active_parameters"),
             "training_steps": None if record is None else record.step,
             "training_tokens": None if record is None else record.tokens,
             "n_questions": len(answers.groups), "status": "ok" if answers.groups else "model_nonfinite",
@@ -314,9 +315,7 @@ def _fit_row(
     if not len(drawn) or (drawn <= 0.0).any():
         return row
     again = fit_power_law(sizes, drawn, floor=floor)
-    x = np.log(sizes) - np.log(sizes).mean()
-    bent = 2.0 * np.polyfit(x, np.log(drawn).T, 2)[0]
-    ends: Mapping[str, NDArray[np.float64]] = {"alpha": again.alpha, "curvature": bent}
+    ends: Mapping[str, NDArray[np.float64]] = {"alpha": again.alpha, "curvature": curvature(sizes, drawn)}
     if floor:
         ends = {**ends, "floor": again.floor}
         row["bounded"] = float(again.bounded.mean())
