@@ -53,7 +53,7 @@ def test_one_model_off_the_line_is_named_and_the_exponent_is_said_to_depend_on_i
 
 
 def test_the_order_of_the_models_is_the_control() -> None:
-    """Of 720 orders only the falling one falls as steeply; values that do not depend on size are one order among them."""
+    """Of 720 orders only the falling one falls as steeply; what does not depend on size is one order among them."""
     assert judge(SIZES, law()).p == pytest.approx(1 / 720)
     assert judge(SIZES, law()[::-1]).p == 1.0
     drawn = [judge(SIZES, np.random.default_rng(seed).uniform(1, 2, 6)).p for seed in range(40)]

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from ...core.errors import UsageError
-from ...models.adapters import AdaptedModel
 from ...models.lending import label
 from ...scoring.statistics import bootstrap_mean
 from ..engine.columns import column
@@ -54,7 +53,7 @@ MODELS_SCHEMA = pa.schema([
     column("model", pa.string(), "the model"),
     column("arch", pa.string(), "its architecture"),
     column("parameters", pa.int64(), "all of them, a tied head once"),
-    column("active_parameters", pa.int64(), "those that one token uses; null for another program's model"),
+    column("active_parameters", pa.int64(), "those that one token uses; all of another program's model"),
     column("training_steps", pa.int64(), "optimizer steps of its training; null where the model does not say"),
     column("training_tokens", pa.int64(), "tokens of its training; null where the model does not say"),
     _SIZE,
@@ -148,15 +147,12 @@ VIEW = View(
 
 def check(asked: Asked) -> None:
     """`Step.check`: sizes are known."""
-    against: Against = asked.settings.against
     for model in (asked.model, *asked.others):
-        if size_of(model, against) is None:
-            why = (
-                "does not say on how many tokens it was trained; checkpoints of `mplat train` (RUN@STEP) do"
-                if against == "tokens"
-                else "is another program's model, of which it is not known what one token uses"
+        if size_of(model, asked.settings.against) is None:
+            raise UsageError(
+                f"against=tokens: {model.name} does not say on how many tokens it was trained; checkpoints of "
+                "`mplat train` (RUN@STEP) do. Leave the model out, or take against=parameters"
             )
-            raise UsageError(f"against={against}: {model.name} {why}. Leave it out, or take against=parameters")
 
 
 def size_of(model: LanguageModel, against: Against) -> int | None:
@@ -164,9 +160,7 @@ def size_of(model: LanguageModel, against: Against) -> int | None:
     if against == "tokens":
         record = model.training_record
         return (record.tokens or None) if record is not None else None
-    if against == "active_parameters":
-        return None if isinstance(model, AdaptedModel) else model.n_active_parameters
-    return model.n_parameters
+    return model.n_active_parameters if against == "active_parameters" else model.n_parameters
 
 
 @dataclass(frozen=True)
@@ -234,8 +228,7 @@ def _model_rows(job: Job, answers: _Answers) -> list[dict[str, Any]]:
     for number, model in enumerate(job.models):
         record = model.training_record
         row: dict[str, Any] = {
-            "arch": model.config.arch, "parameters": model.n_parameters, "active_parameters":
-            size_of(model, "active_parameters"),
+            "arch": model.config.arch, "parameters": model.n_parameters, "active_parameters": model.n_active_parameters,
             "training_steps": None if record is None else record.step,
             "training_tokens": None if record is None else record.tokens,
             "n_questions": len(answers.groups), "status": "ok" if answers.groups else "model_nonfinite",
