@@ -134,18 +134,20 @@ def plan_of(typed: Typed[InterpConfig]) -> Plan:
     from ..interp import plan_steps
     from ..interp.engine.graph import in_order
     from ..interp.engine.inputs import Given, chosen_steps, read_missing
+    from ..models.files.training_record import each_model
 
     config = typed.config
     name = named(config.model)
-    steps = in_order(chosen_steps(config, others=len(config.compare)))
+    compared = [one for listed in config.compare for one in each_model(listed)]
+    steps = in_order(chosen_steps(config, others=len(compared)))
     # a wrong file is found before a large model is loaded
     read = read_missing({step.items for step in steps}, config, Given())
 
     from ..models import load
 
     opened = load(name, tokenizer=config.tokenizer)
-    others = [load(name) for name in config.compare]
+    others = [load(one) for one in compared]
     for number, other in enumerate(others):  # the tokenizer that is named is for those that bring none
         if other.tokenizer is None and config.tokenizer is not None:
-            others[number] = load(config.compare[number], tokenizer=config.tokenizer)
+            others[number] = load(compared[number], tokenizer=config.tokenizer)
     return plan_steps(opened, config=typed.with_blocks(opened.n_layers), given=read, others=others)

@@ -85,10 +85,18 @@ def opens(model: LanguageModel) -> dict[str, Any]:
 
 
 def _in_full(name: str) -> str:
-    """A folder's or file's whole path, because a worker may have another working directory; another name as it is."""
-    return str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
+    """A folder's or file's whole path, because a worker may have another working directory, also of a run whose
+    checkpoint is named; another name as it is."""
+    from .files.training_record import checkpoint_folder
+
+    there = Path(name).expanduser()
+    return str(there.absolute()) if there.exists() or checkpoint_folder(name) is not None else name
 
 
 def label(model: LanguageModel) -> str:
-    """The model's name in tables: of a folder its last part, so that tables do not depend on where it lies."""
-    return Path(model.name).absolute().name if Path(model.name).is_dir() else model.name
+    """The model's name in tables: of a folder or of a run's checkpoint its last part, so that tables do not depend on
+    where it lies."""
+    from .files.training_record import checkpoint_folder
+
+    in_folder = Path(model.name).is_dir() or checkpoint_folder(model.name) is not None
+    return Path(model.name).absolute().name if in_folder else model.name

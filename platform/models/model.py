@@ -38,13 +38,15 @@ from .state import ModelState
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from .files.training_record import TrainingRecord
+
 
 class LanguageModel(nn.Module):
     """A state-space language model whose every internal quantity can be read and edited.
 
     `model(tokens)` -> logits (B, T, V); see `forward`. `model.tokenizer` is None for a model without one; only text
     functions need it. `model.name` is what it was loaded as, `model.generation_settings` the content of its
-    generation_config.json, None without one.
+    generation_config.json, None without one. `model.training_record` is what the folder says of its training.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> None:
@@ -54,6 +56,7 @@ class LanguageModel(nn.Module):
         self.name = name or config.arch
         self.tokenizer_name: str | None = None  # what was named to take the tokenizer from, where it is not the model's
         self.generation_settings: Mapping[str, Any] | None = None
+        self.training_record: TrainingRecord | None = None
         self._edits: list[Applied] = []
         self._recorders: list[Recorder] = []
         self._digest: KnownDigest | None = None

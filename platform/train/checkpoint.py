@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step-00000250/` with model.safetensors, optimizer.safetensors (AdamW's moments flattened to
 `<parameter>/<name>`, and the random generators' states as `rng/<device>`), trainer.json (step, tokens, sampler state,
-config, ...) and manifest.json (size and sha256 of the others). It is written into a hidden folder beside its place,
+config, ...), config.json (the model's shape, so that `models.load` reads the folder) and manifest.json (size and sha256
+of the others). It is written into a hidden folder beside its place,
 synced, and renamed; a crash at any moment leaves either the whole checkpoint or none. A folder whose manifest does not
 hold is reported and skipped, and the one before it is used. No pickle anywhere.
 """
@@ -25,8 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from ..models.model_config import ModelConfig
 
 _MODEL, _OPTIMIZER, _TRAINER, _MANIFEST = "model.safetensors", "optimizer.safetensors", "trainer.json", "manifest.json"
+_SHAPE = "config.json"  # checkpoints of earlier versions have none
 FORMAT = 1
 
 
@@ -38,7 +41,11 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, train
     _write_tensors(part / _MODEL, _model_tensors(model))
     _write_tensors(part / _OPTIMIZER, _optimizer_tensors(model, optimizer) | _rng_tensors())
     _write_json(part / _TRAINER, {"format": FORMAT} | trainer)
-    files = {name: _fingerprint(part / name) for name in (_MODEL, _OPTIMIZER, _TRAINER)}
+    names = [_MODEL, _OPTIMIZER, _TRAINER]
+    if isinstance(shape := getattr(model, "config", None), ModelConfig):
+        _write_json(part / _SHAPE, shape.to_hf())
+        names.append(_SHAPE)
+    files = {name: _fingerprint(part / name) for name in names}
     _write_json(part / _MANIFEST, {"format": FORMAT, "files": files})
     for name in (*files, _MANIFEST):
         _sync(part / name)
@@ -112,7 +119,7 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None where every file is there with the recorded digest."""
     try:
         files = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name in (_MODEL, _OPTIMIZER, _TRAINER):
+        for name in dict.fromkeys((_MODEL, _OPTIMIZER, _TRAINER, *files)):
             if _fingerprint(path / name) != files[name]:
                 return f"{name} differs from its manifest"
     except OSError as error:

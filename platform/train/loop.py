@@ -31,6 +31,7 @@ from .divergence import advice, fault, what_is_not_finite
 from .export import export
 from .log import MetricsLog
 from .loss import accumulate_gradients
+from .milestones import milestones
 from .observe import StepReport, tell_evaluation, tell_progress, tell_step
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .precision import Precision
@@ -55,6 +56,7 @@ class Progress:
     best_step: int | None = None
     best_score: float | None = None
     last_loss: float | None = None
+    last_answer_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,29 @@ class Run:
         self.precision: Precision = setup.precision
         self.progress = Progress()
         self.last_evaluation: Evaluation | None = None
+        self.evaluated_step: int | None = None
         self.saved_step: int | None = None
 
     def save(self) -> None:
         """Write a checkpoint of this moment unless there is one, then drop the oldest."""
         if self.saved_step != self.progress.step:
             trainer: dict[str, Any] = asdict(self.progress) | {
+                "evaluation": self._metrics_now(),
                 "config": self.config.model_dump(mode="json"),
                 "data_digest": self.source.digest,
                 "tokenizer_digest": self.source.tokenizer.digest,
             }
             checkpoint.save(self.folder.checkpoints, self.model, self.optimizer, trainer)
             self.saved_step = self.progress.step
-        keep = set() if self.progress.best_step is None else {self.progress.best_step}
+        keep = set(milestones(self.config.checkpoint.per_decade, self.progress.step))
+        keep |= set() if self.progress.best_step is None else {self.progress.best_step}
         checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep_latest_k, keep)
+
+    def _metrics_now(self) -> dict[str, float | None] | None:
+        """Of the evaluation at this very step; None where there was none."""
+        if self.last_evaluation is None or self.evaluated_step != self.progress.step:
+            return None
+        return _finite_or_none(self.last_evaluation.metrics)
 
     def restore(self, path: Path, *, same_run: bool) -> None:
         """Continue from a checkpoint; one of this very run must agree in data and configuration."""
@@ -138,10 +149,12 @@ class Run:
         progress.step += 1
         progress.tokens += batch.weights.numel()
         progress.last_loss = loss.loss if loss.finite else None
+        answers = loss.answer_loss
+        progress.last_answer_loss = answers if answers is not None and math.isfinite(answers) else None
         return StepReport(
             progress.step,
             progress.last_loss,
-            loss.answer_loss if loss.answer_loss is not None and math.isfinite(loss.answer_loss) else None,
+            progress.last_answer_loss,
             norm if math.isfinite(norm) else None,
             rate,
             progress.tokens,
@@ -159,7 +172,7 @@ class Run:
         if log is not None:
             log.write("eval", progress.step, _finite_or_none(evaluation.metrics))
         tell_evaluation(self.observer, progress.step, evaluation.metrics)
-        self.last_evaluation = evaluation
+        self.last_evaluation, self.evaluated_step = evaluation, progress.step
         # Exact match is a finite 0 for a model that says nothing but NaN, so every number has to be finite.
         finite = all(map(math.isfinite, (evaluation.score, *evaluation.metrics.values())))
         if finite and evaluation.better_than(progress.best_score):
@@ -169,6 +182,7 @@ class Run:
     def steps(self, log: MetricsLog) -> None:
         """All remaining steps."""
         config, progress, total = self.config, self.progress, self.config.total_steps
+        kept = set(milestones(config.checkpoint.per_decade, total))
         self.model.train()
         with closing(batches(self.source, progress.step, total)) as stream:
             for batch in stream:
@@ -178,9 +192,9 @@ class Run:
                     log.write("train", values.pop("step"), values)
                 tell_step(self.observer, report, total)
                 self._check_skipped()
-                if _due(config.evaluation.every, report.step, total):
+                if report.step in kept or _due(config.evaluation.every, report.step, total):
                     self.evaluate(log)
-                if _due(config.checkpoint.every, report.step, total):
+                if report.step in kept or _due(config.checkpoint.every, report.step, total):
                     self.save()
                 if self.stop.signal is not None and report.step < total:
                     self.save()

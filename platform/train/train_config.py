@@ -101,6 +101,27 @@ class TextSection(Config):
     )
 
 
+class ModularAdditionSection(Config):
+    """Equations a + b = c modulo p, of which a fixed part is trained on."""
+
+    p: int = Field(default=113, ge=5, le=1009, description="modulus, an odd number, usually a prime")
+    train_fraction: float = Field(default=0.3, gt=0, lt=1, description="share of the p * p equations to train on")
+
+    @field_validator("p")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd: of an even number the highest frequency has no sine")
+        return value
+
+    @property
+    def rows(self) -> int:
+        """Equations that are trained on."""
+        from ..datasets.modular_addition import n_trained
+
+        return n_trained(self.p, self.train_fraction)
+
+
 def _data(text: str) -> dict[str, Any]:
     """What --data sets: a source by its name, or a file of texts."""
     from .data import source_names
@@ -119,12 +140,13 @@ class DataSection(Config):
     source: Annotated[
         str,
         Option("--data", "facts|FILE", "The facts world, or texts as .jsonl, .txt, .csv, .parquet.", sets=_data),
-    ] = Field(default="facts", description="a registered data source: facts, text")
+    ] = Field(default="facts", description="a registered data source: facts, text, modular_addition")
     tokenizer: str | None = Field(
         default=None, description="folder with tokenizer.json; default: the shipped tiny tokenizer"
     )
     facts: FactsSection = FactsSection()
     text: TextSection = TextSection()
+    modular_addition: ModularAdditionSection = ModularAdditionSection()
     options: dict[str, Any] = Field(default_factory=dict, description="for sources registered elsewhere")
 
 
@@ -175,6 +197,13 @@ class CheckpointSection(Config):
         default=250, ge=0, description="steps between checkpoints; 0: only after the last step and when stopped"
     )
     keep_latest_k: int = Field(default=2, ge=1)
+    per_decade: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="checkpoints for each factor of ten in steps, each with an evaluation, kept besides the latest; "
+        "0: none",
+    )
 
 
 class ExportSection(Config):
@@ -194,8 +223,15 @@ class TrainConfig(Config):
     tokens: Annotated[int | None, Option(metavar="10M", sets=lambda text: {"steps": None, "tokens": text})] = Field(
         default=None, description="Tokens to train on: 250k, 10M, 1B."
     )
-    batch_size: int = Field(default=32, ge=1, le=2**20, description="rows per optimizer step")
-    sequence_length: int = Field(default=256, ge=2, le=2**24, description="tokens per row")
+    batch_size: int = Field(
+        default=32,
+        ge=1,
+        le=2**20,
+        description="rows per optimizer step; default of modular_addition: all that are trained on",
+    )
+    sequence_length: int = Field(
+        default=256, ge=2, le=2**24, description="tokens per row; of modular_addition always 3"
+    )
     micro_batch_size: int | None = Field(
         default=None, ge=1, le=2**20, description="rows per forward pass; default: batch_size (no accumulation)"
     )
@@ -229,6 +265,15 @@ class TrainConfig(Config):
         if isinstance(value, int) and not 1 <= value <= 4096:
             raise ValueError("threads must be 'auto' or at least 1")
         return value
+
+    @model_validator(mode="after")
+    def _rows_of_equations(self) -> TrainConfig:
+        """Where equations are trained on: rows as long as one, and all of them a step, if nothing else is said."""
+        if self.data.source == "modular_addition":
+            for name, value in (("batch_size", max(1, self.data.modular_addition.rows)), ("sequence_length", 3)):
+                if name not in self.model_fields_set:
+                    object.__setattr__(self, name, value)  # a configuration is frozen from here on
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -284,6 +329,7 @@ NOT_SEMANTIC = frozenset(
         "evaluation.batch_size",
         "checkpoint.every",
         "checkpoint.keep_latest_k",
+        "checkpoint.per_decade",
         "export.dtype",
         "export.weights",
         "data.text.cache",

@@ -36,7 +36,8 @@ class InterpConfig(FactsConfig):
     )
     per_level: Annotated[int, Option()] = Field(20, ge=1, description="Generated prompts for each of the six levels.")
     compare: Annotated[tuple[str, ...], Option(metavar="A,B", parse=parse_words)] = Field(
-        (), description="Further models, for the analyses that compare several."
+        (),
+        description="Further models, for the analyses that compare several; RUN@* is every checkpoint of a training.",
     )
     texts: Annotated[str | None, Option(metavar="FILE")] = Field(
         None, description="Plain texts for the analyses that take them, one a line or one a record."

@@ -7,7 +7,7 @@ COMPONENTS. Worker count, node names, log level and the time are in no component
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...models.provenance import computation_key
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: most telling first: `why` names the first one that differs
 COMPONENTS = (
-    "step", "model", "others", "data", "settings", "layers", "seeds", "batches", "dtype", "backend", "sources",
-    "versions", "upstream",
+    "step", "model", "others", "training", "data", "settings", "layers", "seeds", "batches", "dtype", "backend",
+    "sources", "versions", "upstream",
 )  # fmt: skip
 _ABSENT = "absent"
 
@@ -62,13 +62,16 @@ def step_key(
     others: Sequence[tuple[LanguageModel, str, str]] = (),
 ) -> Key:
     """The key of a step's result for a model and planned questions; `upstream` are the keys of the steps it needs,
-    `others` the further models that it compares, with the digests of data and batches in their tokens."""
+    `others` the further models that it compares, with the digests of data and batches in their tokens. A step that
+    takes further models may look at how long each was trained, which the weights do not say."""
+    records = [other.training_record for other in (model, *(other for other, _, _ in others))] if step.others else []
     components = {
         "step": {"name": step.name, "version": step.version},
         "others": {
             str(number): {"data": data, "batches": batches, **computation_key(other)}
             for number, (other, data, batches) in enumerate(others, 1)
         },
+        "training": {str(number): asdict(record) for number, record in enumerate(records) if record is not None},
         "data": data_digest,
         "settings": settings.model_dump(mode="json"),
         "layers": list(layers),

@@ -28,6 +28,7 @@ from ..planted import find_planted, is_planted
 from . import layouts, tokenizer_files
 from .model_folders import resolve
 from .tied_weights import settle
+from .training_record import training_record
 from .weight_files import check_finite, read_weights
 
 __all__ = ["check_finite", "load", "read", "resolve"]
@@ -44,7 +45,7 @@ def load(
     tokenizer: str | os.PathLike[str] | None = None,
 ) -> LanguageModel:
     """A model by name: a shipped one (`tiny-mamba`), one whose weights are set by hand (`planted-copy-mamba`, see
-    `models.planted`), a folder, or a hub id (`gpt2`, `state-spaces/mamba-130m-hf`).
+    `models.planted`), a folder, a checkpoint of a training run (`runs/x@1000`), or a hub id (`gpt2`).
 
     dtype: default float32 whatever the file holds; float64 makes every operation float64; "auto" is bfloat16 where that
     is faster (`precision.faster_dtype` says why), else float32. device: default the CPU. tokenizer: a folder, a
@@ -74,6 +75,7 @@ def load(
     model.load_state_dict(weights, assign=True)
     model.generation_settings = _generation_settings(folder)
     model.tokenizer = tokenizer_files.of_model(os.fspath(name), folder, tokenizer, config.vocab_size)
+    model.training_record = training_record(folder)
     model.tokenizer_name = None if tokenizer is None else os.fsdecode(tokenizer)
     model = model.to(device=place, dtype=dtype_named(dtype, place, config.d_model))
     return model.requires_grad_(True).eval()

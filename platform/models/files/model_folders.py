@@ -1,4 +1,5 @@
-"""From the name of a model to the folder that holds it: shipped, a folder of one's own, or a model of the hub."""
+"""From the name of a model to the folder that holds it: shipped, a folder of one's own, a checkpoint of a training run
+(`runs/x@1000`), or a model of the hub."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from ...core.errors import InputError, UsageError, suggest
 from . import catalog
 from . import model_hub as hub
+from .training_record import checkpoint_folder
 
 
 def resolve(name: str | os.PathLike[str]) -> Path:
@@ -26,6 +28,9 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         return path
     if path.exists():
         raise InputError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
+    checkpoint = checkpoint_folder(text)
+    if checkpoint is not None:
+        return checkpoint
     if hub.is_id(text) and isinstance(name, str):
         return hub.fetch(text)
     raise InputError(f"no model {text!r}: not a folder, and not shipped; {catalog.near(text)}; see `mplat models`")
