@@ -103,7 +103,7 @@ def fit(
     started_with = {"seed": seed, "examples": examples, "parameters": _digest(own)} | asdict(schedule)
     del started_with["checkpoint_every"]  # changes no result
     losses: list[float] = []
-    with _one_thread(), torch.enable_grad():
+    with one_thread(), torch.enable_grad():
         if folder is not None:
             losses += _resume(folder / name, own, optimizer, digest_of(started_with))
             if not losses and (folder / name / _RECORD).exists():
@@ -191,7 +191,7 @@ def _resume(folder: Path, parameters: Mapping[str, Tensor], optimizer: torch.opt
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums have one order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
