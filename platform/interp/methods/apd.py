@@ -90,7 +90,11 @@ def active_layer(matrix: Matrix, parameters: Parameters, name: str, active: Tens
 
 
 def attributions(
-    function: MatrixFunction, parameters: Parameters, examples: Tensor, probes: int = 0, generator: torch.Generator | None = None
+    function: MatrixFunction,
+    parameters: Parameters,
+    examples: Tensor,
+    probes: int = 0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """A (B, C) of each component at each example; the function has one row of outputs for each example.
 

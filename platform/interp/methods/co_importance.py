@@ -86,7 +86,9 @@ def specialisation(importances: Sequence[float], kinds: Sequence[str]) -> Specia
     Raises InputError where there are no prompts.
     """
     if not importances or len(importances) != len(kinds):
-        raise InputError(f"specialisation: {len(importances)} importances and {len(kinds)} kinds; give one for each prompt")
+        raise InputError(
+            f"specialisation: {len(importances)} importances and {len(kinds)} kinds; give one for each prompt"
+        )
     by_kind: dict[str, list[float]] = {}
     for value, kind in zip(importances, kinds, strict=True):
         by_kind.setdefault(kind, []).append(value)

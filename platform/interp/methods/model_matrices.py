@@ -93,7 +93,9 @@ def stead_of(model: LanguageModel, place: Place, layer: Layer) -> tuple[nn.Modul
 
 def decomposable(model: LanguageModel, layers: Sequence[int]) -> list[Place]:
     """All matrices in these blocks that can be decomposed, in the order in which a pass meets them; the embedding last."""
-    found = {id(module): (layer, path, module, acting) for layer in layers for path, module, acting in _inside(model, layer)}
+    found = {
+        id(module): (layer, path, module, acting) for layer in layers for path, module, acting in _inside(model, layer)
+    }
     met: dict[int, list[bool]] = {}
 
     def watched(module: nn.Module, acting: Acting) -> Stead:
@@ -133,7 +135,9 @@ def chosen_places(model: LanguageModel, layers: Sequence[int], names: Sequence[s
         fitting = [place for place in every if place.path == plain or place.path.endswith(f".{plain}")]
         if not fitting and plain == name:
             known = sorted({place.path for place in every})
-            raise UsageError(f"no matrix {name!r} that can be decomposed in these blocks; {suggest(name, known, limit=40)}")
+            raise UsageError(
+                f"no matrix {name!r} that can be decomposed in these blocks; {suggest(name, known, limit=40)}"
+            )
         chosen += fitting
     return [place for place in every if place in chosen]
 
@@ -148,7 +152,9 @@ def stays_whole(model: LanguageModel, layers: Sequence[int], places: Sequence[Pl
             path, _, last = name.rpartition(".")
             if last == "weight" and (layer, path) in taken:
                 continue
-            if parameter.ndim < 2:
+            if last == "A_log":
+                reason = "rates of decay"
+            elif parameter.ndim < 2:
                 reason = "a vector"
             elif last == "weight" and (layer, path) in able:
                 reason = "not chosen"

@@ -34,7 +34,9 @@ class PromptsFunction:
     last: outputs (batch, V) at each prompt's last token; else (tokens of the batch, V), prompt after prompt.
     """
 
-    def __init__(self, model: LanguageModel, places: Sequence[Place], items: Sequence[Item], *, last: bool = False) -> None:
+    def __init__(
+        self, model: LanguageModel, places: Sequence[Place], items: Sequence[Item], *, last: bool = False
+    ) -> None:
         self.model, self.items, self.last = model, items, last
         self.places = {place.name: place for place in places}
         self._matrices = {place.name: matrix_of(model, place) for place in places}

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .causal_importance import Gate, lower_leaky, minimality, raw_importance, start_gate
-from .matrix_function import Clean, Divergence, Layer, Matrix, MatrixFunction, clean_pass
+from .matrix_function import Clean, Divergence, Layer, Matrix, MatrixFunction, clean_pass, product
 from .rank_one import RankOnes, faithfulness, start
 
 #: name of a tensor -> tensor: `U/name`, `V/name` and `w_in/name` ... of each matrix
@@ -43,14 +43,15 @@ class Losses:
     begin: float | None = None
 
     def at(self, done: float) -> Losses:
-        """The factors when a share `done` of the training is done: minimality falls linearly over three quarters of it.
+        """The factors when a share `done` of the training is done: the minimality stays for half of it and then falls
+        linearly, to its end when five sixths are done.
 
         A penalty that is large at first sorts out which component sees what, while importances lie between 0 and 1 and
         have slopes; one that stayed large would leave important ones below 1.
         """
         if self.begin is None:
             return self
-        left = max(0.0, 1.0 - done / 0.75)
+        left = min(1.0, max(0.0, (5 / 6 - done) * 3))
         return replace(self, minimality=self.minimality + (self.begin - self.minimality) * left)
 
 
@@ -116,18 +117,14 @@ def masked(matrix: Matrix, parameters: Parameters, name: str, mask: Tensor) -> L
     return layer
 
 
-def ablated(matrix: Matrix, parameters: Parameters, name: str, taken: Tensor) -> Layer:
-    """The layer a -> W a - (sum of the components with the numbers `taken`) a: nothing else changes, faithful or not."""
+def scaled(matrix: Matrix, parameters: Parameters, name: str, taken: Tensor, factor: Tensor) -> Layer:
+    """The layer a -> W a + (sum over the components `taken` of (factor - 1) times the component) a; factor (..., k)."""
 
     def layer(a: Tensor) -> Tensor:
         if matrix.acting == "rows":
-            kept = torch.ones(a.shape[-1], dtype=a.dtype, device=a.device)
-            kept[taken] = 0.0
-            return a * kept
-        V, U = parameters[f"V/{name}"][taken], parameters[f"U/{name}"][:, taken]
-        h = F.linear(a, V) if matrix.acting == "dense" else V.T[a]
-        whole = F.linear(a, matrix.weight) if matrix.acting == "dense" else matrix.weight.T[a]
-        return whole - F.linear(h, U)
+            return a.index_add(-1, taken, a[..., taken] * (factor - 1))
+        h = inner(matrix, parameters, name, a)[..., taken] * (factor - 1)
+        return product(matrix, a) + F.linear(h, parameters[f"U/{name}"][:, taken])
 
     return layer
 

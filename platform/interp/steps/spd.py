@@ -59,21 +59,21 @@ class Settings(StepSettings):
     """components of a matrix, as a multiple of its smaller side; below 1 they cannot sum up to the matrix"""
     hidden: int = Field(8, ge=2)
     """units of the network that predicts a component's importance"""
-    steps: int = Field(200, ge=1)
+    steps: int = Field(150, ge=1)
     """of training, for each run"""
     prompts_at_once: int = Field(4, ge=1)
     """prompts of one step of training"""
-    learning_rate: float = Field(5e-3, gt=0)
-    faithfulness: float = Field(1.0, ge=0)
+    learning_rate: float = Field(2e-3, gt=0)
+    faithfulness: float = Field(10.0, ge=0)
     """factor of the squared error of the sums, relative to the weights' own square"""
     stochastic: float = Field(1.0, ge=0)
     """factor of the divergence with all matrices masked at random, nats"""
     layerwise: float = Field(0.0, ge=0)
     """factor of the divergence with one matrix masked at a time; one pass more for each matrix"""
-    minimality: float = Field(1e-3, gt=0)
+    minimality: float = Field(1e-4, gt=0)
     """factor of the penalty on importance"""
-    minimality_begin: float | None = Field(1e-2, gt=0)
-    """that factor at first, from which it falls over three quarters of the steps; null: it is the same all the time"""
+    minimality_begin: float | None = Field(2e-3, gt=0)
+    """that factor in the first half of the steps, after which it falls; null: it is the same all the time"""
     power: float = Field(1.0, gt=0)
     """power of an importance in the penalty"""
     seeds: int = Field(2, ge=1, le=20)
@@ -206,7 +206,9 @@ def blocks_of(layers: Sequence[int], blocks: Sequence[int] | None) -> tuple[int,
         return (layers[len(layers) // 2],)
     for block in blocks:
         if block not in layers:
-            raise UsageError(f"blocks name {block}, which is not among the blocks looked at ({', '.join(map(str, layers))})")
+            raise UsageError(
+                f"blocks name {block}, which is not among the blocks looked at ({', '.join(map(str, layers))})"
+            )
     return tuple(sorted(set(blocks)))
 
 
@@ -278,9 +280,7 @@ def _train(job: Job, run: Run, places: Sequence[Place]) -> Fitted:
 
         def loss(parameters: Mapping[str, Tensor], batch: Minibatch) -> Tensor:
             now = losses.at(batch.step / settings.steps)
-            parts = parts_of_loss(
-                function, parameters, batch.examples, batch.generator, now, divergence_of_logits
-            )
+            parts = parts_of_loss(function, parameters, batch.examples, batch.generator, now, divergence_of_logits)
             return total(parts, now)
 
         schedule = Schedule(settings.steps, settings.prompts_at_once, settings.learning_rate)
@@ -450,5 +450,6 @@ def _curve(run: Run, losses: Sequence[float]) -> list[dict[str, Any]]:
     size = -(-len(losses) // _CURVE)
     cuts = [range(start, min(start + size, len(losses))) for start in range(0, len(losses), size)]
     return [
-        {"of": run.of, "seed": run.seed, "step": cut[-1] + 1, "loss": float(np.mean([losses[i] for i in cut]))} for cut in cuts
+        {"of": run.of, "seed": run.seed, "step": cut[-1] + 1, "loss": float(np.mean([losses[i] for i in cut]))}
+        for cut in cuts
     ]

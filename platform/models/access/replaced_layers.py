@@ -56,4 +56,6 @@ def replaced_layers(steads: Mapping[nn.Module, Stead], *, all_run: bool = True) 
             vars(layer).pop(_NAME, None)
     idle = [type(layer).__name__ for layer in steads if layer not in ran]
     if all_run and idle:
-        raise UsageError(f"{len(idle)} replaced layers never ran ({idle[0]}): this model reads their weights another way")
+        raise UsageError(
+            f"{len(idle)} replaced layers never ran ({idle[0]}): this model reads their weights another way"
+        )
