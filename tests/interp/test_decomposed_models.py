@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from interp_jobs import asked, reader, token_items
+from model_zoo import ARCHITECTURES, nano
 from mplat.core.errors import UsageError
 from mplat.interp import Cache, config_model, run_steps
 from mplat.interp.engine.batches import Batch
@@ -18,7 +19,6 @@ from mplat.interp.methods.prompts_function import PromptsFunction, still
 from mplat.interp.methods.spd_prompts import on_prompts
 from mplat.models import LanguageModel
 from mplat.models.access.replaced_layers import is_replaced, replaced_layers
-from model_zoo import ARCHITECTURES, nano
 
 ITEMS = token_items(4)
 MATRICES = {
@@ -155,7 +155,7 @@ def test_slopes_are_those_of_the_loss_and_an_ablation_subtracts_components() -> 
                         parameters,
                         name,
                         torch.tensor([number]),
-                        torch.tensor([factor]).double(),
+                        torch.tensor([factor], dtype=torch.float64),
                     )
                     ends.append(answer_losses(function, batch, {name: layer}))
                 torch.testing.assert_close(found.slope[:, column], (ends[0] - ends[1]) / 2e-5, rtol=1e-5, atol=1e-8)
@@ -201,7 +201,8 @@ SETTINGS = {
     "spd": {"steps": 12, "seeds": 2, "prompts_at_once": 2, "hidden": 2, "overcomplete": 1.0,
             "matrices": ("in_proj", "conv1d", "out_proj")},
     "apd": {"steps": 4, "seeds": 2, "prompts_at_once": 2, "components": 6, "rank": 4, "probes": 1},
-    "parameter_clusters": {"components": 8, "clusters": 2, "pairs": 3, "draws": 3, "resamples": 200, "permutations": 200},
+    "parameter_clusters": {"components": 8, "clusters": 2, "pairs": 3, "draws": 3, "resamples": 200,
+                           "permutations": 200},
 }  # fmt: skip
 
 

@@ -27,7 +27,8 @@ class Toy:
 class Superposition(Toy):
     """The toy model of superposition 5-2: relu(W^T W x + b), the columns of W (2, 5) a pentagon.
 
-    Inputs are 0 or, with probability `active`, uniform in (0, 1). Mechanisms: one column of `in`, one row of `out` each.
+    Inputs are 0 or, with probability `active`, uniform in (0, 1). Mechanisms: one column of `in`, one row of `out`
+    each.
     """
 
     def __init__(
@@ -64,8 +65,8 @@ class TwoCircuits(Toy):
     """out relu(first x): two circuits of rank one in each of two matrices, the first for inputs along axis 0 or 1, the
     second for those along 2 or 3; no example has both.
 
-    Circuit k: `first` takes the sum of its two inputs to a direction a_k of four units, `second` takes the same units to
-    output k. Mechanisms: name -> (2, out, in).
+    Circuit k: `first` takes the sum of its two inputs to a direction a_k of four units, `second` takes the same units
+    to output k. Mechanisms: name -> (2, out, in).
     """
 
     def __init__(self, rows: int = 512, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:

@@ -1,15 +1,17 @@
-"""Attribution-based parameter decomposition (APD; Braun, Bushnaq, Heimersheim, Mendel and Sharkey 2025, arXiv 2501.14926).
+"""Attribution-based parameter decomposition (APD; Braun, Bushnaq, Heimersheim, Mendel and Sharkey 2025, arXiv
+2501.14926).
 
-All chosen matrices together are a sum of C parameter components P_c, each of a part in every matrix. At an example those
-are used that matter most by a linear estimate, and with these alone the function must say what it says:
+All chosen matrices together are a sum of C parameter components P_c, each of a part in every matrix. At an example
+those are used that matter most by a linear estimate, and with these alone the function must say what it says:
 
     A_c = sqrt(mean over outputs o of <df_o/dW, P_c>^2);     the k B largest of a batch of B examples are active
-    L = faithfulness + b1 D(f(x | sum of active P_c), f(x)) + a (mean over examples of the sum over active c of |P_c|_p^p)
+    L = faithfulness + b1 D(f(x | sum of active P_c), f(x)) + a (mean over examples of the sum over active c of
+    |P_c|_p^p)
 
-|P|_p^p is the Schatten quasi-norm, the sum of singular values to the power p, which prefers low rank. Here a component's
-part in a matrix is a sum of m products of vectors, and the penalty the sum of (|u| |v|)^p over these: its smallest value
-over all such sums is Schatten's, so the minimum is the same, without a singular value decomposition at every step.
-A row of a depthwise convolution is a vector: a component has a share of it.
+|P|_p^p is the Schatten quasi-norm, the sum of singular values to the power p, which prefers low rank. Here a
+component's part in a matrix is a sum of m products of vectors, and the penalty the sum of (|u| |v|)^p over these: its
+smallest value over all such sums is Schatten's, so the minimum is the same, without a singular value decomposition at
+every step. A row of a depthwise convolution is a vector: a component has a share of it.
 
 The number k of components an example uses has to be known beforehand; what is found depends on it (SPD, section 1).
 """

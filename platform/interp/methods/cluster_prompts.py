@@ -1,7 +1,7 @@
 """Components of a decomposition on prompts with answers: importances token by token, what their ablation costs, slopes.
 
-The loss is minus the log-probability of the answer in nats, teacher-forced. Taking components away subtracts them from the
-matrices as they are, so that with none taken away the model is itself however faithful the sum of all is.
+The loss is minus the log-probability of the answer in nats, teacher-forced. Taking components away subtracts them from
+the matrices as they are, so that with none taken away the model is itself however faithful the sum of all is.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def ablation_losses(function: PromptsFunction, parameters: Parameters, batch: Ba
 
 
 class Slopes(NamedTuple):
-    """loss (B,) and its slope (B, k) in a factor of each chosen component at 1: minus it is what taking the component away
-    would cost, to first order."""
+    """loss (B,) and its slope (B, k) in a factor of each chosen component at 1: minus it is what taking the component
+    away would cost, to first order."""
 
     loss: Tensor
     slope: Tensor

@@ -1,9 +1,11 @@
 """What belongs together among components: importance at the same tokens, effects that do not add up, kinds of question.
 
-- Co-importance of two components: the cosine of their importances over tokens, 1 where they always come together, 0 where
+- Co-importance of two components: the cosine of their importances over tokens, 1 where they always come together, 0
+where
   never. Clusters are joined by the mean co-importance between their members (average linkage) down to a least value;
   nothing says how many there are.
-- Interaction of two ablations: I = dL_ij - dL_i - dL_j of losses. Below 0 where one already does the damage of both (links
+- Interaction of two ablations: I = dL_ij - dL_i - dL_j of losses. Below 0 where one already does the damage of both
+(links
   of one chain), above 0 where each makes up for the loss of the other, 0 where they have nothing to do with each other.
 - Specialisation: how much more important something is in one kind of question than in the others, (a - b) / (a + b) of
   the mean importance in that kind and over the rest; 1 where it is important there alone.
@@ -35,10 +37,11 @@ def co_importance(importances: ArrayLike) -> Floats:
 
 
 def importance_clusters(together: ArrayLike, least: float) -> list[list[int]]:
-    """Clusters of components by their co-importance (C, C), the largest first (of equals the one with the first member).
+    """Clusters of components by their co-importance (C, C), the largest first (of equals the one with the first
+    member).
 
-    Two clusters are joined as long as the mean co-importance between their members is at least `least`. Raises UsageError
-    for one that is not between 0 and 1.
+    Two clusters are joined as long as the mean co-importance between their members is at least `least`. Raises
+    UsageError for one that is not between 0 and 1.
     """
     if not 0 < least <= 1:
         raise UsageError(f"the least co-importance in a cluster lies between 0 and 1, not at {least}")
@@ -72,8 +75,8 @@ def interaction(both: ArrayLike, first: ArrayLike, second: ArrayLike, clean: Arr
 
 
 class Specialisation(NamedTuple):
-    """kind: where it is most important, with its mean there; index: (a - b) / (a + b), see the module; None where there is
-    a single kind, or no importance at all."""
+    """kind: where it is most important, with its mean there; index: (a - b) / (a + b), see the module; None where there
+    is a single kind, or no importance at all."""
 
     kind: str
     mean: float
@@ -102,8 +105,8 @@ def specialisation(importances: Sequence[float], kinds: Sequence[str]) -> Specia
 
 
 def random_sets(size: int, of: int, draws: int, without: Sequence[int], seed: int) -> list[list[int]]:
-    """`draws` random sets of `size` among `of` components, the control of a cluster: of others than its own where enough
-    are left, else of all."""
+    """`draws` random sets of `size` among `of` components, the control of a cluster: of others than its own where
+    enough are left, else of all."""
     rng = np.random.default_rng(seed)
     others = [i for i in range(of) if i not in set(without)]
     pool = others if len(others) >= size else list(range(of))

@@ -33,9 +33,9 @@ class Matrix(NamedTuple):
 class MatrixFunction(Protocol):
     """f(examples; matrices). `matrices`: those to decompose, by name.
 
-    Called with numbers of examples (batch,) and layers for some of its matrices it gives outputs (n, o): of each example,
-    or of each token of them. Other matrices act as they are. What layers are given begins with the same axes, and
-    `counted` says which of these entries are examples and no padding; None: all.
+    Called with numbers of examples (batch,) and layers for some of its matrices it gives outputs (n, o): of each
+    example, or of each token of them. Other matrices act as they are. What layers are given begins with the same axes,
+    and `counted` says which of these entries are examples and no padding; None: all.
     """
 
     @property

@@ -1,8 +1,9 @@
 """The matrices of a language model that can be decomposed, and where they stand.
 
 Dense projections, depthwise convolutions (whose rows are matrices of rank one) and the embedding. What is a vector or
-decides a decay (A_log, D, biases, norms) stays whole, and so does a matrix whose product is computed elsewhere than in its
-own layer, such as stacked experts, or that sees only some of the tokens: a pass over a few tokens shows which these are.
+decides a decay (A_log, D, biases, norms) stays whole, and so does a matrix whose product is computed elsewhere than in
+its own layer, such as stacked experts, or that sees only some of the tokens: a pass over a few tokens shows which these
+are.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def stead_of(model: LanguageModel, place: Place, layer: Layer) -> tuple[nn.Modul
 
 
 def decomposable(model: LanguageModel, layers: Sequence[int]) -> list[Place]:
-    """All matrices in these blocks that can be decomposed, in the order in which a pass meets them; the embedding last."""
+    """All matrices in these blocks that can be decomposed, in the order in which they run, the embedding last."""
     found = {
         id(module): (layer, path, module, acting) for layer in layers for path, module, acting in _inside(model, layer)
     }
@@ -123,8 +124,9 @@ def decomposable(model: LanguageModel, layers: Sequence[int]) -> list[Place]:
 def chosen_places(model: LanguageModel, layers: Sequence[int], names: Sequence[str] | None) -> list[Place]:
     """The matrices with these names in these blocks, in the order of `decomposable`.
 
-    names: paths in a block or their ends (`in_proj`), `embedding`; with a `?` at the end: where it is there. None: of each
-    block the first and the last dense projection of its mixer. Raises UsageError for a name that none of the blocks has.
+    names: paths in a block or their ends (`in_proj`), `embedding`; with a `?` at the end: where it is there. None: of
+    each block the first and the last dense projection of its mixer. Raises UsageError for a name that none of the
+    blocks has.
     """
     every = decomposable(model, layers)
     if names is None:

@@ -1,8 +1,8 @@
 """A language model on prompts as a function with named matrices (`matrix_function`), for decompositions.
 
-Prompts are read with all but the last token of their answers. What lies below the first decomposed block is computed once
-and kept: the residual stream that enters it, (tokens, width) of each prompt. Outputs are the logits of every token, or
-those at the last token of each prompt.
+Prompts are read with all but the last token of their answers. What lies below the first decomposed block is computed
+once and kept: the residual stream that enters it, (tokens, width) of each prompt. Outputs are the logits of every
+token, or those at the last token of each prompt.
 """
 
 from __future__ import annotations

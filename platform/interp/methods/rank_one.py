@@ -1,4 +1,5 @@
-"""Rank-one components U[:, c] V[c, :] of a matrix (out, in): where they start, how well they sum up, how alike two sets are.
+"""Rank-one components U[:, c] V[c, :] of a matrix (out, in): where they start, how well they sum up, how alike two sets
+are.
 
 U (out, C), V (C, in). A sum of C components can be any matrix of rank C, so C is at least the smaller side where the
 matrix is to be kept. Cosines are those of whole matrices, <A, B> / (|A| |B|) with Frobenius' norms, so for components
@@ -37,8 +38,8 @@ def start(weight: Tensor, count: int, generator: torch.Generator) -> RankOnes:
     """`count` components whose sum is `weight` (out, in) where the count allows, else the nearest for these V.
 
     The vectors of the longer-than-needed side are random directions, those of the other their least-squares complement:
-    where training with the faithfulness alone from a random start leads (the warm-up of the published code), without the
-    steps. Both vectors of a component have equal length.
+    where training with the faithfulness alone from a random start leads (the warm-up of the published code), without
+    the steps. Both vectors of a component have equal length.
     """
     rows, columns = weight.shape
     if count >= columns or count < rows:
@@ -98,8 +99,8 @@ def recovery(mechanisms: Tensor, ones: RankOnes) -> Recovery:
 
 
 def column_recovery(weight: Tensor, components: Tensor) -> Recovery:
-    """MMCS and ML2R as the papers define them, over the columns of `weight` (out, in): for each the best cosine with the
-    same column of a component (C, out, in), and the ratio of their lengths."""
+    """MMCS and ML2R as the papers define them, over the columns of `weight` (out, in): for each the best cosine with
+    the same column of a component (C, out, in), and the ratio of their lengths."""
     lengths = components.norm(dim=1)
     dots = torch.einsum("oi,coi->ci", weight, components)
     own = weight.norm(dim=0)

@@ -1,4 +1,5 @@
-"""What components found by SPD do on prompts: how important each is where, and whether the model works with the rest off.
+"""What components found by SPD do on prompts: how important each is where, and whether the model works with the rest
+off.
 
 The masks of the test are the importances themselves, clipped to 0 and 1: everything is taken away as far as it may be.
 """
@@ -30,8 +31,9 @@ class OfMatrix(NamedTuple):
 
 
 class OfPrompt(NamedTuple):
-    """tokens: read. divergence: KL(model || model with masks), nats, mean over tokens; whole: with all masks at 1, what the
-    sums of components lack. same: share of tokens whose most probable next token is the model's. matrices: by name."""
+    """tokens: read. divergence: KL(model || model with masks), nats, mean over tokens; whole: with all masks at 1, what
+    the sums of components lack. same: share of tokens whose most probable next token is the model's. matrices: by
+    name."""
 
     tokens: int
     divergence: float

@@ -6,7 +6,8 @@ whatever is drawn, while as little as possible is called important:
 
     L = faithfulness + b1 D(f(x | U diag(m) V), f(x)) + b2 (the same, one matrix at a time) + b3 minimality
 
-A row of a depthwise convolution is a matrix of rank one already: its components are given, only importances are learned.
+A row of a depthwise convolution is a matrix of rank one already: its components are given, only importances are
+learned.
 """
 
 from __future__ import annotations

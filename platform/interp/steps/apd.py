@@ -3,8 +3,8 @@
 All chosen matrices together become a sum of components, each with a part of low rank in every matrix, of which a prompt
 uses k on average: those that matter most to the scores of its last token by a linear estimate (`methods.apd`, arXiv
 2501.14926). How many a prompt uses has to be said beforehand, and what is found depends on it. With the matrices of the
-step `spd`, so that the two can be compared: for each rank-one component of SPD that is alive, the largest |cosine| with a
-component's part in that matrix, beside random directions of the same norms.
+step `spd`, so that the two can be compared: for each rank-one component of SPD that is alive, the largest |cosine| with
+a component's part in that matrix, beside random directions of the same norms.
 
 Parts: `components`, their norms, ranks and use; `comparison`, a row for each matrix; `runs`; `parameters` as in `spd`.
 Tensors: U and V of each run.
@@ -13,7 +13,7 @@ Tensors: U and V of each run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ...models.shuffled import shuffled
 from ..engine.batches import Batch
-from ..engine.columns import column, ranks
+from ..engine.columns import ranks
 from ..engine.fitting import Fitted, Minibatch, Schedule, fit, one_thread
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, StepOutput, StepSettings, step
@@ -39,12 +39,14 @@ from ..methods.apd import (
     start_components,
     total,
 )
+from ..methods.apd_schema import COMPARISON, COMPONENTS, RUNS
 from ..methods.matrix_function import clean_pass, divergence_of_logits
 from ..methods.model_matrices import Place, chosen_places
 from ..methods.prompts_function import PromptsFunction, still
 from ..methods.rank_one import cosines_with, random_ones
+from ..methods.spd_schema import CONTROL, MODEL, NOTHING, PARAMETERS
 from ..methods.stochastic_masks import ones_of
-from .spd import CONTROL, MODEL, NOTHING, PARAMETERS, blocks_of, parameter_rows
+from .spd import Run, blocks_of, parameter_rows
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -56,7 +58,7 @@ class Settings(StepSettings):
     components: int = Field(16, ge=2)
     """parameter components"""
     rank: int = Field(10, ge=1)
-    """products of vectors in a component's part of one matrix; times the components they should reach the matrix's rank"""
+    """products of vectors in a component's part of a matrix; times the components it should reach the matrix's rank"""
     used: float = Field(4.0, gt=0)
     """components a prompt uses on average (k)"""
     probes: int = Field(2, ge=0)
@@ -80,51 +82,6 @@ class Settings(StepSettings):
     """whether a model with its weights in a random order is decomposed as well"""
 
 
-_OF = [
-    column("of", pa.string(), f"{MODEL}, or {CONTROL}: the control"),
-    column("seed", pa.int32(), "number of the run, from 0"),
-]
-_PLACE = [
-    column("layer", pa.int32(), "block; null for the embedding"),
-    column("matrix", pa.string(), "path of the matrix's layer in the block, or embedding"),
-]
-_STATUS = [
-    column("status", pa.string(), f"ok; not_applicable: {NOTHING}; model_nonfinite: on every prompt"),
-    column("reason", pa.string(), "in words, where the status is not ok"),
-]
-RUNS = pa.schema([
-    *_OF,
-    column("components", pa.int32(), "parameter components"),
-    column("alive", pa.int32(), "those that some prompt uses"),
-    column("used", pa.float64(), "components a prompt uses, mean"),
-    column("error", pa.float64(), "faithfulness: squared error of the sums over the weights' own square"),
-    column("divergence", pa.float64(), "KL in nats at the last token from the model to the model with the used components"),
-    column("same_token", pa.float64(), "share of prompts whose most probable next token stays the same"),
-    column("loss", pa.float64(), "of training, mean over the last tenth of the steps"),
-    column("n_prompts", pa.int32(), "prompts counted"),
-    *_STATUS,
-])  # fmt: skip
-COMPONENTS = pa.schema([
-    *_OF[1:],
-    *_PLACE,
-    column("component", pa.int32(), "its number in the tensors"),
-    column("norm", pa.float64(), "Frobenius norm of its part in this matrix"),
-    column("effective_rank", pa.float64(), "exp of the entropy of the part's singular values over their sum; of rows: null"),
-    column("use", pa.float64(), "share of prompts that use it"),
-    column("attribution", pa.float64(), "mean over prompts, in logits: root mean square over scores"),
-    column("rank", pa.int32(), "by attribution"),
-    column("top_kind", pa.string(), "kind of question that uses it most"),
-    *_STATUS,
-])  # fmt: skip
-COMPARISON = pa.schema([
-    *_OF[1:],
-    *_PLACE,
-    column("with", pa.string(), "spd: the first run of the step spd; seed: the first other run of this step"),
-    column("compared", pa.int32(), "of SPD components that are alive, of this step those that are used"),
-    column("mean_max_cosine", pa.float64(), "mean over these of the largest |cosine| with one of this run's parts"),
-    column("random", pa.float64(), "the same for random directions in their place, of the same norms"),
-    *_STATUS,
-])  # fmt: skip
 BATCH_SCHEMA = pa.schema([
     ("question_id", pa.string()), ("kind", pa.string()), ("run", pa.int32()), ("attribution", pa.list_(pa.float64())),
     ("status", pa.string()),
@@ -135,13 +92,14 @@ USE_SCHEMA = pa.schema([
 
 VIEW = View(
     "Parameters as components of which a prompt uses a given number",
-    "Components with parts in all chosen matrices, of which a prompt uses some that are told beforehand. A cosine near that of "
-    "random directions says that both methods found different things. The control, a model with its weights in a random "
-    "order, has a fit too.",
+    "Components with parts in all chosen matrices, of which a prompt uses a number that is said beforehand. A cosine "
+    "near that of random directions says that the two found different things. The control, a model with its weights "
+    "in a random order, has a fit too.",
     (
         TablePart(part="runs", title="How well", only={"status": "ok"}, columns=(
-            Column("of"), Column("seed", "run"), Column("components"), Column("alive"), Column("used", "used by a prompt"),
-            Column("error", "error of the sum"), Column("divergence", "divergence, nats"),
+            Column("of"), Column("seed", "run"), Column("components"), Column("alive"),
+            Column("used", "used by a prompt"), Column("error", "error of the sum"),
+            Column("divergence", "divergence, nats"),
             Column("same_token", "same next token"),
         )),
         TablePart(part="comparison", title="Beside the other decomposition", only={"status": "ok"}, columns=(
@@ -159,18 +117,6 @@ VIEW = View(
                   )),
     ),
 )  # fmt: skip
-
-
-class Run(NamedTuple):
-    """One training: of the model or of the control, and its number."""
-
-    of: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """For folders and tensors."""
-        return f"{'model' if self.of == MODEL else 'control'}-{self.seed}"
 
 
 def check(asked: Asked) -> None:
@@ -355,8 +301,9 @@ def _component_rows(
         for c, part in enumerate(components_of(matrix, fitted.parameters, name)):
             values = None if matrix.acting == "rows" else torch.linalg.svdvals(part.double())
             found.append({
-                "seed": run.seed, "layer": place.layer, "matrix": place.path, "component": c, "norm": float(part.norm()),
-                "effective_rank": None if values is None else _effective(values), "use": float(on[:, c].mean()),
+                "seed": run.seed, "layer": place.layer, "matrix": place.path, "component": c,
+                "norm": float(part.norm()), "effective_rank": None if values is None else _effective(values),
+                "use": float(on[:, c].mean()),
                 "attribution": float(attribution[c]), "rank": int(order[c]),
                 "top_kind": names[int(by_kind[:, c].argmax())] or None if on[:, c].any() else None, "status": "ok",
             })  # fmt: skip

@@ -1,15 +1,15 @@
 """Stochastic parameter decomposition: matrices of the model as sums of rank-one components of which a token needs few.
 
-A matrix W becomes U V with more components than it has rank, trained until the model says the same whatever share of the
-components is taken away that their predicted importances allow (`methods.stochastic_masks`, arXiv 2506.20790). So a
+A matrix W becomes U V with more components than it has rank, trained until the model says the same whatever share of
+the components is taken away that their predicted importances allow (`methods.stochastic_masks`, arXiv 2506.20790). So a
 component is what the model needs together, and its importances say where. Only the chosen matrices of the chosen blocks
 are decomposed; the part `parameters` lists what is and what stays whole, and why.
 
 Trained with several seeds, because what one run finds may be its own doing: `agreement` compares them, beside random
 directions. And trained on a model whose weights are in a random order: what is found there too is no finding.
 
-Parts: `matrices`, how well each run does and how sparse it is; `components`, those of the first run; `training`, the loss;
-`parameters`. Tensors: for each run of the model U, V and the networks that predict importances.
+Parts: `matrices`, how well each run does and how sparse it is; `components`, those of the first run; `training`, the
+loss; `parameters`. Tensors: for each run of the model U, V and the networks that predict importances.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from ...core.errors import UsageError
 from ...models.shuffled import shuffled
 from ..engine.batches import Batch
-from ..engine.columns import column, ranks
+from ..engine.columns import ranks
 from ..engine.fitting import Fitted, Minibatch, Schedule, fit, one_thread
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Job, StepOutput, StepSettings, Tensors, step
@@ -37,13 +37,12 @@ from ..methods.model_matrices import Place, chosen_places, matrix_of, stays_whol
 from ..methods.prompts_function import PromptsFunction, still
 from ..methods.rank_one import RankOnes, cosines, random_ones, squared_error
 from ..methods.spd_prompts import USED, on_prompts
+from ..methods.spd_schema import COMPONENTS, CONTROL, MATRICES, MODEL, NOTHING, PARAMETERS, TRAINING
 from ..methods.stochastic_masks import Losses, ones_of, parts_of_loss, start_components, total
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
 
-MODEL, CONTROL = "model", "weights in random order"
-NOTHING = "no projection of its mixer sees every token once"
 _CURVE = 50  # points of the loss's curve
 
 
@@ -82,64 +81,6 @@ class Settings(StepSettings):
     """whether a model with its weights in a random order is decomposed as well"""
 
 
-_OF = [
-    column("of", pa.string(), f"{MODEL}, or {CONTROL}: the control"),
-    column("seed", pa.int32(), "number of the run, from 0"),
-]
-_PLACE = [
-    column("layer", pa.int32(), "block; null for the embedding"),
-    column("matrix", pa.string(), "path of the matrix's layer in the block, or embedding"),
-]
-_STATUS = [
-    column("status", pa.string(), f"ok; not_applicable: {NOTHING}; model_nonfinite: on every prompt"),
-    column("reason", pa.string(), "in words, where the status is not ok"),
-]
-MATRICES = pa.schema([
-    *_OF, *_PLACE,
-    column("kind", pa.string(), "dense, lookup (embedding) or rows (depthwise convolution: a component is one row, given)"),
-    column("rows", pa.int32(), "outputs of the matrix"),
-    column("columns", pa.int32(), "its inputs; taps of a convolution"),
-    column("components", pa.int32(), "components it is a sum of"),
-    column("alive", pa.int32(), f"components with an importance above {USED} at some token"),
-    column("l0", pa.float64(), f"components with an importance above {USED} at a token, mean over tokens"),
-    column("importance", pa.float64(), "sum of importances at a token, mean over tokens"),
-    column("error", pa.float64(), "faithfulness: |W - U V|^2 / |W|^2; 0 for rows"),
-    column("agreement", pa.float64(), "mean over alive components of the largest |cosine| with one of each other run's, "
-           "mean over these runs; null for a single run and for rows"),
-    column("agreement_random", pa.float64(), "the same with random directions in place of the other run's components"),
-    column("divergence", pa.float64(), "of the run: KL in nats a token from the model to the model with each component kept "
-           "by its importance alone"),
-    column("divergence_whole", pa.float64(), "of the run: the same with all components kept, what the sums lack"),
-    column("same_token", pa.float64(), "of the run: share of tokens whose most probable successor stays the same"),
-    column("n_prompts", pa.int32(), "prompts counted"),
-    *_STATUS,
-])  # fmt: skip
-COMPONENTS = pa.schema([
-    *_PLACE,
-    column("component", pa.int32(), "its number in the tensors of run 0; of rows: the channel"),
-    column("norm", pa.float64(), "Frobenius norm"),
-    column("importance", pa.float64(), "mean over tokens"),
-    column("largest", pa.float64(), "largest importance at any token"),
-    column("share", pa.float64(), f"share of tokens at which it is above {USED}"),
-    column("alive", pa.bool_(), f"whether it is above {USED} anywhere"),
-    column("rank", pa.int32(), "by importance in its matrix"),
-    column("top_kind", pa.string(), "kind of question in which it is most important"),
-    column("top_kind_importance", pa.float64(), "its mean importance there"),
-    column("agreement", pa.float64(), "largest |cosine| with a component of another run, mean over the other runs"),
-    *_STATUS,
-])  # fmt: skip
-TRAINING = pa.schema([
-    *_OF,
-    column("step", pa.int32(), "of training"),
-    column("loss", pa.float64(), "mean of the loss over the steps since the last row"),
-])  # fmt: skip
-PARAMETERS = pa.schema([
-    *_PLACE[:1],
-    column("parameter", pa.string(), "its name in the block, or embedding"),
-    column("shape", pa.string(), "as it is stored"),
-    column("decomposed", pa.string(), "into rank-one components, into its rows, or whole"),
-    column("reason", pa.string(), "why it stays whole"),
-])  # fmt: skip
 BATCH_SCHEMA = pa.schema([
     ("question_id", pa.string()), ("kind", pa.string()), ("run", pa.int32()), ("matrix", pa.string()),
     ("tokens", pa.int32()), ("mean", pa.list_(pa.float64())), ("largest", pa.list_(pa.float64())),
@@ -149,18 +90,20 @@ BATCH_SCHEMA = pa.schema([
 
 VIEW = View(
     "Parameters as components of which a token needs few",
-    "Matrices as sums of rank-one components. A component is important where the model needs it. Low divergence says that "
-    "the model works with what is called important alone; agreement near that of random directions says that the components "
-    "are the run's own doing. What the control, a model with its weights in a random order, shows too is no finding.",
+    "Matrices as sums of rank-one components. A component is important where the model needs it. Low divergence says "
+    "that the model works with what is called important alone; agreement near that of random directions says that the "
+    "components are the run's own doing. What the control, a model with its weights in a random order, shows "
+    "too is no finding.",
     (
         TablePart(
             part="matrices",
             title="How well and how sparsely",
             only={"status": "ok"},
             columns=(
-                Column("of"), Column("seed", "run"), Column("layer"), Column("matrix"), Column("components"), Column("alive"),
-                Column("l0", "used by a token"), Column("error", "error of the sum"), Column("divergence", "divergence, nats"),
-                Column("divergence_whole", "with all kept"), Column("same_token", "same next token"),
+                Column("of"), Column("seed", "run"), Column("layer"), Column("matrix"), Column("components"),
+                Column("alive"), Column("l0", "used by a token"), Column("error", "error of the sum"),
+                Column("divergence", "divergence, nats"), Column("divergence_whole", "with all kept"),
+                Column("same_token", "same next token"),
                 Column("agreement", "agreement of runs", absent="–"),
                 Column("agreement_random", "with random directions", absent="–"),
             ),
@@ -370,8 +313,8 @@ def _matrix_row(
 ) -> dict[str, Any]:
     count = len(parameters[f"b_out/{place.name}"])
     row: dict[str, Any] = {
-        "of": run.of, "seed": run.seed, "layer": place.layer, "matrix": place.path, "kind": place.acting, "rows": place.rows,
-        "columns": place.columns, "components": count,
+        "of": run.of, "seed": run.seed, "layer": place.layer, "matrix": place.path, "kind": place.acting,
+        "rows": place.rows, "columns": place.columns, "components": count,
     }  # fmt: skip
     seen = _seen(rows, number, place.name)
     if seen is None:
@@ -440,8 +383,8 @@ def parameter_rows(model: LanguageModel, blocks: Sequence[int], places: Sequence
         for place in places
     ]  # fmt: skip
     return rows + [
-        {"layer": one.layer, "parameter": one.parameter, "shape": " x ".join(map(str, one.shape)), "decomposed": "whole",
-         "reason": one.reason}
+        {"layer": one.layer, "parameter": one.parameter, "shape": " x ".join(map(str, one.shape)),
+         "decomposed": "whole", "reason": one.reason}
         for one in stays_whole(model, blocks, places)
     ]  # fmt: skip
 

@@ -3,8 +3,9 @@
     with replaced_layers({block.mixer.in_proj: lambda u: u @ chosen(u)}):
         logits = model(tokens)
 
-A projection (or an embedding) is given its input and returns its output, bias included. A depthwise convolution is given
-its input (B, T, E), the inputs before it (B, E, k - 1) or None, and the reset mask (B, T) or None, and returns (B, T, E).
+A projection (or an embedding) is given its input and returns its output, bias included. A depthwise convolution is
+given its input (B, T, E), the inputs before it (B, E, k - 1) or None, and the reset mask (B, T) or None, and returns
+(B, T, E).
 
 Mixers read some weights without calling their layer, to keep bits that a product by parts has; they ask `is_replaced`
 first. A decode step in one go (`Mixer.step`) does not: replaced layers are for prompts.
