@@ -127,6 +127,7 @@ def test_stochastic_reconstruction_is_that_of_every_example_with_its_own_masked_
     def error(chosen: Mapping[str, Tensor]) -> float:
         return float(((masked_by_hand(toy, parameters, chosen) - target) ** 2).mean())
 
+    assert parts.stochastic is not None and parts.layerwise is not None
     assert float(parts.stochastic) == pytest.approx(error(masks), rel=1e-10)
     assert float(parts.layerwise) == pytest.approx(sum(error({n: m}) for n, m in masks.items()) / 2, rel=1e-10)
     assert float(parts.minimality) == pytest.approx(penalty, rel=1e-10)
@@ -322,8 +323,8 @@ def test_clusters_are_joined_while_their_members_are_co_important() -> None:
 def test_specialisation_is_the_contrast_of_the_kind_with_the_others() -> None:
     kinds = ["a", "a", "b", "b", "c"]
     assert specialisation([0.4, 0.6, 0.1, 0.1, 0.1], kinds) == ("a", 0.5, pytest.approx((0.5 - 0.1) / 0.6))
-    assert specialisation([0.2, 0.4, 0.0, 0.0, 0.0], kinds).index == 1.0
-    assert specialisation([1.0, 2.0], ["a", "a"]).index is None and specialisation([0.0] * 5, kinds).index is None
+    assert specialisation([0.2, 0.4, 0.0, 0.0, 0.0], kinds).contrast == 1.0
+    assert specialisation([1.0, 2.0], ["a", "a"]).contrast is None and specialisation([0.0] * 5, kinds).contrast is None
 
 
 # -- attribution-based decomposition --------------------------------------------------------------------------------

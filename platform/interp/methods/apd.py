@@ -85,7 +85,7 @@ def active_layer(matrix: Matrix, parameters: Parameters, name: str, active: Tens
         of_example = active.reshape(len(active), *[1] * between, -1)
         if matrix.acting == "rows":
             return a * (of_example @ parameters[f"share/{name}"])
-        h = _inner(matrix, parameters, name, a).unflatten(-1, parameters[f"V/{name}"].shape[:2])
+        h = torch.unflatten(_inner(matrix, parameters, name, a), -1, parameters[f"V/{name}"].shape[:2])
         return F.linear((h * of_example[..., None]).flatten(-2), parameters[f"U/{name}"].flatten(1))
 
     return layer
@@ -201,4 +201,4 @@ def _along(matrix: Matrix, parameters: Parameters, name: str, a: Tensor, slope: 
         return (a * slope).reshape(len(a), -1, a.shape[-1]).sum(1) @ parameters[f"share/{name}"].T
     pairs = _inner(matrix, parameters, name, a) * F.linear(slope, parameters[f"U/{name}"].flatten(1).T)
     of_example = pairs.reshape(len(a), -1, pairs.shape[-1]).sum(1)
-    return of_example.unflatten(-1, parameters[f"V/{name}"].shape[:2]).sum(-1)
+    return torch.unflatten(of_example, -1, parameters[f"V/{name}"].shape[:2]).sum(-1)

@@ -49,12 +49,9 @@ def importance_clusters(together: ArrayLike, least: float) -> list[list[int]]:
     if len(x) < 2:
         return [[i] for i in range(len(x))]
     from scipy.cluster.hierarchy import fcluster, linkage  # here, because importing it takes time
-    from scipy.spatial.distance import squareform
 
-    # symmetric to the last bit, and no distance to itself
-    distances = 1.0 - (x + x.T) / 2
-    np.fill_diagonal(distances, 0.0)
-    numbers = fcluster(linkage(squareform(distances, checks=False), "average"), 1.0 - least + 1e-12, "distance")
+    upper = np.triu_indices(len(x), 1)  # in the order that scipy wants distances in
+    numbers = fcluster(linkage(1.0 - x[upper], "average"), 1.0 - least + 1e-12, "distance")
     found: dict[int, list[int]] = {}
     for member, number in enumerate(numbers.tolist()):
         found.setdefault(number, []).append(member)
@@ -75,12 +72,12 @@ def interaction(both: ArrayLike, first: ArrayLike, second: ArrayLike, clean: Arr
 
 
 class Specialisation(NamedTuple):
-    """kind: where it is most important, with its mean there; index: (a - b) / (a + b), see the module; None where there
-    is a single kind, or no importance at all."""
+    """kind: where it is most important, with its mean there; contrast: (a - b) / (a + b), see the module; None where
+    there is a single kind, or no importance at all."""
 
     kind: str
     mean: float
-    index: float | None
+    contrast: float | None
 
 
 def specialisation(importances: Sequence[float], kinds: Sequence[str]) -> Specialisation:

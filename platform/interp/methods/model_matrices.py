@@ -81,20 +81,21 @@ def stead_of(model: LanguageModel, place: Place, layer: Layer) -> tuple[nn.Modul
         y = y.to(weight.dtype)
         return y if bias is None else y + bias.detach()
 
-    if place.acting == "lookup":
-        return module, lambda tokens: layer(cast(Tensor, tokens)).to(weight.dtype)
-    if place.acting == "dense":
-        return module, lambda u: with_bias(layer(cast(Tensor, u).to(wide)))
+    def embedding(tokens: Tensor) -> Tensor:
+        return layer(tokens).to(weight.dtype)
+
+    def projection(u: Tensor) -> Tensor:
+        return with_bias(layer(u.to(wide)))
 
     def convolution(u: Tensor | None, before: Tensor | None, reset: Tensor | None) -> Tensor:
         return with_bias(layer(_without_bias(cast(Tensor, u), weight, before, reset).to(wide)))
 
-    return module, convolution
+    return module, {"lookup": embedding, "dense": projection, "rows": convolution}[place.acting]
 
 
 def decomposable(model: LanguageModel, layers: Sequence[int]) -> list[Place]:
     """All matrices in these blocks that can be decomposed, in the order in which they run, the embedding last."""
-    found = {
+    found: dict[int, tuple[int, str, nn.Module, Acting]] = {
         id(module): (layer, path, module, acting) for layer in layers for path, module, acting in _inside(model, layer)
     }
     met: dict[int, list[bool]] = {}
@@ -171,7 +172,8 @@ def stays_whole(model: LanguageModel, layers: Sequence[int], places: Sequence[Pl
 
 
 def _inside(model: LanguageModel, layer: int) -> Iterator[tuple[str, nn.Module, Acting]]:
-    for path, module in model.blocks[layer].named_modules():
+    every = cast("Iterator[tuple[str, nn.Module]]", model.blocks[layer].named_modules())
+    for path, module in every:
         if isinstance(module, nn.Linear) or _is_transposed(module):
             yield path, module, "dense"
         elif isinstance(module, nn.Conv1d) and module.groups == module.in_channels == module.out_channels:

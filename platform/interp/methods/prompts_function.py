@@ -21,6 +21,7 @@ from ..engine.batches import Item
 from .asked import evaluating
 from .matrix_function import Layer, Matrix
 from .model_matrices import Place, matrix_of, stead_of
+from .typed_tensors import ints
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -55,7 +56,7 @@ class PromptsFunction:
         _, mask = self._tokens(examples)
         if not self.last:
             return self.logits(examples, layers)[mask]
-        columns = torch.tensor([[len(self._item(i).prompt) - 1] for i in examples.tolist()], device=self.model.device)
+        columns = torch.tensor([[len(self._item(i).prompt) - 1] for i in ints(examples)], device=self.model.device)
         return self.logits(examples, layers, columns)[:, 0]
 
     def counted(self, examples: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ class PromptsFunction:
         tokens, mask = self._tokens(examples)
         enter = None
         if self._entering is not None:
-            below = torch.nn.utils.rnn.pad_sequence([self._entering[i] for i in examples.tolist()], batch_first=True)
+            below = torch.nn.utils.rnn.pad_sequence([self._entering[i] for i in ints(examples)], batch_first=True)
             enter = (self._first, below)
         steads = dict(stead_of(self.model, self.places[name], layer) for name, layer in layers.items())
         with replaced_layers(steads):
@@ -77,7 +78,7 @@ class PromptsFunction:
         return self.items[number]
 
     def _tokens(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, mask = pad([self._item(i).prompt + self._item(i).answer[:-1] for i in examples.tolist()])
+        tokens, mask = pad([self._item(i).prompt + self._item(i).answer[:-1] for i in ints(examples)])
         return tokens.to(self.model.device), mask.to(self.model.device)
 
     @torch.no_grad()
@@ -90,7 +91,7 @@ class PromptsFunction:
                 tokens, mask = self._tokens(examples)
                 with self.model.capture(name) as acts:
                     self.model(tokens, mask, last_only=True)
-                lengths = mask.sum(1).tolist()
+                lengths = ints(mask.sum(1))
                 found += [row[:length].clone() for row, length in zip(acts[name], lengths, strict=True)]
         return found
 

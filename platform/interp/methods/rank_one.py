@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .typed_tensors import column_lengths, lengths, pseudo_inverse
+
 _TINY = 1e-30
 
 
@@ -27,7 +29,7 @@ class RankOnes(NamedTuple):
     @property
     def norms(self) -> Tensor:
         """Frobenius norm (C,) of each component."""
-        return self.U.norm(dim=0) * self.V.norm(dim=1)
+        return column_lengths(self.U) * lengths(self.V)
 
     def only(self, chosen: Tensor) -> RankOnes:
         """Those of the numbers, or of the mask, `chosen`."""
@@ -43,21 +45,21 @@ def start(weight: Tensor, count: int, generator: torch.Generator) -> RankOnes:
     """
     rows, columns = weight.shape
     if count >= columns or count < rows:
-        V = _directions(count, columns, generator).to(weight)
-        U = weight @ torch.linalg.pinv(V)
+        right = _directions(count, columns, generator).to(weight)
+        left = weight @ pseudo_inverse(right)
     else:
-        U = _directions(count, rows, generator).to(weight).T
-        V = torch.linalg.pinv(U) @ weight
-    long, wide = U.norm(dim=0).clamp_min(_TINY), V.norm(dim=1).clamp_min(_TINY)
-    balance = (wide / long).sqrt()
-    return RankOnes((U * balance).contiguous(), (V / balance[:, None]).contiguous())
+        left = _directions(count, rows, generator).to(weight).T
+        right = pseudo_inverse(left) @ weight
+    balance = (lengths(right).clamp_min(_TINY) / column_lengths(left).clamp_min(_TINY)).sqrt()
+    return RankOnes((left * balance).contiguous(), (right / balance[:, None]).contiguous())
 
 
 def random_ones(like: RankOnes, generator: torch.Generator) -> RankOnes:
     """A control: as many components of the same norms in random directions."""
     norms = like.norms
-    U = _directions(like.U.shape[1], like.U.shape[0], generator).to(like.U).T
-    return RankOnes(U * norms, _directions(*like.V.shape, generator).to(like.V))
+    rows, count = like.U.shape
+    left = _directions(count, rows, generator).to(like.U).T
+    return RankOnes(left * norms, _directions(count, like.V.shape[1], generator).to(like.V))
 
 
 def squared_error(weight: Tensor, ones: RankOnes) -> Tensor:
@@ -80,7 +82,7 @@ def cosines(first: RankOnes, second: RankOnes) -> Tensor:
 def cosines_with(matrices: Tensor, ones: RankOnes) -> Tensor:
     """Cosine (M, C) of each of the matrices (M, out, in) with each component; 0 for a matrix of zeros."""
     found = torch.einsum("moi,oc,ci->mc", matrices, _unit(ones.U, 0), _unit(ones.V, 1))
-    return found / matrices.flatten(1).norm(dim=1).clamp_min(_TINY)[:, None]
+    return found / lengths(matrices.flatten(1)).clamp_min(_TINY)[:, None]
 
 
 class Recovery(NamedTuple):
@@ -94,18 +96,18 @@ class Recovery(NamedTuple):
 def recovery(mechanisms: Tensor, ones: RankOnes) -> Recovery:
     """How well components hold the mechanisms (M, out, in)."""
     best, which = cosines_with(mechanisms, ones).max(1)
-    ratio = ones.norms[which] / mechanisms.flatten(1).norm(dim=1)
+    ratio = ones.norms[which] / lengths(mechanisms.flatten(1))
     return Recovery(float(best.mean()), float(ratio.mean()))
 
 
 def column_recovery(weight: Tensor, components: Tensor) -> Recovery:
     """MMCS and ML2R as the papers define them, over the columns of `weight` (out, in): for each the best cosine with
     the same column of a component (C, out, in), and the ratio of their lengths."""
-    lengths = components.norm(dim=1)
+    sizes = column_lengths(components)
     dots = torch.einsum("oi,coi->ci", weight, components)
-    own = weight.norm(dim=0)
-    best, which = (dots / (lengths * own).clamp_min(_TINY)).max(0)
-    ratio = lengths.gather(0, which[None])[0] / own
+    own = column_lengths(weight)
+    best, which = (dots / (sizes * own).clamp_min(_TINY)).max(0)
+    ratio = sizes.gather(0, which[None])[0] / own
     return Recovery(float(best.mean()), float(ratio.mean()))
 
 
@@ -117,8 +119,8 @@ def matrices_of(ones: RankOnes) -> Tensor:
 def _directions(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Unit vectors (count, size), drawn on the CPU in float64, so that the dtype does not change them."""
     drawn = torch.randn(count, size, generator=generator, dtype=torch.float64)
-    return drawn / drawn.norm(dim=1, keepdim=True)
+    return drawn / lengths(drawn)[:, None]
 
 
 def _unit(x: Tensor, dim: int) -> Tensor:
-    return x / x.norm(dim=dim, keepdim=True).clamp_min(_TINY)
+    return x / ((x**2).sum(dim, keepdim=True).sqrt()).clamp_min(_TINY)

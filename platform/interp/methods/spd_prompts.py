@@ -15,6 +15,7 @@ from torch import Tensor
 from .matrix_function import clean_pass
 from .prompts_function import PromptsFunction
 from .stochastic_masks import Parameters, importances, masked
+from .typed_tensors import cut, ints
 
 #: an importance from which on a component counts as used (the published code's threshold)
 USED = 0.1
@@ -58,9 +59,9 @@ def on_prompts(function: PromptsFunction, parameters: Parameters, examples: Sequ
     g = {name: raw.clamp(0.0, 1.0) for name, raw in importances(function, parameters, clean).items()}
     layers = {n: masked(m, parameters, n, g[n]) for n, m in function.matrices.items()}
     full = {n: masked(m, parameters, n, torch.ones_like(g[n])) for n, m in function.matrices.items()}
-    lengths: list[int] = mask.sum(1).tolist()
-    wanted = clean.outputs.split(lengths)
-    sparse, whole = (function(chosen, each).split(lengths) for each in (layers, full))
+    lengths = ints(mask.sum(1))
+    wanted = cut(clean.outputs, lengths)
+    sparse, whole = (cut(function(chosen, each), lengths) for each in (layers, full))
     found: list[OfPrompt | None] = []
     for row, (target, kept, sums) in enumerate(zip(wanted, sparse, whole, strict=True)):
         if not bool(torch.isfinite(target).all()):

@@ -179,7 +179,7 @@ def parameter_clusters(job: Job) -> Tables:
         special = specialisation(by_prompt[:, i].tolist(), kinds)
         components.append(member._asdict() | {
             "cluster": number[i], "importance": float(means[i]), "top_kind": special.kind or None,
-            "specialisation": special.index, "slope": float(slopes[:, i].mean()),
+            "specialisation": special.contrast, "slope": float(slopes[:, i].mean()),
             "flow": float(np.abs(slopes[:, i]).mean()), "status": "ok",
         })  # fmt: skip
     inter = _interactions(job, "clusters", [(str(n), of) for n, of in enumerate(chosen)], losses)
@@ -295,7 +295,7 @@ def _cluster_rows(
         rows.append({
             "cluster": number, "size": len(of), "matrices": ", ".join(f"{name}: {n}" for name, n in counts.items()),
             "importance": float(means[of].sum()), "cohesion": cohesion(together, of), "top_kind": special.kind or None,
-            "specialisation": special.index,
+            "specialisation": special.contrast,
             "p_kinds": groups_differ_p(kinds, each, seed=job.seed, n_draws=settings.permutations),
             "slope": float(slopes[:, of].sum(1).mean()), "flow": float(flows[of].sum()),
             "flow_share": float(flows[of].sum() / flows.sum()) if flows.sum() > 0 else None, "status": "ok",

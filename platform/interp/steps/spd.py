@@ -293,8 +293,8 @@ def _agreements(
         best = torch.stack([_best(ones[run], ones[other].only(alive[other])) for other in others]).mean(0)
         random = [random_ones(ones[other].only(alive[other]), generator) for other in others]
         chance = torch.stack([_best(ones[run], other) for other in random]).mean(0)
-        means = (float(x[alive[run]].double().mean()) for x in (best, chance))
-        found[run] = (best.double().cpu().numpy(), *means)
+        mean, by_chance = (float(x[alive[run]].double().mean()) for x in (best, chance))
+        found[run] = (best.double().cpu().numpy(), mean, by_chance)
     return found
 
 
