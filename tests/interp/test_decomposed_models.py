@@ -229,6 +229,8 @@ def test_the_three_steps_find_one_another_and_say_what_is_what(tmp_path) -> None
     compared = results["apd"].tables["comparison"].to_pylist()
     assert {(r["with"], r["status"]) for r in compared if r["matrix"] == "mixer.conv1d"} == {("spd", "not_applicable")}
     assert all(0 < r["random"] < 1 for r in compared if r["status"] == "ok")
+    # both begin with 24 components in every matrix, and not with the same ones
+    assert all(r["mean_max_cosine"] < 0.7 for r in compared if r["with"] == "spd" and r["status"] == "ok")
     used = results["apd"].tables["runs"].to_pylist()[0]
     assert used["used"] == pytest.approx(4.0) and used["n_prompts"] == 6
 

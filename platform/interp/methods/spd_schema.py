@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import pyarrow as pa
 
 from ..engine.columns import column
+from .model_matrices import Place, stays_whole
 from .spd_prompts import USED
+
+if TYPE_CHECKING:
+    from ...models import LanguageModel
 
 MODEL, CONTROL = "model", "weights in random order"
 NOTHING = "no projection of its mixer sees every token once"
@@ -68,3 +75,17 @@ PARAMETERS = pa.schema([
     column("decomposed", pa.string(), "into rank-one components, into its rows, or whole"),
     column("reason", pa.string(), "why it stays whole"),
 ])  # fmt: skip
+
+
+def parameter_rows(model: LanguageModel, blocks: Sequence[int], places: Sequence[Place]) -> list[dict[str, Any]]:
+    """Rows of `PARAMETERS`: what is decomposed, then what stays whole."""
+    rows: list[dict[str, Any]] = [
+        {"layer": place.layer, "parameter": place.path, "shape": f"{place.rows} x {place.columns}",
+         "decomposed": "its rows" if place.acting == "rows" else "rank-one components"}
+        for place in places
+    ]  # fmt: skip
+    return rows + [
+        {"layer": one.layer, "parameter": one.parameter, "shape": " x ".join(map(str, one.shape)),
+         "decomposed": "whole", "reason": one.reason}
+        for one in stays_whole(model, blocks, places)
+    ]  # fmt: skip

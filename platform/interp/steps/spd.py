@@ -33,11 +33,11 @@ from ..engine.step import Asked, Job, StepOutput, StepSettings, Tensors, step
 from ..engine.tensor_text import from_text, to_text
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.matrix_function import divergence_of_logits
-from ..methods.model_matrices import Place, chosen_places, matrix_of, stays_whole
+from ..methods.model_matrices import Place, chosen_places, matrix_of
 from ..methods.prompts_function import PromptsFunction, still
 from ..methods.rank_one import RankOnes, cosines, random_ones, squared_error
 from ..methods.spd_prompts import USED, on_prompts
-from ..methods.spd_schema import COMPONENTS, CONTROL, MATRICES, MODEL, NOTHING, PARAMETERS, TRAINING
+from ..methods.spd_schema import COMPONENTS, CONTROL, MATRICES, MODEL, NOTHING, PARAMETERS, TRAINING, parameter_rows
 from ..methods.stochastic_masks import Losses, ones_of, parts_of_loss, start_components, total
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Settings(StepSettings):
     small = {"steps": 2, "seeds": 1, "prompts_at_once": 2, "hidden": 2, "overcomplete": 0.25, "control": False}
 
     blocks: tuple[int, ...] | None = None
-    """blocks whose matrices are decomposed, among those looked at; default the middle one"""
+    """blocks whose matrices are decomposed, among those looked at; default one in the middle that has a projection"""
     matrices: tuple[str, ...] | None = None
     """paths of layers in a block or their ends (in_proj, conv1d), or embedding; with ?: where it is there; default the
     first and the last projection of the mixer"""
@@ -143,28 +143,31 @@ class Run(NamedTuple):
         return f"{'model' if self.of == MODEL else 'control'}-{self.seed}"
 
 
-def blocks_of(layers: Sequence[int], blocks: Sequence[int] | None) -> tuple[int, ...]:
+def blocks_of(model: LanguageModel, layers: Sequence[int], settings: Settings) -> tuple[int, ...]:
     """The blocks whose matrices are decomposed. Raises UsageError for one that is not looked at."""
-    if blocks is None:
-        return (layers[len(layers) // 2],)
-    for block in blocks:
+    if settings.blocks is None:
+        middle = layers[len(layers) // 2]
+        places = chosen_places(model, layers, settings.matrices)
+        having = [layer for layer in layers if any(place.layer == layer for place in places)]
+        return (min(having or [middle], key=lambda layer: (abs(layer - middle), layer)),)
+    for block in settings.blocks:
         if block not in layers:
             raise UsageError(
                 f"blocks name {block}, which is not among the blocks looked at ({', '.join(map(str, layers))})"
             )
-    return tuple(sorted(set(blocks)))
+    return tuple(sorted(set(settings.blocks)))
 
 
 def check(asked: Asked) -> None:
     """`Step.check`: the blocks are looked at and have the matrices."""
-    chosen_places(asked.model, blocks_of(asked.layers, asked.settings.blocks), asked.settings.matrices)
+    chosen_places(asked.model, blocks_of(asked.model, asked.layers, asked.settings), asked.settings.matrices)
 
 
 @step("spd", settings=Settings, seeded=True, check=check, view=VIEW)
 def spd(job: Job) -> StepOutput:
     """Matrices as sums of rank-one components of which each token needs few (SPD), with controls."""
     settings: Settings = job.settings
-    blocks = blocks_of(job.layers, settings.blocks)
+    blocks = blocks_of(job.model, job.layers, settings)
     places = chosen_places(job.model, blocks, settings.matrices)
     empty = [block for block in blocks if block not in {place.layer for place in places}]
     parameters = parameter_rows(job.model, blocks, places)
@@ -373,20 +376,6 @@ def _component_rows(
             "agreement": None if best is None else float(best[0][number]), "status": "ok",
         })  # fmt: skip
     return found
-
-
-def parameter_rows(model: LanguageModel, blocks: Sequence[int], places: Sequence[Place]) -> list[dict[str, Any]]:
-    """Rows of `PARAMETERS`: what is decomposed, then what stays whole."""
-    rows: list[dict[str, Any]] = [
-        {"layer": place.layer, "parameter": place.path, "shape": f"{place.rows} x {place.columns}",
-         "decomposed": "its rows" if place.acting == "rows" else "rank-one components"}
-        for place in places
-    ]  # fmt: skip
-    return rows + [
-        {"layer": one.layer, "parameter": one.parameter, "shape": " x ".join(map(str, one.shape)),
-         "decomposed": "whole", "reason": one.reason}
-        for one in stays_whole(model, blocks, places)
-    ]  # fmt: skip
 
 
 def _curve(run: Run, losses: Sequence[float]) -> list[dict[str, Any]]:
