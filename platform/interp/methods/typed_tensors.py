@@ -64,6 +64,21 @@ def triangular_solved(upper: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(upper, right[..., None], upper=True)[..., 0]
 
 
+def column_lengths(x: Tensor) -> Tensor:
+    """Euclidean length (..., n) of each column vector of `x` (..., m, n)."""
+    return x.norm(dim=-2)
+
+
+def pseudo_inverse(x: Tensor) -> Tensor:
+    """Moore and Penrose's inverse (n, m) of `x` (m, n)."""
+    return torch.linalg.pinv(x)
+
+
+def cut(x: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """Rows of `x` (N, ...) in parts of these sizes."""
+    return torch.split(x, sizes)
+
+
 def different(x: Tensor) -> list[int]:
     """The different whole numbers of `x`, ascending."""
     return x.unique().tolist()

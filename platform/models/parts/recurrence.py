@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..access.replaced_layers import is_replaced
 from ..access.run import Run
 from ..access.states import Scanned, StateChange, Writes, edit_states, edit_windows, windows
 from ..kernels import causal_conv
@@ -24,7 +25,10 @@ def convolve(
     """Depthwise causal convolution of u (B, T, E) from the window "conv" of `state`, with its site `conv_state`; also
     the window after the last token."""
     name, weight, history = prefix + "conv_state", conv.weight[:, 0], state["conv"] if state else None
-    out = causal_conv(u, weight, conv.bias, initial_state=history, reset=run.reset)
+    if is_replaced(conv):
+        out = conv(u, history, run.reset)
+    else:
+        out = causal_conv(u, weight, conv.bias, initial_state=history, reset=run.reset)
     assert isinstance(out, Tensor)
     deviation: Tensor | None = None
     active = run.active(name)
@@ -149,7 +153,7 @@ def split_linear(u: Tensor, layer: nn.Linear, sizes: list[int]) -> list[Tensor]:
     An elementwise edit returns contiguous memory, and vectorised silu rounds differently on strided memory: without
     this, an edit that changes nothing would change the last bits. For one token a copy is cheaper than a product more.
     """
-    if u.shape[1] == 1:
+    if u.shape[1] == 1 or is_replaced(layer):
         return [part.contiguous() for part in layer(u).split(sizes, -1)]
     weights = layer.weight.split(sizes)
     biases = [None] * len(sizes) if layer.bias is None else layer.bias.split(sizes)
