@@ -15,7 +15,7 @@
     planted.chance, planted.words, planted.plan           # 1 / answers, the vocabulary, the circuit in words
 
 Every word is one token: position i of a prompt is its i-th word, and the answer is the next token. As questions for
-analyses: `mplat.datasets.planted_questions`. What each task and architecture computes stands in its file (`tasks`,
+analyses: `mplat.datasets.planted`. What each task and architecture computes stands in its file (`tasks`,
 `architectures`). No weights are stored.
 """
 
