@@ -54,11 +54,6 @@ def eigen(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     return found.eigenvalues, found.eigenvectors
 
 
-def singular_values(x: Tensor) -> Tensor:
-    """Of a matrix, descending."""
-    return torch.linalg.svdvals(x)
-
-
 def triangular_solved(upper: Tensor, right: Tensor) -> Tensor:
     """x (..., k) of `upper` (..., k, k) x = `right` (..., k)."""
     return torch.linalg.solve_triangular(upper, right[..., None], upper=True)[..., 0]

@@ -1,5 +1,5 @@
-from numpy.typing import ArrayLike, NDArray
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 def linkage(y: ArrayLike, method: str = ...) -> NDArray[np.float64]: ...
 def fcluster(Z: ArrayLike, t: float, criterion: str = ...) -> NDArray[np.int32]: ...
