@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..engine.batches import Batch
-from .matrix_function import Layer, clean_pass
+from .matrix_function import Layer, Matrix, clean_pass
 from .prompts_function import PromptsFunction
 from .stochastic_masks import Parameters, importances, scaled
 
@@ -42,11 +42,13 @@ def token_importances(function: PromptsFunction, parameters: Parameters, chosen:
 @torch.no_grad()
 def ablation_losses(function: PromptsFunction, parameters: Parameters, batch: Batch, taken: Sets) -> Tensor:
     """Loss (B,) without these components."""
-    layers = {
-        name: scaled(function.matrices[name], parameters, name, torch.tensor(list(numbers)), torch.zeros(len(numbers)))
-        for name, numbers in taken.items()
-        if len(numbers)
-    }
+    layers: dict[str, Layer] = {}
+    for name, numbers in taken.items():
+        if numbers:
+            matrix = function.matrices[name]
+            layers[name] = scaled(
+                matrix, parameters, name, _index(matrix, numbers), matrix.weight.new_zeros(len(numbers))
+            )
     return answer_losses(function, batch, layers)
 
 
@@ -67,7 +69,11 @@ def mask_slopes(function: PromptsFunction, parameters: Parameters, batch: Batch,
             matrix = function.matrices[name]
             factor = matrix.weight.new_ones(len(batch.items), 1, len(numbers)).requires_grad_()
             factors.append(factor)
-            layers[name] = scaled(matrix, parameters, name, torch.tensor(list(numbers)), factor)
+            layers[name] = scaled(matrix, parameters, name, _index(matrix, numbers), factor)
         losses = answer_losses(function, batch, layers)
         found = torch.autograd.grad(losses.sum(), factors)
     return Slopes(losses.detach(), torch.cat([each[:, 0] for each in found], -1))
+
+
+def _index(matrix: Matrix, numbers: Sequence[int]) -> Tensor:
+    return torch.tensor(list(numbers), device=matrix.weight.device)

@@ -58,7 +58,7 @@ class Settings(StepSettings):
     """components of a matrix, as a multiple of its smaller side; below 1 they cannot sum up to the matrix"""
     hidden: int = Field(8, ge=2)
     """units of the network that predicts a component's importance"""
-    steps: int = Field(150, ge=1)
+    steps: int = Field(120, ge=1)
     """of training, for each run"""
     prompts_at_once: int = Field(4, ge=1)
     """prompts of one step of training"""
