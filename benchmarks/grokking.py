@@ -3,9 +3,9 @@
 Usage: python benchmarks/grokking.py [--seeds 1 2] [--fractions 0.3 0.35] [--steps 4000]
 
 Runs `mplat train` with configs/train/modular-addition.yaml at p = 31, one block of Mamba of width 64 in float32 on one
-thread, then `mplat interp --steps grokking` over all checkpoints, for each seed of weights and split and each share
-that is trained on. Writes curves and phases to results/grokking.json. What is claimed: excluded loss rises before
-held-out loss falls, also where the training ends before that.
+thread, then `mplat interp --steps grokking` over all checkpoints, for each seed of weights and split and each share of
+the equations. Writes curves and phases to results/grokking.json. What is claimed: excluded loss rises before held-out
+loss falls, also where the training ends before that.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from mplat.models import LanguageModel
 from mplat.models.files.training_record import TrainingRecord
 
 P, KEYS = 13, (2, 5)
-STEPS = [round(10 ** (k / 6)) for k in range(25)]  # 1 to 10,000
+STEPS = sorted({round(10 ** (k / 6)) for k in range(25)})  # 1 to 10,000
 
 
 def items(p: int = P, *, sides: bool = True) -> list[Item]:
@@ -70,7 +70,13 @@ def run(
     def answer(function: Any, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0) -> pa.Table:
         assert said is not None and function.__name__ == "batch_numbers"
         values = said[models[model].training_record.step].float().numpy().reshape(-1, arguments["p"])
-        return pa.table({"question_id": [i.id for i in given], "logits": [v.tobytes() for v in values]}, schema=schema)
+        return pa.table(
+            {
+                "question_id": [i.id for i in given],
+                "logits": [v.tobytes() if np.isfinite(v).all() else None for v in values],
+            },
+            schema=schema,
+        )
 
     job = Job(
         models[0], given, (), (0, 1), step.settings.model_validate({"permutations": 99} | how), 0,
@@ -118,6 +124,26 @@ def test_the_excluded_loss_rises_before_the_held_out_loss_falls(planted: dict) -
     assert three[0]["begins"] < three[1]["begins"] and three[0]["ends"] <= 147
     assert three[0]["before"] > three[0]["after"] and three[1]["before"] < three[1]["after"]
     assert phases["weights"]["status"] == "not_applicable"  # the planted checkpoints have the same weights
+
+
+def test_an_exported_model_is_its_last_checkpoint_and_two_trainings_are_none(planted: dict) -> None:
+    said = {step: logits(step) for step in STEPS}
+    doubled = run([checkpoint(STEPS[-1]), *map(checkpoint, STEPS)], items(), said)
+    assert doubled["measures"] == planted["measures"] and doubled["phases"] == planted["phases"]
+    mixed = run([checkpoint(STEPS[-1], seed=1), *map(checkpoint, STEPS)], items(), said)
+    assert len(mixed["measures"]) > len(planted["measures"])
+    assert [row["at"] for row in mixed["frequencies"] if row["frequency"] == 1] == list(range(len(STEPS) + 1))
+    assert {row["status"] for row in mixed["phases"]} == {"not_applicable"}
+
+
+def test_logits_that_are_not_finite_are_no_measures() -> None:
+    broken = logits(STEPS[-1])
+    broken[0, 0, 0] = torch.nan
+    found = run([checkpoint(STEPS[-1])], items(), {STEPS[-1]: broken})
+    bad = {row["measure"] for row in found["measures"] if row["status"] == "model_nonfinite"}
+    assert (
+        bad >= {"loss", "accuracy", "gap", "restricted_loss"} and found["frequencies"][0]["status"] == "model_nonfinite"
+    )
 
 
 def test_questions_without_sides_have_no_excluded_loss_and_no_phases_of_it() -> None:
@@ -191,22 +217,25 @@ def test_the_sum_of_squares_is_of_what_weight_decay_acts_on() -> None:
     )
 
 
-def test_the_kept_trainings_modulo_31_grok_and_the_excluded_loss_rises_first(root: Path) -> None:
-    """benchmarks/grokking.py: one block of Mamba, two seeds of weights and split."""
+def test_in_kept_trainings_modulo_31_the_excluded_loss_rises_before_the_held_out_loss_falls(root: Path) -> None:
+    """benchmarks/grokking.py: one block of Mamba, several seeds and shares. Not each of them ends with the rule."""
     runs = json.loads((root / "benchmarks" / "results" / "grokking.json").read_text())["runs"]
-    assert len({one["seed"] for one in runs}) == len(runs) >= 2
+    assert len(runs) >= 4 and {one["p"] for one in runs} == {31}
+    grokked = [one for one in runs if one["curves"][-1]["held_out_accuracy"] > 0.98]
+    assert len(grokked) >= 2
     for one in runs:
         curves = {row["step"]: row for row in one["curves"]}
-        last = one["curves"][-1]
-        assert last["held_out_accuracy"] > 0.98 and last["restricted_loss"] < 0.05 and last["excluded_loss"] > 1.0
-        assert last["excluded_loss_control"] < 0.05 < 2 < last["restricted_loss_control"]
-        phases = {row["phase"]: row for row in one["phases"]}
-        begins = [phases[name]["begins"] for name in ("memorisation", "circuit formation", "cleanup")]
-        assert begins == sorted(set(begins)), "remembered, then computed, then true of all"
-        # in numbers: it has risen to three times its least value where the held-out loss is above chance yet
+        begins = {row["phase"]: row["begins"] for row in one["phases"] if row["status"] == "ok"}
+        assert begins["memorisation"] < begins["circuit formation"]
+        if one in grokked:
+            assert begins["circuit formation"] < begins["cleanup"], (one["seed"], one["train_fraction"])
+        # in numbers: three times its least value, where the held-out loss is above chance yet
         least = min(curves.values(), key=lambda row: row["excluded_loss"])
-        risen = next(
-            s for s, row in curves.items() if s > least["step"] and row["excluded_loss"] > 3 * least["excluded_loss"]
-        )
-        assert curves[risen]["held_out_loss"] > math.log(31) and curves[risen]["train_accuracy"] == 1.0
-        assert phases["weights"]["after"] < phases["weights"]["before"]
+        later = [row for step, row in curves.items() if step > least["step"]]
+        risen = next(row for row in later if row["excluded_loss"] > 3 * least["excluded_loss"])
+        assert risen["held_out_loss"] > math.log(31) and risen["train_accuracy"] > 0.98
+        assert risen["excluded_loss"] > 3 * risen["excluded_loss_control"]
+    for one in grokked:
+        last = one["curves"][-1]
+        assert last["restricted_loss"] < 0.05 < 2 < last["restricted_loss_control"]
+        assert last["excluded_loss_control"] < 0.05 < 1 < last["excluded_loss"]

@@ -65,7 +65,7 @@ def phase_of(curve: Curve, values: Mapping[int, float], *, seed: int, draws: int
     steps, heights = steps[first:], heights[first:]
     points = len(steps)
     if points < FEWEST:
-        return Phase(points, None, f"{points} checkpoints with a known step and this measure; a change needs {FEWEST}")
+        return Phase(points, None, f"{points} checkpoints of one training with this measure; a change needs {FEWEST}")
     logarithmic = curve.measure.endswith("loss")
     if logarithmic and min(heights) <= 0.0:
         return Phase(points, None, "a loss is 0 in floating point, and has no logarithm")

@@ -69,11 +69,13 @@ KINDS = {
     "logit_gini": "Gini coefficient", "sum_of_squares": "sum of squares of the weights that decay",
     "embedding_rank": "effective rank", "matrix_rank": "effective rank",
 }  # fmt: skip
+_OF_SIDES = ("train_loss", "held_out_loss", "train_accuracy", "held_out_accuracy", "gap")
+_OF_ANSWERS = ("loss", "accuracy", *_OF_SIDES)
 _CHECKPOINT = [
     column("checkpoint", pa.int32(), "place of the model in the order of training, from 0"),
     column("model", pa.string(), "the model"),
     column("step", pa.int64(), "optimizer steps of its training; null where it does not say"),
-    column("at", pa.int64(), "step, or the place where some model does not say it"),
+    column("at", pa.int64(), "step; the place where these are no checkpoints of one training"),
 ]
 _REASON = column("reason", pa.string(), "why there is no value")
 MEASURES_SCHEMA = pa.schema([
@@ -140,11 +142,12 @@ Row = dict[str, Any]
 
 
 class _Checkpoint(NamedTuple):
-    """number: of the model in the job. about: its columns."""
+    """number: of the model in the job. about: its columns. single: whether all are checkpoints of one training."""
 
     number: int
     model: LanguageModel
     about: Row
+    single: bool
 
 
 @step("grokking", settings=Settings, seeded=True, others=(...,), view=VIEW)
@@ -183,21 +186,31 @@ def grokking(job: Job) -> Tables:
 
 
 def _in_order(job: Job) -> list[_Checkpoint]:
-    """The models by training step; in the order given where one of them does not say it."""
-    records = [model.training_record for model in job.models]
-    steps = [None if record is None else record.step for record in records]
-    known = [s for s in steps if s is not None]
-    order = sorted(range(len(steps)), key=known.__getitem__) if len(known) == len(steps) else range(len(steps))
+    """The models by training step, each once: an exported model is its last checkpoint. In the order given where one of
+    them does not say its step, or where several say the same and are not: these are of no single training."""
+    models: list[tuple[int, LanguageModel, int | None]] = []
+    for number, model in enumerate(job.models):
+        step = None if model.training_record is None else model.training_record.step
+        if step is None or not any(step == other and _same(model, m) for _, m, other in models):
+            models.append((number, model, step))
+    known = [step for _, _, step in models if step is not None]
+    single = len(set(known)) == len(models)
+    if single:
+        models.sort(key=lambda entry: entry[2] or 0)
     found: list[_Checkpoint] = []
-    for place, number in enumerate(order):
-        model, record = job.models[number], records[number]
+    for place, (number, model, step) in enumerate(models):
         about: Row = {
-            "checkpoint": place, "model": label(model), "step": steps[number],
-            "at": known[number] if len(known) == len(steps) else place,
-            "tokens": None if record is None else record.tokens,
+            "checkpoint": place, "model": label(model), "step": step, "at": step if single else place,
+            "tokens": None if model.training_record is None else model.training_record.tokens,
         }  # fmt: skip
-        found.append(_Checkpoint(number, model, about))
+        found.append(_Checkpoint(number, model, about, single))
     return found
+
+
+def _same(a: LanguageModel, b: LanguageModel) -> bool:
+    """Whether two models have the same weights."""
+    x, y = a.state_dict(), b.state_dict()
+    return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
 class _Answers(NamedTuple):
@@ -211,7 +224,7 @@ class _Answers(NamedTuple):
 def _addition_values(job: Job, one: _Checkpoint, addition: Addition) -> _Answers:
     logits = grid(job.map(batch_numbers, NUMBERS_SCHEMA, {"p": addition.p}, model=one.number), addition)
     if logits is None:
-        return _Answers({}, {"loss": ("model_nonfinite", "a logit is not finite")})
+        return _Answers({}, dict.fromkeys(_OF_ANSWERS, ("model_nonfinite", "a logit is not finite")))
     losses = answer_losses(logits)
     a = torch.arange(addition.p)
     right = logits.argmax(-1) == (a[:, None] + a) % addition.p
@@ -224,7 +237,7 @@ def _answer_values(job: Job, one: _Checkpoint) -> _Answers:
     rows = {r["question_id"]: r for r in job.map(batch_answer_table, ANSWER_SCHEMA, {}, model=one.number).to_pylist()}
     items = [item for item in job.items if item.id in rows and rows[item.id]["status"] == "ok"]
     if not items:
-        return _Answers({}, {"loss": ("model_nonfinite", "no question has finite scores")})
+        return _Answers({}, dict.fromkeys(_OF_ANSWERS, ("model_nonfinite", "no question has finite scores")))
     sides = sides_of(items)
     losses, right = ([rows[item.id][name] for item in items] for name in ("logprob", "correct"))
     found = _split([-value for value in losses], right, sides)
@@ -241,8 +254,7 @@ def _split(losses: Sequence[float], right: Sequence[bool], sides: Sequence[bool]
     """Means over all questions, and over each side."""
     values = {"loss": _mean(losses), "accuracy": _mean(right)}
     if sides is None:
-        lacking = ("train_loss", "held_out_loss", "train_accuracy", "held_out_accuracy", "gap")
-        return _Answers(values, dict.fromkeys(lacking, (NOT_APPLICABLE, NO_SIDES)))
+        return _Answers(values, dict.fromkeys(_OF_SIDES, (NOT_APPLICABLE, NO_SIDES)))
     for name, side in (("train", True), ("held_out", False)):
         values[f"{name}_loss"] = _mean([x for x, s in zip(losses, sides, strict=True) if s is side])
         values[f"{name}_accuracy"] = _mean([x for x, s in zip(right, sides, strict=True) if s is side])
@@ -299,10 +311,11 @@ def _phase_rows(job: Job, checkpoints: Sequence[_Checkpoint], values: Sequence[M
     settings: Settings = job.settings
     rows: list[Row] = []
     for name, curve in PHASES.items():
-        by_step: dict[int, float] = {}
-        for one, of_one in zip(checkpoints, values, strict=True):
-            if one.about["step"] is not None and curve.measure in of_one:  # the first model of each step
-                by_step.setdefault(one.about["step"], of_one[curve.measure])
+        by_step = {
+            one.about["step"]: of_one[curve.measure]
+            for one, of_one in zip(checkpoints, values, strict=True)
+            if one.single and curve.measure in of_one
+        }
         found = phase_of(curve, by_step, seed=job.seed, draws=settings.permutations, confidence=settings.confidence)
         row = {"phase": name, "measure": curve.measure, "n_checkpoints": found.points}
         if found.ramp is None:
