@@ -61,7 +61,7 @@ def compare(
             results = run_plan(plan, cache=store, session=at.session)  # read again, from the cache
         tables = {name: result.tables for name, result in results.items()}
         files = [] if out is None else [name for name in read_run(out).files if name not in INPUTS.values()]
-        shown = words.in_words(tables, named)
+        shown = words.in_words(tables)
         shown += [f"\ntables: {', '.join(files)} in {out}"] if files else []
         values = words.values(tables) | {
             "models": named,

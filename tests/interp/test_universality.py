@@ -103,7 +103,7 @@ def test_a_model_that_computes_the_same_has_the_same_circuits_and_shuffled_weigh
     found = run(model, items, tmp_path, others=(twin, untied(seed=8)), **settings)
     rows = [r for r in found.tables["overlaps"].to_pylist() if r["comparison"] != "halves"]
     assert [(r["comparison"], r["other"]) for r in rows] == [
-        ("models", twin.name), ("models", "mamba"), ("shuffled weights", "mamba")
+        ("models", twin.name), ("models", "mamba (3)"), ("shuffled weights", "mamba")
     ]  # fmt: skip
     same, other, control = rows
     assert same["shared"] == same["circuit"] == 10 and same["units"] == 96 and same["p_holm"] < 1e-6

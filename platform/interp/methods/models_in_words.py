@@ -26,17 +26,17 @@ def values(found: Found) -> dict[str, Any]:
     }
 
 
-def in_words(found: Found, names: Sequence[str]) -> list[str | Table]:
+def in_words(found: Found) -> list[str | Table]:
     """A table of all models, then one of each further analysis that was made."""
     words: list[str | Table] = []
     for step, show in _SHOWN.items():
         if step in found:
-            title, table = show(found[step], names)
+            title, table = show(found[step])
             words += ["\n" + title if words else title, table]
     return words
 
 
-def _overview(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[str, Table]:
+def _overview(tables: Mapping[str, pa.Table]) -> tuple[str, Table]:
     models = tables[""].to_pylist()
     lines: list[tuple[str, Callable[[Row], str]]] = [
         ("architecture", lambda r: r["arch"]),
@@ -57,7 +57,7 @@ def _overview(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[str
     )
 
 
-def _traces(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[str, Table]:
+def _traces(tables: Mapping[str, pa.Table]) -> tuple[str, Table]:
     """Where restoring a kind of site has the largest effect, for the tokens that matter most."""
     rows = tables["effects"].to_pylist()
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -79,7 +79,7 @@ def _traces(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[str, 
     return "Largest effect of restoring clean values, and its relative depth", Table(["", *models], head + shown)
 
 
-def _equivalence(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[str, Table]:
+def _equivalence(tables: Mapping[str, pa.Table]) -> tuple[str, Table]:
     rows = tables["patching"].to_pylist()
     aligned = [row for row in rows if row["stand_in"] == "aligned"]
     columns = ["into", "site", "layer", "its layer", "map", "remains", "mismatched", "shuffled weights", "p", "verdict"]
@@ -97,7 +97,7 @@ def _equivalence(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[
     return "What remains of the answers with mapped activations: 1 all, 0 as with the mean", Table(columns, shown)
 
 
-def _universality(tables: Mapping[str, pa.Table], names: Sequence[str]) -> tuple[str, Table]:
+def _universality(tables: Mapping[str, pa.Table]) -> tuple[str, Table]:
     rows = [row for row in tables["overlaps"].to_pylist() if row["status"] == "ok"]
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...models.lending import label
 from ..engine.places import Place, places, relative_names
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ class Counterparts(NamedTuple):
     first: Place
     second: Place | None
     reason: str
+
+
+def names_of(models: Sequence[LanguageModel]) -> list[str]:
+    """What the models are called in tables; one that is called like an earlier one has its place behind the name."""
+    labels = [label(model) for model in models]
+    return [f"{name} ({i + 1})" if name in labels[:i] else name for i, name in enumerate(labels)]
 
 
 def depth(layer: int, n_layers: int) -> float:

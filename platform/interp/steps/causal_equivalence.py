@@ -31,7 +31,6 @@ import pyarrow as pa
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from ...core.errors import UsageError
-from ...models.lending import label
 from ...scoring.statistics import Resampling, holm
 from ..engine.columns import column
 from ..engine.places import check_sites
@@ -58,7 +57,7 @@ from ..methods.site_readings import (
     batch_stand_ins,
     weight_seeds,
 )
-from ..methods.sites_across_models import Counterparts, counterparts, depth, thinned
+from ..methods.sites_across_models import Counterparts, counterparts, depth, names_of, thinned
 from ..methods.stand_ins import ALIGNED, MEAN, MISMATCHED, RANDOM, stand_ins_of
 
 FEWEST = 3  # questions in a half
@@ -278,7 +277,7 @@ def _read(job: Job, number: int, sites: list[str], seeds: list[int]) -> Readings
 def _side_by_side(job: Job, number: int, pair: Counterparts, first: Readings, second: Readings) -> SidedSites:
     a, b = pair.first, pair.second
     about: dict[str, Any] = {
-        "other": label(job.models[number]), "site": a.site, "layer": a.layer,
+        "other": names_of(job.models)[number], "site": a.site, "layer": a.layer,
         "other_layer": None if b is None else b.layer, "depth": depth(a.layer, job.model.n_layers),
     }  # fmt: skip
     if b is None:

@@ -18,7 +18,6 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
-from ...models.lending import label
 from ...scoring.statistics import holm, mean_interval, paired_difference
 from ..engine.answers import score_answers
 from ..engine.batches import Batch
@@ -26,6 +25,7 @@ from ..engine.columns import column
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import BarPart, Column, TablePart, View
 from ..methods.question_halves import group_of
+from ..methods.sites_across_models import names_of
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -128,7 +128,7 @@ def _row(
     model = job.models[number]
     longest = max(every, key=lambda row: (row["state_bytes"] or 0, row["tokens"]))
     row: dict[str, Any] = {
-        "model": label(model), "arch": model.config.arch, "parameters": model.n_parameters,
+        "model": names_of(job.models)[number], "arch": model.config.arch, "parameters": model.n_parameters,
         "active_parameters": model.n_active_parameters, "blocks": model.n_layers, "width": model.config.d_model,
         "state_bytes": model.zero_state(1).n_bytes, "state_bytes_longest": longest["state_bytes"],
         "longest": longest["tokens"], "n_questions": len(counted),

@@ -26,7 +26,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ...models.lending import label
 from ...runtime.plan import digest_of
 from ...scoring.statistics import holm, paired_difference
 from ..engine.batches import Item
@@ -49,7 +48,7 @@ from ..methods.circuits_compared import (
 from ..methods.effect_readings import ABLATIONS, EFFECTS, ReadEffects, batch_ablations, batch_effects, read_effects
 from ..methods.question_halves import group_of, halves_by_group
 from ..methods.site_readings import weight_seeds
-from ..methods.sites_across_models import depth, one_to_one, sites_of
+from ..methods.sites_across_models import depth, names_of, one_to_one, sites_of
 
 Floats = NDArray[np.float64]
 ALL = "all questions"
@@ -208,6 +207,7 @@ def universality(job: Job) -> Tables:
     """Which units kinds of questions and models share, and what a circuit of one kind does to the others."""
     settings: Settings = job.settings
     at = [places(job.model, job.layers, settings.sites), *(sites_of(other, settings.sites) for other in job.others)]
+    names = names_of(job.models)
     having = [number for number, of_model in enumerate(at) if of_model]
     seeds = weight_seeds(job.seed, settings.shuffled_models)
     tables = {
@@ -222,13 +222,13 @@ def universality(job: Job) -> Tables:
     finite = [found.ids if (found := read(n, [item.id for item in job.items])) else () for n in having]
     items = [item for item in job.items if all(item.id in ids for ids in finite)]
     ids = [item.id for item in items]
-    reads = [_Read(n, label(job.models[n]), job.models[n].n_layers, at[n], found)
+    reads = [_Read(n, names[n], job.models[n].n_layers, at[n], found)
              for n in having if (found := read(n, ids)) is not None]  # fmt: skip
     untrained = [read(0, ids, draw) for draw in range(len(seeds))]
     kinds, small = _kinds(items, settings, job.seed)
     missing: Rows = [{"status": NOT_APPLICABLE, "reason": reason} | about for about, reason in (
         *(({"kind": kind}, f"fewer than {settings.fewest} questions of this kind") for kind in small),
-        *(({"model": label(job.models[n])}, "none of its blocks has one of the sites") for n in range(len(at))
+        *(({"model": names[n]}, "none of its blocks has one of the sites") for n in range(len(at))
           if n not in having),
     )]  # fmt: skip
     if not items:
