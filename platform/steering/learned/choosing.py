@@ -79,7 +79,7 @@ def choose(
             looks = learn(rest, [examples[i] for i in part], **setting).descent.development
             found.append((len(part), {step: loss for step, loss in looks if step}))
         # one that waited long enough for a lower loss has fewer looks
-        steps = sorted(set.intersection(*(set(looks) for _, looks in found)))
+        steps = [step for step in found[0][1] if all(step in looks for _, looks in found)]
         mean = [sum(n * looks[step] for n, looks in found) / len(examples) for step in steps]
         curves.append(tuple(zip(steps, mean, strict=True)))
     best = min(range(len(settings)), key=lambda i: min((loss for _, loss in curves[i]), default=float("inf")))
