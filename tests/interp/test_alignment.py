@@ -34,6 +34,7 @@ from mplat.interp.methods.alignment_controls import (
     Search,
     Sides,
     learned,
+    learned_untrained,
     unlearned,
 )
 from mplat.interp.methods.interchange import Region, outcome, prepare, regions
@@ -58,7 +59,11 @@ def at_the_relay() -> dict[str, Found]:
     model = copy_model()
     trained, region = sides(model, "relay", "resid_post")
     untrained, _ = sides(shuffled_weights(model, 0), "relay", "resid_post")
-    every = (*unlearned(trained, region, [2]), *learned("relay", trained, untrained, region, [2], SEARCH))
+    every = (
+        *unlearned(trained, region, [2]),
+        *learned("relay", trained, region, [2], SEARCH),
+        *learned_untrained("relay", untrained, region, [2], SEARCH),
+    )
     return {found.kind: found for found in every}
 
 
@@ -71,6 +76,9 @@ def test_the_planted_subspace_is_found_from_every_seed() -> None:
     assert len(found.subspaces) == 3 and min(accuracies(found)) > 0.95
     for rows in found.subspaces:
         assert min(principal_cosines(rows, relayed())) > 0.95
+    for said in found.dormant:
+        assert min(said.natural, said.read) > 0.9 and said.accuracy_natural == said.accuracy_read == 1.0
+        assert max(said.accuracy_unnatural or 0.0, said.accuracy_unread or 0.0) < 0.1
     assert float(found.outcomes[0].source.mean()) == accuracies(found)[0], "here the source's answer is the right one"
 
 

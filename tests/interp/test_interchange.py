@@ -58,6 +58,7 @@ def by_hand(model: LanguageModel, tokens: tuple[int, ...], site: str, layer: int
         taps = mixer.conv1d.weight[:, 0]
         padded = torch.cat([inner.new_zeros(taps.shape[1] - 1, inner.shape[1]), inner])
         u = torch.stack([(padded[t : t + taps.shape[1]] * taps.T).sum(0) for t in range(len(inner))])
+        assert mixer.conv1d.bias is not None
         u = F.silu(u + mixer.conv1d.bias)
         rank, n = mixer.dt_proj.weight.shape[1], mixer.A_log.shape[1]
         dt, b, c = (u @ mixer.x_proj.weight.T).split([rank, n, n], -1)

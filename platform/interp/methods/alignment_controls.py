@@ -115,13 +115,11 @@ def unlearned(sides: Sides, region: Region, ranks: Sequence[int]) -> Iterator[Fo
         yield _judged(CHANNELS, k, sides, region, [single_channels(scores, k)])
 
 
-def learned(
-    name: str, trained: Sides, untrained: Sides | None, region: Region, ranks: Sequence[int], search: Search
-) -> Iterator[Found]:
-    """Aligned subspaces for each of `ranks` below the region's size, and the controls of learning.
+def learned(name: str, trained: Sides, region: Region, ranks: Sequence[int], search: Search) -> Iterator[Found]:
+    """Aligned subspaces for each of `ranks` below the region's size, beside random ones and those of other answers.
 
-    name: of the place among those of the step, plain letters. untrained: None where that control is left out.
-    Raises InputError where the model's scores are not finite, and as `fitting.fit`.
+    name: of the place among those of the step, plain letters. Raises InputError where the model's scores are not
+    finite, and as `fitting.fit`.
     """
     values = torch.cat([trained.train.values(region, of) for of in ("base", "source")])
     slopes = gradients(trained.model, trained.train, region)
@@ -134,8 +132,14 @@ def learned(
         dormant = tuple(_dormant(trained, region, rows, *spans) for rows in found.subspaces)
         yield dataclasses.replace(found, dormant=dormant)
         yield of.learn(SHUFFLED, dataclasses.replace(trained, train=_shuffled(trained.train, of.seed(SHUFFLED, 0))), 1)
-        if untrained is not None:
-            yield of.learn(UNTRAINED, untrained, 1)
+
+
+def learned_untrained(
+    name: str, untrained: Sides, region: Region, ranks: Sequence[int], search: Search
+) -> Iterator[Found]:
+    """The same on a model that has learned nothing. Arguments and errors as `learned`."""
+    for k in (k for k in ranks if k < region.size):
+        yield _Learner(f"{name}-k{k}", region, k, search).learn(UNTRAINED, untrained, 1)
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,14 @@ import pyarrow as pa
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from ...core.errors import InputError, UsageError
+from ...core.errors import InputError, ToleranceError, UsageError
 from ...datasets.facts.counterfactuals import Part, Variable
 from ..engine.fitting import Schedule, one_thread
 from ..engine.places import Place, places, relative_names
 from ..engine.statuses import MODEL_WRONG, NOT_APPLICABLE
 from ..engine.step import Asked, Job, Sites, StepOutput, StepSettings, named_once, step
 from ..engine.view import Column, LinePart, TablePart, View
-from ..methods.alignment_controls import DAS, Found, Search, Sides, learned, unlearned
+from ..methods.alignment_controls import DAS, UNTRAINED, Found, Search, Sides, learned, learned_untrained, unlearned
 from ..methods.alignment_rows import (
     ACCURACY_SCHEMA,
     SUBSPACE_SCHEMA,
@@ -257,28 +257,57 @@ def _add_learned(
         for at in by_site.values()
         for here in (at if settings.everywhere else [max(at, key=lambda here: here.most)])
     ]
-    controls: dict[Position, Sides] = {}
-    for model in untrained:
-        for position in settings.positions:
-            if there := [here.place for here in chosen if here.position == position]:
-                controls[position] = _sides(model, pairs, position, there)
+    controls = {
+        position: _controls(pairs, position, [here.place for here in chosen if here.position == position], untrained)
+        for position in settings.positions
+    }
     for here in (here for at in by_site.values() for here in at):
         for region, found in here.found:
-            if any(here is one for one in chosen):
-                found = found + _learned(job, variable, here, region, controls.get(here.position))
-            _add(tables, job, variable, here, region, found)
+            if not any(here is one for one in chosen):
+                _add(tables, job, variable, here, region, found)
+                continue
+            name = "-".join([variable, here.position, *region.label.replace(":", "-").split(".")])
+            more = list(learned(name, here.sides, region, settings.ranks, _search(job)))
+            control, lacking = _of_untrained(job, name, region, controls[here.position])
+            _add(tables, job, variable, here, region, [*found, *more, *control])
+            if lacking is not None:
+                row = place_of(variable, region, here.position) | {"kind": UNTRAINED, **lacking._asdict()}
+                tables.accuracy.append(row)
+
+
+def _controls(
+    pairs: Pairs, position: Position, there: Sequence[Place], untrained: Sequence[LanguageModel]
+) -> list[Sides] | _Lacking:
+    """The pairs on the model with shuffled weights, where it is asked for."""
+    try:
+        return [_sides(model, pairs, position, there) for model in untrained if there]
+    except InputError as error:
+        return _Lacking(NONFINITE, f"with shuffled weights: {error}")
+
+
+def _of_untrained(
+    job: Job, name: str, region: Region, control: list[Sides] | _Lacking
+) -> tuple[list[Found], _Lacking | None]:
+    """What is learned on the model with shuffled weights, or why there is nothing."""
+    if isinstance(control, _Lacking):
+        return [], control
+    found: list[Found] = []
+    try:
+        for sides in control:
+            found += learned_untrained(name, sides, region, job.settings.ranks, _search(job))
+    except (InputError, ToleranceError) as error:
+        return [], _Lacking(NONFINITE, f"with shuffled weights: {error}")
+    return found, None
 
 
 def _sides(model: LanguageModel, pairs: Pairs, position: Position, places_: Sequence[Place]) -> Sides:
     return Sides(model, *(prepare(model, pairs[part], position, places_) for part in PARTS))
 
 
-def _learned(job: Job, variable: Variable, here: _Here, region: Region, untrained: Sides | None) -> list[Found]:
+def _search(job: Job) -> Search:
     settings: Settings = job.settings
     schedule = Schedule(settings.steps, settings.batch_size, settings.learning_rate)
-    search = Search(schedule, settings.seeds, settings.draws, settings.natural, job.seed, job.folder, job.progress)
-    name = "-".join([variable, here.position, *region.label.replace(":", "-").split(".")])
-    return list(learned(name, here.sides, untrained, region, settings.ranks, search))
+    return Search(schedule, settings.seeds, settings.draws, settings.natural, job.seed, job.folder, job.progress)
 
 
 def _add(tables: _Tables, job: Job, variable: Variable, here: _Here, region: Region, found: Sequence[Found]) -> None:
