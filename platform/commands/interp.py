@@ -47,6 +47,7 @@ def interp(
     from ..interp import Cache
     from ..interp.engine import in_words
     from ..interp.engine.costs import estimate, tokens_of
+    from ..interp.engine.graph import in_order
     from ..interp.engine.run import carry_out
     from ..interp.engine.run_record import INPUTS, planned, run_into
     from ..runtime.record import read_run
@@ -60,9 +61,12 @@ def interp(
         typed.output.say(f"not run, since nobody named them or the prompts and models they take: {left_out}")
 
     def again(step: str) -> str:
-        """The command that runs one step, without a folder for its results, which may hold those of others."""
-        words = typed.with_value("steps", step).without_out().again("interp")
-        return shlex.join(words + ([] if cache is None else ["--cache", str(cache)]))
+        """The command that runs one step, without a folder for its results, which may hold those of others, and without
+        further models where it compares none: they would be refused."""
+        alone = typed.with_value("steps", step).without_out()
+        if not any(needed.others for needed in in_order([step])):
+            alone = alone.with_value("compare", None)
+        return shlex.join(alone.again("interp") + ([] if cache is None else ["--cache", str(cache)]))
 
     def work(at: At) -> Outcome:
         if check:  # one that is read proves nothing of this machine, today

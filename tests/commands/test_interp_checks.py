@@ -84,6 +84,11 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
         """Needs what raises."""
         return {"": pa.table({"row": [1]})}
 
+    @step("compares", others=("another model",))
+    def compares(job: Job) -> dict[str, pa.Table]:
+        """Takes a further model."""
+        return {"": pa.table({"models": [len(job.models)]})}
+
     return raised
 
 
@@ -109,6 +114,14 @@ def test_a_failing_step_is_told_with_the_command_that_runs_it_again(run, broken,
     assert [entry["step"] for entry in json.loads(capsys.readouterr().out)["steps"]] == ["breaks", "needs_it"]
     found, _ = run(*words)  # all of it is there now, and the folder is completed
     assert all(entry["cached"] for entry in found["steps"]) and read_run(tmp_path / "my out").status == "done"
+
+
+def test_the_command_for_a_step_leaves_out_models_that_it_does_not_compare(run, broken, model, capsys) -> None:
+    found, _ = run("--steps", "breaks,compares", "--compare", model, code=1)
+    assert [entry["step"] for entry in found["steps"]] == ["compares"]
+    (failed,) = found["failures"]
+    assert "--compare" not in failed["again"] and main([*shlex.split(failed["again"])[1:], "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["failures"][0]["step"] == "breaks"
 
 
 def test_a_bug_in_the_only_step_is_told_as_one(run, broken) -> None:

@@ -61,7 +61,7 @@ def estimate(plan: Plan, missing: Collection[str]) -> Estimate:
         name: StepCost(effort.tokens * paces[plan.steps[name].step.items] + effort.seconds, effort.bytes)
         for name, effort in efforts.items()
     }
-    read = ", ".join(f"a token of {kind} took {1e6 * pace:.2g} us" for kind, pace in paces.items())
+    read = ", ".join(f"a token of {kind} took {1e6 * pace:.3g} us" for kind, pace in paces.items())
     how = f"{read}, read forwards in a batch; times what each step says it reads" if read else "nothing is missing"
     total = Total(sum(cost.seconds for cost in steps.values()), peak_bytes(plan.model.device), how)
     return Estimate(steps, total)
