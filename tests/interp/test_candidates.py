@@ -103,6 +103,8 @@ def test_controls_are_as_large_and_share_nothing_with_the_candidate() -> None:
     for control in drawn:
         assert control.size(model) == candidate.size(model) and not overlap(control, candidate)
     assert drawn == controls(model, candidate, (0, 1), 5, seed=0) != controls(model, candidate, (0, 1), 5, seed=1)
+    large = Candidate("l", "x", (Channels("blocks.0.mixer_out", tuple(range(20))),))  # of 48 in both blocks
+    assert not any(overlap(control, large) for control in controls(model, large, (0, 1), 5, seed=0))
     whole = Candidate("B", "parameter B", (Channels("blocks.0.mixer.B"),), 0)
     assert [c.parts for c in controls(model, whole, (0, 1), 5, seed=0)] == [(Channels("blocks.1.mixer.B"),)]
     assert controls(model, whole, (0,), 5, seed=0) == [] and complement(whole) is None

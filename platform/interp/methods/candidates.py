@@ -152,7 +152,7 @@ class Coordinates:
         seen: dict[str, Tensor] = {}
         edits: list[Edit] = [Watch(name, partial(_store, seen, name)) for name in scan.inputs]
 
-        def changed(first: int, x: Tensor) -> Tensor:
+        def changed(number: int, x: Tensor) -> Tensor:
             here = scan.rebuild({name: value[donor.rows] for name, value in seen.items()})
             change = -self._read(here)
             if donor.values is not None and self.prefix + "h" in donor.values:
@@ -160,13 +160,11 @@ class Coordinates:
             elif donor.values is not None:
                 other = {name: donor.at(name, value[donor.rows]) for name, value in seen.items()}
                 change = change + self._read(scan.rebuild(other)._replace(C=here.C))
+            first = number * x.shape[2]  # y is divided evenly
             part = change[..., first : first + x.shape[2]].to(x.dtype)
             return _put(x, donor.rows, x[donor.rows] + part)
 
-        start = 0
-        for name in scan.outputs:
-            edits.append(Rewrite(name, function=partial(changed, start)))
-            start += _width(model, name)
+        edits += [Rewrite(name, function=partial(changed, number)) for number, name in enumerate(scan.outputs)]
         return edits
 
     def _read(self, scan: Scan) -> Tensor:
@@ -198,10 +196,12 @@ class Window:
         return next(int(s.axes[0]) * int(s.axes[1]) for s in model.sites() if s.name == self.site)
 
     def edits(self, model: LanguageModel, donor: Donor) -> list[Edit]:
-        shape = next(tuple(int(axis) for axis in s.axes) for s in model.sites() if s.name == self.site)
-        zeros = torch.zeros(1, 1, *shape, device=donor.rows.device)
-        return [MixWindow(self.site, source=zeros if donor.values is None else donor.values[self.site],
-                          index=donor.index, rows=donor.rows)]  # fmt: skip
+        if donor.values is None:
+            shape = next(tuple(int(axis) for axis in s.axes) for s in model.sites() if s.name == self.site)
+            source = torch.zeros(1, 1, *shape, device=donor.rows.device)
+        else:
+            source = donor.values[self.site]
+        return [MixWindow(self.site, source=source, index=donor.index, rows=donor.rows)]
 
 
 PARTS: Mapping[str, Callable[..., Part]] = {kind.__name__: kind for kind in (Channels, Direction, Coordinates, Window)}

@@ -209,24 +209,15 @@ def _other_inputs(
 def _other_past(scan: LayerRecurrence, past: Tensor, weight: Tensor, index: Tensor) -> list[Edit]:
     """y + weight (R, E) * (past of the source - past of this run)."""
     seen: dict[str, Tensor] = {}
-    start = 0
     edits: list[Edit] = [Watch(name, partial(_store, seen, name)) for name in scan.inputs]
 
-    def changed(first: int, x: Tensor) -> Tensor:
-        part = slice(first, first + x.shape[2])
+    def changed(number: int, x: Tensor) -> Tensor:
+        part = slice(number * x.shape[2], (number + 1) * x.shape[2])  # y is divided evenly
         own = own_share(scan.rebuild(seen))[..., part].to(x.dtype)
         return x + weight[:, None, part].to(x.dtype) * (past[index][..., part].to(x.dtype) - (x - own))
 
-    widths = _output_widths(scan, past.shape[-1])
-    for name, width in zip(scan.outputs, widths, strict=True):
-        edits.append(Rewrite(name, function=partial(changed, start)))
-        start += width
+    edits += [Rewrite(name, function=partial(changed, number)) for number, name in enumerate(scan.outputs)]
     return edits
-
-
-def _output_widths(scan: LayerRecurrence, channels: int) -> list[int]:
-    """How y is divided among the scan's outputs, which are equally wide."""
-    return [channels // len(scan.outputs)] * len(scan.outputs)
 
 
 @dataclass(frozen=True, eq=False)
