@@ -41,7 +41,7 @@ class Settings(StepSettings):
     batch_size: int = Field(256, ge=1)
     tokens: int = Field(20_000, ge=1)
     """tokens at most, evenly spread, that it is trained on"""
-    judged: int = Field(2000, ge=1)
+    judged: int = Field(500, ge=1)
     """held-out tokens at most, evenly spread, that all are judged by; pursuit takes time"""
 
 

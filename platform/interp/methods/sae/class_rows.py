@@ -28,7 +28,8 @@ class TokenClass(NamedTuple):
 def classes_of(tokens: pa.Table, material: Material, classes: ClassesOf) -> list[TokenClass]:
     """Those with at least `LEAST` tokens on each side, by name."""
     texts: list[str | None] = tokens["text"].to_pylist()
-    found = token_classes([texts[row] for row in material.rows.tolist()], classes)
+    chosen: list[int] = material.rows.tolist()
+    found = token_classes([texts[row] for row in chosen], classes)
     x = material.some(torch.arange(len(found)))
     result: list[TokenClass] = []
     for name in sorted({name for name in found if name is not None}):
