@@ -224,7 +224,7 @@ def _other_past(scan: LayerRecurrence, past: Tensor, weight: Tensor, index: Tens
 class MixWindow(Edit):
     """The convolution's window of `rows` (R,) bool after every step is the source's (B, T, E, k - 1), row index[r].
 
-    A source (1, 1, E, k - 1) is the same for all rows and steps.
+    A source (1, 1, E, k - 1) is the same for all rows and steps. Raises UsageError at a site that is no window.
     """
 
     kind: ClassVar[str] = "mix_window"
@@ -244,7 +244,10 @@ class MixWindow(Edit):
 
 @dataclass(frozen=True, eq=False)
 class AddToWindow(Edit):
-    """Adds steps[t] (B, E, k - 1) to the convolution's window after step t; for derivatives by it."""
+    """Adds steps[t] (B, E, k - 1) to the convolution's window after step t; for derivatives by it.
+
+    Raises UsageError at a site that is no window.
+    """
 
     kind: ClassVar[str] = "add_to_window"
     site: str
