@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import torch
 from model_zoo import nano, tokens
@@ -137,7 +139,7 @@ def test_elsewhere_they_are_slopes(arch: str) -> None:
 def test_dropped_gradients_see_what_cancels() -> None:
     """Block 1 takes away whatever block 0 adds: in the derivative nothing of block 0 is left."""
     model, pairs = linear_model(2), random_pairs()
-    first, second = (block.mixer for block in model.blocks)
+    first, second = (cast(Any, block.mixer) for block in model.blocks)
     model.backbone.embeddings.weight[:, 12:] = 0.0
     first.out_proj.weight[:12] = 0.0
     second.in_proj.weight.copy_(torch.eye(24))
