@@ -83,7 +83,10 @@ class Store:
 
     @classmethod
     def read(cls, tables: Tables, tensors: Mapping[str, Tensors], weights: Weights = "trained") -> Store:
-        """The store in the tables and tensors of `collect`. Raises UsageError where it has no baseline."""
+        """The store in the tables and tensors of `collect`.
+
+        Raises UsageError where it has no baseline, InputError where tensors and table do not belong together.
+        """
         tokens = tables["tokens"]
         tokens = tokens.filter(pc.is_valid(tokens["row"]))
         places = tuple(
@@ -119,7 +122,10 @@ class Store:
         return self.moments[f"{place.name}/std"]
 
     def values(self, place: Stored, rows: Sequence[int] | NDArray[np.int64] | Tensor | None = None) -> Tensor:
-        """Vectors (n, width) of the tokens `rows`, in this order (None: of all), float32."""
+        """Vectors (n, width) of the tokens `rows`, in this order (None: of all), float32.
+
+        Raises UsageError for a row that the store has not.
+        """
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
         if chosen.size and not (0 <= chosen.min() and chosen.max() < len(self)):
             raise UsageError(f"rows {chosen.min()} to {chosen.max()}: the activation store has {len(self)} tokens")

@@ -25,7 +25,10 @@ Floats = NDArray[np.float64]
 
 
 def co_importance(importances: ArrayLike) -> Floats:
-    """Cosines (C, C) of importances (tokens, C), none below 0; 0 beside a component that is never important."""
+    """Cosines (C, C) of importances (tokens, C), none below 0; 0 beside a component that is never important.
+
+    Raises UsageError for importances that are not finite, below 0 or of another shape.
+    """
     g = np.asarray(importances, np.float64)
     if g.ndim != 2 or not np.isfinite(g).all() or (g < 0).any():
         raise UsageError(f"importances are finite numbers of at least 0 in an array (tokens, C), not {g.shape}")

@@ -167,7 +167,7 @@ def out_of_fold(
     x: Floats, target: Target, probe: str, *, folds: int, inner: int, seed: int, strength: float | None = None
 ) -> tuple[Floats, Floats, list[float]]:
     """Predicted columns (n, k) of rows whose group was not trained on, training means (n,) for R^2, and the strength
-    chosen in each fold. strength: given, none is chosen."""
+    chosen in each fold. strength: given, none is chosen. Raises UsageError for an unknown probe."""
     if probe not in PROBES:
         raise UsageError(f"there is no probe {probe!r}; valid: {', '.join(PROBES)}")
     columns = target.columns
