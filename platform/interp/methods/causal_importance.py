@@ -35,6 +35,8 @@ def start_gate(scale: Tensor, hidden: int, generator: torch.Generator) -> Gate:
     They begin near raw = |h| / scale, by pairs of units that see h and -h: where a component does nothing it is not
     important, and the penalty begins as one on |h|, which makes inner activations sparse. From importances that do not
     depend on the example it can take components away only as a whole, which ends in few dense ones.
+
+    Raises UsageError for fewer than 2 hidden units.
     """
     if hidden < 2:
         raise UsageError(f"a network that predicts importance has at least 2 hidden units, not {hidden}")
