@@ -38,8 +38,8 @@ from mplat.interp.methods.alignment_controls import (
     unlearned,
 )
 from mplat.interp.methods.interchange import Region, outcome, prepare, regions
-from mplat.interp.methods.random_weights import shuffled_weights
 from mplat.models import LanguageModel
+from mplat.models.shuffled import shuffled
 from planted_pairs import PLANTED, copy_model, name_pairs, relayed, turned
 from torch import Tensor
 
@@ -58,7 +58,7 @@ def at_the_relay() -> dict[str, Found]:
     """What is found in the residual stream behind block 0, where the name's code has just been read."""
     model = copy_model()
     trained, region = sides(model, "relay", "resid_post")
-    untrained, _ = sides(shuffled_weights(model, 0), "relay", "resid_post")
+    untrained, _ = sides(shuffled(model, 0), "relay", "resid_post")
     every = (
         *unlearned(trained, region, [2]),
         *learned("relay", trained, region, [2], SEARCH),
@@ -189,18 +189,6 @@ def test_learning_goes_on_where_it_was_interrupted_and_leaves_the_model_alone(tm
     assert torch.equal(resumed.subspace, whole.subspace) and resumed.losses == whole.losses
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-
-
-def test_shuffled_weights_keep_their_values_and_nothing_else() -> None:
-    model = copy_model()
-    other = shuffled_weights(model, 1)
-    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(mine.flatten().sort()[0], theirs.flatten().sort()[0]), name
-    tokens = torch.tensor([name_pairs(1, 0)[0].base])
-    assert not torch.allclose(model(tokens), other(tokens))
-    assert all(
-        torch.equal(a, b) for a, b in zip(other.parameters(), shuffled_weights(model, 1).parameters(), strict=True)
-    )
 
 
 def test_a_site_is_cut_into_runs_of_channels() -> None:

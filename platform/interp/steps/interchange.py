@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...core.errors import InputError, ToleranceError, UsageError
 from ...datasets.facts.counterfactuals import Part, Variable
+from ...models.shuffled import shuffled
 from ..engine.fitting import Schedule, one_thread
 from ..engine.places import Place, places, relative_names
 from ..engine.statuses import MODEL_WRONG, NOT_APPLICABLE
@@ -41,7 +42,6 @@ from ..methods.alignment_rows import (
 )
 from ..methods.counterfactuals import READ_AT, Pair, Position
 from ..methods.interchange import Region, prepare, regions
-from ..methods.random_weights import shuffled_weights
 from ..methods.usable_pairs import PAIRS_SCHEMA, pair_row, usable_pairs
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def interchange(job: Job) -> StepOutput:
     """In which subspace of which site a question's entity, relation or first hop can be exchanged between prompts."""
     settings: Settings = job.settings
     tables = _Tables()
-    models = [job.model, *([shuffled_weights(job.model, job.seed)] if settings.random_weights else [])]
+    models = [job.model, *([shuffled(job.model, job.seed)] if settings.random_weights else [])]
     with one_thread():
         for variable in settings.variables:
             try:
