@@ -43,6 +43,11 @@ def of_channels(count: float, *, bytes: float) -> Cost:
     return cost
 
 
+def mean_length(lengths: Sequence[int]) -> float:
+    """Tokens of an item, 0 without items."""
+    return sum(lengths) / max(1, len(lengths))
+
+
 def of_files(count: int) -> float:
     """Bytes of so many tables without rows: each says in its footer what it was made from."""
     return FILE_BYTES * count

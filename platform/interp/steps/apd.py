@@ -25,9 +25,10 @@ from ...models.shuffled import shuffled
 from ...runtime.plan import digest_of
 from ..engine.batches import Batch
 from ..engine.columns import ranks
+from ..engine.effort import mean_length, of_files
 from ..engine.fitting import Fitted, Minibatch, Schedule, fit, one_thread
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, StepOutput, StepSettings, step
+from ..engine.step import Asked, Effort, Job, StepOutput, StepSettings, step
 from ..engine.tensor_text import from_text, to_text
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.apd import (
@@ -126,7 +127,14 @@ def check(asked: Asked) -> None:
     chosen_places(asked.model, blocks_of(asked.model, asked.layers, of_spd), of_spd.matrices)
 
 
-@step("apd", needs=("spd",), settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: minibatches of prompts, with a pass backwards for each probe, of every seed and the control."""
+    settings: Settings = asked.settings
+    read = settings.steps * settings.prompts_at_once * mean_length(lengths)
+    return Effort(2.5 * (1 + settings.probes) * read * (settings.seeds + settings.control), of_files(3) + 2_000_000)
+
+
+@step("apd", needs=("spd",), settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def apd(job: Job) -> StepOutput:
     """Matrices as components of which each prompt uses a given number (APD), compared with those of SPD."""
     settings: Settings = job.settings

@@ -15,7 +15,7 @@ Parts: `edges`, `curves`, `areas`, `completeness`, `minimality`, `tests`, `false
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -26,8 +26,9 @@ from pydantic import AfterValidator, Field
 from ...core.errors import UsageError
 from ...runtime.plan import canonical_json
 from ..engine.batches import Batch
+from ..engine.effort import mean_length, of_files
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, StepSettings, Tables, named_once, step
+from ..engine.step import Asked, Effort, Job, StepSettings, Tables, named_once, step
 from ..methods.candidate_search import UNITS, batch_units, candidates_of
 from ..methods.circuit_graph import Graph, graph_of
 from ..methods.circuit_schema import (
@@ -113,7 +114,14 @@ def check(asked: Asked) -> None:
     circuit_sizes(10, asked.settings.fractions)
 
 
-@step("circuits", settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: pairs of prompts, once for each circuit of every size, its controls and tests."""
+    settings: Settings = asked.settings
+    pairs = min(settings.development + settings.test, len(lengths)) * mean_length(lengths)
+    return Effort(8.0 * (settings.random_circuits + settings.outside) * pairs * len(asked.layers) / 8, of_files(6))
+
+
+@step("circuits", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def circuits(job: Job) -> Tables:
     """Which edges carry the answer, and whether circuits of them are faithful, complete and minimal."""
     settings: Settings = job.settings

@@ -18,6 +18,7 @@ from pydantic import Field
 from ...core.errors import InputError
 from ...runtime.plan import digest_of
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.fitting import one_thread
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
@@ -85,7 +86,7 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("dictionary", needs=("collect", "sae"), settings=Settings, seeded=True, view=VIEW)
+@step("dictionary", needs=("collect", "sae"), settings=Settings, seeded=True, view=VIEW, cost=passes(1, seconds=12.0))
 def dictionary(job: Job) -> StepOutput:
     """A dictionary learnt by scikit-learn on the activations of the autoencoders, compared with them."""
     found = [one for one in autoencoders_of(job) if one.number == 0]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ...models.lending import label
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import Column, LinePart, MapPart, TablePart, View
@@ -150,7 +151,7 @@ class _Checkpoint(NamedTuple):
     single: bool
 
 
-@step("grokking", settings=Settings, seeded=True, others=(...,), view=VIEW)
+@step("grokking", settings=Settings, seeded=True, others=(...,), view=VIEW, cost=passes(1.5, seconds=0.3))
 def grokking(job: Job) -> Tables:
     """Memory and rule along a training: losses with and without key frequencies, weights, ranks, and their phases."""
     checkpoints = _in_order(job)

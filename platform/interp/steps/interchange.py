@@ -25,10 +25,11 @@ from torch import Tensor
 from ...core.errors import InputError, ToleranceError, UsageError
 from ...datasets.facts.counterfactuals import Part, Variable
 from ...models.shuffled import shuffled
+from ..engine.effort import mean_length, of_files
 from ..engine.fitting import Schedule, one_thread
 from ..engine.places import Place, places, relative_names
 from ..engine.statuses import MODEL_WRONG, NOT_APPLICABLE
-from ..engine.step import Asked, Job, Sites, StepOutput, StepSettings, named_once, step
+from ..engine.step import Asked, Effort, Job, Sites, StepOutput, StepSettings, named_once, step
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.alignment_controls import DAS, UNTRAINED, Found, Search, Sides, learned, learned_untrained, unlearned
 from ..methods.alignment_rows import (
@@ -163,7 +164,16 @@ class _Lacking(NamedTuple):
     reason: str
 
 
-@step("interchange", settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: pairs of its own, about as long as the prompts: what is learned, and what it stands beside."""
+    settings: Settings = asked.settings
+    places = len(settings.sites) * settings.parts * len(asked.layers) * len(settings.variables) * len(settings.ranks)
+    learned = 3 * settings.steps * settings.batch_size * (settings.seeds + 1 + settings.random_weights)
+    judged = settings.pairs / 2 * (settings.draws + 8)
+    return Effort(0.4 * places * (learned + judged) * min(mean_length(lengths), 40.0), of_files(4) + 500_000)
+
+
+@step("interchange", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def interchange(job: Job) -> StepOutput:
     """In which subspace of which site a question's entity, relation or first hop can be exchanged between prompts."""
     settings: Settings = job.settings

@@ -22,6 +22,7 @@ from ...scoring.statistics import holm, mean_interval, paired_difference
 from ..engine.answers import score_answers
 from ..engine.batches import Batch
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import BarPart, Column, TablePart, View
 from ..methods.question_halves import group_of
@@ -91,7 +92,7 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("model_overview", settings=Settings, seeded=True, others=(...,), view=VIEW)
+@step("model_overview", settings=Settings, seeded=True, others=(...,), view=VIEW, cost=passes(1.2, seconds=0.3))
 def overview(job: Job) -> Tables:
     """Size, state and right answers of each model on the same questions."""
     answers = [job.map(batch_answers, BATCH_SCHEMA, {}, model=number).to_pylist() for number in range(len(job.models))]

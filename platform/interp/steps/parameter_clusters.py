@@ -24,8 +24,9 @@ from pydantic import Field
 
 from ...scoring.statistics import bootstrap_mean, groups_differ_p, holm
 from ..engine.batches import Batch, spread
+from ..engine.effort import mean_length, of_files
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Job, StepSettings, Tables, step
+from ..engine.step import Asked, Effort, Job, StepSettings, Tables, step
 from ..engine.tensor_text import from_text, to_text
 from ..engine.view import Column, MapPart, TablePart, View
 from ..methods.against_random import ABOVE, AgainstRandom, against_random, verdicts
@@ -131,7 +132,15 @@ class Member(NamedTuple):
         return f"{self.place}/{self.component}"
 
 
-@step("parameter_clusters", needs=("spd",), settings=Settings, seeded=True, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: prompts without each cluster, pair and draw."""
+    settings: Settings = asked.settings
+    prompts = min(settings.prompts, len(lengths)) * mean_length(lengths)
+    without = settings.clusters * (1 + settings.draws) + settings.pairs * (settings.pairs - 1) / 2
+    return Effort(1.5 * without * prompts, of_files(5))
+
+
+@step("parameter_clusters", needs=("spd",), settings=Settings, seeded=True, view=VIEW, cost=cost)
 def parameter_clusters(job: Job) -> Tables:
     """Clusters of SPD's components by co-importance: specialisation, ablations, interactions, gradient flow."""
     settings: Settings = job.settings

@@ -24,8 +24,9 @@ from pydantic import Field
 
 from ...core.errors import UsageError
 from ...scoring.statistics import Difference, holm, paired_difference
+from ..engine.effort import mean_length, of_files
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, StepSettings, Tables, step
+from ..engine.step import Asked, Effort, Job, StepSettings, Tables, step
 from ..methods.against_random import against_random, verdicts
 from ..methods.candidates import Candidate, named, together
 from ..methods.contrast_runs import Chosen, chosen_contrasts
@@ -92,7 +93,14 @@ class _Ranked(NamedTuple):
     rank: int | None
 
 
-@step("patching", needs=("circuits",), settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: pairs of prompts, once for each candidate and control and each way to replace them."""
+    settings: Settings = asked.settings
+    pairs = min(settings.test, len(lengths)) * mean_length(lengths)
+    return Effort(4.5 * settings.kinds * settings.per_kind * (settings.draws + settings.controls) * pairs, of_files(4))
+
+
+@step("patching", needs=("circuits",), settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def patching(job: Job) -> Tables:
     """Whether the candidates ranked first are necessary and sufficient for the answer, beside random controls."""
     settings: Settings = job.settings

@@ -25,10 +25,11 @@ from pydantic import AfterValidator, Field, field_validator
 from ...core.errors import InputError, UsageError
 from ...runtime.plan import digest_of
 from ..engine.batches import spread
+from ..engine.effort import mean_length, of_files
 from ..engine.fitting import Schedule, one_thread
 from ..engine.places import SITE_WORDS, places, relative_names
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, Sites, StepOutput, StepSettings, named_once, step
+from ..engine.step import Asked, Effort, Job, Sites, StepOutput, StepSettings, named_once, step
 from ..engine.view import BarPart, Column, LinePart, TablePart, View
 from ..methods.activation_store import Store, Stored
 from ..methods.sae.ablated_losses import LOSSES, Losses, batch_losses, replaced, spliced
@@ -206,7 +207,17 @@ class _Found(NamedTuple):
     exact: int | None
 
 
-@step("sae", needs=("collect",), settings=Settings, seeded=True, check=check, view=VIEW, code=code)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: the fits, which read no text, and prompts with every dictionary spliced in."""
+    settings: Settings = asked.settings
+    trained = len(settings.kinds) * (settings.seeds + (3 if settings.baselines else 0))
+    places = len(settings.sites) * (len(asked.layers) if settings.layers == "all" else 1)
+    spliced = min(settings.splice_prompts, len(lengths)) * mean_length(lengths)
+    fits = 1e-5 * settings.steps * settings.batch_size * trained * places
+    return Effort(3.0 * spliced * trained * places, of_files(9) + 250_000 * trained * places, fits)
+
+
+@step("sae", needs=("collect",), settings=Settings, seeded=True, check=check, view=VIEW, code=code, cost=cost)
 def sae(job: Job) -> StepOutput:
     """Sparse autoencoders of activations, beside shuffled weights, channels and principal components."""
     run = _Run(job)

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from ...runtime.plan import digest_of
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.fitting import one_thread
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
@@ -104,7 +105,9 @@ class _Label(NamedTuple):
     groups: list[str]
 
 
-@step("sparse_probing", needs=("collect", "sae"), settings=Settings, seeded=True, view=VIEW)
+@step(
+    "sparse_probing", needs=("collect", "sae"), settings=Settings, seeded=True, view=VIEW, cost=passes(0, seconds=1.5)
+)
 def sparse_probing(job: Job) -> Tables:
     """Labels told by few latents, channels or principal components, on held-out questions."""
     store, found = Store.of(job), [one for one in autoencoders_of(job) if one.number == 0]

@@ -27,9 +27,10 @@ from ...core.errors import UsageError
 from ...models.shuffled import shuffled
 from ..engine.batches import Batch
 from ..engine.columns import ranks
+from ..engine.effort import mean_length, of_files
 from ..engine.fitting import Fitted, Minibatch, Schedule, fit, one_thread
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Asked, Job, StepOutput, StepSettings, Tensors, step
+from ..engine.step import Asked, Effort, Job, StepOutput, StepSettings, Tensors, step
 from ..engine.tensor_text import from_text, to_text
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.matrix_function import divergence_of_logits
@@ -163,7 +164,14 @@ def check(asked: Asked) -> None:
     chosen_places(asked.model, blocks_of(asked.model, asked.layers, asked.settings), asked.settings.matrices)
 
 
-@step("spd", settings=Settings, seeded=True, check=check, view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: minibatches of prompts, forwards with masks and backwards, of every seed and the control."""
+    settings: Settings = asked.settings
+    read = settings.steps * settings.prompts_at_once * mean_length(lengths)
+    return Effort(4.5 * read * (settings.seeds + settings.control), of_files(4) + 500_000)
+
+
+@step("spd", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
 def spd(job: Job) -> StepOutput:
     """Matrices as sums of rank-one components of which each token needs few (SPD), with controls."""
     settings: Settings = job.settings

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...runtime.plan import digest_of
 from ..engine.columns import column
+from ..engine.effort import passes
 from ..engine.fitting import one_thread
 from ..engine.places import SITE_WORDS
 from ..engine.statuses import NOT_APPLICABLE
@@ -117,7 +118,7 @@ class _Matrix(NamedTuple):
     vectors: Tensor  # (n, C)
 
 
-@step("superposition", needs=("collect", "sae"), settings=Settings, seeded=True, view=VIEW)
+@step("superposition", needs=("collect", "sae"), settings=Settings, seeded=True, view=VIEW, cost=passes(0, seconds=1.5))
 def superposition(job: Job) -> Tables:
     """Coherence, ranks and dimensionality of latents, weights and activations, beside random matrices."""
     found = [one for one in autoencoders_of(job) if one.number == 0]

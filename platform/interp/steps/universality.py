@@ -30,9 +30,10 @@ from ...runtime.plan import digest_of
 from ...scoring.statistics import holm, paired_difference
 from ..engine.batches import Item
 from ..engine.columns import column
+from ..engine.effort import of_files
 from ..engine.places import Place, check_sites, places
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Job, Sites, StepSettings, Tables, step
+from ..engine.step import Asked, Effort, Job, Sites, StepSettings, Tables, step
 from ..engine.view import BarPart, Column, MapPart, TablePart, View
 from ..methods.circuits_compared import (
     Compared,
@@ -202,7 +203,13 @@ Kinds = Mapping[str, Halved]
 Rows = list[dict[str, Any]]
 
 
-@step("universality", settings=Settings, seeded=True, check=check_sites, others=(...,), view=VIEW)
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """`Step.cost`: forwards and backwards, of the model and of shuffled ones, and forwards with units taken away."""
+    settings: Settings = asked.settings
+    return Effort(sum(lengths) * (4.0 * (1 + settings.shuffled_models) + 3.0 * (1 + settings.draws)), of_files(5), 5.0)
+
+
+@step("universality", settings=Settings, seeded=True, check=check_sites, others=(...,), view=VIEW, cost=cost)
 def universality(job: Job) -> Tables:
     """Which units kinds of questions and models share, and what a circuit of one kind does to the others."""
     settings: Settings = job.settings
