@@ -170,7 +170,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     places = len(settings.sites) * settings.parts * len(asked.layers) * len(settings.variables) * len(settings.ranks)
     learned = 3 * settings.steps * settings.batch_size * (settings.seeds + 1 + settings.random_weights)
     judged = settings.pairs / 2 * (settings.draws + 8)
-    return Effort(0.4 * places * (learned + judged) * min(mean_length(lengths), 40.0), of_files(4) + 500_000)
+    return Effort(0.1 * places * (learned + judged) * min(mean_length(lengths), 40.0), of_files(4) + 500_000)
 
 
 @step("interchange", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
