@@ -95,7 +95,8 @@ def test_what_nobody_named_is_not_read_and_not_run(model, tmp_path) -> None:
     plan = plan_steps(model, asked())
     assert set(plan.inputs) == {"questions"} and {s.step.items for s in plan.steps.values()} == {"questions"}
     every = all_steps()
-    assert set(plan.left_out) == {name for name, step in every.items() if step.items != "questions" or step.others}
+    other = {name for name, step in every.items() if step.items != "questions" or not step.takes(0)}
+    assert set(plan.left_out) == other
     facts = config_model().model_validate({"facts": "generated", "limit": 2})
     alone = {name for name, step in every.items() if step.items == "facts" and not step.others}
     assert alone <= plan_steps(model, asked(), facts).steps.keys()
