@@ -10,12 +10,12 @@ from .step import Step, all_steps
 
 def in_order(names: Sequence[str] | None, known: Mapping[str, Step] | None = None) -> list[Step]:
     """The named steps and everything they need, each after what it needs; otherwise in alphabetical order. None: those
-    that take questions and no further models.
+    that take questions and can do without further models.
 
     Raises UsageError for a name that is no step, with the nearest one, and for steps that need each other in a circle.
     """
     known = all_steps() if known is None else known
-    of_questions = [name for name, step in known.items() if step.items == "questions" and not step.others]
+    of_questions = [name for name, step in known.items() if step.items == "questions" and step.takes(0)]
     wanted = sorted(of_questions if names is None else names)
     if not wanted:
         raise UsageError(f"no step is named; {suggest('', known)}")
