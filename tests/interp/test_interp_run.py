@@ -41,7 +41,7 @@ def questions() -> list[Question]:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each forward pass: its number of rows. A few tokens, which a check reads to see what a model has, do
+    """One entry for each forward pass: its number of rows. The few tokens that a check reads to see what there is do
     not count."""
     seen: list[int] = []
     forward = LanguageModel.forward
