@@ -55,18 +55,20 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+SMALL = {name: dict(step.settings.small) for name, step in all_steps().items() if name != "bottlenecks"}
+
+
 def config(**values: object) -> InterpConfig:
-    return config_model().model_validate({"batch_size": 4, "bottlenecks": {"resamples": 100}} | values)
+    return config_model().model_validate({"batch_size": 4, "bottlenecks": {"resamples": 100}} | SMALL | values)
 
 
 def test_a_second_run_computes_nothing_and_gives_the_same_tables(model, questions, tmp_path, passes) -> None:
     cache = Cache(tmp_path)
-    small = {name: dict(step.settings.small) for name, step in all_steps().items()}
-    first = run_steps(model, questions, config(**small), cache=cache)
+    first = run_steps(model, questions, config(), cache=cache)
     assert list(first) == [step.name for step in in_order(None)] and passes
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     passes.clear()
-    second = run_steps(model, questions, config(**small), cache=cache)
+    second = run_steps(model, questions, config(), cache=cache)
     assert passes == [] and {result.seconds for result in second.values()} == {None}
     for name, result in first.items():
         assert all(result.tables[part].equals(second[name].tables[part]) for part in result.tables)
@@ -183,7 +185,7 @@ def test_a_changed_weight_changes_the_key(questions) -> None:
 def test_why_names_the_first_difference_to_the_nearest_result(model, questions, tmp_path) -> None:
     cache = Cache(tmp_path)
     for values in ({"seed": 1, "layers": (0,)}, {}):
-        run_steps(model, questions, config(**values), cache=cache)
+        run_steps(model, questions, config(steps=("bottlenecks",), **values), cache=cache)
     plan = plan_steps(model, questions, config(bottlenecks={"resamples": 101}))
     others = {entry.key: entry.components for entry in cache.entries("bottlenecks")}
     found = nearest(plan.steps["bottlenecks"].key, others)
@@ -296,7 +298,7 @@ def saved(model: LanguageModel, tmp_path: Path) -> Iterator[LanguageModel]:
 def test_workers_elsewhere_give_the_same_tables(saved, questions, tmp_path) -> None:
     from mplat.runtime import open_session
 
-    chosen = config(batch_size=2)
+    chosen = config(batch_size=2, steps=("delta_sensitivity", "attribution", "bottlenecks"))
     here = run_steps(saved, questions, chosen, cache=Cache(tmp_path / "a"))
     there = Cache(tmp_path / "b")
     run_steps(saved, questions, chosen.model_copy(update={"steps": ("delta_sensitivity", "attribution")}), cache=there)
