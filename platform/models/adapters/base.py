@@ -133,11 +133,6 @@ class AdaptedModel(LanguageModel):
         """transformers' configuration."""
         return cast(AdaptedConfig, self.config).hf
 
-    @property
-    def n_active_parameters(self) -> int:
-        """All of them: which experts of another program's model a token uses is not asked."""
-        return self.n_parameters
-
     def _make_parts(self, config: ModelConfig) -> None:
         import transformers
 
