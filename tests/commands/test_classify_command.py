@@ -125,6 +125,7 @@ def test_duplicate_ids_follow_the_tolerance(capsys: pytest.CaptureFixture[str], 
     assert "1 of 4 records left out: duplicate_id 1" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_workers_write_what_this_process_writes(
     capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path

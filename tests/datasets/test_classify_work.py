@@ -135,6 +135,7 @@ def table(gathered: Gathered, out: Path, **session: object) -> tuple[bytes, byte
     return (out / "questions.parquet").read_bytes(), summary_path(out / "questions.parquet").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_worker_two_workers_and_this_process_make_the_same_files(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

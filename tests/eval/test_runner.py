@@ -374,6 +374,7 @@ def test_doses_are_judged_beside_the_recipe_and_change_nothing_else(few, place, 
     assert len(table.rows) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_process_and_one_or_two_actors_give_the_same_tables(few, place, case):
     names = ("items.parquet", "price.parquet", "summary.json")

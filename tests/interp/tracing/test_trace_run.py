@@ -157,6 +157,7 @@ def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(mo
     assert again.files == first.files and traced == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path) -> None:
     folder = reader().save(tmp_path / "model")
