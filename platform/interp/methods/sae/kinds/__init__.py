@@ -11,6 +11,7 @@ A kind is functions of its arguments, without a state of its own. A subclass is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -46,7 +47,7 @@ class Frozen(NamedTuple):
     k: int | None = None
 
 
-class SaeKind:
+class SaeKind(ABC):
     """Base of the kinds. meaning: the first line of its docstring."""
 
     name: str = ""
@@ -55,9 +56,9 @@ class SaeKind:
         """Further parameters, at their start; `like`: W_dec (F, C), for dtype and device."""
         return {}
 
+    @abstractmethod
     def codes(self, z: Tensor, parameters: Parameters, options: Options) -> Tensor:
         """Latents f (B, F) >= 0 of pre-activations z (B, F) while it is trained."""
-        raise NotImplementedError
 
     def penalty(self, z: Tensor, codes: Tensor, parameters: Parameters, options: Options) -> Tensor:
         """What is added to the squared error per channel for sparsity; a number."""
