@@ -28,7 +28,7 @@ def ngram() -> ModuleType:
 
 def counts_of(texts: list[bytes], order: int) -> list[Counter[Gram]]:
     """By length: how often each n-gram was seen; below the longest, how many symbols were seen before it."""
-    seen: list[set[Gram] | list[Gram]] = [[] for _ in range(order + 1)]
+    seen: list[list[Gram]] = [[] for _ in range(order + 1)]
     for text in texts:
         padded = [256] * (order - 1) + list(text)
         for end in range(order, len(padded) + 1):
