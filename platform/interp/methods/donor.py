@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-
-from ...core.errors import InputError
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
     from ...models.access.edits import Edit
     from .sae.dictionary import SparseDictionary
+
+
+class SiteDictionary(NamedTuple):
+    """An autoencoder and the site (full name) that it is of."""
+
+    site: str
+    dictionary: SparseDictionary
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Donor:
     values: Mapping[str, Tensor] | None
     index: Tensor
     rows: Tensor
-    autoencoders: Mapping[str, SparseDictionary] = field(default_factory=dict["str", "SparseDictionary"])
+    autoencoders: Mapping[str, SiteDictionary] = field(default_factory=dict[str, "SiteDictionary"])
 
     def at(self, site: str, like: Tensor) -> Tensor:
         """The values of `site` for the rows that are replaced, as many as `like`'s (n, T, ...)."""
@@ -36,13 +41,6 @@ class Donor:
         value = self.values[site].to(like.dtype)
         value = value[self.index[self.rows]] if len(value) > 1 else value
         return value.expand(like.shape)
-
-    def autoencoder(self, name: str) -> SparseDictionary:
-        """The autoencoder `name`. Raises InputError where it is missing."""
-        if name not in self.autoencoders:
-            held = ", ".join(self.autoencoders) or "none"
-            raise InputError(f"the autoencoder {name!r} of a latent is missing (there is {held}); run the step `sae`")
-        return self.autoencoders[name]
 
 
 class Part(Protocol):

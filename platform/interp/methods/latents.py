@@ -1,16 +1,17 @@
-"""Latents of a sparse autoencoder as a part that is replaced, with what the autoencoder does not reconstruct left alone.
+"""Latents of a sparse autoencoder as a part that is replaced; what the autoencoder does not reconstruct stays.
 
     x' = x + sum over i of (f_i of the donor - f_i(x)) D_i        D_i: row i of the decoder
 
 so that with a donor that holds the same latents nothing changes. All others of the site, `others`, is the complement:
-x' = donor's x + sum over i of (f_i(x) - f_i of the donor) D_i. Latents of x' need not be those that were put in, because
-decoder rows are not orthogonal.
+x' = donor's x + sum over i of (f_i(x) - f_i of the donor) D_i. Latents of x' need not be those that were put in,
+because decoder rows are not orthogonal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,16 +19,18 @@ from ...core.errors import InputError
 from ...models.access.edits import Edit
 from ...models.parts.norms import wide
 from .cuts import Rewrite
-from .donor import Donor, put
+from .donor import Donor, SiteDictionary, put
+from .sae.splicing import packed, unpacked
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
+    from .sae.dictionary import SparseDictionary
 
 
 @dataclass(frozen=True)
 class Latents:
     """Some latents at a site (full name). autoencoder: its name among those of the step `sae` (`saes.tensors`); others:
-    all that the site holds but these. Raises InputError where the autoencoder is missing or of a site of other width.
+    all that the site holds but these. Raises InputError where the autoencoder is missing or of another site or model.
     """
 
     site: str
@@ -47,13 +50,22 @@ class Latents:
         width = _width(model, self.site)
         return max(0, width - len(self.latents)) if self.others else len(self.latents)
 
-    def edits(self, model: LanguageModel, donor: Donor) -> list[Edit]:
-        dictionary, width, chosen = donor.autoencoder(self.autoencoder), _width(model, self.site), list(self.latents)
-        if dictionary.width != width or max(chosen, default=0) >= dictionary.n_latents:
+    def dictionary(self, model: LanguageModel, autoencoders: Mapping[str, SiteDictionary]) -> SparseDictionary:
+        """The autoencoder that it is of, one of these. Raises InputError where there is none that fits."""
+        if self.autoencoder not in autoencoders:
+            held = ", ".join(autoencoders) or "none"
+            raise InputError(f"the autoencoder {self.autoencoder!r} of a latent is missing (known: {held}); run `sae`")
+        site, dictionary = autoencoders[self.autoencoder]
+        width, last = _width(model, self.site), max(self.latents, default=0)
+        if (site, dictionary.width) != (self.site, width) or last >= dictionary.n_latents:
             raise InputError(
-                f"the autoencoder {self.autoencoder!r} has {dictionary.n_latents} latents of {dictionary.width} channels "
-                f"and is not that of latent {max(chosen, default=0)} at {self.site} of {model.name}, which has {width}"
+                f"the autoencoder {self.autoencoder!r} has {dictionary.n_latents} latents of the {dictionary.width} "
+                f"channels of {site}: there is no latent {last} of the {width} of {self.site} of model {model.name}"
             )
+        return dictionary
+
+    def edits(self, model: LanguageModel, donor: Donor) -> list[Edit]:
+        dictionary, chosen = self.dictionary(model, donor.autoencoders), list(self.latents)
 
         def read(x: Tensor) -> Tensor:
             return dictionary.latents(x.to(wide(x.dtype)))[..., chosen]
@@ -71,6 +83,16 @@ class Latents:
             return put(x, donor.rows, other - change if self.others else mine + change)
 
         return [Rewrite(self.site, function=replaced)]
+
+
+def packed_all(autoencoders: Mapping[str, SiteDictionary]) -> dict[str, Any]:
+    """As plain JSON, for the arguments of a batch function."""
+    return {name: {"site": of.site, "dictionary": packed(of.dictionary)} for name, of in autoencoders.items()}
+
+
+def unpacked_all(content: Mapping[str, Any]) -> dict[str, SiteDictionary]:
+    """The inverse of `packed_all`."""
+    return {name: SiteDictionary(v["site"], unpacked(v["dictionary"])) for name, v in content.items()}
 
 
 def _width(model: LanguageModel, site: str) -> int:
