@@ -138,12 +138,13 @@ def plan_of(typed: Typed[InterpConfig]) -> Plan:
     from ..interp import plan_steps
     from ..interp.engine.graph import in_order
     from ..interp.engine.inputs import Given, chosen_steps, read_missing
+    from ..interp.engine.interp_config import settings_of
     from ..models.files.training_record import each_model
 
     config = typed.config
     name = named(config.model)
     compared = [one for listed in config.compare for one in each_model(listed)]
-    steps = in_order(chosen_steps(config, others=len(compared)))
+    steps = in_order(chosen_steps(config, others=len(compared)), settings=partial(settings_of, config))
     # a wrong file is found before a large model is loaded
     read = read_missing({step.items for step in steps}, config, Given())
 

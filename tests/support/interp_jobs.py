@@ -13,7 +13,7 @@ from mplat.datasets import facts
 from mplat.datasets.records import Question
 from mplat.interp.engine.batches import Batch, Item
 from mplat.interp.engine.graph import all_steps
-from mplat.interp.engine.step import StepOutput, Tables
+from mplat.interp.engine.step import StepOutput, Tables, Tensors
 from mplat.models import LanguageModel
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "platform" / "models" / "tiny" / "tokenizer"
@@ -52,6 +52,7 @@ def run_step(
     batch_size: int = 3,
     layers: Sequence[int] | None = None,
     upstream: Mapping[str, Tables] | None = None,
+    tensors: Mapping[str, Mapping[str, Tensors]] | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Tables:
@@ -73,6 +74,7 @@ def run_step(
         seed=seed,
         upstream=upstream or {},
         map=map_batches,
+        upstream_tensors=tensors or {},
     )
     if step.check is not None:
         step.check(Asked(model, job.layers, job.settings, {}))

@@ -41,7 +41,7 @@ def effort_of(plan: Plan, name: str) -> Effort:
     """What the step `name` of a plan is expected to take."""
     planned = plan.steps[name]
     step = planned.step
-    upstream = {need: plan.steps[need].settings for need in step.needs}
+    upstream = {need: plan.steps[need].settings for need in planned.needs}
     others = [other.model for other in plan.others] if step.others else []
     asked = Asked(plan.model, plan.layers, planned.settings, upstream, others)
     return (step.cost or passes(USUAL))(asked, plan.inputs[step.items].lengths)

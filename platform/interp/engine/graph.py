@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ...core.errors import UsageError, suggest
-from .step import Step, all_steps
+from .step import Step, StepSettings, all_steps
+
+SettingsOf = Callable[[Step], StepSettings]
 
 
-def in_order(names: Sequence[str] | None, known: Mapping[str, Step] | None = None) -> list[Step]:
+def defaults(step: Step) -> StepSettings:
+    """A step's settings where nothing is set."""
+    return step.settings()
+
+
+def needs_of(step: Step, known: Mapping[str, Step], settings: SettingsOf = defaults) -> tuple[str, ...]:
+    """The steps whose results `step` gets: those it always needs, and those that settings ask for."""
+    if step.also is None:
+        return step.needs
+    upstream = {need: settings(known[need]) for need in step.needs}
+    return tuple(dict.fromkeys((*step.needs, *step.also(settings(step), upstream))))
+
+
+def in_order(
+    names: Sequence[str] | None, known: Mapping[str, Step] | None = None, settings: SettingsOf = defaults
+) -> list[Step]:
     """The named steps and everything they need, each after what it needs; otherwise in alphabetical order. None: those
-    that take questions and can do without further models.
+    that take questions and can do without further models. settings: of each step, which may ask for others.
 
     Raises UsageError for a name that is no step, with the nearest one, and for steps that need each other in a circle.
     """
@@ -29,7 +46,7 @@ def in_order(names: Sequence[str] | None, known: Mapping[str, Step] | None = Non
         if name not in known:
             needed = f", which {chain[-1]!r} needs" if chain else ""
             raise UsageError(f"unknown interp step {name!r}{needed}; {suggest(name, known)}")
-        for need in known[name].needs:
+        for need in needs_of(known[name], known, settings):
             visit(need, (*chain, name))
         ordered[name] = known[name]
 

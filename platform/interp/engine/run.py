@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from ...runtime.table_job import Progress
 from .cache import Cache, Stored
 from .encoded import Encoded, plan_digest, together
 from .failures import Carried, Failure, forget_values, stops_everything
-from .graph import all_steps, in_order
+from .graph import all_steps, in_order, needs_of
 from .inputs import Given, chosen_steps, encode_kind, read_missing
 from .interp_config import InterpConfig, default_config, settings_of
 from .key import Key, step_key
@@ -49,6 +50,7 @@ class Planned:
     step: Step
     settings: StepSettings
     key: Key
+    needs: tuple[str, ...]  # the steps whose results it gets
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,11 @@ def plan_steps(
     config = default_config() if config is None else config
     given = (Given() if given is None else given)._replace(**({} if questions is None else {"questions": questions}))
     names = chosen_steps(config, known, len(others))
-    ordered = in_order(names, known)
+    ordered = in_order(names, known, partial(settings_of, config))
+    needs = _needs(ordered, config)
     check_others(ordered, len(others))
     layers = check_layers(config.layers, model.n_layers)
-    _check_settings(ordered, model, others, layers, config)
+    _check_settings(ordered, needs, model, others, layers, config)
     kinds: list[Kind] = [kind for kind in KINDS if kind in {step.items for step in ordered}]
     given = read_missing(kinds, config, given)
     inputs: dict[Kind, Encoded] = {kind: encode_kind(kind, model, config, given) for kind in kinds}
@@ -132,11 +135,11 @@ def plan_steps(
         data, batches = _digests(inputs[step.items], config)
         key = step_key(
             step, model, settings=settings, layers=layers, seed=config.seed, data_digest=data, batches_digest=batches,
-            upstream={need: planned[need].key.digest for need in step.needs},
+            upstream={need: planned[need].key.digest for need in needs[step.name]},
             others=[(other.model, *_digests(other.inputs[step.items], config))
                     for other in (read if step.others else ())],
         )  # fmt: skip
-        planned[step.name] = Planned(step, settings, key)
+        planned[step.name] = Planned(step, settings, key, needs[step.name])
     left_out = () if config.steps else tuple(sorted((all_steps() if known is None else known).keys() - planned.keys()))
     wanted = tuple(config.steps or planned)
     return Plan(model, inputs, layers, config, planned, wanted, read, given.notes, left_out)
@@ -147,8 +150,14 @@ def _digests(data: Encoded, config: InterpConfig) -> tuple[str, str]:
     return data.digest, plan_digest(data.plan(config.batch_size))
 
 
+def _needs(ordered: Sequence[Step], config: InterpConfig) -> dict[str, tuple[str, ...]]:
+    known = {step.name: step for step in ordered}
+    return {step.name: needs_of(step, known, partial(settings_of, config)) for step in ordered}
+
+
 def _check_settings(
     ordered: Sequence[Step],
+    needs: Mapping[str, Sequence[str]],
     model: LanguageModel,
     others: Sequence[LanguageModel],
     layers: Sequence[int],
@@ -157,7 +166,7 @@ def _check_settings(
     settings = {step.name: settings_of(config, step) for step in ordered}
     for step in ordered:
         if step.check is not None:
-            upstream = {need: settings[need] for need in step.needs}
+            upstream = {need: settings[need] for need in needs[step.name]}
             try:
                 step.check(Asked(model, layers, settings[step.name], upstream, others if step.others else ()))
             except UsageError as error:
@@ -257,12 +266,12 @@ class _Carrying:
         if stored is not None:
             self._observer.say(f"{name}: cached")
         else:
-            for need in planned.step.needs:
+            for need in planned.needs:
                 self.obtain(need)
                 if (failure := self.failures.get(need)) is not None:
                     self._fail(Failure(name, key, failure.error, failure.needed or need))
                     return
-            upstream = {need: self.results[need] for need in planned.step.needs}
+            upstream = {need: self.results[need] for need in planned.needs}
             prompts = len(self._plan.inputs[planned.step.items].items)
             self._observer.begin(name, f"not in the cache, computed now on {prompts} prompts")
             start = time.monotonic()

@@ -16,8 +16,8 @@ Items are questions unless the decorator says `items="facts"` (factual prompts, 
 `items="texts"` (plain texts).
 
 What a step finds is tables, and tensors beside them where it returns a `StepOutput`. `view` says how a report shows it;
-`others` which further models it is given; `cost` what it takes; what it trains is trained by `fitting.fit` in
-`Job.folder`.
+`others` which further models it is given; `also` which further steps its settings ask for; `cost` what it takes; what
+it trains is trained by `fitting.fit` in `Job.folder`.
 
 Forward passes belong into a batch function at the top level of the module: it may run in another process, on a batch
 planned from the data alone, and must be a pure function of its arguments. The step's function puts the batches' rows
@@ -183,6 +183,10 @@ class Effort(NamedTuple):
 Cost = Callable[[Asked, Sequence[int]], Effort]
 
 
+#: further steps that a step gets the results of: by its settings, and by those of the steps that it always needs
+Also = Callable[[Any, Mapping[str, Any]], Sequence[str]]
+
+
 #: what further models are to a step, in order; an ellipsis behind the last: any number of those, at least one; an
 #: ellipsis alone: any number, also none
 Roles = tuple[str | EllipsisType, ...]
@@ -204,6 +208,7 @@ class Step:
     others: Roles = ()  # what the further models are that it is given (`InterpConfig.compare`)
     cost: Cost | None = None  # what it takes, for --dry-run; None: a usual number of passes (`costs.USUAL`)
     code: Callable[[Any], Sequence[str]] | None = None  # modules that its settings find by name: part of its key
+    also: Also | None = None  # steps that it needs under some settings alone
 
     def takes(self, others: int) -> bool:
         """Whether it can be given so many models beside the one that is analysed."""
@@ -239,13 +244,16 @@ def step(
     others: Roles = (),
     cost: Cost | None = None,
     code: Callable[[Any], Sequence[str]] | None = None,
+    also: Also | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the step `name`, which looks at such `items` and gets the results of the steps
-    it `needs`. code: the modules of what its settings choose out of a registry."""
+    it `needs`, and of those that `also` names. code: the modules of what its settings choose out of a registry."""
 
     def register(function: Function) -> Function:
         assert name.isidentifier(), f"a step's name is also a folder and a key: {name!r} will not do"
-        entry = Step(name, version, tuple(needs), settings, seeded, function, check, view, items, others, cost, code)
+        entry = Step(
+            name, version, tuple(needs), settings, seeded, function, check, view, items, others, cost, code, also
+        )
         STEPS.add(name, entry, function.__module__)
         return function
 

@@ -1,4 +1,4 @@
-"""Candidates for what carries an answer, found and ranked by first-order estimates on the development questions.
+"""Candidates for what carries an answer, units of the model itself, ranked by first-order estimates on questions.
 
 For every block: the channels of its output with the largest estimates, Delta, B and C as a whole, the convolution's
 window, the state as a whole and its coordinates with the largest estimates. Over all blocks: clusters of channels whose
@@ -104,7 +104,7 @@ def candidates_of(
     tops: dict[str, list[Ranked]] = {"channels": [], "coordinates": []}
     for name in where.outputs:
         mean = each[name].mean(0)
-        best = _largest(mean, share)
+        best = largest_of(mean, share)
         layer = _layer(name)
         top = Ranked(Candidate(f"{name}, largest {len(best)}", "channels", (Channels(name, tuple(best)),), layer),
                      float(mean[best].sum()))  # fmt: skip
@@ -119,7 +119,7 @@ def candidates_of(
         mean, N = summed[scan.prefix], state_shape(model, scan)[1]
         whole = Candidate(scan.prefix + "h", "state", (Coordinates(scan.prefix),), scan.layer)
         found.append(Ranked(whole, float(mean.sum())))
-        best = _largest(mean, share)
+        best = largest_of(mean, share)
         pairs = tuple(sorted((i // N, i % N) for i in best))
         top = Candidate(
             f"{scan.prefix}h, largest {len(best)}", "coordinates", (Coordinates(scan.prefix, pairs),), scan.layer
@@ -134,7 +134,8 @@ def candidates_of(
     return sorted(found, key=lambda one: -abs(one.score))
 
 
-def _largest(scores: Floats, share: float) -> list[int]:
+def largest_of(scores: Floats, share: float) -> list[int]:
+    """Numbers of this share of the scores, the largest in size, at least one; ascending."""
     count = max(1, round(share * len(scores)))
     return sorted(np.argsort(-np.abs(scores), kind="stable")[:count].tolist())
 

@@ -4,9 +4,9 @@
 
 A part says which sites' values another run has to hold for it (`sites`), and gives the edits that put these in its
 place in some rows of a batch (`edits`). Ablation (zero, mean, another prompt's values) and patching (the clean run's
-values in the corrupted run) are the same operation with another source. Another kind of part, such as the latent of a
-dictionary, is a class with these methods and an entry in `PARTS`; a direction, of a probe or a dictionary, is here
-already.
+values in the corrupted run) are the same operation with another source (`donor`). Another kind of part is a class with
+these methods and an entry in `PARTS`; beside those of this file there are latents of autoencoders (`latents`) and edges
+through the residual stream (`stream_edges`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,46 +26,14 @@ from ...models.kernels import selective_scan
 from .arguments import is_list
 from .circuit_runs import MixWindow
 from .cuts import Rewrite
+from .donor import Donor, Part, put
+from .latents import Latents
 from .recurrences import LayerRecurrence, Scan, scans_of
+from .stream_edges import ARROW, StreamEdge
 from .taps import Watch
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
-
-
-@dataclass(frozen=True)
-class Donor:
-    """Where values come from. values: by site (B, T, ...), or (1, 1, ...) for the same at all tokens; None: zeros.
-    index (R,): which of its rows goes into row r of the run that is edited; rows (R,) bool: where the part is replaced.
-    """
-
-    values: Mapping[str, Tensor] | None
-    index: Tensor
-    rows: Tensor
-
-    def at(self, site: str, like: Tensor) -> Tensor:
-        """The values of `site` for the rows that are replaced, as many as `like`'s (n, T, ...)."""
-        if self.values is None:
-            return torch.zeros_like(like)
-        value = self.values[site].to(like.dtype)
-        value = value[self.index[self.rows]] if len(value) > 1 else value
-        return value.expand(like.shape)
-
-
-class Part(Protocol):
-    """A replaceable part of a model, a frozen dataclass of names and numbers, so that JSON can hold it."""
-
-    def sites(self, model: LanguageModel) -> list[str]:
-        """Full names of the sites whose values a donor has to hold."""
-        ...
-
-    def edits(self, model: LanguageModel, donor: Donor) -> list[Edit]:
-        """The edits of one forward pass that put the donor's values in the part's place."""
-        ...
-
-    def size(self, model: LanguageModel) -> int:
-        """How many numbers per token it is."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -92,29 +60,33 @@ class Channels:
                 mask = torch.zeros(x.shape[2], dtype=torch.bool, device=x.device)
                 mask[list(self.channels)] = True
                 other = torch.where(~mask if self.others else mask, other, mine)
-            return _put(x, donor.rows, other)
+            return put(x, donor.rows, other)
 
         return [Rewrite(self.site, function=replaced)]
 
 
 @dataclass(frozen=True)
 class Direction:
-    """What a site holds along some directions, orthonormal vectors (n, C) in its space; the rest stays."""
+    """What a site holds along some directions, orthonormal vectors (n, C) in its space; the rest stays. others: what it
+    holds across them instead."""
 
     site: str
     vectors: tuple[tuple[float, ...], ...]
+    others: bool = False
 
     def sites(self, model: LanguageModel) -> list[str]:
         return [self.site]
 
     def size(self, model: LanguageModel) -> int:
-        return len(self.vectors)
+        return _width(model, self.site) - len(self.vectors) if self.others else len(self.vectors)
 
     def edits(self, model: LanguageModel, donor: Donor) -> list[Edit]:
         def replaced(x: Tensor) -> Tensor:
             basis = torch.tensor(self.vectors, dtype=x.dtype, device=x.device)
             mine = x[donor.rows]
-            return _put(x, donor.rows, mine + (donor.at(self.site, mine) - mine) @ basis.T @ basis)
+            other = donor.at(self.site, mine)
+            along = (other - mine) @ basis.T @ basis
+            return put(x, donor.rows, other - along if self.others else mine + along)
 
         return [Rewrite(self.site, function=replaced)]
 
@@ -162,7 +134,7 @@ class Coordinates:
                 change = change + self._read(scan.rebuild(other)._replace(C=here.C))
             first = number * x.shape[2]  # y is divided evenly
             part = change[..., first : first + x.shape[2]].to(x.dtype)
-            return _put(x, donor.rows, x[donor.rows] + part)
+            return put(x, donor.rows, x[donor.rows] + part)
 
         edits += [Rewrite(name, function=partial(changed, number)) for number, name in enumerate(scan.outputs)]
         return edits
@@ -204,7 +176,9 @@ class Window:
         return [MixWindow(self.site, source=source, index=donor.index, rows=donor.rows)]
 
 
-PARTS: Mapping[str, Callable[..., Part]] = {kind.__name__: kind for kind in (Channels, Direction, Coordinates, Window)}
+PARTS: Mapping[str, Callable[..., Part]] = {
+    kind.__name__: kind for kind in (Channels, Direction, Coordinates, Window, Latents, StreamEdge)
+}
 
 
 @dataclass(frozen=True)
@@ -265,13 +239,21 @@ def together(candidates: Sequence[Candidate], name: str, kind: str) -> Candidate
 
 def named(model: LanguageModel, text: str) -> Candidate:
     """A candidate of the caller's: selections of sites joined by `+`, such as `blocks.0.mixer_out[3,4]` or, for
-    channels of a state with all their coordinates, `blocks.0.mixer.h[5]`.
+    channels of a state with all their coordinates, `blocks.0.mixer.h[5]`; or an edge through the residual stream,
+    `blocks.0.mixer_out > blocks.2.mixer_in`.
 
     Raises UsageError for what the model has not.
     """
     parts: list[Part] = []
     layers: set[str] = set()
-    for selection in (parse(one) for one in text.split("+")):
+    for one in text.split("+"):
+        if ARROW in one:
+            edge = StreamEdge(*one.strip().split(ARROW, 1))
+            edge.sites(model)  # one that is not there is refused now
+            parts.append(edge)
+            layers.add(edge.receiver.removeprefix("blocks.").split(".")[0])
+            continue
+        selection = parse(one)
         if selection.positions is not None:
             raise UsageError(f"candidate {text!r}: it is replaced at all tokens; leave the positions out")
         for site in expand(selection, model.sites()):
@@ -297,10 +279,6 @@ def _tuples(value: Any) -> Any:
 
 def _store(into: dict[str, Tensor], name: str, x: Tensor, lengths: Tensor) -> None:
     into[name] = x
-
-
-def _put(x: Tensor, rows: Tensor, part: Tensor) -> Tensor:
-    return x.index_copy(0, rows.nonzero()[:, 0], part.to(x.dtype))
 
 
 def state_shape(model: LanguageModel, scan: LayerRecurrence) -> tuple[int, int]:

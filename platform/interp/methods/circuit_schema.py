@@ -91,7 +91,7 @@ FALSE_NEGATIVES_SCHEMA = pa.schema([
 CANDIDATES_SCHEMA = pa.schema([
     column("candidate", pa.string(), "what it is"),
     column("kind", pa.string(), "channels, coordinates, state, window, parameter delta, B or C, cluster; together: of "
-           "all blocks"),
+           "all blocks; latent or latents of an autoencoder; probe: the direction of one; edge through the stream"),
     column("layer", pa.int32(), "block; null for several"),
     column("size", pa.int32(), "numbers per token"),
     column("score", pa.float64(), "estimated loss of the metric when it has the corrupted run's values, to first "

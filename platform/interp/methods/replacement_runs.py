@@ -22,10 +22,12 @@ from torch import Tensor
 from ...runtime.plan import digest_of
 from ..engine.batches import Batch
 from ..engine.step import Job
-from .candidates import Candidate, Coordinates, Donor
+from .candidates import Candidate, Coordinates
 from .circuit_runs import ROWS
 from .contrast_runs import of_batch
 from .contrasts import Contrast, Pairs, pairs_of
+from .donor import Donor, SiteDictionary
+from .latents import Latents, packed_all, unpacked_all
 from .recurrences import scans_of
 from .typed_tensors import floats, nested
 from .unit_attribution import summed_states
@@ -48,17 +50,22 @@ class Asked(NamedTuple):
 
 @torch.no_grad()
 def batch_means(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
-    """Sums over the real tokens of one batch's clean prompts, of sites and of states (`h` of a scan)."""
+    """Sums over the real tokens of one batch's clean prompts, of sites, of latents and of states (`h` of a scan)."""
     chosen = of_batch(batch, arguments)
     if not chosen:
         return MEANS.empty_table()
-    pairs, sites = pairs_of(chosen, batch.device), arguments["sites"]
+    pairs, latents = pairs_of(chosen, batch.device), [Latents(site, name, ()) for site, name in arguments["latents"]]
+    sites = list(dict.fromkeys([*arguments["sites"], *(part.site for part in latents)]))
+    autoencoders = unpacked_all(arguments["autoencoders"])
     wanted = set(arguments["states"])
     scans = [scan for layer in range(model.n_layers) for scan in scans_of(model, layer) if scan.prefix in wanted]
     names = list(dict.fromkeys([*sites, *(name for scan in scans for name in scan.inputs)]))
     with model.capture(*names) as acts:
         model(pairs.clean, pairs.mask, last_only=True)
     totals = {name: acts[name][pairs.mask].double().sum(0) for name in sites}
+    for part in latents:
+        values = acts[part.site][pairs.mask].double()
+        totals[part.held] = part.dictionary(model, autoencoders).latents(values).sum(0)
     totals |= {scan.prefix + "h": summed_states(scan.rebuild(acts), pairs.mask) for scan in scans}
     count = int(pairs.mask.sum())
     rows: list[dict[str, Any]] = [
@@ -67,14 +74,23 @@ def batch_means(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]
     return pa.Table.from_pylist(rows, schema=MEANS)
 
 
-def means_of(job: Job, candidates: Sequence[Candidate], which: Sequence[Contrast]) -> dict[str, list[float]]:
-    """Site -> its mean over all tokens of these contrasts' clean prompts, in one row of numbers."""
+def means_of(
+    job: Job, candidates: Sequence[Candidate], which: Sequence[Contrast], autoencoders: Mapping[str, Any]
+) -> dict[str, list[float]]:
+    """Site -> its mean over all tokens of these contrasts' clean prompts, in one row of numbers; of latents their own.
+
+    autoencoders: as `packed_all` gives them.
+    """
     states = {part.prefix for c in candidates for part in c.parts if isinstance(part, Coordinates)}
     sites = {
         name for c in candidates for part in c.parts if not isinstance(part, Coordinates)
         for name in part.sites(job.model)
     }  # fmt: skip
-    arguments = {"contrasts": {c.id: c.to_json() for c in which}, "sites": sorted(sites), "states": sorted(states)}
+    latents = {(part.site, part.autoencoder) for c in candidates for part in c.parts if isinstance(part, Latents)}
+    arguments = {
+        "contrasts": {c.id: c.to_json() for c in which}, "sites": sorted(sites), "states": sorted(states),
+        "latents": sorted(latents), "autoencoders": autoencoders,
+    }  # fmt: skip
     total: dict[str, NDArray[np.float64]] = {}
     tokens: dict[str, int] = {}
     for row in job.map(batch_means, MEANS, arguments).to_pylist():
@@ -105,14 +121,14 @@ def _of_length(tokens: Sequence[int], n: int) -> list[int]:
 def batch_replacements(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
     """Metric and answer of one batch's questions for each run asked for; run -1 is the clean prompt, -2 the corrupted.
 
-    Arguments: candidates and runs (`Asked`); means by site, donors by question.
+    Arguments: candidates and runs (`Asked`); means by site, donors by question; autoencoders (`packed_all`).
     """
     chosen = of_batch(batch, arguments)
     if not chosen:
         return RESULTS.empty_table()
     pairs = pairs_of(chosen, batch.device)
     candidates = [Candidate.from_json(value) for value in arguments["candidates"]]
-    runs = [Asked(*run) for run in arguments["runs"]]
+    runs, autoencoders = [Asked(*run) for run in arguments["runs"]], unpacked_all(arguments["autoencoders"])
     sites = list(dict.fromkeys(name for candidate in candidates for name in candidate.sites(model)))
     rows: list[dict[str, Any]] = []
 
@@ -144,9 +160,10 @@ def batch_replacements(model: LanguageModel, batch: Batch, arguments: Mapping[st
         at_once = max(1, ROWS // pairs.rows)
         for start in range(0, len(numbers), at_once):
             part = numbers[start : start + at_once]
+            these = [candidates[runs[i].candidate] for i in part]
             for number, logits in zip(
-                part, _replaced(model, pairs, base, [candidates[runs[i].candidate] for i in part], values), strict=True
-            ):
+                part, _replaced(model, pairs, base, these, values, autoencoders), strict=True
+            ):  # fmt: skip
                 note(number, logits)
     return pa.Table.from_pylist(rows, schema=RESULTS)
 
@@ -157,14 +174,16 @@ def _replaced(
     base: Tensor,
     candidates: Sequence[Candidate],
     values: Mapping[str, Tensor] | None,
+    autoencoders: Mapping[str, SiteDictionary],
 ) -> Tensor:
     """Final logits (K, B, V) with each of the candidates replaced in its own rows."""
     n, K = pairs.rows, len(candidates)
     index = torch.arange(n, device=base.device).repeat(K)
     which = torch.arange(K, device=base.device).repeat_interleave(n)
     edits = [
-        e for k, candidate in enumerate(candidates) for e in candidate.edits(model, Donor(values, index, which == k))
-    ]
+        edit for k, candidate in enumerate(candidates)
+        for edit in candidate.edits(model, Donor(values, index, which == k, autoencoders))
+    ]  # fmt: skip
     with model.edit(*edits):
         logits = model(base.repeat(K, 1), pairs.mask.repeat(K, 1), last_only=True)[:, 0]
     return logits.unflatten(0, (K, n))
@@ -180,15 +199,15 @@ def _as_wide(pairs: Pairs, rows: Sequence[Sequence[int]]) -> Tensor:
 def _means(model: LanguageModel, means: Mapping[str, Sequence[float]], device: torch.device) -> dict[str, Tensor]:
     """By site (1, 1, ...)."""
     shapes = {site.name: [int(axis) for axis in site.axes] for site in model.sites() if not site.constant}
-    return {name: torch.tensor(v, dtype=torch.float64, device=device).view(1, 1, *shapes[name])
+    return {name: torch.tensor(v, dtype=torch.float64, device=device).view(1, 1, *shapes.get(name, [len(v)]))
             for name, v in means.items()}  # fmt: skip
 
 
 class Replacements:
     """Runs that are asked for by candidate and how, then measured at once."""
 
-    def __init__(self, job: Job, draws: int) -> None:
-        self._job, self._draws = job, draws
+    def __init__(self, job: Job, draws: int, autoencoders: Mapping[str, SiteDictionary] | None = None) -> None:
+        self._job, self._draws, self._autoencoders = job, draws, packed_all(autoencoders or {})
         self._candidates: dict[str, int] = {}
         self._all: list[Candidate] = []
         self._runs: dict[Asked, int] = {}
@@ -214,8 +233,8 @@ class Replacements:
         arguments = {
             "contrasts": {c.id: c.to_json() for c in test}, "judged": judged,
             "candidates": [candidate.to_json() for candidate in self._all], "runs": [list(run) for run in self._runs],
-            "means": means_of(self._job, averaged, development) if averaged else {},
-            "donors": donors_of(test, pool, self._draws, self._job.seed),
+            "means": means_of(self._job, averaged, development, self._autoencoders) if averaged else {},
+            "donors": donors_of(test, pool, self._draws, self._job.seed), "autoencoders": self._autoencoders,
         }  # fmt: skip
         place = {c.id: i for i, c in enumerate(test)}
         self.metric = np.full((len(self._runs) + 2, len(test)), np.nan)

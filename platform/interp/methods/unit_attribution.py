@@ -35,12 +35,21 @@ class UnitAttributions(NamedTuple):
     states: dict[str, Tensor]
 
 
+class BothRuns(NamedTuple):
+    """By site what the clean and the corrupted run held, and the derivative of the metric in the clean run, all
+    (B, T, ...)."""
+
+    clean: dict[str, Tensor]
+    corrupted: dict[str, Tensor]
+    slope: dict[str, Tensor]
+
+
 @torch.inference_mode(False)
-def unit_attributions(
-    model: LanguageModel, pairs: Pairs, sites: Sequence[str], windows: Sequence[str], scans: Sequence[LayerRecurrence],
-    judged: Judged = "logit_diff",
-) -> UnitAttributions:  # fmt: skip
-    """Of the channels of `sites`, the windows of convolutions, and the states of `scans`."""
+def both_runs(
+    model: LanguageModel, pairs: Pairs, sites: Sequence[str], windows: Sequence[str] = (),
+    scans: Sequence[LayerRecurrence] = (), judged: Judged = "logit_diff",
+) -> BothRuns:  # fmt: skip
+    """Values of all these and of what the scans read, derivatives by all these and by what the scans give."""
     inside = [name for scan in scans for name in scan.inputs]
     seen = list(dict.fromkeys([*sites, *windows, *inside]))
     with torch.no_grad(), model.capture(*seen) as acts:
@@ -68,8 +77,16 @@ def unit_attributions(
         found = torch.autograd.grad(
             pairs.judge(logits, judged).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-    slope, clean = dict(zip(leaves, found, strict=True)), {name: acts[name].detach() for name in seen}
-    channels = {n: _over_tokens((clean[n] - corrupted[n]).double() * slope[n].double(), pairs.mask) for n in sites}
+    return BothRuns({n: acts[n].detach() for n in seen}, corrupted, dict(zip(leaves, found, strict=True)))
+
+
+def unit_attributions(
+    model: LanguageModel, pairs: Pairs, sites: Sequence[str], windows: Sequence[str], scans: Sequence[LayerRecurrence],
+    judged: Judged = "logit_diff",
+) -> UnitAttributions:  # fmt: skip
+    """Of the channels of `sites`, the windows of convolutions, and the states of `scans`."""
+    clean, corrupted, slope = both_runs(model, pairs, sites, windows, scans, judged)
+    channels = {n: over_tokens((clean[n] - corrupted[n]).double() * slope[n].double(), pairs.mask) for n in sites}
     newest = {
         n: ((clean[n] - corrupted[n])[..., -1].double() * slope[n][..., -1].double()).sum(-1, keepdim=True)
         for n in windows
@@ -79,10 +96,11 @@ def unit_attributions(
                                 torch.cat([slope[name] for name in scan.outputs], -1))
         for scan in scans
     }  # fmt: skip
-    return UnitAttributions(channels, {n: _over_tokens(x, pairs.mask)[:, 0] for n, x in newest.items()}, states)
+    return UnitAttributions(channels, {n: over_tokens(x, pairs.mask)[:, 0] for n, x in newest.items()}, states)
 
 
-def _over_tokens(x: Tensor, mask: Tensor) -> Tensor:
+def over_tokens(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum (B, C) of x (B, T, C) over the real tokens of mask (B, T)."""
     return torch.where(mask[..., None], x, 0.0).sum(1)
 
 

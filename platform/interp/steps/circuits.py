@@ -8,7 +8,9 @@ carrying the corrupted prompt's values (`methods.circuit_runs`), beside circuits
 
 The circuit that is tested has the smallest size from which on faithfulness on the development half is at least
 `enough`. Of it: completeness and minimality, three tests (`methods.circuit_tests`), a bound on what its ranking
-overlooked (`methods.false_negatives`). `candidates` are ranked here for `patching`.
+overlooked (`methods.false_negatives`). Candidates are ranked here for `patching`: units of the model itself
+(`methods.candidate_search`) and, where the setting `candidates` asks for them, latents of the step `sae` and directions
+of the step `probes` (`methods.feature_candidates`), and edges through the residual stream by their estimates.
 
 Parts: `edges`, `curves`, `areas`, `completeness`, `minimality`, `tests`, `false_negatives`, `candidates`, `prompts`.
 """
@@ -16,7 +18,7 @@ Parts: `edges`, `curves`, `areas`, `completeness`, `minimality`, `tests`, `false
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +29,11 @@ from ...core.errors import UsageError
 from ...runtime.plan import canonical_json
 from ..engine.batches import Batch
 from ..engine.effort import mean_length, of_files
+from ..engine.places import places
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Effort, Job, StepSettings, Tables, named_once, step
-from ..methods.candidate_search import UNITS, batch_units, candidates_of
+from ..methods.candidate_search import UNITS, Ranked, batch_units, candidates_of
+from ..methods.candidates import Candidate
 from ..methods.circuit_graph import Graph, graph_of
 from ..methods.circuit_schema import (
     AREAS_SCHEMA,
@@ -47,12 +51,17 @@ from ..methods.contrast_runs import Chosen, chosen_contrasts, of_batch
 from ..methods.contrasts import Judged, pairs_of
 from ..methods.edge_attribution import Method, edge_attributions
 from ..methods.faithfulness import FRACTIONS, circuit_sizes, faithfulness
+from ..methods.feature_candidates import batch_features, directions_of, feature_candidates, readable_of
+from ..methods.latents import packed_all
+from ..methods.stream_edges import StreamEdge
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
 
 Floats = NDArray[np.float64]
 Rows = list[dict[str, Any]]
+Sort = Literal["units", "edges", "latents", "probes"]
+_STEPS: Mapping[str, str] = {"latents": "sae", "probes": "probes"}  # steps that sorts of candidates come from
 SCORES = pa.schema([("id", pa.string()), ("method", pa.string()), ("scores", pa.list_(pa.float64()))])
 
 
@@ -95,8 +104,11 @@ class Settings(StepSettings):
     """random low-ranked edges that are cut one by one"""
     matters: float = Field(0.05, gt=0)
     """share of the difference of clean and corrupted prompts from which on an edge matters"""
+    candidates: Annotated[tuple[Sort, ...], AfterValidator(named_once)] = ("units",)
+    """what is ranked for `patching`: units (channels, states, parameters, windows), edges (through the stream), latents
+    (runs `sae` before), probes (runs `probes` before)"""
     share: float = Field(0.02, gt=0, le=1)
-    """of channels and state coordinates that form a candidate"""
+    """of channels, state coordinates or latents that form a candidate"""
     clusters: int = Field(4, ge=1, le=50)
     """clusters of channels to try at most; 1: none"""
     tolerance: float = Field(0.1, ge=0, lt=0.5)
@@ -108,10 +120,21 @@ class Settings(StepSettings):
 
 
 def check(asked: Asked) -> None:
-    """`Step.check`: the tested circuit's ranking is computed, and sizes are fractions."""
+    """`Step.check`: the tested circuit's ranking is computed, sizes are fractions, and latents and probes are at sites
+    with one value per token and channel."""
     if asked.settings.rank_by not in asked.settings.methods:
         raise UsageError(f"rank_by {asked.settings.rank_by!r} is none of methods {list(asked.settings.methods)}")
     circuit_sizes(10, asked.settings.fractions)
+    for name in set(_STEPS.values()) & asked.upstream.keys():
+        try:
+            places(asked.model, asked.layers, asked.upstream[name].sites)
+        except UsageError as error:
+            raise UsageError(f"candidates of the step {name!r}: {error}") from error
+
+
+def also(settings: Settings, upstream: Mapping[str, Any]) -> list[str]:
+    """`Step.also`: the steps that candidates come from."""
+    return [_STEPS[sort] for sort in settings.candidates if sort in _STEPS]
 
 
 def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
@@ -121,7 +144,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     return Effort(8.0 * (settings.random_circuits + settings.outside) * pairs * len(asked.layers) / 8, of_files(6))
 
 
-@step("circuits", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
+@step("circuits", settings=Settings, seeded=True, check=check, view=VIEW, cost=cost, also=also)
 def circuits(job: Job) -> Tables:
     """Which edges carry the answer, and whether circuits of them are faithful, complete and minimal."""
     settings: Settings = job.settings
@@ -137,17 +160,13 @@ def circuits(job: Job) -> Tables:
     scores = _scores(job, chosen, common)
     search = CircuitSearch(job, graph, chosen, scores, common | {"state_groups": settings.state_groups})
     found = search.tables()
-    units = job.map(batch_units, UNITS, common | {"contrasts": {c.id: c.to_json() for c in chosen.development}})
-    candidates = candidates_of(
-        job.model, job.layers, units, [c.id for c in chosen.development], share=settings.share,
-        clusters=settings.clusters, seed=job.seed,
-    )  # fmt: skip
-    rows = [
+    candidates = _candidates(job, graph, chosen, scores, common)
+    rows: Rows = [
         {"candidate": one.candidate.name, "kind": one.candidate.kind, "layer": one.candidate.layer, "score": one.score,
          "size": one.candidate.size(job.model), "rank": i, "parts": canonical_json(one.candidate.to_json()),
          "status": "ok"}
         for i, one in enumerate(candidates, 1)
-    ]  # fmt: skip
+    ] or [{"status": NOT_APPLICABLE}]  # fmt: skip
     edges = pa.Table.from_pylist(found.edges + absent, schema=EDGES_SCHEMA)
     return found.as_tables() | {
         "edges": edges, "candidates": pa.Table.from_pylist(rows, schema=CANDIDATES_SCHEMA), "prompts": chosen.prompts,
@@ -177,6 +196,36 @@ def _scores(job: Job, chosen: Chosen, common: Mapping[str, Any]) -> dict[str, Fl
     rows = job.map(batch_scores, SCORES, {**common, **settings, "contrasts": contrasts}).to_pylist()
     by_method = {m: {r["id"]: r["scores"] for r in rows if r["method"] == m} for m in job.settings.methods}
     return {method: np.array([of[c.id] for c in chosen.development]) for method, of in by_method.items()}
+
+
+def _candidates(
+    job: Job, graph: Graph, chosen: Chosen, scores: Mapping[str, Floats], common: Mapping[str, Any]
+) -> list[Ranked]:
+    """All that the settings ask for, the largest |score| first."""
+    settings: Settings = job.settings
+    order = [c.id for c in chosen.development]
+    arguments: dict[str, Any] = {**common, "contrasts": {c.id: c.to_json() for c in chosen.development}}
+    found: list[Ranked] = []
+    if "units" in settings.candidates:
+        found += candidates_of(
+            job.model, job.layers, job.map(batch_units, UNITS, arguments), order, share=settings.share,
+            clusters=settings.clusters, seed=job.seed,
+        )  # fmt: skip
+    if "edges" in settings.candidates:
+        mean: list[float] = scores[settings.rank_by].mean(0).tolist()
+        found += [
+            Ranked(Candidate(edge.name, "edge", (StreamEdge(edge.sender, edge.receiver),), edge.layer), score)
+            for edge, score in zip(graph.edges, mean, strict=True) if edge.kind == "residual"
+        ]  # fmt: skip
+    readable, directions = readable_of(job), directions_of(job)
+    if readable or directions:
+        arguments |= {
+            "autoencoders": packed_all({name: one.of for name, one in readable.items()}),
+            "directions": [one.to_json() for one in directions],
+        }
+        rows = job.map(batch_features, UNITS, arguments)
+        found += feature_candidates(readable, directions, rows, order, settings.share)
+    return sorted(found, key=lambda one: -abs(one.score))
 
 
 def _full_and_empty(chosen: Chosen) -> tuple[Floats, Floats, Floats]:

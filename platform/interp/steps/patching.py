@@ -6,6 +6,8 @@ whether they are necessary; their clean values in that prompt, and corrupted val
 whether they are sufficient. The same is done to random controls of equal size; p-values are corrected after Holm over
 the candidates tested in the same way.
 
+Latents of autoencoders are read by those of the step `sae`, which it gets where `circuits` does.
+
 Parts: `effects`; `horizons`, by how far back the fact stands; `classes`, by kind of question; `pairs`, two candidates
 at once, by which redundant ones show; `prompts`.
 """
@@ -13,7 +15,7 @@ at once, by which redundant ones show; `prompts`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -33,6 +35,8 @@ from ..methods.contrast_runs import Chosen, chosen_contrasts
 from ..methods.contrasts import Judged
 from ..methods.controls import complement, controls, overlap
 from ..methods.faithfulness import faithfulness
+from ..methods.feature_candidates import readable_of
+from ..methods.latents import Latents
 from ..methods.patching_schema import CLASSES_SCHEMA, EFFECTS_SCHEMA, HORIZONS_SCHEMA, PAIRS_SCHEMA, VIEW
 from ..methods.replacement_runs import HOW, Replacements
 
@@ -65,7 +69,8 @@ class Settings(StepSettings):
     kinds: int = Field(8, ge=1)
     """kinds at most, those whose first candidate is ranked first"""
     named: tuple[str, ...] = ()
-    """further candidates, selections of sites joined by +, such as blocks.0.mixer_out[3,4] or blocks.1.mixer.h"""
+    """further candidates: selections of sites, such as blocks.0.mixer_out[3,4] or blocks.1.mixer.h, and edges through
+    the stream, such as blocks.0.mixer_out > blocks.1.mixer_in, each one or several joined by +"""
     draws: int = Field(5, ge=1)
     """resampled prompts for each question"""
     controls: int = Field(5, ge=1)
@@ -88,6 +93,11 @@ def check(asked: Asked) -> None:
         named(asked.model, text)
 
 
+def also(settings: Settings, upstream: Mapping[str, Any]) -> list[str]:
+    """`Step.also`: the step whose autoencoders the candidates' latents are of."""
+    return ["sae"] if "latents" in upstream["circuits"].candidates else []
+
+
 class _Ranked(NamedTuple):
     candidate: Candidate
     rank: int | None
@@ -100,7 +110,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     return Effort(4.5 * settings.kinds * settings.per_kind * (settings.draws + settings.controls) * pairs, of_files(4))
 
 
-@step("patching", needs=("circuits",), settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
+@step("patching", needs=("circuits",), settings=Settings, seeded=True, check=check, view=VIEW, cost=cost, also=also)
 def patching(job: Job) -> Tables:
     """Whether the candidates ranked first are necessary and sufficient for the answer, beside random controls."""
     settings: Settings = job.settings
@@ -164,9 +174,14 @@ class _Measured:
 
     def __init__(self, job: Job, chosen: Chosen, candidates: Sequence[_Ranked], settings: Settings) -> None:
         self.job, self.chosen, self.candidates, self.settings = job, chosen, candidates, settings
-        self.runs = Replacements(job, settings.draws)
+        readable = readable_of(job)
+        autoencoders = {name: one.of for name, one in readable.items()}
+        for part in (part for one in candidates for part in one.candidate.parts if isinstance(part, Latents)):
+            part.dictionary(job.model, autoencoders)  # one that is missing is refused now
+        self.runs = Replacements(job, settings.draws, autoencoders)
+        living = {name: one.living for name, one in readable.items()}
         self.controls = {
-            one.candidate.name: controls(job.model, one.candidate, job.layers, settings.controls, job.seed)
+            one.candidate.name: controls(job.model, one.candidate, job.layers, settings.controls, job.seed, living)
             for one in candidates
         }
         self.rest = {one.candidate.name: complement(one.candidate) for one in candidates}
