@@ -48,7 +48,7 @@ class Encoder:
 
     @property
     def way(self) -> str:
-        """"words" or "library"."""
+        """ "words" or "library"."""
         return "library" if self._words is None else "words"
 
     def ids(self, texts: Sequence[str]) -> Encoded:

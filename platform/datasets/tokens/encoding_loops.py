@@ -225,9 +225,7 @@ def number_words(data, bounds, first, classes, raw, normalized, table, words, co
     """
     done = 0
     for t in range(first, bounds.size - 1):
-        end, why, where = number_text(
-            data, bounds[t], bounds[t + 1], classes, raw, normalized, table, words, done
-        )
+        end, why, where = number_text(data, bounds[t], bounds[t + 1], classes, raw, normalized, table, words, done)
         if why == BY_LIBRARY:
             words[done] = BY_LIBRARY
             end = done + 1
