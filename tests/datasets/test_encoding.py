@@ -41,6 +41,15 @@ def trained(**changed: object) -> Tokenizer:
     return tokenizer
 
 
+def changed_model(**changed: object) -> models.BPE:
+    """All bytes, and a token that no merge makes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {
+        token: number for number, token in enumerate([*alphabet, "was", "s</w>", *(c + "</w>" for c in "ab")])
+    }
+    return models.BPE(vocabulary, [], **changed)
+
+
 def like_neox() -> Tokenizer:
     """As GPT-NeoX's is published: NFC, runs of blanks as tokens; and tokens with rules of their own."""
     tokenizer = trained(normalizer=normalizers.NFC())
@@ -162,6 +171,9 @@ def test_ids_do_not_depend_on_how_texts_are_grouped(monkeypatch):
         {"normalizer": normalizers.NFKC()},
         {"normalizer": normalizers.Lowercase()},
         {"encode_special_tokens": True},
+        {"model": models.BPE({"a": 0, "b": 1, "ab": 2, "?": 3}, [("a", "b")], unk_token="?")},
+        {"model": changed_model(ignore_merges=True)},
+        {"model": changed_model(end_of_word_suffix="</w>")},
         {"post_processor": processors.TemplateProcessing(single="$A $A", pair="$A $B", special_tokens=[])},
     ],
 )
@@ -170,6 +182,20 @@ def test_any_other_tokenizer_is_left_to_the_library(changed):
     encoder = Encoder(tokenizer)
     assert encoder.way == "library"
     same_as_library(tokenizer, encoder, HARD)
+
+
+@given(st.data())
+def test_merges_in_any_order(data):
+    """Merges whose ranks follow no training: those of a token's parts may come later, and several make one token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    longer = data.draw(st.lists(st.text("abc", min_size=2, max_size=5), max_size=25, unique=True))
+    tokens = {token: number for number, token in enumerate([*alphabet, *longer])}
+    merges = [(t[:i], t[i:]) for t in longer for i in range(1, len(t)) if t[:i] in tokens and t[i:] in tokens]
+    tokenizer = Tokenizer(models.BPE(tokens, data.draw(st.permutations(merges))))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    encoder = Encoder(tokenizer)
+    assert encoder.way == "words"
+    same_as_library(tokenizer, encoder, data.draw(st.lists(st.text("abc ", max_size=40), max_size=5)))
 
 
 def test_truncation_and_padding_are_left_out():

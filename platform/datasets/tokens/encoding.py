@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ...core.errors import InputError
+from .encoding_merges import merges_of
 from .encoding_words import Ids, Offsets, WordEncoder, joined, splits_like_gpt2
 
 CHUNK_BYTES = 1 << 21  # what is encoded at once; the numbers of its words take four times as much
@@ -40,8 +41,10 @@ class Encoder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens
-        simple = splits_like_gpt2(json.loads(text)) and not tokenizer.encode_special_tokens
-        self._words = WordEncoder(self._tokenizer, self._by_library) if simple else None
+        parts = json.loads(text)
+        simple = splits_like_gpt2(parts) and not tokenizer.encode_special_tokens
+        merges = merges_of(parts["model"]) if simple else None
+        self._words = WordEncoder(self._tokenizer, merges, self._by_library) if merges else None
 
     def __reduce__(self) -> tuple[type[Encoder], tuple[Tokenizer]]:
         return Encoder, (self._tokenizer,)

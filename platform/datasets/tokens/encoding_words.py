@@ -1,6 +1,5 @@
-"""Byte-level BPE of many texts by looking words up: a word is merged once, by the library, and found again after that.
+"""Byte-level BPE of many texts by looking words up: a word is merged once and found again after that.
 
-The merges are never redone here: words that are not in the table yet are given to the library's own model together.
 The table is bounded (`WORDS`, `KEY_BYTES`) and emptied when it is full, so that what it holds follows the text. What is
 rare and hard goes to the library as a whole text: added tokens with rules of their own (single word, stripped blanks),
 characters that NFC may change, words of more than `LONGEST` bytes.
@@ -9,13 +8,11 @@ characters that NFC may change, words of more than `LONGEST` bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers import Tokenizer
 
 from .encoding_characters import Characters
 from .encoding_loops import (
@@ -28,22 +25,20 @@ from .encoding_loops import (
     number_words,
     write_ids,
 )
+from .encoding_merges import Merges, merge_words
 
 WORDS = 500_000
 KEY_BYTES = 1 << 23
-SEPARATOR = "\n"  # not among the characters that stand for bytes
 Ids = NDArray[np.uint32]
 Offsets = NDArray[np.int64]
 _NO_IDS = np.empty(0, np.uint32)
 
 
 def splits_like_gpt2(tokenizer: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json is BPE whose tokens depend on the words of GPT-2's pattern, one by one, alone."""
-    model, words, normalizer = (tokenizer.get(key) or {} for key in ("model", "pre_tokenizer", "normalizer"))
+    """Whether a tokenizer.json cuts texts into the words of GPT-2's pattern, and does nothing else around its model."""
+    words, normalizer = (tokenizer.get(key) or {} for key in ("pre_tokenizer", "normalizer"))
     return (
-        model.get("type") == "BPE"
-        and not model.get("dropout")
-        and words.get("type") == "ByteLevel"
+        words.get("type") == "ByteLevel"
         and not words.get("add_prefix_space", True)
         and words.get("use_regex", True)
         and normalizer.get("type", "NFC") == "NFC"
@@ -59,16 +54,6 @@ def _keeps_ids(processor: dict[str, Any] | None) -> bool:
         return all(map(_keeps_ids, processor["processors"]))
     texts = [part["Sequence"]["id"] for part in processor.get("single", ()) if "Sequence" in part]
     return processor["type"] == "TemplateProcessing" and texts == ["A"]
-
-
-def _byte_characters() -> NDArray[np.uint32]:
-    """(256) The code points that stand for bytes in the vocabulary, 0 for bytes that are in no text."""
-    leads = chain(range(0x800), range(0x800, 0xD800, 0x40), range(0xE000, 0x110000, 0x1000))
-    text = "".join(map(chr, leads))
-    ((characters, _),) = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-    found = np.zeros(256, "<u4")
-    found[np.frombuffer(text.encode(), np.uint8)] = np.frombuffer(characters.encode("utf-32-le"), "<u4")
-    return found
 
 
 def _trie(added: Iterable[tuple[str, int]]) -> Trie:
@@ -88,7 +73,7 @@ def _trie(added: Iterable[tuple[str, int]]) -> Trie:
 
 
 class WordEncoder:
-    """Encodes with `tokenizer`, for which `splits_like_gpt2` holds and which must not change from now on.
+    """Encodes with `tokenizer`, for which `splits_like_gpt2` holds, whose model is `merges`, and which must not change.
 
     `library` is asked for the ids of whole texts; `words` and `key_bytes` bound the table.
     """
@@ -96,6 +81,7 @@ class WordEncoder:
     def __init__(
         self,
         tokenizer: Tokenizer,
+        merges: Merges,
         library: Callable[[list[str]], tuple[Ids, Offsets]],
         *,
         words: int = WORDS,
@@ -103,10 +89,7 @@ class WordEncoder:
     ) -> None:
         self._library = library
         self._characters = Characters(nfc=tokenizer.normalizer is not None)
-        self._byte_characters = _byte_characters()
-        self._model = Tokenizer(tokenizer.model)
-        self._model.add_tokens([AddedToken(SEPARATOR, normalized=False)])
-        self._separator = self._model.token_to_id(SEPARATOR)
+        self._merges = merges
 
         added = sorted(tokenizer.get_added_tokens_decoder().items())
         self._added = np.array([token_id for token_id, _ in added], np.uint32)
@@ -171,22 +154,13 @@ class WordEncoder:
         return ids, offsets
 
     def _learn(self) -> None:
-        """The ids of the words that were entered since the last time."""
+        """Merges the words that were entered since the last time."""
         first, last = self._learned, int(self._table.filled[0])
-        if first == last:
-            return
-        ends = self._table.begins[first : last + 1]
-        characters = self._byte_characters[self._table.keys[ends[0] : ends[-1]]]
-        text = np.insert(characters, ends[1:] - ends[0], ord(SEPARATOR)).tobytes().decode("utf-32-le")
-        found = np.array(self._model.encode_batch_fast([text], add_special_tokens=False)[0].ids, np.uint32)
-        separators = np.flatnonzero(found == self._separator)
-        assert separators.size == last - first
-        known = int(self._id_ends[first])
-        self._id_ends[first + 1 : last + 1] = known + separators - np.arange(last - first)
-        size = known + found.size - separators.size
+        keys, begins = self._table.keys, self._table.begins
+        size = self._id_ends[first] + begins[last] - begins[first]  # no word has more tokens than bytes
         if size > self._ids.size:
             self._ids = np.resize(self._ids, 2 * size)
-        self._ids[known:size] = np.delete(found, separators)
+        merge_words(keys, begins, first, last, *self._merges, self._ids, self._id_ends)
         self._learned = last
 
     def _empty(self) -> None:
