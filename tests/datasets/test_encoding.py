@@ -180,7 +180,7 @@ def test_ids_do_not_depend_on_how_texts_are_grouped(monkeypatch):
 def test_any_other_tokenizer_is_left_to_the_library(changed):
     tokenizer = trained(**changed)
     encoder = Encoder(tokenizer)
-    assert encoder.way == "library"
+    assert encoder.way == copy.deepcopy(encoder).way == "library"
     same_as_library(tokenizer, encoder, HARD)
 
 

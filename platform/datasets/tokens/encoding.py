@@ -8,7 +8,7 @@ tokenizer. Which one it is follows from tokenizer.json, never from the tokenizer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ class Encoder:
     """Encodes with a copy of `tokenizer`; what that has set for truncation and padding is left out.
 
     `way` is "words" or "library". Same texts, same ids, however they are grouped. A worker gets its own by pickling;
-    threads must not share one. Holds up to about 40 MB next to the tokenizer.
+    threads must not share one. Holds some 50 MB next to the tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -46,12 +46,12 @@ class Encoder:
         merges = merges_of(parts["model"]) if simple else None
         self._words = WordEncoder(self._tokenizer, merges, self._by_library) if merges else None
 
-    def __reduce__(self) -> tuple[type[Encoder], tuple[Tokenizer]]:
-        return Encoder, (self._tokenizer,)
+    def __reduce__(self) -> tuple[Callable[[str, bool], Encoder], tuple[str, bool]]:
+        return _rebuilt, (self._tokenizer.to_str(), self._tokenizer.encode_special_tokens)
 
     @property
     def way(self) -> str:
-        """ "words" or "library"."""
+        """How texts are encoded: "words" or "library"."""
         return "library" if self._words is None else "words"
 
     def ids(self, texts: Sequence[str]) -> Encoded:
@@ -71,6 +71,13 @@ class Encoder:
     def _by_library(self, texts: list[str]) -> tuple[Ids, Offsets]:
         found = [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         return joined([(np.array(ids, np.uint32), np.array([0, len(ids)])) for ids in found])
+
+
+def _rebuilt(text: str, encode_special_tokens: bool) -> Encoder:
+    """From tokenizer.json and what does not stand in it."""
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.encode_special_tokens = encode_special_tokens
+    return Encoder(tokenizer)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[list[str], list[bytes]]]:
