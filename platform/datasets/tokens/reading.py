@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError
-from ..datasets.sources.compressed import chunks
-from ..datasets.sources.json_text import Unusable, parse
-from ..datasets.sources.own_files import TEXT, kind, rows, whole_text
+from ...core.errors import InputError
+from ..sources.compressed import chunks
+from ..sources.json_text import Unusable, parse
+from ..sources.own_files import TEXT, kind, rows, whole_text
 
 MAX_LINE_BYTES = 256 << 20  # a longer "line" is not text with lines
 _LINES = (".jsonl", ".ndjson")
