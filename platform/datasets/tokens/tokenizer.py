@@ -23,7 +23,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 class TokenizerFacts(NamedTuple):
-    """What a stream of tokens needs to know of a tokenizer. begin: ids that it puts before a text itself, often none."""
+    """What a stream of tokens needs to know of one. begin: ids that it puts before a text itself, often none."""
 
     folder: Path
     size: int
