@@ -79,7 +79,7 @@ def survey(path: Path | str, step: int) -> Survey:
         spans = _survey_groups(path, step)
     else:
         spans = [Span(str(path), "whole", size=check_size(path))]
-    with opened(path) as file:
+    with path.open("rb") as file:
         return Survey(str(path), path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), frames, spans)
 
 
