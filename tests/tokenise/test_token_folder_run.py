@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from mplat.commands import main
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.tokens.folder import DOCUMENTS, TokenFolder
 from mplat.datasets.tokens.tokenizer import SHIPPED, open_tokenizer
-from mplat.runtime import open_session
+from mplat.runtime import Session, open_session
+from mplat.runtime.pool import Finished, WorkerFactory
 from mplat.tokenise import worker
 from mplat.tokenise.tokenise_config import TokeniseConfig
 from mplat.tokenise.tokenise_run import prepare, tokenise
@@ -151,6 +154,41 @@ def test_how_the_work_is_cut_changes_no_byte(
     folder = made(corpus, tmp_path / "t", shard_mib=shard_mib, keep_parts=True)
     assert len(list((tmp_path / "t" / "work").glob("tokens-*/part-*"))) > 5
     assert digests(folder.path) == digests(right.path) and folder.digest == right.digest
+
+
+class ManyWorkers:
+    """A pool of workers in this process, which answer in random order, two shards given to each."""
+
+    depth = 2
+
+    def __init__(self, factory: WorkerFactory, count: int) -> None:
+        self.workers = [factory.build() for _ in range(count)]
+        self.waiting: list[tuple[int, int, Any]] = []
+        self.tickets, self.made = itertools.count(), random.Random(count)
+
+    def actors(self) -> list[int]:
+        return list(range(len(self.workers)))
+
+    def submit(self, actor: int, payload: Any) -> int:
+        self.waiting.append((next(self.tickets), actor, payload))
+        return self.waiting[-1][0]
+
+    def wait(self, timeout_s: float) -> list[Finished]:
+        actor = self.made.choice(self.waiting)[1]
+        ticket, _, payload = chosen = next(one for one in self.waiting if one[1] == actor)
+        self.waiting.remove(chosen)
+        return [Finished(ticket, self.workers[actor].run(payload))]
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_that_come_back_in_any_order_from_several_readers_change_no_byte(
+    corpus: Path, right: TokenFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(Session, "pool", lambda self, factory, at_most=None: closing(ManyWorkers(factory, count)))
+    made(corpus, tmp_path / "t", shard_mib=0.001)
+    assert digests(tmp_path / "t") == digests(right.path)
 
 
 @pytest.mark.slow
