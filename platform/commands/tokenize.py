@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,30 +29,26 @@ Texts = Annotated[
 @command("tokenize", order=26, config="tokenise.tokenise_config.TokeniseConfig", without=("FILES",))
 def tokenize(typed: Typed[TokeniseConfig], texts: Texts = None) -> Run:
     """Make tokens of texts once: a folder of tokens, with digests, that is read by every training on them."""
-    from ..tokenise import in_words, tokenise_run
+    from ..tokenise import estimate, in_words, tokenise_run
 
     typed = typed.with_value("files", texts)
     plan = tokenise_run.prepare(typed.config)
     lines, values, cost = in_words.plan_lines(plan), {"files": list(plan.files)}, None
     if typed.shared.dry_run:
-        from ..tokenise.estimate import estimate, one_piece
-
-        expected, alone = estimate(plan), one_piece(plan)
-        lines += in_words.estimate_lines(expected, alone)
-        values |= {**vars(expected), "read_by_one_worker": alone}
-        cost = lambda: _cost(expected, plan.step)  # noqa: E731
+        expected, alone, frame = estimate.estimate(plan), estimate.one_piece(plan), estimate.one_frame(plan)
+        lines += in_words.estimate_lines(expected, alone, frame)
+        values |= {**vars(expected), "read_by_one_worker": alone, "one_frame": frame}
+        cost = partial(_cost, expected, plan.step)
 
     def work(at: At) -> Outcome:
         result = tokenise_run.tokenise(plan, at.folder, session=at.session, fresh=at.fresh, observer=at.console)
         return Outcome(in_words.result_values(result), in_words.result_words(result))
 
-    from ..tokenise.estimate import operations
-
     return Run(
         work,
         folder=Path("runs") / f"tokens-{Path(plan.files[0].rpartition(':')[2]).name.split('.')[0]}",
         check=tokenise_run.planned(plan).check,
-        operations=operations(plan),
+        operations=estimate.operations(plan),
         lines=lines,
         plan=values,
         unit="shards",

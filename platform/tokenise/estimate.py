@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core.errors import InputError
-from ..datasets.sources.compressed import swelling
+from ..datasets.sources.compressed import chunks, swelling
 from ..datasets.tokens.encoding import Encoder
 from ..datasets.tokens.folder import token_dtype
 from ..datasets.tokens.hub_texts import HUB
@@ -21,6 +21,7 @@ from .tokenise_run import TokenisePlan
 
 _OPERATIONS_PER_BYTE = 14_000  # which take as long as tokenising a byte, for --address auto
 _FILES, _CHARACTERS = 4, 1 << 20  # that are looked at, and of each
+_LOOKED_AT = 64 << 20  # bytes of a packed file, for the end of a frame
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,23 @@ def one_piece(plan: TokenisePlan) -> list[str]:
     """Files that one worker must read alone, although they are longer than a part."""
     local = [file for file in plan.files if not file.startswith(HUB)]
     return [file for file in local if _form(file) == "whole" and _text_bytes(file) > plan.step]
+
+
+def one_frame(plan: TokenisePlan) -> list[str]:
+    """Packed files longer than a part in whose beginning no frame ends: every worker unpacks all of such a file."""
+    local = [Path(file) for file in plan.files if not file.startswith(HUB)]
+    packed = [file for file in local if file.suffix in (".gz", ".zst") and _form(str(file)) == "lines"]
+    return [str(file) for file in packed if _text_bytes(str(file)) > plan.step and not _has_frames(file)]
+
+
+def _has_frames(file: Path) -> bool:
+    begins: list[int] = []
+    read = 0
+    for chunk in chunks(file, begins=lambda packed, unpacked: begins.append(unpacked)):
+        read += len(chunk)
+        if begins[-1] or read > _LOOKED_AT:
+            break
+    return begins[-1] > 0
 
 
 def _text_bytes(file: str) -> int:

@@ -19,14 +19,15 @@ def plan_lines(plan: TokenisePlan) -> list[str]:
     ]
 
 
-def estimate_lines(expected: Estimate, alone: list[str]) -> list[str]:
+def estimate_lines(expected: Estimate, alone: list[str], one_frame: list[str]) -> list[str]:
     """How much it will be."""
     lines = [
         f"shards: about {expected.shards:,}",
         f"unpacked: about {byte_size(expected.text_bytes)}",
         f"tokens: about {expected.tokens:,}, {byte_size(expected.folder_bytes)}",
     ]
-    return lines + [f"{file}: is read by one worker alone, its kind cannot be cut" for file in alone]
+    lines += [f"{file}: is read by one worker alone, its kind cannot be cut" for file in alone]
+    return lines + [f"{file}: is one frame, as far as was looked; every worker unpacks it whole" for file in one_frame]
 
 
 def result_words(result: TokeniseResult) -> list[str | Table]:

@@ -36,7 +36,7 @@ from .worker import SURVEYS, part_schema
 
 STAGE = Stage(
     "tokenize",
-    results=(MANIFEST, TOKENS, TABLE, TOKENIZER),
+    results=(MANIFEST, TOKENS, TABLE, TOKENIZER, f".{TOKENS}.*.part", f".{TABLE}.*.part"),
     by_content={"files", "tokenizer", "bad_limit", "shard_mib", "keep_parts"},
     data_is="texts",
 )
@@ -152,13 +152,13 @@ def _survey(plan: TokenisePlan, run: Run) -> list[dict[str, Any]]:
 def _items(spans: Sequence[Span], step: int) -> Iterator[dict[str, Any]]:
     """What one worker reads at once: spans that follow each other, of about `step` bytes together."""
     waiting: list[Span] = []
-    number = 0
+    number = held = 0
     for position, span in enumerate(spans):
         waiting.append(span)
-        full = span.form == "hub" or sum(one.size for one in waiting) >= step
-        if full or position == len(spans) - 1:
+        held += span.size
+        if held >= step or span.form == "hub" or position == len(spans) - 1:
             yield {"item": number, "spans": [list(one) for one in waiting]}
-            waiting, number = [], number + 1
+            waiting, number, held = [], number + 1, 0
 
 
 def _read(plan: TokenisePlan, items: Sequence[dict[str, Any]], run: Run) -> Assembled:

@@ -121,7 +121,7 @@ def sample(plan: VocabularyPlan) -> Sample:
         for span in surveyed.spans:
             for number, found in reader.records(span):
                 if isinstance(found, Unusable):
-                    bad.add(span.path, number, found)
+                    bad.add(span.name, number, found)
                 elif found.text.strip():
                     documents += 1
                     utf8 = found.text.encode()

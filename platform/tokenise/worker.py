@@ -110,8 +110,8 @@ class Tokeniser:
         for span in (Span(*values) for values in item["spans"]):
             for number, found in self._reader.records(span):
                 if isinstance(found, Unusable):
-                    bad.add(span.path, number, found)
-                    rows.append(("", 0, 0, found.reason, f"{span.path}: line {number} is broken: {found}"))
+                    bad.add(span.name, number, found)
+                    rows.append(("", 0, 0, found.reason, f"{span.name}: line {number} is broken: {found}"))
                 elif not found.text.strip():
                     rows.append(("", 0, 0, EMPTY, None))
                 else:

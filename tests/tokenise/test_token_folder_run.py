@@ -220,11 +220,13 @@ def test_an_interrupted_run_goes_on_with_its_parts(
     with pytest.raises(Died):
         made(corpus, tmp_path / "t", shard_mib=0.002)
     assert not [name for name in RESULTS if (tmp_path / "t" / name).exists()]
+    (tmp_path / "t" / ".tokens.bin.0123.part").write_bytes(b"of a killed writer")
     with pytest.raises(InputError, match="is no token folder"):
         TokenFolder.open(tmp_path / "t")
     monkeypatch.setattr(worker.Tokeniser, "run", lambda self, p: read.append(p["items"][0]["item"]) or real(self, p))
     folder = made(corpus, tmp_path / "t", shard_mib=0.002)
     assert read == list(range(len(read))) and len(read) > 6
+    assert not list((tmp_path / "t").glob(".*"))
     assert digests(folder.path) == digests(right.path)
 
 
@@ -356,6 +358,7 @@ def test_a_dry_run_says_how_much_it_will_be_and_writes_nothing(
     assert said["file_bytes"] == sum(path.stat().st_size for path in corpus.iterdir())
     assert said["shards"] >= said["text_bytes"] / 0.005 / 2**20 / 2
     assert 0.5 < said["folder_bytes"] / (2 * len(right.tokens)) < 3 and said["cost"]["seconds"] > 0
+    assert said["one_frame"] == [str(corpus / "c.jsonl.gz")] and not said["read_by_one_worker"]
     assert not (tmp_path / "t").exists()
 
 

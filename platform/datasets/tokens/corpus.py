@@ -7,6 +7,7 @@ path. A file is taken once.
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def corpus_files(given: Sequence[str]) -> list[str]:
     if not given:
         raise UsageError("no files are named; give .jsonl, .txt, .csv or .parquet files, folders, or hub:NAME")
     files = [file for name in given for file in ([name] if name.startswith(HUB) else map(str, _files(name)))]
-    if twice := next((file for file in files if files.count(file) > 1), None) if len(set(files)) < len(files) else None:
-        raise UsageError(f"{twice}: is named twice; give every file once")
+    if twice := [file for file, count in Counter(files).items() if count > 1]:
+        raise UsageError(f"{twice[0]}: is named twice; give every file once")
     return files
 
 

@@ -50,11 +50,12 @@ def pinned(name: str) -> HubTexts:
     if not Path(parsed.repository).is_dir():
         from huggingface_hub import HfApi
 
-        with_errors = f"{name}: the hub cannot be asked for its commit"
         try:
             revision = HfApi().dataset_info(parsed.repository, revision=revision).sha
         except (OSError, ValueError) as error:
-            raise InputError(f"{with_errors} ({_first_line(error)}); connect, or give a folder's files") from error
+            raise InputError(
+                f"{name}: the hub cannot be asked for its commit ({_first_line(error)}); connect, or name a folder"
+            ) from error
         digest = hashlib.sha256(str(revision).encode()).hexdigest()
     else:
         digest = _digest_of_folder(Path(parsed.repository))

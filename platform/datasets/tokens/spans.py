@@ -49,6 +49,11 @@ class Span(NamedTuple):
     unpacked: int = 0
     size: int = 0
 
+    @property
+    def name(self) -> str:
+        """Where the numbers of its records count."""
+        return f"{self.path}, shard {self.start}" if self.form == "hub" else self.path
+
 
 @dataclass(frozen=True)
 class Survey:
