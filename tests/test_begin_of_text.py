@@ -10,6 +10,7 @@ import torch
 from model_zoo import nano
 from mplat.core.errors import UsageError
 from mplat.datasets.factual import FactualPrompt, locate
+from mplat.datasets.tokens.tokenizer import open_tokenizer
 from mplat.interp.methods.prompts import open_item
 from mplat.models import LanguageModel
 from mplat.models.decoding.generation import encode
@@ -18,7 +19,6 @@ from mplat.train.data import open_source
 from mplat.train.run_folder import RunFolder
 from mplat.train.setup import prepare
 from mplat.train.token_store import open_store
-from mplat.train.tokenizer import open_tokenizer
 from mplat.train.train_config import TextSection
 from tokenizer_zoo import llama_kind, word_pieces
 from train_runs import config

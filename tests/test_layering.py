@@ -1,6 +1,6 @@
 """Imports point downward only, and each layer keeps to what it promises not to touch.
 
-    commands -> quickstart -> report -> train | interp | eval | perplexity -> steering -> datasets -> models
+    commands -> quickstart -> report -> train | tokenise | interp | eval | perplexity -> steering -> datasets -> models
     runtime, scoring -> core; the stages between the bars know nothing of each other; models know neither runtime nor
     scoring, and runtime knows neither models nor data sets
 
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "platform"
 FILES = sorted(PACKAGE.rglob("*.py"))
-STAGES = {"train", "interp", "eval", "perplexity"}
+STAGES = {"train", "tokenise", "interp", "eval", "perplexity"}
 BELOW = {"core", "scoring", "runtime", "models", "datasets"}
 PUBLIC_NAMES = {"errors", "config"}  # for users; inside the package `core` is meant
 MAY_USE = {
@@ -33,6 +33,7 @@ MAY_USE = {
     "datasets": {"core", "scoring", "runtime", "models"},
     "steering": BELOW,
     "train": BELOW,
+    "tokenise": BELOW,
     "interp": BELOW,
     "eval": BELOW | {"steering"},
     "perplexity": BELOW,

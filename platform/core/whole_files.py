@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +31,15 @@ import pyarrow.parquet as pq
 from .errors import ClusterError, InputError, ToleranceError, UsageError
 
 ROWS_PER_GROUP = 65_536
+PARQUET: dict[str, Any] = {
+    "version": "2.6",
+    "data_page_version": "1.0",
+    "compression": "zstd",
+    "compression_level": 3,
+    "use_dictionary": True,
+    "write_statistics": True,
+    "write_page_checksum": True,
+}
 # What to do about a damaged file, by who made it.
 OWN_FILE = "delete it and run the step that makes it again"
 # What os.link answers on file systems without hard links (FAT, some network and FUSE mounts).
@@ -59,18 +68,7 @@ def sha256_of(data: bytes) -> str:
 def table_bytes(table: pa.Table, *, rows_per_group: int = ROWS_PER_GROUP) -> bytes:
     """The table as a Parquet file; equal tables give equal bytes whatever their chunks were."""
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table.combine_chunks(),
-        sink,
-        row_group_size=rows_per_group,
-        version="2.6",
-        data_page_version="1.0",
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=True,
-        write_statistics=True,
-        write_page_checksum=True,
-    )
+    pq.write_table(table.combine_chunks(), sink, row_group_size=rows_per_group, **PARQUET)
     return sink.getvalue().to_pybytes()
 
 
@@ -100,6 +98,50 @@ def publish_json(value: Any, path: Path) -> Published:
     """Write `value` as indented JSON in place of what may be there; NaN and infinity are errors."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return publish_bytes((text + "\n").encode(), Path(path))
+
+
+class Stream:
+    """A file that is being written piece by piece; `sha256` and `bytes` are those of what was written so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest, self.bytes, self.closed = file, hashlib.sha256(), 0, False
+
+    def write(self, data: Any) -> int:
+        """Append `data`, bytes or an array of them."""
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        self._digest.update(view)
+        self.bytes += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        """What was written is on its way to the disk; for writers that ask."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was written, hexadecimal."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def streamed(path: Path) -> Generator[Stream]:
+    """A file too large to be held in memory: written piece by piece, and in its place, whole, when the block has ended
+    without an error; what was there before is then replaced. It is not read back.
+
+    Raises ClusterError where the disk is full or broken, UsageError where `path` cannot be written to.
+    """
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
+        try:
+            with open(part, "xb") as file:
+                yield Stream(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        _fsync_folder(path.parent)
 
 
 def read_table(path: Path, sha256: str | None = None, *, advice: str = OWN_FILE) -> pa.Table:

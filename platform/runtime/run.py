@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .plan import digest_of
 from .pool import WorkerFactory
 from .record import RunRecord
 from .session import Session
-from .table_job import run_table
+from .table_job import made_parts, run_table
 
 
 class Run:
@@ -68,17 +69,56 @@ class Run:
         `arguments`, which with `key` decide the rows. lost: the fields, besides those of the item itself, of the row of
         an item that kills every worker. more: as for `run_table`.
         """
-        assert self.session is not None
-        decides = {"arguments": digest_of(dict(arguments)), **key}
-        folder = digest_of({"key": decides, "items": digest_of(items), "batch": batch_size})[:12]
 
         def lost_row(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
             assert lost is not None
             known = {name: value for name, value in item.items() if name in schema.names}
             return {**known, **lost(item), "status": "worker_lost", "reason": reason}
 
+        where = self._where(name, items, worker, opens, arguments, key, batch_size)
         return run_table(
-            name, items, WorkerFactory(worker, {**opens, **arguments}), out_dir=self.out / "work" / f"{name}-{folder}",
-            session=self.session, batch_size=batch_size, sort_by=list(sort_by), schema=schema, semantic_key=decides,
-            fresh=self.fresh, progress=self.observer.progress, lost_row=None if lost is None else lost_row, **more,
-        )  # fmt: skip
+            **where, schema=schema, sort_by=list(sort_by), lost_row=None if lost is None else lost_row, **more
+        )
+
+    def parts(
+        self,
+        name: str,
+        items: Sequence[Mapping[str, Any]],
+        worker: str,
+        *,
+        opens: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        key: Mapping[str, Any],
+        schema: pa.Schema,
+        batch_size: int,
+        **more: Any,
+    ) -> AbstractContextManager[Iterator[pa.Table]]:
+        """As `job`, for rows that do not fit into memory together: a table for every shard, in the order of `items`."""
+        where = self._where(name, items, worker, opens, arguments, key, batch_size)
+        return made_parts(**where, schema=schema, **more)
+
+    def _where(
+        self,
+        name: str,
+        items: Sequence[Mapping[str, Any]],
+        worker: str,
+        opens: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        key: Mapping[str, Any],
+        batch_size: int,
+    ) -> dict[str, Any]:
+        """What `run_table` and `made_parts` take alike."""
+        assert self.session is not None
+        decides = {"arguments": digest_of(dict(arguments)), **key}
+        folder = digest_of({"key": decides, "items": digest_of(items), "batch": batch_size})[:12]
+        return {
+            "name": name,
+            "items": items,
+            "factory": WorkerFactory(worker, {**opens, **arguments}),
+            "out_dir": self.out / "work" / f"{name}-{folder}",
+            "session": self.session,
+            "batch_size": batch_size,
+            "semantic_key": decides,
+            "fresh": self.fresh,
+            "progress": self.observer.progress,
+        }

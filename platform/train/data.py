@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError, suggest
 from ..core.registry import Registry
+from ..datasets.tokens.tokenizer import TokenizerFacts
 from .train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -49,25 +50,6 @@ class Evaluation:
     def better_than(self, best: float | None) -> bool:
         """Whether this evaluation beats the best score so far."""
         return best is None or (self.score > best if self.higher_is_better else self.score < best)
-
-
-class TokenizerFacts(NamedTuple):
-    """What the loop needs to know of a tokenizer. begin: the ids that it puts before a text itself, often none."""
-
-    folder: Path
-    size: int
-    eos_id: int
-    digest: str
-    begin: tuple[int, ...] = ()
-
-    @property
-    def start_id(self) -> int:
-        """The first token of every document in a stream of many."""
-        return self.begin[0] if self.begin else self.eos_id
-
-    def document(self, ids: list[int]) -> list[int]:
-        """A text's ids as a document of a stream: its end before it, where the tokenizer has nothing to put there."""
-        return [*self.begin, *ids, self.eos_id] if self.begin else [self.eos_id, *ids]
 
 
 class DataSource(Protocol):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..datasets.prompting.asked_before import write_choice
-from .tokenizer import FILES
+from ..datasets.tokens.tokenizer import FILES
 
 if TYPE_CHECKING:
     from ..datasets.records import Question

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from .data import TokenizerFacts
-from .text_reader import BadLines, documents
+from ..datasets.tokens.reading import BadLines, documents
+from ..datasets.tokens.tokenizer import TokenizerFacts
 from .train_config import TextSection
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from model_zoo import nano
+from mplat.datasets.tokens.tokenizer import SHIPPED
 from mplat.models import load
 from mplat.train.export import export
-from mplat.train.tokenizer import SHIPPED
 from transformers import AutoTokenizer
 
 

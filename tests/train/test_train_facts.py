@@ -6,13 +6,13 @@ import pytest
 import torch
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets import facts
+from mplat.datasets.tokens.tokenizer import open_tokenizer
 from mplat.runtime.stop import StopRequest
 from mplat.train.data import open_source
 from mplat.train.loop import Run
 from mplat.train.run_folder import RunFolder
 from mplat.train.setup import prepare
 from mplat.train.sources.facts import Prompt, score_answers
-from mplat.train.tokenizer import open_tokenizer
 from train_runs import Recorder, config, small_model
 
 

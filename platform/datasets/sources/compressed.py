@@ -3,20 +3,24 @@
 `chunks(path)` yields the content of a plain, gzip or zstandard file; the format is recognised by the first bytes, and a
 name that claims another one is an error. Several gzip members or zstandard frames are read one after the other.
 A file that ends before its end marker, is damaged, or has something else behind its end raises InputError with the
-file and the byte. It holds one chunk at a time.
+file and the byte. It yields at most 1 MiB at a time, and packed data is unpacked so little at once that it holds no
+more than 128 MiB of what was made to swell. Members and frames are places where reading can begin.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ...core.errors import InputError
 
 CHUNK_BYTES = 1 << 18
+_MOST_BYTES = 1 << 20
+_PACKED_BYTES = 1 << 12  # zstandard can pack 128 KiB in 4 bytes
 _MAX_WINDOW = 1 << 31  # what `zstd --long=31` writes; the library's default refuses files it could read
 _UNREADABLE = {b"PK\x03\x04": "a zip archive", b"BZh": "bzip2 data", b"\xfd7zXZ": "xz data"}
 
@@ -48,16 +52,36 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: no permission to read it") from error
 
 
-def chunks(path: Path) -> Generator[bytes]:
-    """The unpacked content of `path`, chunk by chunk."""
+def chunks(
+    path: Path, start: int = 0, *, begins: Callable[[int, int], object] = lambda packed, unpacked: None
+) -> Generator[bytes]:
+    """The unpacked content of `path`, chunk by chunk.
+
+    start: byte of the file to begin at; of a packed one, where a gzip member or a zstandard frame begins. begins:
+    called for each of these with its byte in the file and the bytes that were unpacked before it.
+    """
     with opened(path) as file:
         kind = compression(path, file.read(8))
-        file.seek(0)
+        file.seek(start)
         if kind == "":
             while data := file.read(CHUNK_BYTES):
                 yield data
         else:
-            yield from _unpacked(file, path, kind)
+            yield from _unpacked(file, path, kind, start, begins)
+
+
+def swelling(path: Path) -> float:
+    """How many bytes come of one of `path`, by its first MiB; 1 where it is not packed."""
+    with opened(path) as file:
+        start = file.read(1 << 20)
+    kind = compression(path, start[:8])
+    if not kind:
+        return 1.0
+    came = 0
+    with suppress(InputError):  # of a larger file this is no whole one
+        for chunk in _unpacked(BytesIO(start), path, kind, 0, lambda packed, unpacked: None):
+            came += len(chunk)
+    return max(1, came) / len(start)
 
 
 def compression(path: Path, start: bytes) -> str:
@@ -76,17 +100,20 @@ def compression(path: Path, start: bytes) -> str:
     return kind
 
 
-def _unpacked(file: BinaryIO, path: Path, kind: str) -> Iterator[bytes]:
+def _unpacked(
+    file: BinaryIO, path: Path, kind: str, start: int, begins: Callable[[int, int], object]
+) -> Iterator[bytes]:
     import zstandard
 
     decoder: _Decoder | None = None
-    position, parts, unpacked = 0, 0, 0  # bytes of the packed file consumed, finished members or frames, bytes out
-    while data := file.read(CHUNK_BYTES):
+    position, parts, unpacked = start, 0, 0  # bytes of the packed file consumed, finished members or frames, bytes out
+    while data := file.read(_PACKED_BYTES):
         while data:
             if decoder is None:
                 if kind == "gzip" and parts and not data.strip(b"\0"):
                     position, data = position + len(data), b""  # zero padding behind the end is allowed by the format
                     break
+                begins(position, unpacked)
                 decoder = _gunzip() if kind == "gzip" else _unzstd()
             try:
                 out = decoder.decompress(data)
@@ -99,7 +126,7 @@ def _unpacked(file: BinaryIO, path: Path, kind: str) -> Iterator[bytes]:
                 decoder, parts = None, parts + 1
             if out:
                 unpacked += len(out)
-                yield out
+                yield from (out[i : i + _MOST_BYTES] for i in range(0, len(out), _MOST_BYTES))
     if decoder is not None:
         raise InputError(
             f"{path}: cut off at byte {position}: the {kind} data has no end ({unpacked} bytes could be unpacked); "

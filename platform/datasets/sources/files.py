@@ -14,7 +14,8 @@ It knows nothing of any data set.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -194,14 +195,27 @@ def _line(line: bytes, where: str, *, last: bool = False) -> Value:
         return Value(where, None, error.reason)
 
 
+def parquet_rows(
+    path: Path, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None
+) -> Iterator[Value]:
+    """Every row of a Parquet file, or of some of its row groups (counted within these), with some columns or all.
+
+    Raises InputError where it cannot be read.
+    """
+    return _table_rows(path, "Parquet", partial(_parquet_batches, groups=groups, columns=columns))
+
+
 def _rows(path: Path) -> Iterator[Value]:
+    return parquet_rows(path) if bare_suffix(path) == ".parquet" else _table_rows(path, "Arrow", _arrow_batches)
+
+
+def _table_rows(path: Path, kind: str, batches: Callable[[BinaryIO], Iterator[Any]]) -> Iterator[Value]:
     import pyarrow as pa
 
-    kind = "Parquet" if bare_suffix(path) == ".parquet" else "Arrow"
     with opened(path) as file:
         try:
             number = 0
-            for batch in _parquet_batches(file) if kind == "Parquet" else _arrow_batches(file):
+            for batch in batches(file):
                 for row in batch.to_pylist():
                     number += 1
                     yield Value(f"row {number}", row)
@@ -210,10 +224,11 @@ def _rows(path: Path) -> Iterator[Value]:
             raise InputError(f"{path}: not a readable {kind} file ({first_line}); fetch the file again") from error
 
 
-def _parquet_batches(file: BinaryIO) -> Iterator[Any]:
+def _parquet_batches(file: BinaryIO, groups: Sequence[int] | None, columns: Sequence[str] | None) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(file, page_checksum_verification=True).iter_batches(batch_size=512)
+    table = pq.ParquetFile(file, page_checksum_verification=True)
+    return table.iter_batches(batch_size=512, row_groups=groups, columns=columns, use_threads=False)
 
 
 def _arrow_batches(file: BinaryIO) -> Iterator[Any]:

@@ -11,7 +11,7 @@ otherwise. Symbolic links that leave the folder are refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -104,8 +104,9 @@ def _recognises(data_set: DataSet, sample: list[Any], path: PurePath, alike: boo
         return alike
 
 
-def data_files(root: Path) -> list[Path]:
-    """Every file below `root` with the name of a data file, by path; links inside the folder are taken once."""
+def data_files(root: Path, kind: Callable[[Path], str] = bare_suffix) -> list[Path]:
+    """Every file below `root` of a `kind` (by default, with the name of a data file), by path; links inside the folder
+    are taken once."""
     inside = root.resolve()
     found: dict[Path, Path] = {}
     for current, folders, names in os.walk(root):
@@ -115,7 +116,7 @@ def data_files(root: Path) -> list[Path]:
             _refuse_leaving(here / name, inside)
         for name in sorted(names):
             path = here / name
-            if bare_suffix(path) and not name.startswith("."):
+            if kind(path) and not name.startswith("."):
                 _refuse_leaving(path, inside)
                 if path.is_file():
                     resolved = path.resolve()

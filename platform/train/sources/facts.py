@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ...datasets.tokens.tokenizer import open_tokenizer
 from ..data import Batch, Evaluation, data_source
-from ..tokenizer import open_tokenizer
 from ..train_config import TrainConfig
 
 if TYPE_CHECKING:

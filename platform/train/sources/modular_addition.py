@@ -17,7 +17,8 @@ from torch import Tensor
 from ...core.errors import UsageError
 from ...core.whole_files import publish_bytes
 from ...datasets import modular_addition as task
-from ..data import Batch, Evaluation, TokenizerFacts, data_source
+from ...datasets.tokens.tokenizer import TokenizerFacts
+from ..data import Batch, Evaluation, data_source
 from ..loss import token_losses
 from ..sampler import rows_of_step
 from ..train_config import TrainConfig

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from ...core.errors import InputError
+from ...datasets.tokens.tokenizer import open_tokenizer
 from ..data import Batch, Evaluation, data_source
 from ..loss import token_losses
 from ..sampler import rows_of_step
 from ..token_store import TokenStore, open_store, store_key
-from ..tokenizer import open_tokenizer
 from ..train_config import TrainConfig
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The tokenizer a run trains with: found, identified by a digest, and ready to encode.
+"""The tokenizer that texts are read with: found, identified by a digest, and ready to encode.
 
 Reads tokenizer.json directly (the `tokenizers` library, no transformers import, which costs seconds) and the name of
 the end-of-text token from tokenizer_config.json. Of what a tokenizer adds to a text only what stands before it is used
@@ -11,16 +11,34 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core.errors import InputError
-from .data import TokenizerFacts
+from ...core.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SHIPPED = Path(__file__).parents[1] / "models" / "tiny" / "tokenizer"
+SHIPPED = Path(__file__).parents[2] / "models" / "tiny" / "tokenizer"
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+class TokenizerFacts(NamedTuple):
+    """What a stream of tokens needs to know of one. begin: ids that it puts before a text itself, often none."""
+
+    folder: Path
+    size: int
+    eos_id: int
+    digest: str
+    begin: tuple[int, ...] = ()
+
+    @property
+    def start_id(self) -> int:
+        """The first token of every document in a stream of many."""
+        return self.begin[0] if self.begin else self.eos_id
+
+    def document(self, ids: list[int]) -> list[int]:
+        """A text's ids as a document of a stream: its end before it, where the tokenizer has nothing to put there."""
+        return [*self.begin, *ids, self.eos_id] if self.begin else [self.eos_id, *ids]
 
 
 def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts]:
