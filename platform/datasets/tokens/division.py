@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .corpus import Corpus
-from .duplicates import Near, nearest
 from .split import held_out
 
 COPY, EXACT, NEAR, IN_TRAINING = "held_out_copies", "held_out_exact", "held_out_near", "training_copies"
@@ -50,11 +49,6 @@ def without_near(division: Division, near: NDArray[np.bool_]) -> Division:
     """The held-out documents (H,) that are not `near` (H,) to one in training."""
     left_out = {**division.left_out, NEAR: int(near.sum())}
     return replace(division, held_out=division.held_out[~near], left_out=left_out)
-
-
-def nearest_in_training(corpus: Corpus, division: Division, n: int, layout: tuple[int, int]) -> Near:
-    """Of every held-out document the training document that has most of it; see `nearest`."""
-    return nearest(corpus, division.held_out, division.training, n, layout)
 
 
 def _first_ones(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -27,10 +27,10 @@ class DocumentStream:
     def __len__(self) -> int:
         return int(self._start[-1])
 
-    def read(self, start: int, length: int) -> NDArray[np.int64]:
-        """Tokens start..start+length-1 of the stream."""
+    def read(self, start: int, out: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`out` (N,), filled with tokens start..start+N-1 of the stream."""
+        length = len(out)
         assert 0 <= start <= start + length <= len(self)
-        out = np.empty(length, dtype=np.int64)
         piece, done = int(np.searchsorted(self._start, start, side="right")) - 1, 0
         while done < length:
             here = start + done
