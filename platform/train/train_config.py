@@ -122,7 +122,8 @@ class TokensSection(Config):
         description="a held-out document is left out where one in training has this share of its shingles",
     )
     cache: str | None = Field(
-        default=None, description="folder of what was found about duplicates, may be shared by runs; default: <out>/data"
+        default=None,
+        description="folder of what was found about duplicates, may be shared by runs; default: <out>/data",
     )
 
 

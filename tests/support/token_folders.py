@@ -59,7 +59,8 @@ def write(
         "dtype": dtype,
         "tokenizer": {"digest": open_tokenizer(tokenizer)[1].digest},
         "files": {
-            name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("tokens.bin", "documents.parquet")
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in ("tokens.bin", "documents.parquet")
         },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -103,9 +103,8 @@ def test_metrics_are_those_of_every_document_alone(folder: Path, tmp_path: Path)
     held = d.hash < np.uint64(int(0.2 * 2**64))
     for code, size in zip(d.set[held], d.bytes[held], strict=True):
         n_bytes[d.sets[code] or "own"] += int(size)
-    order = {name: sorted(d.hash[held & (d.set == s)]) for s, name in enumerate(d.sets)}
     for s, name in enumerate(d.sets):
-        numbers = [int(np.flatnonzero(d.hash == value)[0]) for value in order[name]]
+        numbers = [int(np.flatnonzero(d.hash == value)[0]) for value in sorted(d.hash[held & (d.set == s)])]
         tokens = TokenFolder.open(folder).tokens
         for number, following in zip(numbers, [*numbers[1:], None], strict=True):
             here = torch.from_numpy(np.array(tokens[d.offset[number] :][: d.tokens[number]], dtype=np.int64))
@@ -156,7 +155,9 @@ def test_duplicates_are_left_out_and_said_in_the_record(tmp_path: Path) -> None:
     out = [pair for pair in documents if tuple(facts.document(encoder.encode(pair[1]).ids)) in held]
     longest = max(out, key=lambda pair: len(pair[1]))
     changed = next(
-        text for i in range(100) if _trained(text := f"Note {i}. {longest[1]} Bekdok {i}.")  # whole inside another
+        text
+        for i in range(100)
+        if _trained(text := f"Note {i}. {longest[1]} Bekdok {i}.")  # whole inside another
     )
     other = next(pair for pair in out if pair != longest)
     path = write_texts(tmp_path / "planted", [*documents, ("FreeLaw", changed), other, documents[0], documents[0]])

@@ -1,15 +1,15 @@
 """Near-duplicates: how much of a document stands in another one.
 
-The measure is the containment of A. Broder (On the resemblance and containment of documents, SEQUENCES 1997): the share
-of a document's distinct shingles that one other document holds, the largest over all others. One other document, and not
-all others together, because a licence or a question's form that thousands share is no copy of anything; containment, and
-not the Jaccard similarity of deduplication (0.8 in K. Lee et al., ACL 2022), because a text quoted whole inside a longer
-one is a copy too. Shingles have 13 tokens unless said otherwise, as many words as GPT-3 was decontaminated by (T. Brown
-et al. 2020, appendix C), where a single one in common was enough.
+The measure is the containment of A. Broder (On the resemblance and containment of documents, SEQUENCES 1997): the
+share of a document's distinct shingles that one other document holds, the largest over all others. One other
+document, and not all others together, because a licence or a question's form that thousands share is no copy of
+anything; containment, and not the Jaccard similarity of deduplication (0.8 in K. Lee et al., ACL 2022), because a
+text quoted whole inside a longer one is a copy too. Shingles have 13 tokens unless said otherwise, as many words as
+GPT-3 was decontaminated by (T. Brown et al. 2020, appendix C), where a single one in common was enough.
 
-Of a long document only the shingles with the smallest hashes are looked for, a random sample of them (Broder, too): the
-share is then an estimate with a standard error of at most 1 / (2 sqrt(512)) = 0.022. That bounds memory, and the time of
-the one pass over all tokens, which is spent on looks into a table that should stay in a cache.
+Of a long document only the shingles with the smallest hashes are looked for, a random sample of them (Broder, too):
+the share is then an estimate with a standard error of at most 1 / (2 sqrt(512)) = 0.022. That bounds memory, and the
+time of the one pass over all tokens, which is spent on looks into a table that should stay in a cache.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _BLOCK = 1 << 16  # documents scanned by one call, between which a signal is hea
 
 
 class Near(NamedTuple):
-    """For each document asked about: the largest share of its shingles that one other document holds, and which that is (-1:
-    none). A document of fewer tokens than a shingle has none, and its share is 0."""
+    """For each document asked about: the largest share of its shingles that one other document holds, and which that
+    is (-1: none). A document of fewer tokens than a shingle has none, and its share is 0."""
 
     share: NDArray[np.float64]
     document: NDArray[np.int64]

@@ -3,7 +3,7 @@
 manifest.json      format, tokenizer, dtype, sha256 of every file
 tokenizer/         the tokenizer itself
 tokens.bin         all documents one behind the other, raw little-endian uint16 or uint32
-documents.parquet  a row a document: set, offset (its first token), tokens, bytes (UTF-8 of its text), hash (of its text)
+documents.parquet  a row a document: set, offset (its first token), tokens, bytes (UTF-8 of its text), hash (of it)
 
 Opening checks that every document lies where its row says and that tokens.bin is as long as that; `check` reads
 tokens.bin and compares its digest.
@@ -32,7 +32,7 @@ _AGAIN = "make the folder again with mplat tokenize"
 
 @dataclass(frozen=True)
 class Documents:
-    """A row a document, in the order of tokens.bin. set (n,): its number in `sets`; the rest are (n,) as in the file."""
+    """A row a document, in the order of tokens.bin. set (n,): its number in `sets`; the rest (n,) as in the file."""
 
     sets: tuple[str, ...]
     set: NDArray[np.int32]
@@ -79,7 +79,8 @@ class TokenFolder:
             raise InputError(f"{path / TOKENS}: cannot be read ({error.strerror}); {_AGAIN}") from error
         if size != ends[-1] * item.itemsize:
             raise InputError(
-                f"{path / TOKENS}: {size:,} bytes instead of the {ends[-1] * item.itemsize:,} of its documents; {_AGAIN}"
+                f"{path / TOKENS}: {size:,} bytes instead of the {ends[-1] * item.itemsize:,} of its documents; "
+                f"{_AGAIN}"
             )
         return cls(path, manifest, np.memmap(path / TOKENS, dtype=item, mode="r"), documents)
 

@@ -22,10 +22,10 @@ _VERSION = 1
 def inspect(
     corpus: Corpus, division: Division, vocabulary: int, shingle: int, layout: tuple[int, int], folder: Path
 ) -> NDArray[np.float64]:
-    """For each held-out document (H,) the largest share of its shingles that one training document holds; see `nearest`.
+    """For each held-out document (H,) the largest share of its shingles that one training document holds: `nearest`.
 
-    Kept in `folder`/KEY.near.json, with the two documents' hashes, so that a share can be looked into. Raises InputError
-    where a token is beyond the `vocabulary`, or where that file is damaged.
+    Kept in `folder`/KEY.near.json, with the hashes of both documents, so that a share can be looked into. Raises
+    InputError where a token is beyond the `vocabulary`, or where that file is damaged.
     """
     documents = corpus.documents
     hashes = [f"{value:016x}" for value in documents.hash[division.held_out]]

@@ -21,7 +21,9 @@ _IN_WORD, _SECOND, _THIRD = np.uint64(63), np.uint64(6), np.uint64(12)
 def _marks(mixed):
     """Three bits of a word. All of one word, a Bloom filter costs one look into memory a shingle."""
     return (
-        (_ONE << (mixed & _IN_WORD)) | (_ONE << ((mixed >> _SECOND) & _IN_WORD)) | (_ONE << ((mixed >> _THIRD) & _IN_WORD))
+        (_ONE << (mixed & _IN_WORD))
+        | (_ONE << ((mixed >> _SECOND) & _IN_WORD))
+        | (_ONE << ((mixed >> _THIRD) & _IN_WORD))
     )
 
 

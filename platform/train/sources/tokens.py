@@ -44,8 +44,8 @@ class TokensSource:
         _, self.tokenizer = open_tokenizer(config.data.tokenizer or own.tokenizer)
         if self.tokenizer.digest != own.tokenizer_digest:
             raise InputError(
-                f"{own.path} was made with another tokenizer than {self.tokenizer.folder}; tokenise it with that one, or "
-                "leave data.tokenizer out"
+                f"{own.path} was made with another tokenizer than {self.tokenizer.folder}; tokenise it with that one, "
+                "or leave data.tokenizer out"
             )
         self.digest = _digest(section, corpus, self.tokenizer.digest)
         self._division = divide(
@@ -141,8 +141,8 @@ def _weights(section: TokensSection, sets: tuple[str, ...], rows: list[int], len
     weights = [float(section.weights.get(name, 1)) for name in sets]
     if not any(weight and n for weight, n in zip(weights, rows, strict=True)):
         raise InputError(
-            f"{', '.join(section.paths)}: no set with a weight fills one row of sequence_length {length} + 1; give more "
-            "tokens, weights above 0 or a smaller sequence_length"
+            f"{', '.join(section.paths)}: no set with a weight fills one row of sequence_length {length} + 1; give "
+            "more tokens, weights above 0 or a smaller sequence_length"
         )
     return weights
 
