@@ -58,6 +58,8 @@ class DataSource(Protocol):
     tokenizer: TokenizerFacts
     digest: str  # changes with anything that could change a batch, other than seed and step
     description: str  # one line for the console
+    counts: dict[str, int]  # how much of each kind is used, for run.json
+    left_out: dict[str, int]  # why something is not used, and how much of it
 
     def __init__(self, config: TrainConfig, out: Path, *, dry_run: bool) -> None:
         """Open the data. With `dry_run` check what can be checked quickly and write nothing."""

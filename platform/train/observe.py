@@ -48,8 +48,9 @@ def tell_evaluation(observer: Observer, step: int, metrics: Mapping[str, float])
 
 
 def in_one_line(metrics: Mapping[str, float | None]) -> str:
-    """`loss 2.1, exact match 0.5`."""
-    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in metrics.items())
+    """`loss 2.1, exact match 0.5`; those of parts of the data, such as `loss/FreeLaw`, are for the log."""
+    whole = {name: value for name, value in metrics.items() if "/" not in name}
+    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in whole.items())
 
 
 def _number(value: float | None) -> str:

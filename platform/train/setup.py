@@ -107,7 +107,11 @@ def sections(setup: Setup, model: LanguageModel) -> dict[str, Any]:
     name = f"{setup.config.model.arch}-{setup.config.model.size}"
     return {
         "model": {**identity(model), "name": name, "digest": None},
-        "data": {"digest": setup.source.digest},
+        "data": {
+            "digest": setup.source.digest,
+            "counts": setup.source.counts,
+            "left_out": setup.source.left_out,
+        },
         "backend": {
             "device": str(setup.device),
             "dtype": setup.precision.name,

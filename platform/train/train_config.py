@@ -101,6 +101,32 @@ class TextSection(Config):
     )
 
 
+class TokensSection(Config):
+    """Documents that `mplat tokenize` made tokens of: what is held out, and how often each set is read."""
+
+    paths: tuple[str, ...] = Field(default=(), description="folders, all of one tokenizer")
+    weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        default_factory=dict,
+        description="how often a set is read while one of weight 1 is read once, such as {FreeLaw: 1.5}; default: 1",
+    )
+    holdout_share: float = Field(
+        default=0.005, gt=0, lt=1, description="of all texts, told by their hashes, held out for evaluation"
+    )
+    holdout_tokens: int = Field(default=65_536, ge=1, description="of a set, after which no more are held out")
+    deduplicate: bool = Field(default=False, description="read a text once that is there several times")
+    shingle: int = Field(default=13, ge=2, le=1000, description="tokens in a row by which near-duplicates are told")
+    near_duplicate: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="a held-out document is left out where one in training has this share of its shingles",
+    )
+    cache: str | None = Field(
+        default=None,
+        description="folder of what was found about duplicates, may be shared by runs; default: <out>/data",
+    )
+
+
 class ModularAdditionSection(Config):
     """Equations a + b = c modulo p, of which a fixed part is trained on."""
 
@@ -123,7 +149,8 @@ class ModularAdditionSection(Config):
 
 
 def _data(text: str) -> dict[str, Any]:
-    """What --data sets: a source by its name, or a file of texts."""
+    """What --data sets: a source by its name, a folder of tokens, or a file of texts."""
+    from ..datasets.tokens.folder import is_token_folder
     from .data import source_names
 
     names = source_names()
@@ -131,6 +158,8 @@ def _data(text: str) -> dict[str, Any]:
         return {"data.source": text}
     if not text.strip() or (not Path(text).exists() and not Path(text).suffix and len(Path(text).parts) == 1):
         raise UsageError(f"--data {text!r}: neither a file nor a source of data; {suggest(text, names)}")
+    if is_token_folder(text):
+        return {"data.source": "tokens", "data.tokens.paths": [text]}
     return {"data.source": "text", "data.text.paths": [text]}
 
 
@@ -139,13 +168,20 @@ class DataSection(Config):
 
     source: Annotated[
         str,
-        Option("--data", "facts|FILE", "The facts world, or texts as .jsonl, .txt, .csv, .parquet.", sets=_data),
-    ] = Field(default="facts", description="a registered data source: facts, text, modular_addition")
+        Option(
+            "--data",
+            "facts|FILE|FOLDER",
+            "The facts world, texts as .jsonl, .txt, .csv, .parquet, or a folder of tokens.",
+            sets=_data,
+        ),
+    ] = Field(default="facts", description="a registered data source: facts, text, tokens, modular_addition")
     tokenizer: str | None = Field(
-        default=None, description="folder with tokenizer.json; default: the shipped tiny tokenizer"
+        default=None,
+        description="folder with tokenizer.json; default: the shipped tiny tokenizer, of tokens their own",
     )
     facts: FactsSection = FactsSection()
     text: TextSection = TextSection()
+    tokens: TokensSection = TokensSection()
     modular_addition: ModularAdditionSection = ModularAdditionSection()
     options: dict[str, Any] = Field(default_factory=dict, description="for sources registered elsewhere")
 
@@ -333,8 +369,10 @@ NOT_SEMANTIC = frozenset(
         "export.dtype",
         "export.weights",
         "data.text.cache",
+        "data.tokens.cache",
         # checkpoints hold digests of what these name
         "data.text.paths",
+        "data.tokens.paths",
         "data.tokenizer",
     }
 )

@@ -1,1 +1,1 @@
-"""Texts as tokens: documents from files, the tokenizer that reads them, and folders of tokens on disk."""
+"""Texts as tokens: documents from files, the tokenizer, folders of tokens, and what training reads out of them."""

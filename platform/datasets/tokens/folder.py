@@ -82,6 +82,11 @@ class Manifest(Config):
     """Name below the folder -> sha256."""
 
 
+def is_token_folder(path: Path | str) -> bool:
+    """Whether `path` looks like such a folder, whole or damaged."""
+    return (Path(path) / MANIFEST).is_file() and ((Path(path) / TOKENS).exists() or (Path(path) / TABLE).exists())
+
+
 def document_hash(text: bytes) -> int:
     """The first 8 bytes, little-endian, of blake2b (digest of 8 bytes) of a text in UTF-8."""
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

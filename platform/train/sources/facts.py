@@ -47,6 +47,8 @@ class FactsSource:
         self._facts = facts
         self._config = config
         self._encoder, self.tokenizer = open_tokenizer(config.data.tokenizer)
+        self.counts: dict[str, int] = {}
+        self.left_out: dict[str, int] = {}
         self.description = f"facts world, {config.batch_size} rows of {config.sequence_length} tokens a step"
         # The generator's own bytes at both ends of the curriculum: a changed world is another data set.
         sample = [self.batch(step).tokens.numpy().tobytes() for step in (0, config.total_steps - 1)]

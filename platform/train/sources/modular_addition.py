@@ -44,6 +44,8 @@ class ModularAdditionSource:
         vocabulary, folder = task.vocabulary(section.p), out / "data" / "tokenizer"
         self.tokenizer = TokenizerFacts(folder, len(vocabulary), vocabulary[task.END], digest.hexdigest())
         self.digest = hashlib.sha256(rows[seen].numpy().tobytes() + digest.digest()).hexdigest()
+        self.counts: dict[str, int] = {}
+        self.left_out: dict[str, int] = {}
         self.description = (
             f"addition modulo {section.p}: {len(self._trained):,} equations to train on, {len(self._held_out):,} held "
             f"out, {config.batch_size:,} a step"

@@ -1,13 +1,11 @@
 """Training on documents: rows of a token stream in keyed random order; held-out loss, perplexity, bits per byte.
 
 Row i holds tokens [i*T, i*T + T] of the training stream, so that every token is predicted once an epoch. The recurrent
-state is reset where a document starts. Bits per byte counts the text's own bytes and no separators, which makes models
-with different tokenizers comparable.
+state is reset where a document starts.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,7 @@ import torch
 from ...core.errors import InputError
 from ...datasets.tokens.tokenizer import open_tokenizer
 from ..data import Batch, Evaluation, data_source
-from ..loss import token_losses
+from ..held_out import HeldOut, evaluate
 from ..sampler import rows_of_step
 from ..token_store import TokenStore, open_store, store_key
 from ..train_config import TrainConfig
@@ -37,6 +35,8 @@ class TextSource:
         encoder, self.tokenizer = open_tokenizer(config.data.tokenizer)
         self.digest = store_key(section, self.tokenizer)
         self.description = f"{len(section.paths)} files: {', '.join(section.paths)}"
+        self.counts: dict[str, int] = {}
+        self.left_out: dict[str, int] = {}
         self._store: TokenStore | None = None
         if dry_run:
             return
@@ -55,6 +55,13 @@ class TextSource:
                 f"{', '.join(section.paths)}: {facts.documents} documents leave none to hold out for evaluation; "
                 "give at least two"
             )
+        self.counts = {
+            "training_documents": facts.documents - facts.holdout_documents,
+            "training_tokens": facts.train_tokens,
+            "held_out_documents": facts.holdout_documents,
+            "held_out_tokens": facts.holdout_tokens,
+        }
+        self.left_out = facts.bad_lines
         skipped = f", {sum(facts.bad_lines.values())} broken lines skipped" if facts.bad_lines else ""
         self.description += (
             f"; {facts.documents:,} documents, {facts.train_tokens:,} training tokens "
@@ -71,7 +78,6 @@ class TextSource:
         tokens = torch.from_numpy(rows.astype(np.int64))
         return Batch(tokens, torch.ones(len(tokens), length), tokens == self.tokenizer.start_id)
 
-    @torch.no_grad()
     def questions(self) -> list[Question]:
         """None: the held-out stream is text."""
         return []
@@ -79,30 +85,6 @@ class TextSource:
     def evaluate(self, model: LanguageModel) -> Evaluation:
         """Loss, perplexity and bits per byte over the whole held-out stream."""
         assert self._store is not None
+        held = HeldOut(self._store.holdout, self._store.facts.holdout_bytes)
         length, rows_at_once = self._config.sequence_length, self._config.evaluation.batch_size
-        stream = torch.from_numpy(self._store.holdout.astype(np.int64))
-        n_targets = len(stream) - 1
-        n_rows = -(-n_targets // length)
-        padded = torch.full((n_rows * length + 1,), self.tokenizer.eos_id)
-        padded[: len(stream)] = stream
-        rows = padded.unfold(0, length + 1, length)
-        real = (torch.arange(n_rows * length) < n_targets).view(n_rows, length)
-        device = next(model.parameters()).device
-        separators = torch.tensor([self.tokenizer.eos_id, *self.tokenizer.begin], device=device)
-        nats = text_nats = 0.0
-        for start in range(0, n_rows, rows_at_once):
-            tokens, counted = (
-                rows[start : start + rows_at_once].to(device),
-                real[start : start + rows_at_once].to(device),
-            )
-            inputs, targets = tokens[:, :-1], tokens[:, 1:]
-            nll = token_losses(model(inputs, reset=inputs == self.tokenizer.start_id), targets).double() * counted
-            nats += nll.sum().item()
-            text_nats += (nll * ~torch.isin(targets, separators)).sum().item()
-        loss = nats / n_targets
-        metrics = {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),  # beyond this a double overflows
-            "bits_per_byte": text_nats / math.log(2) / self._store.facts.holdout_bytes,
-        }
-        return Evaluation(metrics, loss, higher_is_better=False)
+        return evaluate(model, {"": held}, self.tokenizer, length, rows_at_once)
