@@ -57,7 +57,7 @@ class Settings(StepSettings):
     first and the last projection of the mixer"""
     overcomplete: float = Field(1.25, gt=0)
     """components of a matrix, as a multiple of its smaller side; below 1 they cannot sum up to the matrix"""
-    hidden: int = Field(8, ge=2)
+    hidden: int = Field(8, ge=1)
     """units of the network that predicts a component's importance"""
     steps: int = Field(120, ge=1)
     """of training, for each run"""
