@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from interp_jobs import asked, reader
 from mplat.interp import Cache, all_steps, config_model, run_steps
-from mplat.models import load
+from mplat.models import LanguageModel, load
+from mplat.runtime.session import Session
 
 OF_ONE_MODEL = (
     "collect", "probes", "sae", "dictionary", "superposition", "sparse_probing", "circuits", "patching", "interchange",
@@ -18,23 +20,27 @@ OF_TWO_MODELS = ("universality", "model_overview", "causal_equivalence", "scalin
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize(("steps", "others"), [(OF_ONE_MODEL, 0), (OF_TWO_MODELS, 1)])
-def test_analyses_are_the_same_from_workers_elsewhere(steps: tuple[str, ...], others: int, tmp_path: Path) -> None:
-    from mplat.runtime import open_session
+def test_analyses_are_the_same_from_workers_elsewhere(tmp_path: Path) -> None:
+    from kept_actors import kept_actors
 
-    model, *further = [load(reader("mamba2", seed=i).save(tmp_path / f"model-{i}")) for i in range(1 + others)]
+    model, other = (load(reader("mamba2", seed=seed).save(tmp_path / f"model-{seed}")) for seed in (0, 1))
     small = {name: dict(step.settings.small) for name, step in all_steps().items()}
-    chosen = config_model().model_validate({"batch_size": 4, "steps": steps, **small})
-    here = run_steps(model, asked(), chosen, others=further, cache=Cache(tmp_path / "here"))
-    with open_session("local", actors=2) as session:
-        for actors in (1, 2):
-            used = session.using(actors=actors)
-            run_steps(model, asked(), chosen, others=further, cache=Cache(tmp_path / f"by {actors}"), session=used)
-    tables = 0
-    for step, result in here.items():
-        for path in sorted((tmp_path / "here" / step / result.key).iterdir()):
-            for actors in (1, 2):
-                there = tmp_path / f"by {actors}" / step / result.key / path.name
-                assert path.suffix == ".json" or path.read_bytes() == there.read_bytes(), (step, path.name, actors)
-            tables += path.suffix == ".parquet"
-    assert here.keys() >= {*steps} and tables >= 2 * len(steps)
+
+    def run(steps: tuple[str, ...], others: Sequence[LanguageModel], folder: str, session: Session | None) -> None:
+        config = config_model().model_validate({"batch_size": 4, "steps": steps, **small})
+        run_steps(model, asked(), config, others=others, cache=Cache(tmp_path / folder), session=session)
+
+    def run_all(folder: str, session: Session | None = None) -> dict[str, bytes]:
+        """The files of the cache, by place."""
+        run(OF_ONE_MODEL, (), folder, session)
+        run(OF_TWO_MODELS, (other,), folder, session)
+        files = sorted(path for path in (tmp_path / folder).rglob("*") if path.suffix in {".parquet", ".safetensors"})
+        return {str(path.relative_to(tmp_path / folder)): path.read_bytes() for path in files}
+
+    here = run_all("here")
+    with kept_actors(1, 2) as sessions:
+        for session in sessions:
+            there = run_all(f"by {session.actors}", session)
+            assert there.keys() == here.keys()
+            assert [name for name, data in there.items() if data != here[name]] == [], session.actors
+    assert {Path(name).parts[0] for name in here} >= {*OF_ONE_MODEL, *OF_TWO_MODELS}

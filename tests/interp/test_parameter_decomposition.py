@@ -228,7 +228,7 @@ def check_superposition(toy: Superposition, parameters: Mapping[str, Tensor]) ->
 def test_spd_recovers_the_first_matrix_of_the_toy_model_of_superposition() -> None:
     """5 features in 2 dimensions, 20 components."""
     toy = Superposition(rows=16384, only=("in",))
-    losses = spd.Losses(layerwise=0.0, minimality=3e-3, begin=1.5e-2)
+    losses = spd.Losses(minimality=3e-3, begin=1.5e-2)
     parameters = decomposed(toy, {"in": 20}, losses, Schedule(1500, 128, 5e-3))
     check_superposition(toy, parameters)
     columns = column_recovery(toy.W, matrices_of(spd.ones_of(parameters, "in")))

@@ -160,8 +160,12 @@ def blocks_of(model: LanguageModel, layers: Sequence[int], settings: Settings) -
 
 
 def check(asked: Asked) -> None:
-    """`Step.check`: the blocks are looked at and have the matrices."""
-    chosen_places(asked.model, blocks_of(asked.model, asked.layers, asked.settings), asked.settings.matrices)
+    """`Step.check`: the blocks are looked at and have the matrices; where none is named no token is read for that."""
+    settings: Settings = asked.settings
+    if settings.blocks is not None or settings.matrices is not None:
+        blocks = blocks_of(asked.model, asked.layers, settings)
+        if settings.matrices is not None:
+            chosen_places(asked.model, blocks, settings.matrices)
 
 
 def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
