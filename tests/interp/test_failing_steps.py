@@ -219,7 +219,7 @@ def reading(cache: Cache, observer: Observer) -> None:
     run_steps(reader(), asked()[:4], config, cache=cache, observer=observer)
 
 
-@pytest.mark.timeout(300)  # three processes are started
+@pytest.mark.slow
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path) -> None:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT.format(paths=[str(Path(__file__).parent), *(path for path in sys.path if path)]))
