@@ -1,29 +1,46 @@
-"""Analyses of prompts are the same bytes from one process and from workers."""
+"""Analyses are the same bytes from this process, from one worker and from two."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from interp_jobs import asked, reader
 from mplat.interp import Cache, all_steps, config_model, run_steps
-from mplat.models import load
+from mplat.models import LanguageModel, load
+from mplat.runtime.session import Session
+
+OF_ONE_MODEL = (
+    "collect", "probes", "sae", "dictionary", "superposition", "sparse_probing", "circuits", "patching", "interchange",
+    "spd", "apd", "parameter_clusters", "memory_decay",
+)  # fmt: skip
+OF_TWO_MODELS = ("universality", "model_overview", "causal_equivalence", "scaling")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-def test_analyses_of_prompts_are_the_same_from_workers_elsewhere(tmp_path: Path) -> None:
-    from mplat.runtime import open_session
+def test_analyses_are_the_same_from_workers_elsewhere(tmp_path: Path) -> None:
+    from kept_actors import kept_actors
 
-    reader("mamba2").save(tmp_path / "model")
-    model = load(tmp_path / "model")
+    model, other = (load(reader(arch).save(tmp_path / arch)) for arch in ("mamba2", "mamba"))
     small = {name: dict(step.settings.small) for name, step in all_steps().items()}
-    chosen = config_model().model_validate({"batch_size": 2, "steps": ("memory_decay",), **small})
-    here = run_steps(model, asked(), chosen, cache=Cache(tmp_path / "here"))
-    with open_session("local", actors=2) as session:
-        there = run_steps(model, asked(), chosen, cache=Cache(tmp_path / "there"), session=session)
-    assert here.keys() == there.keys() >= {"fact_tracing"}
-    for step, result in here.items():
-        assert result.key == there[step].key
-        for part in sorted(path.name for path in (tmp_path / "here" / step / result.key).glob("*.parquet")):
-            one, two = ((tmp_path / side / step / result.key / part).read_bytes() for side in ("here", "there"))
-            assert one == two, (step, part)
+
+    def run(steps: tuple[str, ...], others: Sequence[LanguageModel], folder: str, session: Session | None) -> None:
+        config = config_model().model_validate({"batch_size": 4, "steps": steps, **small})
+        run_steps(model, asked(), config, others=others, cache=Cache(tmp_path / folder), session=session)
+
+    def run_all(folder: str, session: Session | None = None) -> dict[str, bytes]:
+        """The files of the cache, by place."""
+        run(OF_ONE_MODEL, (), folder, session)
+        run(OF_TWO_MODELS, (other,), folder, session)
+        files = sorted(path for path in (tmp_path / folder).rglob("*") if path.suffix in {".parquet", ".safetensors"})
+        return {str(path.relative_to(tmp_path / folder)): path.read_bytes() for path in files}
+
+    here = run_all("here")
+    with kept_actors(1, 2) as sessions:
+        for session in sessions:
+            there = run_all(f"by {session.actors}", session)
+            assert there.keys() == here.keys()
+            assert [name for name, data in there.items() if data != here[name]] == [], session.actors
+    assert {Path(name).parts[0] for name in here} >= {*OF_ONE_MODEL, *OF_TWO_MODELS}

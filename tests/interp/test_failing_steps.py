@@ -18,7 +18,7 @@ import pytest
 import torch
 from interp_jobs import asked, reader
 from mplat.core.errors import ClusterError, InputError, StoppedEarly
-from mplat.interp import Cache, Job, Observer, Plan, config_model, plan_steps, run_plan, run_steps
+from mplat.interp import Cache, Job, Observer, Plan, all_steps, config_model, plan_steps, run_plan, run_steps
 from mplat.interp.engine.run import carry_out
 from mplat.interp.engine.run_record import run_into
 from mplat.interp.engine.step import Step, StepSettings, Tables
@@ -184,44 +184,69 @@ SCRIPT = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from test_failing_steps import reading
-from mplat.interp import Cache, Observer
+from test_failing_steps import Tells, reading
+from mplat.interp import Cache
 
-class Dies(Observer):
-    told = 0
+class Dies(Tells):
     def progress(self, progress):
-        self.told += 1
-        if self.told == int(sys.argv[2]):
+        super().progress(progress)
+        if [step for step, _ in self.told].count(sys.argv[2]) == int(sys.argv[3]):
+            print(*(step for step, resumed in self.told if resumed), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
 reading(Cache(Path(sys.argv[1])), Dies())
 """
+LATER = ("collect", "spd", "parameter_clusters")
+
+
+class Tells(Observer):
+    """Of every word on how far the work is: its step, and how much of it an earlier run had made."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+        self._step = ""
+
+    def begin(self, part: str, detail: str = "") -> None:
+        self._step = part
+
+    def progress(self, progress: Any) -> None:
+        self.told.append((self._step, progress.resumed_shards))
 
 
 def reading(cache: Cache, observer: Observer) -> None:
-    settings = {"steps": ("activations", "setup"), "batch_size": 1, "setup": {"tokens": 4, "prompts": 1}}
-    run_steps(reader(), asked()[:4], config_model().model_validate(settings), cache=cache, observer=observer)
+    small = {step: dict(all_steps()[step].settings.small) for step in LATER}
+    config = config_model().model_validate({"steps": LATER, "batch_size": 1, **small})
+    run_steps(reader(), asked()[:4], config, cache=cache, observer=observer)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path) -> None:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT.format(paths=[str(Path(__file__).parent), *(path for path in sys.path if path)]))
-    for at in (3, 5):  # inside the first step, then inside the second one
-        words = [sys.executable, str(script), str(tmp_path / "killed"), str(at)]
-        assert subprocess.run(words, env=os.environ, check=False).returncode == -signal.SIGKILL
-    told: list[int] = []
 
-    class Counts(Observer):
-        def progress(self, progress: Any) -> None:
-            told.append(progress.resumed_shards)
+    def killed(step: str, at: int) -> set[str]:
+        """In this step, when it tells the `at`-th time how far it is; the steps that went on with what was there."""
+        words = [sys.executable, str(script), str(tmp_path / "killed"), step, str(at)]
+        done = subprocess.run(words, env=os.environ, check=False, stdout=subprocess.PIPE, text=True)
+        assert done.returncode == -signal.SIGKILL
+        return {*done.stdout.split()}
 
-    for cache in ("whole", "killed"):
-        told.clear()
-        reading(Cache(tmp_path / cache), Counts())
-        assert bool(sum(told)) == (cache == "killed")
-    whole, killed = (
-        {path.relative_to(tmp_path / cache): path.read_bytes() for path in (tmp_path / cache).rglob("*.parquet")}
+    assert killed("collect", 3) == set()  # among its batches
+    assert killed("spd", 3) == {"collect"}  # behind its training, among its batches
+    assert killed("parameter_clusters", 8) == {"spd"}  # among the batches of its second function
+    whole, last = Tells(), Tells()
+    reading(Cache(tmp_path / "whole"), whole)
+    reading(Cache(tmp_path / "killed"), last)
+    assert not any(resumed for _, resumed in whole.told) and {step for step, _ in whole.told} == {*LATER}
+    # what was finished is not begun again; all four batches of the first function and two of the second were there
+    assert last.told == [("parameter_clusters", resumed) for resumed in (4, 2, 2, 2)]
+    of_whole, of_killed = (
+        {
+            path.relative_to(tmp_path / cache): path.read_bytes()
+            for path in (tmp_path / cache).rglob("*")
+            if path.suffix in {".parquet", ".safetensors"}
+        }
         for cache in ("whole", "killed")
     )
-    assert whole == killed and len(whole) > 3
+    assert of_whole == of_killed and len(of_whole) > 10
     assert not list(Path(tmp_path / "killed" / ".work").iterdir())

@@ -41,14 +41,12 @@ def questions() -> list[Question]:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each forward pass: its number of rows. The few tokens that a check reads to see what there is do
-    not count."""
+    """One entry for each forward pass: its number of rows."""
     seen: list[int] = []
     forward = LanguageModel.forward
 
     def counted(self, tokens, *args, **kwargs):
-        if tokens.numel() > 8:
-            seen.append(len(tokens))
+        seen.append(len(tokens))
         return forward(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(LanguageModel, "forward", counted)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import pytest
 import torch
 from mplat.core.errors import UsageError
-from mplat.interp.engine.fitting import Fitted, Minibatch, Schedule, fit
+from mplat.interp.engine.fitting import Minibatch, Schedule, fit
 from mplat.interp.methods import stochastic_masks as spd
-from mplat.interp.methods.causal_importance import Gate, lower_leaky, minimality, raw_importance, upper_leaky
+from mplat.interp.methods.causal_importance import (
+    Gate,
+    lower_leaky,
+    minimality,
+    raw_importance,
+    start_gate,
+    upper_leaky,
+)
 from mplat.interp.methods.co_importance import co_importance, importance_clusters, interaction, specialisation
 from mplat.interp.methods.matrix_function import (
-    Divergence,
-    MatrixFunction,
     clean_pass,
     divergence_of_logits,
     mean_squares,
@@ -65,6 +70,15 @@ def test_an_importance_is_what_a_network_of_its_own_makes_of_the_inner_activatio
                 x = float(gate.w_in[c, k] * h[b, c] + gate.b_in[c, k])
                 total += float(gate.w_out[c, k]) * x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
             assert float(found[b, c]) == pytest.approx(total, abs=1e-12)
+
+
+def test_a_network_begins_at_nothing_where_its_component_does_little_and_at_one_where_it_does_much() -> None:
+    scale = torch.tensor([0.01, 1.0, 30.0, 0.0], dtype=F64)
+    gate = start_gate(scale, 64, torch.Generator().manual_seed(0))
+    h = torch.tensor([-3.0, -1.0, 0.0, 0.4, 1.0, 3.0], dtype=F64)[:, None] * scale[:3]
+    raw = raw_importance(Gate(*(part[:3] for part in gate)), h)
+    assert bool((raw[:3] <= 0).all()) and bool((raw[3] < 0.1).all()) and bool((raw[4:] > 1).all())
+    assert all(bool(part.isfinite().all()) for part in gate)  # also of a component that does nothing
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5, 2.0])
@@ -183,50 +197,58 @@ def test_random_directions_of_the_same_norm_do_not_score_as_recovery() -> None:
     assert all(torch.allclose(one.norms, like.norms) for one in control)
 
 
-def fitted(
-    function: MatrixFunction, parameters: Mapping[str, Tensor], loss: Callable[..., Tensor], schedule: Schedule
-) -> Fitted:
-    return fit("toy", parameters, loss, examples=len(function.data), schedule=schedule, seed=0)
-
-
 def decomposed(
-    function: Toy,
-    count: Mapping[str, int],
-    losses: spd.Losses,
-    schedule: Schedule,
-    divergence: Divergence = mean_squares,
+    function: Toy, count: Mapping[str, int], losses: spd.Losses, schedule: Schedule, seed: int = 0
 ) -> dict[str, Tensor]:
     def loss(parameters: Mapping[str, Tensor], batch: Minibatch) -> Tensor:
         now = losses.at(batch.step / schedule.steps)
-        return spd.total(spd.parts_of_loss(function, parameters, batch.examples, batch.generator, now, divergence), now)
+        parts = spd.parts_of_loss(function, parameters, batch.examples, batch.generator, now, mean_squares)
+        return spd.total(parts, now)
 
-    begin = spd.start_components(function, torch.arange(min(512, len(function.data))), count, 8, seed=0)
-    return fitted(function, begin, loss, schedule).parameters
+    begin = spd.start_components(function, torch.arange(min(512, len(function.data))), count, 8, seed)
+    return fit("toy", begin, loss, examples=len(function.data), schedule=schedule, seed=seed).parameters
 
 
-def test_spd_recovers_the_toy_model_of_superposition() -> None:
-    """5 features in 2 dimensions, 20 components of the embedding matrix."""
-    toy = Superposition(rows=16384, only=("in",))
-    losses = spd.Losses(layerwise=0.0, minimality=3e-3, begin=1.5e-2)
-    parameters = decomposed(toy, {"in": 20}, losses, Schedule(1500, 128, 5e-3))
-    ones = spd.ones_of(parameters, "in")
-    found = recovery(toy.mechanisms()["in"], ones)
-    assert found.mean_max_cosine > 0.99 and found.mean_norm_ratio == pytest.approx(1.0, abs=0.03)
-    columns = column_recovery(toy.W, matrices_of(ones))
-    assert columns.mean_max_cosine > 0.99 and columns.mean_norm_ratio == pytest.approx(1.0, abs=0.03)
-    norms = ones.norms.sort(descending=True).values
-    assert float(norms[4]) > 1.0 and float(norms[5:].max()) < 0.05  # five, and fifteen that are superfluous
-    assert float((ones.U @ ones.V - toy.W).norm() / toy.W.norm()) < 0.02
+def check_superposition(toy: Superposition, parameters: Mapping[str, Tensor]) -> None:
+    """Five components of each matrix are the mechanisms, each important at its own feature alone; the others are
+    superfluous."""
     one_hot = torch.eye(5) * 0.75
-    g = spd.importances(toy, parameters, clean_pass(Superposed(one_hot), torch.arange(5)))["in"].clamp(0, 1)
-    assert bool(((g > 0.1).sum(1) == 1).all())
+    raw = spd.importances(toy, parameters, clean_pass(Superposed(one_hot, [*toy.matrices]), torch.arange(5)))
+    for name, matrix in toy.matrices.items():
+        ones = spd.ones_of(parameters, name)
+        found = recovery(toy.mechanisms()[name], ones)
+        assert found.mean_max_cosine > 0.99 and found.mean_norm_ratio == pytest.approx(1.0, abs=0.03), name
+        norms = ones.norms.sort(descending=True).values
+        assert float(norms[4]) > 1.0 and float(norms[5:].max()) < 0.05, name
+        assert float((ones.U @ ones.V - matrix.weight).norm() / matrix.weight.norm()) < 0.02, name
+        important = raw[name] > 0.1
+        assert bool((important.sum(1) == 1).all()) and int(important.any(0).sum()) == 5, name
+
+
+def test_spd_recovers_the_first_matrix_of_the_toy_model_of_superposition() -> None:
+    """5 features in 2 dimensions, 20 components."""
+    toy = Superposition(rows=16384, only=("in",))
+    losses = spd.Losses(minimality=3e-3, begin=1.5e-2)
+    parameters = decomposed(toy, {"in": 20}, losses, Schedule(1500, 128, 5e-3))
+    check_superposition(toy, parameters)
+    columns = column_recovery(toy.W, matrices_of(spd.ones_of(parameters, "in")))
+    assert columns.mean_max_cosine > 0.99 and columns.mean_norm_ratio == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_spd_recovers_both_matrices_of_the_toy_model_of_superposition_at_once(seed: int) -> None:
+    """The matrices are tied in the toy model, their components are not."""
+    toy = Superposition(rows=16384, seed=seed)
+    losses = spd.Losses(minimality=3e-3, begin=1.5e-2)
+    check_superposition(toy, decomposed(toy, {"in": 20, "out": 20}, losses, Schedule(1500, 128, 5e-3), seed))
 
 
 class Superposed(Superposition):
     """The same function of given inputs."""
 
-    def __init__(self, data: Tensor) -> None:
-        super().__init__(rows=8, only=("in",))
+    def __init__(self, data: Tensor, only: Sequence[str]) -> None:
+        super().__init__(rows=8, only=only)
         self.data = data
 
 

@@ -79,6 +79,19 @@ def shift(job: Job) -> Tables:
     return {"": pa.table(columns)}
 
 
+@torch.no_grad()
+def batch_scaled(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
+    rows = [{"question_id": item.id, "score": arguments["factor"] * item.length} for item in batch.items]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def called(job: Job, *names: str | None) -> Tables:
+    """One function under each of the names, with a factor of its own; the last one's rows come batch by batch."""
+    *first, last = names
+    found = [job.map(batch_scaled, SCHEMA, {"factor": 1.0 + i}, name=name) for i, name in enumerate(first)]
+    return {"": pa.concat_tables([*found, *job.batches(batch_scaled, SCHEMA, {"factor": 10.0}, name=last)])}
+
+
 class ProbeSettings(StepSettings):
     steps: int = 60
 
@@ -112,6 +125,9 @@ STEPS = {
     "norms": Step("norms", 1, ("directions",), StepSettings, False, norms),
     "shift": Step("shift", 1, (), StepSettings, False, shift, others=("later checkpoint", ...)),
     "probe": Step("probe", 1, (), ProbeSettings, True, probe),
+    "named": Step("named", 1, (), StepSettings, False, lambda job: called(job, None, "doubled", "tenfold")),
+    "unnamed": Step("unnamed", 1, (), StepSettings, False, lambda job: called(job, None, None)),
+    "misnamed": Step("misnamed", 1, (), StepSettings, False, lambda job: called(job, None, "../elsewhere")),
 }
 
 
@@ -204,6 +220,39 @@ def test_models_that_no_step_can_be_given_are_refused(model) -> None:
     small.tokenizer = None
     with pytest.raises(InputError, match="its vocabulary of 9 does not hold token"):
         plan(model, "shift", others=(small,))
+
+
+class Counts(Observer):
+    """Of every word on how far a call is, how many batches an earlier run had made."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.resumed: list[int] = []
+
+    def progress(self, progress: Any) -> None:
+        self.resumed.append(progress.resumed_shards)
+        if len(self.resumed) == self.stop_at:
+            raise KeyboardInterrupt
+
+
+def test_a_function_is_run_twice_under_two_names_and_an_interrupted_call_is_continued(model, tmp_path) -> None:
+    whole = run_plan(plan(model, "named"), cache=Cache(tmp_path / "whole"))["named"].table
+    scores = whole["score"].to_pylist()
+    one, two, three = (scores[i : i + 6] for i in (0, 6, 12))
+    assert len(scores) == 18 and two == [2 * score for score in one] and three == [10 * score for score in one]
+    cache = Cache(tmp_path / "halved")
+    with pytest.raises(KeyboardInterrupt):  # each call tells its start and two batches: within the second call
+        run_plan(plan(model, "named"), cache=cache, observer=Counts(stop_at=5))
+    observer = Counts()
+    again = run_plan(plan(model, "named"), cache=cache, observer=observer)["named"].table
+    assert again.equals(whole) and observer.resumed == [2, 1, 1, 0, 0, 0]
+
+
+def test_a_function_that_is_run_twice_under_one_name_is_refused(model, tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"^unnamed: job.map is called twice for 'batch_scaled' of model 0.*name="):
+        run_plan(plan(model, "unnamed"), cache=Cache(tmp_path))
+    with pytest.raises(UsageError, match=r"^misnamed: .*letters, digits and _, not '\.\./elsewhere'"):
+        run_plan(plan(model, "misnamed"), cache=Cache(tmp_path))
 
 
 class Interrupts(Observer):

@@ -93,12 +93,20 @@ class MapBatches(Protocol):
     """Runs a batch function over all planned batches and returns its rows in the order of the plan.
 
     `arguments` are plain JSON. Rows of one batch keep their order; columns are those of `schema`. model: which of
-    `Job.models` the function is given, with the items in that model's own tokens. An item that ends every worker gets a
-    row of status `worker_lost` where these have `id`, `status` and `reason`, else it is an error.
+    `Job.models` the function is given, with the items in that model's own tokens. name: of the call among those of the
+    step, by which an interrupted one is continued; default that of the function, so the second call of a function for
+    one model has to give one. An item that ends every worker gets a row of status `worker_lost` where these have `id`,
+    `status` and `reason`, else it is an error.
     """
 
     def __call__(
-        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+        self,
+        function: BatchFunction,
+        schema: pa.Schema,
+        arguments: Mapping[str, Any],
+        *,
+        model: int = 0,
+        name: str | None = None,
     ) -> pa.Table: ...
 
 
@@ -106,7 +114,13 @@ class StreamBatches(Protocol):
     """`MapBatches`, one table for each batch."""
 
     def __call__(
-        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+        self,
+        function: BatchFunction,
+        schema: pa.Schema,
+        arguments: Mapping[str, Any],
+        *,
+        model: int = 0,
+        name: str | None = None,
     ) -> Iterator[pa.Table]: ...
 
 
@@ -144,14 +158,20 @@ class Job:
         return [item.length for item in self.items]
 
     def batches(
-        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+        self,
+        function: BatchFunction,
+        schema: pa.Schema,
+        arguments: Mapping[str, Any],
+        *,
+        model: int = 0,
+        name: str | None = None,
     ) -> Iterator[pa.Table]:
         """`map` for rows that do not fit into memory: the rows of one batch after the other, in the order of the plan.
         The first comes when all batches are computed; they are kept on disk."""
         if self.stream is None:
-            yield self.map(function, schema, arguments, model=model)
+            yield self.map(function, schema, arguments, model=model, name=name)
         else:
-            yield from self.stream(function, schema, arguments, model=model)
+            yield from self.stream(function, schema, arguments, model=model, name=name)
 
     @property
     def models(self) -> tuple[LanguageModel, ...]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ...core.errors import ToleranceError
+from ...core.errors import ToleranceError, UsageError
 from ...models.lending import loadable, open_model
 from ...runtime.plan import digest_of
 from ...runtime.pool import WorkerFactory
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from ...models import LanguageModel
 
 _ITEMS: Mapping[Kind, type[Item] | type[FactItem]] = {"questions": Item, "facts": FactItem, "texts": Item}
-_ORDER = (pa.field("batch", pa.string()), pa.field("row", pa.int32()))
+_ORDER = pa.schema([("batch", pa.string()), ("row", pa.int32())])
 
 
 @dataclass(frozen=True)
 class BatchRunner:
-    """A `step.MapBatches` for one step: each call is a phase with a folder of its own below `folder`."""
+    """A `step.MapBatches` for one run of a step: each call is a phase with a folder of its own below `folder`."""
 
     step: str
     key: str
@@ -46,24 +46,52 @@ class BatchRunner:
     session: Session
     folder: Path
     progress: Callable[[Progress], None]
+    _phases: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __call__(
-        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+        self,
+        function: BatchFunction,
+        schema: pa.Schema,
+        arguments: Mapping[str, Any],
+        *,
+        model: int = 0,
+        name: str | None = None,
     ) -> pa.Table:
         """See `step.MapBatches`."""
-        table = run_table(**self._job(function, schema, arguments, model), sort_by=[field.name for field in _ORDER])
-        return table.drop_columns([field.name for field in _ORDER])
+        phase = self._phase(function.__name__ if name is None else name, model)
+        table = run_table(**self._job(function, schema, arguments, model, phase), sort_by=_ORDER.names)
+        return table.drop_columns(_ORDER.names)
 
     def stream(
-        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0
+        self,
+        function: BatchFunction,
+        schema: pa.Schema,
+        arguments: Mapping[str, Any],
+        *,
+        model: int = 0,
+        name: str | None = None,
     ) -> Iterator[pa.Table]:
         """See `step.Job.batches`."""
-        with made_parts(**self._job(function, schema, arguments, model)) as tables:
+        phase = self._phase(function.__name__ if name is None else name, model)
+        with made_parts(**self._job(function, schema, arguments, model, phase)) as tables:
             for table in tables:
-                yield table.sort_by(_ORDER[1].name).drop_columns([field.name for field in _ORDER])
+                yield table.sort_by("row").drop_columns(_ORDER.names)
+
+    def _phase(self, name: str, model: int) -> Path:
+        """The folder of a call."""
+        folder = f"{name}-model-{model}" if model else name
+        if not name.isidentifier():
+            raise UsageError(f"{self.step}: a call of job.map has a name of letters, digits and _, not {name!r}")
+        if folder in self._phases:
+            raise UsageError(
+                f"{self.step}: job.map is called twice for {name!r} of model {model}, which would be one folder; give "
+                "the second call a name of its own (name=...)"
+            )
+        self._phases.add(folder)
+        return self.folder / folder
 
     def _job(
-        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], model: int
+        self, function: BatchFunction, schema: pa.Schema, arguments: Mapping[str, Any], model: int, phase: Path
     ) -> dict[str, Any]:
         """Arguments of `run_table`."""
         chosen, data = self.readers[model]
@@ -80,7 +108,7 @@ class BatchRunner:
             "name": self.step,
             "items": [item.to_json() for item in data.items],
             "factory": WorkerFactory(f"{__name__}:build_worker", kwargs),
-            "out_dir": self.folder / (f"{function.__name__}-model-{model}" if model else function.__name__),
+            "out_dir": phase,
             "session": self.session,
             "batch_size": self.batch_size,
             "lengths": data.lengths,

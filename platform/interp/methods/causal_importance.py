@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.errors import UsageError
-
 LEAK = 0.01
 EPSILON = 1e-12  # inside the power of the penalty, whose slope at 0 is else infinite for p < 1
 
@@ -30,23 +28,20 @@ class Gate(NamedTuple):
 
 
 def start_gate(scale: Tensor, hidden: int, generator: torch.Generator) -> Gate:
-    """Networks for components whose inner activations have the root mean square `scale` (C,); hidden is at least 2.
+    """Networks of `hidden` units for components whose inner activations have the root mean square `scale` (C,).
 
-    They begin near raw = |h| / scale, by pairs of units that see h and -h: where a component does nothing it is not
-    important, and the penalty begins as one on |h|, which makes inner activations sparse. From importances that do not
-    depend on the example it can take components away only as a whole, which ends in few dense ones.
-
-    Raises UsageError for fewer than 2 hidden units.
+    They begin near 0 up to h = scale / 2 and above 1 from h = scale on: a component begins as one that is important
+    where its own direction is large. Importances that do not depend on the example could only take components away as
+    a whole, which ends in few dense ones. And ones that rise with |h| ask for directions that are at right angles to
+    most inputs: where inputs have more directions than dimensions, components of several of them are then the best.
+    Which side that is does not matter: -U and -V are the same component.
     """
-    if hidden < 2:
-        raise UsageError(f"a network that predicts importance has at least 2 hidden units, not {hidden}")
     shape = (len(scale), hidden)
     drawn = torch.rand(3, *shape, generator=generator, dtype=torch.float64).to(scale)
-    sign = 1.0 - 2.0 * (torch.arange(hidden, device=scale.device) % 2)
     near = scale.clamp_min(1e-6 * float(scale.max().clamp_min(1e-30)))
-    w_in = sign * (0.5 + drawn[0]) / near[:, None]
-    w_out = (0.5 + drawn[1]) * 2 / hidden
-    return Gate(w_in, 0.1 * (drawn[2] - 0.5), w_out, torch.zeros_like(scale))
+    w_in = (1.0 + 2.0 * drawn[0]) / near[:, None]
+    w_out = (1.0 + 2.0 * drawn[1]) / hidden
+    return Gate(w_in, 0.1 * (drawn[2] - 0.5) - 1.0, w_out, torch.zeros_like(scale))
 
 
 def raw_importance(gate: Gate, inner: Tensor) -> Tensor:

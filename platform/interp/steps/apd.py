@@ -48,7 +48,7 @@ from ..methods.prompts_function import PromptsFunction, still
 from ..methods.rank_one import cosines_with, random_ones
 from ..methods.spd_schema import CONTROL, MODEL, NOTHING, PARAMETERS, parameter_rows
 from ..methods.stochastic_masks import ones_of
-from .spd import Run, blocks_of
+from .spd import Run
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -121,12 +121,6 @@ VIEW = View(
 )  # fmt: skip
 
 
-def check(asked: Asked) -> None:
-    """`Step.check`: the matrices are those of `spd`, which has checked them."""
-    of_spd = asked.upstream["spd"]
-    chosen_places(asked.model, blocks_of(asked.model, asked.layers, of_spd), of_spd.matrices)
-
-
 def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     """`Step.cost`: minibatches of prompts, with a pass backwards for each probe, of every seed and the control."""
     settings: Settings = asked.settings
@@ -134,7 +128,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     return Effort(2.5 * (1 + settings.probes) * read * (settings.seeds + settings.control), of_files(3) + 2_000_000)
 
 
-@step("apd", needs=("spd",), settings=Settings, seeded=True, check=check, view=VIEW, cost=cost)
+@step("apd", needs=("spd",), settings=Settings, seeded=True, view=VIEW, cost=cost)
 def apd(job: Job) -> StepOutput:
     """Matrices as components of which each prompt uses a given number (APD), compared with those of SPD."""
     settings: Settings = job.settings

@@ -57,7 +57,7 @@ class Settings(StepSettings):
     first and the last projection of the mixer"""
     overcomplete: float = Field(1.25, gt=0)
     """components of a matrix, as a multiple of its smaller side; below 1 they cannot sum up to the matrix"""
-    hidden: int = Field(8, ge=2)
+    hidden: int = Field(8, ge=1)
     """units of the network that predicts a component's importance"""
     steps: int = Field(120, ge=1)
     """of training, for each run"""
@@ -160,8 +160,12 @@ def blocks_of(model: LanguageModel, layers: Sequence[int], settings: Settings) -
 
 
 def check(asked: Asked) -> None:
-    """`Step.check`: the blocks are looked at and have the matrices."""
-    chosen_places(asked.model, blocks_of(asked.model, asked.layers, asked.settings), asked.settings.matrices)
+    """`Step.check`: the blocks are looked at and have the matrices; where none is named no token is read for that."""
+    settings: Settings = asked.settings
+    if settings.blocks is not None or settings.matrices is not None:
+        blocks = blocks_of(asked.model, asked.layers, settings)
+        if settings.matrices is not None:
+            chosen_places(asked.model, blocks, settings.matrices)
 
 
 def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
