@@ -1,6 +1,6 @@
 """Imports point downward only, and each layer keeps to what it promises not to touch.
 
-    commands -> quickstart -> report -> train | interp | eval | perplexity -> steering -> datasets -> models
+    commands -> quickstart -> report -> train | interp | eval | perplexity | refine -> steering -> datasets -> models
     runtime, scoring -> core; the stages between the bars know nothing of each other; models know neither runtime nor
     scoring, and runtime knows neither models nor data sets
 
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "platform"
 FILES = sorted(PACKAGE.rglob("*.py"))
-STAGES = {"train", "interp", "eval", "perplexity"}
+STAGES = {"train", "interp", "eval", "perplexity", "refine"}
 BELOW = {"core", "scoring", "runtime", "models", "datasets"}
 PUBLIC_NAMES = {"errors", "config"}  # for users; inside the package `core` is meant
 MAY_USE = {
@@ -36,6 +36,7 @@ MAY_USE = {
     "interp": BELOW,
     "eval": BELOW | {"steering"},
     "perplexity": BELOW,
+    "refine": BELOW,
     "report": BELOW | STAGES | {"steering"},
     "quickstart": BELOW | STAGES | {"steering", "report"},
     "diagnosis": {"core", "models", "runtime"},
