@@ -53,13 +53,13 @@ class FieldOption(NamedTuple):
 
     @property
     def kind(self) -> Any:
-        """What the parser makes of the text; what needs a function to be read stays text. Of a word that may stand
-        several times, such as FILES, a list of paths."""
+        """What the parser makes of the text; what needs a function to be read stays text. Of what may be typed several
+        times, such as FILES, a list."""
+        if self.option.parse or self.option.blocks or self.option.sets:
+            return str
         if self.kinds == (Path, ...):
             return list[Path]
-        read_elsewhere = self.option.parse or self.option.blocks or self.option.sets
-        plain = len(self.kinds) == 1 and self.kinds[0] in (bool, int, float, Path)
-        return self.kinds[0] if plain and not read_elsewhere else str
+        return self.kinds[0] if len(self.kinds) == 1 and self.kinds[0] in (bool, int, float, Path) else str
 
 
 def field_options(config: type[BaseModel], section: str = "") -> Iterator[FieldOption]:
