@@ -39,11 +39,11 @@ from scipy.stats import rankdata
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SETS = ("NIH ExPorter", "PubMed Abstracts", "StackExchange", "USPTO Backgrounds", "Wikipedia (en)")
-PER_SET, CORPUS = 360, 3  # documents of each set, every third of them in the corpus
+PER_SET, CORPUS = 300, 3  # documents of each set, every third of them in the corpus
 VOCABULARY = 2048
 CHUNKS = (32, 64, 128, 256)
-REFERENCE = {"steps": 150, "model": {"arch": "mamba", "size": "nano"}}
-TEACHER = {"steps": 900, "model": {"arch": "mamba", "size": "tiny"}}
+REFERENCE = {"steps": 200, "model": {"arch": "mamba", "size": "nano"}}
+TEACHER = {"steps": 400, "model": {"arch": "mamba", "size": "tiny"}}
 RESULTS = Path(__file__).parent / "results" / "refine.json"
 
 
