@@ -14,7 +14,8 @@ from mplat.datasets.tokens.tokenizer import open_tokenizer
 from mplat.interp.methods.prompts import open_item
 from mplat.models import LanguageModel
 from mplat.models.decoding.generation import encode
-from mplat.perplexity.perplexity_worker import DocumentWorker, first_token
+from mplat.models.decoding.scored_texts import first_token
+from mplat.perplexity.perplexity_worker import DocumentWorker
 from mplat.train.data import open_source
 from mplat.train.run_folder import RunFolder
 from mplat.train.setup import prepare

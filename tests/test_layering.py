@@ -1,6 +1,7 @@
 """Imports point downward only, and each layer keeps to what it promises not to touch.
 
-    commands -> quickstart -> report -> train | tokenise | interp | eval | perplexity -> steering -> datasets -> models
+    commands -> quickstart -> report -> train | tokenise | refine | interp | eval | perplexity -> steering -> datasets ->
+    models
     runtime, scoring -> core; the stages between the bars know nothing of each other; models know neither runtime nor
     scoring, and runtime knows neither models nor data sets
 
@@ -22,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "platform"
 FILES = sorted(PACKAGE.rglob("*.py"))
-STAGES = {"train", "tokenise", "interp", "eval", "perplexity"}
+STAGES = {"train", "tokenise", "refine", "interp", "eval", "perplexity"}
 BELOW = {"core", "scoring", "runtime", "models", "datasets"}
 PUBLIC_NAMES = {"errors", "config"}  # for users; inside the package `core` is meant
 MAY_USE = {
@@ -37,6 +38,7 @@ MAY_USE = {
     "interp": BELOW,
     "eval": BELOW | {"steering"},
     "perplexity": BELOW,
+    "refine": BELOW,
     "report": BELOW | STAGES | {"steering"},
     "quickstart": BELOW | STAGES | {"steering", "report"},
     "diagnosis": {"core", "models", "runtime"},

@@ -21,16 +21,17 @@ import pyarrow as pa
 
 from ..core.errors import UsageError
 from ..datasets.readers.pile import PileReport, Reading, read
+from ..models.decoding.likelihoods import WINDOWS
+from ..models.decoding.scored_texts import first_token
 from ..models.lending import label, lent, opens
 from ..models.provenance import backend, computation_key, identity
 from ..runtime import Session, digest_of
 from ..runtime.stage import Observer, Planned, Run, Stage
 from ..scoring.statistics import Resampling
 from . import perplexity_worker
-from .bits_per_byte import WINDOWS
 from .perplexity_config import PerplexityConfig
 from .perplexity_summary import SetResult, set_values, summarise
-from .perplexity_worker import DOCUMENT_ORDER, DOCUMENT_SCHEMA, about, first_token
+from .perplexity_worker import DOCUMENT_ORDER, DOCUMENT_SCHEMA, about
 
 if TYPE_CHECKING:
     from ..models import LanguageModel

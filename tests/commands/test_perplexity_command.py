@@ -134,7 +134,7 @@ def test_documents_without_a_value_end_with_exit_1_and_the_whole_result(run, tmp
     def fails(*args, **kwargs):
         raise RuntimeError("no")
 
-    monkeypatch.setattr("mplat.perplexity.perplexity_worker.log_likelihoods", fails)
+    monkeypatch.setattr("mplat.models.decoding.scored_texts.log_likelihoods", fails)
     code, out, err = run("--out", str(tmp_path / "run"))
     assert code == 1 and "5 of 5 documents have no value" in err and "all" in out
     assert {r["status"] for r in pq.read_table(tmp_path / "run" / "documents.parquet").to_pylist()} == {"scorer_error"}

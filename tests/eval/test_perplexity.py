@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from model_zoo import ARCHITECTURES, nano
 from mplat.core.errors import UsageError
 from mplat.eval.summary import Resampling
-from mplat.perplexity.bits_per_byte import bits_per_byte, count_words, log_likelihoods, perplexity, rolling_windows
+from mplat.models.decoding.likelihoods import log_likelihoods, rolling_windows
+from mplat.perplexity.bits_per_byte import bits_per_byte, count_words, perplexity
 from mplat.perplexity.perplexity_summary import summarise
 from mplat.perplexity.perplexity_worker import DOCUMENT_SCHEMA, DocumentWorker, about
 from mplat.scoring.statistics import Estimate, bootstrap_ratio
@@ -212,7 +213,7 @@ def test_what_goes_wrong_with_one_document_is_its_status(model, monkeypatch):
             raise RuntimeError("too much")
         return [float("nan") if len(d) == 1 else -1.0 for d in documents]
 
-    monkeypatch.setattr("mplat.perplexity.perplexity_worker.log_likelihoods", sometimes)
+    monkeypatch.setattr("mplat.models.decoding.scored_texts.log_likelihoods", sometimes)
     rows = (
         DocumentWorker(model, "carried", 16)
         .run({"items": [item("a", "The boss"), item("b", "a " * 40), item("c", "a"), item("d", "")]})

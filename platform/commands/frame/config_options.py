@@ -47,14 +47,19 @@ class FieldOption(NamedTuple):
         """The words that give this value."""
         if isinstance(value, bool):
             return [self.name if value else str(self.option.off)]
+        if isinstance(value, list):
+            return [str(one) for one in value]
         return [self.name, str(value)] if self.name.startswith("--") else [str(value)]
 
     @property
-    def kind(self) -> type:
-        """What the parser makes of the text; what needs a function to be read stays text."""
-        read_elsewhere = self.option.parse or self.option.blocks or self.option.sets
-        plain = len(self.kinds) == 1 and self.kinds[0] in (bool, int, float, Path)
-        return self.kinds[0] if plain and not read_elsewhere else str
+    def kind(self) -> Any:
+        """What the parser makes of the text; what needs a function to be read stays text. Of what may be typed several
+        times, such as FILES, a list."""
+        if self.option.parse or self.option.blocks or self.option.sets:
+            return str
+        if self.kinds == (Path, ...):
+            return list[Path]
+        return self.kinds[0] if len(self.kinds) == 1 and self.kinds[0] in (bool, int, float, Path) else str
 
 
 def field_options(config: type[BaseModel], section: str = "") -> Iterator[FieldOption]:
@@ -90,7 +95,7 @@ def parameters(config: type[BaseModel], without: Collection[str] = ()) -> list[i
 def _parameter(field: FieldOption) -> inspect.Parameter:
     option, kind = field.option, field.kind
     how: dict[str, Any] = {"help": option.help or field.description, "metavar": option.metavar or _metavar(field)}
-    if kind is Path:
+    if kind in (Path, list[Path]):
         how["parser"] = as_path
     if option.shows_default:
         how["help"] += f"  [default: {field.default}]"
@@ -132,6 +137,8 @@ def _settings(field: FieldOption, typed: Mapping[str, Any], n_layers: int | None
         value = option.parse(value, name)
     elif isinstance(value, Path):
         value = str(value)
+    elif field.kind == list[Path]:
+        value = [str(path) for path in value]
     if value is False and option.off is not None:
         name = option.off
     return [FromOption(name, field.key, value)]

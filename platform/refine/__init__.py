@@ -1,0 +1,1 @@
+"""`mplat refine`: the part of a corpus that a larger model has more to teach on."""
