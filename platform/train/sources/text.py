@@ -16,7 +16,7 @@ import torch
 
 from ...core.errors import InputError
 from ..data import Batch, Evaluation, data_source
-from ..loss import token_losses
+from ..loss import weighted_loss
 from ..sampler import rows_of_step
 from ..token_store import TokenStore, open_store, store_key
 from ..tokenizer import open_tokenizer
@@ -95,10 +95,10 @@ class TextSource:
                 rows[start : start + rows_at_once].to(device),
                 real[start : start + rows_at_once].to(device),
             )
-            inputs, targets = tokens[:, :-1], tokens[:, 1:]
-            nll = token_losses(model(inputs, reset=inputs == self.tokenizer.start_id), targets).double() * counted
+            _, losses = weighted_loss(model, tokens, counted.float(), tokens == self.tokenizer.start_id)
+            nll = losses.double() * counted
             nats += nll.sum().item()
-            text_nats += (nll * ~torch.isin(targets, separators)).sum().item()
+            text_nats += (nll * ~torch.isin(tokens[:, 1:], separators)).sum().item()
         loss = nats / n_targets
         metrics = {
             "loss": loss,
