@@ -1,15 +1,18 @@
 """Blocks whose insides are computed twice in training, so that only their inputs are kept for the way back.
 
-After Chen et al. (arXiv 1604.06174). The second pass has the random numbers of the first, so that gradients have the
-same bits as without.
+After Chen et al. (arXiv 1604.06174). The second pass has the random numbers of the first and what the blocks below had
+left for it, so that gradients have the same bits as without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any
 
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .access.run import Run
@@ -23,4 +26,15 @@ def step_through(block: Block, run: Run, recompute: bool) -> Callable[..., Any]:
     """
     if not recompute or not block.training or run.edits or run.captures:
         return block
-    return partial(checkpoint, block, use_reentrant=False)
+    left = _copied(run.shared)
+    passes = count()
+
+    def one_pass(residual: Tensor, run: Run, *given: Any) -> Any:
+        return block(residual, run if next(passes) == 0 else replace(run, shared=_copied(left)), *given)
+
+    return partial(checkpoint, one_pass, use_reentrant=False)
+
+
+def _copied(shared: dict[str, Any]) -> dict[str, Any]:
+    """What layers left for later ones, in dictionaries that these may change."""
+    return {key: dict(held) if isinstance(held, dict) else held for key, held in shared.items()}
