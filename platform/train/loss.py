@@ -41,14 +41,14 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return flat.view(targets.shape)
 
 
-def in_chunks(model: LanguageModel, rows: int, length: int, cross_entropy: str = "auto") -> bool:
-    """Whether logits of (rows, length) tokens are made in chunks. auto: where they are more than one chunk.
+def in_chunks(model: LanguageModel, n_tokens: int, cross_entropy: str = "auto") -> bool:
+    """Whether logits of `n_tokens` tokens are made in chunks. auto: where they are more than one chunk.
 
     Never where edits or captures act, which may want the logits, nor where the head is no plain matrix.
     """
     if cross_entropy == "whole" or model.edits or model.captures or model.head_matrix is None:
         return False
-    return cross_entropy == "chunked" or rows * length * model.config.vocab_size > CHUNK
+    return cross_entropy == "chunked" or n_tokens * model.config.vocab_size > CHUNK
 
 
 def weighted_loss(
@@ -61,7 +61,7 @@ def weighted_loss(
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     reset = None if reset is None else reset[:, :-1]
     head = model.head_matrix
-    if head is not None and in_chunks(model, *targets.shape, cross_entropy):
+    if head is not None and in_chunks(model, targets.numel(), cross_entropy):
         return chunked_loss(model(inputs, reset=reset, unscored=True), head, targets, weights, CHUNK)
     nll = token_losses(model(inputs, reset=reset), targets)
     return (nll * weights).sum(), nll.detach()
