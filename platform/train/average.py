@@ -32,9 +32,12 @@ def averaged(optimizer: torch.optim.Optimizer, wanted: bool = True) -> Iterator[
     """Inside the block the weights are their averages, where there are any; afterwards they have their bits again."""
     held = [(p, state) for p, state in _states(optimizer) if wanted and _NAME in state]
 
+    @torch.no_grad()
     def exchange() -> None:
-        for parameter, state in held:
-            parameter.data, state[_NAME] = state[_NAME], parameter.data
+        for parameter, state in held:  # in place: others hold the weights' memory
+            last = parameter.detach().clone()
+            parameter.copy_(state[_NAME])
+            state[_NAME].copy_(last)
 
     exchange()
     try:

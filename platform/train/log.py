@@ -2,7 +2,8 @@
 
 Three kinds of line: {"kind": "train", "step", "loss", "answer_loss", "grad_norm", "lr", "tokens", "skipped", and what
 `speed.Speed` holds}, {"kind": "eval", "step", <metric>...} and {"kind": "sample", "step", "prompt", "greedy", "drawn"}.
-`step` counts finished optimizer steps. A number that is not finite is null, never NaN. On resume, lines after the resumed step are dropped, so that no step appears twice.
+`step` counts finished optimizer steps. A number that is not finite is null, never NaN. On resume, lines after the
+resumed step are dropped, so that no step appears twice.
 """
 
 from __future__ import annotations

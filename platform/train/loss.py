@@ -60,9 +60,10 @@ def weighted_loss(
     """
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     reset = None if reset is None else reset[:, :-1]
-    head = model.head_matrix
-    if head is not None and in_chunks(model, targets.numel(), cross_entropy):
-        return chunked_loss(model(inputs, reset=reset, unscored=True), head, targets, weights, CHUNK)
+    if in_chunks(model, targets.numel(), cross_entropy):
+        normed, head = model(inputs, reset=reset, unscored=True), model.head_matrix
+        assert head is not None
+        return chunked_loss(normed, head, targets, weights, CHUNK)
     nll = token_losses(model(inputs, reset=reset), targets)
     return (nll * weights).sum(), nll.detach()
 

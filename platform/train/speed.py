@@ -1,6 +1,6 @@
 """How fast a run is and what it needs: tokens a second, memory, time left, and the use of a GPU's arithmetic.
 
-Model FLOP/s utilisation (Chowdhery et al., arXiv 2204.02311) counts what the model asks for, whatever is computed twice:
+Model FLOP/s utilisation (Chowdhery et al., arXiv 2204.02311) counts what a model asks for, once:
 
     a token's FLOPs = 6 N + 27 S
 
