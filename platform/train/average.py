@@ -20,11 +20,13 @@ _NAME = "ema"
 @torch.no_grad()
 def update_average(optimizer: torch.optim.Optimizer, decay: float) -> None:
     """Take the weights after an optimizer step into their average, which begins with those of the first step."""
-    for parameter, state in _states(optimizer):
+    states = list(_states(optimizer))
+    updates = float(states[0][1]["step"])  # of all of them: to ask a GPU for each would make it wait
+    towards = 1 - min(decay, (1 + updates) / (10 + updates))
+    for parameter, state in states:
         if _NAME not in state:
             state[_NAME] = parameter.detach().clone()
-        updates = float(state["step"])
-        state[_NAME].lerp_(parameter, 1 - min(decay, (1 + updates) / (10 + updates)))
+        state[_NAME].lerp_(parameter, towards)
 
 
 @contextmanager
