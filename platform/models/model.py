@@ -33,6 +33,7 @@ from .mixer import LayerState, SiteInfo
 from .model_config import ModelConfig
 from .parameter_groups import parameter_groups
 from .parts.norms import wide
+from .recompute import step_through
 from .state import ModelState
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class LanguageModel(nn.Module):
         self.tokenizer_name: str | None = None  # what was named to take the tokenizer from, where it is not the model's
         self.generation_settings: Mapping[str, Any] | None = None
         self.training_record: TrainingRecord | None = None
+        self.recompute_blocks = False  # in training: less memory for a second forward pass, see `recompute`
         self._edits: list[Applied] = []
         self._recorders: list[Recorder] = []
         self._digest: KnownDigest | None = None
@@ -79,6 +81,7 @@ class LanguageModel(nn.Module):
         overwrite_state: bool = False,
         rows: Tensor | Sequence[int] | None = None,
         enter: Entry | None = None,
+        unscored: bool = False,
     ) -> Any:
         """Logits (B, T, V) of tokens (B, T); with `return_state` also the state after each row's last real token.
 
@@ -94,6 +97,7 @@ class LanguageModel(nn.Module):
         and edits with an entry for each row go by them.
         enter: (block, what was at site resid_post of the block below (B, T, d)): the pass begins there (`entering`),
         also behind a `state`; edits and captures below do not act.
+        unscored: what the head would read, the normed residual (B, T, d), in place of logits; see `head_matrix`.
 
         Raises UsageError for wrong shapes and InputError for token ids outside the vocabulary.
         """
@@ -123,7 +127,7 @@ class LanguageModel(nn.Module):
         wanted = run.wanted(last_only, as_columns(only, tokens, last_only))
         begun = as_entry(self, enter, tokens, return_state)
         entry = None if begun is None else (begun[0], run.to_packed(begun[1]))
-        logits, layers = self._run(run.to_packed(tokens), run, state, return_state, wanted, entry)
+        logits, layers = self._run(run.to_packed(tokens), run, state, return_state, wanted, entry, unscored)
         if wanted is None:
             logits = run.to_caller(logits)
         if not return_state:
@@ -138,6 +142,7 @@ class LanguageModel(nn.Module):
         need_state: bool,
         wanted: Tensor | None,
         entry: Entry | None,
+        unscored: bool = False,
     ) -> tuple[Tensor, list[LayerState | None]]:
         first, x = entry or (0, run.site("embed", self._embed(tokens, run, state)))
         if self.config.residual_in_fp32:
@@ -145,18 +150,23 @@ class LanguageModel(nn.Module):
         new_layers: list[LayerState | None] = []
         for i, block in enumerate(self.blocks[first:], first):
             layer_state = None if state is None else state.layers[i]
-            x, new = block(x, run, f"blocks.{i}.", layer_state, need_state)
+            step = step_through(block, run, self.recompute_blocks)
+            x, new = step(x, run, f"blocks.{i}.", layer_state, need_state)
             new_layers.append(new)
         whole = run.active("final_norm") or run.active("logits")  # edits and captures there see every token
         if wanted is not None and not whole:
             x = take(x, wanted)
-        logits = self.head(x, run)
+        logits = self.normed(x, run) if unscored else self.head(x, run)
         return logits if wanted is None or not whole else take(logits, wanted), new_layers
 
     def head(self, residual: Tensor, run: Run) -> Tensor:
         """Logits (B, T, V), float32 or wider, of the residual stream (B, T, d) after the last block."""
-        logits = self._scores(run.site("final_norm", self._final_norm(residual)))
+        logits = self._scores(self.normed(residual, run))
         return run.site("logits", logits.to(wide(logits.dtype)))
+
+    def normed(self, residual: Tensor, run: Run) -> Tensor:
+        """What the head reads (B, T, d) of the residual stream (B, T, d) after the last block."""
+        return run.site("final_norm", self._final_norm(residual))
 
     # An adapter over another program's model (`adapters`) answers these in its own way.
 
@@ -190,6 +200,11 @@ class LanguageModel(nn.Module):
     def _scores(self, normed: Tensor) -> Tensor:
         """Logits (B, T, V)."""
         return F.linear(normed, self.embedding.weight if self.lm_head is None else self.lm_head.weight)
+
+    @property
+    def head_matrix(self) -> tuple[Tensor, float] | None:
+        """W (V, d) and c with logits = c W normed; None for a model whose head is more than that."""
+        return self.embedding.weight if self.lm_head is None else self.lm_head.weight, 1.0
 
     def unembed(self, residual: Tensor) -> Tensor:
         """Next-token logits (B, T, V) of a residual stream (B, T, d), as if the last block had left it so.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..core.errors import UsageError, suggest
@@ -89,9 +90,10 @@ def open_source(config: TrainConfig, out: Path, *, dry_run: bool = False) -> Dat
     return SOURCES.get(name)(config, out, dry_run=dry_run)
 
 
-def batches(source: DataSource, first: int, end: int) -> Generator[Batch, None, None]:
+def batches(source: DataSource, first: int, end: int, *, reset: bool = True) -> Generator[Batch, None, None]:
     """The batches of steps first..end-1 in order, each prepared by one thread while the previous one is trained on.
 
+    Without `reset` no document starts anew in them: states and convolutions go on through a row.
     An error in the source is raised here, at the step it belongs to. Closing the iterator ends the thread.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as executor:
@@ -100,4 +102,4 @@ def batches(source: DataSource, first: int, end: int) -> Generator[Batch, None, 
             current = pending or executor.submit(source.batch, step)
             batch = current.result()
             pending = executor.submit(source.batch, step + 1) if step + 1 < end else None
-            yield batch
+            yield batch if reset else batch._replace(reset=torch.zeros_like(batch.reset))

@@ -21,7 +21,7 @@ def estimate(setup: Setup) -> Cost:
     model = setup.build_model()
     seconds, kept = training_row(model, config.sequence_length)
     rows = config.total_steps * config.batch_size
-    together = config.micro_batch_size or config.batch_size
+    together = setup.micro_batch_size
     return Cost(
         seconds * rows,
         _BYTES_PER_PARAMETER * model.n_parameters + kept * together,

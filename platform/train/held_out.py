@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from .data import Evaluation, TokenizerFacts
-from .loss import token_losses
+from .loss import weighted_loss
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
@@ -71,8 +71,8 @@ def _sums(model: LanguageModel, held: HeldOut, tokenizer: TokenizerFacts, length
     for start in range(0, n_rows, rows_at_once):
         tokens = rows[start : start + rows_at_once].to(device)
         counted = real[start : start + rows_at_once].to(device)
-        inputs, targets = tokens[:, :-1], tokens[:, 1:]
-        nll = token_losses(model(inputs, reset=inputs == tokenizer.start_id), targets).double() * counted
+        _, losses = weighted_loss(model, tokens, counted.float(), tokens == tokenizer.start_id)
+        nll = losses.double() * counted
         nats += nll.sum().item()
-        text_nats += (nll * ~torch.isin(targets, separators)).sum().item()
+        text_nats += (nll * ~torch.isin(tokens[:, 1:], separators)).sum().item()
     return _Sums(nats, n_targets, text_nats, held.n_bytes)

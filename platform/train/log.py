@@ -1,8 +1,9 @@
 """The metrics log of a run: one JSON object per line, appended as training goes.
 
-Two kinds of line: {"kind": "train", "step", "loss", "answer_loss", "grad_norm", "lr", "tokens", "tokens_per_second",
-"skipped"} and {"kind": "eval", "step", <metric>...}. `step` counts finished optimizer steps. A number that is not
-finite is null, never NaN. On resume, lines after the resumed step are dropped, so that no step appears twice.
+Three kinds of line: {"kind": "train", "step", "loss", "answer_loss", "grad_norm", "lr", "tokens", "skipped", and what
+`speed.Speed` holds}, {"kind": "eval", "step", <metric>...} and {"kind": "sample", "step", "prompt", "greedy", "drawn"}.
+`step` counts finished optimizer steps. A number that is not finite is null, never NaN. On resume, lines after the
+resumed step are dropped, so that no step appears twice.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from ..core.observer import Observer
 from ..core.whole_files import publish_bytes, sha256_of
 from ..runtime.stop import StopRequest
 from . import checkpoint
+from .average import averaged, update_average
 from .curve import draw_loss_curve
 from .data import Batch, DataSource, Evaluation, batches
 from .divergence import advice, fault, what_is_not_finite
@@ -36,7 +37,9 @@ from .observe import StepReport, tell_evaluation, tell_progress, tell_step
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .precision import Precision
 from .run_folder import RunFolder, planned
+from .samples import samples
 from .setup import Setup, prepare, sections
+from .speed import Meter
 from .train_config import TrainConfig, differing_fields
 
 if TYPE_CHECKING:
@@ -86,6 +89,7 @@ class Run:
         self.model: LanguageModel = setup.build_model()
         self.optimizer = build_optimizer(self.model, self.config)
         self.precision: Precision = setup.precision
+        self.meter = Meter(self.model, self.precision.autocast)
         self.progress = Progress()
         self.last_evaluation: Evaluation | None = None
         self.evaluated_step: int | None = None
@@ -137,7 +141,9 @@ class Run:
         rate = learning_rate(config, progress.step)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = accumulate_gradients(self.model, batch, config.micro_batch_size or config.batch_size, self.precision)
+        loss = accumulate_gradients(
+            self.model, batch, self.setup.micro_batch_size, self.precision, config.cross_entropy
+        )
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm or math.inf).item()
         skipped = not (loss.finite and math.isfinite(norm))
         if skipped:
@@ -145,6 +151,8 @@ class Run:
             progress.skipped_in_a_row += 1
         else:
             self.optimizer.step()
+            if config.ema is not None:
+                update_average(self.optimizer, config.ema)
             progress.skipped_in_a_row = 0
         progress.step += 1
         progress.tokens += batch.weights.numel()
@@ -158,19 +166,24 @@ class Run:
             norm if math.isfinite(norm) else None,
             rate,
             progress.tokens,
-            round(batch.weights.numel() / (time.perf_counter() - started), 1),
             skipped,
+            *self.meter.measured(
+                batch.weights.numel(), time.perf_counter() - started, config.total_steps - progress.step
+            ),
         )
 
     def evaluate(self, log: MetricsLog | None) -> None:
         """Evaluate, log, and save a checkpoint where it is the best so far."""
         self.model.eval()
-        with torch.no_grad():
+        progress, asked = self.progress, self.config.evaluation
+        with torch.no_grad(), averaged(self.optimizer, asked.averaged):
             evaluation = self.source.evaluate(self.model)
+            if log is not None:
+                log.write("eval", progress.step, _finite_or_none(evaluation.metrics))
+                prompts, length = asked.samples, asked.sample_tokens
+                for sample in samples(self.model, self.source.tokenizer, prompts, length, self.config.seed):
+                    log.write("sample", progress.step, sample)
         self.model.train()
-        progress = self.progress
-        if log is not None:
-            log.write("eval", progress.step, _finite_or_none(evaluation.metrics))
         tell_evaluation(self.observer, progress.step, evaluation.metrics)
         self.last_evaluation, self.evaluated_step = evaluation, progress.step
         # Exact match is a finite 0 for a model that says nothing but NaN, so every number has to be finite.
@@ -184,7 +197,7 @@ class Run:
         config, progress, total = self.config, self.progress, self.config.total_steps
         kept = set(milestones(config.checkpoint.per_decade, total))
         self.model.train()
-        with closing(batches(self.source, progress.step, total)) as stream:
+        with closing(batches(self.source, progress.step, total, reset=config.data.reset)) as stream:
             for batch in stream:
                 report = self.train_step(batch)
                 if report.step % config.log_every == 0 or report.step == total or report.skipped:
@@ -300,16 +313,19 @@ def _finish(run: Run) -> TrainResult:
     config, folder, progress = run.config, run.folder, run.progress
     dtype = getattr(torch, config.export.dtype)
     metrics = run.last_evaluation.metrics if run.last_evaluation else {}
-    clauses = what_is_not_finite(run.model, dtype, metrics)
+    with averaged(run.optimizer, config.export.averaged):
+        clauses = what_is_not_finite(run.model, dtype, metrics)
     wrong, fit = fault(clauses, progress.skipped, progress.step), not clauses
     if config.export.weights == "best" and progress.best_step not in (None, progress.step):
         checkpoint.restore(folder.checkpoints / f"step-{progress.best_step:08d}", run.model, run.optimizer)
-        fit = not what_is_not_finite(run.model, dtype, {})  # its evaluation was, or it would not be the best
+        with averaged(run.optimizer, config.export.averaged):
+            fit = not what_is_not_finite(run.model, dtype, {})  # its evaluation was, or it would not be the best
     digest = None
     if fit:
         chosen_by = run.source.questions() if config.export.weights == "best" else []
         place = run.source.tokenizer.folder
-        digest = export(run.model, config.export.dtype, place, folder.model, chosen_by=chosen_by)
+        with averaged(run.optimizer, config.export.averaged):
+            digest = export(run.model, config.export.dtype, place, folder.model, chosen_by=chosen_by)
     elif folder.model.exists():  # of an earlier call, with other export settings: not what this run ended with
         shutil.rmtree(folder.model)
     if wrong is not None:

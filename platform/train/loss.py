@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from .chunked_loss import CHUNK, chunked_loss
 from .data import Batch
 from .precision import Precision
 
@@ -40,7 +41,36 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return flat.view(targets.shape)
 
 
-def accumulate_gradients(model: LanguageModel, batch: Batch, micro_batch_size: int, precision: Precision) -> StepLoss:
+def in_chunks(model: LanguageModel, n_tokens: int, cross_entropy: str = "auto") -> bool:
+    """Whether logits of `n_tokens` tokens are made in chunks. auto: where they are more than one chunk.
+
+    Never where edits or captures act, which may want the logits, nor where the head is no plain matrix.
+    """
+    if cross_entropy == "whole" or model.edits or model.captures or model.head_matrix is None:
+        return False
+    return cross_entropy == "chunked" or n_tokens * model.config.vocab_size > CHUNK
+
+
+def weighted_loss(
+    model: LanguageModel, tokens: Tensor, weights: Tensor, reset: Tensor | None, cross_entropy: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """sum(w * nll), and nll (B, T) without its graph, of tokens (B, T+1): inputs [:, :-1], targets [:, 1:].
+
+    weights (B, T). reset (B, T+1) or None: where documents start.
+    """
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    reset = None if reset is None else reset[:, :-1]
+    if in_chunks(model, targets.numel(), cross_entropy):
+        normed, head = model(inputs, reset=reset, unscored=True), model.head_matrix
+        assert head is not None
+        return chunked_loss(normed, head, targets, weights, CHUNK)
+    nll = token_losses(model(inputs, reset=reset), targets)
+    return (nll * weights).sum(), nll.detach()
+
+
+def accumulate_gradients(
+    model: LanguageModel, batch: Batch, micro_batch_size: int, precision: Precision, cross_entropy: str = "auto"
+) -> StepLoss:
     """Add the gradient of the step's loss to the model's `.grad`s and return the loss."""
     device = next(model.parameters()).device
     total_weight = float(batch.weights.sum(dtype=torch.float64))
@@ -55,15 +85,14 @@ def accumulate_gradients(model: LanguageModel, batch: Batch, micro_batch_size: i
         )
         assert tokens is not None and weights is not None and reset is not None
         with precision.context():
-            logits = model(tokens[:, :-1], reset=reset[:, :-1])
-        nll = token_losses(logits, tokens[:, 1:])
-        part = (nll * weights).sum() / total_weight
+            part, nll = weighted_loss(model, tokens, weights, reset, cross_entropy)
+        part = part / total_weight
         auxiliary = model.auxiliary_loss  # of the architecture, such as a router's balance
         if auxiliary is not None:
             part = part + auxiliary * (len(tokens) / len(batch.tokens))
         part.backward()
         loss += part.item()
         if answers is not None:
-            answer_loss += nll.detach()[answers].sum().item()
+            answer_loss += nll[answers].sum().item()
     n_answers = 0 if batch.answers is None else int(batch.answers.sum())
     return StepLoss(loss, answer_loss / n_answers if n_answers else None)

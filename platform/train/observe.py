@@ -23,8 +23,13 @@ class StepReport:
     grad_norm: float | None
     lr: float
     tokens: int  # trained on so far
-    tokens_per_second: float
     skipped: bool  # the update was left out because loss or gradient was not finite
+    # as `speed.Speed`
+    tokens_per_second: float
+    seconds_left: float
+    peak_memory: int
+    gpu_peak_memory: int | None
+    mfu: float | None
 
 
 def tell_step(observer: Observer, report: StepReport, total: int) -> None:

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .data import DataSource, open_source
+from .micro_batch import rows_that_fit
 from .precision import Precision, choose_device, choose_precision, set_threads
 from .run_folder import RunFolder
 from .sizes import model_config
@@ -35,14 +38,24 @@ class Setup:
         """A model with the weights of `model.init` drawn from the run's seed, float32, on the run's device."""
         from ..models import build
 
-        model = self.config.model
-        return build(
+        section = self.config.model
+        model = build(
             self.shape,
             seed=self.config.seed,
             device=self.device,
-            init=model.init,
-            embedding_std=model.embedding_std,
+            init=section.init,
+            embedding_std=section.embedding_std,
         )
+        model.recompute_blocks = self.config.activation_checkpointing
+        return model
+
+    @cached_property
+    def micro_batch_size(self) -> int:
+        """Rows of a forward pass; `auto` is found out by one row of training."""
+        given = self.config.micro_batch_size
+        if given == "auto":
+            return rows_that_fit(self.build_model(), self.config.batch_size, self.config.sequence_length)
+        return given or self.config.batch_size
 
     def count_parameters(self) -> int:
         """Parameters of the model, found without building it."""
@@ -53,13 +66,12 @@ class Setup:
     def lines(self) -> list[str]:
         """What the run consists of, for a reader."""
         c, s = self.config, self.shape
-        micro = c.micro_batch_size or c.batch_size
         return [
             f"model: {s.arch}, {s.n_layers} layers, d_model {s.d_model}, state {s.state_size}, "
             f"vocabulary {s.vocab_size}",
             f"data: {self.source.description}",
             f"steps: {c.total_steps:,} of {c.tokens_per_step:,} tokens ({c.total_steps * c.tokens_per_step:,} in all), "
-            f"{c.batch_size // micro} forward passes each",
+            f"{c.batch_size // self.micro_batch_size} forward passes each",
             f"arithmetic: {self.precision.name} ({self.precision.reason}) on {self.device}, {self.threads} threads",
         ]
 
@@ -84,8 +96,8 @@ def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
 
 
 def _require_memory(config: TrainConfig, shape: ModelConfig, device: str) -> None:
-    """Raise UsageError where the weights, with gradients and two moments on the CPU, or the scores of one forward pass
-    alone do not fit into this machine."""
+    """Raise UsageError where the weights, with gradients and two moments on the CPU, or what one forward pass keeps
+    at least, do not fit into this machine."""
     from ..models import build
     from ..models.memory import require_memory, require_weights
 
@@ -93,11 +105,14 @@ def _require_memory(config: TrainConfig, shape: ModelConfig, device: str) -> Non
     require_weights(shape, bytes_each=each)
     require_weights(shape, build(shape, seed=0, device="meta").n_parameters, bytes_each=each)
     rows = config.micro_batch_size or config.batch_size
-    scores = 4 * rows * config.sequence_length * shape.vocab_size
-    name = "batch_size" if config.micro_batch_size is None else "micro_batch_size"
-    if device == "cpu":
-        sizes = {name: rows, "sequence_length": config.sequence_length, "vocab_size": shape.vocab_size}
-        require_memory(scores, sizes, "the scores of one forward pass")
+    if device == "cpu" and rows != "auto":
+        name = "batch_size" if config.micro_batch_size is None else "micro_batch_size"
+        tokens = {name: rows, "sequence_length": config.sequence_length}
+        scores = tokens | {"vocab_size": shape.vocab_size}
+        if config.cross_entropy == "whole":
+            require_memory(4 * math.prod(scores.values()), scores, "the scores of one forward pass")
+        inputs = tokens | {"d_model": shape.d_model, "n_layers": shape.n_layers}
+        require_memory(4 * math.prod(inputs.values()), inputs, "the inputs of all blocks of one forward pass")
 
 
 def sections(setup: Setup, model: LanguageModel) -> dict[str, Any]:

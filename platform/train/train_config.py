@@ -175,6 +175,10 @@ class DataSection(Config):
             sets=_data,
         ),
     ] = Field(default="facts", description="a registered data source: facts, text, tokens, modular_addition")
+    reset: Annotated[bool, Option(off="--no-reset")] = Field(
+        default=True,
+        description="Documents packed into a row do not see each other; --no-reset: states and convolutions go on.",
+    )
     tokenizer: str | None = Field(
         default=None,
         description="folder with tokenizer.json; default: the shipped tiny tokenizer, of tokens their own",
@@ -224,6 +228,11 @@ class EvaluationSection(Config):
     prompts_per_level: int = Field(default=50, ge=1, le=10**6, description="facts: evaluation prompts per level")
     batch_size: int = Field(default=32, ge=1, le=2**20, description="rows per forward pass")
     seed: int = Field(default=0, ge=0, description="facts: seed of the evaluation prompts")
+    averaged: bool = Field(default=True, description="with ema: evaluate the averaged weights")
+    samples: tuple[str, ...] = Field(
+        default=(), description="prompts that are continued at every evaluation, greedily and drawn, into log.jsonl"
+    )
+    sample_tokens: int = Field(default=32, ge=1, le=4096, description="tokens of each of these continuations")
 
 
 class CheckpointSection(Config):
@@ -249,6 +258,7 @@ class ExportSection(Config):
     weights: Literal["last", "best"] = Field(
         default="last", description="weights of the last step, or of the best evaluation"
     )
+    averaged: bool = Field(default=True, description="with ema: export the averaged weights")
 
 
 class TrainConfig(Config):
@@ -265,11 +275,25 @@ class TrainConfig(Config):
         le=2**20,
         description="rows per optimizer step; default of modular_addition: all that are trained on",
     )
+    batch_tokens: Annotated[int | None, Option(metavar="512k", sets=lambda text: {"batch_tokens": text})] = Field(
+        default=None, description="Tokens per optimizer step: sets batch_size, rounded down to whole rows."
+    )
     sequence_length: int = Field(
         default=256, ge=2, le=2**24, description="tokens per row; of modular_addition always 3"
     )
-    micro_batch_size: int | None = Field(
-        default=None, ge=1, le=2**20, description="rows per forward pass; default: batch_size (no accumulation)"
+    micro_batch_size: Annotated[int, Field(ge=1, le=2**20)] | Literal["auto"] | None = Field(
+        default=None,
+        description="rows per forward pass; default: batch_size (no accumulation); auto: as many as half the memory "
+        "holds",
+    )
+    cross_entropy: Literal["auto", "whole", "chunked"] = Field(
+        default="auto", description="logits of all tokens at once, or of some at a time; auto: by their number"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="keep only the inputs of blocks for the way back, and compute blocks twice"
+    )
+    ema: float | None = Field(
+        default=None, ge=0, lt=1, description="decay of a moving average of the weights, such as 0.999; null: none"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="float32", description="arithmetic of the matrix products; weights stay float32"
@@ -285,12 +309,12 @@ class TrainConfig(Config):
     checkpoint: CheckpointSection = CheckpointSection()
     export: ExportSection = ExportSection()
 
-    @field_validator("tokens", mode="before")
+    @field_validator("tokens", "batch_tokens", mode="before")
     @classmethod
     def _tokens_with_unit(cls, value: Any) -> Any:
         return parse_tokens(value) if isinstance(value, str) else value
 
-    @field_validator("tokens")
+    @field_validator("tokens", "batch_tokens")
     @classmethod
     def _tokens_positive(cls, value: int | None) -> int | None:
         return None if value is None else parse_tokens(value)
@@ -312,10 +336,22 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _rows_of_tokens(self) -> TrainConfig:
+        if self.batch_tokens is not None:
+            if "batch_size" in self.model_fields_set:
+                raise ValueError("give batch_size or batch_tokens, not both")
+            if self.batch_tokens < self.sequence_length:
+                raise ValueError(
+                    f"batch_tokens {self.batch_tokens} is less than one row of sequence_length {self.sequence_length}"
+                )
+            object.__setattr__(self, "batch_size", self.batch_tokens // self.sequence_length)
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.steps is not None and self.tokens is not None:
             raise ValueError("give steps or tokens, not both")
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+        if isinstance(self.micro_batch_size, int) and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
             )
@@ -345,9 +381,10 @@ class TrainConfig(Config):
         return 3000 if self.steps is None else self.steps
 
     def resolved(self) -> TrainConfig:
-        """The same run with its length in steps and its warm-up in steps, so that equal runs compare equal."""
+        """The same run with its length and warm-up in steps and its batch in rows, so that equal runs compare equal."""
         schedule = self.schedule.model_copy(update={"warmup_steps": self.warmup_steps})
-        return self.model_copy(update={"steps": self.total_steps, "tokens": None, "schedule": schedule})
+        changes = {"steps": self.total_steps, "tokens": None, "batch_tokens": None, "schedule": schedule}
+        return self.model_copy(update=changes)
 
     @property
     def warmup_steps(self) -> int:
@@ -363,11 +400,16 @@ NOT_SEMANTIC = frozenset(
         "log_every",
         "evaluation.every",
         "evaluation.batch_size",
+        "evaluation.averaged",
+        "evaluation.samples",
+        "evaluation.sample_tokens",
+        "activation_checkpointing",
         "checkpoint.every",
         "checkpoint.keep_latest_k",
         "checkpoint.per_decade",
         "export.dtype",
         "export.weights",
+        "export.averaged",
         "data.text.cache",
         "data.tokens.cache",
         # checkpoints hold digests of what these name

@@ -80,10 +80,12 @@ def test_a_training_that_cannot_fit_is_refused_before_data_and_weights(
 
     monkeypatch.setattr(memory, "physical_bytes", lambda: 10**8)
     assert prepare(model={"size": "nano"}).shape.d_model == 64
+    whole = {"model": {"size": "nano"}, "cross_entropy": "whole"}
     for changes, words in (
         ({"model": {"d_model": 16_384}}, "16 bytes for each would take .* make d_model"),
-        ({"model": {"size": "nano"}, "batch_size": 128}, "scores of one forward pass .* make batch_size"),
-        ({"model": {"size": "nano", "vocab_size": 20_000}}, "scores of one forward pass .* make vocab_size"),
+        ({"batch_size": 128, **whole}, "scores of one forward pass .* make batch_size"),
+        ({**whole, "model": {"size": "nano", "vocab_size": 20_000}}, "scores of one forward pass .* make vocab_size"),
+        ({"model": {"size": "nano"}, "batch_size": 1024}, "inputs of all blocks .* make batch_size"),
     ):
         with pytest.raises(UsageError, match=words):
             prepare(**changes)

@@ -17,7 +17,7 @@ from mplat.models import LanguageModel, load
 from mplat.refine.refine_config import RefineConfig
 from mplat.refine.refine_run import prepare, refine
 from mplat.runtime import open_session
-from mplat.train.text_reader import BadLines, documents
+from mplat.datasets.tokens.reading import BadLines, documents
 from planted_models import talking
 
 TEXTS = [

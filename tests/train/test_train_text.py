@@ -159,6 +159,8 @@ def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary(text_run, tmp_pat
     source = open_source(text_run, tmp_path)
 
     class Uniform(torch.nn.Linear):
+        edits, captures, head_matrix = (), (), None
+
         def forward(self, tokens, reset):  # type: ignore[override]
             return torch.zeros(*tokens.shape, 1024, dtype=torch.float64)
 

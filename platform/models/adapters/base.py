@@ -200,6 +200,13 @@ class AdaptedModel(LanguageModel):
         return self.get_submodule(self.head_name)(normed)
 
     @property
+    def head_matrix(self) -> tuple[Tensor, float] | None:
+        if self.config.tie_embeddings:
+            return self.embedding.weight, 1.0
+        head = self.get_submodule(self.head_name)
+        return (head.weight, 1.0) if type(head) is nn.Linear and head.bias is None else None
+
+    @property
     def auxiliary_loss(self) -> Tensor | None:
         """None: transformers adds a router's loss only where `output_router_logits` asks for it."""
         return None

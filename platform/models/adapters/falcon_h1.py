@@ -122,3 +122,8 @@ class FalconH1(AdaptedModel):
 
     def _scores(self, normed: Tensor) -> Tensor:
         return super()._scores(normed) * self.hf.lm_head_multiplier
+
+    @property
+    def head_matrix(self) -> tuple[Tensor, float] | None:
+        plain = super().head_matrix
+        return None if plain is None else (plain[0], float(self.hf.lm_head_multiplier))
