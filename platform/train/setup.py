@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,13 @@ class Setup:
     device: torch.device
     precision: Precision
     threads: int
+    workers: int = 1
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Rows of a forward pass: at most a worker's part of the batch."""
+        config = self.config
+        return min(config.micro_batch_size or config.batch_size, math.ceil(config.batch_size / self.workers))
 
     def build_model(self) -> LanguageModel:
         """A model with the weights of `model.init` drawn from the run's seed, float32, on the run's device."""
@@ -53,18 +61,33 @@ class Setup:
     def lines(self) -> list[str]:
         """What the run consists of, for a reader."""
         c, s = self.config, self.shape
-        micro = c.micro_batch_size or c.batch_size
+        workers = [] if self.workers == 1 else [f"workers: {self.workers}, each with {self._part}"]
         return [
             f"model: {s.arch}, {s.n_layers} layers, d_model {s.d_model}, state {s.state_size}, "
             f"vocabulary {s.vocab_size}",
             f"data: {self.source.description}",
             f"steps: {c.total_steps:,} of {c.tokens_per_step:,} tokens ({c.total_steps * c.tokens_per_step:,} in all), "
-            f"{c.batch_size // micro} forward passes each",
+            f"{math.ceil(c.batch_size / self.micro_batch_size)} forward passes each",
             f"arithmetic: {self.precision.name} ({self.precision.reason}) on {self.device}, {self.threads} threads",
+            *workers,
         ]
 
+    def cautions(self, model: LanguageModel) -> list[str]:
+        """What makes this run another one than in one process would be."""
+        asked = self.config.micro_batch_size or self.config.batch_size
+        if self.workers == 1 or self.micro_batch_size == asked or model.n_active_parameters == model.n_parameters:
+            return []
+        return [
+            f"experts are balanced among the {self.micro_batch_size} rows of a forward pass, and not among {asked} as "
+            f"in one process; micro_batch_size={self.micro_batch_size} makes both the same"
+        ]
 
-def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
+    @property
+    def _part(self) -> str:
+        return "a share of every weight" if self.config.workers.fsdp else "a copy of the model"
+
+
+def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool, workers: int = 1) -> Setup:
     """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written."""
     device = choose_device(config.device)
     source = open_source(config, folder.path, dry_run=dry_run)
@@ -80,6 +103,7 @@ def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
         device,
         choose_precision(config.dtype, device, shape.d_model),
         set_threads(config.threads),
+        workers,
     )
 
 
@@ -102,11 +126,16 @@ def _require_memory(config: TrainConfig, shape: ModelConfig, device: str) -> Non
 
 def sections(setup: Setup, model: LanguageModel) -> dict[str, Any]:
     """What run.json says of a run besides its configuration, as `RunRecord` has it."""
-    from ..models.provenance import identity, kernels
+    from ..models.provenance import kernels
 
-    name = f"{setup.config.model.arch}-{setup.config.model.size}"
     return {
-        "model": {**identity(model), "name": name, "digest": None},
+        "model": {
+            "name": f"{setup.config.model.arch}-{setup.config.model.size}",
+            "arch": model.config.arch,
+            "parameters": model.n_parameters,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "digest": None,
+        },
         "data": {"digest": setup.source.digest},
         "backend": {
             "device": str(setup.device),

@@ -20,6 +20,8 @@ from ..core.option import Option
 
 #: four times what the largest published runs read in an optimizer step
 MOST_TOKENS_PER_STEP = 2**26
+LOG_PER_DECADE = 4  # checkpoints of schedule `log` in each factor of ten
+MOST_WORKERS = 4096
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
@@ -190,6 +192,12 @@ class EvaluationSection(Config):
     seed: int = Field(default=0, ge=0, description="facts: seed of the evaluation prompts")
 
 
+def _schedule(text: str) -> str:
+    if re.fullmatch(r"even|log(:([1-9]\d?|100))?", text) is None:
+        raise ValueError("must be even, log, or log:N with 1 to 100 checkpoints in each factor of ten")
+    return text
+
+
 class CheckpointSection(Config):
     """What is saved to continue from. The best checkpoint is kept besides the latest ones."""
 
@@ -197,13 +205,26 @@ class CheckpointSection(Config):
         default=250, ge=0, description="steps between checkpoints; 0: only after the last step and when stopped"
     )
     keep_latest_k: int = Field(default=2, ge=1)
-    per_decade: int = Field(
-        default=0,
-        ge=0,
-        le=100,
-        description="checkpoints for each factor of ten in steps, each with an evaluation, kept besides the latest; "
-        "0: none",
+    schedule: Annotated[str, AfterValidator(_schedule)] = Field(
+        default="even",
+        description="log: also after 1, 2, 3, 6, 10, 18, ... steps, each with an evaluation and kept besides the latest; "
+        "log:N has N of them in each factor of ten instead of 4; even: none but those of `every`",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_former_name(cls, values: Any) -> Any:
+        """`per_decade: N`, as earlier versions wrote it."""
+        if isinstance(values, dict) and isinstance(former := values.get("per_decade"), int):
+            rest = {name: value for name, value in values.items() if name != "per_decade"}
+            return {"schedule": f"log:{former}" if former else "even"} | rest
+        return values
+
+    @property
+    def per_decade(self) -> int:
+        """Checkpoints that are kept of each factor of ten in steps."""
+        kind, _, number = self.schedule.partition(":")
+        return 0 if kind == "even" else int(number or LOG_PER_DECADE)
 
 
 class ExportSection(Config):
@@ -213,6 +234,42 @@ class ExportSection(Config):
     weights: Literal["last", "best"] = Field(
         default="last", description="weights of the last step, or of the best evaluation"
     )
+
+
+class WorkersSection(Config):
+    """Processes that share the rows of every batch. How many there are changes no number but for its rounding."""
+
+    count: Annotated[
+        str,
+        Option("--workers", "N|N-M", "Processes that share each batch, under Ray; 2-4: as many of them as fit."),
+    ] = Field(default="1", description="how many; 2-4: as many of them as can be had, also after a failure")
+    max_failures: Annotated[int, Option(help="Losses of workers after which the run is given up.")] = Field(
+        default=3, ge=0, le=10**6, description="losses of workers from which the run goes on at its last checkpoint"
+    )
+    fsdp: bool = Field(
+        default=False, description="each worker keeps a share of weights, gradients and moments, not a copy"
+    )
+
+    @field_validator("count", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(text, str) or (found := re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text.strip())) is None:
+            raise ValueError("must be a number of workers, or a range such as 2-4")
+        fewest, most = int(found[1]), int(found[2] or found[1])
+        if not 1 <= fewest <= most <= MOST_WORKERS:
+            raise ValueError(f"must be from 1 to {MOST_WORKERS}, and a range must not fall")
+        return text.strip()
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which the run does not go on."""
+        return int(self.count.partition("-")[0])
+
+    @property
+    def most(self) -> int:
+        """Workers that it takes where they can be had."""
+        return int(self.count.rpartition("-")[2])
 
 
 class TrainConfig(Config):
@@ -248,6 +305,7 @@ class TrainConfig(Config):
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     export: ExportSection = ExportSection()
+    workers: WorkersSection = WorkersSection()
 
     @field_validator("tokens", mode="before")
     @classmethod
@@ -288,6 +346,8 @@ class TrainConfig(Config):
                 f"batch_size {self.batch_size} times sequence_length {self.sequence_length} are more than "
                 f"{MOST_TOKENS_PER_STEP:,} tokens a step"
             )
+        if self.workers.most > self.batch_size:
+            raise ValueError(f"workers.count {self.workers.count}: a batch has {self.batch_size} rows, one a worker")
         if self.schedule.floor > self.optimizer.learning_rate:
             raise ValueError("schedule.floor is above optimizer.learning_rate")
         if self.schedule.warmup_steps is not None and self.schedule.warmup_steps > self.total_steps:
@@ -320,7 +380,7 @@ class TrainConfig(Config):
         return int(self.schedule.warmup_fraction * self.total_steps) if given is None else given
 
 
-#: what may differ between a run and its continuation, because no trained number depends on it
+#: what may differ between a run and its continuation, because no trained number depends on it but for its rounding
 NOT_SEMANTIC = frozenset(
     {
         "threads",
@@ -329,10 +389,13 @@ NOT_SEMANTIC = frozenset(
         "evaluation.batch_size",
         "checkpoint.every",
         "checkpoint.keep_latest_k",
-        "checkpoint.per_decade",
+        "checkpoint.schedule",
         "export.dtype",
         "export.weights",
         "data.text.cache",
+        "workers.count",
+        "workers.max_failures",
+        "workers.fsdp",
         # checkpoints hold digests of what these name
         "data.text.paths",
         "data.tokenizer",
