@@ -224,6 +224,7 @@ class Run:
                     self.stop.signal = signal.Signals(asked)
                     self.save()
                     self.writer.wait()
+                    self.processes.barrier()  # before any of them ends, which may end all
                     raise self.stop.error(
                         f"stopped by {self.stop.signal.name} after step {report.step} of {total}; the state is saved",
                         self.folder.continue_command,
@@ -263,10 +264,11 @@ def train_in(
     *,
     resume: str = "auto",
     processes: Processes = ALONE,
+    device: str | None = None,
 ) -> TrainResult | None:
     """The work of `train` in a folder that is locked for it already, in each of the processes that share it.
 
-    record: takes sections of the run's record. The first process returns the result, the others None.
+    record: takes sections of the run's record. device: instead of the configuration's. The first process returns the result, the others None.
     """
     config, start = config.resolved(), None
     if not processes.first:
@@ -278,7 +280,7 @@ def train_in(
             publish_bytes(dump_config(config).encode(), folder.config)
         start = processes.broadcast(None if start is None else str(start))
         with processes.after_the_first():
-            setup = prepare(config, folder, dry_run=False, workers=processes.world_size)
+            setup = prepare(config, folder, dry_run=False, workers=processes.world_size, device=device)
         torch.manual_seed(config.seed)
         run = Run(setup, folder, observer, stop, writer, processes)
         if start is not None:
@@ -315,6 +317,14 @@ def _due(every: int, step: int, total: int) -> bool:
     return step == total or (every > 0 and step % every == 0)
 
 
+def holds_a_run(folder: RunFolder) -> str:
+    """Why a run that is to resume from nothing cannot be in `folder`."""
+    return (
+        f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
+        "or start anew with --fresh, which deletes that run"
+    )
+
+
 def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> Path | None:
     """The checkpoint that `resume` asks for, or None to start at step 0.
 
@@ -323,10 +333,7 @@ def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> 
     if resume in ("auto", "never"):
         latest = checkpoint.latest(folder.checkpoints, observer.warn)
         if latest is not None and resume == "never":
-            raise UsageError(
-                f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
-                "or start anew with --fresh, which deletes that run"
-            )
+            raise UsageError(holds_a_run(folder))
         return latest
     path = Path(resume)
     if (path / "checkpoints").is_dir():

@@ -87,21 +87,24 @@ class Setup:
         return "a share of every weight" if self.config.workers.fsdp else "a copy of the model"
 
 
-def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool, workers: int = 1) -> Setup:
-    """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written."""
-    device = choose_device(config.device)
+def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool, workers: int = 1, device: str | None = None) -> Setup:
+    """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written.
+
+    device: instead of the configuration's.
+    """
+    where = choose_device(device or config.device)
     source = open_source(config, folder.path, dry_run=dry_run)
     known = source.tokenizer
     shape = model_config(
         config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id, bos_id=known.start_id
     )
-    _require_memory(config, shape, str(device))
+    _require_memory(config, shape, str(where))
     return Setup(
         config,
         source,
         shape,
-        device,
-        choose_precision(config.dtype, device, shape.d_model),
+        where,
+        choose_precision(config.dtype, where, shape.d_model),
         set_threads(config.threads),
         workers,
     )
