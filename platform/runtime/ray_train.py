@@ -1,8 +1,8 @@
 """A group of workers under Ray Train: `TorchTrainer` starts them, sets up torch.distributed and replaces what is lost.
 
-One actor of ours stands between: in it the trainer runs, workers tell it what they have to say, and it holds the wish
-to stop. This process asks it for news. Ending that actor ends everything, because Ray ends what a dead actor owns; so
-an error of one worker that no other one could mend does not wait until Ray Train has tried again.
+The trainer runs in a task. Workers tell an actor what they have to say; it holds the wish to stop, and this process asks
+it for news. Ending the task ends everything, because Ray ends what a dead process owns; so an error of one worker that
+starting again could not mend does not wait until Ray Train has tried.
 
 What a worker raises is told to this process, except RuntimeError: what torch raises where another worker is gone is
 one, and Ray Train starts all of them again.
@@ -10,7 +10,6 @@ one, and Ray Train starts all of them again.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import signal
@@ -42,34 +41,30 @@ _SETTINGS = {  # of Ray Train, unless the environment says otherwise
 }
 
 
-class _Between:
-    """The actor between this process and the workers."""
+class _Mailbox:
+    """The actor between this process and the workers. It does one thing at a time, so that messages keep their order."""
 
     def __init__(self) -> None:
         self._told: list[dict[str, Any]] = []
         self._signal = 0
 
-    async def fit(self, function: str, arguments: dict[str, Any], size: GroupSize, where: dict[str, str]) -> str:
-        """Train; why Ray Train gave up, empty where it did not."""
-        me = ray.get_runtime_context().current_actor
-        return await asyncio.to_thread(_fit, function, arguments, size, where, me)
-
-    async def tell(self, message: dict[str, Any]) -> None:
+    def tell(self, message: dict[str, Any]) -> None:
         self._told.append(message)
 
-    async def news(self) -> list[dict[str, Any]]:
+    def news(self) -> list[dict[str, Any]]:
         """What was told since the last call."""
         told, self._told = self._told, []
         return told
 
-    async def ask_to_stop(self, number: int) -> None:
+    def ask_to_stop(self, number: int) -> None:
         self._signal = number
 
-    async def asked(self) -> int:
+    def asked(self) -> int:
         return self._signal
 
 
-def _fit(function: str, arguments: dict[str, Any], size: GroupSize, where: dict[str, str], between: Any) -> str:
+def _fit(function: str, arguments: dict[str, Any], size: GroupSize, where: dict[str, str], mailbox: Any) -> str:
+    """Train; why Ray Train gave up, empty where it did not."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -78,7 +73,7 @@ def _fit(function: str, arguments: dict[str, Any], size: GroupSize, where: dict[
 
     resources = {"CPU": size.threads} | ({"GPU": size.gpus} if size.gpus else {})
     trainer = TorchTrainer(
-        lambda: work(function, arguments, size.threads, where, between),
+        lambda: work(function, arguments, size.threads, where, mailbox),
         scaling_config=ScalingConfig(
             num_workers=size.most if size.fewest == size.most else (size.fewest, size.most),
             use_gpu=size.gpus > 0,
@@ -100,15 +95,15 @@ def _fit(function: str, arguments: dict[str, Any], size: GroupSize, where: dict[
 class RayPlace:
     """See `worker_group.Place`."""
 
-    def __init__(self, between: Any) -> None:
+    def __init__(self, mailbox: Any) -> None:
         self.node = socket.gethostname()
-        self._between = between
-        self._question = between.asked.remote()
+        self._mailbox = mailbox
+        self._question = mailbox.asked.remote()
         self._answer = 0
         self._last = self._question
 
     def tell(self, message: Mapping[str, Any]) -> None:
-        self._last = self._between.tell.remote(dict(message))
+        self._last = self._mailbox.tell.remote(dict(message))
 
     def finish(self) -> None:
         """On return everything that was told is known."""
@@ -117,7 +112,7 @@ class RayPlace:
     def asked_to_stop(self) -> int:
         if not self._answer and ray.wait([self._question], timeout=0)[0]:
             self._answer = ray.get(self._question)
-            self._question = self._between.asked.remote()
+            self._question = self._mailbox.asked.remote()
         return self._answer
 
     def fail(self, error: BaseException) -> None:
@@ -126,12 +121,12 @@ class RayPlace:
         if isinstance(error, OSError) and error.errno:
             text |= {"errno": error.errno, "file": None if error.filename is None else str(error.filename)}
         text["resume"] = getattr(error, "resume_command", None)
-        ray.get(self._between.tell.remote({"failed": text}))
+        ray.get(self._mailbox.tell.remote({"failed": text}))
 
 
-def work(function: str, arguments: dict[str, Any], threads: int, where: dict[str, str], between: Any) -> None:
+def work(function: str, arguments: dict[str, Any], threads: int, where: dict[str, str], mailbox: Any) -> None:
     """What each worker does."""
-    place = RayPlace(between)
+    place = RayPlace(mailbox)
     try:
         if (there := installed_version()) != where["version"]:
             raise ClusterError(f"mplat is {there} there and {where['version']} here; install the same on every node")
@@ -157,21 +152,22 @@ def run_group(
     stop: StopRequest,
 ) -> None:
     """See `worker_group.run_together`."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    between = ray.remote(_Between).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
     where = {"scratch": scratch, "folder": os.getcwd(), "version": installed_version()}
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
+    trainer = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+    fit = trainer.remote(function, arguments, size, where, mailbox)
     asked = False
     try:
-        fit = between.fit.remote(function, arguments, size, where)
         while True:
             done, _ = ray.wait([fit], timeout=_POLL_S)
-            for message in ray.get(between.news.remote()):
+            for message in ray.get(mailbox.news.remote()):
                 if "failed" in message:
                     raise _error(message["failed"], stop)
                 hear(message)
             if stop and not asked:
                 asked = True
-                between.ask_to_stop.remote(int(stop.signal or signal.SIGTERM))
+                mailbox.ask_to_stop.remote(int(stop.signal or signal.SIGTERM))
             if done:
                 break
         if gave_up := ray.get(fit):
@@ -185,7 +181,8 @@ def run_group(
             "checkpoint"
         ) from error
     finally:
-        ray.kill(between, no_restart=True)
+        ray.cancel(fit, force=True)
+        ray.kill(mailbox, no_restart=True)
 
 
 def _error(failure: dict[str, Any], stop: StopRequest) -> BaseException:
