@@ -1,8 +1,8 @@
-"""A group of workers under Ray Train: `TorchTrainer` starts them, sets up torch.distributed and replaces what is lost.
+"""A group of workers under Ray Train: `TorchTrainer` starts them, sets up torch.distributed, replaces what is lost.
 
-The trainer runs in a task. Workers tell an actor what they have to say; it holds the wish to stop, and this process asks
-it for news. Ending the task ends everything, because Ray ends what a dead process owns; so an error of one worker that
-starting again could not mend does not wait until Ray Train has tried.
+The trainer runs in a task. Workers tell an actor what they have to say; it holds the wish to stop, and this process
+asks it for news. Ending the task ends everything, because Ray ends what a dead process owns; so an error of one worker
+that starting again could not mend does not wait until Ray Train has tried.
 
 What a worker raises is told to this process, except RuntimeError: what torch raises where another worker is gone is
 one, and Ray Train starts all of them again.
@@ -42,7 +42,7 @@ _SETTINGS = {  # of Ray Train, unless the environment says otherwise
 
 
 class _Mailbox:
-    """The actor between this process and the workers. It does one thing at a time, so that messages keep their order."""
+    """The actor between this process and the workers. It does one thing at a time, so messages keep their order."""
 
     def __init__(self) -> None:
         self._told: list[dict[str, Any]] = []

@@ -268,7 +268,8 @@ def train_in(
 ) -> TrainResult | None:
     """The work of `train` in a folder that is locked for it already, in each of the processes that share it.
 
-    record: takes sections of the run's record. device: instead of the configuration's. The first process returns the result, the others None.
+    record: takes sections of the run's record. device: instead of the configuration's. The first process returns the
+    result, the others None.
     """
     config, start = config.resolved(), None
     if not processes.first:

@@ -87,7 +87,9 @@ class Setup:
         return "a share of every weight" if self.config.workers.fsdp else "a copy of the model"
 
 
-def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool, workers: int = 1, device: str | None = None) -> Setup:
+def prepare(
+    config: TrainConfig, folder: RunFolder, *, dry_run: bool, workers: int = 1, device: str | None = None
+) -> Setup:
     """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written.
 
     device: instead of the configuration's.

@@ -207,7 +207,7 @@ class CheckpointSection(Config):
     keep_latest_k: int = Field(default=2, ge=1)
     schedule: Annotated[str, AfterValidator(_schedule)] = Field(
         default="even",
-        description="log: also after 1, 2, 3, 6, 10, 18, ... steps, each with an evaluation and kept besides the latest; "
+        description="log: also after 1, 2, 3, 6, 10, 18, ... steps, each with an evaluation, kept besides the latest; "
         "log:N has N of them in each factor of ten instead of 4; even: none but those of `every`",
     )
 

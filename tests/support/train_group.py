@@ -16,7 +16,9 @@ from typing import Any
 SUPPORT = Path(__file__).resolve().parent
 
 
-def run_group(store: Path, world_size: int, jobs: list[tuple[Path, dict[str, Any], int]], timeout_s: float = 300) -> None:
+def run_group(
+    store: Path, world_size: int, jobs: list[tuple[Path, dict[str, Any], int]], timeout_s: float = 300
+) -> None:
     """Train `jobs`, each (folder, configuration, step to stop after or 0), one after the other in `world_size`
     processes; raises where one of these fails."""
     text = json.dumps([(str(folder), config, stop) for folder, config, stop in jobs])

@@ -64,7 +64,9 @@ def runs(tmp_path_factory):
 def test_two_processes_have_the_losses_of_one(runs, name):
     same_losses(runs / name, runs / f"{name}-2")
     ours, theirs = (read_log(runs / n / "log.jsonl")[-1] for n in (name, f"{name}-2"))
-    assert ours["kind"] == theirs["kind"] == "eval" and ours["answer_loss"] == pytest.approx(theirs["answer_loss"], 1e-5)
+    assert ours["kind"] == theirs["kind"] == "eval" and ours["answer_loss"] == pytest.approx(
+        theirs["answer_loss"], 1e-5
+    )
 
 
 def test_shares_of_a_model_learn_what_copies_do(runs):
