@@ -111,17 +111,22 @@ class RayPlace:
 
     def asked_to_stop(self) -> int:
         if not self._answer and ray.wait([self._question], timeout=0)[0]:
-            self._answer = ray.get(self._question)
+            self._answer = int(ray.get(self._question))
             self._question = self._mailbox.asked.remote()
         return self._answer
 
     def fail(self, error: BaseException) -> None:
         """Tell what was raised; on return it is known."""
-        text = {"kind": type(error).__name__, "message": str(error), "trace": traceback.format_exc(), "node": self.node}
+        failure: dict[str, Any] = {
+            "kind": type(error).__name__,
+            "message": str(error),
+            "trace": traceback.format_exc(),
+            "node": self.node,
+            "resume": getattr(error, "resume_command", None),
+        }
         if isinstance(error, OSError) and error.errno:
-            text |= {"errno": error.errno, "file": None if error.filename is None else str(error.filename)}
-        text["resume"] = getattr(error, "resume_command", None)
-        ray.get(self._mailbox.tell.remote({"failed": text}))
+            failure |= {"errno": error.errno, "file": str(error.filename or "")}
+        ray.get(self._mailbox.tell.remote({"failed": failure}))
 
 
 def work(function: str, arguments: dict[str, Any], threads: int, where: dict[str, str], mailbox: Any) -> None:
@@ -154,7 +159,7 @@ def run_group(
     """See `worker_group.run_together`."""
     where = {"scratch": scratch, "folder": os.getcwd(), "version": installed_version()}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
+    mailbox: Any = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
     trainer = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
     fit = trainer.remote(function, arguments, size, where, mailbox)
     asked = False

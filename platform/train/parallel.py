@@ -60,7 +60,7 @@ class _Anything(nn.Module):
 
 def _sum(state, bucket):  # without types: torch compares them with its own and does not read those that are text
     """For DistributedDataParallel, which would take the mean."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    work: Any = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda done: done.value()[0])
 
 

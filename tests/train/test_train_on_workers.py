@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from mplat.core.errors import UsageError
+from mplat.core.errors import InputError, UsageError
 from mplat.runtime import open_session
 from mplat.runtime.record import read_run
-from mplat.train import train
+from mplat.train import on_workers, train
 from mplat.train.log import read_log
 from mplat.train.on_workers import train_on_workers
 from train_runs import Recorder, config
@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
 RUN = {"steps": 10, "device": "cpu", "threads": 1, "checkpoint": {"every": 2}}
 EXPERTS = {"model": {"arch": "moe_mamba", "size": "nano"}, "micro_batch_size": 2}
-WORKER = "ray::RayTrainWorker"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +105,22 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(session,
     # and what two began, one continues
     longer = train_on_workers(on("1-2"), tmp_path, session, observer=(again := Recorder()))
     assert longer.model_digest == result.model_digest and again.reports == []
+
+
+def test_a_node_without_the_data_is_named_with_the_file(session, tmp_path, monkeypatch):
+    text, real = tmp_path / "a.jsonl", on_workers.open_source
+
+    def then_gone(*arguments, **more):
+        source = real(*arguments, **more)
+        text.unlink()  # as on a node that has no such file
+        return source
+
+    text.write_text("".join(f'{{"text": "{"word " * 30}{i}"}}\n' for i in range(40)))
+    monkeypatch.setattr(on_workers, "open_source", then_gone)
+    run = on(2, data={"source": "text", "text": {"paths": (str(text),)}})
+    with pytest.raises(InputError, match=rf"^worker on node \S+: data file {text}: cannot be read"):
+        train_on_workers(run, tmp_path / "run", session)
+    assert read_run(tmp_path / "run").status == "unfinished"
 
 
 def test_what_cannot_work_is_refused_in_a_sentence(session, tmp_path):
