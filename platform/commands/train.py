@@ -89,7 +89,7 @@ def _describe(typed: Typed[TrainConfig], folder: Path) -> dict[str, Any]:
     from ..train.setup import prepare
 
     run = RunFolder(folder)
-    setup = prepare(typed.config, run, dry_run=True)
+    setup = prepare(typed.config, run, dry_run=True, workers=typed.config.workers.most)
     there = None if typed.shared.fresh else checkpoint.latest(run.checkpoints, typed.output.warn)
     parameters = setup.count_parameters()
     lines = in_words.plan_words(setup, parameters)

@@ -135,6 +135,7 @@ def work(function: str, arguments: dict[str, Any], threads: int, where: dict[str
     try:
         if (there := installed_version()) != where["version"]:
             raise ClusterError(f"mplat is {there} there and {where['version']} here; install the same on every node")
+        os.environ["NUMBA_NUM_THREADS"] = str(threads)  # this process is ours alone and numba is not loaded yet
         ThreadLimit(threads)
         if os.path.isdir(where["folder"]):
             os.chdir(where["folder"])

@@ -42,6 +42,7 @@ from .precision import Precision
 from .processes import ALONE, Processes
 from .run_folder import RunFolder, planned
 from .setup import Setup, prepare, sections
+from .start import starting_checkpoint
 from .train_config import TrainConfig, differing_fields
 
 if TYPE_CHECKING:
@@ -250,6 +251,8 @@ def train(
     folder = RunFolder(out)
     prepare(config, folder, dry_run=True)  # mistakes show before anything is written
     with planned(config).begin(out, observer=observer, fresh=fresh) as record, StopRequest() as stop:
+        if config.workers.fewest > 1:
+            record.observer.warn(f"workers.count is {config.workers.count}, but all is done in this process")
         result = train_in(folder, config, record.observer, record.update, stop, resume=resume)
     assert result is not None
     return result
@@ -277,7 +280,7 @@ def train_in(
     with torch.random.fork_rng(), CheckpointWriter(folder.checkpoints) as writer:
         if processes.first:
             checkpoint.sweep(folder.checkpoints)
-            start = _starting_checkpoint(folder, resume, observer)
+            start = starting_checkpoint(folder, resume, observer)
             publish_bytes(dump_config(config).encode(), folder.config)
         start = processes.broadcast(None if start is None else str(start))
         with processes.after_the_first():
@@ -316,40 +319,6 @@ def train_in(
 
 def _due(every: int, step: int, total: int) -> bool:
     return step == total or (every > 0 and step % every == 0)
-
-
-def holds_a_run(folder: RunFolder) -> str:
-    """Why a run that is to resume from nothing cannot be in `folder`."""
-    return (
-        f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
-        "or start anew with --fresh, which deletes that run"
-    )
-
-
-def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> Path | None:
-    """The checkpoint that `resume` asks for, or None to start at step 0.
-
-    Another run's folder says where a new run starts. If this run has begun, the same command continues it.
-    """
-    if resume in ("auto", "never"):
-        latest = checkpoint.latest(folder.checkpoints, observer.warn)
-        if latest is not None and resume == "never":
-            raise UsageError(holds_a_run(folder))
-        return latest
-    path = Path(resume)
-    if (path / "checkpoints").is_dir():
-        path = path / "checkpoints"
-    if folder.checkpoints.resolve() not in (path.resolve(), path.resolve().parent):
-        own = checkpoint.latest(folder.checkpoints, observer.warn)
-        if own is not None:
-            observer.say(f"{folder.path} has begun already, so it is continued, and --resume {resume} is passed over")
-            return own
-    latest = path if (path / "manifest.json").is_file() else checkpoint.latest(path, observer.warn)
-    if latest is None:
-        raise InputError(
-            f"--resume {resume}: no checkpoint there; give a run folder or a step-* folder, or auto or never"
-        )
-    return latest
 
 
 def _finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:

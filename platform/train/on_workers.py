@@ -21,8 +21,9 @@ from ..runtime.table_job import Progress
 from ..runtime.worker_group import GroupSize, places, run_together
 from . import checkpoint
 from .data import open_source
-from .loop import TrainResult, holds_a_run
+from .loop import TrainResult
 from .run_folder import RunFolder, planned
+from .start import holds_a_run
 from .train_config import TrainConfig
 
 _WORKER = f"{__name__.rpartition('.')[0]}.worker:run"
@@ -65,6 +66,7 @@ def train_on_workers(
                     "resume": "auto" if resume in ("auto", "never") else str(Path(resume).absolute()),
                     "device": "cuda" if size.gpus else "cpu",
                     "seen": seen.name,
+                    "address": session.address if session.kind == "cluster" else None,
                 },
                 size,
                 scratch=str(scratch),

@@ -65,12 +65,16 @@ class _AskedFromAfar(StopRequest):
         self._agreed = value
 
 
-def run(config: dict[str, Any], out: str, resume: str, device: str, seen: str, place: Place) -> None:
+def run(
+    config: dict[str, Any], out: str, resume: str, device: str, seen: str, address: str | None, place: Place
+) -> None:
     """Train with the other workers; `seen` is a file that whoever started them has put into the folder `out`.
+
+    address: of the cluster, for the command that continues the run; None for a Ray of the command's own.
 
     Raises InputError where this node has another folder of that name, and what `train` raises.
     """
-    folder, settings = RunFolder(Path(out)), TrainConfig.model_validate(config)
+    folder, settings = RunFolder(Path(out), address), TrainConfig.model_validate(config)
     if not (folder.path / seen).is_file():
         raise InputError(
             f"the run folder {out} is not there; checkpoints are written by one worker and read by all, so --out has "
