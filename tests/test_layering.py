@@ -1,9 +1,9 @@
 """Imports point downward only, and each layer keeps to what it promises not to touch.
 
-    commands -> quickstart -> report -> train | tokenise | refine | interp | eval | perplexity -> steering -> datasets ->
-    models
-    runtime, scoring -> core; the stages between the bars know nothing of each other; models know neither runtime nor
-    scoring, and runtime knows neither models nor data sets
+    commands -> quickstart -> report -> train | tokenise | refine | interp | eval | perplexity -> steering -> datasets
+    -> models | runtime, scoring -> core;
+    the stages between the bars know nothing of each other; models know neither runtime nor scoring, and runtime knows
+    neither models nor data sets
 
 The sources are read, not imported, so an import inside a function counts too.
 """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.errors import UsageError
 from .frame.command import command
 from .frame.options import as_path
 from .frame.run import At, Outcome, Run, Typed
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..train.train_config import TrainConfig
 
 
-@command("train", order=30, config="train.train_config.TrainConfig", without=("--actors", "--address"))
+@command("train", order=30, config="train.train_config.TrainConfig", without=("--actors",))
 def train(
     typed: Typed[TrainConfig],
     settings_file: Annotated[
@@ -40,14 +41,23 @@ def train(
     typed = typed.from_file(settings_file)
     config = typed.config
     folder = Path("runs") / f"train-{config.model.arch}-{config.model.size}"
+    address = _address(typed.shared.address, config.workers.most)
 
     from ..train import in_words
     from ..train.run_folder import planned
 
     def work(at: At) -> Outcome:
-        from ..train.loop import train as run_training
+        how = {"resume": resume, "fresh": at.fresh, "observer": at.console}
+        if address == "none":
+            from ..train.loop import train as run_training
 
-        result = run_training(config, at.folder, resume=resume, fresh=at.fresh, observer=at.console)
+            result = run_training(config, at.folder, **how)
+        else:
+            from ..runtime import open_session
+            from ..train.on_workers import train_on_workers
+
+            with open_session(address, actors=1) as session:
+                result = train_on_workers(config, at.folder, session, **how)
         return Outcome(in_words.result_values(result), in_words.result_words(result), result.fault)
 
     described = _describe(typed, typed.shared.out or folder) if typed.shared.dry_run else {}
@@ -63,6 +73,14 @@ def train(
     )
 
 
+def _address(given: str, workers: int) -> str:
+    """Where the steps are done: `none`, this process, for one worker where nothing else was asked for."""
+    if given == "none" and workers > 1:
+        raise UsageError(f"--workers {workers} need Ray; leave --address none out, or --workers")
+    alone = given == "auto" and workers == 1 and not os.environ.get("RAY_ADDRESS")
+    return "none" if alone else given
+
+
 def _describe(typed: Typed[TrainConfig], folder: Path) -> dict[str, Any]:
     """What the command would do, found out without writing anything."""
     from ..train import checkpoint, in_words
@@ -71,7 +89,7 @@ def _describe(typed: Typed[TrainConfig], folder: Path) -> dict[str, Any]:
     from ..train.setup import prepare
 
     run = RunFolder(folder)
-    setup = prepare(typed.config, run, dry_run=True)
+    setup = prepare(typed.config, run, dry_run=True, workers=typed.config.workers.most)
     there = None if typed.shared.fresh else checkpoint.latest(run.checkpoints, typed.output.warn)
     parameters = setup.count_parameters()
     lines = in_words.plan_words(setup, parameters)

@@ -6,6 +6,8 @@ config, ...), config.json (the model's shape, so that `models.load` reads the fo
 of the others). It is written into a hidden folder beside its place,
 synced, and renamed; a crash at any moment leaves either the whole checkpoint or none. A folder whose manifest does not
 hold is reported and skipped, and the one before it is used. No pickle anywhere.
+
+What several processes trained is saved whole, so that any number of processes can go on from it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +30,60 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..models.model_config import ModelConfig
+from .parallel import as_share, whole
 
 _MODEL, _OPTIMIZER, _TRAINER, _MANIFEST = "model.safetensors", "optimizer.safetensors", "trainer.json", "manifest.json"
 _SHAPE = "config.json"  # checkpoints of earlier versions have none
 FORMAT = 1
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a moment, copied into the CPU's memory: training may go on while it is written."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    trainer: dict[str, Any]
+    shape: dict[str, Any] | None  # config.json
+
+    @classmethod
+    def take(cls, model: nn.Module, optimizer: torch.optim.Optimizer, trainer: dict[str, Any]) -> Snapshot:
+        """Of a model that is spread in shares every process has to take one; each is of the whole."""
+        shape = getattr(model, "config", None)
+        return cls(
+            _copies(_model_tensors(model)),
+            _copies(_optimizer_tensors(model, optimizer)) | _rng_tensors(),
+            trainer,
+            shape.to_hf() if isinstance(shape, ModelConfig) else None,
+        )
+
+    def write(self, folder: Path) -> Path:
+        """Write checkpoint `step-<trainer["step"]>` under `folder` and return its path."""
+        final = folder / f"step-{self.trainer['step']:08d}"
+        part = folder / f".{final.name}.{uuid.uuid4().hex}.part"
+        part.mkdir(parents=True)
+        _write_tensors(part / _MODEL, self.model)
+        _write_tensors(part / _OPTIMIZER, self.optimizer)
+        _write_json(part / _TRAINER, {"format": FORMAT} | self.trainer)
+        names = [_MODEL, _OPTIMIZER, _TRAINER]
+        if self.shape is not None:
+            _write_json(part / _SHAPE, self.shape)
+            names.append(_SHAPE)
+        files = {name: _fingerprint(part / name) for name in names}
+        _write_json(part / _MANIFEST, {"format": FORMAT, "files": files})
+        for name in (*files, _MANIFEST):
+            _sync(part / name)
+        _sync(part)
+        if final.exists():  # the same step again, after a resume from an older checkpoint: the new one takes its place
+            os.rename(final, folder / f".{final.name}.{uuid.uuid4().hex}.part")
+        os.rename(part, final)
+        _sync(folder)
+        return final
+
+
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trainer: dict[str, Any]) -> Path:
     """Write checkpoint `step-<trainer["step"]>` under `folder` and return its path."""
-    final = folder / f"step-{trainer['step']:08d}"
-    part = folder / f".{final.name}.{uuid.uuid4().hex}.part"
-    part.mkdir(parents=True)
-    _write_tensors(part / _MODEL, _model_tensors(model))
-    _write_tensors(part / _OPTIMIZER, _optimizer_tensors(model, optimizer) | _rng_tensors())
-    _write_json(part / _TRAINER, {"format": FORMAT} | trainer)
-    names = [_MODEL, _OPTIMIZER, _TRAINER]
-    if isinstance(shape := getattr(model, "config", None), ModelConfig):
-        _write_json(part / _SHAPE, shape.to_hf())
-        names.append(_SHAPE)
-    files = {name: _fingerprint(part / name) for name in names}
-    _write_json(part / _MANIFEST, {"format": FORMAT, "files": files})
-    for name in (*files, _MANIFEST):
-        _sync(part / name)
-    _sync(part)
-    if final.exists():  # the same step again, after a resume from an older checkpoint: the new one takes its place
-        os.rename(final, folder / f".{final.name}.{uuid.uuid4().hex}.part")
-    os.rename(part, final)
-    _sync(folder)
-    return final
+    return Snapshot.take(model, optimizer, trainer).write(folder)
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -80,12 +109,12 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> d
         )
     with torch.no_grad():
         for name, tensor in ours.items():
-            tensor.copy_(weights[name])
+            tensor.copy_(as_share(weights[name], tensor))
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"
         entries = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if entries:
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in entries.items()}
+            optimizer.state[parameter] = {key: as_share(value, parameter) for key, value in entries.items()}
     torch.set_rng_state(state["rng/cpu"])
     if "rng/cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["rng/cuda"])
@@ -168,8 +197,12 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     flat = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            flat[f"{name}/{key}"] = value.detach().contiguous()
+            flat[f"{name}/{key}"] = value.detach()
     return flat
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: whole(tensor).to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _rng_tensors() -> dict[str, Tensor]:

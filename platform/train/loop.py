@@ -3,16 +3,18 @@
 Promises: N steps in one go, and N/2 steps, a stop, and N/2 more, give the same weights bit for bit (same machine,
 threads and versions); a run that is killed at any moment continues from its last whole checkpoint; a step whose loss
 or gradient is not finite changes nothing and is counted; a model whose weights or evaluation are not finite is not
-exported, and the result says why. Does not distribute over processes.
+exported, and the result says why. Several processes (`processes`) go through these steps together and share the rows
+of each batch, with the same numbers up to rounding; the first of them evaluates for all, writes and speaks.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
+import signal
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from ..core.whole_files import publish_bytes, sha256_of
 from ..runtime.stop import StopRequest
 from . import checkpoint
 from .average import averaged, update_average
+from .checkpoint_writer import CheckpointWriter
 from .curve import draw_loss_curve
 from .data import Batch, DataSource, Evaluation, batches
 from .divergence import advice, fault, what_is_not_finite
@@ -35,11 +38,14 @@ from .loss import accumulate_gradients
 from .milestones import milestones
 from .observe import StepReport, tell_evaluation, tell_progress, tell_step
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
+from .parallel import Parallel, whole
 from .precision import Precision
+from .processes import ALONE, Processes
 from .run_folder import RunFolder, planned
 from .samples import samples
 from .setup import Setup, prepare, sections
 from .speed import Meter
+from .start import starting_checkpoint
 from .train_config import TrainConfig, differing_fields
 
 if TYPE_CHECKING:
@@ -82,33 +88,48 @@ class TrainResult:
 class Run:
     """A run in progress: the pieces that every part of the loop needs."""
 
-    def __init__(self, setup: Setup, folder: RunFolder, observer: Observer, stop: StopRequest) -> None:
-        self.setup, self.folder, self.observer, self.stop = setup, folder, observer, stop
+    def __init__(
+        self,
+        setup: Setup,
+        folder: RunFolder,
+        observer: Observer,
+        stop: StopRequest,
+        writer: CheckpointWriter,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.setup, self.folder, self.observer, self.stop, self.writer = setup, folder, observer, stop, writer
+        self.processes = processes
         self.config: TrainConfig = setup.config
         self.source: DataSource = setup.source
         self.model: LanguageModel = setup.build_model()
+        self.parallel = Parallel(self.model, processes, sharded=self.config.workers.fsdp)
         self.optimizer = build_optimizer(self.model, self.config)
         self.precision: Precision = setup.precision
         self.meter = Meter(self.model, self.precision.autocast)
+        self.rows = processes.broadcast(
+            setup.micro_batch_size
+        )  # what fits may be found out, and not the same each time
         self.progress = Progress()
         self.last_evaluation: Evaluation | None = None
         self.evaluated_step: int | None = None
         self.saved_step: int | None = None
 
     def save(self) -> None:
-        """Write a checkpoint of this moment unless there is one, then drop the oldest."""
-        if self.saved_step != self.progress.step:
+        """Write a checkpoint of this moment unless there is one, then drop the oldest; both while training goes on."""
+        snapshot = None
+        if self.saved_step != self.progress.step and (self.processes.first or self.parallel.sharded):
             trainer: dict[str, Any] = asdict(self.progress) | {
                 "evaluation": self._metrics_now(),
                 "config": self.config.model_dump(mode="json"),
                 "data_digest": self.source.digest,
                 "tokenizer_digest": self.source.tokenizer.digest,
             }
-            checkpoint.save(self.folder.checkpoints, self.model, self.optimizer, trainer)
-            self.saved_step = self.progress.step
+            snapshot = checkpoint.Snapshot.take(self.model, self.optimizer, trainer)
+        self.saved_step = self.progress.step
         keep = set(milestones(self.config.checkpoint.per_decade, self.progress.step))
         keep |= set() if self.progress.best_step is None else {self.progress.best_step}
-        checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep_latest_k, keep)
+        if self.processes.first:
+            self.writer.write(snapshot, self.config.checkpoint.keep_latest_k, keep)
 
     def _metrics_now(self) -> dict[str, float | None] | None:
         """Of the evaluation at this very step; None where there was none."""
@@ -141,10 +162,10 @@ class Run:
         rate = learning_rate(config, progress.step)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = accumulate_gradients(
-            self.model, batch, self.setup.micro_batch_size, self.precision, config.cross_entropy
-        )
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm or math.inf).item()
+        loss = accumulate_gradients(self.model, batch, self.rows, self.precision, config.cross_entropy, self.parallel)
+        norms = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm or math.inf)
+        norm = whole(norms).item()
+        # Loss and gradients are sums over all processes, so that all of them skip a step or none.
         skipped = not (loss.finite and math.isfinite(norm))
         if skipped:
             progress.skipped += 1
@@ -173,15 +194,20 @@ class Run:
         )
 
     def evaluate(self, log: MetricsLog | None) -> None:
-        """Evaluate, log, and save a checkpoint where it is the best so far."""
+        """Evaluate, log, and save a checkpoint where it is the best so far.
+
+        Every process does it, which takes no longer than waiting for the first; that one's numbers count for all."""
         self.model.eval()
         progress, asked = self.progress, self.config.evaluation
         with torch.no_grad(), averaged(self.optimizer, asked.averaged):
-            evaluation = self.source.evaluate(self.model)
+            evaluation = Evaluation(**self.processes.broadcast(asdict(self.source.evaluate(self.model))))
             if log is not None:
                 log.write("eval", progress.step, _finite_or_none(evaluation.metrics))
-                prompts, length = asked.samples, asked.sample_tokens
-                for sample in samples(self.model, self.source.tokenizer, prompts, length, self.config.seed):
+            # every process says them, for a share of a model cannot say anything alone
+            for sample in samples(
+                self.model, self.source.tokenizer, asked.samples, asked.sample_tokens, self.config.seed
+            ):
+                if log is not None:
                     log.write("sample", progress.step, sample)
         self.model.train()
         tell_evaluation(self.observer, progress.step, evaluation.metrics)
@@ -192,7 +218,7 @@ class Run:
             progress.best_step, progress.best_score = progress.step, evaluation.score
             self.save()
 
-    def steps(self, log: MetricsLog) -> None:
+    def steps(self, log: MetricsLog | None) -> None:
         """All remaining steps."""
         config, progress, total = self.config, self.progress, self.config.total_steps
         kept = set(milestones(config.checkpoint.per_decade, total))
@@ -200,17 +226,23 @@ class Run:
         with closing(batches(self.source, progress.step, total, reset=config.data.reset)) as stream:
             for batch in stream:
                 report = self.train_step(batch)
-                if report.step % config.log_every == 0 or report.step == total or report.skipped:
+                due = report.step % config.log_every == 0 or report.step == total or report.skipped
+                if log is not None and due:
                     values = asdict(report)
                     log.write("train", values.pop("step"), values)
                 tell_step(self.observer, report, total)
                 self._check_skipped()
+                self.writer.check()
                 if report.step in kept or _due(config.evaluation.every, report.step, total):
                     self.evaluate(log)
                 if report.step in kept or _due(config.checkpoint.every, report.step, total):
                     self.save()
-                if self.stop.signal is not None and report.step < total:
+                asked = self.processes.largest(self.stop.signal or 0)
+                if asked and report.step < total:
+                    self.stop.signal = signal.Signals(asked)
                     self.save()
+                    self.writer.wait()
+                    self.processes.barrier()  # before any of them ends, which may end all
                     raise self.stop.error(
                         f"stopped by {self.stop.signal.name} after step {report.step} of {total}; the state is saved",
                         self.folder.continue_command,
@@ -235,73 +267,75 @@ def train(
     """
     folder = RunFolder(out)
     prepare(config, folder, dry_run=True)  # mistakes show before anything is written
-    with (
-        torch.random.fork_rng(),
-        planned(config).begin(out, observer=observer, fresh=fresh) as record,
-        StopRequest() as stop,
-    ):
-        observer, config = record.observer, config.resolved()
-        checkpoint.sweep(folder.checkpoints)
-        start = _starting_checkpoint(folder, resume, observer)
-        publish_bytes(dump_config(config).encode(), folder.config)
-        setup = prepare(config, folder, dry_run=False)
+    with planned(config).begin(out, observer=observer, fresh=fresh) as record, StopRequest() as stop:
+        if config.workers.fewest > 1:
+            record.observer.warn(f"workers.count is {config.workers.count}, but all is done in this process")
+        result = train_in(folder, config, record.observer, record.update, stop, resume=resume)
+    assert result is not None
+    return result
+
+
+def train_in(
+    folder: RunFolder,
+    config: TrainConfig,
+    observer: Observer,
+    record: Callable[..., None],
+    stop: StopRequest,
+    *,
+    resume: str = "auto",
+    processes: Processes = ALONE,
+    device: str | None = None,
+) -> TrainResult | None:
+    """The work of `train` in a folder that is locked for it already, in each of the processes that share it.
+
+    record: takes sections of the run's record. device: instead of the configuration's. The first process returns the
+    result, the others None.
+    """
+    config, start = config.resolved(), None
+    if not processes.first:
+        observer = Observer()
+    with torch.random.fork_rng(), CheckpointWriter(folder.checkpoints) as writer:
+        if processes.first:
+            checkpoint.sweep(folder.checkpoints)
+            start = starting_checkpoint(folder, resume, observer)
+            publish_bytes(dump_config(config).encode(), folder.config)
+        start = processes.broadcast(None if start is None else str(start))
+        with processes.after_the_first():
+            setup = prepare(config, folder, dry_run=False, workers=processes.world_size, device=device)
         torch.manual_seed(config.seed)
-        run = Run(setup, folder, observer, stop)
+        run = Run(setup, folder, observer, stop, writer, processes)
         if start is not None:
-            run.restore(start, same_run=start.parent.resolve() == folder.checkpoints.resolve())
-        record.update(**sections(setup, run.model))
+            run.restore(Path(start), same_run=Path(start).parent.resolve() == folder.checkpoints.resolve())
+        if processes.first:
+            record(**sections(setup, run.model))
         for line in setup.lines():
             observer.say(line)
+        for line in setup.cautions(run.model):
+            observer.warn(line)
         tell_progress(observer, run.progress.step, config.total_steps, resumed=run.progress.step)
-        with closing(MetricsLog(folder.log, run.progress.step)) as log:
+        with closing(MetricsLog(folder.log, run.progress.step)) if processes.first else nullcontext() as log:
             run.steps(log)
             if run.last_evaluation is None:  # continued after the last step, whose evaluation is in the log
                 run.evaluate(None)
             run.save()
+        writer.wait()
+        if not processes.first:
+            return None
         result = _finish(run)
-        # the sentence names folders, and run.json does not depend on where it lies
-        outcome = {k: v for k, v in asdict(result).items() if k not in ("out", "model_folder", "fault")}
-        weights = [] if result.model_folder is None else sorted(result.model_folder.glob("*.safetensors"))
-        record.update(
-            model={"digest": result.model_digest},
-            counts={"steps": result.steps, "tokens": result.tokens, "skipped_steps": result.skipped_steps},
-            files={path.relative_to(out).as_posix(): sha256_of(path.read_bytes()) for path in weights},
-            details={"outcome": "finished" if result.fault is None else "diverged", "result": outcome},
-        )
+    # the sentence names folders, and run.json does not depend on where it lies
+    outcome = {k: v for k, v in asdict(result).items() if k not in ("out", "model_folder", "fault")}
+    weights = [] if result.model_folder is None else sorted(result.model_folder.glob("*.safetensors"))
+    record(
+        model={"digest": result.model_digest},
+        counts={"steps": result.steps, "tokens": result.tokens, "skipped_steps": result.skipped_steps},
+        files={path.relative_to(folder.path).as_posix(): sha256_of(path.read_bytes()) for path in weights},
+        details={"outcome": "finished" if result.fault is None else "diverged", "result": outcome},
+    )
     return result
 
 
 def _due(every: int, step: int, total: int) -> bool:
     return step == total or (every > 0 and step % every == 0)
-
-
-def _starting_checkpoint(folder: RunFolder, resume: str, observer: Observer) -> Path | None:
-    """The checkpoint that `resume` asks for, or None to start at step 0.
-
-    Another run's folder says where a new run starts. If this run has begun, the same command continues it.
-    """
-    if resume in ("auto", "never"):
-        latest = checkpoint.latest(folder.checkpoints, observer.warn)
-        if latest is not None and resume == "never":
-            raise UsageError(
-                f"--resume never, but {folder.path} holds a run with checkpoints; choose another --out, "
-                "or start anew with --fresh, which deletes that run"
-            )
-        return latest
-    path = Path(resume)
-    if (path / "checkpoints").is_dir():
-        path = path / "checkpoints"
-    if folder.checkpoints.resolve() not in (path.resolve(), path.resolve().parent):
-        own = checkpoint.latest(folder.checkpoints, observer.warn)
-        if own is not None:
-            observer.say(f"{folder.path} has begun already, so it is continued, and --resume {resume} is passed over")
-            return own
-    latest = path if (path / "manifest.json").is_file() else checkpoint.latest(path, observer.warn)
-    if latest is None:
-        raise InputError(
-            f"--resume {resume}: no checkpoint there; give a run folder or a step-* folder, or auto or never"
-        )
-    return latest
 
 
 def _finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -311,6 +345,10 @@ def _finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
 def _finish(run: Run) -> TrainResult:
     """Export the model if it is fit for that, draw the curve."""
     config, folder, progress = run.config, run.folder, run.progress
+    if run.parallel.sharded:  # this process has a share; the checkpoint just written has all
+        run.model = run.setup.build_model()
+        run.optimizer = build_optimizer(run.model, config)
+        checkpoint.restore(folder.checkpoints / f"step-{progress.step:08d}", run.model, run.optimizer)
     dtype = getattr(torch, config.export.dtype)
     metrics = run.last_evaluation.metrics if run.last_evaluation else {}
     with averaged(run.optimizer, config.export.averaged):

@@ -2,7 +2,8 @@
 
 loss = sum(w * nll) / sum(w), both sums over the whole step, plus what the architecture adds (mean over its rows).
 Micro-batches are divided by the step's weight, not their own, so that accumulating over them gives the gradient of one
-big batch whatever their weights are.
+big batch whatever their weights are. So does training in several processes: each goes through some of the
+micro-batches, and the sums over all of them are the step's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..core.errors import InputError
 from .chunked_loss import CHUNK, chunked_loss
 from .data import Batch
+from .parallel import Parallel
 from .precision import Precision
 
 if TYPE_CHECKING:
@@ -68,10 +70,33 @@ def weighted_loss(
     return (nll * weights).sum(), nll.detach()
 
 
+def passes(rows: int, size: int, rank: int = 0, world_size: int = 1) -> list[slice]:
+    """The rows of each forward pass that process `rank` makes of a step of `rows`, `size` at a time.
+
+    All processes make as many, because they sum gradients together; a pass that would be one too many is empty.
+    """
+    starts = range(0, rows, size)
+    mine = [slice(start, min(start + size, rows)) for start in starts[rank::world_size]]
+    return mine + [slice(0, 0)] * (math.ceil(len(starts) / world_size) - len(mine))
+
+
 def accumulate_gradients(
-    model: LanguageModel, batch: Batch, micro_batch_size: int, precision: Precision, cross_entropy: str = "auto"
+    model: LanguageModel,
+    batch: Batch,
+    micro_batch_size: int,
+    precision: Precision,
+    cross_entropy: str = "auto",
+    parallel: Parallel | None = None,
 ) -> StepLoss:
-    """Add the gradient of the step's loss to the model's `.grad`s and return the loss."""
+    """Add the gradient of the step's loss to the model's `.grad`s and return the loss.
+
+    parallel: of the processes that share the rows of `batch`, which is the same in all of them, as are then the loss
+    and, once all have returned, the gradients.
+    """
+    parallel = parallel or Parallel(model)
+    processes = parallel.processes
+    if parallel.sharded:  # outside the model's forward pass its head is a share
+        cross_entropy = "whole"
     device = next(model.parameters()).device
     total_weight = float(batch.weights.sum(dtype=torch.float64))
     if total_weight <= 0:
@@ -79,20 +104,25 @@ def accumulate_gradients(
             "a batch has no token with a weight in the loss; raise data.facts.context_weight or sequence_length"
         )
     loss = answer_loss = 0.0
-    for start in range(0, len(batch.tokens), micro_batch_size):
-        tokens, weights, reset, answers = (
-            None if x is None else x[start : start + micro_batch_size].to(device, non_blocking=True) for x in batch
-        )
+    mine = passes(len(batch.tokens), micro_batch_size, processes.rank, processes.world_size)
+    for number, rows in enumerate(mine, 1):
+        empty = rows.start == rows.stop  # then the first row, of which nothing counts
+        taken = slice(0, 1) if empty else rows
+        tokens, weights, reset, answers = (None if x is None else x[taken].to(device, non_blocking=True) for x in batch)
         assert tokens is not None and weights is not None and reset is not None
         with precision.context():
-            part, nll = weighted_loss(model, tokens, weights, reset, cross_entropy)
+            part, nll = parallel.forward(weighted_loss, tokens, weights, reset, cross_entropy, last=number == len(mine))
         part = part / total_weight
         auxiliary = model.auxiliary_loss  # of the architecture, such as a router's balance
         if auxiliary is not None:
             part = part + auxiliary * (len(tokens) / len(batch.tokens))
+        if empty:
+            (part * 0.0).backward()
+            continue
         part.backward()
         loss += part.item()
         if answers is not None:
             answer_loss += nll[answers].sum().item()
+    loss, answer_loss = processes.sum(loss, answer_loss)
     n_answers = 0 if batch.answers is None else int(batch.answers.sum())
     return StepLoss(loss, answer_loss / n_answers if n_answers else None)

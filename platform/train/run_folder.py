@@ -21,8 +21,9 @@ _CHECKPOINTS = "checkpoints/step-*/manifest.json"
 class RunFolder:
     """Paths of a run."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, address: str | None = None) -> None:
         self.path = path
+        self._address = address  # of the cluster that the run was sent to
         self.config = path / "config.yaml"
         self.log = path / "log.jsonl"
         self.curve = path / "loss_curve.png"
@@ -33,7 +34,8 @@ class RunFolder:
     @property
     def continue_command(self) -> str:
         """The exact command that continues this run."""
-        return f"mplat train {shlex.quote(str(self.config))} --out {shlex.quote(str(self.path))}"
+        where = "" if self._address is None else f" --address {shlex.quote(self._address)}"
+        return f"mplat train {shlex.quote(str(self.config))} --out {shlex.quote(str(self.path))}{where}"
 
 
 def planned(config: TrainConfig) -> Planned:

@@ -33,6 +33,7 @@ class Setup:
     device: torch.device
     precision: Precision
     threads: int
+    workers: int = 1
 
     def build_model(self) -> LanguageModel:
         """A model with the weights of `model.init` drawn from the run's seed, float32, on the run's device."""
@@ -51,11 +52,11 @@ class Setup:
 
     @cached_property
     def micro_batch_size(self) -> int:
-        """Rows of a forward pass; `auto` is found out by one row of training."""
-        given = self.config.micro_batch_size
+        """Rows of a forward pass, at most a worker's part of the batch; `auto` is found out by one row of training."""
+        given, rows = self.config.micro_batch_size, self.config.batch_size
         if given == "auto":
-            return rows_that_fit(self.build_model(), self.config.batch_size, self.config.sequence_length)
-        return given or self.config.batch_size
+            given = rows_that_fit(self.build_model(), rows, self.config.sequence_length)
+        return min(given or rows, math.ceil(rows / self.workers))
 
     def count_parameters(self) -> int:
         """Parameters of the model, found without building it."""
@@ -66,32 +67,55 @@ class Setup:
     def lines(self) -> list[str]:
         """What the run consists of, for a reader."""
         c, s = self.config, self.shape
+        workers = [] if self.workers == 1 else [f"workers: {self.workers}, each with {self._part}"]
         return [
             f"model: {s.arch}, {s.n_layers} layers, d_model {s.d_model}, state {s.state_size}, "
             f"vocabulary {s.vocab_size}",
             f"data: {self.source.description}",
             f"steps: {c.total_steps:,} of {c.tokens_per_step:,} tokens ({c.total_steps * c.tokens_per_step:,} in all), "
-            f"{c.batch_size // self.micro_batch_size} forward passes each",
+            f"{math.ceil(c.batch_size / self.micro_batch_size)} forward passes each",
             f"arithmetic: {self.precision.name} ({self.precision.reason}) on {self.device}, {self.threads} threads",
+            *workers,
         ]
 
+    def cautions(self, model: LanguageModel) -> list[str]:
+        """What makes this run another one than in one process would be."""
+        given = self.config.micro_batch_size
+        asked = given if isinstance(given, int) else self.config.batch_size
+        if self.workers == 1 or self.micro_batch_size == asked or model.n_active_parameters == model.n_parameters:
+            return []
+        return [
+            f"experts are balanced among the {self.micro_batch_size} rows of a forward pass, and not among {asked} as "
+            f"in one process; micro_batch_size={self.micro_batch_size} makes both the same"
+        ]
 
-def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
-    """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written."""
-    device = choose_device(config.device)
+    @property
+    def _part(self) -> str:
+        return "a share of every weight" if self.config.workers.fsdp else "a copy of the model"
+
+
+def prepare(
+    config: TrainConfig, folder: RunFolder, *, dry_run: bool, workers: int = 1, device: str | None = None
+) -> Setup:
+    """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written.
+
+    device: instead of the configuration's.
+    """
+    where = choose_device(device or config.device)
     source = open_source(config, folder.path, dry_run=dry_run)
     known = source.tokenizer
     shape = model_config(
         config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id, bos_id=known.start_id
     )
-    _require_memory(config, shape, str(device))
+    _require_memory(config, shape, str(where))
     return Setup(
         config,
         source,
         shape,
-        device,
-        choose_precision(config.dtype, device, shape.d_model),
+        where,
+        choose_precision(config.dtype, where, shape.d_model),
         set_threads(config.threads),
+        workers,
     )
 
 
@@ -117,11 +141,16 @@ def _require_memory(config: TrainConfig, shape: ModelConfig, device: str) -> Non
 
 def sections(setup: Setup, model: LanguageModel) -> dict[str, Any]:
     """What run.json says of a run besides its configuration, as `RunRecord` has it."""
-    from ..models.provenance import identity, kernels
+    from ..models.provenance import kernels
 
-    name = f"{setup.config.model.arch}-{setup.config.model.size}"
     return {
-        "model": {**identity(model), "name": name, "digest": None},
+        "model": {
+            "name": f"{setup.config.model.arch}-{setup.config.model.size}",
+            "arch": model.config.arch,
+            "parameters": model.n_parameters,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "digest": None,
+        },
         "data": {
             "digest": setup.source.digest,
             "counts": setup.source.counts,

@@ -17,9 +17,11 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from ..core.config import Config, Seed, differing_keys
 from ..core.errors import UsageError, suggest
 from ..core.option import Option
+from .workers_section import WorkersSection
 
 #: four times what the largest published runs read in an optimizer step
 MOST_TOKENS_PER_STEP = 2**26
+LOG_PER_DECADE = 4  # checkpoints of schedule `log` in each factor of ten
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
@@ -235,6 +237,12 @@ class EvaluationSection(Config):
     sample_tokens: int = Field(default=32, ge=1, le=4096, description="tokens of each of these continuations")
 
 
+def _schedule(text: str) -> str:
+    if re.fullmatch(r"even|log(:([1-9]\d?|100))?", text) is None:
+        raise ValueError("must be even, log, or log:N with 1 to 100 checkpoints in each factor of ten")
+    return text
+
+
 class CheckpointSection(Config):
     """What is saved to continue from. The best checkpoint is kept besides the latest ones."""
 
@@ -242,13 +250,26 @@ class CheckpointSection(Config):
         default=250, ge=0, description="steps between checkpoints; 0: only after the last step and when stopped"
     )
     keep_latest_k: int = Field(default=2, ge=1)
-    per_decade: int = Field(
-        default=0,
-        ge=0,
-        le=100,
-        description="checkpoints for each factor of ten in steps, each with an evaluation, kept besides the latest; "
-        "0: none",
+    schedule: Annotated[str, AfterValidator(_schedule)] = Field(
+        default="even",
+        description="log: also after 1, 2, 3, 6, 10, 18, ... steps, each with an evaluation, kept besides the latest; "
+        "log:N has N of them in each factor of ten instead of 4; even: none but those of `every`",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_former_name(cls, values: Any) -> Any:
+        """`per_decade: N`, as earlier versions wrote it."""
+        if isinstance(values, dict) and isinstance(former := values.get("per_decade"), int):
+            rest = {name: value for name, value in values.items() if name != "per_decade"}
+            return {"schedule": f"log:{former}" if former else "even"} | rest
+        return values
+
+    @property
+    def per_decade(self) -> int:
+        """Checkpoints that are kept of each factor of ten in steps."""
+        kind, _, number = self.schedule.partition(":")
+        return 0 if kind == "even" else int(number or LOG_PER_DECADE)
 
 
 class ExportSection(Config):
@@ -308,6 +329,7 @@ class TrainConfig(Config):
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     export: ExportSection = ExportSection()
+    workers: WorkersSection = WorkersSection()
 
     @field_validator("tokens", "batch_tokens", mode="before")
     @classmethod
@@ -360,6 +382,8 @@ class TrainConfig(Config):
                 f"batch_size {self.batch_size} times sequence_length {self.sequence_length} are more than "
                 f"{MOST_TOKENS_PER_STEP:,} tokens a step"
             )
+        if self.workers.most > self.batch_size:
+            raise ValueError(f"workers.count {self.workers.count}: a batch has {self.batch_size} rows, one a worker")
         if self.schedule.floor > self.optimizer.learning_rate:
             raise ValueError("schedule.floor is above optimizer.learning_rate")
         if self.schedule.warmup_steps is not None and self.schedule.warmup_steps > self.total_steps:
@@ -393,7 +417,7 @@ class TrainConfig(Config):
         return int(self.schedule.warmup_fraction * self.total_steps) if given is None else given
 
 
-#: what may differ between a run and its continuation, because no trained number depends on it
+#: what may differ between a run and its continuation, because no trained number depends on it but for its rounding
 NOT_SEMANTIC = frozenset(
     {
         "threads",
@@ -406,12 +430,15 @@ NOT_SEMANTIC = frozenset(
         "activation_checkpointing",
         "checkpoint.every",
         "checkpoint.keep_latest_k",
-        "checkpoint.per_decade",
+        "checkpoint.schedule",
         "export.dtype",
         "export.weights",
         "export.averaged",
         "data.text.cache",
         "data.tokens.cache",
+        "workers.count",
+        "workers.max_failures",
+        "workers.fsdp",
         # checkpoints hold digests of what these name
         "data.text.paths",
         "data.tokens.paths",

@@ -13,11 +13,11 @@ import zstandard
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets import tokenizer as tiny_tokenizer
 from mplat.datasets.readers.pile import read
+from mplat.datasets.tokens.reading import BadLines, documents
 from mplat.models import LanguageModel, load
 from mplat.refine.refine_config import RefineConfig
 from mplat.refine.refine_run import prepare, refine
 from mplat.runtime import open_session
-from mplat.datasets.tokens.reading import BadLines, documents
 from planted_models import talking
 
 TEXTS = [

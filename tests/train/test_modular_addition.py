@@ -31,7 +31,7 @@ def config(**changes: Any) -> TrainConfig:
         "seed": 3, "steps": 12, "threads": 1,
         "model": {"arch": "mamba", "size": "nano", "d_model": 16, "n_layers": 1},
         "data": {"source": "modular_addition", "modular_addition": {"p": P, "train_fraction": FRACTION}},
-        "evaluation": {"every": 0}, "checkpoint": {"every": 0, "keep_latest_k": 1, "per_decade": 2},
+        "evaluation": {"every": 0}, "checkpoint": {"every": 0, "keep_latest_k": 1, "schedule": "log:2"},
     }  # fmt: skip
     return TrainConfig.model_validate({**values, **changes})
 
@@ -142,7 +142,7 @@ def test_stopped_and_continued_it_is_the_same_run(run: Path, tmp_path: Path) -> 
 def test_the_shipped_configuration_takes_p_from_the_command_line(root: Path, tmp_path: Path, capsys: Any) -> None:
     words = ["train", str(root / "configs" / "train" / "modular-addition.yaml"), "--out", str(tmp_path / "run")]
     small = ["--set", "data.modular_addition.p=5", "--set", "steps=12", "--set", "model.d_model=16"]
-    assert main([*words, *small, "--set", "checkpoint.per_decade=1", "--json", "-q"]) == 0
+    assert main([*words, *small, "--set", "checkpoint.schedule=log:1", "--json", "-q"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["tokens"] == 12 * 8 * 3 and set(result["metrics"]) == {
         "loss", "accuracy", "train_loss", "train_accuracy"}  # fmt: skip

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from ...core.config import Config
 from ...core.errors import InputError
 from ...core.json_files import read_object
+from ...core.whole_files import read_table
 from ...runtime.plan import digest_of
 from .tokenizer import TokenizerFacts
 
@@ -149,8 +150,8 @@ class TokenFolder:
 
     @cached_property
     def documents(self) -> pa.Table:
-        """A row for every document, as `DOCUMENTS`."""
-        return self.columns(*DOCUMENTS.names)
+        """A row for every document, as `DOCUMENTS`. Raises InputError where the file is damaged."""
+        return read_table(self.path / TABLE, self.manifest.files.get(TABLE), advice=_ADVICE)
 
     def columns(self, *names: str) -> pa.Table:
         """Some columns of `documents`. Raises InputError where the file is damaged."""

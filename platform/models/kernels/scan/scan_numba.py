@@ -32,7 +32,8 @@ ENOUGH_TASKS = 8
 
 
 def flat(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy().reshape(-1)
+    # Not .numpy(), after which the memory can never be freed as sharded training frees gathered weights.
+    return np.from_dlpack(tensor.detach().contiguous()).reshape(-1)
 
 
 def widened(tensor: Tensor, width: int) -> Tensor:
