@@ -11,7 +11,7 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -76,6 +76,7 @@ class DataSource(Protocol):
     tokenizer: TokenizerFacts
     digest: str  # changes with anything that could change a batch, other than seed and step
     description: str  # one line for the console
+    brings_tokenizer: ClassVar[bool] = False  # of its own, which `data.tokenizer` does not change
 
     def __init__(self, config: TrainConfig, out: Path, *, dry_run: bool) -> None:
         """Open the data. With `dry_run` check what can be checked quickly and write nothing."""

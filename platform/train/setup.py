@@ -15,6 +15,7 @@ from .data import DataSource, open_source
 from .precision import Precision, choose_device, choose_precision, set_threads
 from .run_folder import RunFolder
 from .sizes import model_config
+from .start import shape_of_start, started_from, with_tokenizer_of_start
 from .train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -40,9 +41,12 @@ class Setup:
         return min(config.micro_batch_size or config.batch_size, math.ceil(config.batch_size / self.workers))
 
     def build_model(self) -> LanguageModel:
-        """A model with the weights of `model.init` drawn from the run's seed, float32, on the run's device."""
+        """The model to start with, float32, on the run's device: `start.model`, or one with the weights of `model.init`
+        drawn from the run's seed."""
         from ..models import build
 
+        if self.config.start.model is not None:
+            return started_from(self.config.start, self.config.seed, self.device)
         model = self.config.model
         return build(
             self.shape,
@@ -87,17 +91,23 @@ class Setup:
         return "a share of every weight" if self.config.workers.fsdp else "a copy of the model"
 
 
-def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool, workers: int = 1, device: str | None = None) -> Setup:
+def prepare(
+    config: TrainConfig, folder: RunFolder, *, dry_run: bool, workers: int = 1, device: str | None = None
+) -> Setup:
     """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written.
 
     device: instead of the configuration's.
     """
     where = choose_device(device or config.device)
+    config = with_tokenizer_of_start(config)
     source = open_source(config, folder.path, dry_run=dry_run)
     known = source.tokenizer
-    shape = model_config(
-        config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id, bos_id=known.start_id
-    )
+    if config.start.model is None:
+        shape = model_config(
+            config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id, bos_id=known.start_id
+        )
+    else:
+        shape = shape_of_start(config.start.model, known)
     _require_memory(config, shape, str(where))
     return Setup(
         config,
@@ -133,7 +143,7 @@ def sections(setup: Setup, model: LanguageModel) -> dict[str, Any]:
 
     return {
         "model": {
-            "name": f"{setup.config.model.arch}-{setup.config.model.size}",
+            "name": setup.config.name,
             "arch": model.config.arch,
             "parameters": model.n_parameters,
             "dtype": str(model.dtype).removeprefix("torch."),

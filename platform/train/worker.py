@@ -90,5 +90,8 @@ def run(config: dict[str, Any], out: str, resume: str, device: str, seen: str, p
         device=device,
     )
     if result is not None:
-        paths = {"out": str(result.out), "model_folder": None if result.model_folder is None else str(result.model_folder)}
+        paths = {
+            "out": str(result.out),
+            "model_folder": None if result.model_folder is None else str(result.model_folder),
+        }
         place.tell({"result": asdict(result) | paths})
