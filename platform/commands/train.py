@@ -34,13 +34,13 @@ def train(
         ),
     ] = "auto",
 ) -> Run:
-    """Train a model: resumable, with evaluation, a metrics log and a Hugging Face folder at the end."""
+    """Train a model, from scratch or from one that there is: resumable, with evaluation, a metrics log and a Hugging Face folder at the end."""
     # Before torch is imported: threads that wait for others sleep instead of spinning. Beside another busy program
     # spinning makes two threads several times slower than one; alone it gains nothing measurable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     typed = typed.from_file(settings_file)
     config = typed.config
-    folder = Path("runs") / f"train-{config.model.arch}-{config.model.size}"
+    folder = Path("runs") / f"train-{config.name}"
     address = _address(typed.shared.address, config.workers.most)
 
     from ..train import in_words

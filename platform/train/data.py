@@ -11,7 +11,7 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ class DataSource(Protocol):
     description: str  # one line for the console
     counts: dict[str, int]  # how much of each kind is used, for run.json
     left_out: dict[str, int]  # why something is not used, and how much of it
+    brings_tokenizer: ClassVar[bool] = False  # of its own, which `data.tokenizer` does not change
 
     def __init__(self, config: TrainConfig, out: Path, *, dry_run: bool) -> None:
         """Open the data. With `dry_run` check what can be checked quickly and write nothing."""

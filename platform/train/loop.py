@@ -25,6 +25,7 @@ from ..core.config import dump_config
 from ..core.errors import InputError, UsageError
 from ..core.observer import Observer
 from ..core.whole_files import publish_bytes, sha256_of
+from ..models.low_rank import merge
 from ..runtime.stop import StopRequest
 from . import checkpoint
 from .average import averaged, update_average
@@ -360,6 +361,7 @@ def _finish(run: Run) -> TrainResult:
             fit = not what_is_not_finite(run.model, dtype, {})  # its evaluation was, or it would not be the best
     digest = None
     if fit:
+        merge(run.model)
         chosen_by = run.source.questions() if config.export.weights == "best" else []
         place = run.source.tokenizer.folder
         with averaged(run.optimizer, config.export.averaged):
@@ -369,7 +371,7 @@ def _finish(run: Run) -> TrainResult:
     if wrong is not None:
         kept = "the exported model may be of no use" if fit else "no model is exported"
         wrong = f"{wrong}; {kept}, the checkpoints in {folder.checkpoints} are kept; {advice(config)}"
-    draw_loss_curve(folder.log, folder.curve, f"{config.model.arch} {config.model.size}, {config.data.source}")
+    draw_loss_curve(folder.log, folder.curve, f"{config.name}, {config.data.source}")
     return TrainResult(
         folder.path,
         folder.model if fit else None,

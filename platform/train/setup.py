@@ -17,6 +17,7 @@ from .micro_batch import rows_that_fit
 from .precision import Precision, choose_device, choose_precision, set_threads
 from .run_folder import RunFolder
 from .sizes import model_config
+from .starting_model import shape_of_start, started_from, with_tokenizer_of_start
 from .train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -36,17 +37,21 @@ class Setup:
     workers: int = 1
 
     def build_model(self) -> LanguageModel:
-        """A model with the weights of `model.init` drawn from the run's seed, float32, on the run's device."""
+        """The model to start with, float32, on the run's device: `start.model`, or one with the weights of `model.init`
+        drawn from the run's seed."""
         from ..models import build
 
         section = self.config.model
-        model = build(
-            self.shape,
-            seed=self.config.seed,
-            device=self.device,
-            init=section.init,
-            embedding_std=section.embedding_std,
-        )
+        if self.config.start.model is not None:
+            model = started_from(self.config.start, self.config.seed, self.device)
+        else:
+            model = build(
+                self.shape,
+                seed=self.config.seed,
+                device=self.device,
+                init=section.init,
+                embedding_std=section.embedding_std,
+            )
         model.recompute_blocks = self.config.activation_checkpointing
         return model
 
@@ -102,11 +107,15 @@ def prepare(
     device: instead of the configuration's.
     """
     where = choose_device(device or config.device)
+    config = with_tokenizer_of_start(config)
     source = open_source(config, folder.path, dry_run=dry_run)
     known = source.tokenizer
-    shape = model_config(
-        config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id, bos_id=known.start_id
-    )
+    if config.start.model is None:
+        shape = model_config(
+            config.model, known.size, tokenizer_name=str(known.folder), eos_id=known.eos_id, bos_id=known.start_id
+        )
+    else:
+        shape = shape_of_start(config.start.model, known)
     _require_memory(config, shape, str(where))
     return Setup(
         config,
@@ -145,7 +154,7 @@ def sections(setup: Setup, model: LanguageModel) -> dict[str, Any]:
 
     return {
         "model": {
-            "name": f"{setup.config.model.arch}-{setup.config.model.size}",
+            "name": setup.config.name,
             "arch": model.config.arch,
             "parameters": model.n_parameters,
             "dtype": str(model.dtype).removeprefix("torch."),

@@ -65,6 +65,21 @@ class ModelSection(Config):
     options: dict[str, Any] = Field(default_factory=dict, description="further fields of mplat.models.ModelConfig")
 
 
+class StartSection(Config):
+    """A model to train on, instead of a new one; its shape and tokenizer are the run's."""
+
+    model: Annotated[
+        str | None, Option("--from", "MODEL", "Train this model on: a shipped one, a folder, a hub id.")
+    ] = Field(default=None, description="what to start from: a shipped model, a folder, RUN@STEP or a hub id")
+    lora_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="learn changes of this rank of the projections alone, merged at the end; null: all weights",
+    )
+    lora_alpha: float = Field(default=16.0, gt=0, description="the changes count alpha / rank times")
+
+
 class FactsSection(Config):
     """The facts world: questions about invented people, places and things, made while training."""
 
@@ -323,6 +338,7 @@ class TrainConfig(Config):
     threads: int | Literal["auto"] = Field(default="auto", description="CPU threads of torch; auto: torch's own choice")
     log_every: int = Field(default=1, ge=1, description="steps between lines of log.jsonl")
     model: ModelSection = ModelSection()
+    start: StartSection = StartSection()
     data: DataSection = DataSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -391,6 +407,21 @@ class TrainConfig(Config):
                 f"schedule.warmup_steps {self.schedule.warmup_steps} is more than the run's {self.total_steps} steps"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_model(self) -> TrainConfig:
+        if self.start.model is not None and self.model != ModelSection():
+            raise ValueError(f"start.model {self.start.model!r} has a shape already; leave the section model out")
+        if self.start.lora_rank is not None and self.start.model is None:
+            raise ValueError("start.lora_rank: low-rank changes need a model to change; give start.model too")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What is trained, in a word that can name a folder."""
+        if self.start.model is None:
+            return f"{self.model.arch}-{self.model.size}"
+        return "from-" + re.sub(r"[^\w.@-]+", "-", Path(self.start.model).name)
 
     @property
     def tokens_per_step(self) -> int:

@@ -20,6 +20,7 @@ from ...core.json_files import read_object
 from .. import adapters
 from ..decoding.ends import generation_settings
 from ..families.mamba import original_format
+from ..low_rank import merged
 from ..mixer import MIXERS
 from ..model import LanguageModel
 from ..model_config import ModelConfig
@@ -108,7 +109,7 @@ def read(folder: Path) -> tuple[AnyConfig, dict[str, Tensor]]:
         raise InputError(f"{path}: model_type {wrong!r} is not supported; {suggest(str(wrong), known)}")
     config = ModelConfig.from_hf(content, source=str(path))
     # a hub copy may carry the original's one differing name
-    return config, original_format.rename(read_weights(folder), config)
+    return config, merged(original_format.rename(read_weights(folder), config))
 
 
 def _tied(config: AnyConfig, weights: dict[str, Tensor]) -> tuple[AnyConfig, dict[str, Tensor]]:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from ...core.errors import UsageError
+from ...models.low_rank import projections
 from .descent import Budget, Descent, descend
 from .examples import Example, rows_of
 from .learned_state import frozen
@@ -45,17 +46,6 @@ class Lora:
             for name, (a, b) in self.factors.items():
                 weights[name] += (b @ a).to(weights[name].dtype)
         return other
-
-
-def projections(model: LanguageModel) -> dict[str, nn.Linear]:
-    """Name of the weight -> linear layer, for all linear layers in the mixers."""
-    found: dict[str, nn.Linear] = {}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for block in model.blocks:
-        for module in block.mixer.modules():
-            if isinstance(module, nn.Linear):
-                found[names[id(module.weight)]] = module
-    return found
 
 
 def rank_for(model: LanguageModel, parameters: int) -> int:

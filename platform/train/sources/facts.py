@@ -41,6 +41,8 @@ class Prompt(NamedTuple):
 class FactsSource:
     """Generated facts and questions."""
 
+    brings_tokenizer = False
+
     def __init__(self, config: TrainConfig, out: Path, *, dry_run: bool) -> None:
         from ...datasets import facts
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class ModularAdditionSource:
     """Equations a b = c."""
 
+    brings_tokenizer = True
+
     def __init__(self, config: TrainConfig, out: Path, *, dry_run: bool) -> None:
         section = config.data.modular_addition
         self._config, self._p, self._fraction = config, section.p, section.train_fraction

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class TextSource:
     """Documents from files."""
 
+    brings_tokenizer = False
+
     def __init__(self, config: TrainConfig, out: Path, *, dry_run: bool) -> None:
         self._config = config
         section = config.data.text

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 class TokensSource:
     """Documents from token folders."""
 
+    brings_tokenizer = True
+
     def __init__(self, config: TrainConfig, out: Path, *, dry_run: bool) -> None:
         self._config = config
         section = config.data.tokens
