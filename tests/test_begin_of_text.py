@@ -17,10 +17,10 @@ from mplat.models.decoding.generation import encode
 from mplat.models.decoding.scored_texts import first_token
 from mplat.perplexity.perplexity_worker import DocumentWorker
 from mplat.train.data import open_source
+from mplat.train.data_sections import TextSection
 from mplat.train.run_folder import RunFolder
 from mplat.train.setup import prepare
 from mplat.train.token_store import open_store
-from mplat.train.train_config import TextSection
 from tokenizer_zoo import llama_kind, word_pieces
 from train_runs import config
 from transformers import AutoTokenizer, PreTrainedTokenizerFast

@@ -34,7 +34,7 @@ def train(
         ),
     ] = "auto",
 ) -> Run:
-    """Train a model, from scratch or from one that there is: resumable, with evaluation, a metrics log and a Hugging Face folder at the end."""
+    """Train a model, new or --from another: resumable, with evaluation, a log and a Hugging Face folder at the end."""
     # Before torch is imported: threads that wait for others sleep instead of spinning. Beside another busy program
     # spinning makes two threads several times slower than one; alone it gains nothing measurable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..datasets.tokens.reading import BadLines, documents
 from ..datasets.tokens.tokenizer import TokenizerFacts
-from .train_config import TextSection
+from .data_sections import TextSection
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

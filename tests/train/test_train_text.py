@@ -16,9 +16,10 @@ from mplat.datasets.tokens.reading import BadLines, documents
 from mplat.datasets.tokens.tokenizer import open_tokenizer
 from mplat.train import train
 from mplat.train.data import open_source
+from mplat.train.data_sections import TextSection
 from mplat.train.sampler import permuted, rows_of_step
 from mplat.train.token_store import open_store
-from mplat.train.train_config import TextSection, parse_tokens
+from mplat.train.train_config import parse_tokens
 from train_runs import Recorder, config
 
 TEXTS = [

@@ -19,7 +19,8 @@ from mplat.datasets.tokens.token_corpus import documents_of
 from mplat.datasets.tokens.tokenizer import SHIPPED
 from mplat.train import train
 from mplat.train.data import open_source
-from mplat.train.train_config import TrainConfig, _data
+from mplat.train.data_sections import _data
+from mplat.train.train_config import TrainConfig
 from token_folders import write_texts, write_tokens
 from train_runs import config, files, small_model
 

@@ -23,9 +23,10 @@ from ...datasets.tokens.stream import DocumentStream
 from ...datasets.tokens.token_corpus import Corpus
 from ...datasets.tokens.tokenizer import open_tokenizer
 from ..data import Batch, Evaluation, data_source
+from ..data_sections import TokensSection
 from ..held_out import HeldOut, evaluate
 from ..sampler import permuted
-from ..train_config import TokensSection, TrainConfig
+from ..train_config import TrainConfig
 
 if TYPE_CHECKING:
     from ...datasets.records import Question
