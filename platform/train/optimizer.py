@@ -1,4 +1,4 @@
-"""AdamW over a model's parameter groups, and the learning-rate schedule.
+"""AdamW, or Muon beside it, over a model's parameter groups, and the learning-rate schedule.
 
 The schedule is a pure function of the step, so that nothing of it needs saving. One formula serves all shapes: linear
 warm-up reaches the peak on its last step, and the last step of the run is at the floor exactly.
@@ -7,10 +7,11 @@ warm-up reaches the peak on its last step, and the last step of the run is at th
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .muon import Muon
 from .train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -35,21 +36,38 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def build_optimizer(model: LanguageModel, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW whose groups are the model's own: decayed matrices, and the rest.
+    """AdamW, or `Muon`, whose groups are the model's own: decayed matrices, and the rest.
 
     A group may carry `lr_scale`, a factor on the scheduled rate (default 1).
     """
-    groups = model.param_groups(config.optimizer.weight_decay)
+    settings, kind = config.optimizer, torch.optim.AdamW
+    groups = model.param_groups(settings.weight_decay)
+    if settings.name == "muon":
+        groups, kind = with_matrices_apart(model, groups), Muon
     for group in groups:
         group.setdefault("lr_scale", 1.0)
-    return torch.optim.AdamW(
+    return kind(
         groups,
-        lr=config.optimizer.learning_rate,
-        betas=config.optimizer.betas,
-        eps=config.optimizer.eps,
-        weight_decay=config.optimizer.weight_decay,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
         fused=True,  # one pass over the weights; the same bits on every run
     )
+
+
+def with_matrices_apart(model: LanguageModel, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups with the matrices of blocks that multiply activations in groups of their own, marked `muon`."""
+    decayed = {id(p) for group in model.param_groups(1.0) if group["weight_decay"] for p in group["params"]}
+    inside = (p for block in model.blocks for p in block.parameters())
+    matrices = {id(p) for p in inside if p.ndim == 2 and id(p) in decayed}
+    found: list[dict[str, Any]] = []
+    for group in groups:
+        for muon in (False, True):
+            part = [p for p in group["params"] if (id(p) in matrices) == muon]
+            if part or not muon:
+                found.append(group | {"params": part, "muon": muon})
+    return found
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

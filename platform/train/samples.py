@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ..datasets.tokens.tokenizer import open_tokenizer
 from .data import TokenizerFacts
-from .tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
     from ..models import LanguageModel

@@ -82,8 +82,12 @@ class StartSection(Config):
 
 
 class OptimizerSection(Config):
-    """AdamW. Weight decay applies to the decay group of `model.param_groups` only."""
+    """AdamW, or Muon for the matrices of blocks beside it. Weight decay applies to the decay group of
+    `model.param_groups` only."""
 
+    name: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: matrices of blocks move in orthogonal steps of AdamW's size"
+    )
     learning_rate: float = Field(default=2e-3, gt=0, description="peak")
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
@@ -271,6 +275,10 @@ class TrainConfig(Config):
             raise ValueError(
                 f"batch_size {self.batch_size} times sequence_length {self.sequence_length} are more than "
                 f"{MOST_TOKENS_PER_STEP:,} tokens a step"
+            )
+        if self.workers.fsdp and self.optimizer.name == "muon":
+            raise ValueError(
+                "optimizer.name muon needs whole matrices, and workers.fsdp has shares of them; leave one out"
             )
         if self.workers.most > self.batch_size:
             raise ValueError(f"workers.count {self.workers.count}: a batch has {self.batch_size} rows, one a worker")

@@ -81,7 +81,8 @@ def test_starts_with_the_model_and_continues_bit_for_bit(tmp_path: Path) -> None
     changed = {name for name in base if not torch.equal(base[name].float(), trained[name].float())}
     assert changed == set(projections(load("tiny-mamba")))
     # a checkpoint on the way is a model as well
-    assert load(f"{tmp_path / 'whole'}@4").digest == load(str(tmp_path / "whole" / "model")).digest
+    on_the_way = load(f"{tmp_path / 'whole'}@4").state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in on_the_way.items())
     fresh = train(small(start={}, model={"arch": "mamba"}), tmp_path / "fresh")
     assert fresh.final_loss is not None and losses(tmp_path / "whole")[0] < losses(tmp_path / "fresh")[0] - 1
 
