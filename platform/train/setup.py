@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,10 +46,18 @@ class Setup:
         )
 
     def count_parameters(self) -> int:
-        """Parameters of the model, found without building it."""
+        """Parameters of the model, found without filling any."""
+        return self._outline.n_parameters
+
+    def count_active_parameters(self) -> int:
+        """Those that one token uses, found in the same way."""
+        return self._outline.n_active_parameters
+
+    @cached_property
+    def _outline(self) -> LanguageModel:
         from ..models import build
 
-        return build(self.shape, seed=0, device="meta").n_parameters
+        return build(self.shape, seed=0, device="meta")
 
     def lines(self) -> list[str]:
         """What the run consists of, for a reader."""
