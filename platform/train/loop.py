@@ -37,6 +37,7 @@ from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .precision import Precision
 from .run_folder import RunFolder, planned
 from .setup import Setup, prepare, sections
+from .tracked_log import TrackedLog
 from .train_config import TrainConfig, differing_fields
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def train(
         for line in setup.lines():
             observer.say(line)
         tell_progress(observer, run.progress.step, config.total_steps, resumed=run.progress.step)
-        with closing(MetricsLog(folder.log, run.progress.step)) as log:
+        with closing(TrackedLog(config, folder.path, run.progress.step, observer)) as log:
             run.steps(log)
             if run.last_evaluation is None:  # continued after the last step, whose evaluation is in the log
                 run.evaluate(None)

@@ -15,6 +15,7 @@ from .data import DataSource, open_source
 from .precision import Precision, choose_device, choose_precision, set_threads
 from .run_folder import RunFolder
 from .sizes import model_config
+from .tracker import require_trackers
 from .train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Setup:
 
 def prepare(config: TrainConfig, folder: RunFolder, *, dry_run: bool) -> Setup:
     """Open the data, choose the model's shape, device and arithmetic. With `dry_run` nothing is written."""
+    require_trackers(config)
     device = choose_device(config.device)
     source = open_source(config, folder.path, dry_run=dry_run)
     known = source.tokenizer

@@ -215,6 +215,14 @@ class ExportSection(Config):
     )
 
 
+class LogSection(Config):
+    """Where numbers go besides log.jsonl."""
+
+    trackers: tuple[str, ...] = Field(default=("tensorboard",), description="tensorboard, wandb, mlflow; []: none")
+    project: str = Field(default="mplat", min_length=1, description="project of wandb, experiment of mlflow")
+    name: str | None = Field(default=None, min_length=1, description="name of the run there; default: of its folder")
+
+
 class TrainConfig(Config):
     """A training run. `steps` or `tokens` sets its length; tokens are rounded up to whole steps."""
 
@@ -248,6 +256,7 @@ class TrainConfig(Config):
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     export: ExportSection = ExportSection()
+    log: LogSection = LogSection()
 
     @field_validator("tokens", mode="before")
     @classmethod
@@ -325,6 +334,9 @@ NOT_SEMANTIC = frozenset(
     {
         "threads",
         "log_every",
+        "log.trackers",
+        "log.project",
+        "log.name",
         "evaluation.every",
         "evaluation.batch_size",
         "checkpoint.every",

@@ -19,8 +19,7 @@ from mplat.train.train_config import TrainConfig
 from train_runs import config
 
 RECIPES = Path(__file__).parents[2] / "configs" / "train"
-# Millions. Mamba, Mamba-2: the published files. Hyena: its papers' names. MiniPLM at 130m: the published file. Of others,
-# the name itself.
+# Millions. Mamba, Mamba-2: the published files. Hyena: its paper's names. Of others, the name itself.
 PUBLISHED = {
     "mamba": (129.1, 371.5, 793.2, 1372.2),
     "mamba2": (129.0, 368.3, 780.2, 1343.7),

@@ -96,7 +96,7 @@ class MoEMixer(Mixer):
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nano": {"n_experts": 4, "expert_size": 48},
         "tiny": {"n_layers": 6, "state_size": 32, "n_experts": 4, "expert_size": 384},
-        # named by the parameters of one token: an expert of 3 d_model has as many as the block of Mamba that it replaces
+        # named by the parameters of one token: an expert of 3 d_model has as many as the Mamba block it replaces
         "130m": {"n_experts": 32, "expert_size": 2304},
         "370m": {"n_experts": 8, "expert_size": 3072},
         **{size: {"n_experts": 8, "expert_size": 4608} for size in ("780m", "790m")},

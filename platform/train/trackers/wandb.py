@@ -1,0 +1,36 @@
+"""Weights & Biases: a run of a project; WANDB_MODE=offline keeps it in OUT/wandb, for `wandb sync` later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..tracker import TrackedRun, tracker
+
+
+@tracker("wandb")
+class Wandb:
+    """wandb takes steps in ascending order alone: what is told again after a stop, it has, and passes over."""
+
+    package: ClassVar[str] = "wandb"
+
+    def __init__(self, run: TrackedRun) -> None:
+        import wandb
+
+        known = run.known_as("wandb")
+        self._run: Any = wandb.init(
+            project=run.project,
+            name=run.name,
+            dir=str(run.folder),
+            id=known,
+            resume=None if known is None else "allow",
+            config=dict(run.settings),
+        )
+        run.is_known_as("wandb", self._run.id)
+
+    def write(self, step: int, numbers: Mapping[str, float], texts: Mapping[str, str]) -> None:
+        if step >= self._run.step:
+            self._run.log({**numbers, **texts}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
