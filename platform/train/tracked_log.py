@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.observer import Observer
-from .log import MetricsLog
+from .log import MetricsLog, read_log
 from .tracker import TRACKERS, TrackedRun, Tracker
 from .train_config import TrainConfig
 
@@ -20,11 +20,12 @@ class TrackedLog(MetricsLog):
     """
 
     def __init__(self, config: TrainConfig, folder: Path, resume_step: int, observer: Observer) -> None:
-        super().__init__(folder / "log.jsonl", resume_step)
+        path = folder / "log.jsonl"
+        logged = max((line["step"] for line in read_log(path)), default=0) if path.exists() else 0
+        super().__init__(path, resume_step)
         self._observer = observer
         self._trackers: dict[str, Tracker] = {}
-        name = config.log.name or folder.resolve().name
-        run = TrackedRun(folder, name, config.log.project, resume_step, config.model_dump(mode="json"))
+        run = TrackedRun(config, folder, resume_step, logged)
         for each in config.log.trackers:
             self._try(each, lambda each=each: self._trackers.update({each: TRACKERS.get(each)(run)}))
 

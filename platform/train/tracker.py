@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -24,29 +23,37 @@ from ..core.whole_files import publish_bytes
 from .train_config import TrainConfig
 
 
-@dataclass(frozen=True)
 class TrackedRun:
-    """The run that is shown. settings: its configuration as plain JSON."""
+    """The run that is shown. resumed_step: the last one whose numbers are in the log already, 0 for a new run.
 
-    folder: Path
-    name: str
-    project: str
-    resumed_step: int  # the last step whose numbers stand in the log already; 0: a new run
-    settings: Mapping[str, Any]
+    told_step: up to which trackers have been told, in this or an earlier process. settings: the run's configuration as
+    plain JSON. Remembers in trackers.json what cannot be found out after a stop.
+    """
 
-    @property
-    def _ids(self) -> Path:
-        return self.folder / "trackers.json"
+    def __init__(self, config: TrainConfig, folder: Path, resumed_step: int, logged_step: int) -> None:
+        self.folder, self.resumed_step = folder, resumed_step
+        self.name, self.project = config.log.name or folder.resolve().name, config.log.project
+        self.settings: Mapping[str, Any] = config.model_dump(mode="json")
+        self._file = folder / "trackers.json"
+        begun = resumed_step > 0 and self._file.exists()
+        kept = json.loads(self._file.read_text(encoding="utf-8")) if begun else {"ids": {}, "told_step": 0}
+        self._ids: dict[str, str] = kept["ids"]
+        self.told_step = max(kept["told_step"], logged_step) if begun else 0
+        if begun:
+            self._remember()
 
     def known_as(self, tracker: str) -> str | None:
         """What `tracker` calls this run, if it has been shown there before."""
-        ids = json.loads(self._ids.read_text(encoding="utf-8")) if self.resumed_step and self._ids.exists() else {}
-        return ids.get(tracker)
+        return self._ids.get(tracker)
 
     def is_known_as(self, tracker: str, name: str) -> None:
         """Remember what `tracker` calls this run, so that it goes on there after a stop."""
-        ids = json.loads(self._ids.read_text(encoding="utf-8")) if self._ids.exists() else {}
-        publish_bytes((json.dumps(ids | {tracker: name}, indent=1) + "\n").encode(), self._ids)
+        self._ids[tracker] = name
+        self._remember()
+
+    def _remember(self) -> None:
+        kept = {"ids": self._ids, "told_step": self.told_step}
+        publish_bytes((json.dumps(kept, indent=1) + "\n").encode(), self._file)
 
 
 class Tracker(Protocol):

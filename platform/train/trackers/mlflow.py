@@ -9,8 +9,6 @@ from typing import Any, ClassVar
 
 from ..tracker import TrackedRun, tracker
 
-_TOLD = "mplat.step."  # begins the tags with the last step of each kind of line that is there
-
 
 @tracker("mlflow")
 class Mlflow:
@@ -28,22 +26,18 @@ class Mlflow:
             place = experiment.experiment_id if experiment else self._client.create_experiment(run.project)
             self._id: str = self._client.create_run(place, run_name=run.name).info.run_id
             run.is_known_as("mlflow", self._id)
-            self._has: dict[str, int] = {}
         else:
             self._id = known
-            tags = self._client.get_run(known).data.tags
-            self._has = {tag.removeprefix(_TOLD): int(step) for tag, step in tags.items() if tag.startswith(_TOLD)}
             self._client.update_run(known, status="RUNNING")
+        self._has = 0 if known is None else run.told_step
 
     def write(self, step: int, numbers: Mapping[str, float], texts: Mapping[str, str]) -> None:
-        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import Metric
 
-        kind = next(iter(numbers), "").partition("/")[0]
-        if step <= self._has.get(kind, 0) or not kind:
-            return
-        now = round(time.time() * 1000)
-        metrics = [Metric(_name(name), value, now, step) for name, value in numbers.items()]
-        self._client.log_batch(self._id, metrics=metrics, tags=[RunTag(_TOLD + kind, str(step))])
+        if step > self._has:
+            now = round(time.time() * 1000)
+            metrics = [Metric(_name(name), value, now, step) for name, value in numbers.items()]
+            self._client.log_batch(self._id, metrics=metrics)
 
     def close(self) -> None:
         self._client.set_terminated(self._id)

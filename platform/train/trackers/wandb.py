@@ -10,7 +10,7 @@ from ..tracker import TrackedRun, tracker
 
 @tracker("wandb")
 class Wandb:
-    """wandb takes steps in ascending order alone: what is told again after a stop, it has, and passes over."""
+    """wandb takes steps in ascending order alone, so that steps that it has are not told again."""
 
     package: ClassVar[str] = "wandb"
 
@@ -26,10 +26,11 @@ class Wandb:
             resume=None if known is None else "allow",
             config=dict(run.settings),
         )
+        self._has = 0 if known is None else run.told_step
         run.is_known_as("wandb", self._run.id)
 
     def write(self, step: int, numbers: Mapping[str, float], texts: Mapping[str, str]) -> None:
-        if step >= self._run.step:
+        if step > self._has:
             self._run.log({**numbers, **texts}, step=step)
 
     def close(self) -> None:
