@@ -25,11 +25,14 @@ _READINGS = 3
 
 
 class Cost(NamedTuple):
-    """How long a whole run takes and what memory it needs, in words how that was estimated."""
+    """How long a whole run takes, what it needs and how fast it reads; in words how that was estimated. None: not
+    estimated."""
 
     seconds: float
     memory_bytes: int
     how: str
+    disk_bytes: int | None = None
+    tokens_per_second: float | None = None
 
 
 def answering_seconds(model: LanguageModel, prompts: list[list[int]], max_new_tokens: int) -> float:

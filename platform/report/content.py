@@ -272,15 +272,37 @@ class Classification:
     notes: tuple[str, ...]
 
 
+Series = tuple[tuple[float, float], ...]  # (step, value)
+
+
+class Spike(NamedTuple):
+    """The highest of neighbouring losses that stand out: its step, it, and the median of the losses before."""
+
+    step: int
+    loss: float
+    usual: float
+
+
 @dataclass(frozen=True)
 class Training:
-    """The log of a training run."""
+    """The log of a training run. loss: thinned out to what can be seen; mean_loss: of equal stretches of all lines.
+
+    tokens_per_step: None where the log does not say it. sets: bits per byte of each held-out set. skipped: the steps
+    whose loss or gradient was not finite.
+    """
 
     source: str
     model: str
-    loss: tuple[tuple[float, float], ...]
-    held_out: tuple[tuple[float, float], ...]
-    exact_match: tuple[tuple[float, float], ...]
+    loss: Series
+    held_out: Series
+    exact_match: Series
+    mean_loss: Series = ()
+    bits_per_byte: Series = ()
+    sets: tuple[tuple[str, Series], ...] = ()
+    spikes: tuple[Spike, ...] = ()
+    skipped: tuple[int, ...] = ()
+    steps: int = 0  # the last one that is logged
+    tokens_per_step: float | None = None
 
 
 @dataclass(frozen=True)

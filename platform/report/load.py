@@ -17,7 +17,8 @@ from ..runtime.record import RUN_RECORD, list_runs, read_run
 from .content import Classification, Evaluation, Interpretation, Report, Training
 from .documents import Document
 from .section import SECTIONS, Content
-from .sections.other_runs import SUMMARY_SUFFIX, read_classification, read_training
+from .sections.other_runs import SUMMARY_SUFFIX, read_classification
+from .sections.training import read_training
 
 _HOW = (
     "make one with `mplat quickstart`, `mplat eval`, `mplat interp --out`, `mplat trace`, `mplat classify --out` or "

@@ -9,7 +9,6 @@ Promises
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -28,10 +27,10 @@ from .content import (
     Role,
     ShownTable,
     StepResults,
-    Training,
     ValueMap,
 )
 from .text import p_value, percent, plain_number, points, shown, signed, visible
+from .training_views import overlays, training_view
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -79,12 +78,6 @@ class _InsideView:
     steps: tuple[_StepView, ...]
 
 
-@dataclass(frozen=True)
-class _TrainingView:
-    run: Training
-    figures: tuple[Markup, ...]
-
-
 def render(report: Report) -> str:
     """The page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -106,7 +99,8 @@ def render(report: Report) -> str:
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         views=[_run_view(run, number) for number, run in enumerate(report.evaluations, 1)],
         inside=[_inside_view(run, number) for number, run in enumerate(report.interpretations, 1)],
-        trainings=[_training_view(run, number) for number, run in enumerate(report.trainings, 1)],
+        trainings=[training_view(run, number) for number, run in enumerate(report.trainings, 1)],
+        overlays=overlays(report.trainings),
         sources=list(dict.fromkeys(sources)),
     )
 
@@ -210,21 +204,6 @@ def _step_view(step: StepResults, anchor: str) -> _StepView:
     ]
     blocks = [tuple(block) for _, block in groupby(views, key=lambda view: view.figure is None)]
     return _StepView(step, anchor, tuple(blocks))
-
-
-def _training_view(run: Training, number: int) -> _TrainingView:
-    from markupsafe import Markup
-
-    model = visible(run.model)
-    drawn: list[str] = []
-    if run.loss:
-        losses: dict[str, Sequence[tuple[float, float]]] = {"training": run.loss}
-        losses |= {"held out": run.held_out} if run.held_out else {}
-        drawn.append(figures.curve(f"training-{number}-loss", f"{model}: loss", losses, label="nats per token"))
-    if run.exact_match:
-        scores = {"held-out questions": [(step, 100 * share) for step, share in run.exact_match]}
-        drawn.append(figures.curve(f"training-{number}-score", f"{model}: accuracy", scores, label="exact match, %"))
-    return _TrainingView(run, tuple(Markup(svg) for svg in drawn))
 
 
 def write(report: Report, path: Path) -> str:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def plan_words(setup: Setup, parameters: int) -> list[str]:
     """What would be trained on what."""
-    return [*setup.lines(), f"parameters: {parameters:,}"]
+    active = setup.count_active_parameters()
+    of_a_token = "" if active == parameters else f", {active:,} of them used for a token"
+    return [*setup.lines(), f"parameters: {parameters:,}{of_a_token}"]
 
 
 def plan_values(setup: Setup, parameters: int, resume_from: Path | None) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def plan_values(setup: Setup, parameters: int, resume_from: Path | None) -> dict
     config = setup.config
     return {
         "parameters": parameters,
+        "active_parameters": setup.count_active_parameters(),
         "steps": config.total_steps,
         "tokens": config.total_steps * config.tokens_per_step,
         "resume_from": str(resume_from) if resume_from else None,

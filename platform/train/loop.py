@@ -47,6 +47,7 @@ from .samples import samples
 from .setup import Setup, prepare, sections
 from .speed import Meter
 from .start import starting_checkpoint
+from .tracked_log import TrackedLog
 from .train_config import TrainConfig, differing_fields
 
 if TYPE_CHECKING:
@@ -314,7 +315,8 @@ def train_in(
         for line in setup.cautions(run.model):
             observer.warn(line)
         tell_progress(observer, run.progress.step, config.total_steps, resumed=run.progress.step)
-        with closing(MetricsLog(folder.log, run.progress.step)) if processes.first else nullcontext() as log:
+        tracked = TrackedLog(config, folder.path, run.progress.step, observer) if processes.first else None
+        with closing(tracked) if tracked is not None else nullcontext() as log:
             run.steps(log)
             if run.last_evaluation is None:  # continued after the last step, whose evaluation is in the log
                 run.evaluate(None)

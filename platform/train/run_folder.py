@@ -4,6 +4,7 @@ config.yaml      resolved configuration; `mplat train config.yaml --out FOLDER` 
 run.json         configuration, versions, digests, seeds, machine choices, outcome
 log.jsonl        metrics         loss_curve.png   drawn at the end
 checkpoints/     step-*/         model/           the trained model as a Hugging Face folder
+tensorboard/     events          trackers.json    names of this run on servers of experiments
 data/            tokenised text, where the source needs it; `--fresh` leaves it
 """
 
@@ -50,7 +51,7 @@ def _go_on_from_weights(out: Path) -> str:
 
 STAGE = Stage(
     "train",
-    work=("checkpoints", "model", "config.yaml", "log.jsonl", "loss_curve.png"),
+    work=("checkpoints", "model", "config.yaml", "log.jsonl", "loss_curve.png", "tensorboard", "trackers.json"),
     by_content=NOT_SEMANTIC,
     mark=_CHECKPOINTS,
     hint=_go_on_from_weights,

@@ -18,6 +18,7 @@ from .precision import Precision, choose_device, choose_precision, set_threads
 from .run_folder import RunFolder
 from .sizes import model_config
 from .starting_model import shape_of_start, started_from, with_tokenizer_of_start
+from .tracker import require_trackers
 from .train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -64,10 +65,18 @@ class Setup:
         return min(given or rows, math.ceil(rows / self.workers))
 
     def count_parameters(self) -> int:
-        """Parameters of the model, found without building it."""
+        """Parameters of the model, found without filling any."""
+        return self._outline.n_parameters
+
+    def count_active_parameters(self) -> int:
+        """Those that one token uses, found in the same way."""
+        return self._outline.n_active_parameters
+
+    @cached_property
+    def _outline(self) -> LanguageModel:
         from ..models import build
 
-        return build(self.shape, seed=0, device="meta").n_parameters
+        return build(self.shape, seed=0, device="meta")
 
     def lines(self) -> list[str]:
         """What the run consists of, for a reader."""
@@ -106,6 +115,7 @@ def prepare(
 
     device: instead of the configuration's.
     """
+    require_trackers(config)
     where = choose_device(device or config.device)
     config = with_tokenizer_of_start(config)
     source = open_source(config, folder.path, dry_run=dry_run)

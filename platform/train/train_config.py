@@ -175,6 +175,14 @@ class ExportSection(Config):
     averaged: bool = Field(default=True, description="with ema: export the averaged weights")
 
 
+class LogSection(Config):
+    """Where numbers go besides log.jsonl."""
+
+    trackers: tuple[str, ...] = Field(default=("tensorboard",), description="tensorboard, wandb, mlflow; []: none")
+    project: str = Field(default="mplat", min_length=1, description="project of wandb, experiment of mlflow")
+    name: str | None = Field(default=None, min_length=1, description="name of the run there; default: of its folder")
+
+
 class TrainConfig(Config):
     """A training run. `steps` or `tokens` sets its length; tokens are rounded up to whole steps."""
 
@@ -224,6 +232,7 @@ class TrainConfig(Config):
     checkpoint: CheckpointSection = CheckpointSection()
     export: ExportSection = ExportSection()
     workers: WorkersSection = WorkersSection()
+    log: LogSection = LogSection()
 
     @field_validator("tokens", "batch_tokens", mode="before")
     @classmethod
@@ -335,6 +344,9 @@ NOT_SEMANTIC = frozenset(
     {
         "threads",
         "log_every",
+        "log.trackers",
+        "log.project",
+        "log.name",
         "evaluation.every",
         "evaluation.batch_size",
         "evaluation.averaged",

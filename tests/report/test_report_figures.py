@@ -6,8 +6,9 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from mplat.report.charts.figures import Bar, Series, accuracy, curve, differences, strip
+from mplat.report.charts.figures import Bar, Series, accuracy, differences, strip
 from mplat.report.charts.svg import SERIES
+from mplat.report.charts.training_curves import curves
 
 GAP = Bar(None, None, None)
 ROWS = ["1", "2", "all"]
@@ -60,10 +61,10 @@ def test_maps_take_any_values() -> None:
 
 
 def test_curves_draw_every_line() -> None:
-    svg = curve("a", "toy", {"training": [(1, 2.0), (2, 1.0)], "held out": [(2, 1.5)]}, label="loss")
+    svg = curves("a", "toy", {"training": [(1, 2.0), (2, 1.0)], "held out": [(2, 1.5)]}, y_label="loss")
     assert all(f"var(--series-{n})" in svg for n in (2, 3)) and len(SERIES) == 5
 
 
 def test_names_of_figures_are_plain() -> None:
     with pytest.raises(ValueError, match="a-z, 0-9 and -"):
-        curve('"><script>', "toy", {}, label="loss")
+        curves('"><script>', "toy", {}, y_label="loss")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ...core.errors import ToleranceError, UsageError
-from ...core.plain_text import Table, duration
+from ...core.plain_text import Table, byte_size, duration
 from .folders import writable
 from .options import Shared
 from .output import Output
@@ -183,11 +183,12 @@ def _show_plan(run: Run, folder: Path | None, output: Output) -> None:
     values, words = dict(run.plan), list(run.lines) if output.quiet or not run.says_lines else []
     if run.cost is not None:
         cost = run.cost()
-        values["cost"] = cost._asdict()
-        words += [
-            f"time: about {duration(cost.seconds)} in one process; memory: about {cost.memory_bytes / 2**30:.2g} GiB",
-            f"estimated: {cost.how}",
-        ]
+        values["cost"] = {name: value for name, value in cost._asdict().items() if value is not None}
+        speed = "" if cost.tokens_per_second is None else f", at {cost.tokens_per_second:,.0f} tokens/s"
+        disk = "" if cost.disk_bytes is None else f"; disk: at most about {byte_size(cost.disk_bytes)}"
+        memory = f"memory: about {cost.memory_bytes / 2**30:.2g} GiB"
+        words += [f"time: about {duration(cost.seconds)} in one process{speed}; {memory}{disk}"]
+        words += [f"estimated: {cost.how}"]
     if folder is not None:
         values = {"out": str(folder)} | values
         words.append(f"out: {folder}")

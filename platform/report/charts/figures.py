@@ -7,7 +7,7 @@ stands alone. Nothing is computed here: the figures show the numbers that the ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -115,21 +115,6 @@ def _ticks(axis: Any, labels: Sequence[int | float | str], *, most: int) -> None
     every = next(step for step in _steps() if len(labels) <= most * step)
     shown = range(0, len(labels), every)
     axis.set_ticks(shown, [fill(str(labels[i]), _WIDTH, break_long_words=False) for i in shown])
-
-
-def curve(name: str, title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, label: str) -> str:
-    """Values against training steps, one line per entry."""
-    with style(name):
-        figure, axis = canvas(4.6, 2.8)
-        for number, (entry, points) in enumerate(lines.items()):
-            xs, ys = zip(*points, strict=True) if points else ((), ())
-            axis.plot(xs, ys, color=SERIES[(number + 1) % len(SERIES)], label=entry)
-        axis.set_xlabel("step")
-        axis.set_ylabel(label)
-        axis.yaxis.grid(True)
-        axis.set_title(title, loc="left")
-        legend(figure, list(lines))
-        return to_svg(figure, name, f"{title}: {label} against training steps")
 
 
 def canvas(width: float, height: float) -> tuple[Any, Any]:

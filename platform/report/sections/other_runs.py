@@ -1,15 +1,13 @@
-"""What a report takes from stages other than the evaluation: classifications and the logs of training runs."""
+"""What a report takes from a classification."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..content import CategoryRow, Classification, Training
+from ..content import CategoryRow, Classification
 from ..documents import Document, read_json
-from ..section import section
 
-_MOST_POINTS = 400  # of a training log's curve: more cannot be seen
 SUMMARY_SUFFIX = ".summary.json"  # of the file that `mplat classify` writes beside its table
 
 
@@ -55,35 +53,3 @@ def _notes(summary: Document, accounts: dict[str, Document]) -> Iterator[str]:
             f"{shortfall.at('category').text()}: {shortfall.at('taken').whole()} of {shortfall.at('wanted').whole()} "
             f"wanted, {shortfall.at('why').text()}"
         )
-
-
-@section("train")
-def read_training_run(folder: Path, run: Document) -> Training:
-    """The log of the run in `folder`."""
-    return read_training(folder / "log.jsonl", folder.name)
-
-
-def read_training(log: Path, model: str) -> Training:
-    """The metrics log of a training run, thinned out to what can be seen."""
-    from ...core.errors import InputError
-    from ...train.log import read_log
-
-    try:
-        lines = read_log(log)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{log}: cannot be read ({error}); `mplat train` writes it") from error
-
-    def series(kind: str, name: str) -> tuple[tuple[float, float], ...]:
-        points = [
-            (line["step"], line[name]) for line in lines if line.get("kind") == kind and line.get(name) is not None
-        ]
-        every = -(-len(points) // _MOST_POINTS) if points else 1
-        return tuple((float(step), float(value)) for step, value in points[::every])
-
-    return Training(
-        source=str(log),
-        model=model,
-        loss=series("train", "loss"),
-        held_out=series("eval", "loss"),
-        exact_match=series("eval", "exact_match"),
-    )

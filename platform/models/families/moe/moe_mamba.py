@@ -96,6 +96,12 @@ class MoEMixer(Mixer):
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nano": {"n_experts": 4, "expert_size": 48},
         "tiny": {"n_layers": 6, "state_size": 32, "n_experts": 4, "expert_size": 384},
+        # named by the parameters of one token: an expert of 3 d_model has as many as the Mamba block it replaces
+        "130m": {"n_experts": 32, "expert_size": 2304},
+        "370m": {"n_experts": 8, "expert_size": 3072},
+        **{size: {"n_experts": 8, "expert_size": 4608} for size in ("780m", "790m")},
+        **{size: {"n_experts": 8, "expert_size": 6144} for size in ("1.3b", "1.4b")},
+        **{size: {"n_experts": 8, "expert_size": 7680} for size in ("2.7b", "2.8b")},
     }
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:

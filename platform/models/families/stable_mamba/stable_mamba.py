@@ -60,9 +60,16 @@ class StableMambaMixer(Mixer):
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nano": {"state_size": 16, "head_dim": 16, "expand": 1},
         **{size: {"state_size": 64, "head_dim": 32, "expand": 1} for size in ("tiny", "1m", "3m")},
+        # fewer layers than Mamba's of the same width, for as many parameters
         **{
-            size: {"state_size": 128, "head_dim": 64, "expand": 1}
-            for size in ("130m", "370m", "780m", "790m", "1.3b", "1.4b", "2.7b", "2.8b")
+            size: {"state_size": 128, "head_dim": 64, "expand": 1, "n_layers": n_layers}
+            for n_layers, sizes in (
+                (18, ("130m",)),
+                (36, ("370m", "780m", "790m")),
+                (37, ("1.3b", "1.4b")),
+                (49, ("2.7b", "2.8b")),
+            )
+            for size in sizes
         },
     }
 

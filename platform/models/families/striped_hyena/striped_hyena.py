@@ -109,10 +109,10 @@ class _StripedHyenaLayer(Mixer):
         "tiny": {"n_heads": 4, "n_kv_heads": 2, "rope_base": 5e5, "mlp_size": 344},
         "1m": _size(4, 160, 4, 2),
         "3m": _size(4, 208, 4, 2),
-        "130m": _size(12, 768, 12, 3),
-        "370m": _size(26, 1024, 16, 4),
-        **{size: _size(26, 1536, 24, 6) for size in ("780m", "790m")},
-        **{size: _size(26, 2048, 32, 8) for size in ("1.3b", "1.4b")},
+        "130m": _size(14, 768, 12, 3),
+        "370m": _size(27, 1024, 16, 4),
+        **{size: _size(27, 1536, 24, 6) for size in ("780m", "790m")},
+        **{size: _size(27, 2048, 32, 8) for size in ("1.3b", "1.4b")},
         **{size: _size(36, 2560, 40, 10) for size in ("2.7b", "2.8b")},
     }
 
