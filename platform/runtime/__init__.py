@@ -1,6 +1,6 @@
 """Where work runs and how its results are kept: sessions, pools, the shard scheduler, the ledger, whole files.
 
-The only package that imports Ray, in `ray_pool` and `ray_connection`, which are imported inside functions alone:
+The only package that imports Ray, in `ray_pool`, `ray_train` and `ray_connection`, imported inside functions alone:
 `import mplat.runtime` needs neither Ray nor torch.
 Commands declare a `stage.Stage` and run jobs through it; `record.read_run` reads what they leave.
 """
