@@ -24,6 +24,7 @@ from .data import open_source
 from .loop import TrainResult
 from .run_folder import RunFolder, planned
 from .start import holds_a_run
+from .starting_model import with_tokenizer_of_start
 from .train_config import TrainConfig
 
 _WORKER = f"{__name__.rpartition('.')[0]}.worker:run"
@@ -49,7 +50,7 @@ def train_on_workers(
     folder = RunFolder(out.absolute())
     begun = planned(config).begin(folder.path, observer=observer, fresh=fresh, session=session)
     with begun as record, StopRequest() as stop:
-        open_source(config, folder.path, dry_run=False)
+        open_source(with_tokenizer_of_start(config), folder.path, dry_run=False)
         if resume == "never" and checkpoint.steps(folder.checkpoints):
             raise UsageError(holds_a_run(folder))
         seen, scratch = (folder.path / f".{name}-{uuid.uuid4().hex}" for name in ("seen", "ray"))
