@@ -70,5 +70,6 @@ class Recorder(Observer):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file under `folder` by its relative name."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file under `folder` by its relative name, but events, which hold the time they were written at."""
+    paths = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.match("tensorboard/*"))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}

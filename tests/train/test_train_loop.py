@@ -211,7 +211,7 @@ def test_what_a_run_leaves(tmp_path):
     run = config(steps=2, export={"dtype": "float16"})
     result = train(run, tmp_path)
     assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} == {
-        "checkpoints", "config.yaml", "log.jsonl", "loss_curve.png", "model", "run.json"
+        "checkpoints", "config.yaml", "log.jsonl", "loss_curve.png", "model", "run.json", "tensorboard"
     }  # fmt: skip
     record = read_run(tmp_path)
     assert (record.status, record.details["outcome"]) == ("done", "finished") and record.seeds == {"seed": 3}

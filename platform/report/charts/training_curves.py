@@ -46,11 +46,20 @@ def curves(
             )  # fmt: skip
             named.append(entry)
         axis.set_xlabel(x_label)
+        axis.xaxis.set_major_formatter(lambda value, _: _count(value))
         axis.set_ylabel(y_label)
         axis.yaxis.grid(True)
         axis.set_title(title, loc="left")
         legend(figure, named)
         return to_svg(figure, name, f"{title}: {y_label} against {x_label}")
+
+
+def _count(value: float) -> str:
+    """`500`, `1.5k`, `20M`, `2.5B`."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
 
 
 def _axes(points: Line) -> tuple[list[float], list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, ClassVar
 
 from ..tracker import TrackedRun, tracker
@@ -17,9 +18,7 @@ class Mlflow:
     package: ClassVar[str] = "mlflow"
 
     def __init__(self, run: TrackedRun) -> None:
-        from mlflow.tracking import MlflowClient
-
-        self._client: Any = MlflowClient()
+        self._client: Any = import_module("mlflow.tracking").MlflowClient()
         known = run.known_as("mlflow")
         if known is None:
             experiment = self._client.get_experiment_by_name(run.project)
@@ -32,11 +31,9 @@ class Mlflow:
         self._has = 0 if known is None else run.told_step
 
     def write(self, step: int, numbers: Mapping[str, float], texts: Mapping[str, str]) -> None:
-        from mlflow.entities import Metric
-
         if step > self._has:
-            now = round(time.time() * 1000)
-            metrics = [Metric(_name(name), value, now, step) for name, value in numbers.items()]
+            entities, now = import_module("mlflow.entities"), round(time.time() * 1000)
+            metrics = [entities.Metric(_name(name), value, now, step) for name, value in numbers.items()]
             self._client.log_batch(self._id, metrics=metrics)
 
     def close(self) -> None:

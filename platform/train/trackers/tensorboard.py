@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,14 +42,13 @@ def drop_later_events(path: Path, step: int) -> None:
 
     A record is its length (uint64), a checksum (4 bytes), a serialised Event of that length and a checksum.
     """
-    from tensorboardX.proto.event_pb2 import Event
-
+    read = import_module("tensorboardX.proto.event_pb2").Event.FromString
     end = 0
     with path.open("rb") as file:
         while len(head := file.read(12)) == 12:
             (length,) = struct.unpack_from("<Q", head)
             body = file.read(length + 4)
-            if len(body) < length + 4 or Event.FromString(body[:length]).step > step:
+            if len(body) < length + 4 or read(body[:length]).step > step:
                 break
             end = file.tell()
     os.truncate(path, end)

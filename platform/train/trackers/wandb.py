@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, ClassVar
 
 from ..tracker import TrackedRun, tracker
@@ -15,10 +16,8 @@ class Wandb:
     package: ClassVar[str] = "wandb"
 
     def __init__(self, run: TrackedRun) -> None:
-        import wandb
-
         known = run.known_as("wandb")
-        self._run: Any = wandb.init(
+        self._run: Any = import_module("wandb").init(
             project=run.project,
             name=run.name,
             dir=str(run.folder),
