@@ -113,7 +113,9 @@ def purity(scores: Path) -> dict[str, float]:
 
 def refined(corpus: Path, reference: Path, teacher: Path, chunk: int, out: Path) -> dict[str, Any]:
     """One refinement, measured."""
-    config = RefineConfig(data=(corpus,), reference=str(reference), teacher=str(teacher), keep=0.5, chunk=chunk)
+    config = RefineConfig.model_validate(
+        {"data": (corpus,), "reference": str(reference), "teacher": str(teacher), "keep": 0.5, "chunk": chunk}
+    )
     with open_session("none") as session:
         refine(prepare(config), out=out, session=session)
     return {"chunk": chunk, **purity(out / "scores.parquet")}

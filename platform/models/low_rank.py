@@ -7,7 +7,7 @@ in the weight itself (a parametrization of torch) and not around the layer, beca
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,10 @@ def attach(model: LanguageModel, rank: int, alpha: float, seed: int) -> Language
 def merge(model: nn.Module) -> None:
     """Makes the changes part of the weights, whose names are then those of the model without them."""
     for module in list(model.modules()):
-        if parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations["weight"][0], LowRank):
+        if not parametrize.is_parametrized(module, "weight"):
+            continue
+        changes = cast("nn.ModuleDict", module.parametrizations)["weight"].children()
+        if any(isinstance(change, LowRank) for change in changes):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 

@@ -139,7 +139,7 @@ def test_planted_edges_of_the_stream_are_ranked_first_and_carry_all_of_it(ranked
              if inside and e.kind == "residual"}  # fmt: skip
     first = candidates(ranked, "edge")
     assert {one.name for one, _ in first[: len(truth)]} == truth and abs(first[len(truth)][1]) < 0.01
-    upstream = {"circuits": ranked | {"candidates": ranked["candidates"].slice(0, 0)}}
+    upstream = {"circuits": {**ranked, "candidates": ranked["candidates"].slice(0, 0)}}
     tables = run_step("patching", model, items_of(planted, 24), batch_size=12, upstream=upstream, draws=1, controls=2,
                       named=tuple(sorted(truth)), resamples=100, horizons=1, paired=1)  # fmt: skip
     rows = [row for row in tables["effects"].to_pylist() if row["how"] in ("corrupted", "patched")]

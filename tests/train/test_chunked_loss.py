@@ -52,6 +52,7 @@ def test_any_chunk_and_a_scale_of_the_logits(chunk, scale):
 
 def test_a_frozen_head_gets_no_gradient_and_no_grad_computes_none():
     model, batch = small_model(vocab_size=40), random_batch(2, 6)
+    assert model.head_matrix is not None
     matrix, scale = model.head_matrix
     normed = torch.randn(2, 6, 16, dtype=torch.float64, requires_grad=True)
     frozen = (matrix.detach(), scale)
@@ -85,6 +86,7 @@ def test_no_tensor_of_all_logits_is_made():
             made.extend(t.numel() for t in (out if isinstance(out, tuple) else [out]) if isinstance(t, torch.Tensor))
             return out
 
+    assert model.head_matrix is not None
     matrix, _ = model.head_matrix
     normed = torch.randn(2, 64, 16, requires_grad=True)
     with Watch():
