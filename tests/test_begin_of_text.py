@@ -14,7 +14,7 @@ from mplat.datasets.tokens.tokenizer import open_tokenizer
 from mplat.interp.methods.prompts import open_item
 from mplat.models import LanguageModel
 from mplat.models.decoding.generation import encode
-from mplat.models.decoding.scored_texts import first_token
+from mplat.models.decoding.scored_texts import first_token, score_texts
 from mplat.perplexity.perplexity_worker import DocumentWorker
 from mplat.train.data import open_source
 from mplat.train.data_sections import TextSection
@@ -69,11 +69,15 @@ def test_documents_are_predicted_from_it(model: LanguageModel) -> None:
         assert row["n_tokens"] == len(ids) - 1
 
 
+@torch.no_grad()
 def test_a_document_that_says_it_itself_is_predicted_from_that() -> None:
     model = nano("mamba", vocab_size=272)
     model.tokenizer = llama_kind()
-    worker = DocumentWorker(model, "carried", 8)
-    assert worker._tokens("<s>a b") == model.tokenizer("<s>a b", add_special_tokens=False)["input_ids"][1:]  # type: ignore[index]
+    ids: list[int] = model.tokenizer("<s>a b", add_special_tokens=False)["input_ids"]  # type: ignore[assignment]
+    found = score_texts(model, ["<s>a b"], method="carried", window=8)[0]
+    scores = model(torch.tensor([ids]))[0].double().log_softmax(-1)
+    assert found.n_tokens == len(ids) - 1
+    assert found.log_likelihood == pytest.approx(scores[range(len(ids) - 1), ids[1:]].sum().item(), rel=1e-4)
 
 
 def test_an_answer_that_shares_a_token_with_the_prompt_is_refused(shared_data: Path) -> None:

@@ -8,6 +8,7 @@ from mplat.core.errors import InputError, UsageError
 from mplat.datasets import facts
 from mplat.datasets.tokens.tokenizer import open_tokenizer
 from mplat.runtime.stop import StopRequest
+from mplat.train.checkpoint_writer import CheckpointWriter
 from mplat.train.data import open_source
 from mplat.train.loop import Run
 from mplat.train.run_folder import RunFolder
@@ -80,9 +81,10 @@ def test_a_nano_model_learns_one_batch_by_heart(tmp_path, arch):
         schedule={"warmup_steps": 5, "floor": 0.001},
     )  # fmt: skip
     setup = prepare(run_config, RunFolder(tmp_path), dry_run=True)
-    run = Run(setup, RunFolder(tmp_path), Recorder(), StopRequest())
-    batch = setup.source.batch(0)
-    losses = [run.train_step(batch).answer_loss for _ in range(run_config.total_steps)]
+    with CheckpointWriter(tmp_path / "checkpoints") as writer:
+        run = Run(setup, RunFolder(tmp_path), Recorder(), StopRequest(), writer)
+        batch = setup.source.batch(0)
+        losses = [run.train_step(batch).answer_loss for _ in range(run_config.total_steps)]
     assert losses[0] == pytest.approx(math.log(1024), rel=0.1)
     assert losses[-1] is not None and losses[-1] < 0.05
 
