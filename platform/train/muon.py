@@ -38,7 +38,8 @@ class Muon(torch.optim.AdamW):
     def _update(self, weight: Tensor, grad: Tensor, rate: float, decay: float) -> None:
         state = self.state[weight]
         if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
+            state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}
+        state["step"] += 1
         momentum = state["momentum"].lerp_(grad, 1 - MOMENTUM)
         update = orthogonal(grad.lerp(momentum, MOMENTUM))
         weight.mul_(1 - rate * decay).add_(update, alpha=-0.2 * rate * max(weight.shape) ** 0.5)

@@ -53,7 +53,11 @@ def test_changes_are_nothing_at_first_and_merge_into_what_was_learned(arch: str)
                 parameter.normal_()
         changed, stored = model(tokens), {name: tensor.clone() for name, tensor in model.state_dict().items()}
         assert (changed - alone).abs().max() > 1e-3
+    prefix = next(name for name in stored if name.endswith(".0.a")).removesuffix(".0.a")
+    a, b = stored[f"{prefix}.0.a"], stored[f"{prefix}.0.b"]
     merge(model)
+    name = prefix.replace(".parametrizations", "")
+    assert torch.allclose(model.state_dict()[name], before[name] + 6.0 / 3 * b @ a, atol=1e-6)
     with torch.no_grad():
         assert torch.allclose(model(tokens), changed, atol=1e-6)
     now = model.state_dict()

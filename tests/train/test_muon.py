@@ -65,7 +65,7 @@ def test_continues_bit_for_bit(tmp_path: Path) -> None:
         config = {
             "steps": 4, "batch_size": 2, "sequence_length": 32, "threads": 1, "model": {"size": "nano"},
             "evaluation": {"every": 0, "prompts_per_level": 1}, "checkpoint": {"every": 2, "keep_latest_k": 5},
-            "optimizer": {"name": "muon"}, "schedule": {"warmup_steps": 0},
+            "optimizer": {"name": "muon"}, "schedule": {"warmup_steps": 0}, "ema": 0.5,
         }  # fmt: skip
         return train(TrainConfig.model_validate(config), out, **more)
 
