@@ -52,7 +52,7 @@ def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts
     except OSError as error:
         raise InputError(
             f"tokenizer {path}: {error.filename or path} cannot be read ({error.strerror}); "
-            "data.tokenizer must be a folder with tokenizer.json and tokenizer_config.json"
+            "a tokenizer is a folder with tokenizer.json and tokenizer_config.json"
         ) from error
     except ValueError as error:
         raise InputError(
