@@ -226,7 +226,7 @@ def _classes_seen(code_points: list[int]) -> None:
     """Compares the words of a text in which each class of a code point shows: in "cca" letters join a, white space
     comes apart, and in "cc1" numbers join 1."""
     characters = encoding_characters.Characters(nfc=False)
-    for code_point in code_points:
+    for code_point in {*code_points, ord("a"), ord("1")}:
         characters.learn(code_point) if characters.classes[code_point] == UNKNOWN else None
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     text = "".join(f"{chr(c)}{chr(c)}a{chr(c)}{chr(c)}1" for c in code_points)
