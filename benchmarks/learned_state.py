@@ -65,6 +65,7 @@ RANDOM_DRAWS, EXCHANGES = 8, 2
 #: options of learning, as many for both
 STATE = (
     {"lr": 0.3, "dropout": 0.7},
+    {"lr": 1.0, "dropout": 0.5},  # what long filters need
     {"lr": 0.01, "dropout": 0.0, "unit": "one"},
     {"lr": 0.01, "dropout": 0.5, "unit": "one"},
     {"lr": 0.003, "dropout": 0.0, "unit": "one"},
@@ -74,6 +75,7 @@ LORA = (
     {"lr": 0.003, "dropout": 0.0},
     {"lr": 0.01, "dropout": 0.5},
     {"lr": 0.003, "dropout": 0.5},
+    {"lr": 0.03, "dropout": 0.0},
 )
 PREFIX = ({"lr": 0.03, "dropout": 0.0}, {"lr": 0.01, "dropout": 0.0})
 PERSONAL = ("lives_in", "works_for", "friend")

@@ -98,9 +98,10 @@ class Recipe:
     def check(self, model: LanguageModel) -> None:
         """Raise InputError where this recipe is not for `model`."""
         if model.digest != self.model_digest:
+            dtype = str(model.dtype).removeprefix("torch.")  # rounded weights are another model
             raise InputError(
-                f"the recipe was found on the model with digest {self.model_digest[:12]}, and {model.name} has "
-                f"{model.digest[:12]}; find one for this model with `mplat steer discover`"
+                f"the recipe was found on the model with digest {self.model_digest[:12]}, and {model.name} in {dtype} "
+                f"has {model.digest[:12]}; find one for this model in this dtype with `mplat steer discover`"
             )
         for part in self.parts:
             part.check(model)

@@ -312,6 +312,11 @@ def test_a_recipe_of_another_model(first, run, tmp_path):
     assert code == 3 and "the recipe was found on the model with digest" in err
 
 
+def test_a_recipe_of_the_same_model_in_another_dtype(first, run):
+    code, _, err = run("--address", "none", "--recipe", str(first / "recipe.json"), "--dtype", "bfloat16")
+    assert code == 3 and "in bfloat16 has" in err and "in this dtype" in err
+
+
 def test_help_names_every_option(capfd):
     assert main(["eval", "--help"]) == 0
     shown = capfd.readouterr().out
