@@ -102,10 +102,10 @@ def test_decoys_follow_a_carrier_and_nothing_reads_them():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, plant in PLANTS.items() if plant.factor != 1])
+@pytest.mark.parametrize("name", [n for n, plant in PLANTS.items() if plant.factor != 1 and not n.endswith(":1")])
 def test_every_damage_hurts_and_is_undone(name):
     planted = find_plant(name).grow()
-    batches = forced_batches(planted.model, prompts(per_level=15, seed=21))
+    batches = forced_batches(planted.model, prompts(per_level=8, seed=21))
     clean = exact_matches(planted.clean, batches)
     with planted.applied():
         damaged = exact_matches(planted.model, batches)
