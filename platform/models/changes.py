@@ -70,6 +70,12 @@ def parted(name: str | os.PathLike[str]) -> Named | None:
     return Named(base, Path(file).expanduser()) if base and file.endswith(_SUFFIX) else None
 
 
+def base_of(name: str) -> str:
+    """The name without what stands behind its colons: that of the model as it is."""
+    changed = parted(name)
+    return name if changed is None else base_of(changed.base)
+
+
 def put_in_force(model: LanguageModel, path: Path) -> None:
     """Change `model` by what lies at `path`, once and for all; nothing where that leaves every bit as it is.
 

@@ -99,13 +99,14 @@ def _in_full(name: str) -> str:
 def label(model: LanguageModel) -> str:
     """The model's name in tables: of a folder, a recipe or a run's checkpoint its last part, so that tables do not
     depend on where it lies."""
-    return _label(model.name)
+    return label_of(model.name)
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
+    """What a model that was loaded as `name` is called in tables."""
     from .files.training_record import checkpoint_folder
 
     if (changed := parted(name)) is not None:
-        return f"{_label(changed.base)}:{changed.path.absolute().name}"
+        return f"{label_of(changed.base)}:{changed.path.absolute().name}"
     in_folder = Path(name).is_dir() or checkpoint_folder(name) is not None
     return Path(name).absolute().name if in_folder else name

@@ -67,13 +67,16 @@ def backend(model: LanguageModel) -> dict[str, Any]:
 
 
 def _code_of(model: LanguageModel) -> set[str]:
-    """The modules of the classes that a model consists of, of its changes, and of the kernel backends that its calls may
-    reach."""
+    """The modules of the classes that a model consists of, of its changes, and of the kernel backends that its
+    calls may reach."""
     from .kernels.backend import modules_of
 
     weight = next(model.parameters())
     changing = {module for change in model.changes for module in change.modules}
-    return changing | {*_classes_of(model), *(module for operation in kernels(model) for module in modules_of(operation, weight))}
+    return changing | {
+        *_classes_of(model),
+        *(module for operation in kernels(model) for module in modules_of(operation, weight)),
+    }
 
 
 def _classes_of(model: LanguageModel) -> tuple[str, ...]:
