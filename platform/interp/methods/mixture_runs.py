@@ -73,13 +73,21 @@ def all_mixtures(model: LanguageModel, layers: list[int]) -> list[Mixture]:
     return [mixture for layer in layers for mixture in mixtures_of(model, layer)]
 
 
+def _chosen(batch: Batch, arguments: Mapping[str, Any]) -> Batch:
+    ids = frozenset(arguments["ids"])
+    return Batch([item for item in batch.items if item.id in ids], batch.device)
+
+
 # -- what they do -----------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def batch_readings(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
-    """Readings of every ensemble over every prompt. arguments: layers; states and every: of a prompt's states those
-    after its last token and after every so many before it, so many in all."""
+    """Readings of every ensemble over every prompt. arguments: layers; ids of the prompts that count; states and every:
+    of a prompt's states those after its last token and after every so many before it, so many in all."""
+    batch = _chosen(batch, arguments)
+    if not batch.items:
+        return BATCH_SCHEMA.empty_table()
     tokens, mask = batch.prompts()
     behind = [-1 - i * arguments["every"] for i in range(arguments["states"])]
     places = all_mixtures(model, arguments["layers"])
@@ -189,7 +197,10 @@ def _rows(id_: str, mixture: Mixture, readings: Readings | None) -> Rows:
 @torch.no_grad()
 def batch_ablations(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
     """For each part, what the answer's log-probability is without it less what it is with it (`change`), and how far
-    what is said without it is from what is said with it (`kl`, nats a token of the answer)."""
+    what is said without it is from what is said with it (`kl`, nats a token of the answer). arguments: layers, ids."""
+    batch = _chosen(batch, arguments)
+    if not batch.items:
+        return BATCH_SCHEMA.empty_table()
     answered = batch.answered()
     places = all_mixtures(model, arguments["layers"])
     entries = _entries(model, answered.tokens, answered.mask, places)
@@ -239,7 +250,8 @@ def _ablations(mixture: Mixture, seen: Mapping[str, Tensor], mask: Tensor) -> It
     if of.attention is not None:
         edits[of.attention] = Scale(mixture.name(of.attention), 0.0)
     for factor in of.factors:
-        value = torch.where(mask[..., None], seen[mixture.name(factor)].double(), 0.0)
+        finite = torch.nan_to_num(seen[mixture.name(factor)].double(), 0.0, 0.0, 0.0)  # else no edit is made of it
+        value = torch.where(mask[..., None], finite, 0.0)
         edits[factor] = Replace(mixture.name(factor), value.sum(1, keepdim=True) / mask.sum(1)[:, None, None])
     yield from ((what, edits[what]) for what in ablated(of))
 
@@ -256,7 +268,7 @@ def _as_columns(answered: AnsweredBatch) -> AnsweredBatch:
 @torch.enable_grad()
 def batch_parameters(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
     """Sum of value times derivative of the answer's log-probability over each parameter (`attribution`), and of the
-    absolute products (`magnitude`). `of`: the parameter's name in its mixer."""
+    absolute products (`magnitude`). `of`: the parameter's name in its mixer. arguments: layers, ids."""
     places = all_mixtures(model, arguments["layers"])
     named = [
         (mixture, name, parameter)
@@ -266,7 +278,7 @@ def batch_parameters(model: LanguageModel, batch: Batch, arguments: Mapping[str,
     ]
     rows: Rows = []
     with _differentiable([parameter for _, _, parameter in named]):
-        for item in batch.items:
+        for item in _chosen(batch, arguments).items:
             answered = Batch([item], batch.device).answered()
             logits = model(answered.tokens, answered.mask, only=answered.columns)
             scores = score_answers(logits, _as_columns(answered))

@@ -24,6 +24,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ...scoring.statistics import holm
+from ..engine.batches import spread
 from ..engine.columns import column
 from ..engine.effort import of_files
 from ..engine.statuses import NOT_APPLICABLE
@@ -49,6 +50,8 @@ ONE_GATE = "the block has one gate, which has no other to be compared with"
 class Settings(StepSettings):
     small = {"resamples": 100, "states": 3, "every": 4}
 
+    prompts: int = Field(24, ge=2, le=100_000)
+    """that are looked at, at equal steps"""
     states: int = Field(8, ge=2, le=64)
     """states of a prompt whose variance is looked at: after its last token, and going back from there"""
     every: int = Field(8, ge=1, le=1000)
@@ -240,7 +243,8 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
         parts = len(ablated(at.of))
         passes += (2.2 + parts) * (1 - at.layer / asked.model.n_layers)
         rows += 4 * parts
-    return Effort((passes + (9.0 if rows else 0.0)) * sum(lengths), of_files(len(SCHEMAS)) + 250 * rows)
+    read = min(1.0, asked.settings.prompts / max(1, len(lengths))) * sum(lengths)
+    return Effort((passes + (9.0 if rows else 0.0)) * read, of_files(len(SCHEMAS)) + 250 * rows)
 
 
 @step(
@@ -260,13 +264,14 @@ def gates_and_timescales(job: Job) -> Tables:
     ]
     tables: dict[str, Rows] = {name: [] for name in SCHEMAS}
     if places:
-        layers = {"layers": sorted({at.layer for at in places})}
+        chosen = [item.id for item in spread(job.items, job.settings.prompts)]
+        where = {"layers": sorted({at.layer for at in places}), "ids": chosen}
         settings = job.settings
         read = Found(
-            job.map(batch_readings, BATCH_SCHEMA, layers | {"states": settings.states, "every": settings.every}), job
+            job.map(batch_readings, BATCH_SCHEMA, where | {"states": settings.states, "every": settings.every}), job
         )
-        lost = Found(job.map(batch_ablations, BATCH_SCHEMA, layers), job)
-        slopes = Found(job.map(batch_parameters, BATCH_SCHEMA, layers), job)
+        lost = Found(job.map(batch_ablations, BATCH_SCHEMA, where), job)
+        slopes = Found(job.map(batch_parameters, BATCH_SCHEMA, where), job)
         for at in places:
             for name, rows in _of_readings(at, read).items():
                 tables[name] += rows
