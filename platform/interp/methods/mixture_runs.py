@@ -6,7 +6,7 @@ Below a block nothing changes when one of its parts is taken away, so that such 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -298,7 +298,7 @@ def batch_parameters(model: LanguageModel, batch: Batch, arguments: Mapping[str,
 
 
 @contextmanager
-def _differentiable(parameters: list[nn.Parameter]) -> Iterator[None]:
+def _differentiable(parameters: list[nn.Parameter]) -> Generator[None]:
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)
