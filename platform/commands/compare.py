@@ -27,7 +27,7 @@ def compare(
     typed: Typed[InterpConfig],
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL MODEL...", help="Shipped models, folders, or hub ids; at least two of them."),
+        typer.Argument(metavar="MODEL MODEL...", help="Shipped models, folders, hub ids, MODEL:RECIPE; at least two."),
     ],
     cache: CacheFolder = None,
 ) -> Run:

@@ -41,7 +41,9 @@ class Option:
     shows_default: bool = False
 
 
-Model = Annotated[str | None, Option(metavar="M", help="A shipped model, a folder, or a hub id.")]
+Model = Annotated[
+    str | None, Option(metavar="M", help="A shipped model, a folder, or a hub id; MODEL:RECIPE is one steered.")
+]
 Tokenizer = Annotated[
     str | None,
     Option(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .access.run import Run
+from .gated_timescales import GatedTimescales
 from .linear_recurrence import Recurrence
-from .mixer import MIXERS, LayerState, SiteInfo
+from .mixer import MIXERS, LayerState, Mixer, SiteInfo
 from .model_config import ModelConfig
 
 
@@ -78,6 +79,10 @@ class Block(nn.Module):
     def recurrences(self, dtype: torch.dtype = torch.float64) -> tuple[Recurrence, ...]:
         """The mixer's linear recurrences; their sites stand below `mixer.`."""
         return self.mixer.recurrences(dtype)
+
+    def gated_timescales(self) -> tuple[GatedTimescales, ...]:
+        """What the mixer says of its gates and timescales; () for most."""
+        return self.mixer.gated_timescales() if isinstance(self.mixer, Mixer) else ()
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         """The layer's state before the first token."""

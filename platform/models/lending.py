@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, UsageError
+from .changes import parted
 
 if TYPE_CHECKING:
     from .model import LanguageModel
@@ -89,14 +90,23 @@ def _in_full(name: str) -> str:
     checkpoint is named; another name as it is."""
     from .files.training_record import checkpoint_folder
 
+    if (changed := parted(name)) is not None:
+        return f"{_in_full(changed.base)}:{changed.path.absolute()}"
     there = Path(name).expanduser()
     return str(there.absolute()) if there.exists() or checkpoint_folder(name) is not None else name
 
 
 def label(model: LanguageModel) -> str:
-    """The model's name in tables: of a folder or of a run's checkpoint its last part, so that tables do not depend on
-    where it lies."""
+    """The model's name in tables: of a folder, a recipe or a run's checkpoint its last part, so that tables do not
+    depend on where it lies."""
+    return label_of(model.name)
+
+
+def label_of(name: str) -> str:
+    """What a model that was loaded as `name` is called in tables."""
     from .files.training_record import checkpoint_folder
 
-    in_folder = Path(model.name).is_dir() or checkpoint_folder(model.name) is not None
-    return Path(model.name).absolute().name if in_folder else model.name
+    if (changed := parted(name)) is not None:
+        return f"{label_of(changed.base)}:{changed.path.absolute().name}"
+    in_folder = Path(name).is_dir() or checkpoint_folder(name) is not None
+    return Path(name).absolute().name if in_folder else name

@@ -21,6 +21,7 @@ from .parts.norms import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
     from .access.run import Run
+    from .gated_timescales import GatedTimescales
     from .linear_recurrence import Recurrence
     from .model_config import ModelConfig
 
@@ -184,6 +185,10 @@ class Mixer(Float32Kept):
         graph; () where it has none that could be said so (attention, a filter that is no recurrence, experts).
 
         What asks for decays, scans or read-outs (eigenvalues, hidden attention, knock-out, ...) knows of no other."""
+        return ()
+
+    def gated_timescales(self) -> tuple[GatedTimescales, ...]:
+        """The ensembles of gates and timescales of the mixer in terms of its sites; () for most."""
         return ()
 
     def site_table(self) -> list[SiteInfo]:

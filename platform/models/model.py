@@ -25,6 +25,7 @@ from .access.edits import Edit
 from .access.run import Applied, Phase, Run, pack, take
 from .access.sites import Site, expand
 from .block import Backbone, Block
+from .changes import Change, digest_with
 from .decoding import ends
 from .entering import Entry, as_entry
 from .files.identity import KnownDigest, digest_of
@@ -48,6 +49,7 @@ class LanguageModel(nn.Module):
     `model(tokens)` -> logits (B, T, V); see `forward`. `model.tokenizer` is None for a model without one; only text
     functions need it. `model.name` is what it was loaded as, `model.generation_settings` the content of its
     generation_config.json, None without one. `model.training_record` is what the folder says of its training.
+    `model.changes` are edits that belong to the model (`changes`): they are in force in every forward pass.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerFast | None = None, name: str = "") -> None:
@@ -59,6 +61,7 @@ class LanguageModel(nn.Module):
         self.generation_settings: Mapping[str, Any] | None = None
         self.training_record: TrainingRecord | None = None
         self.recompute_blocks = False  # in training: less memory for a second forward pass, see `recompute`
+        self.changes: tuple[Change, ...] = ()
         self._edits: list[Applied] = []
         self._recorders: list[Recorder] = []
         self._digest: KnownDigest | None = None
@@ -225,7 +228,7 @@ class LanguageModel(nn.Module):
 
     @property
     def edits(self) -> Sequence[Applied]:
-        """The edits in force, in their order."""
+        """The edits in force, in their order: those of `changes` before those of the blocks one is in."""
         return tuple(self._edits)
 
     @property
@@ -294,18 +297,7 @@ class LanguageModel(nn.Module):
         Raises UsageError for an edit that fits no site, and at the end for one that never acted or whose positions a
         row did not have (`coverage`).
         """
-        sites = self.sites()
-        for e in edits:
-            if not isinstance(e, Edit):
-                raise UsageError(f"model.edit takes edits such as Scale(...), not {type(e).__name__}")
-        found = [expand(e.selection, sites) for e in edits]
-        fixed = next((s.name for s in itertools.chain(*found) if not s.editable), None)
-        if fixed is not None:
-            raise UsageError(f"site {fixed!r} can be read but not edited; see model.sites()")
-        for e, each in zip(edits, found, strict=True):
-            if e.where is not None and (without := [s.name for s in each if s.constant]):
-                raise UsageError(f"edit {e}: site {without[0]!r} has no positions, so that no mask fits it")
-        applied = [Applied(e, frozenset(s.name for s in each)) for e, each in zip(edits, found, strict=True)]
+        applied = self._applied(edits)
         before = self._edits
         self._edits = [*before, *applied]
         try:
@@ -321,6 +313,25 @@ class LanguageModel(nn.Module):
             each.coverage.close()
             if each.coverage.lacking is not None:
                 raise UsageError(each.coverage.lacking)
+
+    def keep(self, change: Change) -> None:
+        """Make `change` a part of the model, in force from now on. UsageError for an edit that fits no site."""
+        self._edits = [*self._edits, *self._applied(change.edits)]
+        self.changes = (*self.changes, change)
+
+    def _applied(self, edits: Sequence[Edit]) -> list[Applied]:
+        sites = self.sites()
+        for e in edits:
+            if not isinstance(e, Edit):
+                raise UsageError(f"model.edit takes edits such as Scale(...), not {type(e).__name__}")
+        found = [expand(e.selection, sites) for e in edits]
+        fixed = next((s.name for s in itertools.chain(*found) if not s.editable), None)
+        if fixed is not None:
+            raise UsageError(f"site {fixed!r} can be read but not edited; see model.sites()")
+        for e, each in zip(edits, found, strict=True):
+            if e.where is not None and (without := [s.name for s in each if s.constant]):
+                raise UsageError(f"edit {e}: site {without[0]!r} has no positions, so that no mask fits it")
+        return [Applied(e, frozenset(s.name for s in each)) for e, each in zip(edits, found, strict=True)]
 
     # -- text ---------------------------------------------------------------------------------------------------
 
@@ -379,9 +390,10 @@ class LanguageModel(nn.Module):
 
     @property
     def digest(self) -> str:
-        """sha256 over weights, configuration, tokenizer and end tokens: equal digests mean equal functions of text."""
+        """sha256 over weights, configuration, tokenizer, end tokens and changes: equal digests mean equal functions of
+        text."""
         self._digest = digest_of(self, self._digest)
-        return self._digest.digest
+        return digest_with(self._digest.digest, self.changes)
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW groups of the parameters: see `parameter_groups`."""

@@ -22,7 +22,7 @@ _DECISIVE = ("torch", "transformers", "tokenizers", "numba", "numpy", "scipy", "
 def computation_key(model: LanguageModel, *modules: str) -> dict[str, Any]:
     """What decides rows that `modules`, the caller's own code, make with `model`, besides items and arguments.
 
-    model: digest of its weights and shape. backend: device type, and operation -> kernel backend for what it uses.
+    model: its digest. backend: device type, and operation -> kernel backend for what it uses.
     sources: module -> digest of the code of the classes of this model, its kernel backends and `modules`, with all that
     they import. Raises InputError where a source file cannot be read.
     """
@@ -67,11 +67,16 @@ def backend(model: LanguageModel) -> dict[str, Any]:
 
 
 def _code_of(model: LanguageModel) -> set[str]:
-    """The modules of the classes that a model consists of, and of the kernel backends that its calls may reach."""
+    """The modules of the classes that a model consists of, of its changes, and of the kernel backends that its
+    calls may reach."""
     from .kernels.backend import modules_of
 
     weight = next(model.parameters())
-    return {*_classes_of(model), *(module for operation in kernels(model) for module in modules_of(operation, weight))}
+    changing = {module for change in model.changes for module in change.modules}
+    return changing | {
+        *_classes_of(model),
+        *(module for operation in kernels(model) for module in modules_of(operation, weight)),
+    }
 
 
 def _classes_of(model: LanguageModel) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ def run_folder(command: str, model: LanguageModel, source: Path | str | None) ->
     """A run's folder where none is named: the command, the model, and the file or set of its questions."""
     from ...models.lending import label
 
-    parts = [command, Path(label(model)).name]
+    parts = [command, Path(label(model)).name.removesuffix(".json").replace(":", "-")]
     if source is not None and (stem := Path(source).name.split(".")[0]):
         parts.append(stem)
     return Path("runs") / "-".join(parts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import InputError, UsageError
 from ...datasets.planted import planted_facts, planted_questions
+from ...models.changes import base_of
 from ...models.planted import is_planted
 from ..methods.facts_source import GENERATED, GENERATED_PROMPTS, read_facts
 from ..methods.prompts import encode_facts
@@ -56,10 +57,11 @@ def read_missing(kinds: Collection[Kind], config: InterpConfig, given: Given) ->
     Raises UsageError where texts are needed and none are named, InputError for files that cannot be used.
     """
     lacking = [kind for kind in kinds if getattr(given, kind) is None and kind not in given.encoded]
+    base = base_of(config.model or "")  # a model with a recipe is asked what it is asked without
     if "questions" in lacking:
         given = given._replace(questions=_questions(config))
-    if "facts" in lacking and config.facts in (None, GENERATED) and is_planted(config.model):
-        given = given._replace(facts=planted_facts(str(config.model), config.limit or GENERATED_PROMPTS, config.seed))
+    if "facts" in lacking and config.facts in (None, GENERATED) and is_planted(base):
+        given = given._replace(facts=planted_facts(base, config.limit or GENERATED_PROMPTS, config.seed))
     elif "facts" in lacking:
         read = read_facts(config.model_copy(update={"facts": config.facts or GENERATED}))
         given = given._replace(facts=read.prompts, notes=read.notes)
@@ -84,8 +86,9 @@ def encode_kind(kind: Kind, model: LanguageModel, config: InterpConfig, given: G
 
 def _questions(config: InterpConfig) -> list[Question]:
     """What is asked; controls that their text does not answer are for `mplat eval`."""
-    if config.questions is None and is_planted(config.model):
-        return planted_questions(str(config.model), 6 * config.per_level, config.seed)
+    base = base_of(config.model or "")
+    if config.questions is None and is_planted(base):
+        return planted_questions(base, 6 * config.per_level, config.seed)
     if config.questions is None:
         from ...datasets import facts
 

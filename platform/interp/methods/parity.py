@@ -91,8 +91,9 @@ def measure(model: LanguageModel, tokens: Tensor) -> list[Measured]:
 
 
 def in_force(model: LanguageModel) -> list[str]:
-    """Edits, captures and hooks of torch modules that act on `model` now, in words."""
-    found = [f"edit {applied.edit} is in force" for applied in model.edits]
+    """Edits that are no part of the model, captures and hooks of torch modules that act on `model` now, in words."""
+    own = sum(len(change.edits) for change in model.changes)
+    found = [f"edit {applied.edit} is in force" for applied in model.edits[own:]]
     found += ["a capture is in force"] * len(model.captures)
     for name, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
         kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...core.errors import InputError, suggest
 from ...core.json_files import read_object
 from .. import adapters
+from ..changes import parted, put_in_force
 from ..decoding.ends import generation_settings
 from ..families.mamba import original_format
 from ..low_rank import merged
@@ -46,7 +47,8 @@ def load(
     tokenizer: str | os.PathLike[str] | None = None,
 ) -> LanguageModel:
     """A model by name: a shipped one (`tiny-mamba`), one whose weights are set by hand (`planted-copy-mamba`, see
-    `models.planted`), a folder, a checkpoint of a training run (`runs/x@1000`), or a hub id (`gpt2`).
+    `models.planted`), a folder, a checkpoint of a training run (`runs/x@1000`), or a hub id (`gpt2`); or such a name
+    with a recipe behind a colon (`tiny-mamba:recipe.json`), which is then always in force (`models.changes`).
 
     dtype: default float32 whatever the file holds; float64 makes every operation float64; "auto" is bfloat16 where that
     is faster (`precision.faster_dtype` says why), else float32. device: default the CPU. tokenizer: a folder, a
@@ -57,6 +59,11 @@ def load(
     """
     place = device_named(device)
     dtype_named(dtype, place, 1)  # a wrong name is found before the weights have been read
+    if isinstance(name, (str, os.PathLike)) and (changed := parted(name)) is not None:
+        model = load(changed.base, device, dtype, tokenizer=tokenizer)
+        put_in_force(model, changed.path)
+        model.name = os.fsdecode(name)
+        return model
     if isinstance(name, str) and is_planted(name):
         model = find_planted(name).grow(torch.float64)
         if tokenizer is not None:

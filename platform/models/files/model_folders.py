@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ...core.errors import InputError, UsageError, suggest
+from ..changes import parted
 from . import catalog
 from . import model_hub as hub
 from .training_record import checkpoint_folder
@@ -14,7 +15,7 @@ from .training_record import checkpoint_folder
 
 def resolve(name: str | os.PathLike[str]) -> Path:
     """The folder of a model name. Raises UsageError for an empty name, and InputError naming the nearest model that is
-    known, or how to fetch one of the hub."""
+    known, or how to fetch one of the hub; also for a model with a recipe, which is no folder."""
     if not isinstance(name, (str, os.PathLike)):
         raise UsageError(f"the name of a model is a text or a path, not {type(name).__name__}; see `mplat models`")
     shipped = catalog.shipped()
@@ -33,4 +34,6 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         return checkpoint
     if hub.is_id(text) and isinstance(name, str):
         return hub.fetch(text)
+    if parted(text) is not None:
+        raise InputError(f"{text}: is a model with a recipe, which no folder holds; name the model without it here")
     raise InputError(f"no model {text!r}: not a folder, and not shipped; {catalog.near(text)}; see `mplat models`")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..changes import refuse_changed
 from ..decoding.ends import GENERATION_FILE
 from ..model import LanguageModel
 from ..parts.float32_kept import HALVES, kept_names
@@ -24,10 +25,11 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
     "original": the state-spaces config and pytorch_model.bin. Others: see `layouts`.
     dtype: of the stored weights, default the model's; what `float32_kept` names is never stored in halves.
 
-    Raises UsageError for a layout that is not known, or that cannot hold this architecture.
+    Raises UsageError for a layout that is not known, or that cannot hold this architecture, and for a changed model.
     """
     from safetensors.torch import save_file
 
+    refuse_changed(model, "a saved model")
     other = None if layout == "hf" else layouts.for_saving(layout, model.config.arch)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...eval.conditions import STEERED, UNSTEERED
 from ...eval.split import TEST
+from ...models.lending import label_of
 from ...scoring.statistics import Difference, Estimate
 from ...steering import Recipe
 from ...steering.in_words import describe
@@ -73,7 +74,7 @@ def read_evaluation(folder: Path, run: Document) -> Evaluation:
     statuses, status_rows = _statuses(summary) if summary is not None else ((), ())
     return Evaluation(
         folder=str(folder),
-        model=Path(run.at("model").at("name").text()).name,
+        model=Path(label_of(run.at("model").at("name").text())).name,
         variant=variant,
         verdict=_UNFINISHED if summary is None else summary.at("verdict").at("sentence").text(),
         conditions=conditions,

@@ -18,6 +18,7 @@ from ...core.whole_files import read_table
 from ...interp.engine.statuses import COLUMN as STATUS
 from ...interp.engine.step import STEPS
 from ...interp.engine.view import EVERY, Column, TablePart, View
+from ...models.lending import label_of
 from ..content import Fact, Interpretation, StepFile, StepResults
 from ..documents import Document, flat
 from ..section import section
@@ -46,7 +47,7 @@ def read_interpretation(folder: Path, run: Document) -> Interpretation:
             steps.append(show_step(name, _view(name, tables), tables, tuple(tensors), folder, _REMEDY))
     return Interpretation(
         folder=str(folder),
-        model=Path(run.at("model").at("name").text()).name,
+        model=Path(label_of(run.at("model").at("name").text())).name,
         steps=tuple(steps),
         provenance=tuple(Fact(name, value) for name, value in flat(run.value)),
         missing=tuple(missing),

@@ -14,6 +14,7 @@ import pyarrow as pa
 from ...core.whole_files import read_table
 from ...interp.engine.step import STEPS
 from ...interp.engine.view import LinePart, MapPart
+from ...models.lending import label_of
 from ..content import TRACES_HEADING, Fact, Interpretation, StepResults
 from ..documents import Document, flat
 from ..section import section
@@ -45,7 +46,7 @@ def read_tracing(folder: Path, run: Document) -> Interpretation:
     about += _total(tables["averages"][1]) if "averages" in tables else ()
     return Interpretation(
         folder=str(folder),
-        model=Path(run.at("model").at("name").text()).name,
+        model=Path(label_of(run.at("model").at("name").text())).name,
         steps=steps,
         provenance=tuple(Fact(name, value) for name, value in flat(run.value)),
         missing=tuple(missing),

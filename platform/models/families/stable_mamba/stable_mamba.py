@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ....core.errors import UsageError
 from ...access.run import Run
 from ...access.states import Scanned
+from ...gated_timescales import GatedTimescales
 from ...kernels import ssd
 from ...linear_recurrence import Recurrence, write_share
 from ...mixer import LayerState, Mixer, SiteInfo, mixer
@@ -48,6 +49,12 @@ from .options import TIMESCALES, StableMambaOptions
 from .timescales import logits_of, steps
 
 _RECALL_TAU = 0.995  # decay of half of the slow heads in the recall initialisation: a factor e in 200 tokens
+#: part -> how the names of its parameters begin
+_PARTS = {
+    "gates": ("gates.", "gate_logits"), "compression": ("compress_",), "projections": ("in_proj", "conv1d", "out_proj"),
+    "timescales": ("offset_", "tau_offset", "rho_logits", "D", "timescale_logits"), "attention": ("attention.",),
+    "gain": ("kappa", "theta"),
+}  # fmt: skip
 
 
 @mixer("stable_mamba")
@@ -164,6 +171,12 @@ class StableMambaMixer(Mixer):
         D = self.D.detach().to(dtype)
         outputs = tuple(f"ssm_{name}" for name in TIMESCALES)
         return (Recurrence(-torch.ones_like(D)[:, None], D, outputs=outputs, averaging=True),)
+
+    def gated_timescales(self) -> tuple[GatedTimescales, ...]:
+        own: StableMambaOptions = self.config.own
+        gates, read_outs = (f"gate_{k}" for k in range(own.n_gates)), (f"ssm_{name}" for name in TIMESCALES)
+        attention = None if self.attention is None else "sparse_attn"
+        return (GatedTimescales(tuple(gates), TIMESCALES, tuple(read_outs), own.tau, _PARTS, attention),)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         c = self.config

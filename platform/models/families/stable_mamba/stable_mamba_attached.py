@@ -17,6 +17,7 @@ from torch import Tensor
 from ....core.errors import UsageError
 from ...access.run import Run
 from ...config_checks import FIELDS, accepted
+from ...gated_timescales import GatedTimescales
 from ...linear_recurrence import Recurrence
 from ...mixer import LayerState, Mixer, SiteInfo, mixer
 from ...model_config import ModelConfig
@@ -98,6 +99,9 @@ class AttachedMixer(MambaMixer):
         own = (replace(of, around=None) for of in super().recurrences(dtype))
         added = (replace(of, within=f"{_PART}.{of.within}") for of in self.stable.recurrences(dtype))
         return (*own, *added)
+
+    def gated_timescales(self) -> tuple[GatedTimescales, ...]:
+        return tuple(replace(of, within=f"{_PART}.{of.within}") for of in self.stable.gated_timescales())
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         return super().zero_state(batch, dtype, device) | _prefixed(self.stable.zero_state(batch, dtype, device))
