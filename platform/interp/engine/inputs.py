@@ -82,9 +82,7 @@ def encode_kind(kind: Kind, model: LanguageModel, config: InterpConfig, given: G
         )
     if kind == "facts":
         swapped = config.corruption == "replacement"
-        return encode_facts(
-            model, given.facts or (), max_tokens=config.max_tokens, swapped=swapped, length=length
-        )
+        return encode_facts(model, given.facts or (), max_tokens=config.max_tokens, swapped=swapped, length=length)
     return encode_texts(model, given.texts or (), max_tokens=config.max_tokens, length=config.length)
 
 

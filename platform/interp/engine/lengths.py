@@ -44,7 +44,9 @@ class Length(NamedTuple):
 class Lengthening:
     """Brings the prompts of one kind to a length. Texts are counted in the tokens of `tokenizer`."""
 
-    def __init__(self, length: Length, tokenizer: object, prompts: Sequence[Question] | Sequence[FactualPrompt]) -> None:
+    def __init__(
+        self, length: Length, tokenizer: object, prompts: Sequence[Question] | Sequence[FactualPrompt]
+    ) -> None:
         self._length = length
         read: Read = partial(encode_text, tokenizer)  # type: ignore[arg-type]
         worlds = {split for prompt in prompts if (split := _world(prompt)) is not None}

@@ -73,8 +73,9 @@ def encode(
     `template` (default: that of a question's data set) renders them.
 
     The answer's tokens are those of the text prompt + answer; where they share one with the prompt's end, that one is
-    the answer's first. length: that every prompt gets by filler, in place of `max_tokens`. Raises InputError where there are no questions, none that can be used, two with one id, or no
-    tokenizer; UsageError where `max_tokens` is below 1, and for an unknown template.
+    the answer's first. length: that every prompt gets by filler, in place of `max_tokens`. Raises InputError where
+    there are no questions, none that can be used, two with one id, or no tokenizer; UsageError where `max_tokens` is
+    below 1, and for an unknown template.
     """
     from ...datasets.prompting.prompts import render
     from ...datasets.prompting.templates import find

@@ -56,7 +56,9 @@ def encode_texts(
     """
     if model.tokenizer is None:
         raise InputError(f"model {model.name} has no tokenizer for the texts; name one with --tokenizer")
-    read = {one: encode_text(model.tokenizer, one.text).ids[: max_tokens if length is None else length] for one in texts}
+    read = {
+        one: encode_text(model.tokenizer, one.text).ids[: max_tokens if length is None else length] for one in texts
+    }
     if len({one.id for one in read}) < len(texts):
         raise InputError("two texts have one id; ids must be unique")
     size = model.config.vocab_size

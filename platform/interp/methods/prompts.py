@@ -65,7 +65,8 @@ def encode_facts(
 ) -> Encoded:
     """Factual prompts in tokens, in order, and those that cannot be used.
 
-    length: that every prompt gets by filler, in place of `max_tokens`. swapped: each gets as its corrupted version the same prompt about another one's subject (`swap_subjects`).
+    length: that every prompt gets by filler, in place of `max_tokens`. swapped: each gets as its corrupted version the
+    same prompt about another one's subject (`swap_subjects`).
     Raises InputError for an id that occurs twice, where no prompt can be used, and for a model whose tokenizer cannot
     say where its tokens stand.
     """
