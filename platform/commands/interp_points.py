@@ -89,9 +89,9 @@ def at_points(
         said = [(one.point.name, failure) for one, failure in failures if failure is not None]
         nothing = len(said) == len(done) and all(not one.carried.results for one in done)
         if said and nothing and isinstance(said[0][1], Exception):
-            return Outcome(values, words.result_words(done, again), said[0][1])  # with its own code
+            return Outcome(values, words.result_words(done, again, out), said[0][1])  # with its own code
         reason = "; ".join(f"{name}: {failure}" for name, failure in said) or None
-        return Outcome(values, words.result_words(done, again), reason)
+        return Outcome(values, words.result_words(done, again, out), reason)
 
     return Run(
         work,

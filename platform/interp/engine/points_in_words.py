@@ -98,8 +98,8 @@ def result_values(done: Sequence[Done], cache: Path, again: Again) -> dict[str, 
     }
 
 
-def result_words(done: Sequence[Done], again: Again) -> list[str | Table]:
-    """The same in words."""
+def result_words(done: Sequence[Done], again: Again, out: Path | None) -> list[str | Table]:
+    """The same in words. out: the folder of the tables, where they were written."""
     rows: list[list[object]] = []
     for one in done:
         values = list(one.point.values.values())
@@ -112,7 +112,7 @@ def result_words(done: Sequence[Done], again: Again) -> list[str | Table]:
     for one in done:
         for name, failure in one.carried.failures.items():
             words += [f"\n{one.point.name}: {failure}", f"run it again with: {again(one.point, name)}"]
-    return words
+    return words if out is None else [*words, f"\ntables of all points: {out}"]
 
 
 def warnings(outlines: Sequence[Outline]) -> list[str]:
