@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import combinations, islice
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +24,7 @@ _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _CUE = re.compile(r"\s*\w+:")  # begins a line that asks or that is to be continued
 _FURTHER = 30  # sentences of which one may be the farthest, or its end
-_DROPPED = 3  # sentences that may be taken back because no end fits before them
+_DROPPED = 3  # sentences that may be taken back, and as many taken instead, because no end fits before them
 _TRIES = 20  # ends that are tried in the text
 
 
@@ -111,11 +111,26 @@ class Filler:
                 if left == 0:
                     return Filled(*found)
                 behind = [*reversed(chosen[len(kept) :]), *further]
-                for end in islice(self._ends(behind, left, whole_words), _TRIES):
-                    found = self._put(text, at, [*kept, end])
+                for more in islice(self._sums(behind, left, whole_words), _TRIES):
+                    found = self._put(text, at, [*kept, *more])
                     if len(found[0].ids) == length:
                         return Filled(*found)
         return Filled(None, 0, "no_length", f"no end of a sentence of filler gives exactly {length} tokens")
+
+    def _sums(self, sentences: Sequence[str], tokens: int, whole_words: bool) -> Iterator[list[str]]:
+        """Sentences, and behind them the end of another one, that have so many tokens together."""
+        for count in range(_DROPPED + 1):
+            for several in combinations(self._one_of_a_size(sentences, count), count):
+                others = [sentence for sentence in sentences if sentence not in several]
+                for end in self._ends(others, tokens - sum(map(self._size, several)), whole_words):
+                    yield [*several, end]
+
+    def _one_of_a_size(self, sentences: Sequence[str], count: int) -> list[str]:
+        """Of the sentences of each size the first `count`: others would give the same sums."""
+        there: dict[int, list[str]] = {}
+        for sentence in sentences:
+            there.setdefault(self._size(sentence), []).append(sentence)
+        return [sentence for its in there.values() for sentence in its[:count]]
 
     def _ends(self, sentences: Sequence[str], tokens: int, whole_words: bool) -> Iterator[str]:
         """Ends of sentences of so many tokens that begin with a word, or within one."""

@@ -37,13 +37,14 @@ class Swept(NamedTuple):
 
 
 class _Number(NamedTuple):
-    """A number that a part shows. places: columns that say where it stands."""
+    """A number that a part shows. places: columns that say where it stands. title: of its figure."""
 
     y: str
     low: str | None
     high: str | None
     label: str
     places: tuple[str, ...]
+    title: str
     log_y: bool = False
 
 
@@ -59,7 +60,12 @@ def over_points(view: View, swept: Sequence[Swept], tables: Mapping[str, pa.Tabl
             columns = [_column(axis.column, tables[key]) for axis in swept]
             for number in _numbers(part, tables[key]):
                 name = (key, number.y, number.places[:1], str(part.only))
-                if name not in lines and (line := _line(part, key, tables[key], columns, number)) is not None:
+                known = isinstance(part, TablePart) and any(other[:2] == name[:2] for other in lines)
+                if (
+                    not known
+                    and name not in lines
+                    and (line := _line(part, key, tables[key], columns, number)) is not None
+                ):
                     lines[name] = line
             apart.append(_apart(replace(part, part=key), columns, swept))
     shown = list(lines.values())[:FIGURES]
@@ -75,16 +81,20 @@ def _column(name: str, table: pa.Table) -> str:
 def _numbers(part: Part, table: pa.Table) -> Iterator[_Number]:
     """The numbers that a part shows."""
     if isinstance(part, MapPart):
-        yield _Number(part.value, None, None, part.label, (part.rows, part.columns), part.scale == "log")
+        label = part.label or part.value
+        yield _Number(part.value, None, None, label, (part.rows, part.columns), label, part.scale == "log")
     elif isinstance(part, TablePart):
         floats = {field.name for field in table.schema if pa.types.is_floating(field.type)}
         numbers = [c for c in part.columns if c.low is not None or (c.name in floats and c.form != "p")]
         inside = {name for c in numbers for name in (c.name, c.low, c.high)} | floats
         places = tuple(c.name for c in part.columns if c.name not in inside and not c.beside)
-        yield from (_Number(c.name, c.low, c.high, c.title or c.name, places) for c in numbers if not c.beside)
+        named = [(c, c.title or c.name) for c in numbers if not c.beside]
+        yield from (_Number(c.name, c.low, c.high, title, places, title) for c, title in named)
     elif not (isinstance(part, LinePart) and part.path):
         places = (part.x,) if part.group is None else (part.x, part.group)
-        yield _Number(part.y, part.low, part.high, part.label, places, part.log_y)
+        label = part.label or part.y
+        title = label if not part.title or part.each else part.title
+        yield _Number(part.y, part.low, part.high, label, places, title, part.log_y)
 
 
 def _line(part: Part, key: str, table: pa.Table, columns: Sequence[str], number: _Number) -> Part | None:
@@ -111,11 +121,11 @@ def _line(part: Part, key: str, table: pa.Table, columns: Sequence[str], number:
         chosen[group] = tuple(its)
         explains = f"{LINES} of the {len(values[group])} values of {group}."
     at = _ordered(pc.unique(rows[x]).to_pylist())
-    title = ", ".join([f"{number.label or number.y} over {x}", *(f"{name} {{{name}}}" for name in each)])
+    title = ", ".join([f"{number.title} over {x}", *(f"{name} {{{name}}}" for name in each)])
     common: dict[str, Any] = {
         "part": key, "only": chosen, "each": each, "most": _EACH, "title": title, "explains": explains,
         "words": part.words, "x": x, "y": number.y, "low": number.low, "high": number.high, "group": group,
-        "label": number.label or number.y, "log_y": number.log_y,
+        "label": number.label, "log_y": number.log_y,
     }  # fmt: skip
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in at):
         return BarPart(**common)
