@@ -21,6 +21,7 @@ from mplat.interp.engine.view import Column, LinePart, MapPart, TablePart, View
 from mplat.models import LanguageModel
 from mplat.models.files.training_record import checkpoints_of
 from mplat.models.parts.recall import inverse_softplus
+from mplat.report import load
 from mplat.report.sections.over_points import Swept, over_points
 from mplat.runtime.record import read_run
 from mplat.train.checkpoint import save
@@ -76,6 +77,12 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+def shown(out: Path) -> list[str]:
+    """The titles of what a report shows of the one step of a run."""
+    (step,) = load([out]).interpretations[0].steps
+    return [content.title for content in step.shown]
+
+
 def test_a_length_sweep_finds_what_was_planted_and_computes_it_once(run, model, tmp_path, passes, capsys) -> None:
     out = tmp_path / "out"
     words = ["--model", model, "--sweep", "length=160,260"]
@@ -113,9 +120,8 @@ def test_a_length_sweep_finds_what_was_planted_and_computes_it_once(run, model, 
     alone = run("--model", model, "--set", "length=260")  # a point is an ordinary run
     assert alone["steps"][0]["cached"] and alone["steps"][0]["key"] == first["points"][1]["steps"][0]["key"]
 
-    assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
-    page = (tmp_path / "page.html").read_text()
-    assert "share extrapolated over length" in page and "length 160" in page
+    titles = shown(out)
+    assert "share extrapolated over length" in titles and "Time constants of the layers, length 160" in titles
     other = run("--model", model, "--sweep", "length=160,200", "--out", out, code=2)
     assert "differs in the points" in other["error"]["message"]
     capsys.readouterr()
@@ -137,8 +143,7 @@ def test_checkpoints_are_a_table_over_training(run, trained, tmp_path, passes) -
     both = run("--checkpoints", f"{trained}@*:2", "--sweep", "length=160,200", "--dry-run")
     assert [tuple(p["point"].values()) for p in both["points"]] == [(1, 160), (1, 200), (100, 160), (100, 200)]
     assert all(p["steps"][0]["seconds"] > 0 for p in both["points"]) and both["cost"]["seconds"] > 0
-    assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
-    assert "over train_step" in (tmp_path / "page.html").read_text()
+    assert "Time constants of the layers over train_step" in shown(out)
 
 
 def test_a_damaged_checkpoint_is_named_before_anything_is_computed(run, trained, tmp_path, passes) -> None:
@@ -196,8 +201,8 @@ def test_what_fails_at_one_point_is_told_and_the_others_are_kept(model, tmp_path
     record = read_run(out)
     assert record.status == "unfinished" and [f["point"] for f in record.details["failures"]] == ["length=200"]
     assert pq.read_table(out / "flaky.parquet").to_pylist() == [{"swept_length": 160, "length": 160.0}]
-    assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
-    assert "flaky at length=200 failed: the prompts are too long" in (tmp_path / "page.html").read_text()
+    (said,) = load([out]).interpretations[0].missing
+    assert said.startswith("flaky at length=200 failed: the prompts are too long; run it again with `mplat interp")
 
 
 @pytest.fixture
