@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +21,7 @@ from .frame.where import forward_operations
 if TYPE_CHECKING:
     from ..interp import InterpConfig, Plan
     from ..interp.engine.failures import Carried
+    from ..models import LanguageModel
 
 CHECK = "setup"  # the step that `--check` runs
 
@@ -33,6 +36,24 @@ def interp(
             "--fail-over", metavar="SHARE", help="Share of a step's rows without a value above which the exit is 1."
         ),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            metavar="KEY=A,B",
+            help="Run at each of these values of a setting, such as length=128,512 or memory_decay.theta=.5,.7; may be "
+            "repeated.",
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoints",
+            metavar="RUN",
+            help="Run at the checkpoints of a training run; RUN@100..2000 for a range of steps, RUN@*:3 for every "
+            "third.",
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Make the parity certificate of the model anew (the step setup), alone.")
     ] = False,
@@ -40,6 +61,12 @@ def interp(
     """Analyse a model: activations, sensitivity, attribution, bottlenecks. What is cached is not computed again."""
     if fail_over is not None and not 0 <= fail_over <= 1:
         raise UsageError(f"--fail-over {fail_over:g}: a share lies between 0 and 1")
+    if sweep or checkpoints is not None:
+        if check:
+            raise UsageError("--check looks at one model as it is; leave out --check, --sweep or --checkpoints")
+        from .interp_points import at_points
+
+        return at_points(typed, sweep or [], checkpoints, cache, fail_over)
     if check:
         typed = _checking(typed)
     plan, out, fresh = plan_of(typed), typed.shared.out, typed.shared.fresh
@@ -47,7 +74,6 @@ def interp(
     from ..interp import Cache
     from ..interp.engine import in_words
     from ..interp.engine.costs import estimate, tokens_of
-    from ..interp.engine.graph import in_order
     from ..interp.engine.run import carry_out
     from ..interp.engine.run_record import INPUTS, planned, run_into
     from ..runtime.record import read_run
@@ -61,12 +87,7 @@ def interp(
         typed.output.say(f"not run, since nobody named them or the prompts and models they take: {left_out}")
 
     def again(step: str) -> str:
-        """The command that runs one step, without a folder for its results, which may hold those of others, and without
-        further models where it compares none: they would be refused."""
-        alone = typed.with_value("steps", step).without_out()
-        if not any(needed.others for needed in in_order([step])):
-            alone = alone.with_value("compare", None)
-        return shlex.join(alone.again("interp") + ([] if cache is None else ["--cache", str(cache)]))
+        return again_alone(typed, step, cache)
 
     def work(at: At) -> Outcome:
         if check:  # one that is read proves nothing of this machine, today
@@ -82,7 +103,7 @@ def interp(
         words = in_words.result_words(plan, done, again)
         words += [f"\ntables: {', '.join(files)} in {out}"] if files else []
         where = str(store.folder if out is None else out)
-        return Outcome(values, words, _failure(plan, done, fail_over, where))
+        return Outcome(values, words, failure_of(plan.wanted, done, fail_over, where))
 
     left_out = [f"question {e.id!r} is left out, {e.status}: {e.reason}" for e in plan.data.excluded]
     costs = estimate(plan, missing) if typed.shared.dry_run else None
@@ -108,20 +129,31 @@ def _checking(typed: Typed[InterpConfig]) -> Typed[InterpConfig]:
     return typed.with_value("steps", CHECK)
 
 
-def _failure(plan: Plan, done: Carried, fail_over: float | None, where: str) -> str | Exception | None:
+def again_alone(typed: Typed[InterpConfig], step: str, cache: Path | None) -> str:
+    """The command that runs one step, without a folder for its results, which may hold those of others, and without
+    further models where it compares none: they would be refused."""
+    from ..interp.engine.graph import in_order
+
+    alone = typed.with_value("steps", step).without_out()
+    if not any(needed.others for needed in in_order([step])):
+        alone = alone.with_value("compare", None)
+    return shlex.join(alone.again("interp") + ([] if cache is None else ["--cache", str(cache)]))
+
+
+def failure_of(wanted: Sequence[str], done: Carried, fail_over: float | None, where: str) -> str | Exception | None:
     """Why the command ends with another code than 0: steps that failed, checks that failed, too many rows that did."""
     from ..interp.engine.statuses import FAIL_OVER, failed, failed_checks
 
-    if done.failures and not any(name in done.results for name in plan.wanted):
+    if done.failures and not any(name in done.results for name in wanted):
         first = next(iter(done.failures.values()))
         return first.error  # with its own code
     said = [str(failure) for failure in done.failures.values()]
-    for name in (name for name in plan.wanted if name in done.results):
+    for name in (name for name in wanted if name in done.results):
         if reasons := failed_checks(done.results[name]):
             more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
             said.append(f"{name}: the model fails {len(reasons)} of its checks: {'; '.join(reasons[:3])}{more}")
     allowed = FAIL_OVER if fail_over is None else fail_over
-    if too_many := failed(done.results, plan.wanted, allowed):
+    if too_many := failed(done.results, wanted, allowed):
         said.append(
             f"{'; '.join(too_many)}: more than the --fail-over {allowed:g} allows, or all of them; every row's status "
             f"is in the tables under {where}"
@@ -133,8 +165,8 @@ def _failure(plan: Plan, done: Carried, fail_over: float | None, where: str) -> 
     return error
 
 
-def plan_of(typed: Typed[InterpConfig]) -> Plan:
-    """The plan of what was typed: the steps, the items that they take, then the models."""
+def plan_of(typed: Typed[InterpConfig], load: Callable[..., LanguageModel] | None = None) -> Plan:
+    """The plan of what was typed: the steps, the items that they take, then the models, which `load` gives."""
     from ..interp import plan_steps
     from ..interp.engine.graph import in_order
     from ..interp.engine.inputs import Given, chosen_steps, read_missing
@@ -148,8 +180,9 @@ def plan_of(typed: Typed[InterpConfig]) -> Plan:
     # a wrong file is found before a large model is loaded
     read = read_missing({step.items for step in steps}, config, Given())
 
-    from ..models import load
-
+    if load is None:
+        from ..models import load
+    assert load is not None
     opened = load(name, tokenizer=config.tokenizer)
     others = [load(one) for one in compared]
     for number, other in enumerate(others):  # the tokenizer that is named is for those that bring none

@@ -10,6 +10,7 @@ where the work is done, progress, the result, and whether too much of it failed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from .where import place
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from ...core.config import FromOption
     from ...models.probe import Cost
     from ...runtime import Session
     from .config_options import FieldOption
@@ -45,6 +47,7 @@ class Typed(Generic[ConfigT]):
     shared: Shared
     output: Output
     values: Mapping[str, Any]  # of the configuration's options, by parameter
+    settings: tuple[FromOption, ...] = ()  # further ones, of an option that is no field of the configuration
 
     @cached_property
     def config(self) -> ConfigT:
@@ -68,6 +71,19 @@ class Typed(Generic[ConfigT]):
         """The same as if this had been typed too."""
         return replace(self, values={**self.values, parameter: value})
 
+    def with_settings(self, option: str, settings: Mapping[str, Any]) -> Typed[ConfigT]:
+        """The same with these settings, by dotted keys, which `option` gives. Raises UsageError for one that another
+        option or --set gives too."""
+        from ...core.config import FromOption
+
+        typed = {field.key: field.name for field in self._fields() if self.values.get(field.parameter) is not None}
+        typed |= {override.partition("=")[0].strip(): "--set" for override in self.shared.set}
+        for key in settings:
+            if key in typed:
+                raise UsageError(f"{option} {key}: {typed[key]} gives it too; leave one of them out")
+        further = tuple(FromOption(f"{option} {key}", key, value) for key, value in settings.items())
+        return replace(self, settings=(*self.settings, *further))
+
     def without_out(self) -> Typed[ConfigT]:
         """The same without a folder for the results."""
         return replace(self, shared=Shared(**vars(self.shared) | {"out": None}))
@@ -86,7 +102,7 @@ class Typed(Generic[ConfigT]):
         from .config_options import settings
 
         own = settings(self.model, self.values, n_layers)
-        return load_config(self.model, self.shared.config, [*own, *self.shared.set])
+        return load_config(self.model, self.shared.config, [*own, *self.shared.set, *self.settings])
 
     def again(self, command: str) -> list[str]:
         """The words of a command that gives the same result."""
@@ -96,6 +112,7 @@ class Typed(Generic[ConfigT]):
             if (value := self.values.get(option.parameter)) is not None:
                 words += option.typed(value)
         words += [word for override in shared.set for word in ("--set", override)]
+        words += [word for one in self.settings for word in ("--set", f"{one.key}={json.dumps(one.value)}")]
         return words if shared.out is None else [*words, "--out", str(shared.out)]
 
 

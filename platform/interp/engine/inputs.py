@@ -19,6 +19,7 @@ from ..methods.prompts import encode_facts
 from .encoded import Encoded
 from .graph import all_steps
 from .interp_config import INTERP, InterpConfig
+from .lengths import Length
 from .questions import encode
 from .step import Kind, Step
 from .texts import PlainText, encode_texts, read_texts
@@ -76,12 +77,15 @@ def encode_kind(kind: Kind, model: LanguageModel, config: InterpConfig, given: G
     """The items of one kind, which are given, in the tokens of `model`. Raises as the kind's own encoding does."""
     if kind in given.encoded:
         return given.encoded[kind]
+    length = None if config.length is None else Length(config.length, config.filler)
     if kind == "questions":
-        return encode(model, given.questions or (), max_tokens=config.max_tokens, template=config.template)
+        return encode(
+            model, given.questions or (), max_tokens=config.max_tokens, template=config.template, length=length
+        )
     if kind == "facts":
         swapped = config.corruption == "replacement"
-        return encode_facts(model, given.facts or (), max_tokens=config.max_tokens, swapped=swapped)
-    return encode_texts(model, given.texts or (), max_tokens=config.max_tokens)
+        return encode_facts(model, given.facts or (), max_tokens=config.max_tokens, swapped=swapped, length=length)
+    return encode_texts(model, given.texts or (), max_tokens=config.max_tokens, length=config.length)
 
 
 def _questions(config: InterpConfig) -> list[Question]:

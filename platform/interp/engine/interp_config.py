@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
@@ -57,6 +57,15 @@ class InterpConfig(FactsConfig):
     batch_size: int = Field(16, ge=1, description="prompts that go through the model together")
     max_tokens: int = Field(
         MAX_PROMPT_TOKENS, ge=1, description="longest prompt; longer ones are cut or left out as in eval"
+    )
+    length: int | None = Field(
+        None,
+        ge=1,
+        description="tokens that every prompt gets by filler, and every text is cut to, in place of `max_tokens`; "
+        "default: prompts as they are",
+    )
+    filler: Literal["front", "between"] = Field(
+        "front", description="where it stands: before all that a prompt tells, or between the fact and the question"
     )
     template: str | None = Field(
         None, description="prompt template of questions that bring no prompt; default: that of their data set"

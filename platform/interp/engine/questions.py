@@ -19,6 +19,7 @@ from ...runtime.plan import digest_of
 from ..methods.evidence import stated_at
 from .batches import Item
 from .encoded import Encoded
+from .lengths import UNBOUNDED, Length, Lengthening
 from .step import Excluded
 
 if TYPE_CHECKING:
@@ -61,14 +62,20 @@ def kind_of(question: Question) -> str | None:
 
 
 def encode(
-    model: LanguageModel, questions: Sequence[Question], *, max_tokens: int, template: str | None = None
+    model: LanguageModel,
+    questions: Sequence[Question],
+    *,
+    max_tokens: int,
+    template: str | None = None,
+    length: Length | None = None,
 ) -> Encoded:
     """Token ids of `questions`, rendered as an evaluation with the same `max_tokens` (its `max_prompt_tokens`) and
     `template` (default: that of a question's data set) renders them.
 
     The answer's tokens are those of the text prompt + answer; where they share one with the prompt's end, that one is
-    the answer's first. Raises InputError where there are no questions, none that can be used, two with one id, or no
-    tokenizer; UsageError where `max_tokens` is below 1, and for an unknown template.
+    the answer's first. length: that every prompt gets by filler, in place of `max_tokens`. Raises InputError where
+    there are no questions, none that can be used, two with one id, or no tokenizer; UsageError where `max_tokens` is
+    below 1, and for an unknown template.
     """
     from ...datasets.prompting.prompts import render
     from ...datasets.prompting.templates import find
@@ -85,12 +92,13 @@ def encode(
         raise InputError(f"model {model.name} has no tokenizer for the questions; name one with --tokenizer")
     tokenizer = model.tokenizer
     chosen = None if template is None else find(template)
+    longer = None if length is None else Lengthening(length, tokenizer, questions)
     items: list[Item] = []
     excluded: list[Excluded] = []
     prompts: list[Prompt] = []
     used: list[Question] = []
     for question in questions:
-        prompt = render(question, partial(encode_text, tokenizer), max_tokens, chosen)
+        prompt = render(question, partial(encode_text, tokenizer), max_tokens if longer is None else UNBOUNDED, chosen)
         text = question.answers[0].strip() if question.answers else ""
         if prompt.status != "ok":
             excluded.append(Excluded(question.id, prompt.status, prompt.reason))
@@ -98,11 +106,20 @@ def encode(
         if not text:
             excluded.append(Excluded(question.id, "bad_input", "no answer is given"))
             continue
+        if longer is not None:
+            brought = longer.question(question, prompt, chosen)
+            if isinstance(brought, Excluded):
+                excluded.append(brought)
+                continue
+            prompt = brought
         try:
             space = "" if prompt.text[-1:].isspace() else " "
             read = encode_continued(tokenizer, prompt.text, space + text)
         except InputError as error:
             excluded.append(Excluded(question.id, "bad_input", str(error)))
+            continue
+        if length is not None and len(read.prompt) != length.tokens:
+            excluded.append(Excluded(question.id, "no_length", "the answer shares a token with the end of the prompt"))
             continue
         prompts.append(prompt)
         used.append(question)

@@ -7,7 +7,7 @@ the others are kept, `details.failures` says what failed with what error, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,17 @@ INPUTS: Mapping[Kind, str] = {"questions": "prompts.parquet", "facts": "facts.pa
 _BY_CONTENT = frozenset({"model", "questions", "facts", "data_dir", "texts"})
 
 
-def planned(plan: Plan, command: str = "interp") -> Planned:
-    """The run of `plan` by `command` with its record, to look for an earlier one in a folder or to begin."""
+def stage_of(command: str) -> Stage:
+    """What the runs of `command` have in common."""
     names = [pattern for name in all_steps() for pattern in (name, f"{name}-*")]
     results = (*INPUTS.values(), *(f"{name}.parquet" for name in names), *(f"{name}{SUFFIX}" for name in names))
+    return Stage(command, results, work=(), by_content=_BY_CONTENT, data_is="questions")
+
+
+def planned(plan: Plan, command: str = "interp") -> Planned:
+    """The run of `plan` by `command` with its record, to look for an earlier one in a folder or to begin."""
     excluded = plan.data.excluded
-    return Stage(command, results, work=(), by_content=_BY_CONTENT, data_is="questions").plan(
+    return stage_of(command).plan(
         plan.config,
         model=identity(plan.model),
         data={
@@ -54,7 +59,7 @@ def planned(plan: Plan, command: str = "interp") -> Planned:
     )
 
 
-class _Incomplete(Exception):
+class Incomplete(Exception):
     """Steps failed."""
 
 
@@ -77,7 +82,7 @@ def run_into(
     a step again, for the record. Raises UsageError where `folder` holds another run.
     """
     begun = planned(plan, command).begin(folder, session=session, observer=observer, fresh=fresh or replace)
-    with suppress(_Incomplete), begun as run:
+    with suppress(Incomplete), begun as run:
         done = carry_out(plan, cache=cache, session=session, fresh=fresh, observer=observer)
         for kind, data in plan.inputs.items():
             run.table(INPUTS[kind], prompt_table(data) if kind == "questions" else data.text_table())
@@ -90,20 +95,27 @@ def run_into(
             details={"steps": steps, **({"failures": failures} if failures else {})},
         )
         if failures:
-            raise _Incomplete
+            raise Incomplete
     return done
 
 
 def _keep(run: Run, result: StepResult) -> Mapping[str, Any]:
-    """Write what a step found. Where it lies: under `file` its only table, under `parts` several, under `tensors`."""
-
-    def named(parts: Mapping[str, Any], suffix: str) -> dict[str, str]:
-        return {part: f"{result.step}-{part}{suffix}" if part else f"{result.step}{suffix}" for part in parts}
-
-    files, tensors = named(result.tables, ".parquet"), named(result.tensors, SUFFIX)
+    """Write what a step found. Where it lies, as `placed` says it."""
+    files = named_files(result.step, result.tables, ".parquet")
+    tensors = named_files(result.step, result.tensors, SUFFIX)
     for part, name in files.items():
         run.table(name, result.tables[part])
     for part, name in tensors.items():
         run.bytes(name, result.tensors[part].path.read_bytes())
+    return placed(files, tensors)
+
+
+def named_files(name: str, parts: Iterable[str], suffix: str) -> dict[str, str]:
+    """The file of each part of what is called `name`."""
+    return {part: f"{name}-{part}{suffix}" if part else f"{name}{suffix}" for part in parts}
+
+
+def placed(files: Mapping[str, str], tensors: Mapping[str, str]) -> dict[str, Any]:
+    """Where what a step found lies: under `file` its only table, under `parts` several, under `tensors`."""
     only = {"file": files[""]} if set(files) == {""} else {"parts": files} if files else {}
     return only | ({"tensors": tensors} if tensors else {})

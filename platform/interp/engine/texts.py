@@ -47,21 +47,34 @@ def read_texts(path: Path) -> list[PlainText]:
     return found
 
 
-def encode_texts(model: LanguageModel, texts: Sequence[PlainText], *, max_tokens: int) -> Encoded:
-    """Token ids of `texts`. Raises InputError where none can be used, and for a model without tokenizer."""
+def encode_texts(
+    model: LanguageModel, texts: Sequence[PlainText], *, max_tokens: int, length: int | None = None
+) -> Encoded:
+    """Token ids of `texts`. length: that each is cut to, in place of `max_tokens`; shorter ones are left out.
+
+    Raises InputError where none can be used, and for a model without tokenizer.
+    """
     if model.tokenizer is None:
         raise InputError(f"model {model.name} has no tokenizer for the texts; name one with --tokenizer")
-    read = {one: encode_text(model.tokenizer, one.text).ids[:max_tokens] for one in texts}
+    read = {
+        one: encode_text(model.tokenizer, one.text).ids[: max_tokens if length is None else length] for one in texts
+    }
     if len({one.id for one in read}) < len(texts):
         raise InputError("two texts have one id; ids must be unique")
     size = model.config.vocab_size
-    bad = [one for one, ids in read.items() if not ids or max(ids) >= size]
-    reason = f"it has no token, or one outside of the model's vocabulary of {size}"
-    kept = [one for one in read if one not in bad]
+    unread = f"it has no token, or one outside of the model's vocabulary of {size}"
+    excluded = [Excluded(one.id, "bad_input", unread) for one, ids in read.items() if not ids or max(ids) >= size]
+    if length is not None:
+        short = {one.id: len(ids) for one, ids in read.items() if len(ids) < length}
+        reasons = {id_: f"{n} tokens, fewer than the length {length}" for id_, n in short.items()}
+        excluded += [Excluded(id_, "too_short", reason) for id_, reason in reasons.items()]
+    bad = {one.id for one in excluded}
+    kept = [one for one in read if one.id not in bad]
     if not kept:
-        raise InputError(f"none of the {len(texts)} texts can be used: {reason}")
+        reasons_given = "; ".join(dict.fromkeys(one.reason for one in excluded[:3]))
+        raise InputError(f"none of the {len(texts)} texts can be used: {reasons_given}")
     return Encoded(
         tuple(Item(one.id, read[one], ()) for one in kept),
-        tuple(Excluded(one.id, "bad_input", reason) for one in bad),
+        tuple(excluded),
         texts=tuple(one.text for one in kept),
     )

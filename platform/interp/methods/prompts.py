@@ -15,6 +15,7 @@ from ...core.json_files import Plain
 from ...datasets.factual import FactualPrompt, locate, swap_subjects
 from ...models.decoding.text import encode_continued, encode_text
 from ..engine.encoded import Encoded
+from ..engine.lengths import Length, Lengthening
 from ..engine.step import Excluded
 
 if TYPE_CHECKING:
@@ -55,11 +56,17 @@ class FactItem:
 
 
 def encode_facts(
-    model: LanguageModel, prompts: Sequence[FactualPrompt], *, max_tokens: int, swapped: bool = False
+    model: LanguageModel,
+    prompts: Sequence[FactualPrompt],
+    *,
+    max_tokens: int,
+    swapped: bool = False,
+    length: Length | None = None,
 ) -> Encoded:
     """Factual prompts in tokens, in order, and those that cannot be used.
 
-    swapped: each gets as its corrupted version the same prompt about another one's subject (`swap_subjects`).
+    length: that every prompt gets by filler, in place of `max_tokens`. swapped: each gets as its corrupted version the
+    same prompt about another one's subject (`swap_subjects`).
     Raises InputError for an id that occurs twice, where no prompt can be used, and for a model whose tokenizer cannot
     say where its tokens stand.
     """
@@ -67,17 +74,25 @@ def encode_facts(
     seen: set[str] = set()
     usable: dict[FactItem, FactualPrompt] = {}
     excluded: list[Excluded] = []
+    longer = None if length is None else Lengthening(length, tokenizer, prompts)
+    longest = max_tokens if length is None else length.tokens
     for prompt in prompts:
         if prompt.id in seen:
             raise InputError(f"the prompt id {prompt.id!r} occurs more than once; ids must be unique")
         seen.add(prompt.id)
+        if longer is not None:
+            brought = longer.fact(prompt)
+            if isinstance(brought, Excluded):
+                excluded.append(brought)
+                continue
+            prompt = brought
         try:
             found = locate(prompt, tokenizer)
         except InputError as error:
             excluded.append(Excluded(prompt.id, "no_place", str(error)))
             continue
         item = FactItem(prompt.id, found.tokens, found.subject, found.answer[0])
-        if (problem := _problem(model, item, max_tokens)) is not None:
+        if (problem := _problem(model, item, longest)) is not None:
             excluded.append(problem)
         else:
             usable[item] = prompt

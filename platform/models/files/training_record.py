@@ -5,6 +5,7 @@ shipped one in `training.yaml`, the settings that it was trained with to the end
 
     runs/x@1000     the checkpoint of step 1000 of the run in runs/x
     runs/x@*        every checkpoint of it, oldest first
+    runs/x@100..2000:3     of those between two steps every third
 """
 
 from __future__ import annotations
@@ -112,6 +113,33 @@ def each_model(name: str) -> list[str]:
     if not steps:
         raise InputError(f"{name}: {run} holds no checkpoints; name the folder of a training run")
     return [f"{run}@{step}" for step in steps]
+
+
+def checkpoints_of(selection: str) -> list[tuple[int, str]]:
+    """Steps and names (`RUN@STEP`) of checkpoints of a run, oldest first: all of `RUN` or `RUN@*`, those of a range of
+    steps `RUN@100..2000` (an end may be left out), and of these every third, `RUN@100..2000:3` or `RUN@*:3`.
+
+    Raises UsageError for a selection of another form, InputError where the run has no checkpoints, or none of these.
+    """
+    run, at, chosen = selection.rpartition("@")
+    if not at or Path(selection).expanduser().is_dir():
+        run, chosen = selection, "*"
+    found = re.fullmatch(r"(?:\*|(\d+)|(\d*)\.\.(\d*))(?::([1-9]\d*))?", chosen)
+    if found is None or not run:
+        raise UsageError(
+            f"checkpoints {selection!r}: name a run, RUN@100..2000 for a range of its steps, or RUN@*:3 for every third"
+        )
+    folders = (Path(run).expanduser() / "checkpoints").glob("step-*")  # damaged ones too: whoever loads them says so
+    numbers = (folder.name.removeprefix("step-") for folder in folders if folder.is_dir())
+    there = sorted(int(number) for number in numbers if number.isdecimal())
+    if not there:
+        raise InputError(f"{selection}: {run} holds no checkpoints; name the folder of a training run")
+    single, low, high, every = found.groups()
+    first, last = int(single or low or 0), int(single or high or there[-1])
+    inside = [step for step in there if first <= step <= last][:: int(every or 1)]
+    if not inside:
+        raise InputError(f"{selection}: no checkpoint of these steps; the run has {', '.join(map(str, there))}")
+    return [(step, f"{run}@{step}") for step in inside]
 
 
 def _steps(run: Path) -> dict[int, Path]:

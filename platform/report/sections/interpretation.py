@@ -22,6 +22,7 @@ from ...models.lending import label_of
 from ..content import Fact, Interpretation, StepFile, StepResults
 from ..documents import Document, flat
 from ..section import section
+from .over_points import Swept, over_points
 from .views import Content, show
 
 _REMEDY = "make it again with `mplat interp`"
@@ -35,6 +36,7 @@ _EMPTY = "No row here has a value; the statuses below say why."
 def read_interpretation(folder: Path, run: Document) -> Interpretation:
     """The interp run in `folder`, whose run.json is `run`. Raises InputError for a damaged table."""
     missing = list(_failures(run.at("details")))
+    swept, about = _swept(run.at("details"))
     steps: list[StepResults] = []
     for name, result in run.at("details").at("steps").entries():
         if not any(kept in result for kept in ("file", "parts", "tensors")):
@@ -44,14 +46,29 @@ def read_interpretation(folder: Path, run: Document) -> Interpretation:
         missing += [f"{name}: {folder / file} is not there; {_REMEDY}" for file in absent]
         if not absent:
             tables = {part: (file, read_table(folder / file, advice=_REMEDY)) for part, file in files.items()}
-            steps.append(show_step(name, _view(name, tables), tables, tuple(tensors), folder, _REMEDY))
+            view = _view(name, tables)
+            if swept:
+                view = over_points(view, swept, {part: table for part, (_, table) in tables.items()})
+            steps.append(show_step(name, view, tables, tuple(tensors), folder, _REMEDY))
     return Interpretation(
         folder=str(folder),
         model=Path(label_of(run.at("model").at("name").text())).name,
         steps=tuple(steps),
         provenance=tuple(Fact(name, value) for name, value in flat(run.value)),
         missing=tuple(missing),
+        about=about,
     )
+
+
+def _swept(details: Document) -> tuple[list[Swept], tuple[Fact, ...]]:
+    """What differs between the points of the run, also in words; nothing of an ordinary run."""
+    swept: list[Swept] = []
+    facts: list[Fact] = []
+    for axis in details.at("swept").elements() if "swept" in details else ():
+        name, values = axis.at("column").text(), tuple(value.value for value in axis.at("values").elements())
+        swept.append(Swept(name, values))
+        facts.append(Fact(name, f"{', '.join(map(str, values))} ({axis.at('meaning').text()})"))
+    return swept, tuple(facts)
 
 
 def _failures(details: Document) -> Iterator[str]:
@@ -59,8 +76,9 @@ def _failures(details: Document) -> Iterator[str]:
     for failure in details.at("failures").elements() if "failures" in details else ():
         name, said = failure.at("step").text(), failure.at("error").at("message").text()
         needed, again = failure.at("needed").value, failure.at("again").value
+        at = f" at {failure.at('point').text()}" if "point" in failure else ""
         what = f"failed: {said}" if needed is None else f"was skipped, since {needed}, which it needs, failed: {said}"
-        yield f"{name} {what}; " + (_REMEDY if again is None else f"run it again with `{again}`")
+        yield f"{name}{at} {what}; " + (_REMEDY if again is None else f"run it again with `{again}`")
 
 
 def _files(result: Document, one: str, several: str) -> Iterator[tuple[str, str]]:

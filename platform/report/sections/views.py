@@ -29,7 +29,7 @@ class Made(NamedTuple):
 
 def show(part: TablePart | MapPart | LinePart | BarPart, table: pa.Table) -> Made:
     """What `part` says of `table`, which has the columns that it reads."""
-    rows = _only(table, part.only)
+    rows = only(table, part.only)
     made: list[Content] = []
     several: list[str] = []
     groups = _groups(part, rows)
@@ -51,8 +51,9 @@ def show(part: TablePart | MapPart | LinePart | BarPart, table: pa.Table) -> Mad
     return Made(made, notes)
 
 
-def _only(table: pa.Table, only: Mapping[str, Any]) -> pa.Table:
-    for name, wanted in only.items():
+def only(table: pa.Table, wanted_of: Mapping[str, Any]) -> pa.Table:
+    """The rows that hold in each of these columns the value, or one of the values of a tuple."""
+    for name, wanted in wanted_of.items():
         values = wanted if isinstance(wanted, tuple) else (wanted,)
         table = table.filter(pc.field(name).isin(pa.array(values, table.schema.field(name).type)))
     return table
@@ -196,7 +197,7 @@ def _beside(beside: Beside, column: Column, table: pa.Table) -> dict[tuple[Any, 
     """What the other rows hold, in their order, by what they agree in."""
     texts_of: dict[tuple[Any, ...], list[str]] = {}
     form = _FORMS[column.form]
-    for row in _only(table, beside.only).select(sorted({column.name, *beside.same})).to_pylist():
+    for row in only(table, beside.only).select(sorted({column.name, *beside.same})).to_pylist():
         value = row[column.name]
         text = "not measured" if value is None else form(value)
         texts_of.setdefault(tuple(row[key] for key in beside.same), []).append(text)
