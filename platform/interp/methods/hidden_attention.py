@@ -158,6 +158,16 @@ def scan_attention(scan: Scan, units: Tensor) -> Tensor:
     return (total * delta[:, None, :]).masked_fill(~causal, 0.0)
 
 
+def last_row(scan: Scan, row: int, length: int) -> Tensor:
+    """alpha (U, length) of all units, row `row` of the scan: what its token length - 1 reads of those up to itself."""
+    delta = scan.delta[row, :length].T  # (U, length)
+    later = F.pad(delta[:, 1:].flip(-1).cumsum(-1).flip(-1), (0, 1))  # sums over what comes after each token
+    group = scan.group_of(torch.arange(scan.units, device=delta.device))
+    B, C = scan.B[row, :length, group].movedim(0, 1), scan.C[row, length - 1, group]  # (U, length, N), (U, N)
+    decay = torch.exp(scan.A[..., None] * later[:, None])  # (U, N or 1, length)
+    return (decay * (C[..., None] * B.mT)).sum(1) * delta
+
+
 def coordinate_attention(scan: Scan, units: Tensor) -> Tensor:
     """The parts (K, N, T, T) of alpha by state coordinate."""
     delta = scan.delta[0, :, units].T
