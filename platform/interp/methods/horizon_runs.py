@@ -52,7 +52,7 @@ PROMPT_SCHEMA = pa.schema([
     column("censored", pa.float64(), "share of coordinates or channels, 0 or 1 for gradient and behaviour, whose "
            "horizon meets the prompt's beginning: it may be longer"),
     column("distances", pa.list_(pa.int32()), "tokens before the last one, for gradient and behaviour"),
-    column("profile", pa.list_(pa.float64()), "what is left there: |dM/dx| over its maximum before the last token; "
+    column("profile", pa.list_(pa.float64()), "what is left there: |dM/dx| over its maximum; "
            "or nats that are lost when older tokens are replaced"),
     column("status", pa.string(), "ok; model_nonfinite; not_applicable"),
     column("reason", pa.string(), "the status in words; null where it is ok"),
@@ -99,11 +99,11 @@ def batch_gradients(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
     """Horizons of |dM/dx| with x what enters a block and M the log-probability of the answer's first token, with the
     recurrences on and, where they can be, cut. arguments: `layers`, `theta`."""
     names = {layer: f"blocks.{layer}.resid_pre" for layer in arguments["layers"]}
-    tokens, mask = batch.prompts()
+    (tokens, mask), width = batch.prompts(), model.config.d_model
     answers = torch.tensor([item.answer[0] for item in batch.items], device=tokens.device)
     rows: list[Row] = []
     for recurrence, edits in _models(model):
-        sizes = gradient_sizes(model, tokens, mask, answers, list(names.values()), edits)
+        sizes = gradient_sizes(model, tokens, mask, answers, dict.fromkeys(names.values(), width), edits)
         for layer, name in names.items():
             for i, item in enumerate(batch.items):
                 back = sizes[name][i, : len(item.prompt)].flip(0).cpu().numpy()
@@ -116,10 +116,9 @@ def _of_profile(back: np.ndarray[Any, np.dtype[np.float64]], arguments: Mapping[
         return {"status": "model_nonfinite", "reason": "a gradient is not finite"}
     if len(back) < 2:
         return {"status": NOT_APPLICABLE, "reason": ONE_TOKEN}
-    before = np.append(0.0, back[1:])  # what the last token does itself needs no memory, and is larger than all else
     distances = tried_distances(len(back) - 1)
-    shown = back[distances] / (before.max() or 1.0)
-    return {"distances": distances, "profile": shown.tolist()} | _found(profile_horizon(before, arguments["theta"]))
+    shown = back[distances] / (back.max() or 1.0)
+    return {"distances": distances, "profile": shown.tolist()} | _found(profile_horizon(back, arguments["theta"]))
 
 
 def batch_replaced(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:

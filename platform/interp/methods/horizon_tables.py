@@ -67,7 +67,7 @@ CONTROL_SCHEMA = pa.schema([
 CURVES_SCHEMA = pa.schema([
     *SERIES,
     column("distance", pa.int32(), "tokens before the last one; for behaviour, that are kept"),
-    column("left", pa.float64(), "gradient: |dM/dx| over its maximum before the last token; behaviour: nats lost when "
+    column("left", pa.float64(), "gradient: |dM/dx| over its maximum; behaviour: nats lost when "
            "older tokens are replaced; mean over prompts"),
     column("low", pa.float64(), "lower end of its bootstrap interval; null for fewer than two groups of questions"),
     column("high", pa.float64(), "upper end"),

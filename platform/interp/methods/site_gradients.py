@@ -17,30 +17,31 @@ if TYPE_CHECKING:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def graph_of(
-    model: LanguageModel,
-    tokens: Tensor,
-    names: Sequence[str],
-    mask: Tensor | None = None,
-    *,
-    edits: Sequence[Edit] = (),
-) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Logits (B, V) at each row's last token, and the named sites (B, T, ...) with their history; tokens (B, T)."""
+def graph_of(model: LanguageModel, tokens: Tensor, names: Sequence[str]) -> Mapping[str, Tensor]:
+    """The named sites (R, T, ...) with their history, of tokens (R, T) without padding."""
     # a start that requires a gradient, so that there is a graph even where no parameter requires one
     start = torch.zeros(1, dtype=wide(model.dtype), device=model.device, requires_grad=True)
-    with model.edit(Add("embed", start), *edits), model.capture(*names, gradients=True) as acts:
-        logits = model(tokens, mask, phase="prefill", last_only=True)[:, 0]
-    return logits, {name: acts[name] for name in names}
+    with model.edit(Add("embed", start)), model.capture(*names, gradients=True) as acts:
+        model(tokens, phase="prefill", last_only=True)
+    return {name: acts[name] for name in names}
 
 
 @torch.inference_mode(False)
+@torch.enable_grad()
 def gradient_sizes(
-    model: LanguageModel, tokens: Tensor, mask: Tensor, answers: Tensor, names: Sequence[str],
+    model: LanguageModel, tokens: Tensor, mask: Tensor, answers: Tensor, sites: Mapping[str, int],
     edits: Sequence[Edit] = (),
 ) -> dict[str, Tensor]:  # fmt: skip
-    """|dM/dx_t| (B, T) in float64 of each named site x (B, T, C), M being the log-probability of `answers` (B,) after
-    each row's last token. Rows of a batch do not meet, so each has its own."""
-    logits, acts = graph_of(model, tokens, names, mask, edits=edits)
+    """|dM/dx_t| (R, T) in float64 of each site x (R, T, width), by name, of which `sites` says the width; M is the
+    log-probability of `answers` (R,) after each row's last token. Rows do not meet, so each has its own.
+
+    Zeros are added to the sites and differentiated by: what a capture shows of padded rows is a copy that nothing is
+    computed from.
+    """
+    kind = {"dtype": wide(model.dtype), "device": model.device, "requires_grad": True}
+    zeros = {name: torch.zeros(*tokens.shape, width, **kind) for name, width in sites.items()}
+    with model.edit(*edits, *(Add(name, zero) for name, zero in zeros.items())):
+        logits = model(tokens, mask, phase="prefill", last_only=True)[:, 0]
     chosen = logits.double().log_softmax(-1).gather(1, answers[:, None]).sum()
-    slopes = torch.autograd.grad(chosen, list(acts.values()), allow_unused=True, materialize_grads=True)
-    return {name: slope.double().flatten(2).norm(dim=2) for name, slope in zip(acts, slopes, strict=True)}
+    slopes = torch.autograd.grad(chosen, list(zeros.values()))
+    return {name: slope.double().norm(dim=2) for name, slope in zip(zeros, slopes, strict=True)}

@@ -5,9 +5,8 @@ In tokens before the prompt's last one, at the last one:
 - `decay`: max k with S(k) >= theta of a state coordinate, as in `memory_decay`; means over the coordinates of a block.
 - `attention`: sum_j |alpha_ij| (i - j) / sum_j |alpha_ij| of the scan written as attention, mean over channels (heads).
   A mean distance and no horizon: a uniform reader of T tokens has (T - 1) / 2.
-- `gradient`: the largest k with |dM/dx_{t-k}| >= theta of its maximum over k >= 1, with M the log-probability of the
-  answer's first token and x what enters a block; so that of a block is of it and those above. The last token (k = 0)
-  is left out of the maximum: its own gradient is so much larger that the horizon would be 0 whatever is remembered.
+- `gradient`: the largest k with |dM/dx_{t-k}| >= theta of its maximum over k, with M the log-probability of the
+  answer's first token and x what enters a block; so that of a block is of it and those above.
 - `behaviour`: the fewest tokens k such that, with the older ones replaced by tokens of other prompts, the next-token
   distribution loses less than theta of what it loses when all but the last token are replaced or of the largest such
   loss (KL in nats, mean of several draws). Small changes enter a KL as squares: theta = 0.1 is a third of a change.
