@@ -16,9 +16,11 @@ from interp_jobs import run_step, token_items
 from model_zoo import ARCHITECTURES, nano
 from mplat.core.errors import UsageError
 from mplat.interp.engine.batches import Item
+from mplat.interp.methods.hidden_attention import hidden_attention, last_row
 from mplat.interp.methods.horizon_tables import length_bins
 from mplat.interp.methods.horizons import loss_horizon, profile_horizon, tried_distances
 from mplat.interp.methods.recurrence_cut import conv_reach, cut_recurrences
+from mplat.interp.methods.recurrences import scans_of
 from mplat.interp.methods.replaced_context import divergences, drawn_tokens, token_counts
 from mplat.models import LanguageModel, Scale
 from mplat.models.parts.recall import inverse_softplus
@@ -103,6 +105,16 @@ def test_divergences_are_those_of_runs_by_hand() -> None:
         other = model(torch.tensor([[4, 5, 8, 8, 2]]))[0, -1].softmax(-1)
     assert float(found[1, 1]) == pytest.approx(float((true * (true / other).log()).sum()))
     assert found[2].abs().max() < 1e-12 < found[0].min()
+
+
+@pytest.mark.parametrize("changes", [{"arch": "mamba"}, {"arch": "mamba2"}, {"arch": "mamba2", "state_size": 1}])
+def test_the_last_row_of_hidden_attention_is_that_of_the_whole_matrix(changes: dict[str, Any]) -> None:
+    model, tokens = nano(**changes), torch.arange(22).view(2, 11) % 40
+    (place,) = scans_of(model, 1)
+    with torch.no_grad(), model.capture(*place.inputs) as acts:
+        model(tokens)
+    whole = hidden_attention(model, tokens[1, :9], 1).weights[:, 8]
+    torch.testing.assert_close(last_row(place.rebuild(acts), 1, 9), whole, atol=1e-12, rtol=1e-10)
 
 
 # -- recurrences that are cut ---------------------------------------------------------------------------------------

@@ -162,10 +162,10 @@ def last_row(scan: Scan, row: int, length: int) -> Tensor:
     """alpha (U, length) of all units, row `row` of the scan: what its token length - 1 reads of those up to itself."""
     delta = scan.delta[row, :length].T  # (U, length)
     later = F.pad(delta[:, 1:].flip(-1).cumsum(-1).flip(-1), (0, 1))  # sums over what comes after each token
-    group = scan.group_of(torch.arange(scan.units, device=delta.device))
-    B, C = scan.B[row, :length, group].movedim(0, 1), scan.C[row, length - 1, group]  # (U, length, N), (U, N)
-    decay = torch.exp(scan.A[..., None] * later[:, None])  # (U, N or 1, length)
-    return (decay * (C[..., None] * B.mT)).sum(1) * delta
+    pairs = (scan.C[row, length - 1] * scan.B[row, :length]).movedim(0, 2)  # (G, N, length)
+    decay = torch.exp(scan.A[..., None] * later[:, None]).unflatten(0, (len(pairs), -1))  # (G, U / G, N or 1, length)
+    read = (decay[:, :, 0] * pairs.sum(1)[:, None]) if decay.shape[2] == 1 else (decay * pairs[:, None]).sum(2)
+    return read.flatten(0, 1) * delta
 
 
 def coordinate_attention(scan: Scan, units: Tensor) -> Tensor:

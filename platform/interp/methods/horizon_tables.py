@@ -31,6 +31,7 @@ SUMMARY_SCHEMA = pa.schema([
     column("length_from", pa.int32(), "tokens of the shortest prompt of the bin; null unless by length"),
     column("length_to", pa.int32(), "of the longest"),
     column("horizon", pa.float64(), "tokens before the last one, mean over prompts"),
+    column("at_least", pa.float64(), "the same of at_least: smaller where not all distances were tried"),
     column("low", pa.float64(), "lower end of its bootstrap interval; null for fewer than two groups of questions"),
     column("high", pa.float64(), "upper end"),
     column("median", pa.float64(), "median over prompts"),
@@ -128,9 +129,10 @@ def summary(series: Mapping[Key, Mapping[str, Row]], items: Sequence[Item], bins
 def _mean(items: Sequence[Item], of: Mapping[str, Row], how: How) -> Row:
     values = [of[item.id]["horizon"] for item in items]
     found = bootstrap_mean(values, groups=[item.group or item.id for item in items], **how._asdict())
-    censored = [of[item.id]["censored"] for item in items]
+    censored, least = ([of[item.id][name] for item in items] for name in ("censored", "at_least"))
     return {
-        "horizon": found.mean, "low": found.low, "high": found.high, "median": float(np.median(values)),
+        "horizon": found.mean, "at_least": float(np.mean(least)), "low": found.low, "high": found.high,
+        "median": float(np.median(values)),
         "censored": float(np.mean(censored)), "n_censored": sum(share > 0 for share in censored), "status": "ok",
     }  # fmt: skip
 

@@ -89,7 +89,7 @@ class Connection(NamedTuple):
     times_even: float
 
 
-def connections(of: InfluenceMap, beyond: int, fewest: int = 2) -> list[Connection]:
+def connections(of: InfluenceMap, beyond: int, fewest: int = 5) -> list[Connection]:
     """The strongest long-range connection to each of the positions that have at least `fewest` earlier tokens so far,
     by share, largest first."""
     result: list[Connection] = []

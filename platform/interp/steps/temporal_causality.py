@@ -44,7 +44,7 @@ Maps = dict[tuple[str, int], dict[str, InfluenceMap]]
 
 
 class Settings(StepSettings):
-    small = {"prompts": 3, "positions": 4, "directions": 2, "resamples": 100}
+    small = {"prompts": 3, "positions": 4, "directions": 2, "fewest_prompts": 2, "resamples": 100}
 
     prompts: int = Field(12, ge=1)
     """prompts, equally spread, whose Jacobians are computed"""
@@ -60,8 +60,8 @@ class Settings(StepSettings):
     """prompts whose maps are kept"""
     top: int = Field(10, ge=1)
     """connections kept of each span and block"""
-    fewest_prompts: int = Field(3, ge=2)
-    """prompts that a word has to stand in to be compared"""
+    fewest_prompts: int = Field(6, ge=2)
+    """prompts that a word has to stand in to be compared: fewer cannot differ at 5 % by sign flips"""
     resamples: int = Field(1000, ge=100, le=1_000_000)
     """of the bootstrap"""
     confidence: float = Field(0.95, gt=0, lt=1)
