@@ -166,7 +166,7 @@ def test_one_timescale_is_an_exponential_and_many_are_a_power_law() -> None:
     assert found["one"]["better"] == "exponential" and found["one"]["tau"] == pytest.approx(
         5.0, rel=0.02
     )  # at first the taps see nothing
-    assert found["many"]["better"] == "power law" and found["many"]["beta"] == pytest.approx(1.0, abs=0.3)
+    assert found["many"]["better"] == "power law" and found["many"]["beta"] == pytest.approx(1.0, abs=0.5)
     assert found["one"]["distance_from"] == 4  # beyond the convolution
 
 
