@@ -13,6 +13,7 @@ from ..engine.places import rows_at
 from .decays import half_life
 from .moments import merge_rows
 from .recurrences import LayerRecurrence
+from .typed_tensors import tensor_of
 
 SCHEMA = pa.schema([
     column("layer", pa.int32(), "block"),
@@ -37,7 +38,7 @@ def half_lives(decay: LayerRecurrence, passed: Sequence[dict[str, Any]], longest
     delta = merge_rows(parts, units, "delta_")
     reach, censored = (merge_rows(parts, units * count, name) for name in ("horizon_", "censored_"))
     shared = count == 1 and decay.delta is not None
-    lives = half_life(decay.rate, torch.from_numpy(delta.mean)) if delta.n else torch.full((units, count), torch.nan)
+    lives = half_life(decay.rate, tensor_of(delta.mean)) if delta.n else torch.full((units, count), torch.nan)
     result: list[dict[str, Any]] = []
     for unit in range(units):
         for state in range(count):

@@ -23,6 +23,7 @@ from .recurrence_cut import conv_reach, cut_recurrences
 from .recurrences import LayerRecurrence, Scan, scans_of
 from .replaced_context import divergences, drawn_tokens, special_tokens
 from .site_gradients import gradient_sizes
+from .typed_tensors import floats
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -143,8 +144,8 @@ def batch_replaced(model: LanguageModel, batch: Batch, arguments: Mapping[str, A
             if not bool(lost.isfinite().all()):
                 rows.append(row | {"status": "model_nonfinite", "reason": "logits are not finite"})
                 continue
-            far = loss_horizon(kept, lost.numpy(), arguments["theta"], FLOOR)
-            rows.append(row | {"distances": kept, "profile": lost.tolist()} | _found(far))
+            far = loss_horizon(kept, floats(lost), arguments["theta"], FLOOR)
+            rows.append(row | {"distances": kept, "profile": floats(lost)} | _found(far))
     return pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA)
 
 

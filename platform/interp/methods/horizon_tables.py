@@ -98,7 +98,8 @@ def length_bins(lengths: Sequence[int], count: int) -> list[tuple[int, int]]:
     """At most `count` ranges (from, to) of lengths that hold about equally many; equal lengths stand together."""
     ordered = sorted(lengths)
     edges = sorted({ordered[min(len(ordered) - 1, -(-len(ordered) * (i + 1) // count) - 1)] for i in range(count)})
-    result, below = [], 0
+    result: list[tuple[int, int]] = []
+    below = 0
     for edge in edges:
         inside = [n for n in ordered if below < n <= edge]
         result.append((inside[0], inside[-1]))

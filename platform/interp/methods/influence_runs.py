@@ -17,6 +17,7 @@ from ..engine.statuses import NOT_APPLICABLE
 from .horizon_runs import ONE_TOKEN
 from .influence import InfluenceMap
 from .jacobians import directions_of, squared_jacobians
+from .typed_tensors import floats
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -32,7 +33,8 @@ BATCH_SCHEMA = pa.schema(
 def batch_influence(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
     """arguments: `ids` of the prompts to do, `layers`; `positions`, how many tokens t of each; `exact_up_to`,
     `directions`, `seed`: see `directions_of`."""
-    layers, end = arguments["layers"], f"blocks.{model.n_layers - 1}.resid_post"
+    layers: list[int] = arguments["layers"]
+    end = f"blocks.{model.n_layers - 1}.resid_post"
     begins = {layer: f"blocks.{layer}.resid_pre" for layer in layers}
     spans = [(f"blocks.{layer}.resid_post", [name]) for layer, name in begins.items()] + [(end, list(begins.values()))]
     rows: list[dict[str, Any]] = []
@@ -47,9 +49,9 @@ def batch_influence(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
         positions = chosen_positions(len(item.prompt), arguments["positions"])
         found = squared_jacobians(model, item.prompt, spans, positions, directions)
         about |= {"positions": positions, "directions": len(directions), "exact": exact}
-        for layer, name in begins.items():
-            for span, squares in ((BLOCK, found[layers.index(layer)][name]), (ONWARDS, found[-1][name])):
-                row = about | {"span": span, "layer": layer, "squares": squares.flatten().tolist(), "status": "ok"}
+        for number, (layer, name) in enumerate(begins.items()):
+            for span, squares in ((BLOCK, found[number][name]), (ONWARDS, found[-1][name])):
+                row = about | {"span": span, "layer": layer, "squares": floats(squares.flatten()), "status": "ok"}
                 if not bool(squares.isfinite().all()):
                     row |= {"squares": None, "status": "model_nonfinite", "reason": "a derivative is not finite"}
                 rows.append(row)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .corruption import prompt_seed
+from .typed_tensors import pieces
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -64,7 +65,7 @@ def divergences(model: LanguageModel, prompt: Sequence[int], rows: Tensor, kept:
     distance = last - torch.arange(len(whole))
     mixed = torch.cat([torch.where(distance <= k, whole, rows) for k in kept])
     runs = torch.cat([whole[None], mixed]).to(model.device)
-    found = [model(part, phase="prefill", last_only=True)[:, 0].double() for part in runs.split(_ROWS)]
+    found = [model(part, phase="prefill", last_only=True)[:, 0].double() for part in pieces(runs, _ROWS)]
     logits = torch.cat(found).log_softmax(-1).cpu()
     true, other = logits[:1], logits[1:]
     return (true.exp() * (true - other)).sum(-1).clamp(min=0.0).view(len(kept), len(rows))

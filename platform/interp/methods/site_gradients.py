@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...models.access.edits import Add, Edit
 from ...models.parts.norms import wide
+from .typed_tensors import lengths
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -38,10 +39,13 @@ def gradient_sizes(
     Zeros are added to the sites and differentiated by: what a capture shows of padded rows is a copy that nothing is
     computed from.
     """
-    kind = {"dtype": wide(model.dtype), "device": model.device, "requires_grad": True}
-    zeros = {name: torch.zeros(*tokens.shape, width, **kind) for name, width in sites.items()}
+    dtype, (rows, length) = wide(model.dtype), tokens.shape
+    zeros = {
+        name: torch.zeros(rows, length, width, dtype=dtype, device=model.device, requires_grad=True)
+        for name, width in sites.items()
+    }
     with model.edit(*edits, *(Add(name, zero) for name, zero in zeros.items())):
         logits = model(tokens, mask, phase="prefill", last_only=True)[:, 0]
     chosen = logits.double().log_softmax(-1).gather(1, answers[:, None]).sum()
     slopes = torch.autograd.grad(chosen, list(zeros.values()))
-    return {name: slope.double().norm(dim=2) for name, slope in zip(zeros, slopes, strict=True)}
+    return {name: lengths(slope.double()) for name, slope in zip(zeros, slopes, strict=True)}
