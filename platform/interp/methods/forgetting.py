@@ -2,8 +2,8 @@
 
 Delta depends on the token, so the same coordinate forgets faster in one text than in another. For each recurrence the
 pass gives, over its prompts, the moments of Delta, of the horizon at the last token and of whether the prompt ended
-before it; and for each prompt that states its answer, how much the tokens between the fact and the end leave of it,
-beside whether the answer is right.
+before it; for each prompt its mean horizon over the coordinates, and where it states its answer how much the tokens
+between the fact and the end leave of it, beside whether the answer is right.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.answers import score_answers
@@ -30,7 +31,8 @@ _KEYS = [pa.field("question_id", pa.string()), pa.field("layer", pa.int32()), pa
 #: rows with a question: a prompt in a recurrence, or in the model where layer is null; rows without: a recurrence
 BATCH_SCHEMA = pa.schema([
     *_KEYS,
-    pa.field("survival", pa.float64()), pa.field("surviving", pa.float64()),
+    pa.field("horizon", pa.float64()), pa.field("censored", pa.float64()),  # mean and share of the coordinates
+    pa.field("survival", pa.float64()), pa.field("surviving", pa.float64()),  # null where the answer is not stated
     pa.field("correct", pa.bool_()), pa.field("logprob", pa.float64()), pa.field("status", pa.string()),
     *(pa.field(f"{of}_{name}", kind) for of in ("delta", "horizon", "censored") for name, kind in
       (("n", pa.int64()), ("mean", pa.list_(pa.float64())), ("m2", pa.list_(pa.float64())))),
@@ -76,21 +78,23 @@ def _rows(
     place = {"layer": decay.layer, "site": decay.site}
     finite = [bool(torch.isfinite(delta).all()) and bool(torch.isfinite(decay.rate).all()) for delta in deltas]
     rows: list[dict[str, Any]] = []
+    horizons: list[NDArray[np.float64]] = []
     for item, delta, good in zip(items, deltas, finite, strict=True):
-        if item.fact is None:
-            continue
         row = place | {"question_id": item.id}
         if not good:
             rows.append(row | {"status": "model_nonfinite"})
             continue
-        left = survival(decay.rate, delta[item.fact[1] :])[-1]
-        share = float((left >= theta).double().mean())
-        rows.append(row | {"survival": float(left.mean()), "surviving": share, "status": "ok"})
+        far = horizon(decay.rate, delta, theta).flatten().double().numpy()
+        horizons.append(far)
+        # a horizon of all tokens: the prompt ends before its share is lost
+        row |= {"horizon": float(far.mean()), "censored": float((far >= len(delta)).mean()), "status": "ok"}
+        if item.fact is not None:
+            left = survival(decay.rate, delta[item.fact[1] :])[-1]
+            row |= {"survival": float(left.mean()), "surviving": float((left >= theta).double().mean())}
+        rows.append(row)
     kept = [delta for delta, good in zip(deltas, finite, strict=True) if good]
     steps = moments_of(torch.cat(kept).numpy() if kept else np.zeros((0, len(decay.A))))
-    horizons = [horizon(decay.rate, delta, theta).flatten().double().numpy() for delta in kept]
     reach = np.stack(horizons) if kept else np.zeros((0, decay.A.numel()))
-    # a horizon of all tokens: the prompt ends before its share is lost
     ended = reach >= np.array([len(delta) for delta in kept]).reshape(-1, 1)
     return [
         *rows,

@@ -158,6 +158,16 @@ def scan_attention(scan: Scan, units: Tensor) -> Tensor:
     return (total * delta[:, None, :]).masked_fill(~causal, 0.0)
 
 
+def last_row(scan: Scan, row: int, length: int) -> Tensor:
+    """alpha (U, length) of all units, row `row` of the scan: what its token length - 1 reads of those up to itself."""
+    delta = scan.delta[row, :length].T  # (U, length)
+    later = F.pad(delta[:, 1:].flip(-1).cumsum(-1).flip(-1), (0, 1))  # sums over what comes after each token
+    pairs = (scan.C[row, length - 1] * scan.B[row, :length]).movedim(0, 2)  # (G, N, length)
+    decay = torch.unflatten(torch.exp(scan.A[..., None] * later[:, None]), 0, (len(pairs), -1))  # (G, U / G, N or 1, T)
+    read = (decay[:, :, 0] * pairs.sum(1)[:, None]) if decay.shape[2] == 1 else (decay * pairs[:, None]).sum(2)
+    return read.flatten(0, 1) * delta
+
+
 def coordinate_attention(scan: Scan, units: Tensor) -> Tensor:
     """The parts (K, N, T, T) of alpha by state coordinate."""
     delta = scan.delta[0, :, units].T

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 from pydantic import Field
 
 from ...scoring.statistics import bootstrap_mean, holm, wilson
@@ -34,10 +33,10 @@ from ..engine.places import SITE_WORDS, rows_at
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Job, StepSettings, Tables, step
 from ..engine.view import Column, LinePart, MapPart, TablePart, View
-from ..methods.decays import half_life
 from ..methods.fading import Fading, fading, same_prompts
 from ..methods.forgetting import BATCH_SCHEMA, batch_forgetting
-from ..methods.moments import merge_rows
+from ..methods.half_lives import SCHEMA as HALF_LIVES_SCHEMA
+from ..methods.half_lives import half_lives
 from ..methods.recurrences import LayerRecurrence, recurrences_of
 from .fact_tracing import is_read
 
@@ -65,18 +64,6 @@ _PLACE = [
 _STATUS = column("status", pa.string(), "ok; model_nonfinite; not_applicable: there is nothing to measure")
 _PROMPTS = column("n_prompts", pa.int32(), "prompts counted")
 
-HALF_LIVES_SCHEMA = pa.schema([
-    *_PLACE,
-    column("unit", pa.int32(), "channel (Mamba, modal filter) or head (Mamba-2)"),
-    column("state", pa.int32(), "coordinate of the unit; null where all of them decay alike"),
-    column("delta_mean", pa.float64(), "mean Delta over all tokens of the prompts; null for modal filters"),
-    column("half_life_tokens", pa.float64(), "ln 2 / (mean Delta |A|)"),
-    column("extrapolated", pa.bool_(), "whether that is longer than the longest prompt, so that no prompt shows it"),
-    column("horizon_tokens", pa.float64(), "horizon at theta at the last token, mean over prompts; at most the prompt: "
-           "a lower bound where horizon_censored is above 0"),
-    column("horizon_censored", pa.float64(), "share of prompts that end before theta is reached"),
-    _PROMPTS, _STATUS,
-])  # fmt: skip
 LAYERS_SCHEMA = pa.schema([
     *_PLACE,
     *(column(f"half_life_q{round(100 * q):02d}", pa.float64(), f"quantile {q} of half_life_tokens") for q in QUANTILES),
@@ -215,7 +202,7 @@ def memory_decay(job: Job) -> Tables:
     restoration = _restoration(job, curves)
     half_distances = _half_distances(decays, curves, restoration, job)
     longest = max((len(item.prompt) for item in job.items), default=0)
-    spectra = {(decay.layer, decay.site): _half_lives(decay, passed, longest) for decay in decays}
+    spectra = {(decay.layer, decay.site): half_lives(decay, passed, longest) for decay in decays}
     tables = {
         "half_lives": ([row for rows in spectra.values() for row in rows] + without, HALF_LIVES_SCHEMA),
         "layers": ([_layer(d, spectra, passed, half_distances) for d in decays] + without, LAYERS_SCHEMA),
@@ -223,30 +210,6 @@ def memory_decay(job: Job) -> Tables:
         "behaviour": (_behaviour(job, passed), BEHAVIOUR_SCHEMA),
     }
     return {name: pa.Table.from_pylist(rows, schema=schema) for name, (rows, schema) in tables.items()}
-
-
-def _half_lives(decay: LayerRecurrence, passed: Rows, longest: int) -> Rows:
-    parts = [row for row in rows_at(passed, decay.layer, decay.site) if row["question_id"] is None]
-    units, count = decay.A.shape
-    delta = merge_rows(parts, units, "delta_")
-    reach, censored = (merge_rows(parts, units * count, name) for name in ("horizon_", "censored_"))
-    shared = count == 1 and decay.delta is not None
-    lives = half_life(decay.rate, torch.from_numpy(delta.mean)) if delta.n else torch.full((units, count), torch.nan)
-    result: Rows = []
-    for unit in range(units):
-        for state in range(count):
-            row = {"layer": decay.layer, "site": decay.site, "unit": unit, "state": None if shared else state}
-            values = {
-                "delta_mean": None if decay.delta is None else float(delta.mean[unit]),
-                "half_life_tokens": float(lives[unit, state]),
-                "extrapolated": bool(lives[unit, state] > longest),
-                "horizon_tokens": float(reach.mean[unit * count + state]),
-                "horizon_censored": float(censored.mean[unit * count + state]),
-                "status": "ok",
-            }
-            row |= {"n_prompts": reach.n}
-            result.append(row | (values if reach.n else {"status": "model_nonfinite"}))
-    return result
 
 
 def _layer(
@@ -264,7 +227,7 @@ def _layer(
         row |= {f"{label}_q{round(100 * q):02d}": float(v) for q, v in zip(QUANTILES, values, strict=True)}
     row["horizon_censored"] = float(np.mean([r["horizon_censored"] for r in spectrum]))
     here = rows_at(passed, decay.layer, decay.site)
-    left = [r["survival"] for r in here if r["question_id"] is not None and r["status"] == "ok"]
+    left = [r["survival"] for r in here if r["survival"] is not None]
     row["survival"] = float(np.mean(left)) if left else None
     return row | half_distances.get((decay.layer, decay.site), {})
 
@@ -352,7 +315,7 @@ def _accuracy(items: Sequence[Item], job: Job, passed: Rows) -> Rows:
     outcomes = {r["question_id"]: r for r in passed if r["question_id"] is not None and r["layer"] is None}
     surviving: dict[str, list[float]] = {}
     for row in passed:
-        if row["question_id"] is not None and row["layer"] is not None and row["status"] == "ok":
+        if row["surviving"] is not None:
             surviving.setdefault(row["question_id"], []).append(row["surviving"])
     bins: dict[int, list[str]] = {}
     for id_, distance in distances.items():
