@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -122,12 +121,9 @@ def test_influence_is_how_far_the_output_above_moves(found: dict[str, list[dict[
 
 def test_planted_neurons_rank_first_and_stand_out_from_random_ones() -> None:
     planted = find_planted("planted-copy-mamba")
-    model, rng = planted.grow(torch.float64), Random(0)
-    items = []
-    for i in range(16):
-        prompt = planted.task.sample(rng, rng.choice(list(planted.task.plan("mamba").answers)))
-        ids = tuple(planted.words.index(word) for word in prompt.words)
-        items.append(Item(f"q{i}", ids, (planted.words.index(prompt.answer),)))
+    model, number = planted.grow(torch.float64), planted.words.index
+    items = [Item(f"q{i}", tuple(map(number, prompt.words)), (number(prompt.answer),))
+             for i, prompt in enumerate(planted.prompts(16))]  # fmt: skip
     (output,) = planted.truth.of("output", layer=1)
     count = len(output.channels)
     tables = run_step("causal_neurons", model, items, batch_size=8, resamples=100, top=count, random=6,
@@ -135,9 +131,14 @@ def test_planted_neurons_rank_first_and_stand_out_from_random_ones() -> None:
     rows = [row for row in tables["channels"].to_pylist() if row["layer"] == 1]
     assert {row["channel"] for row in rows if row["rank"] <= count} == set(output.channels)
     assert {row["channel"] for row in rows if (row["effect_rank"] or 99) <= count} == set(output.channels)
-    assert all(row["effect_high"] < 0 for row in rows if row["channel"] in output.channels)
+    assert all(row["effect"] < 0 < row["kl_low"] for row in rows if row["channel"] in output.channels)
     (agreed,) = [row for row in tables["agreement"].to_pylist() if row["layer"] == 1]
-    assert agreed["pearson"] > 0.5 and agreed["difference_high"] < 0 and agreed["top_effect"] < agreed["random_effect"]
+    assert (
+        agreed["pearson"] > 0.5
+        and agreed["verdict"] == "stronger than random"
+        and agreed["difference_high"] < 0
+        and agreed["top_effect"] < agreed["random_effect"]
+    )
 
 
 def test_what_is_not_finite_or_cannot_be_resampled_says_so() -> None:

@@ -32,7 +32,7 @@ from pydantic import Field
 from ...runtime.plan import digest_of
 from ...scoring.statistics import bootstrap_columns, correlations, holm
 from ..engine.batches import spread
-from ..engine.columns import column, ranks
+from ..engine.columns import column, ranks, tied_ranks
 from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, Place, check_sites, places, rows_at
 from ..engine.statuses import NOT_APPLICABLE
@@ -328,7 +328,7 @@ class _Found:
         estimate = np.array([[of[id_][c] for id_ in ids] for c in kinds]).mean(1)
         mean = exact.mean(1)
         plain, ranked = (correlations([a], b, seed=self.job.seed, n_draws=100)[0].r
-                         for a, b in ((estimate, mean), (ranks(estimate), ranks(mean))))  # fmt: skip
+                         for a, b in ((estimate, mean), (tied_ranks(estimate), tied_ranks(mean))))  # fmt: skip
         top = np.array([kind == "top" for kind in kinds.values()])
         row = about | {"channels": len(kinds), "pearson": plain, "spearman": ranked, "status": "ok",
                        "same_sign": float((np.sign(estimate) == np.sign(mean)).mean()),

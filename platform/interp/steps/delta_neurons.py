@@ -32,7 +32,7 @@ from ...models.access.edits import Replace
 from ...runtime.plan import digest_of
 from ...scoring.statistics import Columns, bootstrap_columns, correlations, holm
 from ..engine.batches import Batch
-from ..engine.columns import column, ranks
+from ..engine.columns import column, ranks, tied_ranks
 from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, rows_at
 from ..engine.statuses import NOT_APPLICABLE
@@ -243,11 +243,10 @@ def _add(
         if of is not None and np.isfinite(of.value).any():
             row[f"{name}_median"] = float(np.nanmedian(of.value))
     if delta is not None:
-        of_delta = ranks(delta)
-        (link,) = correlations([rank], of_delta, seed=job.seed, n_draws=job.settings.draws)
-        varies = len(set(delta.tolist())) > 1
-        row |= {"correlation": link.r if varies else None, "p": link.p if varies else None,
-                "overlap": float((of_delta[rank <= top] <= top).mean()), "overlap_chance": top / count}  # fmt: skip
+        both = tied_ranks(variance.value), tied_ranks(delta)
+        (link,) = correlations(both[:1], both[1], seed=job.seed, n_draws=job.settings.draws)
+        row |= {"correlation": link.r, "p": link.p, "overlap_chance": top / count,
+                "overlap": float((ranks(delta)[rank <= top] <= top).mean())}  # fmt: skip
     layers.append(row)
 
 
