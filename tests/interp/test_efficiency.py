@@ -17,7 +17,6 @@ from mplat.interp.methods.operations import (
     like_transformer,
     parts_of,
     scan_operations,
-    shares_blocks,
     state_bytes,
 )
 from mplat.models import LanguageModel
@@ -151,9 +150,8 @@ def test_what_is_read_of_the_context_grows_as_defined() -> None:
     assert context_operations(sparse, 100) == 2 * 24 * (100 + round(share * 100))
 
 
-def test_shared_blocks_are_not_counted(tmp_path: Path) -> None:
+def test_what_blocks_borrow_is_not_counted(tmp_path: Path) -> None:
     zamba = adapted("zamba2", tmp_path)
-    assert shares_blocks(zamba) and not shares_blocks(nano("mamba"))
     tables = run_step("efficiency", zamba, ITEMS, resamples=100)
     parts = tables["parts"].to_pylist()
     assert parts[-1]["parameters"] == zamba.n_parameters and parts[-1]["products"] is None

@@ -19,6 +19,7 @@ from ...runtime.plan import digest_of
 from ..engine.batches import Batch
 from ..engine.places import Place, places
 from .channel_ablation import OUTPUT, Ablations, Outcome, SetChannel, first_order_effects, replacements
+from .typed_tensors import floats, lengths, unit_rows
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -102,11 +103,11 @@ def batch_influence(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
     for layer, name in names.items():
         x = run.values[name]
         mean = _mean(arguments, name, x.device)
-        draws = []
+        draws: list[Outcome] = []
         for value in replacements(x, run.lengths, arguments["ablation"], mean, arguments["draws"]):
             directions = torch.stack([_directions(x[i], arguments["seed"], item.id, layer)
                                       for i, item in enumerate(batch.items)])  # fmt: skip
-            control = x + (value - x).norm(dim=-1, keepdim=True) * directions
+            control = x + lengths(value - x)[..., None] * directions
             # an edit takes finite values alone; a prompt that has others is left out by its answer
             both = torch.nan_to_num(torch.cat([value, control]))
             size = len(x)
@@ -126,12 +127,12 @@ def _directions(x: Tensor, seed: int, id_: str, layer: int) -> Tensor:
     """A random unit vector for each token of x (T, d)."""
     generator = torch.Generator().manual_seed(int(digest_of([seed, id_, layer])[:15], 16))
     drawn = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    return (drawn / drawn.norm(dim=-1, keepdim=True)).to(x)
+    return unit_rows(drawn).to(x)
 
 
 def _rows(outcome: Outcome, k: int, batch: Batch) -> list[dict[str, Any]]:
     """Of ablation k, for each prompt; without values where its scores are not finite."""
-    effect, kl = outcome.effect[k].tolist(), outcome.kl[k].tolist()
+    effect, kl = floats(outcome.effect[k]), floats(outcome.kl[k])
     moved = [[float(of[k, i]) for of in outcome.moved.values()] for i in range(len(batch.items))]
     return [
         {"id": item.id} | ({} if e != e else {"effect": e, "kl": d, "moved": m})

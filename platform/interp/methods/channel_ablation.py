@@ -80,7 +80,8 @@ class Outcome(NamedTuple):
     def mean(parts: Sequence[Outcome]) -> Outcome:
         """Of several draws of the same ablations."""
         moved = {j: torch.stack([part.moved[j] for part in parts]).mean(0) for j in parts[0].moved}
-        return Outcome(*(torch.stack([part[i] for part in parts]).mean(0) for i in (0, 1)), moved)
+        effect, kl = (torch.stack(found).mean(0) for found in zip(*(part[:2] for part in parts), strict=True))
+        return Outcome(effect, kl, moved)
 
 
 class Ablations:
@@ -122,7 +123,7 @@ class Ablations:
             size = torch.where(self.mask[..., None], was, 0.0).square().sum((1, 2)).sqrt()
 
             def see(x: Tensor, lengths: Tensor) -> None:
-                step = torch.where(self.mask[..., None], x.double().unflatten(0, (count, -1)) - was, 0.0)
+                step = torch.where(self.mask[..., None], torch.unflatten(x.double(), 0, (count, -1)) - was, 0.0)
                 moved[j] = step.square().sum((2, 3)).sqrt() / size
 
             return Watch(self._outputs[j], see)
@@ -133,11 +134,11 @@ class Ablations:
         with self._model.edit(edit, *watches):
             logits = self._model(answered.tokens, answered.mask, only=self._wanted.repeat(count, 1), enter=enter)
         scores = score_answers(logits, answered)
-        log_q = torch.log_softmax(logits[:, 0], -1).unflatten(0, (count, -1))
+        log_q = torch.unflatten(torch.log_softmax(logits[:, 0], -1), 0, (count, -1))
         kl = (self._log_p.exp() * (self._log_p - log_q)).sum(-1).double().clamp(min=0.0)
-        effect = scores.logprob.double().unflatten(0, (count, -1)) - self.clean.logprob.double()
-        finite = scores.finite.unflatten(0, (count, -1)) & self.clean.finite
-        return Outcome(*(torch.where(finite, part, torch.nan) for part in (effect, kl)), moved)
+        effect = torch.unflatten(scores.logprob.double(), 0, (count, -1)) - self.clean.logprob.double()
+        finite = torch.unflatten(scores.finite, 0, (count, -1)) & self.clean.finite
+        return Outcome(torch.where(finite, effect, torch.nan), torch.where(finite, kl, torch.nan), moved)
 
 
 @torch.inference_mode(False)

@@ -24,6 +24,7 @@ from torch import Tensor
 from ...models.access.edits import Add
 from .hidden_attention import mixer_blocks, mixing
 from .recurrences import LayerRecurrence, scans_of
+from .typed_tensors import different_rows, lengths
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -129,14 +130,14 @@ def _read(place: LayerRecurrence, values: dict[str, Tensor], slope: Tensor, read
         activation[here] = read + bias.double()
         guided[here] = (by_activation[here] * read).sum(1)
     exact = gate * y
-    error = (activation - exact).norm() / exact.norm().clamp(min=torch.finfo(torch.float64).tiny)
-    return _Read(activation, weighted, guided, mixing(total), float(error))
+    off, size = (float(lengths(x.flatten())) for x in (activation - exact, exact))
+    return _Read(activation, weighted, guided, mixing(total), off / size if size else off)
 
 
 def diversity(size: Tensor, tokens: Tensor) -> Tensor:
     """Entropy (E,) of the shares of size (E, T) that distinct tokens (T,) have, over the logarithm of their number; NaN
     for a single one, and for zeros."""
-    distinct, which = torch.unique(tokens, return_inverse=True)
+    distinct, which = different_rows(tokens[:, None])
     mass = torch.zeros(len(size), len(distinct), dtype=size.dtype, device=size.device).index_add_(1, which, size)
     share = mass / mass.sum(1, keepdim=True)
     return -torch.xlogy(share, share).sum(1) / torch.tensor(float(len(distinct)), dtype=size.dtype).log()

@@ -27,7 +27,7 @@ _ONCE = "implicit_filter"  # its network is evaluated once for a pass
 
 class Part(NamedTuple):
     """A part of a model. layer: None outside of the blocks. products, scan: operations of a token, None where blocks
-    share parameters, so that these do not tell how often each is used."""
+    borrow parameters, so that these do not tell how often each is used."""
 
     layer: int | None
     name: str
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 def parts_of(model: LanguageModel) -> list[Part]:
     """The parts in the order of a forward pass; parameters that stand in two parts are counted in the first."""
-    shared = shares_blocks(model)
+    shared = any(block.borrows for block in model.blocks)
     seen: set[int] = set()
 
     def part(layer: int | None, name: str, module: nn.Module | None, inside: set[int], scan: int = 0) -> Part:
@@ -66,12 +66,6 @@ def parts_of(model: LanguageModel) -> list[Part]:
     left = model.n_parameters - sum(one.parameters for one in found)  # the final norm, and a head of its own
     head = 2 * model.config.vocab_size * model.config.d_model
     return [*found, Part(None, "head", left, left, None if shared else head, None if shared else 0)]
-
-
-def shares_blocks(model: LanguageModel) -> bool:
-    """Whether two blocks use the same parameters."""
-    of_blocks = [{id(p) for p in block.parameters()} for block in model.blocks]
-    return sum(map(len, of_blocks)) > len(set[int]().union(*of_blocks))
 
 
 def _multiplied(name: str, parameter: nn.Parameter) -> bool:

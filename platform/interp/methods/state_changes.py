@@ -57,7 +57,8 @@ def changes(v: Tensor, drive: Tensor, shifted: Tensor, real: Tensor) -> Changes:
 
 def _steps(v: Tensor, real: Tensor) -> Tensor:
     """v_t - v_{t-1} (B, T-1, C, N or 1), zero at padding."""
-    step = v.diff(dim=1).unflatten(2, (v.shape[2], 1)) if v.ndim == 3 else v.diff(dim=1)
+    step = v.diff(dim=1)
+    step = step[..., None] if v.ndim == 3 else step
     return torch.where(real[:, 1:, None, None], step, 0.0)
 
 
@@ -89,24 +90,27 @@ def state_changes(
     scan = place.rebuild(values)
     lengths = [int(n) for n in real.sum(1)]
     plain, moved = drives(scan.delta, lengths, shifts)
-    of = Changes(*(scan.x.new_zeros(scan.x.shape[0], scan.x.shape[2], dtype=torch.float64) for _ in range(3)))
-    held = torch.zeros_like(of.squares)
+    held = scan.x.new_zeros(scan.x.shape[0], scan.x.shape[2], dtype=torch.float64)
+    of = Changes(torch.zeros_like(held), torch.zeros_like(held), torch.zeros_like(held))
     if place.of.delta is None:
         still = scan
     else:
         mean = held_delta(values[place.name("delta")], real).expand_as(values[place.name("delta")])
         still = place.rebuild({**values, place.name("delta"): mean})
     P = scan.unit_width
+
+    def per_channel(of_units: Tensor) -> Tensor:
+        return of_units.repeat_interleave(P, 2)
+
     for units in unit_blocks(scan):
         own = (units[:, None] * P + torch.arange(P, device=units.device)).flatten()  # the channels of these units
         states = Units.of(scan, units).states().flatten(2, 3)
-        found = changes(states, *(d[..., units].repeat_interleave(P, 2) for d in (plain, moved)), real)
+        found = changes(states, per_channel(plain[..., units]), per_channel(moved[..., units]), real)
         for total, part in zip(of, found, strict=True):
             total[:, own] = part
         held[:, own] = squares_of(Units.of(still, units).states().flatten(2, 3), real)
-    wide = [d.repeat_interleave(P, 2) for d in (plain, moved)]
-    read = [one.read_out(one.x) + one.skip for one in (scan, still)]
+    y, still_y = (one.read_out(one.x) + one.skip for one in (scan, still))
     return (
-        {"state": of, "y": changes(read[0], *wide, real)},
-        {"state": held, "y": squares_of(read[1], real)},
+        {"state": of, "y": changes(y, per_channel(plain), per_channel(moved), real)},
+        {"state": held, "y": squares_of(still_y, real)},
     )

@@ -45,7 +45,7 @@ class Settings(StepSettings):
 
     reader: Reader = "each"
     """of attention_weighted: what the last token reads, or the mean over what each token does"""
-    prompts: int = Field(12, ge=1)
+    prompts: int = Field(6, ge=1)
     """questions at most, evenly spread; a map takes time with the square of a prompt's length"""
     resamples: int = Field(1000, ge=100, le=1_000_000)
     """of the bootstrap over prompts"""

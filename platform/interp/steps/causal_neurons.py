@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike
 from pydantic import Field
 
 from ...runtime.plan import digest_of
@@ -253,7 +254,7 @@ class _Found:
         drawn = np.random.default_rng(stream).permutation(others)[: settings.random].tolist()
         return dict.fromkeys(top, "top") | dict.fromkeys(drawn, "random")
 
-    def _estimate(self, values: Sequence[Sequence[float]], ids: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    def _estimate(self, values: ArrayLike, ids: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
         """Means with intervals of values (questions, columns), by the columns' names."""
         settings = self.job.settings
         found = bootstrap_columns(

@@ -31,7 +31,7 @@ from torch import Tensor
 from ...models.access.edits import Replace
 from ...runtime.plan import digest_of
 from ...scoring.statistics import Columns, bootstrap_columns, correlations, holm
-from ..engine.batches import Batch
+from ..engine.batches import Batch, spread
 from ..engine.columns import column, ranks, tied_ranks
 from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, rows_at
@@ -57,6 +57,8 @@ class Settings(StepSettings):
 
     top: float = Field(0.05, gt=0, lt=1)
     """share of a layer's channels that are called sensitive, those of largest variance"""
+    prompts: int = Field(60, ge=1)
+    """questions at most, evenly spread; the states of all their tokens are computed twice"""
     resamples: int = Field(1000, ge=100, le=1_000_000)
     """of the bootstrap over prompts"""
     draws: int = Field(2000, ge=100, le=1_000_000)
@@ -154,18 +156,20 @@ VIEW = View(
 
 def cost(asked: Asked, lengths: Any) -> Effort:
     """A pass, one more for each block with a Delta, and the states of all steps twice."""
-    model, tokens = asked.model, sum(lengths)
+    model, count = asked.model, min(asked.settings.prompts, len(lengths))
+    tokens = sum(lengths) * count / max(1, len(lengths))
     scans = [scan for layer in asked.layers for scan in scans_of(model, layer)]
     held = sum(any(one.delta for one in recurrences_of(model, layer)) for layer in asked.layers)
-    numbers = sum(scan.of.A.shape[0] for scan in scans) * max((scan.of.A.shape[1] for scan in scans), default=0)
-    channels = len(asked.layers) * model.config.d_model + 3 * numbers
-    return Effort((1.5 + 1.1 * held) * tokens, of_files(2) + 80 * channels, 1.2e-8 * numbers * tokens + 0.5)
+    E, N = model.config.inner_size, model.config.state_size
+    channels = len(asked.layers) * model.config.d_model + 2 * len(scans) * E
+    return Effort((1.5 + 1.1 * held) * tokens, of_files(3) + 90 * channels, 6e-8 * len(scans) * E * N * tokens + 0.5)
 
 
 @step("delta_neurons", needs=("delta_sensitivity",), settings=Settings, seeded=True, view=VIEW, cost=cost)
 def delta_neurons(job: Job) -> Tables:
     """Variance of each channel's change of state and output from token to token, and the share that goes with Delta."""
-    found = job.map(batch_changes, BATCH_SCHEMA, {"layers": list(job.layers), "seed": job.seed})
+    asked = [item.id for item in spread(job.items, job.settings.prompts)]
+    found = job.map(batch_changes, BATCH_SCHEMA, {"layers": list(job.layers), "seed": job.seed, "asked": asked})
     moments = job.upstream["delta_sensitivity"][""].to_pylist()
     channels: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
@@ -264,7 +268,11 @@ def _known(value: float) -> float | None:
 
 @torch.no_grad()
 def batch_changes(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
-    """A row for each prompt, layer and quantity; without n where a value is not finite."""
+    """A row for each asked prompt, layer and quantity; without n where a value is not finite."""
+    asked = frozenset(arguments["asked"])
+    batch = Batch([item for item in batch.items if item.id in asked], batch.device)
+    if not batch.items:
+        return BATCH_SCHEMA.empty_table()
     run = _Run(model, batch, arguments["seed"])
     with model.edit(*(tap for layer in arguments["layers"] for tap in run.taps(layer))):
         model(run.tokens, run.real, last_only=True)

@@ -25,10 +25,10 @@ from torch import Tensor
 from ...scoring.statistics import bootstrap_columns
 from ..engine.batches import Batch
 from ..engine.columns import column
-from ..engine.effort import of_channels
+from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, Place, check_sites, places, rows_at
 from ..engine.statuses import NOT_APPLICABLE
-from ..engine.step import Job, Sites, StepSettings, Tables, named_once, step
+from ..engine.step import Asked, Effort, Job, Sites, StepSettings, Tables, named_once, step
 from ..engine.view import Column, LinePart, TablePart, View
 from ..methods.operations import Part, context_operations, like_transformer, parts_of, state_bytes
 from ..methods.question_halves import group_of
@@ -37,7 +37,7 @@ from ..methods.taps import Watch
 if TYPE_CHECKING:
     from ...models import LanguageModel
 
-SHARED = "blocks share parameters, whose uses are not counted"
+SHARED = "blocks borrow parameters, whose uses are not counted"
 
 
 class Settings(StepSettings):
@@ -133,7 +133,13 @@ VIEW = View(
 )  # fmt: skip
 
 
-@step("efficiency", settings=Settings, seeded=True, check=check_sites, view=VIEW, cost=of_channels(1.4, bytes=1))
+def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
+    """One pass, and every value at the sites looked at once."""
+    channels = sum(place.channels for place in places(asked.model, asked.layers, asked.settings.sites))
+    return Effort(1.3 * sum(lengths), of_files(4) + 100 * asked.model.n_layers, 4e-8 * channels * sum(lengths))
+
+
+@step("efficiency", settings=Settings, seeded=True, check=check_sites, view=VIEW, cost=cost)
 def efficiency(job: Job) -> Tables:
     """Parameters, operations of a token and bytes of state, counted, and the share of channels that are active."""
     parts = parts_of(job.model)
@@ -146,9 +152,10 @@ def efficiency(job: Job) -> Tables:
 
 def _parts(parts: Sequence[Part]) -> list[dict[str, Any]]:
     whole = _operations(parts)
-    every = Part(None, "all", *(sum(part[i] or 0 for part in parts) for i in (2, 3, 4, 5)))
-    if whole is None:
-        every = every._replace(products=None, scan=None)
+    products = None if whole is None else sum(part.products or 0 for part in parts)
+    scan = None if whole is None else sum(part.scan or 0 for part in parts)
+    parameters, active = sum(part.parameters for part in parts), sum(part.active_parameters for part in parts)
+    every = Part(None, "all", parameters, active, products, scan)
     rows: list[dict[str, Any]] = []
     for part in (*parts, every):
         row = part._asdict()

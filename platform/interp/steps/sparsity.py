@@ -51,7 +51,7 @@ FIXED = {"ssm": 0.01, "transformer": 1e-5}
 class Settings(StepSettings):
     small = {"resamples": 100}
 
-    sites: Sites = ("mixer.x?", "mixer.gated?", "mixer_out", "resid_post")
+    sites: Sites = ("mixer.gated?", "mixer_out", "resid_post")
     """sites of each block (with ?: where the model has it) with one value per token and channel"""
     targets: tuple[float, ...] = (0.5, 0.8, 0.95)
     """shares of values to silence, each of which gets its optimal threshold"""
@@ -233,7 +233,7 @@ class _Here:
     def _estimates(self, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Means (prompts,) with intervals, of the prompts that have them all."""
         table = np.stack(list(values.values()), 1)
-        known = np.isfinite(table).all(1)
+        known = np.isfinite(table.sum(1))
         if not known.any():
             return self._without("a single channel" if self._channels == 1 else "all values are zero")
         settings, groups = self._job.settings, [g for g, good in zip(self._groups, known, strict=True) if good]
