@@ -25,7 +25,7 @@ from pydantic import Field
 
 from ...scoring.statistics import bootstrap_columns, correlations, holm
 from ..engine.batches import Batch, spread
-from ..engine.columns import column, ranks, tied_ranks
+from ..engine.columns import bounded, column, number, ranks, tied_ranks
 from ..engine.effort import of_files
 from ..engine.statuses import NOT_APPLICABLE
 from ..engine.step import Asked, Effort, Job, StepSettings, Tables, step
@@ -54,14 +54,6 @@ class Settings(StepSettings):
     confidence: float = Field(0.95, gt=0, lt=1)
 
 
-def _bounded(name: str, meaning: str) -> list[pa.Field]:
-    return [
-        column(name, pa.float64(), f"{meaning}; mean over prompts"),
-        column(f"{name}_low", pa.float64(), "lower end of its bootstrap interval; null for fewer than two prompts"),
-        column(f"{name}_high", pa.float64(), "upper end"),
-    ]
-
-
 _STATUS = [
     column("status", pa.string(), "ok; model_nonfinite: no prompt was left; not_applicable: see reason"),
     column("reason", pa.string(), "why there is no value; null where there is one"),
@@ -70,10 +62,10 @@ NEURONS_SCHEMA = pa.schema([
     column("layer", pa.int32(), "block"),
     column("mode", pa.string(), ", ".join(MODES)),
     column("channel", pa.int32(), "channel of the mixer"),
-    *_bounded("score", "see the mode; of gradient_guided signed, in nats"),
+    *bounded("score", "see the mode; of gradient_guided signed, in nats"),
     column("rank", pa.int32(), "1 is the channel of largest |score| of this block and mode; ties by channel"),
-    *_bounded("mean_activation", "mean |activation| over tokens"),
-    *_bounded("diversity", "entropy of the tokens at which it is active, 0 to 1"),
+    *bounded("mean_activation", "mean |activation| over tokens"),
+    *bounded("diversity", "entropy of the tokens at which it is active, 0 to 1"),
     column("n_prompts", pa.int32(), "prompts counted"),
     column("n_nonfinite", pa.int32(), "prompts left out because a score was not finite"),
     *_STATUS,
@@ -177,7 +169,7 @@ def _of_mode(
     for c in range(len(rank)):
         row = about | {"channel": c, "rank": int(rank[c]), "status": "ok"}
         for name, (value, low, high) in bounds.items():
-            row |= {name: _known(value[c]), f"{name}_low": _known(low[c]), f"{name}_high": _known(high[c])}
+            row |= {name: number(value[c]), f"{name}_low": number(low[c]), f"{name}_high": number(high[c])}
         rows.append(row)
     return rows
 
@@ -210,10 +202,6 @@ def _agreement(
             )
             rows.append(row | {"correlation": link.r, "p": link.p, "error": max(errors), "status": "ok"})
     return rows
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def batch_neurons(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:

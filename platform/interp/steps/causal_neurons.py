@@ -33,7 +33,7 @@ from pydantic import Field
 from ...runtime.plan import digest_of
 from ...scoring.statistics import bootstrap_columns, correlations, holm
 from ..engine.batches import spread
-from ..engine.columns import column, ranks, tied_ranks
+from ..engine.columns import bounded, column, number, ranks, tied_ranks
 from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, Place, check_sites, places, rows_at
 from ..engine.statuses import NOT_APPLICABLE
@@ -65,11 +65,11 @@ class Settings(StepSettings):
     """what a channel is replaced by: zero, its mean over all tokens, or (resample) other prompts' values"""
     draws: int = Field(5, ge=1, le=100)
     """other prompts, for resample"""
-    top: int = Field(8, ge=1)
+    top: int = Field(6, ge=1)
     """channels of each site that are measured exactly, those of the largest estimates"""
-    random: int = Field(8, ge=2)
+    random: int = Field(6, ge=2)
     """others drawn at random that are, too"""
-    prompts: int = Field(40, ge=1)
+    prompts: int = Field(32, ge=1)
     """questions at most on which they are"""
     rows_at_once: int = Field(64, ge=1)
     """rows of a pass: questions times ablations"""
@@ -78,27 +78,19 @@ class Settings(StepSettings):
     confidence: float = Field(0.95, gt=0, lt=1)
 
 
-def _bounded(name: str, meaning: str) -> list[pa.Field]:
-    return [
-        column(name, pa.float64(), f"{meaning}; mean over questions"),
-        column(f"{name}_low", pa.float64(), "lower end of its bootstrap interval; null for fewer than two questions"),
-        column(f"{name}_high", pa.float64(), "upper end"),
-    ]
-
-
 _PLACE = [column("layer", pa.int32(), "block"), column("site", pa.string(), "site, relative to the block")]
 _STATUS = [
     column("status", pa.string(), "ok; model_nonfinite: no question was left; not_applicable: see reason"),
     column("reason", pa.string(), "why there is no value; null where there is one"),
 ]
 _EFFECTS = [
-    *_bounded("effect", "change of the right answer's log-probability by the replacement, nats"),
-    *_bounded("kl", "KL divergence of the next-token distribution at the prompt's last token, nats"),
+    *bounded("effect", "change of the right answer's log-probability by the replacement, nats", "questions"),
+    *bounded("kl", "KL divergence of the next-token distribution at the prompt's last token, nats", "questions"),
 ]
 CHANNELS_SCHEMA = pa.schema([
     *_PLACE,
     column("channel", pa.int32(), "channel of the site"),
-    *_bounded("first_order", "change of the right answer's log-probability to first order, nats"),
+    *bounded("first_order", "change of the right answer's log-probability to first order, nats", "questions"),
     column("rank", pa.int32(), "1 is the channel of largest |first_order| at this layer and site; ties by channel"),
     column("chosen", pa.string(), "top, by the estimates on one half of the questions, or random; null: not measured"),
     *_EFFECTS,
@@ -129,21 +121,21 @@ NEURON_LAYERS_SCHEMA = pa.schema([
     *_PLACE,
     column("channel", pa.int32(), "a chosen channel"),
     column("target", pa.int32(), "block whose mixer's output is looked at"),
-    *_bounded("moved", "how far its replacement moves that output, as a share of the output's size"),
+    *bounded("moved", "how far its replacement moves that output, as a share of the output's size", "questions"),
     *_STATUS,
 ])  # fmt: skip
 INFLUENCE_SCHEMA_OUT = pa.schema([
     column("layer", pa.int32(), "block whose mixer's output is replaced"),
     column("target", pa.int32(), "block above whose mixer's output is looked at"),
-    *_bounded("moved", "how far it moves, as a share of its size"),
-    *_bounded("control", "the same of a random move of equal length"),
+    *bounded("moved", "how far it moves, as a share of its size", "questions"),
+    *bounded("control", "the same of a random move of equal length", "questions"),
     *_STATUS,
 ])  # fmt: skip
 LAYERS_SCHEMA = pa.schema([
     column("layer", pa.int32(), "block whose mixer's output is replaced"),
     *_EFFECTS,
-    *_bounded("control_effect", "change of log-probability by a random move of equal length, nats"),
-    *_bounded("control_kl", "KL divergence by it, nats"),
+    *bounded("control_effect", "change of log-probability by a random move of equal length, nats", "questions"),
+    *bounded("control_kl", "KL divergence by it, nats", "questions"),
     column("n_measured", pa.int32(), "questions counted"),
     *_STATUS,
 ])  # fmt: skip
@@ -263,8 +255,7 @@ class _Found:
         )  # fmt: skip
         row: dict[str, Any] = {}
         for name, *bounds in zip(names, *found, strict=True):
-            known = (float(bound) if np.isfinite(bound) else None for bound in bounds)
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), known, strict=True))
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(number, bounds), strict=True))
         return row
 
     def _channels(self, place: Place) -> list[dict[str, Any]]:
@@ -282,8 +273,8 @@ class _Found:
             row |= {f"first_order{end}": estimates[f"{name}{end}"] for end in ("", "_low", "_high")}
             rows.append(row | self._effects(self.exact.get((place.layer, place.site, c), [])))
         measured = [row for row in rows if row.get("effect") is not None]
-        for row, number in zip(measured, ranks([abs(row["effect"]) for row in measured]), strict=True):
-            row["effect_rank"] = int(number)
+        for row, at in zip(measured, ranks([abs(row["effect"]) for row in measured]), strict=True):
+            row["effect_rank"] = int(at)
         return rows
 
     def _effects(self, rows: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, Any]:

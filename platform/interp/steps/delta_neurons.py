@@ -32,7 +32,7 @@ from ...models.access.edits import Replace
 from ...runtime.plan import digest_of
 from ...scoring.statistics import Columns, bootstrap_columns, correlations, holm
 from ..engine.batches import Batch, spread
-from ..engine.columns import column, ranks, tied_ranks
+from ..engine.columns import bounded, column, number, ranks, tied_ranks
 from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, rows_at
 from ..engine.statuses import NOT_APPLICABLE
@@ -77,23 +77,15 @@ _STATUS = [
 ]
 
 
-def _bounded(name: str, meaning: str) -> list[pa.Field]:
-    return [
-        column(name, pa.float64(), meaning),
-        column(f"{name}_low", pa.float64(), "lower end of its bootstrap interval; null for fewer than two prompts"),
-        column(f"{name}_high", pa.float64(), "upper end"),
-    ]
-
-
 CHANNELS_SCHEMA = pa.schema([
     *_PLACE,
     column("channel", pa.int32(), "channel of the quantity"),
-    *_bounded("variance", "of the change from one token to the next, within prompts; of a state: of all coordinates"),
+    *bounded("variance", "of the change from one token to the next, within prompts; of a state: of all coordinates"),
     column("rank", pa.int32(), "1 is the channel of largest variance of this layer, site and quantity"),
     column("sensitive", pa.bool_(), "whether it is among the top share"),
-    *_bounded("explained", "share of it that a line in the channel's Delta fits; null for mixer_out"),
+    *bounded("explained", "share of it that a line in the channel's Delta fits; null for mixer_out"),
     column("shifted", pa.float64(), "the same with Delta moved in time: the level of chance"),
-    *_bounded("held_share", "one minus the ratio of the variance with Delta held at its mean; null without Delta"),
+    *bounded("held_share", "one minus the ratio of the variance with Delta held at its mean; null without Delta"),
     column("delta_variance", pa.float64(), "variance of the channel's Delta, from delta_sensitivity; null for "
            "mixer_out, and where that step does not look at it"),
     column("n_tokens", pa.int64(), "changes counted"),
@@ -125,8 +117,8 @@ VIEW = View(
     "Variance of the change within prompts. What a line in Delta explains is to be read against Delta moved in time; "
     "the share that goes when Delta is held at its mean may be negative. Much change is no effect on the answer.",
     (
-        MapPart(part="channels", rows="layer", columns="channel", value="variance", each=("quantity",),
-                only={"status": "ok"}, title="Variance of the change: {quantity}", scale="log",
+        MapPart(part="channels", rows="layer", columns="channel", value="variance", each=("site", "quantity"),
+                only={"status": "ok"}, title="Variance of the change: {quantity}, {site}", scale="log",
                 words=SITE_WORDS | {"state": "state", "y": "read-out"}),
         TablePart(
             part="layers", title="Delta's part, by layer", only={"status": "ok"},
@@ -240,8 +232,8 @@ def _add(
         row |= {"n_tokens": int(n.sum()), "status": "ok", "delta_variance": None if delta is None else float(delta[c])}
         for name, of in (("variance", variance), ("explained", explained), ("held_share", held)):
             if of is not None:
-                row |= {name: _known(of.value[c]), f"{name}_low": _known(of.low[c]), f"{name}_high": _known(of.high[c])}
-        channels.append(row | {"shifted": None if shifted is None else _known(shifted.value[c])})
+                row |= {name: number(of.value[c]), f"{name}_low": number(of.low[c]), f"{name}_high": number(of.high[c])}
+        channels.append(row | {"shifted": None if shifted is None else number(shifted.value[c])})
     row = about | {"channels": count, "status": "ok"}
     for name, of in (("explained", explained), ("shifted", shifted), ("held_share", held)):
         if of is not None and np.isfinite(of.value).any():
@@ -260,10 +252,6 @@ def _matrix(table: pa.Table, name: str) -> np.ndarray | None:
     if lists.null_count:
         return None
     return lists.flatten().to_numpy().reshape(table.num_rows, -1)
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...scoring.statistics import bootstrap_columns
 from ..engine.batches import Batch
-from ..engine.columns import column
+from ..engine.columns import bounded, column, number
 from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, Place, check_sites, places, rows_at
 from ..engine.statuses import NOT_APPLICABLE
@@ -91,9 +91,7 @@ ACTIVE_SCHEMA = pa.schema([
     column("layer", pa.int32(), "block"),
     column("site", pa.string(), "site, relative to the block"),
     column("channels", pa.int32(), "how many the site has"),
-    column("active", pa.float64(), "share of the values that are active; mean over prompts"),
-    column("active_low", pa.float64(), "lower end of its bootstrap interval; null for fewer than two prompts"),
-    column("active_high", pa.float64(), "upper end"),
+    *bounded("active", "share of the values that are active; mean over prompts"),
     column("silent_channels", pa.int32(), "channels that are active at no token of any prompt"),
     column("n_prompts", pa.int32(), "prompts counted"),
     column("n_nonfinite", pa.int32(), "prompts left out because a value was not finite"),
@@ -207,7 +205,7 @@ def _active(job: Job) -> list[dict[str, Any]]:
             [[row["active"]] for row in here], seed=job.seed, confidence=settings.confidence,
             n_resamples=settings.resamples, groups=[groups[row["id"]] for row in here],
         )  # fmt: skip
-        low, high = (float(bound[0]) if np.isfinite(bound[0]) else None for bound in share[1:])
+        low, high = (number(bound[0]) for bound in share[1:])
         ever = np.any([one["channels"] for one in here], axis=0)
         rows.append(row | {"active": float(share.value[0]), "active_low": low, "active_high": high, "status": "ok",
                            "silent_channels": int((~ever).sum())})  # fmt: skip

@@ -29,7 +29,7 @@ from torch import Tensor
 from ...runtime.plan import digest_of
 from ...scoring.statistics import bootstrap_columns
 from ..engine.batches import Batch
-from ..engine.columns import column
+from ..engine.columns import bounded, column, number
 from ..engine.effort import of_files
 from ..engine.places import SITE_WORDS, Place, check_sites, places, rows_at
 from ..engine.statuses import NOT_APPLICABLE
@@ -75,20 +75,12 @@ _COUNTS = [
 ]
 
 
-def _estimate(name: str, meaning: str) -> list[pa.Field]:
-    return [
-        column(name, pa.float64(), f"{meaning}; mean over prompts"),
-        column(f"{name}_low", pa.float64(), "lower end of its bootstrap interval; null for fewer than two prompts"),
-        column(f"{name}_high", pa.float64(), "upper end"),
-    ]
-
-
 MEASURES_SCHEMA = pa.schema([
     *_PLACE,
     column("measure", pa.string(), ", ".join(MEASURES)),
-    *_estimate("value", "of the channels at a token, mean over the tokens of a prompt"),
+    *bounded("value", "of the channels at a token, mean over the tokens of a prompt"),
     column("rotated", pa.float64(), "the same after a random rotation of the channels, mean over prompts"),
-    *_estimate("difference", "value less rotated"),
+    *bounded("difference", "value less rotated"),
     column("n_tokens", pa.int64(), "tokens counted"),
     column("n_zero_tokens", pa.int64(), "tokens left out because all their values are zero"),
     column("n_nonfinite", pa.int32(), "prompts left out because a value was not finite"),
@@ -99,17 +91,17 @@ PERCENTILES_SCHEMA = pa.schema([
     column("of", pa.string(), "magnitude: of the values of a prompt; variance: of the channels over all tokens of all "
            "prompts, without interval"),
     column("percentile", pa.int32(), "percentage of values up to here"),
-    *_estimate("value", "the percentile"),
-    *_estimate("held", "share of the sum that the values up to here hold"),
+    *bounded("value", "the percentile"),
+    *bounded("held", "share of the sum that the values up to here hold"),
     *_COUNTS,
 ])  # fmt: skip
 THRESHOLDS_SCHEMA = pa.schema([
     *_PLACE,
     column("rule", pa.string(), "target: the optimal threshold for a share of silent values; ssm, transformer: fixed"),
     column("target", pa.float64(), "that share; null for fixed thresholds"),
-    *_estimate("threshold", "magnitude up to which values are silenced"),
-    *_estimate("silent", "share of the values that are"),
-    *_estimate("lost", "share of the sum of squares that goes with them"),
+    *bounded("threshold", "magnitude up to which values are silenced"),
+    *bounded("silent", "share of the values that are"),
+    *bounded("lost", "share of the sum of squares that goes with them"),
     *_COUNTS,
 ])  # fmt: skip
 
@@ -243,17 +235,13 @@ class _Here:
         )  # fmt: skip
         row = self._about | {"n_prompts": int(known.sum()), "status": "ok"}
         for name, *bounds in zip(values, *found, strict=True):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(_known, bounds), strict=True))
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(number, bounds), strict=True))
         return row
 
     def _without(self, why: str) -> dict[str, Any]:
         if not self._rows:
             return self._about | {"n_prompts": 0, "status": "model_nonfinite", "reason": "no prompt was finite"}
         return self._about | {"n_prompts": 0, "status": NOT_APPLICABLE, "reason": why}
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 @torch.no_grad()
