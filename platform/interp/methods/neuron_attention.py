@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.access.edits import Add
+from ...models.parts.past import PAST
 from .hidden_attention import mixer_blocks, mixing
 from .recurrences import LayerRecurrence, scans_of
 from .typed_tensors import different_rows, lengths
@@ -66,6 +67,11 @@ def moves_nothing(model: LanguageModel, layer: int) -> bool:
     return not model.blocks[layer].zero_state(1, model.dtype, model.device)
 
 
+def attends(model: LanguageModel, layer: int) -> bool:
+    """Whether a block keeps records of earlier tokens, beside a scan perhaps: then its scan is not all that mixes."""
+    return any(name.startswith(PAST) for name in model.blocks[layer].zero_state(1, model.dtype, model.device))
+
+
 def neurons(model: LanguageModel, prompt: Tensor, answer: int, layers: list[int], reader: Reader) -> dict[int, Neurons]:
     """By block, of those of `layers` that have a map, for a prompt (T,) whose answer begins with the token `answer`.
     Scores are NaN where the answer's are not finite."""
@@ -84,7 +90,7 @@ def neurons(model: LanguageModel, prompt: Tensor, answer: int, layers: list[int]
                 size.mean(1), diversity(size, prompt), one.attention_weighted, one.gradient_guided, rollout, one.error
             )
         if above is not None and not moves_nothing(model, i):
-            above = above @ read[i].mixing if i in read else None
+            above = above @ read[i].mixing if i in read and not attends(model, i) else None
     return found
 
 
