@@ -45,7 +45,7 @@ class Settings(StepSettings):
 
     reader: Reader = "each"
     """of attention_weighted: what the last token reads, or the mean over what each token does"""
-    prompts: int = Field(6, ge=1)
+    prompts: int = Field(4, ge=1)
     """questions at most, evenly spread; a map takes time with the square of a prompt's length"""
     resamples: int = Field(1000, ge=100, le=1_000_000)
     """of the bootstrap over prompts"""
@@ -121,7 +121,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     numbers = sum(scan.of.A.shape[0] * scan.of.A.shape[1] for scan in scans)
     channels = len(asked.layers) * asked.model.config.inner_size
     pairs = float(sum(length**2 for length in chosen))
-    return Effort(4.0 * sum(chosen), of_files(2) + 130 * channels, 4e-9 * (numbers + 8 * channels) * pairs + 0.3)
+    return Effort(4.0 * sum(chosen), of_files(2) + 130 * channels, 1.2e-8 * (numbers + 8 * channels) * pairs + 0.3)
 
 
 @step("attention_neurons", settings=Settings, seeded=True, view=VIEW, cost=cost)
