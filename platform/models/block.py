@@ -5,6 +5,8 @@ Sites, states and the mixer's own steps are the mixer's; here they get their pla
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,9 @@ from .model_config import ModelConfig
 
 class Block(nn.Module):
     """residual += mixer(norm(residual)); then, where the architecture has one, += feed_forward(norm_2(residual))."""
+
+    #: whether it also computes with parameters that are not its own
+    borrows: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()

@@ -13,12 +13,12 @@ from mplat.interp.methods.fourier import (
     answer_losses,
     basis,
     frequency_norms,
-    gini,
     key_frequencies,
     part_of,
     progress_losses,
     sum_waves,
 )
+from mplat.interp.methods.sparsity_measures import gini
 from torch import Tensor
 
 P = 31

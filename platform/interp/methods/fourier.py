@@ -63,15 +63,6 @@ def frequency_norms(table: Tensor) -> Tensor:
     return _squares(parts[1:]).sqrt()
 
 
-def gini(values: Tensor) -> float:
-    """Gini coefficient of magnitudes (n,): 0 where all are equal, 1 - 1/n where all but one are 0; NaN for zeros."""
-    x = values.detach().double().abs().sort().values
-    n, total = len(x), float(x.sum())
-    if total == 0.0:
-        return math.nan
-    return float(((2 * torch.arange(1, n + 1, dtype=torch.float64, device=x.device) - n - 1) * x).sum()) / (n * total)
-
-
 def by_sum(logits: Tensor) -> Tensor:
     """Means (p, C) of logits (p, p, C) over the p pairs (a, b) of each sum a + b modulo p: all that waves of the sum
     see."""

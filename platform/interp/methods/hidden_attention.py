@@ -102,11 +102,17 @@ def rollout(model: LanguageModel, tokens: Tensor, layers: Sequence[int] | None =
         total = torch.zeros_like(stay)
         for weights, _ in mixer_blocks(place, values, every):
             total += weights.abs().double().sum(0)
-        rows = total.sum(1, keepdim=True)
-        # a token whose mixer reads nothing at all keeps what it has
-        share = torch.where(rows > 0, total / torch.where(rows > 0, rows, 1.0), stay)
-        whole = (share + stay) / 2 @ whole
+        whole = mixing(total) @ whole
     return whole
+
+
+def mixing(total: Tensor) -> Tensor:
+    """(P + I) / 2 of a block, P being the summed sizes (T, T) of its weights with rows that add up to 1. A token whose
+    mixer reads nothing at all keeps what it has."""
+    stay = torch.eye(len(total), dtype=total.dtype, device=total.device)
+    rows = total.sum(1, keepdim=True)
+    share = torch.where(rows > 0, total / torch.where(rows > 0, rows, 1.0), stay)
+    return (share + stay) / 2
 
 
 def watched(

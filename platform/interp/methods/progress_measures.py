@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .addition import NO_SIDES, Addition
-from .fourier import frequencies, gini, progress_losses, sum_waves
+from .fourier import frequencies, progress_losses, sum_waves
+from .sparsity_measures import gini
 
 FOURIER = ("restricted_loss", "restricted_loss_control", "excluded_loss", "excluded_loss_control", "embedding_gini",
            "logit_gini")  # fmt: skip
@@ -45,7 +46,7 @@ def progress_measures(
     """Of logits (p, p, p). control: sets of other frequencies, whose losses are averaged."""
     sides = addition.trained
     trained = torch.ones(addition.p, addition.p, dtype=torch.bool) if sides is None else sides
-    values = {"logit_gini": gini(sum_waves(logits).power.sqrt())}
+    values = {"logit_gini": float(gini(sum_waves(logits).power.sqrt()))}
     missing: dict[str, str] = {}
     every = {"": [progress_losses(logits, trained, keys)]}
     every["_control"] = [progress_losses(logits, trained, chosen) for chosen in control]

@@ -41,9 +41,10 @@ from ..methods.addition import (
     sides_of,
 )
 from ..methods.answer_table import ANSWER_SCHEMA, batch_answer_table
-from ..methods.fourier import answer_losses, frequencies, frequency_norms, gini, key_frequencies, sum_waves
+from ..methods.fourier import answer_losses, frequencies, frequency_norms, key_frequencies, sum_waves
 from ..methods.phases import PHASES, phase_of
 from ..methods.progress_measures import FOURIER, control_sets, progress_measures
+from ..methods.sparsity_measures import gini
 from ..methods.weight_measures import effective_rank, matrices, sum_of_squares
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def _weight_values(model: LanguageModel, layers: tuple[int, ...], addition: Addi
     values: dict[str, float | None] = {
         "sum_of_squares": sum_of_squares(model), "embedding_rank": effective_rank(table),
         "matrix_rank": _mean(ranks) if ranks else None,
-        "embedding_gini": None if addition is None else gini(frequency_norms(table)),
+        "embedding_gini": None if addition is None else float(gini(frequency_norms(table))),
     }  # fmt: skip
     return {name: value for name, value in values.items() if value is not None}
 

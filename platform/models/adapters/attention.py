@@ -78,6 +78,10 @@ class CausalAttention(Mixer):
         """What the heads' outputs z (B, T, H P) add to the residual stream."""
         raise UsageError(f"{type(self).__name__} defines no output projection")
 
+    def context_operations(self, context: int) -> int:
+        """Operations of a token as the last of `context` ones, beside products with parameters: scores and read-out."""
+        return 4 * self.heads * self.head_dim * context
+
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         return Records.none(batch, self.kv_heads * self.head_dim, dtype, device).as_state()
 

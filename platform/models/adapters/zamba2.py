@@ -12,7 +12,7 @@ and each layer has its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,8 @@ class Zamba2Block(AdaptedBlock):
 
 class AskingBlock(Zamba2Block):
     """A block that asks the shared one first. The owner of its weights keeps it as a part, the others refer to it."""
+
+    borrows: ClassVar[bool] = True
 
     def __init__(self, layer: Any, shared: SharedTransformer, owns: bool, is_first: bool, width: int) -> None:
         inner = layer.mamba_decoder

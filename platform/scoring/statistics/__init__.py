@@ -7,7 +7,7 @@
 - `effect_size`: Cohen's h of shares, or the standardised difference.
 - `power`, `power_curve`, `minimum_detectable_effect`, `groups_needed`: what a number of questions can find.
 - `bootstrap_mean`: percentile (default) or BCa interval of a mean; `bootstrap_ratio`: of sum(a) / sum(b), such as bits
-  per byte over documents.
+  per byte over documents; `bootstrap_columns`: of many of them at once.
 - `correlations`: of quantities with an outcome, with permutation p-values; point-biserial where the outcome is 0 or 1.
 - `groups_differ_p`: permutation p-value of a difference in the outcome's mean between groups.
 
@@ -21,6 +21,7 @@ and counted whole, while means stay means over questions. benchmarks/intervals.p
 from __future__ import annotations
 
 from .association import Correlation, correlations, groups_differ_p
+from .columns import Columns, bootstrap_columns
 from .differences import Difference, effect_size, holm, paired_difference, rank_p
 from .flips import sign_flip_p
 from .intervals import Estimate, bootstrap_mean, bootstrap_ratio, mean_interval, wilson
@@ -28,10 +29,12 @@ from .power import groups_needed, minimum_detectable_effect, power, power_curve
 from .samples import Resampling
 
 __all__ = [
+    "Columns",
     "Correlation",
     "Difference",
     "Estimate",
     "Resampling",
+    "bootstrap_columns",
     "bootstrap_mean",
     "bootstrap_ratio",
     "correlations",

@@ -85,6 +85,11 @@ class DenseMambaMixer(MambaMixer):
         """Mamba's, of which nothing can be rebuilt alone: layers read each other's states."""
         return tuple(replace(of, outputs=(), around=None) for of in super().recurrences(dtype))
 
+    def context_operations(self, context: int) -> int:
+        """Operations of a token beside products with parameters and the recurrence: states of the layers below, gated
+        and added."""
+        return 2 * self.neighbours * self.config.inner_size * self.config.state_size
+
     def step(self, u: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState] | None:
         """None: a step needs the states of the layers below, which only a run holds."""
         return None

@@ -164,6 +164,17 @@ class HyenaMixer(Mixer):
         self.D.unflatten(0, (d, n - 1))[:, :-1] = 1.0
         self.out_proj.weight.copy_(value.T * (RECALL_READ / (RECALL_POWER * RECALL_TAP**3)))
 
+    @property
+    def record_length(self) -> int:
+        """How many earlier tokens its record holds at most."""
+        return self.config.own.max_length - 1
+
+    def context_operations(self, context: int) -> int:
+        """Operations of a token as the last of `context` ones, beside products with parameters: the long convolutions
+        as they are defined, lag by lag. A transform over a whole text takes fewer."""
+        own = self.config.own
+        return 2 * (own.order - 1) * self.config.d_model * min(context, own.max_length)
+
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         d, own = self.config.d_model, self.config.own
         return {

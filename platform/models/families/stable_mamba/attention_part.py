@@ -19,7 +19,7 @@ from ...parts.attention import Records
 from ...parts.norms import RMSNorm
 from ...parts.past import extend, tokens_seen
 from ...parts.recurrence import reset_linear, split_linear
-from .sparse_attention import sparse_attention, visible_keys
+from .sparse_attention import kept_keys, sparse_attention, visible_keys
 
 
 class SparseAttention(nn.Module):
@@ -40,6 +40,12 @@ class SparseAttention(nn.Module):
         for layer in (self.qk, self.value):
             reset_linear(layer.weight, layer.bias, self.width, generator)
         self.memory_gate.zero_()
+
+    def context_operations(self, context: int) -> int:
+        """Operations of a token as the last of `context` ones, beside products with parameters: scores of all, and the
+        read-out of those that are attended to."""
+        kept = int(kept_keys(torch.tensor(context), self.sparsity))
+        return 2 * self.width * (context + kept)
 
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         """No keys, no values, no tokens seen."""

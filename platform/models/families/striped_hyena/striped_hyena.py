@@ -318,6 +318,10 @@ class AttentionLayer(_StripedHyenaLayer):
         values = self.v_proj.weight.view(G, 2 * half, d).repeat_interleave(H // G, 0).flatten(0, 1)
         self.out_proj.weight.copy_(RECALL_READ * values.T)
 
+    def context_operations(self, context: int) -> int:
+        """Operations of a token as the last of `context` ones, beside products with parameters: scores and read-out."""
+        return 4 * self.config.d_model * context
+
     def zero_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> LayerState:
         return Records.none(batch, self.k_proj.out_features, dtype, device).as_state()
 
