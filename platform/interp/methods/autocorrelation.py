@@ -28,10 +28,11 @@ class Autocorrelation(NamedTuple):
 
 
 def autocorrelation(x: ArrayLike, lags: Sequence[int]) -> list[Autocorrelation]:
-    """Of x (T, C) at those of the lags that the text is long enough for; none where nothing varies."""
-    values = np.asarray(x, np.float64)
+    """Of x (T, C), in its own precision, at those of the lags that the text is long enough for; none where nothing
+    varies."""
+    values = np.asarray(x)
     length = len(values)
-    centred = np.where(np.ptp(values, axis=0) > 0, values - values.mean(0), 0.0)
+    centred = (values - values.mean(0)) * (values != values[0]).any(0)  # rounding leaves something of a constant
     variance = (centred**2).mean(0)
     varies = variance > 0
     if not varies.any():

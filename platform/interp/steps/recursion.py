@@ -24,6 +24,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
+from torch import Tensor
 
 from ...scoring.statistics import Resampling, holm, paired_difference
 from ..engine.batches import Batch
@@ -231,7 +232,7 @@ def batch_recursion(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
     rows: Rows = []
     for number, item, values in along_texts(model, batch, wanted):
         layer, site = states[number]
-        output, *state = (value.double().flatten(1).cpu().numpy() for value in values.values())
+        output, *state = (wide_array(value) for value in values.values())
         at = {"id": item.id, "layer": layer}
         if site is None or site == next(s for known, s in states if known == layer):  # a block's output once
             rows += _autocorrelations(at | {"site": OUTPUT}, output, arguments["lags"])
@@ -250,7 +251,12 @@ def batch_recursion(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
 
 
-def _autocorrelations(at: dict[str, Any], x: NDArray[np.float64], lags: Sequence[int]) -> Rows:
+def wide_array(value: Tensor) -> NDArray[Any]:
+    """A text's vectors (T, n) in float32 or wider: states are large."""
+    return value.to(torch.promote_types(value.dtype, torch.float32)).flatten(1).cpu().numpy()
+
+
+def _autocorrelations(at: dict[str, Any], x: NDArray[Any], lags: Sequence[int]) -> Rows:
     at = at | {"part": "autocorrelation"}
     if not np.isfinite(x).all():
         return [at | {"lag": lag, "status": "model_nonfinite", "reason": "a value is not finite"} for lag in lags]
@@ -265,10 +271,10 @@ def _autocorrelations(at: dict[str, Any], x: NDArray[np.float64], lags: Sequence
     return rows
 
 
-def _changes(state: NDArray[np.float64], output: NDArray[np.float64]) -> dict[str, Any]:
+def _changes(state: NDArray[Any], output: NDArray[Any]) -> dict[str, Any]:
     if not (np.isfinite(state).all() and np.isfinite(output).all()):
         return {"status": "model_nonfinite", "reason": "a value is not finite"}
-    if len(state) <= 3 * TOKENS_EACH or not (np.ptp(state, axis=0).any() and np.ptp(output, axis=0).any()):
+    if len(state) <= 3 * TOKENS_EACH or not ((state != state[0]).any() and (output != output[0]).any()):
         return {"status": NOT_APPLICABLE, "reason": TOO_SHORT}
     moved, turned = (np.linalg.norm(np.diff(x, axis=0), axis=1) for x in (state, output))
     position = np.arange(len(moved), dtype=np.float64)[:, None]
