@@ -7,12 +7,11 @@ X (n, p), Y (n, q), K = X X', L = Y Y'; ~ : with a diagonal of zeros.
       (Song et al. 2012, JMLR 13; Kornblith et al. 2019, arXiv 1905.00414; Nguyen et al. 2021, arXiv 2010.15327). About
       0 for unrelated vectors however many channels there are, which the plain one is not; it can be a little below 0.
     SVCCA                  mean canonical correlation of the directions that hold 99 % of the variance of each
-      (Raghu et al. 2017, arXiv 1706.05806). Grows by chance with the number of directions over n: read it beside a null.
+      (Raghu et al. 2017, arXiv 1706.05806). Grows by chance with directions over n: read it beside a null.
     Procrustes             ||X'Y||_*, X and Y centred and of Frobenius norm 1: what the best rotation reaches, 0 to 1
       (Ding et al. 2021, arXiv 2108.01661, whose distance is 2 - 2 of it). Grows by chance too.
 
-None changes under rotation and isotropic scaling of either side; SVCCA under no invertible map that keeps all directions
-either. float64.
+None changes under rotation and isotropic scaling of either side. float64.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from ..methods.along_texts import along_texts
 from ..methods.autocorrelation import autocorrelation, expected_of_shuffled
 from ..methods.over_texts import STATUS, Rows, averaged, interval_columns, mean_of, number_or_none
 from ..methods.recurrences import recurrences_of
-from ..methods.token_correlation import TOKENS_EACH, correlation
+from ..methods.token_correlation import correlation
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -169,9 +169,7 @@ def recursion(job: Job) -> Tables:
         parts[row["part"]].append(row)
     for of_part in parts.values():
         of_part.sort(key=lambda row: (row["layer"], row["site"] or "", row["lag"] or 0))
-    changes = averaged(
-        parts["changes"], ("layer", "site"), ("state_change", "output_change", "r", "r_position"), how
-    )
+    changes = averaged(parts["changes"], ("layer", "site"), ("state_change", "output_change", "r", "r_position"), how)
     _test(changes, parts["changes"], how)
     tables = {
         "autocorrelation": (
@@ -274,7 +272,7 @@ def _autocorrelations(at: dict[str, Any], x: NDArray[Any], lags: Sequence[int]) 
 def _changes(state: NDArray[Any], output: NDArray[Any]) -> dict[str, Any]:
     if not (np.isfinite(state).all() and np.isfinite(output).all()):
         return {"status": "model_nonfinite", "reason": "a value is not finite"}
-    if len(state) <= 3 * TOKENS_EACH or not ((state != state[0]).any() and (output != output[0]).any()):
+    if len(state) < 2 or not ((state != state[0]).any() and (output != output[0]).any()):
         return {"status": NOT_APPLICABLE, "reason": TOO_SHORT}
     moved, turned = (np.linalg.norm(np.diff(x, axis=0), axis=1) for x in (state, output))
     position = np.arange(len(moved), dtype=np.float64)[:, None]

@@ -77,7 +77,8 @@ ATTENTION_SCHEMA = pa.schema([*_PLACE, _MEASURE, *_VALUE, *STATUS])
 VECTORS_SCHEMA = pa.schema([
     *_PLACE,
     column("distance", pa.int32(), "tokens back, at least; the next row says up to where"),
-    *interval_columns("share", "share of what a token reads at these distances, mean over units and tokens"),
+    *interval_columns("share", "share of what a token reads at these distances, mean over units and tokens, of "
+                      "prompts that are longer"),
     *STATUS,
 ])  # fmt: skip
 OVER_TIME_SCHEMA = pa.schema([
@@ -216,8 +217,11 @@ def batch_attention(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
         units = chosen_units(len(place.A), arguments["units"])
         scan = place.rebuild({name: value[None] for name, value in values.items()})
         shape, distances = shape_of(scan, units)
-        rows += [at | {"part": "vectors", "distance": first, "share": number_or_none(share), "status": GOOD}
-                 for (first, _), share in zip(DISTANCES, distances, strict=True) if first < len(item.prompt)]  # fmt: skip
+        rows += [
+            at | {"part": "vectors", "distance": first, "share": number_or_none(share), "status": GOOD}
+            for (first, _), share in zip(DISTANCES, distances, strict=True)
+            if first < len(item.prompt)
+        ]
         rows += _measures(at, shape)
         rng = np.random.default_rng(int(digest_of([arguments["seed"], item.id, place.prefix])[:16], 16))
         rows += _correlations(at, place, values, units, shape, rng)

@@ -138,9 +138,7 @@ VIEW = View(
 def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     """A pass; what takes time are the quantiles of each coordinate's decays at each token."""
     eigenvalues = sum(p.A.numel() for layer in asked.layers for p in recurrences_of(asked.model, layer))
-    return Effort(
-        1.5 * sum(lengths), of_files(2) + 2200 * len(asked.layers), 6e-8 * eigenvalues * sum(lengths) + 0.02
-    )
+    return Effort(1.5 * sum(lengths), of_files(2) + 2200 * len(asked.layers), 6e-8 * eigenvalues * sum(lengths) + 0.02)
 
 
 @step("ssm_parameters", settings=Settings, seeded=True, view=VIEW, cost=cost)

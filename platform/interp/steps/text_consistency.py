@@ -9,8 +9,9 @@ means (`scoring.statistics.intraclass`; Shrout and Fleiss 1979, McGraw and Wong 
 - `kind`: the texts of one kind of question, its category and hops; `group`: the questions of one document or entity.
 
 The F interval supposes normal values, and is approximate for groups of unequal sizes; `resampled` is a bootstrap over
-groups. p_permuted shuffles values over groups and supposes nothing. Many numbers depend on a text's length, and kinds of
-questions differ in it: the row `length` says by how much, and no ICC by kind is evidence of more unless it is larger.
+groups. p_permuted shuffles values over groups and supposes nothing. Many numbers depend on a text's length, and kinds
+of questions differ in it: the row `length` says by how much, and an ICC by kind is no evidence of more unless it is
+larger.
 
 Parts: `consistency`, `texts`.
 """
@@ -196,9 +197,7 @@ def _consistency(rows: Rows, by: str, labels: Mapping[str, str | None], job: Job
     else:
         kept = [row for row in good if row["whole"] is not None and labels[row["id"]] is not None]
         values, groups = [row["whole"] for row in kept], [str(labels[row["id"]]) for row in kept]
-    found = intraclass(
-        values, groups, seed=job.seed, confidence=settings.confidence, n_resamples=settings.resamples
-    )
+    found = intraclass(values, groups, seed=job.seed, confidence=settings.confidence, n_resamples=settings.resamples)
     counts = {"groups": found.groups, "n_values": found.n, "n_nonfinite": lost}
     if found.single is None:
         reason = "there are no two groups of which one has two values, or nothing varies"

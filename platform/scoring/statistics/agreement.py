@@ -92,9 +92,9 @@ def _ratios(n: Floats, sums: Floats, within: Floats) -> tuple[Floats, Floats, Fl
     """ICC(1,1), ICC(1,k), F and k (R,) of R samples of groups (R, G), each with its count, sum and squares within."""
     total, count = n.sum(1), n.shape[1]
     between = ((sums**2 / n).sum(1) - sums.sum(1) ** 2 / total) / (count - 1)
-    inside = within.sum(1) / (total - count)
     size = (total - (n**2).sum(1) / total) / (count - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a sample of single values has no squares within
+        inside = within.sum(1) / (total - count)
         single = (between - inside) / (between + (size - 1) * inside)
         return single, (between - inside) / between, between / inside, size
 
