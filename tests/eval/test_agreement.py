@@ -26,6 +26,17 @@ def test_the_published_table_has_the_published_values() -> None:
     assert ends == pytest.approx((-0.133, 0.723, -0.884, 0.912), abs=0.001)
 
 
+def test_with_occasions_too() -> None:
+    values, groups = rows(TABLE)
+    found = intraclass(values, groups, seed=0, occasions=[j for _ in TABLE for j in range(4)])
+    assert found.single == pytest.approx(0.71, abs=0.006) and found.average == pytest.approx(0.91, abs=0.005)
+    ends = (found.single_low, found.single_high, found.average_low, found.average_high)
+    assert ends == pytest.approx((0.342, 0.946, 0.676, 0.986), abs=0.001)
+    assert intraclass([1.0, 5.0, 2.0, 6.0], list("aabb"), seed=0, occasions=[0, 1, 0, 1]).single == 1.0
+    with pytest.raises(UsageError, match="one value of each"):
+        intraclass(values, groups, seed=0, occasions=[0] * len(values))
+
+
 tables = st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=5), min_size=2, max_size=6)
 
 
@@ -54,6 +65,7 @@ def test_a_planted_share_is_found_and_both_intervals_agree() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(0, 1, (300, 1)) + rng.normal(0, 1, (300, 4))  # half of the variance is between groups
     found = intraclass(values.ravel(), np.repeat(np.arange(300), 4).tolist(), seed=1)
+    assert found.single_low is not None and found.single_high is not None
     assert found.single_low < 0.5 < found.single_high and found.single == pytest.approx(0.5, abs=0.06)
     assert found.average == pytest.approx(0.8, abs=0.04)  # Spearman and Brown: 4 r / (1 + 3 r)
     ends = (found.single_low, found.single_high)

@@ -45,6 +45,7 @@ def test_the_partial_correlation_is_that_of_residuals_of_ranks() -> None:
         given = np.column_stack([ranked(a)[:, u], ranked(b)[:, u]])
         left, right = (r - given @ np.linalg.lstsq(given, r, rcond=None)[0] for r in (ranked(x)[:, u], ranked(y)[:, u]))
         assert found[u] == pytest.approx(np.corrcoef(left, right)[0, 1])
+    np.testing.assert_allclose(ranked([[3.0], [1.0], [3.0], [0.0]])[:, 0] + 2.5, [3.5, 2, 3.5, 1])  # ties share
     assert correlation(x, np.exp(x)) == pytest.approx(np.ones(3))
     assert np.isnan(correlation(x, np.ones((30, 1)))).all() and np.isnan(correlation(x, y, [x])).all()
     assert np.isnan(correlation(x[:7], y[:7])).all()
@@ -64,7 +65,7 @@ def test_the_step_correlates_the_states_that_decoding_has(arch: str) -> None:
             _, state = model(torch.tensor([[token]]), state=state, return_state=True)
             states.append(state.layers[1]["h"][0].numpy())
     moved = np.diff(np.stack([np.zeros_like(states[0]), *states]), axis=0)
-    size = np.sqrt((moved.reshape(len(moved), delta.shape[1], -1) ** 2).sum(-1))
+    size = np.linalg.norm(moved.reshape(len(moved), delta.shape[1], -1), axis=-1)
     expected = correlation(delta, size)
     found = [r["plain"] for r in rows if (r["layer"], r["outcome"]) == (1, "state_change")]
     assert found == pytest.approx(expected.tolist(), abs=1e-9)

@@ -48,13 +48,15 @@ def test_of_a_fixed_delta_all_follows_from_it() -> None:
     model = nano("mamba2")
     with torch.no_grad():
         for block in model.blocks:
-            rows = block.mixer.in_proj.weight.shape[0]
-            block.mixer.in_proj.weight[rows - len(block.mixer.dt_bias) :] = 0
+            projection, units = block.mixer.get_parameter("in_proj.weight"), len(block.mixer.get_parameter("dt_bias"))
+            projection[len(projection) - units :] = 0
     tables = run_step("ssm_parameters", model, ITEMS, resamples=100)
     (row, _) = tables["stability"].to_pylist()
     place = model.blocks[0].recurrences()[0]
     with torch.no_grad():
-        rate = (place.A.real.abs()[:, 0] * torch.nn.functional.softplus(model.blocks[0].mixer.dt_bias)).numpy()
+        rate = (
+            place.A.real.abs()[:, 0] * torch.nn.functional.softplus(model.blocks[0].mixer.get_parameter("dt_bias"))
+        ).numpy()
     assert row["stable"] and row["n_prompts"] == 3
     assert row["spectral_radius"] == pytest.approx(math.exp(-rate.min()))
     assert row["long_run"] == pytest.approx(row["spectral_radius"]) and row["spectral_radius_low"] is not None

@@ -41,7 +41,7 @@ def attention_shape(weights: Tensor) -> dict[str, Floats]:
     share, length = shares(weights), weights.shape[-1]
     strength = weights.abs().double().sum(-1)
     i = torch.arange(length, dtype=torch.float64, device=weights.device)
-    entropy = torch.special.entr(share).sum(-1) / torch.log(i + 1)  # 0 / 0 at the first token
+    entropy = -(share * share.clamp(min=1e-300).log()).sum(-1) / torch.log(i + 1)  # 0 / 0 at the first token
     reach = (share * (i[:, None] - i).clamp(min=0)).sum(-1)
     change = torch.full_like(strength, torch.nan)
     change[:, 1:] = (share[:, 1:] - share[:, :-1]).abs().sum(-1) / 2

@@ -20,10 +20,19 @@ TOKENS_EACH = 4
 
 def ranked(values: ArrayLike) -> Floats:
     """Centred ranks (T, U) of the values in each column (T, U); NaN in a column that has one."""
-    from scipy.stats import rankdata  # here, because importing it takes time
-
     x = np.asarray(values, np.float64)
-    return np.asarray(rankdata(x, axis=0), np.float64) - (len(x) + 1) / 2
+    order = np.argsort(x, axis=0, kind="stable")
+    ascending = np.take_along_axis(x, order, 0)
+    place = np.broadcast_to(np.arange(len(x))[:, None], x.shape)
+    begins = np.ones(x.shape, bool)
+    begins[1:] = ascending[1:] != ascending[:-1]
+    ends = np.roll(begins, -1, axis=0)  # the last row comes before the first, which begins
+    first = np.maximum.accumulate(np.where(begins, place, 0), axis=0)
+    last = np.minimum.accumulate(np.where(ends, place, len(x))[::-1], axis=0)[::-1]
+    ranks = np.empty(x.shape)
+    np.put_along_axis(ranks, order, (first + last - (len(x) - 1)) / 2, 0)
+    ranks[:, np.isnan(x).any(0)] = np.nan
+    return ranks
 
 
 def correlation(x: ArrayLike, y: ArrayLike, given: Sequence[ArrayLike] = ()) -> Floats:

@@ -122,8 +122,8 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     pairs = blocks * (blocks - 1) / 2 + blocks**2 * len(asked.others)
     width = max(place.channels for place in places(asked.model, asked.layers, [settings.site]))
     n = min(settings.tokens, 40) * len(lengths)
-    work = 6e-10 * pairs * (settings.draws + FOLDS + 1) * width**2 * (n / 8 + 10 * width)
-    return Effort(1.5 * sum(lengths) * (1 + len(asked.others)), of_files(1) + 60 * 3 * pairs, work + 0.1)
+    work = 2e-10 * pairs * (settings.draws + FOLDS + 1) * width**2 * (n / 8 + 10 * width)
+    return Effort(1.5 * sum(lengths) * (1 + len(asked.others)), of_files(3) + 60 * 3 * pairs, work + 0.1)
 
 
 @step("layer_correlation", settings=Settings, seeded=True, check=check, others=(...,), view=VIEW, cost=cost)

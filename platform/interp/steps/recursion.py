@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from ...scoring.statistics import Resampling, holm, paired_difference
+from ...scoring.statistics import Resampling, holm, sign_flip_p
 from ..engine.batches import Batch
 from ..engine.columns import column
 from ..engine.effort import of_files
@@ -154,7 +154,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     """Passes whose states are kept, and arithmetic on them."""
     widths = [place.channels for place in places(asked.model, asked.layers, asked.settings.sites)]
     rows = 60 * sum(widths) + 2500 * len(asked.layers)
-    return Effort(6.0 * sum(lengths), of_files(4) + rows, 0.01 * len(asked.layers))
+    return Effort(2.0 * sum(lengths), of_files(4) + rows, 0.01 * len(asked.layers))
 
 
 @step("recursion", settings=Settings, seeded=True, check=check_sites, view=VIEW, cost=cost)
@@ -194,7 +194,7 @@ def _test(changes: Rows, rows: Rows, how: Resampling) -> None:
         if cell["status"] == GOOD:
             here = [r["r_position"] for r in rows if (r["layer"], r["site"]) == (cell["layer"], cell["site"])]
             known = [r for r in here if r is not None]
-            cell["p"] = paired_difference(known, [0.0] * len(known), seed=how.seed, n_resamples=how.resamples).p
+            cell["p"] = sign_flip_p(known, seed=how.seed, n_draws=how.resamples)
     for cell, p in zip(changes, holm([cell.get("p") for cell in changes]), strict=True):
         cell["p_holm"] = p
 

@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...runtime.plan import digest_of
-from ...scoring.statistics import Resampling, holm, paired_difference
+from ...scoring.statistics import Resampling, holm, sign_flip_p
 from ..engine.batches import Batch, spread
 from ..engine.columns import column
 from ..engine.effort import of_files
@@ -53,6 +53,8 @@ TOO_SHORT = "the text is too short, or nothing varies in it"
 DISTANCES = ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, 10**9))
 #: parts of a text in which measures are averaged for `over_time`
 STRETCHES = 8
+#: random signs behind a p-value for each resample of an interval: it has to stay small times the number of rows
+FLIPS = 20
 _R = ("r", "partial", "shuffled")
 
 
@@ -151,7 +153,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
         for p in scans_of(asked.model, layer)
     )  # fmt: skip
     pairs = float(sum(length**2 for length in few))
-    return Effort(1.5 * sum(few), of_files(4) + 16_000 * len(asked.layers), 4e-9 * cells * pairs + 0.1)
+    return Effort(1.5 * sum(few), of_files(4) + 16_000 * len(asked.layers), 7e-9 * cells * pairs + 0.1)
 
 
 def spread_lengths(lengths: Sequence[int], count: int) -> list[int]:
@@ -197,7 +199,7 @@ def _test(made: Rows, rows: Rows, how: Resampling) -> None:
             by_cell.setdefault(tuple(row[key] for key in keys), []).append(row["partial"])
     for cell in made:
         known = by_cell.get(tuple(cell[key] for key in keys), [])
-        cell["p"] = paired_difference(known, [0.0] * len(known), seed=how.seed, n_resamples=how.resamples).p
+        cell["p"] = sign_flip_p(known, seed=how.seed, n_draws=FLIPS * how.resamples)
     for cell, p in zip(made, holm([cell["p"] for cell in made]), strict=True):
         cell["p_holm"] = p
 

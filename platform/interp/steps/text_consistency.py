@@ -5,7 +5,8 @@ read after the first). Of each number, the intraclass correlation ICC(1,1) of on
 means (`scoring.statistics.intraclass`; Shrout and Fleiss 1979, McGraw and Wong 1996), of
 
 - `halves`: the two halves of a text; near 1, the texts differ among themselves and each keeps its value, near 0 the
-  number says nothing of the text that its other half would confirm;
+  number says nothing of the text that its other half would confirm. Second halves may differ from first ones as such,
+  which makes it small or negative: `halves_in_order` takes both halves' means over all texts out, ICC(3,1), ICC(3,k);
 - `kind`: the texts of one kind of question, its category and hops; `group`: the questions of one document or entity.
 
 The F interval supposes normal values, and is approximate for groups of unequal sizes; `resampled` is a bootstrap over
@@ -68,7 +69,7 @@ OF_RECURRENCE = {
 }
 MEASURES = {"length": "tokens of the text; a measure of no block"} | OF_OUTPUT | OF_RECURRENCE
 STRETCHES = ("whole", "first", "second")
-GROUPINGS = ("halves", "kind", "group")
+GROUPINGS = ("halves", "halves_in_order", "kind", "group")
 _FEWEST = 4  # tokens of a half
 
 
@@ -89,13 +90,15 @@ _KEYS = [
 ]  # fmt: skip
 CONSISTENCY_SCHEMA = pa.schema([
     *_KEYS,
-    column("by", pa.string(), "halves of a text, or texts by kind of question, or by document or entity"),
-    column("icc", pa.float64(), "ICC(1,1): of a single half or text; below 0 there is no consistency"),
+    column("by", pa.string(), "halves of a text; halves_in_order, less what all first (second) halves have in common; "
+           "or texts by kind of question, or by group: document or entity"),
+    column("icc", pa.float64(), "ICC(1,1), for halves_in_order ICC(3,1): of a single half or text; below 0 there is no "
+           "consistency"),
     column("icc_low", pa.float64(), "lower end of its F interval"),
     column("icc_high", pa.float64(), "upper end"),
     column("resampled_low", pa.float64(), "lower end of its bootstrap interval over groups"),
     column("resampled_high", pa.float64(), "upper end"),
-    column("icc_mean", pa.float64(), "ICC(1,k): of the mean of a group"),
+    column("icc_mean", pa.float64(), "ICC(1,k), ICC(3,k): of the mean of a group"),
     column("icc_mean_low", pa.float64(), "lower end of its F interval; null where it has none"),
     column("icc_mean_high", pa.float64(), "upper end"),
     column("k", pa.float64(), "values of a group, or what stands for it where groups differ in size"),
@@ -118,12 +121,13 @@ BATCH_SCHEMA = pa.schema([*TEXTS_SCHEMA, pa.field("reason", pa.string())])
 _NAMES = {"effective_rank": "effective rank", "attention_entropy": "attention's entropy", OUTPUT: "output"}
 VIEW = View(
     "What is a property of a text",
-    "Intraclass correlations ICC(1,1) with F intervals: of the two halves of a text, and of texts of one kind. 1: all "
+    "Intraclass correlations with F intervals: of the two halves of a text, and of texts of one kind. 1: all "
     "that differs, differs between texts (kinds); 0: nothing does. Compare kinds with the row for length.",
     (
         BarPart(
             part="consistency", x="measure", y="icc", low="icc_low", high="icc_high", group="layer",
-            only={"status": "ok", "by": "halves"}, title="Halves of a text", label="ICC(1,1)", words=_NAMES,
+            only={"status": "ok", "by": "halves_in_order"}, title="Halves of a text, in order", label="ICC(3,1)",
+            words=_NAMES,
         ),
         BarPart(
             part="consistency", x="measure", y="icc", low="icc_low", high="icc_high", group="layer",
@@ -134,8 +138,8 @@ VIEW = View(
             part="consistency", title="Intraclass correlations", only={"status": "ok"}, sort=("by", "measure"),
             columns=(
                 Column("by"), Column("measure"), Column("layer", absent="–"), Column("site", absent="–"),
-                Column("icc", "ICC(1,1)", "icc_low", "icc_high", form="signed"),
-                Column("icc_mean", "ICC(1,k)", "icc_mean_low", "icc_mean_high", form="signed"), Column("k"),
+                Column("icc", "ICC", "icc_low", "icc_high", form="signed"),
+                Column("icc_mean", "of the mean", "icc_mean_low", "icc_mean_high", form="signed"), Column("k"),
                 Column("p_permuted", "p", form="p"), Column("groups"), Column("n_values", "values"),
             ),
             words=SITE_WORDS | _NAMES,
@@ -149,7 +153,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     pairs = float(sum(length**2 for length in lengths))
     scans = [p for layer in asked.layers for p in scans_of(asked.model, layer)]
     cells = sum(min(asked.settings.units, len(p.A)) * (p.A.shape[1] + 12) for p in scans)
-    seconds = 4e-9 * cells * pairs + len(asked.layers) * (0.006 * len(lengths) + 0.5)
+    seconds = 4e-9 * cells * pairs + len(asked.layers) * (0.004 * len(lengths) + 0.3)
     return Effort(2.0 * sum(lengths), of_files(2) + len(asked.layers) * (3500 + 8 * 25 * len(lengths)), seconds)
 
 
@@ -174,7 +178,7 @@ def text_consistency(job: Job) -> Tables:
     made: Rows = []
     for (layer, site, measure), of_cell in cells.items():
         about = {"layer": layer, "site": site, "measure": measure}
-        for by in GROUPINGS if layer is not None else GROUPINGS[1:]:
+        for by in GROUPINGS if layer is not None else GROUPINGS[2:]:
             made.append(about | {"by": by} | _consistency(of_cell, by, labels.get(by, {}), job))
     texts = [{name: row.get(name) for name in TEXTS_SCHEMA.names} for row in rows]
     return {
@@ -190,14 +194,18 @@ def _consistency(rows: Rows, by: str, labels: Mapping[str, str | None], job: Job
     if not good:
         first = next((row for row in rows if row["status"] == "model_nonfinite"), rows[0])
         return {"n_nonfinite": lost, "status": first["status"], "reason": first.get("reason")}
-    if by == "halves":
+    halves: list[str] | None = None
+    if by.startswith("halves"):
         kept = [row for row in good if row["first"] is not None and row["second"] is not None]
         values = [row[half] for row in kept for half in STRETCHES[1:]]
         groups = [row["id"] for row in kept for _ in STRETCHES[1:]]
+        halves = [half for _ in kept for half in STRETCHES[1:]] if by == "halves_in_order" else None
     else:
         kept = [row for row in good if row["whole"] is not None and labels[row["id"]] is not None]
         values, groups = [row["whole"] for row in kept], [str(labels[row["id"]]) for row in kept]
-    found = intraclass(values, groups, seed=job.seed, confidence=settings.confidence, n_resamples=settings.resamples)
+    found = intraclass(
+        values, groups, seed=job.seed, occasions=halves, confidence=settings.confidence, n_resamples=settings.resamples
+    )
     counts = {"groups": found.groups, "n_values": found.n, "n_nonfinite": lost}
     if found.single is None:
         reason = "there are no two groups of which one has two values, or nothing varies"
@@ -206,7 +214,9 @@ def _consistency(rows: Rows, by: str, labels: Mapping[str, str | None], job: Job
         "icc": found.single, "icc_low": found.single_low, "icc_high": found.single_high,
         "resampled_low": found.resampled_low, "resampled_high": found.resampled_high, "icc_mean": found.average,
         "icc_mean_low": found.average_low, "icc_mean_high": found.average_high, "k": found.size, "p": found.p,
-        "p_permuted": groups_differ_p(groups, values, seed=job.seed, n_draws=settings.resamples), "status": GOOD,
+        "p_permuted": groups_differ_p(
+            groups, values, seed=job.seed, n_draws=settings.resamples, strata=halves
+        ), "status": GOOD,
     }  # fmt: skip
 
 
