@@ -46,12 +46,14 @@ def correlation(x: ArrayLike, y: ArrayLike, given: Sequence[ArrayLike] = ()) -> 
 def of_ranks(x: Floats, y: Floats, given: Sequence[Floats] = ()) -> Floats:
     """`correlation` of centred ranks."""
     if len(x) < TOKENS_EACH * (2 + len(given)):
-        return np.full(max(x.shape[1], y.shape[1]), np.nan)
+        unknown: Floats = np.full(max(x.shape[1], y.shape[1]), np.nan)
+        return unknown
     basis: list[Floats] = []
     for covariate in given:  # one that adds nothing to the others takes nothing away
         basis.append(np.nan_to_num(_unit(_without(covariate, basis), covariate)))
-    left, right = (_unit(_without(side, basis), side) for side in (x, y))
-    return np.clip((left * right).sum(0), -1.0, 1.0)
+    left, right = _unit(_without(x, basis), x), _unit(_without(y, basis), y)
+    together: Floats = (left * right).sum(0)
+    return together.clip(-1.0, 1.0)
 
 
 def _without(x: Floats, basis: Sequence[Floats]) -> Floats:
