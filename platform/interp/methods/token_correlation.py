@@ -46,8 +46,7 @@ def correlation(x: ArrayLike, y: ArrayLike, given: Sequence[ArrayLike] = ()) -> 
 def of_ranks(x: Floats, y: Floats, given: Sequence[Floats] = ()) -> Floats:
     """`correlation` of centred ranks."""
     if len(x) < TOKENS_EACH * (2 + len(given)):
-        unknown: Floats = np.full(max(x.shape[1], y.shape[1]), np.nan)
-        return unknown
+        return np.zeros(max(x.shape[1], y.shape[1])) + np.nan
     basis: list[Floats] = []
     for covariate in given:  # one that adds nothing to the others takes nothing away
         basis.append(np.nan_to_num(_unit(_without(covariate, basis), covariate)))
