@@ -53,17 +53,24 @@ def run_step(
     layers: Sequence[int] | None = None,
     upstream: Mapping[str, Tables] | None = None,
     tensors: Mapping[str, Mapping[str, Tensors]] | None = None,
+    others: Sequence[LanguageModel] = (),
     seed: int = 0,
     **settings: Any,
 ) -> Tables:
-    """What the step finds on `items`, in batches of consecutive ones; its settings are checked first."""
+    """What the step finds on `items`, in batches of consecutive ones; its settings are checked first. others: further
+    models, which read the same tokens."""
     from mplat.interp.engine.step import Asked, Job
 
     step = all_steps()[name]
 
-    def map_batches(function: Any, schema: pa.Schema, arguments: Mapping[str, Any]) -> pa.Table:
+    models = (model, *others)
+
+    def map_batches(
+        function: Any, schema: pa.Schema, arguments: Mapping[str, Any], *, model: int = 0, name: str | None = None
+    ) -> pa.Table:
         cuts = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
-        return pa.concat_tables([function(model, Batch(cut, model.device), arguments).cast(schema) for cut in cuts])
+        reader = models[model]
+        return pa.concat_tables([function(reader, Batch(cut, reader.device), arguments).cast(schema) for cut in cuts])
 
     job = Job(
         model=model,
@@ -74,9 +81,11 @@ def run_step(
         seed=seed,
         upstream=upstream or {},
         map=map_batches,
+        others=others,
+        other_items=[items for _ in others],
         upstream_tensors=tensors or {},
     )
     if step.check is not None:
-        step.check(Asked(model, job.layers, job.settings, {}))
+        step.check(Asked(model, job.layers, job.settings, {}, others))
     output = step.function(job)
     return output.tables if isinstance(output, StepOutput) else output

@@ -10,6 +10,7 @@
   per byte over documents; `bootstrap_columns`: of many of them at once.
 - `correlations`: of quantities with an outcome, with permutation p-values; point-biserial where the outcome is 0 or 1.
 - `groups_differ_p`: permutation p-value of a difference in the outcome's mean between groups.
+- `intraclass`: how much of what differs among values differs between their groups, ICC(1,1) and ICC(1,k).
 
 Promises: fewer than two values (or groups) give None, never a made-up number; the same values and seed give the same
 result, bit for bit; NaN or infinity among the values is an error, because a failed row must have been left out by its
@@ -20,6 +21,7 @@ and counted whole, while means stay means over questions. benchmarks/intervals.p
 
 from __future__ import annotations
 
+from .agreement import IntraClass, intraclass
 from .association import Correlation, correlations, groups_differ_p
 from .columns import Columns, bootstrap_columns
 from .differences import Difference, effect_size, holm, paired_difference, rank_p
@@ -33,6 +35,7 @@ __all__ = [
     "Correlation",
     "Difference",
     "Estimate",
+    "IntraClass",
     "Resampling",
     "bootstrap_columns",
     "bootstrap_mean",
@@ -42,6 +45,7 @@ __all__ = [
     "groups_differ_p",
     "groups_needed",
     "holm",
+    "intraclass",
     "mean_interval",
     "minimum_detectable_effect",
     "paired_difference",
