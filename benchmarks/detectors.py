@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from mplat.datasets.facts import prompts
 from mplat.eval.planted import PLANTS, find_plant
 from mplat.eval.planted.detecting import FINDS, detect
