@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .recurrences import LayerRecurrence
 from .selectivity import read_weights
+from .typed_tensors import ints
 
 QUERIES = 6
 DEAD = 1e-9
@@ -84,7 +85,7 @@ def peak_of(x: Tensor, *, least: float, ratio: float) -> Peak:
 def dead_channels(low: Tensor, high: Tensor) -> list[int]:
     """Channels that never move, of the least and the largest value (C,) of each; all of them where none moves."""
     moved = high - low
-    return (moved <= DEAD * moved.max()).nonzero()[:, 0].tolist()
+    return ints((moved <= DEAD * moved.max()).nonzero()[:, 0])
 
 
 def opened(values: Tensor, kind: str, flat: float) -> Counted:

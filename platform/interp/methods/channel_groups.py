@@ -22,6 +22,7 @@ from ..engine.columns import ranks
 from ..engine.places import Place, rows_at
 from ..engine.step import Job
 from .against_random import AgainstRandom, against_random, verdicts
+from .typed_tensors import nested
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -141,9 +142,9 @@ def batch_ablations(model: LanguageModel, batch: Batch, arguments: Mapping[str, 
 
     def score(group: int) -> None:
         scores = score_answers(model(answered.tokens, answered.mask), answered)
-        values = zip(batch.items, scores.logprob.tolist(), scores.correct.tolist(), scores.finite.tolist(), strict=True)
+        values = zip(batch.items, *(nested(of) for of in (scores.logprob, scores.correct, scores.finite)), strict=True)
         for item, logprob, correct, finite in values:
-            row = {"logprob": logprob, "correct": correct} if finite else {}
+            row: dict[str, Any] = {"logprob": logprob, "correct": correct} if finite else {}
             rows.append({"id": item.id, "group": group} | row)
 
     score(-1)

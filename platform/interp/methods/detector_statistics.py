@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import combinations
-from math import comb
+from math import comb, isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from ...scoring.statistics import Resampling
 from ...steering.detectors import find_detector, observed
 from ..engine.columns import ranks
 from .layer_signals import members_of
+from .typed_tensors import tensor_of
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +70,7 @@ def compare_detectors(
     if not 1 <= top <= channels or len(groups) != n:
         raise UsageError(f"{top} of {channels} channels, {len(groups)} groups of {n} questions: these do not fit")
     score, key = _scores(sums, names)
-    members = [torch.from_numpy(of) for of in members_of(groups)]
+    members = [tensor_of(of) for of in members_of(groups)]
     rng = np.random.default_rng(how.seed)
     largest = np.stack([_scores(_dealt_anew(sums, members, rng), names)[1].max(1) for _ in range(draws)])
     p = (1 + (largest[:, :, None] >= key).sum(0)) / (1 + draws)
@@ -78,10 +79,11 @@ def compare_detectors(
         found = [Scored(name, score[i], key[i], None, None, None, p[i]) for i, name in enumerate(names)]
         return found, [_agreement(names, key, pair, correlations, None, top) for pair in _pairs(names)]
     resampled = [_scores(sums[chosen], names) for chosen in _resamples(members, how.resamples, rng)]
-    again, keys = (np.stack(values) for values in zip(*resampled, strict=True))
+    again, keys = (np.stack([draw[i] for draw in resampled]) for i in range(2))
     tail = (1 - how.confidence) / 2
     # no interpolation: a score may be minus infinity
-    low, high = (np.quantile(again, q, axis=0, method=m) for q, m in ((tail, "lower"), (1 - tail, "higher")))
+    low = np.quantile(again, tail, axis=0, method="lower")
+    high = np.quantile(again, 1 - tail, axis=0, method="higher")
     in_top = np.mean([[ranks(of) <= top for of in draw] for draw in keys], 0)
     found = [Scored(name, score[i], key[i], low[i], high[i], in_top[i], p[i]) for i, name in enumerate(names)]
     bounds = np.nanquantile([_rank_correlations(draw) for draw in keys], [tail, 1 - tail], axis=0)
@@ -110,7 +112,7 @@ def _resamples(members: Sequence[Tensor], count: int, rng: np.random.Generator) 
 def _dealt_anew(sums: Tensor, members: Sequence[Tensor], rng: np.random.Generator) -> Tensor:
     """The channels of each group in an order of their own."""
     channels = sums.shape[2]
-    orders = torch.from_numpy(rng.permuted(np.tile(np.arange(channels), (len(members), 1)), axis=1))
+    orders = tensor_of(rng.permuted(np.tile(np.arange(channels), (len(members), 1)), axis=1))
     order = torch.empty(len(sums), channels, dtype=torch.int64)
     for of, its in zip(members, orders, strict=True):
         order[of] = its
@@ -119,13 +121,18 @@ def _dealt_anew(sums: Tensor, members: Sequence[Tensor], rng: np.random.Generato
 
 def _rank_correlations(keys: Floats) -> Floats:
     """Spearman's, (detectors, detectors); NaN for one whose keys are all equal."""
-    from scipy.stats import rankdata  # here, because importing it takes time
-
-    by_rank = rankdata(keys, axis=1)
+    by_rank = np.stack([_average_ranks(of) for of in keys])
     centred = by_rank - by_rank.mean(1, keepdims=True)
     lengths = np.sqrt((centred**2).sum(1))
     with np.errstate(invalid="ignore"):
         return centred @ centred.T / np.outer(lengths, lengths)
+
+
+def _average_ranks(values: Floats) -> Floats:
+    """Ranks (n,), equal values at the mean of theirs."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[which]
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[int, int]]:
@@ -137,9 +144,7 @@ def _agreement(
 ) -> Agreement:
     first, second = ({*np.flatnonzero(ranks(key[i]) <= top).tolist()} for i in pair)
     overlap, channels = len(first & second), key.shape[1]
-    known = [
-        None if not np.isfinite(v) else float(v) for v in (rho[pair], *([] if bounds is None else bounds[:, *pair]))
-    ]
-    value, low, high = (*known, None, None)[:3]
+    ends = (None, None) if bounds is None else (float(bounds[0][pair]), float(bounds[1][pair]))
+    value, low, high = (v if v is not None and isfinite(v) else None for v in (float(rho[pair]), *ends))
     expected, p = top * top / channels, overlap_p(overlap, top, channels)
     return Agreement(names[pair[0]], names[pair[1]], value, low, high, overlap, expected, p)

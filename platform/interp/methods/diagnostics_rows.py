@@ -195,7 +195,7 @@ def field_rows(rows: Rows, base: Mapping[str, Any], how: Resampling) -> Rows:
     for length in sorted({row["length"] for row in rows}):
         here = [row for row in rows if row["length"] == length]
         good = [row for row in here if row["status"] == "ok"]
-        about = base | {"length": length, "times": length // base["base"]}
+        about: dict[str, Any] = {**base, "length": length, "times": length // base["base"]}
         if not good:
             lost = any(row["status"] == "model_nonfinite" for row in here)
             result.append(about | ({"status": "model_nonfinite"} if lost else nothing(here[0]["reason"])))

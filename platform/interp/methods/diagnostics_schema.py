@@ -21,7 +21,7 @@ _ENDS = [
 def _interval(name: str, meaning: str) -> list[pa.Field]:
     return [
         column(name, pa.float64(), meaning),
-        column(f"{name}_low", pa.float64(), "lower bound of its interval over prompts; null where so few bound nothing"),
+        column(f"{name}_low", pa.float64(), "lower bound of its interval over prompts; null where too few bound it"),
         column(f"{name}_high", pa.float64(), "upper bound"),
     ]  # fmt: skip
 

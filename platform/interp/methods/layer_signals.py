@@ -55,7 +55,7 @@ def signals(
     grams = centred @ centred.transpose(0, 2, 1)
     found = _measured(grams, energy.sum(1), sensitivity.sum(1))
     rng = np.random.default_rng(how.seed)
-    dealt = []
+    dealt: list[Floats] = []
     for _ in range(draws):
         order = rng.permuted(np.tile(np.arange(layers)[:, None], (1, vectors.shape[2])), axis=0)
         x = np.take_along_axis(centred, order[:, None], 0)
@@ -65,22 +65,20 @@ def signals(
     # rounding makes no equal spike less extreme
     p = (1 + (np.abs(dealt) >= np.abs(spike) - 1e-12).sum(0)) / (1 + draws)
     members = members_of(groups)
-    bounds = None
+    bounds: tuple[Floats, Floats] | None = None
     if len(members) > 1:
-        again = []
+        again: list[Floats] = []
         for _ in range(how.resamples):
             chosen = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
             part = grams[:, chosen][:, :, chosen]
             again.append(_measured(part, energy[:, chosen].sum(1), sensitivity[:, chosen].sum(1)))
         values = np.stack(again)
         bounds = _shifted(found, values, how.confidence), _shifted(spike, spikes(values), how.confidence)
-    return [
-        Signal(
-            name, found[i], *((None, None) if bounds is None else bounds[0][:, i]), spike[i],
-            *((None, None) if bounds is None else bounds[1][:, i]), p[i],
-        )
-        for i, name in enumerate(MEASURES)
-    ]  # fmt: skip
+    result: list[Signal] = []
+    for i, name in enumerate(MEASURES):
+        ends = (None,) * 4 if bounds is None else (bounds[0][0][i], bounds[0][1][i], bounds[1][0][i], bounds[1][1][i])
+        result.append(Signal(name, found[i], ends[0], ends[1], spike[i], ends[2], ends[3], p[i]))
+    return result
 
 
 def spikes(values: Floats) -> Floats:
@@ -103,7 +101,8 @@ def _entropy(values: Floats) -> Floats:
     """Nats, of each row's shares; NaN for a row of zeros."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = values / values.sum(-1, keepdims=True)
-        return -np.where(shares > 0, shares * np.log(shares), shares).sum(-1)
+        terms: Floats = np.where(shares > 0, shares * np.log(shares), shares)
+    return -terms.sum(-1)
 
 
 def _shares(energy: Floats) -> Floats:

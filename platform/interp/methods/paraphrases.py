@@ -50,7 +50,8 @@ class Agreement(NamedTuple):
 def paraphrases(model: LanguageModel, facts: int, seed: int) -> list[dict[str, Any]]:
     """Texts in tokens: {relation, fact, wording, tokens} of `facts` facts of every relation, of names that no other
     fact of it has. Raises UsageError and InputError where the model's tokenizer cannot read them."""
-    names, rows = entities("eval"), []
+    names = entities("eval")
+    rows: list[dict[str, Any]] = []
     assert model.tokenizer is not None
     for relation in RELATIONS.values():
         rng = random.Random(f"paraphrases {seed} {relation.name}")

@@ -42,7 +42,7 @@ BATCH_SCHEMA = pa.schema(
 
 
 class Share(NamedTuple):
-    """A share of the total and its bootstrap interval over prompts; None for fewer than four: pairs of two have none."""
+    """A share of the total and its bootstrap interval over prompts; None for fewer than four prompts."""
 
     value: float
     low: float | None
@@ -126,12 +126,12 @@ def shares(position: Floats, content: Floats, totals: Floats, *, how: Resampling
 
     value = of(np.ones(n))
     rng = np.random.default_rng(how.seed)
-    own = (position**2).sum() / places  # permuting the positions of a prompt leaves it
-    by_chance = []
+    own = float((position**2).sum()) / places  # permuting the positions of a prompt leaves it
+    by_chance: list[float] = []
     for _ in range(draws):
         order = rng.permuted(np.tile(np.arange(places), (n, 1)), axis=1)
         summed = np.take_along_axis(position, order[:, :, None], 1).sum(0)
-        by_chance.append(((summed**2).sum() / places - own) / (n * (n - 1)) / totals.mean())
+        by_chance.append(float(((summed**2).sum() / places - own) / (n * (n - 1)) / totals.mean()))
     p = (1 + sum(chance >= value[0] - 1e-12 for chance in by_chance)) / (1 + draws)
     drawn = [np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64) for _ in range(how.resamples)]
     resampled = np.stack([of(w) for w in drawn if np.count_nonzero(w) > 1 and w @ totals > 0])

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...core.errors import InputError, UsageError
 from ...steering.detectors import Tap
 from ..engine.batches import Batch, Item
+from .typed_tensors import lengths
 
 if TYPE_CHECKING:
     from ...models import LanguageModel
@@ -61,7 +62,7 @@ def gradient_sizes(model: LanguageModel, tokens: Tensor) -> Tensor:
     with model.edit(tap):
         logits = model(tokens[None], last_only=True)
     (gradient,) = torch.autograd.grad(logits[0, -1].log_softmax(-1).max(), [tap.seen[0][0]])
-    return gradient[0].double().norm(dim=1).cpu()
+    return lengths(gradient[0].double()).cpu()
 
 
 def field_of(sizes: Tensor, base: int) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.batches import Batch
 from ..engine.places import places
 from .anomalies import opened, peak_of, sink_of
 from .recurrences import LayerRecurrence, recurrences_of
+from .typed_tensors import lengths
 from .watched_sites import selective_sites
 from .weight_measures import effective_rank
 
@@ -77,7 +79,7 @@ def _state(h: Tensor, steps: Sequence[int]) -> dict[str, Any]:
     h = h.double()
     if not bool(torch.isfinite(h).all()):
         return _LOST
-    norms = h.flatten(1).norm(dim=1).numpy()
+    norms: NDArray[np.float64] = lengths(h.flatten(1)).numpy()
     row: dict[str, Any] = {"rank": effective_rank(h[-1].flatten(1)), "norms": norms, "status": "ok"}
     if len(steps) > 1 and norms.all():
         row["growth"] = float(np.polyfit(np.log(np.add(steps, 1)), np.log(norms), 1)[0])

@@ -64,7 +64,7 @@ class Settings(StepSettings):
 
     sites: Sites = ("resid_post", "mixer_out", "mixer.x?", "mixer.gated?")
     """sites (with ?: where the model has it) with one value per token and channel; Delta, B, C and states come along"""
-    prompts: int = Field(24, ge=1)
+    prompts: int = Field(16, ge=1)
     """how many prompts are looked at, spread over all"""
     positions: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """where tokens are probed and sizes of states read, from 0"""
@@ -206,7 +206,9 @@ def diagnostics(job: Job) -> Tables:
     names = ("flat", "massive_least", "massive_ratio")
     seen = job.map(batch_seen, SEEN, common | {name: getattr(s, name) for name in names}).to_pylist()
     shapes = {site.name: site.axes for site in job.model.sites()}
-    full = {(d.layer, d.site): min(shapes[f"{d.prefix}h"]) for d in decays if f"{d.prefix}h" in shapes}
+    full = {
+        (d.layer, d.site): min(int(axis) for axis in shapes[f"{d.prefix}h"]) for d in decays if f"{d.prefix}h" in shapes
+    }
     massive, dead = value_rows(seen, how)
     rows = {
         "positions": positions,
