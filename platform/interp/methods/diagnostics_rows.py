@@ -25,6 +25,7 @@ from .watched_sites import selective_sites
 Rows = list[dict[str, Any]]
 NO_RECURRENCE = "the block has no recurrence"
 NOT_SELECTIVE = "no recurrence of the block chooses Delta, B and C by its tokens"
+NO_DISTANCE = "fewer than two facts, or nothing of them is left to differ"
 ALONE = "fewer than two prompts, or nothing varies"
 
 
@@ -180,7 +181,7 @@ def consistency_rows(table: pa.Table, how: Resampling) -> Rows:
         ]
         found = agreement([x for x in relations if len(x)], how=how)
         if found is None:
-            result.append(about | (counts if counts["status"] == "model_nonfinite" else nothing(ALONE)))
+            result.append(about | (counts if counts["status"] == "model_nonfinite" else nothing(NO_DISTANCE)))
             continue
         ends = {"n_facts": found.ratio.n, "n_relations": len(relations), "n_nonfinite": counts["n_nonfinite"]}
         result.append(about | fields("agreement", found.ratio) | {"p": found.difference.p} | ends | {"status": "ok"})

@@ -1,7 +1,9 @@
 """Whether a state says what was said or how: facts of the facts world, each in two wordings.
 
-A fact f of a relation is stated in wordings 1 and 2; a_f and b_f are what the site holds after the last token, less the
-mean of the wording over the relation's facts, so that what a wording does to all facts alike does not count. Then
+A fact f of a relation is stated in wordings 1 and 2, and a sentence follows that is the same everywhere, because both
+wordings end in the same name and a convolution's window would hold it. a_f and b_f are what the site holds after the
+last token, less the mean of the wording over the relation's facts, so that what a wording does to all facts alike does
+not count. Then
 
     same = |a_f - b_f|^2      other = mean over f' != f of |a_f - b_f'|^2      agreement = sum of other / sum of same
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 WORDINGS = 2
+_VANISHED = 1e-12  # of a vector's squared length: a distance of rounding alone
 BATCH_SCHEMA = pa.schema(
     [("relation", pa.string()), ("fact", pa.int32()), ("wording", pa.int32()), ("layer", pa.int32()),
      ("site", pa.string()), ("vector", pa.list_(pa.float64()))]
@@ -49,18 +52,20 @@ class Agreement(NamedTuple):
 
 def paraphrases(model: LanguageModel, facts: int, seed: int) -> list[dict[str, Any]]:
     """Texts in tokens: {relation, fact, wording, tokens} of `facts` facts of every relation, of names that no other
-    fact of it has. Raises UsageError and InputError where the model's tokenizer cannot read them."""
+    fact of it has, each before one more sentence. Raises UsageError and InputError where the model's tokenizer cannot
+    read them."""
     names = entities("eval")
     rows: list[dict[str, Any]] = []
     assert model.tokenizer is not None
     for relation in RELATIONS.values():
         rng = random.Random(f"paraphrases {seed} {relation.name}")
         shapes = statements(relation.name, "eval")[:WORDINGS]
-        subjects, objects = (rng.sample(names[kind], 2 * facts) for kind in (relation.subject, relation.object))
+        subjects, objects = (rng.sample(names[kind], 2 * facts + 1) for kind in (relation.subject, relation.object))
+        follows = Stated(Fact(relation.name, subjects.pop(), objects.pop()), shapes[0]).sentence
         pairs = [(s, o) for s, o in zip(subjects, objects, strict=True) if s != o][:facts]
         for number, pair in enumerate(pairs):
             for wording, shape in enumerate(shapes):
-                text = f" {Stated(Fact(relation.name, *pair), shape).sentence}"
+                text = f" {Stated(Fact(relation.name, *pair), shape).sentence} {follows}"
                 tokens = list(encode_text(model.tokenizer, text).ids)
                 rows.append({"relation": relation.name, "fact": number, "wording": wording, "tokens": tokens})
     return rows
@@ -85,6 +90,7 @@ def batch_states(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any
 def agreement(relations: Sequence[Floats], *, how: Resampling) -> Agreement | None:
     """relations: of each (facts, 2, C), one row a fact in its two wordings. None for fewer than two facts, and where
     nothing differs between wordings or between facts."""
+    floor = _VANISHED * max((float((x**2).sum(-1).mean()) for x in relations), default=0.0)
     same: list[float] = []
     other: list[float] = []
     for x in relations:
@@ -94,7 +100,7 @@ def agreement(relations: Sequence[Floats], *, how: Resampling) -> Agreement | No
         if n > 1:
             same += distances.diagonal().tolist()
             other += ((distances.sum(1) - distances.diagonal()) / (n - 1)).tolist()
-    if len(same) < 2 or min(same) <= 0:
+    if len(same) < 2 or max(other) <= floor or min(same) <= 0:
         return None
     options: dict[str, Any] = {"seed": how.seed, "confidence": how.confidence, "n_resamples": how.resamples}
     return Agreement(bootstrap_ratio(other, same, **options), paired_difference(other, same, **options, shares=False))

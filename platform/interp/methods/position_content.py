@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...scoring.statistics import Resampling
+from ...scoring.statistics.samples import blocks
 from ..engine.batches import Batch
 from .watched_sites import watched_sites
 
@@ -126,16 +127,27 @@ def shares(position: Floats, content: Floats, totals: Floats, *, how: Resampling
 
     value = of(np.ones(n))
     rng = np.random.default_rng(how.seed)
-    own = float((position**2).sum()) / places  # permuting the positions of a prompt leaves it
-    by_chance: list[float] = []
-    for _ in range(draws):
-        order = rng.permuted(np.tile(np.arange(places), (n, 1)), axis=1)
-        summed = np.take_along_axis(position, order[:, :, None], 1).sum(0)
-        by_chance.append(float(((summed**2).sum() / places - own) / (n * (n - 1)) / totals.mean()))
-    p = (1 + sum(chance >= value[0] - 1e-12 for chance in by_chance)) / (1 + draws)
+    chance = _by_chance(position, draws, rng) / totals.mean()
+    p = (1 + int((chance >= value[0] - 1e-12).sum())) / (1 + draws)
     drawn = [np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64) for _ in range(how.resamples)]
     resampled = np.stack([of(w) for w in drawn if np.count_nonzero(w) > 1 and w @ totals > 0])
     tail = (1 - how.confidence) / 2
     bounds = np.quantile(resampled, [tail, 1 - tail], axis=0).T.tolist() if n > 3 else [(None, None)] * 3
     found = [Share(v, *ends) for v, ends in zip(value.tolist(), bounds, strict=True)]
     return Shares(found[0], found[1], found[2], float(p))
+
+
+def _by_chance(position: Floats, draws: int, rng: np.random.Generator) -> Floats:
+    """What `shares` would measure (draws,) with the positions of every prompt in an order of its own, times `total`."""
+    n, places, _ = position.shape
+    rows = position.reshape(n * places, -1)
+    gram = rows @ rows.T
+    own = float(np.trace(gram)) / places  # an order changes it in no prompt
+    found: list[Floats] = []
+    for count in blocks(draws, n * places * places):
+        order = rng.permuted(np.broadcast_to(np.arange(places), (count, n, places)), axis=2)
+        chosen = np.zeros((count, places, n * places))
+        np.put_along_axis(chosen, (order + places * np.arange(n)[:, None]).swapaxes(1, 2), 1.0, axis=2)
+        summed = ((chosen.reshape(-1, n * places) @ gram).reshape(chosen.shape) * chosen).sum((1, 2))
+        found.append((summed / places - own) / (n * (n - 1)))
+    return np.concatenate(found)

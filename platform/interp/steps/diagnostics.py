@@ -7,7 +7,8 @@ Parts, each with its own definition in `methods`:
   activations with the index of a token in running text, where words and places go together; here they are crossed;
 - `states`, `gates` (`state_statistics`, `anomalies`): effective rank and growth of the state; share of values in the
   flat part of softplus and sigmoid;
-- `consistency` (`paraphrases`): do two wordings of a fact leave states that are nearer than those of other facts?
+- `consistency` (`paraphrases`): do two wordings of a fact, and a sentence after them, leave states nearer than
+  those of other facts?
 - `sinks`, `massive`, `dead` (`anomalies`): tokens that all others read, values far above the median (Sun et al., arXiv
   2402.17762), channels that never move. The thresholds are conventions, named in the settings; the shares and ratios
   beside them are measurements;
@@ -77,7 +78,7 @@ class Settings(StepSettings):
     massive_least: float = Field(100.0, gt=0)
     massive_ratio: float = Field(1000.0, gt=1)
     """a massive activation: at least so large, and so many times the median (Sun et al.)"""
-    facts: int = Field(6, ge=2, le=24)
+    facts: int = Field(6, ge=2, le=16)
     """facts of each relation that are said in two wordings"""
     texts: int = Field(6, ge=1)
     """long texts, of prompts one after the other"""
@@ -85,7 +86,7 @@ class Settings(StepSettings):
     """tokens of the texts of the training; None: the longest prompt's"""
     lengths: tuple[int, ...] = (1, 2, 4)
     """lengths of the long texts, in training lengths"""
-    draws: int = Field(199, ge=19, le=100_000)
+    draws: int = Field(1999, ge=19, le=100_000)
     """deals of the positions; the smallest possible p-value is 1 / (draws + 1)"""
     resamples: int = Field(1000, ge=100, le=1_000_000)
     confidence: float = Field(0.95, gt=0, lt=1)
@@ -186,7 +187,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     probed = count * s.tokens * sum(position + 1 for position in s.positions)
     long = 3 * min(s.texts, len(lengths)) * base * sum(s.lengths)
     layers = len(asked.layers)
-    seconds = 0.02 * count * layers + 2e-4 * s.draws * layers
+    seconds = 0.03 * count * layers + 1e-4 * s.draws * layers
     return Effort(
         1.5 * probed + 6 * count * mean + 500 * s.facts + long, of_files(len(SCHEMAS)) + 4000 * layers, seconds
     )
