@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -210,5 +210,6 @@ def field_rows(rows: Rows, base: Mapping[str, Any], how: Resampling) -> Rows:
     return result
 
 
-def _most_often(values: Any) -> int:
-    return Counter(values).most_common(1)[0][0]
+def _most_often(values: Iterable[int]) -> int:
+    counted: Counter[int] = Counter(values)
+    return counted.most_common(1)[0][0]

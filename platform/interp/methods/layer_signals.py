@@ -46,7 +46,7 @@ def signals(
     """vectors (L, n, C): one token of each of n texts; energy, sensitivity (L, n, C): sums of squares over the tokens
     of activity and gradient. groups (n,). Raises UsageError for fewer than two layers or other shapes.
     """
-    layers, n, _ = vectors.shape
+    layers, n, channels = map(int, vectors.shape)
     if layers < 2 or energy.shape != vectors.shape or sensitivity.shape != vectors.shape or len(groups) != n:
         raise UsageError(f"a spike needs two layers and texts of equal number, not arrays of {vectors.shape}")
     centred = vectors - vectors.mean(1, keepdims=True)
@@ -57,7 +57,8 @@ def signals(
     rng = np.random.default_rng(how.seed)
     dealt: list[Floats] = []
     for _ in range(draws):
-        order = rng.permuted(np.tile(np.arange(layers)[:, None], (1, vectors.shape[2])), axis=0)
+        numbers: NDArray[np.int64] = np.arange(layers)[:, None].repeat(channels, 1)
+        order = rng.permuted(numbers, axis=0)
         x = np.take_along_axis(centred, order[:, None], 0)
         loud, heard = (np.take_along_axis(v.sum(1), order, 0) for v in (_shares(energy), sensitivity))
         dealt.append(spikes(_measured(x @ x.transpose(0, 2, 1), loud, heard)))
@@ -69,7 +70,8 @@ def signals(
     if len(members) > 1:
         again: list[Floats] = []
         for _ in range(how.resamples):
-            chosen = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+            drawn: list[int] = rng.integers(0, len(members), len(members)).tolist()
+            chosen = np.concatenate([members[i] for i in drawn])
             part = grams[:, chosen][:, :, chosen]
             again.append(_measured(part, energy[:, chosen].sum(1), sensitivity[:, chosen].sum(1)))
         values = np.stack(again)
@@ -101,8 +103,9 @@ def _entropy(values: Floats) -> Floats:
     """Nats, of each row's shares; NaN for a row of zeros."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = values / values.sum(-1, keepdims=True)
-        terms: Floats = np.where(shares > 0, shares * np.log(shares), shares)
-    return -terms.sum(-1)
+        terms = np.where(shares > 0, shares * np.log(shares), shares)
+    total: Floats = terms.sum(-1)
+    return -total
 
 
 def _shares(energy: Floats) -> Floats:

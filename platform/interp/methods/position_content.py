@@ -86,7 +86,7 @@ def batch_probed(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any
             seen[name].append(sketch(x).unflatten(0, (len(items), len(probed))))
     rows: list[dict[str, Any]] = []
     for name, (layer, site) in sites.items() if items else ():
-        for item, x in zip(items, torch.stack(seen[name], 1), strict=True):  # x (P, K, C)
+        for item, x in zip(items, torch.stack(seen[name], 1).unbind(0), strict=True):  # x (P, K, C)
             rows.append({"id": item.id, "layer": layer, "site": site} | _profiles(x))
     return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
 
@@ -111,11 +111,10 @@ def _profiles(x: Tensor) -> dict[str, Any]:
 def shares(position: Floats, content: Floats, totals: Floats, *, how: Resampling, draws: int) -> Shares | None:
     """position (n, P, C), content (n, K, C): profiles of n prompts; totals (n,). None for fewer than two prompts, and
     where nothing varies."""
-    n, places, _ = position.shape
+    n = int(position.shape[0])
     if n < 2 or totals.sum() <= 0:
         return None
-    flat = position.reshape(n, -1)
-    grams = flat @ flat.T / places, np.einsum("rkc,skc->rs", content, content) / content.shape[1]
+    grams = [(flat @ flat.T) / of.shape[1] for of in (position, content) for flat in [of.reshape(n, -1)]]
 
     def of(weights: Floats) -> Floats:
         """(3,): the shares of a sample of prompts, with pairs of different prompts alone."""
@@ -139,13 +138,14 @@ def shares(position: Floats, content: Floats, totals: Floats, *, how: Resampling
 
 def _by_chance(position: Floats, draws: int, rng: np.random.Generator) -> Floats:
     """What `shares` would measure (draws,) with the positions of every prompt in an order of its own, times `total`."""
-    n, places, _ = position.shape
+    n, places = map(int, position.shape[:2])
     rows = position.reshape(n * places, -1)
     gram = rows @ rows.T
     own = float(np.trace(gram)) / places  # an order changes it in no prompt
     found: list[Floats] = []
     for count in blocks(draws, n * places * places):
-        order = rng.permuted(np.broadcast_to(np.arange(places), (count, n, places)), axis=2)
+        numbers: NDArray[np.int64] = np.broadcast_to(np.arange(places), (count, n, places)).copy()
+        order = rng.permuted(numbers, axis=2)
         chosen = np.zeros((count, places, n * places))
         np.put_along_axis(chosen, (order + places * np.arange(n)[:, None]).swapaxes(1, 2), 1.0, axis=2)
         summed = ((chosen.reshape(-1, n * places) @ gram).reshape(chosen.shape) * chosen).sum((1, 2))
