@@ -106,7 +106,19 @@ def figures(known: dict[str, Any]) -> list[tuple[Any, ...]]:
         of = [one for one in known["layers"] if (one["measure"], one["kind"]) == (measure, kind)]
         chance = fmean(1 / one["blocks"] for one in of)
         hit, before = (fmean(one[name] for one in of) for name in ("first", "first_undamaged"))
-        rows.append((measure, kind, len(of), chance, hit, None, None, before, sum(one["first"] for one in of)))
+        rows.append(
+            (
+                measure,
+                kind,
+                len(of),
+                chance,
+                hit,
+                None,
+                None,
+                before,
+                sum(one["first"] and not one["first_undamaged"] for one in of),
+            )
+        )
     return rows
 
 

@@ -112,7 +112,8 @@ PLANTED = pa.schema([
     column("recall", pa.float64(), "share of the planted channels among its first twice as many, mean"),
     column("right_sign", pa.float64(), "of a signed detector: share of planted channels whose sign undoes the damage"),
     column("undamaged", pa.float64(), "of a measure of layers: the same share in the models before the damage"),
-    column("found", pa.int32(), "plants that it finds: half-way or more from chance to 1"),
+    column("found", pa.int32(), "plants that it finds: half-way or more from chance to 1; of a measure of layers: "
+           "those whose block has the largest spike only once it is damaged"),
     column("source", pa.string(), "where the figures come from; they are not of this model"),
     column("status", pa.string(), "ok"),
 ])  # fmt: skip

@@ -103,9 +103,7 @@ def _entropy(values: Floats) -> Floats:
     """Nats, of each row's shares; NaN for a row of zeros."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = values / values.sum(-1, keepdims=True)
-        terms = np.where(shares > 0, shares * np.log(shares), shares)
-    total: Floats = terms.sum(-1)
-    return -total
+        return -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(-1)
 
 
 def _shares(energy: Floats) -> Floats:

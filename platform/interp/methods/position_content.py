@@ -83,7 +83,7 @@ def batch_probed(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any
             model(torch.tensor(texts, device=batch.device), last_only=True)
         for name in sites:
             x = captured[name][:, 0].flatten(1).double().cpu()
-            seen[name].append(sketch(x).unflatten(0, (len(items), len(probed))))
+            seen[name].append(torch.unflatten(sketch(x), 0, (len(items), len(probed))))
     rows: list[dict[str, Any]] = []
     for name, (layer, site) in sites.items() if items else ():
         for item, x in zip(items, torch.stack(seen[name], 1).unbind(0), strict=True):  # x (P, K, C)
