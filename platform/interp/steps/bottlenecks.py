@@ -57,9 +57,9 @@ class Settings(StepSettings):
     """random channel sets of equal size for every top group; the fewer, the more it has to stand out"""
     detector_share: float = Field(0.05, gt=0, lt=1)
     """share of a site's channels that each detector puts first; at least one channel"""
-    detector_resamples: int = Field(200, ge=20, le=100_000)
+    detector_resamples: int = Field(100, ge=20, le=100_000)
     """of the texts, for the intervals of detectors"""
-    detector_draws: int = Field(199, ge=19, le=100_000)
+    detector_draws: int = Field(99, ge=19, le=100_000)
     """shuffles of the channels, for the p-values of detectors; the smallest possible one is 1 / (draws + 1)"""
     resamples: int = Field(2000, ge=100, le=1_000_000)
     """of the bootstrap, and random signs"""
@@ -177,7 +177,7 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     channels = sum(place.channels for place in found)
     written = of_files(5) + 21 * channels + 60 * sets + 25 * len(found) * 40 + 30 * settings.detector_share * channels
     again = settings.detector_resamples + settings.detector_draws
-    return Effort((1.04 * sets + 3.5) * sum(lengths), written, 4e-8 * again * channels * len(lengths))
+    return Effort((1.04 * sets + 3.5) * sum(lengths), written, 2e-7 * again * channels * len(lengths))
 
 
 def detector_modules(settings: Settings) -> list[str]:
