@@ -19,7 +19,8 @@ from mplat.interp.engine.step import STEPS, StepOutput, step
 from mplat.runtime.record import read_run
 from safetensors.torch import load_file
 
-FAST = ["--per-level", "1", "--address", "none", "--set", "bottlenecks.resamples=100"]
+FAST = ["--per-level", "1", "--address", "none", "--set", "bottlenecks.resamples=100",
+        "--set", "bottlenecks.detector_resamples=20", "--set", "bottlenecks.detector_draws=19"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

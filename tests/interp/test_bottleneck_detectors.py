@@ -108,7 +108,13 @@ def test_measures_of_layers_by_hand() -> None:
 def test_the_step_says_what_the_detectors_of_steering_say() -> None:
     model, items = nano("mamba"), token_items(8)
     upstream = {name: run_step(name, model, items) for name in ("attribution", "delta_sensitivity")}
-    small: dict[str, Any] = {"resamples": 100, "random_draws": 1, "detector_resamples": 20, "detector_draws": 19}
+    small: dict[str, Any] = {
+        "resamples": 100,
+        "random_draws": 1,
+        "detector_resamples": 20,
+        "detector_draws": 19,
+        "layer_draws": 19,
+    }
     found = run_step("bottlenecks", model, items, upstream=upstream, detector_share=0.2, **small)
     site = "blocks.1.mixer_out"
     asked = [Asked(item.id, item.id, item.prompt, item.answer) for item in items]

@@ -96,7 +96,7 @@ LAYERS = pa.schema([
     column("spike_low", pa.float64(), "lower bound of its interval"),
     column("spike_high", pa.float64(), "upper bound"),
     column("p", pa.float64(), "two-sided, of so large a spike with every channel's values dealt anew to the layers"),
-    column("p_holm", pa.float64(), "corrected for all rows of the table"),
+    column("p_holm", pa.float64(), "corrected for the layers of this site and measure"),
     column("n_prompts", pa.int32(), "prompts counted"),
     column("status", pa.string(), "ok; model_nonfinite; not_applicable: no other layer has the site, fewer than two "
            "prompts, or nothing depends on it"),

@@ -89,8 +89,6 @@ def detector_tables(job: Job, asked: Sequence[Place]) -> dict[str, Rows]:
         detected += found
         agreements += agreed
     layers = [row for seen in by_site.values() for row in _layer_rows(seen, settings, how)]
-    for row, corrected in zip(layers, holm([row.get("p") for row in layers]), strict=True):
-        row["p_holm"] = corrected
     return {"detectors": detected, "agreement": agreements, "layers": layers, "planted": planted_rows()}
 
 
@@ -146,10 +144,11 @@ def _layer_rows(seen: Sequence[Seen], settings: Any, how: Resampling) -> Iterato
     vectors, sums = (np.stack([getattr(of, name)[at] for of, at in zip(seen, chosen, strict=True)])
                      for name in ("vectors", "sums"))  # fmt: skip
     groups = [seen[0].groups[at] for at in chosen[0]]
-    draws = settings.detector_draws
-    for signal in signals(vectors, sums[:, :, 2], sums[:, :, 3], groups, how=how, draws=draws):
-        for i, of in enumerate(seen):
-            yield about | {"layer": of.place.layer, "measure": signal.measure} | _signal_row(signal, i, len(ids))
+    for signal in signals(vectors, sums[:, :, 2], sums[:, :, 3], groups, how=how, draws=settings.layer_draws):
+        rows = [_signal_row(signal, i, len(ids)) for i in range(len(seen))]
+        corrected = holm([row.get("p") for row in rows])
+        for of, row, p_holm in zip(seen, rows, corrected, strict=True):
+            yield about | {"layer": of.place.layer, "measure": signal.measure, "p_holm": p_holm} | row
 
 
 def _signal_row(signal: Signal, i: int, n: int) -> dict[str, Any]:

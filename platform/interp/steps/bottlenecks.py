@@ -47,7 +47,7 @@ SCHEMAS = {
 
 
 class Settings(StepSettings):
-    small = {"resamples": 100, "random_draws": 1, "detector_resamples": 20, "detector_draws": 19}
+    small = {"resamples": 100, "random_draws": 1, "detector_resamples": 20, "detector_draws": 19, "layer_draws": 19}
 
     sites: Sites = ("mixer_out", "mixer.delta?")
     """sites to ablate (with ?: where the model has it); attribution and delta_sensitivity must cover them"""
@@ -61,6 +61,8 @@ class Settings(StepSettings):
     """of the texts, for the intervals of detectors"""
     detector_draws: int = Field(99, ge=19, le=100_000)
     """shuffles of the channels, for the p-values of detectors; the smallest possible one is 1 / (draws + 1)"""
+    layer_draws: int = Field(199, ge=19, le=100_000)
+    """deals of the channels to the layers, for the p-values of spikes: more than 20 times the layers for one of .05"""
     resamples: int = Field(2000, ge=100, le=1_000_000)
     """of the bootstrap, and random signs"""
     confidence: float = Field(0.95, gt=0, lt=1)
@@ -156,7 +158,7 @@ VIEW = View(
             part="layers",
             title="Spikes from layer to layer",
             explains="The value less the mean of the neighbouring layers'; p where every channel's values are dealt "
-            "anew to the layers, after Holm over the table.",
+            "anew to the layers, after Holm over the layers.",
             only={"status": "ok"},
             words=_MEASURES,
             columns=(
