@@ -35,7 +35,7 @@ MAY_USE = {
     "steering": BELOW,
     "train": BELOW,
     "tokenise": BELOW,
-    "interp": BELOW,
+    "interp": BELOW | {"steering"},
     "eval": BELOW | {"steering"},
     "perplexity": BELOW,
     "refine": BELOW,

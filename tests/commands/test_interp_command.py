@@ -19,7 +19,8 @@ from mplat.interp.engine.step import STEPS, StepOutput, step
 from mplat.runtime.record import read_run
 from safetensors.torch import load_file
 
-FAST = ["--per-level", "1", "--address", "none", "--set", "bottlenecks.resamples=100"]
+FAST = ["--per-level", "1", "--address", "none", "--set", "bottlenecks.resamples=100",
+        "--set", "bottlenecks.detector_resamples=20", "--set", "bottlenecks.detector_draws=19"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,12 @@ def test_steps_are_computed_once_and_their_tables_written(run, model, tmp_path) 
         ("activations", False), ("attribution", False), ("delta_sensitivity", False), ("bottlenecks", False),
     ]  # fmt: skip
     assert "bottlenecks: not in the cache, computed now on 6 prompts" in said
-    tables = ["activations-mixer.delta", "activations-mixer_out", "activations-resid_post", "bottlenecks"]
+    tables = ["activations-mixer.delta", "activations-mixer_out", "activations-resid_post", "bottlenecks",
+              *(f"bottlenecks-{part}" for part in ("agreement", "detectors", "layers", "planted"))]  # fmt: skip
     files = sorted([*(f"{t}.parquet" for t in tables), "prompts.parquet", "run.json"])
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == files
     record = read_run(tmp_path / "out")
-    assert record.command == "interp" and record.details["steps"]["bottlenecks"]["file"] == "bottlenecks.parquet"
+    assert record.command == "interp" and record.details["steps"]["bottlenecks"]["parts"][""] == "bottlenecks.parquet"
     assert record.backend is not None and record.backend.kernels["scan"] in ("numba", "torch")
     assert record.data is not None and record.data.counts == {"questions": 6}
     second, said = run(*words)

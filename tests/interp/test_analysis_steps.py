@@ -191,9 +191,14 @@ def planted(arch: str) -> tuple[LanguageModel, list[Item]]:
     return model, kept
 
 
+FEW = {"detector_resamples": 20, "detector_draws": 19, "layer_draws": 19}
+
+
 def find_bottlenecks(model: LanguageModel, items: list[Item], seed: int = 0) -> pa.Table:
     upstream = {name: run_step(name, model, items) for name in ("attribution", "delta_sensitivity")}
-    return run_step("bottlenecks", model, items, upstream=upstream, seed=seed, top_shares=(4 / 24,), resamples=200)[""]
+    return run_step(
+        "bottlenecks", model, items, upstream=upstream, seed=seed, top_shares=(4 / 24,), resamples=200, **FEW
+    )[""]
 
 
 @pytest.mark.parametrize("arch", STATE_SPACE)
@@ -256,7 +261,7 @@ def test_what_cannot_be_measured_has_a_status_and_no_number() -> None:
     upstream = {name: run_step(name, model, items) for name in ("attribution", "delta_sensitivity")}
     with torch.no_grad():
         model.backbone.norm_f.weight[0] = float("nan")
-    table = run_step("bottlenecks", model, items, upstream=upstream, resamples=100)[""]
+    table = run_step("bottlenecks", model, items, upstream=upstream, resamples=100, **FEW)[""]
     groups = [r for r in table.to_pylist() if r["kind"] == "group"]
     assert {r["status"] for r in groups} == {"model_nonfinite"}
     for name in ("effect_logprob", "accuracy_change", "is_bottleneck", "clean_accuracy", "rank", "verdict", "p_holm"):

@@ -54,10 +54,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 SMALL = {name: dict(step.settings.small) for name, step in all_steps().items() if name != "bottlenecks"}
+FEW = {"resamples": 100, "detector_resamples": 20, "detector_draws": 19, "layer_draws": 19}
 
 
 def config(**values: object) -> InterpConfig:
-    return config_model().model_validate({"batch_size": 4, "bottlenecks": {"resamples": 100}} | SMALL | values)
+    return config_model().model_validate({"batch_size": 4, "bottlenecks": FEW} | SMALL | values)
 
 
 def test_a_second_run_computes_nothing_and_gives_the_same_tables(model, questions, tmp_path, passes) -> None:
@@ -184,7 +185,7 @@ def test_why_names_the_first_difference_to_the_nearest_result(model, questions, 
     cache = Cache(tmp_path)
     for values in ({"seed": 1, "layers": (0,)}, {}):
         run_steps(model, questions, config(steps=("bottlenecks",), **values), cache=cache)
-    plan = plan_steps(model, questions, config(bottlenecks={"resamples": 101}))
+    plan = plan_steps(model, questions, config(bottlenecks=FEW | {"resamples": 101}))
     others = {entry.key: entry.components for entry in cache.entries("bottlenecks")}
     found = nearest(plan.steps["bottlenecks"].key, others)
     assert found is not None and str(found[1][0]) == "settings.resamples (100 -> 101)" and len(found[1]) == 1

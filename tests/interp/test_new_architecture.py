@@ -14,7 +14,7 @@ from model_zoo import nano, tokens
 from mplat.core.errors import UsageError
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare
-from mplat.interp import Cache, config_model, run_steps
+from mplat.interp import Cache, all_steps, config_model, run_steps
 from mplat.interp.tracing import attribution_patching, causal_trace, hidden_attention, knockout
 from mplat.models import LanguageModel, Replace, Scale, load
 from mplat.models.linear_recurrence import Recurrence
@@ -151,7 +151,7 @@ def test_every_step_runs_and_the_model_is_steered_without_another_file(name: str
     nano(name, vocab_size=1024).float().save(tmp_path / "model")
     model = load(tmp_path / "model", tokenizer=str(TOKENIZER))
     few = {
-        "steps": STEPS, "batch_size": 4, "bottlenecks": {"resamples": 100, "random_draws": 1},
+        "steps": STEPS, "batch_size": 4, "bottlenecks": dict(all_steps()["bottlenecks"].settings.small),
         "selection": {"draws": 100}, "fact_tracing": {"prompts": 2, "samples": 1, "distances": (0, 4)},
         "layer_specialisation": {"resamples": 100}, "memory_decay": {"resamples": 100},
     }  # fmt: skip

@@ -129,7 +129,7 @@ def _certificate(plan: Plan, results: Mapping[str, StepResult]) -> list[dict[str
 
 def _bottlenecks(result: StepResult) -> Table:
     """Every ablation beside the mean of its random controls, with the test against them."""
-    rows = [row for row in result.table.to_pylist() if row["kind"] == "group"]
+    rows = [row for row in result.tables[""].to_pylist() if row["kind"] == "group"]
     shown = []
     for row in rows:
         if row["control"]:

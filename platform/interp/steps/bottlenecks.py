@@ -1,4 +1,4 @@
-"""Which channels the right answer passes through: measured by taking them away, beside random channels.
+"""Which channels the right answer passes through: taken away beside random ones, and as detectors see them.
 
 A group of channels is *mean-ablated*: at every token its values are replaced by their means over the tokens of all
 prompts (from `delta_sensitivity`). Groups, for each layer and site: all channels; the share of channels with the
@@ -14,42 +14,40 @@ what steering gains from it has to be shown on other prompts.
 Attribution is the slope against zero and ablation a step to the mean: a channel with a large constant value can rank
 high and cost nothing.
 
-One table: rows of kind "channel" hold the attribution of each channel (they repeat the step `attribution`), rows of
-kind "group" the ablations. A failure is a row with a status and nulls.
+The table without a name: rows of kind "channel" hold the attribution of each channel (they repeat the step
+`attribution`), rows of kind "group" the ablations. A failure is a row with a status and nulls.
+
+Further parts, of one pass forwards and one backwards: `detectors`, the channels that each detector of steering puts
+first, with intervals over texts and p-values against shuffled channels (`detector_statistics`; `mean_ablation` among
+them is to first order, and what the rows above measure is not); `agreement`, whether detectors name the same channels;
+`layers`, spikes of effective rank, entropy and gradient from layer to layer (`layer_signals`); `planted`, what each of
+them found on models whose damaged channels are known. Detectors say where to look. None of them is an effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
-import torch
 from pydantic import Field, field_validator
 
 from ...core.errors import UsageError
-from ...models.access.edits import Replace
-from ...runtime.plan import digest_of
-from ...scoring.statistics import bootstrap_mean, holm
-from ..engine.answers import score_answers
-from ..engine.batches import Batch, halves
-from ..engine.columns import column, ranks
+from ...steering.detectors import DETECTORS, detector_names
 from ..engine.effort import of_files
-from ..engine.places import Place, places, relative_names, rows_at
+from ..engine.places import SITE_WORDS, places, relative_names
 from ..engine.step import Asked, Effort, Job, Sites, StepSettings, Tables, named_once, step
-from ..engine.view import Beside, Column, TablePart, View
-from ..methods.against_random import AgainstRandom, against_random, verdicts
+from ..engine.view import BarPart, Beside, Column, LinePart, TablePart, View
+from ..methods.bottleneck_schema import ABLATIONS, AGREEMENT, DETECTORS_FOUND, LAYERS, PLANTED
+from ..methods.channel_groups import ablation_rows
+from ..methods.detector_runs import detector_tables
 
-if TYPE_CHECKING:
-    from ...models import LanguageModel
-
-#: the source work calls channels a bottleneck when their ablation costs more than 2 %; kept as its convention, by name
-CONVENTION_COST = 0.02
+SCHEMAS = {
+    "": ABLATIONS, "detectors": DETECTORS_FOUND, "agreement": AGREEMENT, "layers": LAYERS, "planted": PLANTED,
+}  # fmt: skip
 
 
 class Settings(StepSettings):
-    small = {"resamples": 100, "random_draws": 1}
+    small = {"resamples": 100, "random_draws": 1, "detector_resamples": 20, "detector_draws": 19, "layer_draws": 19}
 
     sites: Sites = ("mixer_out", "mixer.delta?")
     """sites to ablate (with ?: where the model has it); attribution and delta_sensitivity must cover them"""
@@ -57,6 +55,14 @@ class Settings(StepSettings):
     """shares of a site's channels to ablate together, those of largest |attribution|; at least one channel"""
     random_draws: int = Field(8, ge=1, le=1000)
     """random channel sets of equal size for every top group; the fewer, the more it has to stand out"""
+    detector_share: float = Field(0.05, gt=0, lt=1)
+    """share of a site's channels that each detector puts first; at least one channel"""
+    detector_resamples: int = Field(100, ge=20, le=100_000)
+    """of the texts, for the intervals of detectors"""
+    detector_draws: int = Field(99, ge=19, le=100_000)
+    """shuffles of the channels, for the p-values of detectors; the smallest possible one is 1 / (draws + 1)"""
+    layer_draws: int = Field(199, ge=19, le=100_000)
+    """deals of the channels to the layers, for the p-values of spikes: more than 20 times the layers for one of .05"""
     resamples: int = Field(2000, ge=100, le=1_000_000)
     """of the bootstrap, and random signs"""
     confidence: float = Field(0.95, gt=0, lt=1)
@@ -67,73 +73,6 @@ class Settings(StepSettings):
         if not all(0 < share < 1 for share in values):
             raise ValueError("a share lies between 0 and 1")
         return named_once(values)
-
-
-SCHEMA = pa.schema([
-    column("kind", pa.string(), "channel: attribution of one channel; group: ablation of a set of channels"),
-    column("layer", pa.int32(), "block"),
-    column("site", pa.string(), "site, relative to the block"),
-    column("channel", pa.int32(), "the channel; null for groups"),
-    column("channels", pa.list_(pa.int32()), "the group's channels, ascending; null for single channels"),
-    column("n_channels", pa.int32(), "how many"),
-    column("group", pa.string(), "all, top (largest |attribution|) or random; null for single channels"),
-    column("draw", pa.int32(), "number of the random draw; null otherwise"),
-    column("control", pa.bool_(), "whether the row is a control: a random set"),
-    column("attribution", pa.float64(), "nats; of a group: the sum over its channels"),
-    column("clean_logprob", pa.float64(), "groups: mean log-probability of the answer without ablation, nats"),
-    column("clean_accuracy", pa.float64(), "groups: teacher-forced accuracy without ablation"),
-    column("effect_logprob", pa.float64(), "groups: mean change of the answer's log-probability by the ablation, nats"),
-    column("effect_low", pa.float64(), "lower bound of its paired bootstrap interval; null for fewer than two prompts"),
-    column("effect_high", pa.float64(), "upper bound"),
-    column("accuracy_change", pa.float64(), "groups: mean change of teacher-forced accuracy"),
-    column("accuracy_low", pa.float64(), "lower bound of its paired bootstrap interval"),
-    column("accuracy_high", pa.float64(), "upper bound"),
-    column("difference", pa.float64(), "top groups: effect less the mean of the random sets', each prompt with the "
-           "channels chosen on the other half of the prompts; below 0: they cost more"),
-    column("difference_low", pa.float64(), "lower bound of its bootstrap interval over prompts, for these draws"),
-    column("difference_high", pa.float64(), "upper bound"),
-    column("p_prompts", pa.float64(), "two-sided sign-flip p-value of the difference over prompts"),
-    column("p_draws", pa.float64(), "two-sided p-value of the top group being one more random set: t against "
-           "the draws; null for a single draw"),
-    column("p_holm", pa.float64(), "the larger of the two, corrected for all top groups of the table"),
-    column("verdict", pa.string(), "by p_holm: stronger than random, weaker than random, or no difference shown; null "
-           "where it could not be tested"),
-    column("is_bottleneck", pa.bool_(), "the source work's convention, not a test: accuracy falls by more than 0.02"),
-    column("rank", pa.int32(), "channels: by |attribution| at this layer and site; groups: by loss of log-probability "
-           "among the layers, for the same site, group and size; null for controls"),
-    column("n_prompts", pa.int32(), "prompts counted"),
-    column("n_nonfinite", pa.int32(), "prompts left out because the model's scores were not finite"),
-    column("status", pa.string(), "ok, or model_nonfinite where nothing could be measured"),
-])  # fmt: skip
-
-BATCH_SCHEMA = pa.schema(
-    [("id", pa.string()), ("group", pa.int32()), ("logprob", pa.float64()), ("correct", pa.bool_())]
-)
-
-
-class Group(NamedTuple):
-    """Channels to ablate together. channels is None where they cannot be chosen, mean where they cannot be replaced."""
-
-    place: Place
-    kind: str
-    draw: int | None
-    size: int
-    channels: list[int] | None
-    mean: list[float] | None
-    attribution: float | None
-    half: int | None = None  # of the prompts on which it was chosen; None: on all, or without looking
-
-    @property
-    def usable(self) -> bool:
-        return self.channels is not None and self.mean is not None
-
-
-Set = tuple[str, tuple[int, ...]]
-
-
-def _set(group: Group) -> Set:
-    """What is ablated, whatever it was chosen for."""
-    return group.place.name, tuple(group.channels or ())
 
 
 def check(asked: Asked) -> None:
@@ -147,6 +86,7 @@ def check(asked: Asked) -> None:
                 raise UsageError(f"its sites name {site!r}, which {need}.sites does not; add it there")
 
 
+_MEASURES = {"effective_rank": "effective rank", "entropy": "entropy of the energy", "gradient": "ln of the gradient"}
 _DRAWS = Beside({"kind": "group", "group": "random"}, same=("layer", "site", "n_channels"))
 VIEW = View(
     "Bottlenecks: what taking channels away costs",
@@ -170,225 +110,96 @@ VIEW = View(
             ),
             words={"all": "all channels", "top": "most attributed"},
         ),
+        TablePart(
+            part="detectors",
+            title="What each detector puts first",
+            explains="Scores are in the detector's own unit. p: as large among channels shuffled in every group of "
+            "prompts, corrected for the site's channels; it says that a channel stands out in text after text, not "
+            "that it matters.",
+            only={"status": "ok", "rank": 1},
+            columns=(
+                Column("layer"), Column("site"), Column("detector"), Column("channel"),
+                Column("score", "score", "low", "high", absent="–"), Column("in_top", "first in resamples", absent="–"),
+                Column("p", form="p"), Column("n_found", "channels with small p"), Column("n_prompts", "prompts"),
+            ),
+        ),
+        TablePart(
+            part="planted",
+            title="What they found where the truth is known",
+            explains="On the planted benchmark, models whose damaged channels are known, not on this model: a detector "
+            "that misses them there is no witness here.",
+            columns=(
+                Column("detector"), Column("kind", "planted"), Column("plants"), Column("chance"), Column("precision"),
+                Column("recall", absent="–"), Column("right_sign", "right sign", absent="–"),
+                Column("undamaged", "before the damage", absent="–"), Column("found"), Column("source"),
+            ),
+        ),
+        BarPart(
+            part="agreement", x="second", y="rho", low="low", high="high", group="first", each=("layer", "site"),
+            only={"status": "ok"}, most=8, title="Agreement of detectors, block {layer}, {site}",
+            x_label="with", label="Spearman's rho", words=SITE_WORDS,
+        ),
+        TablePart(
+            part="agreement",
+            title="Channels in common",
+            only={"status": "ok"},
+            folded=True,
+            columns=(
+                Column("layer"), Column("site"), Column("first"), Column("second"),
+                Column("rho", "rank correlation", "low", "high", absent="–"), Column("top", "channels each"),
+                Column("overlap", "in common"), Column("expected", "by chance"), Column("p", form="p"),
+            ),
+        ),
+        LinePart(
+            part="layers", x="layer", y="value", low="low", high="high", each=("measure", "site"),
+            only={"status": "ok"}, title="{measure} of {site}", words=SITE_WORDS | _MEASURES,
+        ),
+        TablePart(
+            part="layers",
+            title="Spikes from layer to layer",
+            explains="The value less the mean of the neighbouring layers'; p where every channel's values are dealt "
+            "anew to the layers, after Holm over the layers.",
+            only={"status": "ok"},
+            words=_MEASURES,
+            columns=(
+                Column("site"), Column("measure"), Column("layer"), Column("value", "value", "low", "high"),
+                Column("spike", "spike", "spike_low", "spike_high", form="signed"), Column("p_holm", "p", form="p"),
+            ),
+        ),
     ),
 )  # fmt: skip
 
 
 def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
     """Every set of channels is a pass: all of a site, and for each share the top ones, those of each half of the
-    prompts where they differ, and the random ones."""
+    prompts where they differ, and the random ones. Detectors take one more, backwards too, and their resamples."""
     settings = asked.settings
     found = places(asked.model, asked.layers, settings.sites)
     sets = len(found) * (1 + len(settings.top_shares) * (settings.random_draws + 3.6))
-    written = of_files(1) + 21 * sum(place.channels for place in found) + 60 * sets
-    return Effort(1.04 * sets * sum(lengths), written)
+    channels = sum(place.channels for place in found)
+    written = of_files(5) + 21 * channels + 60 * sets + 25 * len(found) * 40 + 30 * settings.detector_share * channels
+    again = settings.detector_resamples + settings.detector_draws
+    return Effort((1.04 * sets + 3.5) * sum(lengths), written, 2e-7 * again * channels * len(lengths))
+
+
+def detector_modules(settings: Settings) -> list[str]:
+    """Where the detectors are defined, which are found by name."""
+    return [DETECTORS.module(name) for name in detector_names()]
 
 
 @step(
     "bottlenecks",
-    version=2,
+    version=3,
     needs=("attribution", "delta_sensitivity"),
     settings=Settings,
     seeded=True,
     check=check,
     view=VIEW,
     cost=cost,
+    code=detector_modules,
 )
 def bottlenecks(job: Job) -> Tables:
-    """What mean-ablating the most attributed channels costs, tested against random channels."""
+    """Which channels the answer passes through: ablations beside random ones, and what detectors say, with nulls."""
     asked = places(job.model, job.layers, job.settings.sites)
-    attributed = job.upstream["attribution"][""].to_pylist()
-    moments = job.upstream["delta_sensitivity"][""].to_pylist()
-    rows: list[dict[str, Any]] = []
-    groups: list[Group] = []
-    for place in asked:
-        here = _rows_of(attributed, place)
-        means = [row["mean"] for row in _rows_of(moments, place)]
-        rows += [_channel_row(row) for row in here]
-        groups += _groups(place, here, means, job.settings, job.seed)
-    # sets that occur twice, such as the choices of both halves, are ablated once
-    usable = list({_set(group): group for group in groups if group.usable}.values())
-    numbers = {_set(group): number for number, group in enumerate(usable)}
-    arguments = {"groups": [{"site": g.place.name, "channels": g.channels, "mean": g.mean} for g in usable]}
-    answers = _Answers(job.map(batch_ablations, BATCH_SCHEMA, arguments), [item.id for item in job.items], len(usable))
-    group_rows = [_group_row(g, answers, numbers.get(_set(g)), job) for g in groups if g.half is None]
-    _rank(group_rows)
-    _compare(group_rows, groups, answers, numbers, job)
-    return {"": pa.Table.from_pylist(rows + group_rows, schema=SCHEMA)}
-
-
-def _rows_of(rows: Sequence[dict[str, Any]], place: Place) -> list[dict[str, Any]]:
-    here = rows_at(rows, place.layer, place.site)
-    assert len(here) == place.channels, f"{place.name}: `check` lets only sites pass that the steps before looked at"
-    return here
-
-
-def _groups(
-    place: Place, here: list[dict[str, Any]], means: list[float | None], settings: Settings, seed: int
-) -> list[Group]:
-    """All channels, then for every share the top ones and their random controls."""
-    scores = [row["attribution"] for row in here]
-    ranked = [row["rank"] for row in here]
-
-    def group(
-        kind: str, size: int, channels: list[int] | None, draw: int | None = None, half: int | None = None
-    ) -> Group:
-        if channels is None:
-            return Group(place, kind, draw, size, None, None, None, half)
-        chosen = sorted(channels)
-        attributions = _complete([scores[c] for c in chosen])
-        total = None if attributions is None else sum(attributions)
-        return Group(place, kind, draw, size, chosen, _complete([means[c] for c in chosen]), total, half)
-
-    result = [group("all", place.channels, list(range(place.channels)))]
-    for share in settings.top_shares:
-        k = max(1, round(share * place.channels))
-        if k >= place.channels:
-            continue  # the group of all channels says it
-        top = None if None in ranked else [c for c in range(place.channels) if ranked[c] <= k]
-        result.append(group("top", k, top))
-        chosen = set(top or ())
-        for half, name in enumerate(("attribution_first", "attribution_second")):
-            of_half = _complete([row[name] for row in here])
-            best = None if of_half is None else np.flatnonzero(ranks(np.abs(of_half)) <= k).tolist()
-            result.append(group("top", k, best, half=half))
-            chosen |= set(best or ())
-        # a control that holds the very channels in question is none
-        others = [c for c in range(place.channels) if c not in chosen]
-        pool = others if len(others) >= 2 * k else list(range(place.channels))
-        for draw in range(settings.random_draws):
-            stream = int(digest_of([seed, place.name, k, draw])[:16], 16)  # so that no set depends on the other groups
-            picked = np.random.default_rng(stream).choice(pool, k, replace=False)
-            result.append(group("random", k, [int(c) for c in picked], draw))
-    return result
-
-
-def _complete(values: list[float | None]) -> list[float] | None:
-    """The values, or None where one of them is missing."""
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else None
-
-
-@torch.no_grad()
-def batch_ablations(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any]) -> pa.Table:
-    """Answer scores of one batch: group -1 as the model is, group g with the channels of group g at their means."""
-    answered = batch.answered()
-    rows: list[dict[str, Any]] = []
-
-    def score(group: int) -> None:
-        scores = score_answers(model(answered.tokens, answered.mask), answered)
-        values = zip(batch.items, scores.logprob.tolist(), scores.correct.tolist(), scores.finite.tolist(), strict=True)
-        for item, logprob, correct, finite in values:
-            row = {"logprob": logprob, "correct": correct} if finite else {}
-            rows.append({"id": item.id, "group": group} | row)
-
-    score(-1)
-    for number, group in enumerate(arguments["groups"]):
-        with model.edit(Replace(group["site"], group["mean"], channels=group["channels"])):
-            score(number)
-    return pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
-
-
-class _Answers:
-    """Answer scores by group and prompt, in the order of the questions; NaN where the model's were not finite."""
-
-    def __init__(self, table: pa.Table, ids: list[str], n_groups: int) -> None:
-        place = {id_: i for i, id_ in enumerate(ids)}
-        self.logprob = np.full((n_groups + 1, len(ids)), np.nan)
-        self.correct = np.full((n_groups + 1, len(ids)), np.nan)
-        for row in table.to_pylist():
-            if row["logprob"] is not None:
-                self.logprob[row["group"] + 1, place[row["id"]]] = row["logprob"]
-                self.correct[row["group"] + 1, place[row["id"]]] = row["correct"]
-
-    def change(self, number: int) -> np.ndarray:
-        """Change of the log-probability by ablating group `number`, prompt by prompt."""
-        return self.logprob[number + 1] - self.logprob[0]
-
-
-def _channel_row(row: dict[str, Any]) -> dict[str, Any]:
-    kept = ("layer", "site", "channel", "attribution", "rank", "n_prompts", "n_nonfinite", "status")
-    return {name: row.get(name) for name in kept} | {"kind": "channel", "n_channels": 1, "control": False}
-
-
-def _group_row(group: Group, answers: _Answers, number: int | None, job: Job) -> dict[str, Any]:
-    row = {
-        "kind": "group", "layer": group.place.layer, "site": group.place.site, "channels": group.channels,
-        "n_channels": group.size, "group": group.kind, "draw": group.draw, "control": group.kind == "random",
-        "attribution": group.attribution,
-    }  # fmt: skip
-    n = answers.logprob.shape[1]
-    finite = np.zeros(n, bool) if number is None else np.isfinite(answers.logprob[[0, number + 1]]).all(0)
-    row |= {"n_prompts": int(finite.sum()), "n_nonfinite": int(n - finite.sum())}
-    if number is None or not finite.any():
-        return row | {"status": "model_nonfinite"}
-    change = {
-        name: bootstrap_mean(
-            (values[number + 1] - values[0])[finite],
-            seed=job.seed,
-            confidence=job.settings.confidence,
-            n_resamples=job.settings.resamples,
-        )
-        for name, values in (("logprob", answers.logprob), ("correct", answers.correct))
-    }
-    accuracy = change["correct"]
-    assert accuracy.mean is not None
-    return row | {
-        "clean_logprob": float(answers.logprob[0][finite].mean()),
-        "clean_accuracy": float(answers.correct[0][finite].mean()),
-        "effect_logprob": change["logprob"].mean,
-        "effect_low": change["logprob"].low,
-        "effect_high": change["logprob"].high,
-        "accuracy_change": accuracy.mean,
-        "accuracy_low": accuracy.low,
-        "accuracy_high": accuracy.high,
-        "is_bottleneck": -accuracy.mean > CONVENTION_COST,
-        "status": "ok",
-    }
-
-
-def _compare(
-    rows: list[dict[str, Any]], groups: Sequence[Group], answers: _Answers, numbers: Mapping[Set, int], job: Job
-) -> None:
-    """Set difference, p-values and verdict of the rows of top groups."""
-    tested: list[tuple[dict[str, Any], AgainstRandom]] = []
-    for row in rows:
-        if row["group"] != "top" or row["status"] != "ok":
-            continue
-        family = [
-            g for g in groups if (g.place.layer, g.place.site, g.size) == (row["layer"], row["site"], row["n_channels"])
-        ]
-        random = [answers.change(numbers[_set(g)]) for g in family if g.kind == "random" and g.usable]
-        chosen = [g for g in family if g.half is not None]
-        if len(random) < job.settings.random_draws or not all(g.usable for g in chosen):
-            continue
-        effects = np.full(len(job.items), np.nan)
-        for group in chosen:
-            assert group.half is not None
-            others = halves(job.items)[1 - group.half]
-            asked = np.array([item.id in others for item in job.items])
-            effects[asked] = answers.change(numbers[_set(group)])[asked]
-        finite = np.isfinite([effects, *random]).all(0)
-        test = against_random(
-            effects[finite], np.stack(random)[:, finite], seed=job.seed, confidence=job.settings.confidence,
-            n_resamples=job.settings.resamples,
-        )  # fmt: skip
-        tested.append((row, test))
-    corrected = holm([test.p for _, test in tested])
-    words = verdicts([test for _, test in tested], corrected, job.settings.confidence)
-    for (row, test), p_holm, verdict in zip(tested, corrected, words, strict=True):
-        row |= {
-            "difference": test.difference, "difference_low": test.low, "difference_high": test.high,
-            "p_prompts": test.p_prompts, "p_draws": test.p_draws, "p_holm": p_holm, "verdict": verdict,
-        }  # fmt: skip
-
-
-def _rank(rows: list[dict[str, Any]]) -> None:
-    """Set `rank` in group rows that are no controls and have an effect: 1 is the most harmful of its family."""
-    families: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        if not row["control"] and row["status"] == "ok":
-            families.setdefault((row["site"], row["group"], row["n_channels"]), []).append(row)
-    for family in families.values():
-        for row, rank in zip(family, ranks([-row["effect_logprob"] for row in family]), strict=True):
-            row["rank"] = int(rank)
+    tables = {"": ablation_rows(job, asked)} | detector_tables(job, asked)
+    return {name: pa.Table.from_pylist(rows, schema=SCHEMAS[name]) for name, rows in tables.items()}

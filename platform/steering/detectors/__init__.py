@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.registry import Registry
-from .observation import Observed, channels_of, observe
+from .observation import Observed, Tap, channels_of, observe, observed, sums_of
 
 Detect = Callable[[Observed], Tensor]
 
@@ -59,5 +59,6 @@ def detector(name: str, *, signed: bool) -> Callable[[Detect], Detect]:
 
 
 __all__ = [
-    "DETECTORS", "Detector", "Observed", "channels_of", "detector", "detector_names", "find_detector", "observe",
+    "DETECTORS", "Detector", "Observed", "Tap", "channels_of", "detector", "detector_names", "find_detector", "observe",
+    "observed", "sums_of",
 ]  # fmt: skip

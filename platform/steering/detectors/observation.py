@@ -51,7 +51,7 @@ class Observed:
 
 
 @dataclass(frozen=True, eq=False)
-class _Tap(Edit):
+class Tap(Edit):
     """Keeps the site's tensor, which it makes a node of the graph of derivatives; every bit stays as it was."""
 
     kind: ClassVar[str] = "tap"
@@ -85,27 +85,28 @@ def observe(model: LanguageModel, asked: Sequence[Batch], sites: Sequence[str]) 
         raise UsageError(f"{wrong[0] if wrong else 'no site'} has one value per token and channel in {model.name}")
     sums: dict[str, list[Tensor]] = {site: [] for site in sites}
     for batch in asked:
-        taps = {s: _Tap(s, torch.ones(1, device=model.device, requires_grad=True), []) for s in sites}
+        taps = {s: Tap(s, torch.ones(1, device=model.device, requires_grad=True), []) for s in sites}
         scored = score_batch(model, batch, list(taps.values()))
         values = [taps[s].seen[0][0] for s in sites]
         gradients = torch.autograd.grad(scored.logprob.sum(), values)
         for site, x, g in zip(sites, values, gradients, strict=True):
-            sums[site].append(_summed(x, g, taps[site].seen[0][1], scored.finite))
-    return {site: _observed(site, torch.cat(parts)) for site, parts in sums.items()}
+            parts = sums_of(x, g, taps[site].seen[0][1])
+            sums[site].append(parts[scored.finite & torch.isfinite(parts).flatten(1).all(1)].cpu())
+    return {site: observed(site, torch.cat(parts)) for site, parts in sums.items()}
 
 
-def _summed(x: Tensor, g: Tensor, real: Tensor, finite: Tensor) -> Tensor:
-    """(n, 6, C): sums over real tokens of x g, g, x^2, g^2, x and 1, of questions where all of them are finite."""
+def sums_of(x: Tensor, g: Tensor, real: Tensor) -> Tensor:
+    """(n, 6, C): sums over the real tokens (n, T) of x g, g, x^2, g^2, x and 1, of n questions; x, g (n, T, C)."""
     x, g = (v.detach().double().masked_fill(~real[..., None], 0.0) for v in (x, g))
     count = real.sum(1)[:, None].expand(-1, x.shape[2])
-    parts = torch.stack([(x * g).sum(1), g.sum(1), (x * x).sum(1), (g * g).sum(1), x.sum(1), count], 1)
-    return parts[finite & torch.isfinite(parts).flatten(1).all(1)].cpu()
+    return torch.stack([(x * g).sum(1), g.sum(1), (x * x).sum(1), (g * g).sum(1), x.sum(1), count], 1)
 
 
-def _observed(site: str, parts: Tensor) -> Observed:
-    if len(parts) == 0:
+def observed(site: str, sums: Tensor) -> Observed:
+    """What the sums (n, 6, C) of n questions say together. Raises InputError without a question."""
+    if len(sums) == 0:
         raise InputError(f"at {site} no development question has finite scores and derivatives; take float64")
-    attribution, slope, energy, sensitivity, total, count = parts.unbind(1)
+    attribution, slope, energy, sensitivity, total, count = sums.unbind(1)
     mean = total.sum(0) / count.sum(0)
     variance = (energy.sum(0) / count.sum(0) - mean**2).clamp(min=0)
     return Observed(site, attribution, slope, energy, sensitivity, mean, variance)
