@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from ..interp.explain.explanation import Explanation
 from ..interp.explain.findings import block, rows_of, site_words, sentence
-from ..interp.methods.restoration import STATE
 from .heat_maps import visible_token
 
 LINE = 4  # pixels of a block in the strip
@@ -26,30 +25,36 @@ class Token(NamedTuple):
 
 def data_of(found: Explanation) -> dict[str, Any]:
     """The data of the script. measures: name, what they are, and for each block a value for each token (None: not
-    measured); maps: of hidden attention by block, as shares in thousandths, row by row of their lower triangle."""
+    measured); maps: of hidden attention by block, as shares in thousandths, row by row of their lower triangle; shown: the
+    block whose map is drawn first, the one that the answer needs most."""
     span = found.chosen.span
     maps: dict[int, list[int]] = {}
     width = 1
     for cell in rows_of(found, "maps"):
         maps.setdefault(cell["layer"], []).append(round(1000 * cell["share"]))
         width = cell["width"]
+    cut = [row for row in rows_of(found, "readers") if row["layer"] is not None and row["cut"] is not None]
     return {
         "tokens": [visible_token(token) for token in found.chosen.tokens],
         "evidence": None if span is None else list(span),
         "measures": _measures(found),
+        "shown": min(cut, key=lambda row: row["cut"])["layer"] if cut else None,
         "maps": {"width": width, "blocks": [{"layer": layer, "cells": cells} for layer, cells in maps.items()]},
     }
 
 
 def _measures(found: Explanation) -> list[dict[str, Any]]:
-    states, reads = rows_of(found, "tokens"), rows_of(found, "reads")
-    traces = rows_of(found, "traces", site=STATE)
+    states, reads, traces = (rows_of(found, name) for name in ("tokens", "reads", "traces"))
     made = [
         ("Delta", "mean over channels; a large step forgets more and writes more", states, "delta"),
         ("write", "Frobenius norm of what the token writes into the block's state", states, "write"),
         ("read at the end", "share of what the last token reads through the block's scan", reads, "share"),
-        ("brings the answer back", f"effect of restoring {site_words(STATE)} behind the token", traces, "effect"),
     ]
+    made += [
+        (f"brings the answer back: {site_words(site)}", "what the answer's metric gains where it is restored there",
+         [row for row in traces if row["site"] == site], "effect")
+        for site in dict.fromkeys(row["site"] for row in traces)
+    ]  # fmt: skip
     return [measure for one in made if (measure := _measure(found, *one)) is not None]
 
 

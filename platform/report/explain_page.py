@@ -41,7 +41,9 @@ def page(found: Explanation, again: str) -> str:
     from markupsafe import Markup
 
     def finalize(value: Any) -> Any:
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        if not isinstance(value, str) or isinstance(value, Markup):
+            return value
+        return visible(value).replace(" %", "\u00a0%")  # no line ends between a number and its unit
 
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               finalize=finalize, keep_trailing_newline=True)  # fmt: skip

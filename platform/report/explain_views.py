@@ -96,7 +96,7 @@ def read_bars(found: Explanation) -> dict[str, list[Bar]]:
         name = "all at once" if row["layer"] is None else f"block {row['layer']}"
         if row["read"] is not None:
             others = "no other tokens" if row["read_others"] is None else (
-                f"{percent(row['read_others'])} on average, at most {percent(row['read_high'])}"
+                f"{percent(row['read_others'])}, at most {percent(row['read_high'])}"
             )  # fmt: skip
             shares.append(
                 Bar(name, percent(row["read"]), 100 * row["read"], others, 100 * (row["read_others"] or 0.0))
@@ -215,7 +215,7 @@ def lens_rows(found: Explanation) -> list[LensRow]:
     answer = found.chosen.item.answer[0]
     return [
         LensRow(
-            f"block {row['layer']}", row["answer_rank"], percent(row["answer_prob"]), number(row["kl"]),
+            f"block {row['layer']}", row["answer_rank"], percent(row["answer_prob"]), f"{row['kl']:.2f}",
             tuple((visible_token(token), percent(p), p, id_ == answer) for token, id_, p
                   in zip(row["top_tokens"], row["top_ids"], row["top_probs"], strict=True)),
         )

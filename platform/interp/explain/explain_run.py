@@ -17,6 +17,7 @@ from ...models.provenance import backend, identity
 from ...runtime.session import Session
 from ...runtime.stage import Planned, Stage
 from ..engine.cache import Cache
+from ..engine.statuses import bad_statuses
 from .explanation import Explanation, explain
 from .findings import findings
 
@@ -65,7 +66,8 @@ def explain_into(
     fresh: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """`explain` with `out` for its results; returns what explanation.json holds, and the names of all files.
+    """`explain` with `out` for its results; returns what explanation.json holds, the names of all files, and under
+    `not_ok` the tables with rows that failed, by status.
 
     Raises UsageError where `out` holds another run, InputError where its record is damaged.
     """
@@ -77,7 +79,8 @@ def explain_into(
         values = as_values(found)
         under_way.json(VALUES, values)
         under_way.bytes(PAGE, draw(found).encode("utf-8"))
-        return values | {"files": sorted(under_way.record.files)}
+        not_ok = {name: bad for name, table in found.tables.items() if (bad := bad_statuses([table]))}
+        return values | {"files": sorted(under_way.record.files), "not_ok": not_ok}
 
 
 def as_values(found: Explanation) -> dict[str, Any]:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ...models import LanguageModel
     from ..engine.interp_config import InterpConfig
 
-NO_AUTOENCODER = "the cache holds no sparse autoencoder of this model; train one"  # and how: the page says the command
-#: table -> what it is about, as `absent` names it
 _OF_EVIDENCE = ("left", "states", "cuts", "readers", "traces")
 
 
@@ -92,7 +90,8 @@ def explain(
         part("trace", "restoring what the blocks hold", lambda: {"traces": traced_table(model, chosen, layers, config)})
     stored = cached_autoencoders(cache, model)
     if stored is None:
-        absent["features"] = NO_AUTOENCODER
+        how = f"`mplat interp --model {model.name} --steps sae` trains some"
+        absent["features"] = f"the cache holds no sparse autoencoder of this model; {how}"
     else:
         part("features", "autoencoders from the cache", lambda: {"features": feature_table(model, chosen, stored)})
     return Explanation(model, chosen, config, layers, answer, tables, absent)

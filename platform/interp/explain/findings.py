@@ -234,4 +234,4 @@ def tokens(count: int) -> str:
 def signed(value: float) -> str:
     """A relative change in percent with its sign."""
     text = percent(value)
-    return text if value <= 0 else f"+{text}"
+    return f"+{text}" if value > 0 and text != percent(0.0) else text
