@@ -53,7 +53,9 @@ def page(found: Explanation, again: str) -> str:
                for name, made in (("held", held_figures(found)), ("trace", trace_figures(found)))}  # fmt: skip
     return environment.get_template("explain.html.j2").render(
         title=f"{chosen.item.id} in {label(found.model)}",
-        style=Markup("".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "explain.css"))),
+        style=Markup(
+            "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "explain.css"))
+        ),
         script=Markup((_TEMPLATES / "explain.js").read_text(encoding="utf-8")),
         data=Markup(json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")),
         found=found,

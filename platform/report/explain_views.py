@@ -1,5 +1,4 @@
-"""The tables, bars and figures of an explanation's page: what stands in its tables, laid out; nothing is computed anew.
-"""
+"""The tables, bars and figures of an explanation's page: what stands in its tables, laid out; nothing is computed anew."""
 
 from __future__ import annotations
 
@@ -98,9 +97,7 @@ def read_bars(found: Explanation) -> dict[str, list[Bar]]:
             others = "no other tokens" if row["read_others"] is None else (
                 f"{percent(row['read_others'])}, at most {percent(row['read_high'])}"
             )  # fmt: skip
-            shares.append(
-                Bar(name, percent(row["read"]), 100 * row["read"], others, 100 * (row["read_others"] or 0.0))
-            )
+            shares.append(Bar(name, percent(row["read"]), 100 * row["read"], others, 100 * (row["read_others"] or 0.0)))
         if row["cut"] is not None:
             others = "no other tokens" if row["cut_low"] is None else (
                 f"{signed(row['cut_low'])} to {signed(row['cut_high'])}"

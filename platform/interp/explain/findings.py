@@ -93,7 +93,7 @@ def _written(found: Explanation) -> str:
         f"times the mean of {best['spans']} other spans of as many tokens, of which {percent(best['write_above'])} are "
         "written more strongly."
     )
-    return text if best["write_ratio"] > 1 else f"No block writes it more strongly than other tokens. {text}"
+    return text if best["write_ratio"] > 1 else f"No block writes the evidence more strongly than other tokens. {text}"
 
 
 def _held(found: Explanation) -> str:
@@ -156,7 +156,9 @@ def _read(found: Explanation) -> str:
         beside = "" if most["read_others"] is None else (
             f" (other spans: {percent(most['read_others'])} on average, at most {percent(most['read_high'])})"
         )  # fmt: skip
-        parts.append(f"Block {most['layer']} has {percent(most['read'])} of its weights at the last token on it{beside}.")
+        parts.append(
+            f"Block {most['layer']} has {percent(most['read'])} of its weights at the last token on it{beside}."
+        )
     return " ".join(parts)
 
 

@@ -145,9 +145,7 @@ def _cuts(model: LanguageModel, chosen: Chosen, layers: list[int]) -> Rows:
     return [row | {"source": row["id"], "start": spans[row["id"]][0], "stop": spans[row["id"]][1]} for row in rows]
 
 
-def _reader(
-    layer: int, shares: dict[int, list[float] | None], cuts: Rows, chosen: Chosen
-) -> dict[str, Any]:
+def _reader(layer: int, shares: dict[int, list[float] | None], cuts: Rows, chosen: Chosen) -> dict[str, Any]:
     if layer not in shares:
         return {"layer": layer, "status": NOT_APPLICABLE, "reason": NO_SCAN}
     row: dict[str, Any] = {"layer": layer, "status": GOOD}

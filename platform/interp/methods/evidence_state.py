@@ -45,7 +45,8 @@ def written(scan: Scan, A: Tensor, span: Span) -> Tensor:
 def left_by_token(decay: LayerRecurrence, scan: Scan, span: Span) -> tuple[Tensor, Tensor | None]:
     """(S, W), each (T - stop + 1,): what 0, 1, ... tokens after `span` leave of a coordinate, in the mean over all of
     them; and of the norm of what the span itself wrote, None where it wrote nothing."""
-    S = survival(decay.rate, scan.delta[0, span[1] :].cpu())  # (k + 1, U, M)
+    behind = scan.delta[0, span[1] :].cpu().flip(0)  # `survival` counts tokens from its last row on
+    S = survival(decay.rate, behind)  # (k + 1, U, M)
     size = written(scan, decay.A, span).abs().square().sum(1)  # (U, N)
     if S.shape[2] == 1:
         size = size.sum(1, keepdim=True)
