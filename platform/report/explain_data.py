@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..interp.explain.explanation import Explanation
-from ..interp.explain.findings import block, rows_of, site_words, sentence
+from ..interp.explain.findings import block, rows_of, sentence, site_words
 from .heat_maps import visible_token
 
 LINE = 4  # pixels of a block in the strip
@@ -25,8 +25,8 @@ class Token(NamedTuple):
 
 def data_of(found: Explanation) -> dict[str, Any]:
     """The data of the script. measures: name, what they are, and for each block a value for each token (None: not
-    measured); maps: of hidden attention by block, as shares in thousandths, row by row of their lower triangle; shown: the
-    block whose map is drawn first, the one that the answer needs most."""
+    measured); maps: of hidden attention by block, as shares in thousandths, row by row of their lower triangle; shown:
+    the block whose map is drawn first, the one that the answer needs most."""
     span = found.chosen.span
     maps: dict[int, list[int]] = {}
     width = 1

@@ -2,8 +2,8 @@
 
 Promises
 - The file stands alone: style, figures, script and data are inside it, its content policy forbids everything else, and
-  it asks for nothing. Without a script every section still has its finding, figures and numbers, but the one map that is
-  drawn by it.
+  it asks for nothing. Without a script every section still has its finding, figures and numbers, but the one map that
+  is drawn by it.
 - No text that comes from data becomes markup: the template engine escapes it, the script sets text only, and the data
   are JSON in which no `<` is left.
 - A section without anything to show says why in one sentence.

@@ -1,4 +1,4 @@
-"""The tables, bars and figures of an explanation's page: what stands in its tables, laid out; nothing is computed anew."""
+"""The tables, bars and figures of an explanation's page: what stands in its tables, laid out; nothing is computed."""
 
 from __future__ import annotations
 
@@ -118,7 +118,8 @@ def strongest_reads(found: Explanation) -> list[tuple[str, list[tuple[str, str, 
         by_layer.setdefault(row["layer"], []).append(row)
     return [
         (f"block {layer}", [
-            (visible_token(row["token"]), percent(row["share"]), span is not None and span[0] <= row["position"] < span[1])
+            (visible_token(row["token"]), percent(row["share"]),
+             span is not None and span[0] <= row["position"] < span[1])
             for row in sorted(rows, key=lambda row: -row["share"])[:_STRONGEST] if row["share"] > 0
         ])
         for layer, rows in by_layer.items()
@@ -142,7 +143,7 @@ def held_figures(found: Explanation) -> list[Figure]:
                  for layer in dict.fromkeys(r["layer"] for r in kept)}  # fmt: skip
         made.append(_over_distance(
             "held-restored", "Brought back by restoring what a block hands on",
-            "Share of the noise's effect that is undone when the block's whole state is given back clean at that token.",
+            "Share of the noise's effect that is undone when the block's whole state is given back clean there.",
             "brought back, %", lines,
         ))  # fmt: skip
     return [figure for figure in made if figure is not None]

@@ -34,7 +34,7 @@ addEventListener("load", () => {
   document.querySelector(".t").dispatchEvent(new Event("click", {bubbles: true}));
   result.readout = document.getElementById("token-said").textContent;
   const paint = map.getContext("2d"), n = result.strips["Delta"].length;
-  result.ink = [0.5, n - 0.5].map(row => [...paint.getImageData(map.width * 0.5 / n, map.width * row / n, 1, 1).data][3]);
+  result.first = paint.getImageData(map.width * 0.5 / n, map.width * 0.5 / n, 1, 1).data[3];
   result.blank = paint.getImageData(map.width - 2, 2, 1, 1).data[3];
   const box = map.getBoundingClientRect();
   map.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + 1, clientY: box.bottom - 2}));
@@ -75,7 +75,7 @@ def test_the_strip_and_the_map_are_drawn(measured: dict[str, Any]) -> None:
     assert all(style.startswith("linear-gradient") for styles in measured["strips"].values() for style in styles)
     assert len({tuple(styles) for styles in measured["strips"].values()}) > 3  # measures differ
     assert measured["readout"].startswith("0: ") and re.search(r" reads [\d.]+ % from ", measured["said"])
-    assert measured["ink"][0] == 255 and measured["blank"] == 0  # the first token reads itself alone
+    assert measured["first"] == 255 and measured["blank"] == 0  # the first token reads itself alone
 
 
 def test_a_prompt_is_text_and_nothing_else(measured: dict[str, Any]) -> None:

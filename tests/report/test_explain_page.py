@@ -1,4 +1,4 @@
-"""The page of one question: its numbers are those of the tables, foreign text stays text, nothing is empty unexplained."""
+"""The page of one question: its numbers are those of the tables, foreign text stays text, what is missing is said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one question that is explained: found by its id among those that analyses are asked, in tokens, with its evidence.
+"""The one question that is explained: found by its id, in tokens, with its evidence.
 
 Evidence is the tokens that state the answer (`methods.evidence`), of a factual prompt its subject's; where a question's
 answer is not stated word for word, the last sentence that holds evidence; else there is none, and the reason is said.
@@ -73,7 +73,7 @@ def _evaluated(config: InterpConfig) -> list[Question]:
 
 
 def choose(model: LanguageModel, found: Question | FactualPrompt, config: InterpConfig) -> Chosen:
-    """`found` in the tokens of `model`. Raises InputError where it cannot be asked: no answer, too long, no tokenizer."""
+    """`found` in the tokens of `model`. InputError where it cannot be asked: no answer, too long, no tokenizer."""
     if isinstance(found, FactualPrompt):
         data = encode_facts(model, [found], max_tokens=config.max_tokens)
         (fact,) = data.items

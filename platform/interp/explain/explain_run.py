@@ -1,6 +1,6 @@
 """An explanation as a folder of its own: every table as Parquet, the findings and the answer as JSON, and its page.
 
-Writes into `out`: run.json, explanation.json, explain.html (what `draw` makes) and one `<table>.parquet` for each table.
+Writes into `out`: run.json, explanation.json, explain.html (what `draw` makes) and a `<table>.parquet` for each.
 A folder that holds another run is refused; `fresh` deletes an explanation first, and nothing else.
 """
 

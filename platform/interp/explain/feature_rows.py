@@ -1,4 +1,4 @@
-"""Which latents of sparse autoencoders are active at the evidence and at the end, where the step `sae` has trained some.
+"""Which latents of sparse autoencoders are active at the evidence and at the end, where `sae` has trained some.
 
 They are those of the newest result of this very model in the cache: nothing is trained here.
 """

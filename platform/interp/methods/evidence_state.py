@@ -4,8 +4,8 @@
 
 The write of token t is Delta_t B_t x_t, an outer product over channels and coordinates; its size is its Frobenius norm.
 A span's own state is what its writes alone have made of an empty state behind its last token. Each coordinate of it
-decays by S, `decays.survival`, so that after k tokens |S_k h| / |h| of its norm is left. That weighs coordinates by what
-the span wrote into them, which the mean of S over coordinates does not.
+decays by S, `decays.survival`, so that after k tokens |S_k h| / |h| of its norm is left. That weighs coordinates by
+what the span wrote into them, which the mean of S over coordinates does not.
 """
 
 from __future__ import annotations
