@@ -72,12 +72,13 @@ def block(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _answer(found: Explanation) -> str:
-    a, gold = found.answer, " / ".join(found.chosen.gold)
+    a, gold = found.answer, found.chosen.gold[0]
+    begins = "" if a.token.strip() == gold.strip() else f", as {quoted(gold)} begins,"
     if a.right:
-        return f"The model says {quoted(a.said)} (p = {number(a.p)}), as {quoted(gold)} begins: right."
+        return f"The model says {quoted(a.said)} (p = {number(a.p)}){begins.rstrip(',')}: right."
     return (
-        f"The model says {quoted(a.said)} (p = {number(a.said_p)}), which is wrong: {quoted(a.token)}, as "
-        f"{quoted(gold)} begins, has p = {number(a.p)} and rank {a.rank}. All effects here are on that token."
+        f"The model says {quoted(a.said)} (p = {number(a.said_p)}), which is wrong: {quoted(a.token)}{begins} has p = "
+        f"{number(a.p)} and rank {a.rank}. All effects here are on that token."
     )
 
 
