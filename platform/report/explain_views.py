@@ -43,16 +43,13 @@ class Block(NamedTuple):
     cells: tuple[tuple[str, float | None], ...]
 
 
-BLOCK_COLUMNS = ("written", "left at the end", "read at the end", "answer without it", "lens: answer")
-
-
 def block_rows(found: Explanation) -> list[Block]:
     """What each block does with the evidence, in one line."""
-    states, readers, lens = ({} for _ in range(3))  # type: dict[int, Any], dict[int, Any], dict[int, Any]
+    states: dict[int, dict[str, Any]] = {}
     for row in rows_of(found, "states"):
         states.setdefault(row["layer"], row)
-    readers |= {row["layer"]: row for row in rows_of(found, "readers")}
-    lens |= {row["layer"]: row for row in rows_of(found, "lens")}
+    readers = {row["layer"]: row for row in rows_of(found, "readers")}
+    lens = {row["layer"]: row for row in rows_of(found, "lens")}
     top = max((row["write_ratio"] or 0.0 for row in states.values()), default=0.0)
     rows: list[Block] = []
     for layer in found.layers:
