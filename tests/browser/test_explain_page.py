@@ -33,9 +33,10 @@ addEventListener("load", () => {
   }
   document.querySelector(".t").dispatchEvent(new Event("click", {bubbles: true}));
   result.readout = document.getElementById("token-said").textContent;
-  const paint = map.getContext("2d"), n = result.strips["Delta"].length;
-  result.first = paint.getImageData(map.width * 0.5 / n, map.width * 0.5 / n, 1, 1).data[3];
-  result.blank = paint.getImageData(map.width - 2, 2, 1, 1).data[3];
+  const drawn = map.getContext("2d").getImageData(0, 0, map.width, map.height).data;  // once
+  const opaque = (x, y) => drawn[4 * (y * map.width + x) + 3];
+  result.first = opaque(2, 2);
+  result.blank = opaque(map.width - 2, 2);
   const box = map.getBoundingClientRect();
   map.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + 1, clientY: box.bottom - 2}));
   result.said = document.getElementById("map-said").textContent;
