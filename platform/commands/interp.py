@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,9 @@ import typer
 
 from ..core.errors import ToleranceError, UsageError
 from .frame.command import command
-from .frame.folders import refuse_file, writable
+from .frame.folders import refuse_file, run_folder, writable
 from .frame.models import named
+from .frame.models import opened as opened_model
 from .frame.options import CacheFolder
 from .frame.run import At, Outcome, Run, Typed
 from .frame.where import forward_operations
@@ -57,8 +59,20 @@ def interp(
     check: Annotated[
         bool, typer.Option("--check", help="Make the parity certificate of the model anew (the step setup), alone.")
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            "--explain", metavar="ID", help="Take the question with this id apart, on one page, instead of the steps."
+        ),
+    ] = None,
 ) -> Run:
     """Analyse a model: activations, sensitivity, attribution, bottlenecks. What is cached is not computed again."""
+    if explain is not None:
+        return _explaining(
+            typed, explain, cache,
+            {"--check": check, "--fail-over": fail_over is not None, "--sweep": bool(sweep),
+             "--checkpoints": checkpoints is not None},
+        )  # fmt: skip
     if fail_over is not None and not 0 <= fail_over <= 1:
         raise UsageError(f"--fail-over {fail_over:g}: a share lies between 0 and 1")
     if sweep or checkpoints is not None:
@@ -118,6 +132,55 @@ def interp(
         unit="prompts",
         warnings=[*left_out, *plan.notes],
         cost=None if costs is None else lambda: costs.total,
+        prepare=partial(writable, caches=True, cache=cache),
+    )
+
+
+def _explaining(typed: Typed[InterpConfig], wanted: str, cache: Path | None, others: Mapping[str, bool]) -> Run:
+    """One question, its tables and its page; UsageError beside options that say what is analysed instead."""
+    refused = [name for name in ("--steps", "--compare", "--texts") if name in typed.options()]
+    refused += [name for name, given in others.items() if given]
+    if refused:
+        raise UsageError(f"--explain takes one question apart and runs no steps; leave it out, or {refused[0]}")
+    refuse_file(cache)
+
+    from ..interp.explain.choosing import choose, find
+
+    found = find(typed.config, wanted)  # a wrong id is found before a large model is loaded
+    opened = opened_model(typed.config.model, typed.config.tokenizer)
+    config = typed.with_blocks(opened.n_layers)
+    chosen = choose(opened, found, config)
+
+    from ..interp import Cache
+    from ..interp.explain.explain_run import PAGE, explain_into, planned
+    from ..models.lending import label
+    from ..report.explain_page import page
+
+    words = [*typed.again("interp"), "--explain", wanted, *([] if cache is None else ["--cache", str(cache)])]
+    span = "none" if chosen.span is None else f"tokens {chosen.span[0]} to {chosen.span[1] - 1}"
+    lines = [
+        f"question: {wanted} of {chosen.dataset}, {len(chosen.tokens)} tokens",
+        f"model: {label(opened)}",
+        f"evidence: {span}, {chosen.evidence}",
+    ]
+
+    def work(at: At) -> Outcome:
+        values = explain_into(
+            at.folder, opened, chosen, config, cache=Cache(cache, warn=at.console.warn), fresh=at.fresh,
+            observer=at.console, draw=lambda explanation: page(explanation, shlex.join(words)),
+        )  # fmt: skip
+        said = [*values["findings"].values(), f"\nopen {at.folder / PAGE} in a browser"]
+        failed = "; ".join(f"{name}: {bad}" for name, bad in values["not_ok"].items())
+        failure = f"rows that are not ok ({failed}); their reasons are in the tables in {at.folder}" if failed else None
+        return Outcome({"out": str(at.folder), **values}, said, failure)
+
+    return Run(
+        work,
+        folder=run_folder("explain", opened, re.sub(r"[^A-Za-z0-9_-]+", "-", wanted)),
+        check=planned(opened, chosen, config).check,
+        operations=None,  # a question is too little work for workers
+        lines=lines,
+        plan={"question": wanted, "evidence": chosen.span, "config": config.model_dump(mode="json")},
         prepare=partial(writable, caches=True, cache=cache),
     )
 

@@ -283,12 +283,21 @@ class Spike(NamedTuple):
     usual: float
 
 
+class Sample(NamedTuple):
+    """How the model went on from a prompt after `step` steps: most probable token by token, and drawn."""
+
+    step: int
+    prompt: str
+    greedy: str
+    drawn: str
+
+
 @dataclass(frozen=True)
 class Training:
     """The log of a training run. loss: thinned out to what can be seen; mean_loss: of equal stretches of all lines.
 
     tokens_per_step: None where the log does not say it. sets: bits per byte of each held-out set. skipped: the steps
-    whose loss or gradient was not finite.
+    whose loss or gradient was not finite. samples: of the prompts it was asked for samples of, in their order.
     """
 
     source: str
@@ -303,6 +312,7 @@ class Training:
     skipped: tuple[int, ...] = ()
     steps: int = 0  # the last one that is logged
     tokens_per_step: float | None = None
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .charts.training_curves import curves
-from .content import Series, Spike, Training
+from .content import Sample, Series, Spike, Training
 from .text import visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+T = TypeVar("T")
 _MOST_SETS = 5  # that are drawn; the table has all
 _MOST_SPIKES = 20
+_MOST_SAMPLES = 8  # of a prompt
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,14 @@ class TrainingView:
     def spikes(self) -> tuple[Spike, ...]:
         """Those that the table shows."""
         return self.run.spikes[:_MOST_SPIKES]
+
+    @property
+    def samples(self) -> dict[str, tuple[Sample, ...]]:
+        """By prompt those that are shown: of many the first and the last, and others spread evenly between."""
+        by_prompt: dict[str, list[Sample]] = {}
+        for sample in self.run.samples:
+            by_prompt.setdefault(sample.prompt, []).append(sample)
+        return {prompt: tuple(spread_over(its, _MOST_SAMPLES)) for prompt, its in by_prompt.items()}
 
 
 def training_view(run: Training, number: int) -> TrainingView:
@@ -118,9 +128,14 @@ def _names(runs: Sequence[Training]) -> list[str]:
 
 def _from_best_to_worst(ranked: Sequence[tuple[str, Series]]) -> list[tuple[str, Series]]:
     """As many as can be told apart, spread evenly over the ranks."""
-    if len(ranked) <= _MOST_SETS:
-        return list(ranked)
-    return [ranked[round(i * (len(ranked) - 1) / (_MOST_SETS - 1))] for i in range(_MOST_SETS)]
+    return spread_over(ranked, _MOST_SETS)
+
+
+def spread_over(those: Sequence[T], most: int) -> list[T]:
+    """At most `most` of them, the first and the last among these."""
+    if len(those) <= most:
+        return list(those)
+    return [those[round(i * (len(those) - 1) / (most - 1))] for i in range(most)]
 
 
 def _percent(series: Series) -> Series:

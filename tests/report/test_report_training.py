@@ -86,3 +86,18 @@ def test_lines_of_many_runs_stay_apart():
     looks = re.findall(r'<path[^>]*style="fill: none; (stroke-dasharray: [^;]*; )?[^"]*stroke: ([^;"]+)', svg)
     drawn = [look for look in looks if "series" in look[1]]
     assert len({look for look in drawn}) == 12
+
+
+def test_samples_stand_by_prompt_and_step_as_text(tmp_path):
+    folder = write_training(tmp_path / "run", steps=30)
+    said = [{"kind": "sample", "step": step, "prompt": prompt, "greedy": f"<b>after {step}</b>", "drawn": ""}
+            for step in range(10, 310, 10) for prompt in ("One <i>day", "The")]  # fmt: skip
+    with (folder / "log.jsonl").open("a") as log:
+        log.write("".join(json.dumps(line) + "\n" for line in said))
+    (training,) = load([folder]).trainings
+    assert [s.step for s in training.samples if s.prompt == "The"] == list(range(10, 310, 10))
+    page = render(load([folder]))
+    assert "<h4>One &lt;i&gt;day</h4>" in page and "<b>after" not in page
+    shown = re.findall(r"&lt;b&gt;after (\d+)&lt;/b&gt;</td><td>\(nothing\)", page)
+    assert len(shown) == 2 * 8 and shown[0] == "10" and shown[7] == "300"
+    assert "What it says as it is trained" not in render(load([write_training(tmp_path / "other", steps=30)]))

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ...models.decoding.prefill import pad
 from ...runtime.plan import digest_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Item:
         return cls(**fields)
 
 
-def spread(items: Sequence[Item], count: int) -> list[Item]:
+def spread(items: Sequence[T], count: int) -> list[T]:
     """At most `count` of the items, at equal steps from the first: questions often come in order of difficulty."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]

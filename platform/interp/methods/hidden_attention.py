@@ -86,6 +86,20 @@ def hidden_attention(
 
 
 @torch.no_grad()
+def read_sizes(model: LanguageModel, tokens: Tensor, layer: int) -> Tensor:
+    """Summed sizes (T, T) of the weights: sum over channels (heads) of |alpha|, float64, without holding them all.
+
+    Row i tells how much of what token i's outputs read comes from which token. Raises as `hidden_attention`.
+    """
+    place, values = watched(model, tokens, layer, False)
+    scan = place.rebuild(values)
+    total = scan.x.new_zeros(scan.x.shape[1], scan.x.shape[1], dtype=torch.float64)
+    for units in _blocks(scan, torch.arange(scan.units, device=scan.x.device)):
+        total += scan_attention(scan, units).abs().double().sum(0)
+    return total
+
+
+@torch.no_grad()
 def rollout(model: LanguageModel, tokens: Tensor, layers: Sequence[int] | None = None) -> Tensor:
     """Attention rollout (T, T) through `layers` (None: all): the product of (P_l + I) / 2, the last block leftmost.
 

@@ -22,7 +22,7 @@ from ..engine.view import LinePart, MapPart, View
 from ..methods.bins import BINS, token_bins
 from ..methods.fact_averages import with_averages
 from ..methods.fact_runs import NO_SCAN, completed, fact_schema, rows_of_each, without_scan
-from ..methods.hidden_attention import hidden_attention
+from ..methods.hidden_attention import read_sizes
 from ..methods.trace_words import BIN_TITLES
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def batch_shares(model: LanguageModel, batch: Batch, arguments: Mapping[str, Any
         bins = token_bins(len(item.tokens), item.subject)
         found: list[dict[str, Any]] = []
         for layer in arguments["layers"]:
-            weights = hidden_attention(model, torch.tensor(item.tokens), layer).weights[:, -1].abs().double().sum(0)
+            weights = read_sizes(model, torch.tensor(item.tokens), layer)[-1]
             total = float(weights.sum())
             if total == 0.0:
                 found.append({"layer": layer, "status": NOT_APPLICABLE, "reason": NOTHING_READ})

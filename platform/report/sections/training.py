@@ -1,4 +1,4 @@
-"""What a report takes from the metrics log of a training run: curves, held-out sets, spikes and skipped steps."""
+"""What a report takes from the metrics log of a training run: curves, held-out sets, spikes, skipped steps, samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..content import Series, Spike, Training
+from ..content import Sample, Series, Spike, Training
 from ..documents import Document
 from ..section import section
 
@@ -53,6 +53,9 @@ def read_training(log: Path, model: str) -> Training:
         skipped=tuple(line["step"] for line in train if line.get("skipped")),
         steps=train[-1]["step"] if train else 0,
         tokens_per_step=train[-1]["tokens"] / train[-1]["step"] if train and train[-1].get("tokens") else None,
+        samples=tuple(
+            Sample(*(line[name] for name in Sample._fields)) for line in lines if line.get("kind") == "sample"
+        ),
     )
 
 
