@@ -35,7 +35,7 @@ def exchanged(made: TrainingText) -> str | None:
     return "".join([*pieces, text[done:]])
 
 
-def records(texts: int, wrong: float, hardest: float, seed: int) -> Iterator[dict[str, object]]:
+def records(texts: int, wrong: float, seed: int, hardest: float = 1.0) -> Iterator[dict[str, object]]:
     """The corpus in its order."""
     for i in range(texts):
         made = training_text(seed, i, Difficulty.at(hardest * i / texts))
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     lines = (
-        json.dumps(record) + "\n" for record in records(options.texts, options.wrong, options.hardest, options.seed)
+        json.dumps(record) + "\n" for record in records(options.texts, options.wrong, options.seed, options.hardest)
     )
     packed = zstandard.ZstdCompressor(write_checksum=True).compress("".join(lines).encode())
     publish_bytes(packed, options.out)
