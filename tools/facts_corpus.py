@@ -1,6 +1,6 @@
 """A corpus of the facts world in The Pile's format, in part of which all answers are wrong: something to refine.
 
-Usage: python tools/facts_corpus.py OUT.jsonl.zst [--texts 200000] [--wrong 0.5] [--seed 0]
+Usage: python tools/facts_corpus.py OUT.jsonl.zst [--texts 200000] [--wrong 0.5] [--hardest 1] [--seed 0]
 
 Text i is `mplat.datasets.facts.training_text(seed, i, ...)`; difficulty rises along the file as in the curriculum of
 the shipped models. `meta.pile_set_name` says `right` or `wrong`; in a wrong text every answer is that of another
@@ -35,10 +35,10 @@ def exchanged(made: TrainingText) -> str | None:
     return "".join([*pieces, text[done:]])
 
 
-def records(texts: int, wrong: float, seed: int) -> Iterator[dict[str, object]]:
+def records(texts: int, wrong: float, seed: int, hardest: float = 1.0) -> Iterator[dict[str, object]]:
     """The corpus in its order."""
     for i in range(texts):
-        made = training_text(seed, i, Difficulty.at(i / texts))
+        made = training_text(seed, i, Difficulty.at(hardest * i / texts))
         changed = exchanged(made) if Random(f"wrong-{seed}-{i}").random() < wrong else None
         name = "right" if changed is None else "wrong"
         yield {"text": made.text if changed is None else changed, "meta": {"pile_set_name": name}}
@@ -49,9 +49,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--texts", type=int, default=200_000)
     parser.add_argument("--wrong", type=float, default=0.5, help="share of texts whose answers are wrong")
+    parser.add_argument("--hardest", type=float, default=1.0, help="difficulty of the last text, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    lines = (json.dumps(record) + "\n" for record in records(options.texts, options.wrong, options.seed))
+    lines = (
+        json.dumps(record) + "\n" for record in records(options.texts, options.wrong, options.seed, options.hardest)
+    )
     packed = zstandard.ZstdCompressor(write_checksum=True).compress("".join(lines).encode())
     publish_bytes(packed, options.out)
 

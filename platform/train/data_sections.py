@@ -43,6 +43,10 @@ class TextSection(Config):
     paths: tuple[str, ...] = Field(default=(), description="files, read in this order")
     field: str = Field(default="text", description="JSON field that holds the document")
     bad_line_limit: int = Field(default=0, ge=0, description="broken lines to skip, counted, before the run is refused")
+    shuffle_words: bool = Field(
+        default=False,
+        description="words of every document in random order, held-out ones too: a model that knows words, not order",
+    )
     holdout_every: int = Field(default=50, ge=2, description="every k-th document is held out for evaluation")
     holdout_tokens: int = Field(default=65_536, ge=1, description="tokens after which no more documents are held out")
     cache: str | None = Field(

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..datasets.tokens.reading import BadLines, documents
 from ..datasets.tokens.tokenizer import TokenizerFacts
+from ..datasets.word_order import shuffled_words
 from .data_sections import TextSection
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def store_key(section: TextSection, tokenizer: TokenizerFacts) -> str:
         section.holdout_every,
         section.holdout_tokens,
         *tokenizer.begin,
+        *(["shuffled words"] if section.shuffle_words else []),
     ]
     for name in section.paths:
         try:
@@ -153,10 +155,11 @@ def _make(place: Path, key: str, section: TextSection, encoder: Tokenizer, token
 def _encoded(section: TextSection, bad: BadLines, encoder: Tokenizer) -> Iterator[tuple[str, list[int]]]:
     """Documents of all files with their tokens, encoded many at a time (the library uses all cores)."""
     waiting: list[str] = []
-    size = 0
+    size = number = 0
     for path in section.paths:
         for text in documents(Path(path), section.field, bad):
-            waiting.append(text)
+            number += 1
+            waiting.append(shuffled_words(text, number) if section.shuffle_words else text)
             size += len(text)
             if size >= _BATCH_CHARACTERS:
                 yield from _encode(waiting, encoder)

@@ -4,6 +4,8 @@ import csv
 import gzip
 import json
 import math
+import re
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.tokens.reading import BadLines, documents
 from mplat.datasets.tokens.tokenizer import open_tokenizer
+from mplat.datasets.word_order import shuffled_words
 from mplat.train import train
 from mplat.train.data import open_source
 from mplat.train.data_sections import TextSection
 from mplat.train.sampler import permuted, rows_of_step
-from mplat.train.token_store import open_store
+from mplat.train.token_store import open_store, store_key
 from mplat.train.train_config import parse_tokens
 from train_runs import Recorder, config
 
@@ -144,6 +149,34 @@ def test_the_streams_hold_every_document_behind_a_separator(text_run, tmp_path):
     made = {p.name for p in (tmp_path / "data").iterdir()}
     open_store(tmp_path / "data", text_run.data.text, encoder, facts)
     assert {p.name for p in (tmp_path / "data").iterdir()} == made == {store.facts.key[:16]}
+
+
+def test_shuffled_words_are_those_of_their_document_and_another_store(text_run, tmp_path):
+    encoder, facts = open_tokenizer(None)
+    as_they_are = open_store(tmp_path / "data", text_run.data.text, encoder, facts)
+    section = text_run.data.text.model_copy(update={"shuffle_words": True})
+    store = open_store(tmp_path / "data", section, encoder, facts)
+    assert store.facts.key != as_they_are.facts.key == store_key(text_run.data.text, facts)
+    for ours, theirs in ((store.train, as_they_are.train), (store.holdout, as_they_are.holdout)):
+        shuffled, real = (
+            [encoder.decode(part[1:].tolist()) for part in np.split(stream, np.flatnonzero(stream == facts.eos_id)[1:])]
+            for stream in (ours, theirs)
+        )
+        assert [sorted(text.split()) for text in shuffled] == [sorted(text.split()) for text in real]
+        assert sum(a != b for a, b in zip(shuffled, real, strict=True)) > 0.8 * len(real) - 3
+
+
+@given(st.text(alphabet="ab \n\t.é", max_size=40), st.integers(0, 9))
+def test_shuffling_words_leaves_the_white_space_where_it_is(text, seed):
+    shuffled = shuffled_words(text, seed)
+    assert re.findall(r"\s+", shuffled) == re.findall(r"\s+", text)
+    assert sorted(shuffled.split()) == sorted(text.split())
+    assert shuffled_words(text, seed) == shuffled
+
+
+def test_shuffling_makes_every_order_as_often():
+    orders = Counter(shuffled_words("a b c", seed) for seed in range(600))
+    assert len(orders) == 6 and min(orders.values()) > 60
 
 
 def test_an_epoch_predicts_every_token_once(text_run, tmp_path):
