@@ -19,7 +19,7 @@ from mplat.models.families.stable_mamba.stable_mamba import StableMambaMixer
 from torch import Tensor
 
 ITEMS = token_items(4, seed=1)
-STEP = "gates_and_timescales"
+STEP = "stable_mamba"
 SMALL = {"resamples": 100, "states": 3, "every": 3}
 Rows = list[dict[str, Any]]
 E = 24  # width of a timescale in the nano model

@@ -248,14 +248,14 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
 
 
 @step(
-    "gates_and_timescales",
+    "stable_mamba",
     version=1,
     settings=Settings,
     seeded=True,
     view=VIEW,
     cost=cost,
 )
-def gates_and_timescales(job: Job) -> Tables:
+def stable_mamba(job: Job) -> Tables:
     """Stable-Mamba's gates, compression, timescales and sparse attention: redundancy, shares, ablation, attribution."""
     by_layer = {layer: mixtures_of(job.model, layer) for layer in job.layers}
     places = [mixture for mixtures in by_layer.values() for mixture in mixtures]
