@@ -123,7 +123,7 @@ def test_a_length_sweep_finds_what_was_planted_and_computes_it_once(run, model, 
     titles = shown(out)
     assert "share extrapolated over length" in titles and "Time constants of the layers, length 160" in titles
     other = run("--model", model, "--sweep", "length=160,200", "--out", out, code=2)
-    assert "differs in the points" in other["error"]["message"]
+    assert "with another configuration (differs in the questions)" in other["error"]["message"]
     capsys.readouterr()
 
 
