@@ -27,8 +27,7 @@ class InfluenceMap(NamedTuple):
     @property
     def distance(self) -> NDArray[np.int64]:
         """t - s (n, T), below 0 for later tokens."""
-        sources: NDArray[np.int64] = np.arange(self.squares.shape[1])
-        return self.positions[:, None] - sources
+        return self.positions[:, None] - np.arange(self.squares.shape[1], dtype=np.int64)
 
 
 def long_range_share(of: InfluenceMap, beyond: int) -> float | None:
@@ -59,7 +58,7 @@ def profile(maps: Sequence[InfluenceMap], *, seed: int, n_resamples: int) -> Pro
         np.add.at(sums[i], of.distance[inside], of.squares[inside])
         np.add.at(counts[i], of.distance[inside], 1.0)
     n: NDArray[np.int64] = (counts > 0).sum(0)
-    kept = np.flatnonzero((2 * n >= len(maps)) & (np.arange(widest) > 0))
+    kept = np.flatnonzero((2 * n >= len(maps)) & (np.arange(widest, dtype=np.int64) > 0))
     groups = {group: number for number, group in enumerate(dict.fromkeys(of.group for of in maps))}
     member = np.array([groups[of.group] for of in maps])
     drawn = np.random.default_rng(seed).integers(0, len(groups), (n_resamples, len(groups)))
