@@ -197,7 +197,8 @@ def test_two_wordings_agree_where_they_share_the_fact() -> None:
     apart = agreement([wording + noise], how=HOW)
     assert shared is not None and apart is not None
     assert shared.ratio.low is not None and shared.ratio.low > 5 and shared.difference.p < 0.01
-    assert apart.ratio.low is not None and apart.ratio.low < 1 < apart.ratio.high and apart.difference.p > 0.05
+    assert apart.ratio.low is not None and apart.ratio.high is not None
+    assert apart.ratio.low < 1 < apart.ratio.high and apart.difference.p > 0.05
     two = np.array([[[0.0], [1.0]], [[4.0], [7.0]]])  # centred: -2, 2 and -3, 3
     (ratio,) = (agreement([two], how=HOW).ratio.mean,)  # type: ignore[union-attr]
     assert ratio == pytest.approx(25 / 1)

@@ -56,6 +56,7 @@ def ok(table: pa.Table) -> list[dict[str, Any]]:
 
 def test_traces_are_those_of_the_step(found: Explanation) -> None:
     item, sites = found.chosen.item, ("mixer_out", "h_post")
+    assert item.fact is not None
     behind = len(item.prompt) - item.fact[1]
     rows = ok(run_step("fact_tracing", found.model, [item], sites=sites, samples=1,
                        distances=tuple(range(behind)))[""])  # fmt: skip

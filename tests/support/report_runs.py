@@ -13,6 +13,7 @@ from mplat.datasets.records import Question
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.schema import ITEM_SCHEMA, PRICE_SCHEMA, question_fields
 from mplat.eval.summary import Resampling, summarise
+from mplat.interp.steps.bottlenecks import SCHEMAS
 from mplat.runtime.record import RunRecord
 from mplat.steering.search import SEARCH_SCHEMA
 
@@ -146,7 +147,15 @@ def write_interp_run(folder: Path, *, model: str = "toy") -> None:
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(sensitivity), folder / "delta_sensitivity.parquet")
     pq.write_table(pa.Table.from_pylist(ablations), folder / "bottlenecks.parquet")
-    steps = {name: {"rows": 3, "file": f"{name}.parquet"} for name in ("bottlenecks", "delta_sensitivity")}
+    parts = {"": "bottlenecks.parquet"}
+    for name, schema in SCHEMAS.items():
+        if name:  # nothing was found there
+            parts[name] = f"bottlenecks-{name}.parquet"
+            pq.write_table(schema.empty_table(), folder / parts[name])
+    steps = {
+        "bottlenecks": {"rows": 3, "parts": parts},
+        "delta_sensitivity": {"rows": 3, "file": "delta_sensitivity.parquet"},
+    }
     run = record("interp", model, details={"steps": steps})
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
 
