@@ -54,7 +54,7 @@ def test_show_says_what_a_recipe_does_and_for_which_model(run, silent):
 
 def test_show_refuses_another_model_and_what_is_no_recipe(run, silent, tmp_path):
     code, out, err = run("show", silent, "--model", "tiny-mamba2")
-    assert code == 3 and out == "" and "tiny-mamba2 has" in err and len(err.strip().splitlines()) == 1
+    assert code == 3 and out == "" and "tiny-mamba2 in float32 has" in err and len(err.strip().splitlines()) == 1
     (tmp_path / "other.json").write_text("[]")
     assert run("show", tmp_path / "other.json")[0] == 3
 

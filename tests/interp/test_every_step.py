@@ -13,9 +13,11 @@ from mplat.runtime.session import Session
 
 OF_ONE_MODEL = (
     "collect", "probes", "sae", "dictionary", "superposition", "sparse_probing", "circuits", "patching", "interchange",
-    "spd", "apd", "parameter_clusters", "memory_decay",
+    "spd", "apd", "parameter_clusters", "memory_decay", "bottlenecks", "memory_horizon", "temporal_causality",
+    "diagnostics", "delta_neurons", "causal_neurons", "attention_neurons", "sparsity", "efficiency", "ssm_parameters",
+    "recursion", "memory_recursion", "ssm_attention", "text_consistency", "stable_mamba",
 )  # fmt: skip
-OF_TWO_MODELS = ("universality", "model_overview", "causal_equivalence", "scaling")
+OF_TWO_MODELS = ("universality", "model_overview", "causal_equivalence", "scaling", "layer_correlation")
 
 
 @pytest.mark.slow
