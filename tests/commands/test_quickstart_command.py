@@ -209,7 +209,8 @@ def test_the_planted_damage_is_mended_and_the_undamaged_model_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    result, _ = run("--out", str(out), capsys=capsys)
+    # what is looked at inside decides nothing of this, and takes as long again
+    result, _ = run("--set", "interp.steps=[activations]", "--out", str(out), capsys=capsys)
     planted, undamaged = result["in_short"]
     assert (planted["model"], planted["verdict"]) == (PLANTED, "supported")
     assert (undamaged["model"], undamaged["verdict"]) == ("tiny-mamba2", "left_alone")
