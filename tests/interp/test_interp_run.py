@@ -164,7 +164,7 @@ def test_keys_follow_what_a_step_uses(model, questions) -> None:
     assert changed == drawing | {step.name for step in steps if drawing & set(step.needs)} > {"bottlenecks"}
     upstream = keys(model, questions, delta_sensitivity={"sites": ("mixer_out", "mixer.delta", "mixer.x")})
     changed = {name for name in base if upstream[name][0] != base[name][0]}
-    assert changed == {"delta_sensitivity", "bottlenecks"}
+    assert changed == {"delta_sensitivity", "bottlenecks", "delta_neurons"}
     assert [d.name for d in differences(upstream["bottlenecks"][1], base["bottlenecks"][1])] == [
         "upstream.delta_sensitivity"
     ]

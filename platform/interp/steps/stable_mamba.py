@@ -244,17 +244,10 @@ def cost(asked: Asked, lengths: Sequence[int]) -> Effort:
         passes += (2.2 + parts) * (1 - at.layer / asked.model.n_layers)
         rows += 4 * parts
     read = min(1.0, asked.settings.prompts / max(1, len(lengths))) * sum(lengths)
-    return Effort((passes + (9.0 if rows else 0.0)) * read, of_files(len(SCHEMAS)) + 250 * rows)
+    return Effort((passes + (9.0 if rows else 0.0)) * read, of_files(len(SCHEMAS)) + 250 * rows, 0.01)
 
 
-@step(
-    "stable_mamba",
-    version=1,
-    settings=Settings,
-    seeded=True,
-    view=VIEW,
-    cost=cost,
-)
+@step("stable_mamba", version=1, settings=Settings, seeded=True, view=VIEW, cost=cost)
 def stable_mamba(job: Job) -> Tables:
     """Stable-Mamba's gates, compression, timescales and sparse attention: redundancy, shares, ablation, attribution."""
     by_layer = {layer: mixtures_of(job.model, layer) for layer in job.layers}
