@@ -9,7 +9,6 @@ Mamba classes. Files are read and written in `files`, text is generated in `deco
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +21,9 @@ from torch import Tensor, nn
 from ..core.errors import InputError, UsageError
 from .access.capture import STATE_SITES, Activations, Recorder
 from .access.edits import Edit
+from .access.fitting import fitted
 from .access.run import Applied, Phase, Run, pack, take
-from .access.sites import Site, expand
+from .access.sites import Site
 from .block import Backbone, Block
 from .changes import Change, digest_with
 from .decoding import ends
@@ -297,7 +297,7 @@ class LanguageModel(nn.Module):
         Raises UsageError for an edit that fits no site, and at the end for one that never acted or whose positions a
         row did not have (`coverage`).
         """
-        applied = self._applied(edits)
+        applied = fitted(edits, self.sites())
         before = self._edits
         self._edits = [*before, *applied]
         try:
@@ -316,22 +316,8 @@ class LanguageModel(nn.Module):
 
     def keep(self, change: Change) -> None:
         """Make `change` a part of the model, in force from now on. UsageError for an edit that fits no site."""
-        self._edits = [*self._edits, *self._applied(change.edits)]
+        self._edits = [*self._edits, *fitted(change.edits, self.sites())]
         self.changes = (*self.changes, change)
-
-    def _applied(self, edits: Sequence[Edit]) -> list[Applied]:
-        sites = self.sites()
-        for e in edits:
-            if not isinstance(e, Edit):
-                raise UsageError(f"model.edit takes edits such as Scale(...), not {type(e).__name__}")
-        found = [expand(e.selection, sites) for e in edits]
-        fixed = next((s.name for s in itertools.chain(*found) if not s.editable), None)
-        if fixed is not None:
-            raise UsageError(f"site {fixed!r} can be read but not edited; see model.sites()")
-        for e, each in zip(edits, found, strict=True):
-            if e.where is not None and (without := [s.name for s in each if s.constant]):
-                raise UsageError(f"edit {e}: site {without[0]!r} has no positions, so that no mask fits it")
-        return [Applied(e, frozenset(s.name for s in each)) for e, each in zip(edits, found, strict=True)]
 
     # -- text ---------------------------------------------------------------------------------------------------
 
