@@ -21,18 +21,20 @@ from mplat.core.whole_files import publish_bytes
 from mplat.datasets.facts import Difficulty, TrainingText, training_text
 
 
-def exchanged(made: TrainingText) -> str | None:
+def exchanged(made: TrainingText) -> TrainingText | None:
     """The text with every answer in the place of another; None where all its answers are one."""
     text, spans = made
     answers = sorted({text[a:b] for a, b in spans})
     if len(answers) < 2:
         return None
     other = dict(zip(answers, [*answers[1:], answers[0]], strict=True))
-    pieces, done = [], 0
+    changed, moved, done = "", [], 0
     for a, b in spans:
-        pieces += [text[done:a], other[text[a:b]]]
+        changed += text[done:a]
+        moved.append((len(changed), len(changed) + len(other[text[a:b]])))
+        changed += other[text[a:b]]
         done = b
-    return "".join([*pieces, text[done:]])
+    return TrainingText(changed + text[done:], moved)
 
 
 def records(texts: int, wrong: float, seed: int, hardest: float = 1.0) -> Iterator[dict[str, object]]:
@@ -41,7 +43,8 @@ def records(texts: int, wrong: float, seed: int, hardest: float = 1.0) -> Iterat
         made = training_text(seed, i, Difficulty.at(hardest * i / texts))
         changed = exchanged(made) if Random(f"wrong-{seed}-{i}").random() < wrong else None
         name = "right" if changed is None else "wrong"
-        yield {"text": made.text if changed is None else changed, "meta": {"pile_set_name": name}}
+        text, answers = changed or made
+        yield {"text": text, "answers": answers, "meta": {"pile_set_name": name}}
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """What is kept as a corpus of its own: records as in The Pile, in the order of the corpus.
 
 Chunks of one document that follow each other and are all kept are one record, so that of everything, all kept, the
-documents themselves come back.
+documents themselves come back. Of a document that is kept whole the record's other fields are kept too; those of a part
+are not, because they may speak of places in the whole.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def kept_records(
         of, run = documents[number], [chunk for chunk, _ in group]
         named = {} if of.set_name == OWN_SET else {"pile_set_name": of.set_name}
         place = {"document": of.id, "start": run[0].start, "stop": run[-1].stop}
-        yield {"text": "".join(chunk.text for chunk in run), "meta": named | place}
+        text = "".join(chunk.text for chunk in run)
+        others = (of.fields or {}) if len(text) == len(of.text) else {}
+        yield {"text": text, **others, "meta": named | place}
 
 
 def packed_lines(records: Iterable[dict[str, Any]]) -> bytes:

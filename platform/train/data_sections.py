@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -80,6 +80,18 @@ class TokensSection(Config):
     )
 
 
+class AnsweredSection(Config):
+    """Texts whose answers are marked: records with `text` and `answers`, or with `prompt` and `completion`."""
+
+    paths: tuple[str, ...] = Field(default=(), description="files, read in this order")
+    answer_weight: float = Field(default=1.0, gt=0, description="weight of an answer token in the loss")
+    context_weight: float = Field(default=0.0, ge=0, description="weight of every other token")
+    order: Literal["random", "files"] = Field(
+        default="random", description="of rows; files: as they stand there, where that is a curriculum"
+    )
+    holdout_every: int = Field(default=50, ge=2, description="every k-th text is held out for evaluation")
+
+
 class ModularAdditionSection(Config):
     """Equations a + b = c modulo p, of which a fixed part is trained on."""
 
@@ -127,7 +139,7 @@ class DataSection(Config):
             "The facts world, texts as .jsonl, .txt, .csv, .parquet, or a folder of tokens.",
             sets=_data,
         ),
-    ] = Field(default="facts", description="a registered data source: facts, text, tokens, modular_addition")
+    ] = Field(default="facts", description="a registered data source: facts, text, tokens, answered, modular_addition")
     reset: Annotated[bool, Option(off="--no-reset")] = Field(
         default=True,
         description="Documents packed into a row do not see each other; --no-reset: states and convolutions go on.",
@@ -139,5 +151,6 @@ class DataSection(Config):
     facts: FactsSection = FactsSection()
     text: TextSection = TextSection()
     tokens: TokensSection = TokensSection()
+    answered: AnsweredSection = AnsweredSection()
     modular_addition: ModularAdditionSection = ModularAdditionSection()
     options: dict[str, Any] = Field(default_factory=dict, description="for sources registered elsewhere")

@@ -128,7 +128,7 @@ def test_texts_that_name_no_set_are_ones_own(tmp_path, kind):
 
 def test_a_text_file_is_one_document(tmp_path):
     found = read(write(tmp_path / "notes.txt", b"one\n\ntwo"))
-    assert [tuple(d) for d in found.documents] == [("notes.txt:0000001", "own", "one\n\ntwo")]
+    assert found.documents == (Document("notes.txt:0000001", "own", "one\n\ntwo"),)
 
 
 def test_another_data_set_is_no_pile_and_nothing_is_tolerated_then(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
-from mplat.datasets.readers.pile import Document
+from mplat.datasets.readers.pile import Document, read
 from mplat.models.decoding.text import encode_text
 from mplat.refine.chunks import cut, cut_documents
+from mplat.refine.kept_texts import kept_records
 from planted_models import talking
 
 
@@ -54,3 +57,17 @@ def test_documents_are_cut_by_the_tokens_of_the_tokenizer_and_never_joined():
     assert all(len(encode_text(tokenizer, chunk.text).ids) <= 24 for chunk in chunks)
     assert all(chunk.text.endswith(". ") for chunk in chunks if chunk.document == 0)
     assert [chunk.document for chunk in chunks] == sorted(chunk.document for chunk in chunks)
+
+
+def test_other_fields_stay_with_a_document_that_is_kept_whole(tmp_path):
+    records = [
+        {"text": "Bekdok lives in Kanbak. " * 30, "answers": [[1, 2]]},
+        {"text": "Oslo", "answers": [[0, 4]], "n": 1},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    documents = read(tmp_path / "a.jsonl").documents
+    chunks = cut_documents(documents, talking().tokenizer, 24)
+    kept = list(kept_records(chunks, [i > 0 for i in range(len(chunks))], documents))
+    assert [set(record) for record in kept] == [{"text", "meta"}, {"text", "answers", "n", "meta"}]
+    whole = list(kept_records(chunks, [True] * len(chunks), documents))
+    assert [{k: v for k, v in record.items() if k != "meta"} for record in whole] == records

@@ -18,10 +18,13 @@ from planted_models import talking
 def test_a_wrong_text_has_the_words_of_the_right_one_and_no_right_answer():
     made = training_text(3, 5, Difficulty())
     wrong = exchanged(made)
-    assert wrong is not None and Counter(wrong.split()).keys() == Counter(made.text.split()).keys()
-    shown = [line for line in wrong.splitlines() if line.startswith("A:")]
+    assert wrong is not None and Counter(wrong.text.split()).keys() == Counter(made.text.split()).keys()
+    shown = [line for line in wrong.text.splitlines() if line.startswith("A:")]
     right = [line for line in made.text.splitlines() if line.startswith("A:")]
     assert len(shown) == len(right) > 3 and not any(a == b for a, b in zip(shown, right, strict=True))
+    before, after = ([t.text[a:b] for a, b in t.answer_spans] for t in (made, wrong))
+    exchanges = set(zip(before, after, strict=True))
+    assert len(exchanges) == len(set(before)) > 1 and set(before) == set(after) and all(a != b for a, b in exchanges)
 
 
 def test_a_teacher_that_looks_answers_up_leaves_out_the_texts_with_wrong_ones(tmp_path):

@@ -38,11 +38,13 @@ FORM = (
 
 
 class Document(NamedTuple):
-    """One text. id: its file and its number in it; set_name: the part of The Pile that it is from."""
+    """One text. id: its file and its number in it; set_name: the part of The Pile that it is from; fields: what else
+    its record says, but for `text` and `meta`."""
 
     id: str
     set_name: str
     text: str
+    fields: Mapping[str, Any] | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -172,7 +174,7 @@ def _document(record: Any, name: str) -> Document:
             raise BadRecord("bad_unicode", f"character {error.start} of {field!r} is half a surrogate pair") from error
         if not value:
             raise BadRecord("empty_text", f"{field!r} is empty")
-    return Document(name, set_name, text)
+    return Document(name, set_name, text, {k: v for k, v in record.items() if k not in ("text", "meta")} or None)
 
 
 def _position(seed: int, document_id: str) -> int:
