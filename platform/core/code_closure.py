@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from .collecting import uncollected
 from .errors import InputError
 
 PACKAGE = "mplat"
@@ -139,6 +140,7 @@ def _read(path: Path) -> bytes:
 
 
 @cache
+@uncollected()
 def _parse(source: bytes) -> Parsed:
     tree = ast.parse(source)
     imports: list[tuple[int, str, tuple[tuple[str, str], ...]]] = []
