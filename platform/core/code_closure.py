@@ -17,10 +17,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .collecting import uncollected
 from .errors import InputError
+from .parsed_sources import Kept
 
 PACKAGE = "mplat"
 FOLDER = Path(__file__).resolve().parent.parent
@@ -33,6 +34,13 @@ class Parsed(NamedTuple):
     digest: str
     imports: tuple[tuple[int, str, tuple[tuple[str, str], ...]], ...]
 
+    @classmethod
+    def of(cls, value: Any) -> Parsed:
+        """Out of plain JSON."""
+        digest, imports = value
+        names = ((level, module, tuple((name, here) for name, here in names)) for level, module, names in imports)
+        return cls(digest, tuple(names))
+
 
 def source_digests(roots: Sequence[str], *, folder: Path = FOLDER, package: str = PACKAGE) -> dict[str, str]:
     """`Sources.digests`, of the files as they are now."""
@@ -42,8 +50,12 @@ def source_digests(roots: Sequence[str], *, folder: Path = FOLDER, package: str 
 class Sources:
     """The modules of `package` in `folder`. Each file is looked for, read and parsed once, when it is first met."""
 
-    def __init__(self, folder: Path = FOLDER, package: str = PACKAGE) -> None:
+    def __init__(self, folder: Path = FOLDER, package: str = PACKAGE, *, keep: bool = False) -> None:
+        """keep: what parsing finds is kept for later processes, in the cache folder."""
         self._folder, self._package = folder, package
+        self._keep = keep
+        self._kept: Kept | None = None
+        self._new: dict[str, Parsed] = {}  # by the sha256 of a source
         self._paths: dict[str, Path | None] = {}
         self._parsed: dict[Path, Parsed] = {}
         self._imports: dict[str, tuple[str, ...]] = {}
@@ -62,6 +74,9 @@ class Sources:
                 path = self._path(name) or _imported_file(name)
                 digests[name] = self._parse(path).digest
                 waiting += self._imported(name, path)
+        if self._kept is not None and self._new:
+            self._kept.add(self._new)
+            self._new = {}
         return dict(sorted(digests.items()))
 
     def _imported(self, name: str, path: Path) -> tuple[str, ...]:
@@ -101,8 +116,19 @@ class Sources:
 
     def _parse(self, path: Path) -> Parsed:
         if path not in self._parsed:
-            self._parsed[path] = _parse(_read(path))
+            self._parsed[path] = self._known(_read(path))
         return self._parsed[path]
+
+    def _known(self, source: bytes) -> Parsed:
+        if not self._keep:
+            return _parse(source)
+        if self._kept is None:
+            self._kept = Kept(hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
+        sha256 = hashlib.sha256(source).hexdigest()
+        known = self._kept.get(sha256)
+        if known is not None:
+            return Parsed.of(known)
+        return self._new.setdefault(sha256, _parse(source))
 
 
 def _absolute(name: str, path: Path, level: int, module: str) -> str:

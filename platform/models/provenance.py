@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: compiled kernels come from numba; analyses and statistics compute with the last three
 _DECISIVE = ("torch", "transformers", "tokenizers", "numba", "numpy", "scipy", "scikit-learn")
-_SOURCES = Sources()
+_SOURCES = Sources(keep=True)
 
 
 def computation_key(model: LanguageModel, *modules: str) -> dict[str, Any]:
