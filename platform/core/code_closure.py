@@ -201,8 +201,9 @@ def _drop_texts(tree: ast.Module) -> None:
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        if hasattr(node, "body"):
-            node.body = [s for s in node.body if not (isinstance(s, ast.Expr) and _is_text(s.value))]
+        body: list[ast.stmt] | None = getattr(node, "body", None)
+        if body is not None:
+            body[:] = [s for s in body if not (isinstance(s, ast.Expr) and _is_text(s.value))]
         waiting += _inside(node)
 
 
