@@ -17,12 +17,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from .collecting import uncollected
 from .errors import InputError
+from .parsed_sources import Kept
 
 PACKAGE = "mplat"
 FOLDER = Path(__file__).resolve().parent.parent
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # the fields of a node that hold statements
 
 
 class Parsed(NamedTuple):
@@ -31,38 +34,101 @@ class Parsed(NamedTuple):
     digest: str
     imports: tuple[tuple[int, str, tuple[tuple[str, str], ...]], ...]
 
+    @classmethod
+    def of(cls, value: Any) -> Parsed:
+        """Out of plain JSON."""
+        digest, imports = value
+        names = ((level, module, tuple((name, here) for name, here in names)) for level, module, names in imports)
+        return cls(digest, tuple(names))
+
 
 def source_digests(roots: Sequence[str], *, folder: Path = FOLDER, package: str = PACKAGE) -> dict[str, str]:
-    """Module name -> digest for `roots` and every module of `package` that they import, sorted by name.
-
-    A root outside of the package (a step of one's own) must be imported already; its file is read.
-    Raises InputError where a source file cannot be read.
-    """
-    digests: dict[str, str] = {}
-    waiting = [(name, _path(name, folder, package) or _imported_file(name)) for name in roots]
-    while waiting:
-        name, path = waiting.pop()
-        if name in digests:
-            continue
-        parsed = _parse(_read(path))
-        digests[name] = parsed.digest
-        for imported in _resolved(parsed, name, path, folder, package):
-            target = _path(imported, folder, package)
-            if target is not None:
-                waiting.append((imported, target))
-    return dict(sorted(digests.items()))
+    """`Sources.digests`, of the files as they are now."""
+    return Sources(folder, package).digests(roots)
 
 
-def _resolved(parsed: Parsed, name: str, path: Path, folder: Path, package: str) -> Iterator[str]:
-    """Names of the modules of `package` that a module imports."""
-    for level, module, names in parsed.imports:
-        absolute = _absolute(name, path, level, module)
-        if absolute.split(".")[0] != package:
-            continue
-        if not names:
-            yield absolute
-        for imported, _ in names:
-            yield _definer(absolute, imported, folder, package)
+class Sources:
+    """The modules of `package` in `folder`. Each file is looked for, read and parsed once, when it is first met."""
+
+    def __init__(self, folder: Path = FOLDER, package: str = PACKAGE, *, keep: bool = False) -> None:
+        """keep: what parsing finds is kept for later processes, in the cache folder."""
+        self._folder, self._package = folder, package
+        self._keep = keep
+        self._kept: Kept | None = None
+        self._new: dict[str, Parsed] = {}  # by the sha256 of a source
+        self._paths: dict[str, Path | None] = {}
+        self._parsed: dict[Path, Parsed] = {}
+        self._imports: dict[str, tuple[str, ...]] = {}
+
+    def digests(self, roots: Sequence[str]) -> dict[str, str]:
+        """Module name -> digest for `roots` and every module of the package that they import, sorted by name.
+
+        A root outside of the package (a step of one's own) must be imported already; its file is read.
+        Raises InputError where a source file cannot be read.
+        """
+        digests: dict[str, str] = {}
+        waiting = list(roots)
+        while waiting:
+            name = waiting.pop()
+            if name not in digests:
+                path = self._path(name) or _imported_file(name)
+                digests[name] = self._parse(path).digest
+                waiting += self._imported(name, path)
+        if self._kept is not None and self._new:
+            self._kept.add(self._new)
+            self._new = {}
+        return dict(sorted(digests.items()))
+
+    def _imported(self, name: str, path: Path) -> tuple[str, ...]:
+        """Names of the modules of the package that the module `name` imports."""
+        if name not in self._imports:
+            resolved = dict.fromkeys(self._resolved(name, path))
+            self._imports[name] = tuple(module for module in resolved if self._path(module) is not None)
+        return self._imports[name]
+
+    def _resolved(self, name: str, path: Path) -> Iterator[str]:
+        for level, module, names in self._parse(path).imports:
+            absolute = _absolute(name, path, level, module)
+            if absolute.split(".")[0] != self._package:
+                continue
+            if not names:
+                yield absolute
+            for imported, _ in names:
+                yield self._definer(absolute, imported)
+
+    def _definer(self, module: str, name: str) -> str:
+        """The module in which `module` finds `name`: the one that a package passes it on from, its submodule, or
+        itself."""
+        path = self._path(module)
+        if path is not None and path.name == "__init__.py":
+            for level, origin, names in self._parse(path).imports:
+                for imported, here in names:
+                    if here == name:
+                        return self._definer(_absolute(module, path, level, origin), imported)
+        submodule = f"{module}.{name}"
+        return module if self._path(submodule) is None else submodule
+
+    def _path(self, name: str) -> Path | None:
+        """The file of a module of the package, or None where it has no such module."""
+        if name not in self._paths:
+            self._paths[name] = _find(name, self._folder, self._package)
+        return self._paths[name]
+
+    def _parse(self, path: Path) -> Parsed:
+        if path not in self._parsed:
+            self._parsed[path] = self._known(_read(path))
+        return self._parsed[path]
+
+    def _known(self, source: bytes) -> Parsed:
+        if not self._keep:
+            return _parse(source)
+        if self._kept is None:
+            self._kept = Kept(hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
+        sha256 = hashlib.sha256(source).hexdigest()
+        known = self._kept.get(sha256)
+        if known is not None:
+            return Parsed.of(known)
+        return self._new.setdefault(sha256, _parse(source))
 
 
 def _absolute(name: str, path: Path, level: int, module: str) -> str:
@@ -74,20 +140,7 @@ def _absolute(name: str, path: Path, level: int, module: str) -> str:
     return ".".join([*base, *module.split(".")] if module else base)
 
 
-def _definer(module: str, name: str, folder: Path, package: str) -> str:
-    """The module in which `module` finds `name`: the one that a package passes it on from, its submodule, or itself."""
-    path = _path(module, folder, package)
-    if path is not None and path.name == "__init__.py":
-        for level, origin, names in _parse(_read(path)).imports:
-            for imported, here in names:
-                if here == name:
-                    return _definer(_absolute(module, path, level, origin), imported, folder, package)
-    submodule = f"{module}.{name}"
-    return module if _path(submodule, folder, package) is None else submodule
-
-
-def _path(name: str, folder: Path, package: str) -> Path | None:
-    """The file of a module of the package, or None where it has no such module."""
+def _find(name: str, folder: Path, package: str) -> Path | None:
     first, *rest = name.split(".")
     if first != package:
         return None
@@ -113,6 +166,7 @@ def _read(path: Path) -> bytes:
 
 
 @cache
+@uncollected()
 def _parse(source: bytes) -> Parsed:
     tree = ast.parse(source)
     imports: list[tuple[int, str, tuple[tuple[str, str], ...]]] = []
@@ -127,22 +181,30 @@ def _parse(source: bytes) -> Parsed:
         elif isinstance(node, ast.ImportFrom):
             names = tuple((alias.name, alias.asname or alias.name) for alias in node.names)
             imports.append((node.level, node.module or "", names))
-        waiting += ast.iter_child_nodes(node)
-    text = ast.dump(_without_docstrings(tree), include_attributes=False)
+        waiting += _inside(node)
+    _drop_texts(tree)
+    text = ast.dump(tree, include_attributes=False)
     return Parsed(hashlib.sha256(text.encode()).hexdigest(), tuple(imports))
+
+
+def _inside(node: ast.AST) -> list[ast.AST]:
+    """The statements, handlers and cases right below a statement; none of its expressions holds any."""
+    return [inner for block in _BLOCKS for inner in getattr(node, block, ())]
 
 
 def _name(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _drop_texts(tree: ast.Module) -> None:
     """Statements that are only a text do nothing: docstrings, and the descriptions under fields."""
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [s for s in body if not (isinstance(s, ast.Expr) and _is_text(s.value))]  # type: ignore[attr-defined]
-    return tree
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        body: list[ast.stmt] | None = getattr(node, "body", None)
+        if body is not None:
+            body[:] = [s for s in body if not (isinstance(s, ast.Expr) and _is_text(s.value))]
+        waiting += _inside(node)
 
 
 def _is_text(node: ast.expr) -> bool:

@@ -15,13 +15,15 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of what computes, for the record."""
-    installed = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {"python": platform.python_version()} | {name: _installed(name) for name in _PACKAGES}
+
+
+@cache
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 @cache

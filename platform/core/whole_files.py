@@ -18,8 +18,9 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ PARQUET: dict[str, Any] = {
     "write_statistics": True,
     "write_page_checksum": True,
 }
+_COPIED_AT_ONCE = 2**20  # bytes
 # What to do about a damaged file, by who made it.
 OWN_FILE = "delete it and run the step that makes it again"
 # What os.link answers on file systems without hard links (FAT, some network and FUSE mounts).
@@ -72,6 +74,13 @@ def table_bytes(table: pa.Table, *, rows_per_group: int = ROWS_PER_GROUP) -> byt
     return sink.getvalue().to_pybytes()
 
 
+def as_read(table: pa.Table) -> pa.Table:
+    """The table as it will be read, whose file has the same bytes when it is written again: Parquet has its own names
+    for what lists hold."""
+    nested = any(pa.types.is_nested(column) for column in table.schema.types)
+    return _decoded(table_bytes(table)) if nested else table
+
+
 def publish_table(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP) -> Published:
     """Write `table` as Parquet under a name that does not exist yet; the first writer wins."""
     data = table_bytes(table, rows_per_group=rows_per_group)
@@ -92,6 +101,45 @@ def publish_bytes(
     verify: raises InputError for a file that is not whole, so that half of one is no second opinion.
     """
     return _publish(data, Path(path), rows=0, verify=verify, replace=replace)
+
+
+def copy_files(copies: Mapping[Path, Published]) -> None:
+    """Copies of whole files, each in place of what may be at its new path; none gets its name before all are whole.
+
+    Raises InputError where a file cannot be read or its copy has another digest, ClusterError and UsageError as
+    `write_errors` does.
+    """
+    parts: dict[Path, Path] = {}
+    try:
+        for path, whole in copies.items():
+            try:
+                source = open(whole.path, "rb")
+            except OSError as error:
+                raise InputError(
+                    f"{whole.path}: cannot be read ({error.strerror}); run the same command again"
+                ) from error
+            with source, write_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = parts[path] = _part_of(path)
+                with open(part, "xb") as file:
+                    shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
+                    file.flush()
+                    os.fsync(file.fileno())
+                with open(part, "rb") as file:
+                    stored = hashlib.file_digest(file, "sha256").hexdigest()
+            if stored != whole.sha256:
+                raise InputError(
+                    f"{whole.path}: its copy has sha256 {stored[:16]} in place of {whole.sha256[:16]}; run the same "
+                    "command again"
+                )
+        for path, part in parts.items():
+            with write_errors(path):
+                os.replace(part, path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+    for folder in {path.parent for path in copies}:
+        _fsync_folder(folder)
 
 
 def publish_json(value: Any, path: Path) -> Published:
@@ -132,7 +180,7 @@ def streamed(path: Path) -> Generator[Stream]:
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
+        part = _part_of(path)
         try:
             with open(part, "xb") as file:
                 yield Stream(file)
@@ -161,11 +209,16 @@ def read_table(path: Path, sha256: str | None = None, *, advice: str = OWN_FILE)
             f"{path}: damaged, its sha256 is {digest[:16]} and was {sha256[:16]} when it was written{advice}"
         )
     try:
-        # one thread: Arrow's own may outlive the interpreter, which then aborts once torch is loaded too
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
+        return _decoded(data)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a whole Parquet file ({reason}){advice}") from error
+
+
+def _decoded(data: bytes) -> pa.Table:
+    # not `pq.read_table`, which imports Arrow's data sets and with them pandas; one thread, as Arrow's own may outlive
+    # the interpreter, which then aborts once torch is loaded too
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -188,7 +241,7 @@ def _publish(
     digest = sha256_of(data)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
+        part = _part_of(path)
         try:
             with open(part, "xb") as file:
                 file.write(data)
@@ -208,6 +261,10 @@ def _publish(
             part.unlink(missing_ok=True)
         _fsync_folder(path.parent)
     return Published(path=path, sha256=digest, rows=rows, bytes=len(data))
+
+
+def _part_of(path: Path) -> Path:
+    return path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
 
 
 def _take_name(part: Path, path: Path) -> bool:

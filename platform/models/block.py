@@ -99,6 +99,8 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        # nothing is drawn: every weight is set by who builds or loads, and torch imports its compiler, for seconds, to
+        # draw on "meta"
+        self.embeddings = nn.Embedding.from_pretrained(torch.zeros(config.vocab_size, config.d_model), freeze=False)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
         self.norm_f = MIXERS.get(config.arch).final_norm(config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..core.code_closure import PACKAGE, source_digests
+from ..core.code_closure import PACKAGE, Sources
 from ..core.versions import versions
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: compiled kernels come from numba; analyses and statistics compute with the last three
 _DECISIVE = ("torch", "transformers", "tokenizers", "numba", "numpy", "scipy", "scikit-learn")
+_SOURCES = Sources(keep=True)
 
 
 def computation_key(model: LanguageModel, *modules: str) -> dict[str, Any]:
@@ -87,4 +88,4 @@ def _classes_of(model: LanguageModel) -> tuple[str, ...]:
 @cache
 def _sources(modules: tuple[str, ...]) -> dict[str, str]:
     """Read once: a running process computes with the sources it was started with, whatever happens to the files."""
-    return source_digests(modules)
+    return _SOURCES.digests(modules)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..core.observer import Observer
-from ..core.whole_files import publish_bytes, publish_json, replace_table
+from ..core.whole_files import Published, copy_files, publish_bytes, publish_json, replace_table
 from .plan import digest_of
 from .pool import WorkerFactory
 from .record import RunRecord
@@ -47,6 +47,11 @@ class Run:
     def bytes(self, name: str, data: bytes) -> None:
         """Write `data` as the result `name`."""
         self.update(files={name: publish_bytes(data, self.out / name).sha256})
+
+    def copies(self, files: Mapping[str, Published]) -> None:
+        """Copy whole files as the results that are named."""
+        copy_files({self.out / name: whole for name, whole in files.items()})
+        self.update(files={name: whole.sha256 for name, whole in files.items()})
 
     def job(
         self,

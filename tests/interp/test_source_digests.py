@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mplat.core.code_closure import source_digests
+from mplat.core import code_closure
+from mplat.core.code_closure import Sources, source_digests
 from mplat.core.errors import InputError
 
 
@@ -70,3 +71,59 @@ def test_what_is_not_imported_does_not_count(package: Path, name: str) -> None:
 def test_a_step_without_a_source_file_cannot_be_keyed() -> None:
     with pytest.raises(InputError, match="put the step in a file"):
         source_digests(["typed_at_a_prompt"])
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MPLAT_CACHE", str(folder))
+    return folder
+
+
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The sources that are parsed from now on."""
+    sources: list[bytes] = []
+
+    def parse(source: bytes) -> code_closure.Parsed:
+        sources.append(source)
+        return original.__wrapped__(source)
+
+    original = code_closure._parse
+    monkeypatch.setattr(code_closure, "_parse", parse)
+    return sources
+
+
+def test_a_process_parses_each_file_once(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = parsed(monkeypatch)
+    known = Sources(package, "p")
+    whole = known.digests(["p.step"])
+    assert known.digests(["p.deep.inner"]).items() < whole.items()
+    assert len(sources) == len(set(sources)) == 7, "five modules, two packages that may pass names on"
+
+
+def test_a_later_process_parses_only_what_has_changed(
+    package: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = parsed(monkeypatch)
+    before = Sources(package, "p", keep=True).digests(["p.step"])
+    assert before == digests(package)
+    sources.clear()
+    assert Sources(package, "p", keep=True).digests(["p.step"]) == before and sources == []
+    (package / "late.py").write_text("def now():\n    return 2\n")
+    after = Sources(package, "p", keep=True).digests(["p.step"])
+    assert sources == [b"def now():\n    return 2\n"] and after == digests(package) != before
+
+
+def test_a_damaged_line_of_what_is_kept_counts_as_none(package: Path, cache: Path) -> None:
+    before = Sources(package, "p", keep=True).digests(["p.step"])
+    (path,) = (cache / ".sources").iterdir()
+    digest = before["p.helper"]
+    path.write_text(path.read_text().replace(digest, digest[::-1]) + "half a li")
+    assert Sources(package, "p", keep=True).digests(["p.step"]) == before
+
+
+def test_what_cannot_be_kept_is_parsed_again(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("MPLAT_CACHE", str(tmp_path / "taken"))
+    assert Sources(package, "p", keep=True).digests(["p.step"]) == digests(package)

@@ -17,6 +17,8 @@ from mplat.core import whole_files as storage
 from mplat.core.errors import ClusterError, InputError, UsageError
 from mplat.core.whole_files import (
     NonDeterministicError,
+    as_read,
+    copy_files,
     publish_bytes,
     publish_json,
     publish_table,
@@ -153,3 +155,36 @@ def test_json_is_strict_and_readable(tmp_path: Path) -> None:
 def test_spaces_and_long_and_foreign_names_are_fine(tmp_path: Path) -> None:
     name = "ein Ergebnis für später " + "x" * 200 + ".parquet"
     assert publish_table(some_table(3), tmp_path / "o u t" / name).path.name == name
+
+
+def test_copies_are_equal_and_of_their_own(tmp_path: Path) -> None:
+    first = publish_table(some_table(), tmp_path / "cache" / "a.parquet")
+    second = publish_bytes(b"tensors", tmp_path / "cache" / "b.safetensors")
+    new = tmp_path / "out"
+    copy_files({new / "x.parquet": first, new / "y.safetensors": second})
+    assert sorted(os.listdir(new)) == ["x.parquet", "y.safetensors"]
+    assert (new / "x.parquet").read_bytes() == first.path.read_bytes() and (
+        new / "y.safetensors"
+    ).read_bytes() == b"tensors"
+    (new / "x.parquet").write_bytes(b"edited")
+    assert read_table(first.path, first.sha256).equals(some_table()), "the copy is no link"
+
+
+def test_a_file_that_has_changed_is_not_copied_and_no_other_gets_its_name(tmp_path: Path) -> None:
+    first = publish_table(some_table(), tmp_path / "cache" / "a.parquet")
+    second = publish_table(some_table(7), tmp_path / "cache" / "b.parquet")
+    second.path.write_bytes(second.path.read_bytes()[:-1] + b"!")
+    with pytest.raises(InputError, match=r"b\.parquet: its copy has sha256"):
+        copy_files({tmp_path / "out" / "a.parquet": first, tmp_path / "out" / "b.parquet": second})
+    second.path.unlink()
+    with pytest.raises(InputError, match=r"b\.parquet: cannot be read"):
+        copy_files({tmp_path / "out" / "a.parquet": first, tmp_path / "out" / "b.parquet": second})
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_table_as_it_is_read_has_the_same_bytes_when_it_is_written_again(tmp_path: Path) -> None:
+    """Of lists, whose items have another name in Parquet than in Arrow."""
+    nested = pa.table({"id": ["a", "b"], "values": pa.array([[1.0], None], pa.list_(pa.float32()))})
+    first = publish_table(as_read(nested), tmp_path / "a.parquet")
+    assert table_bytes(read_table(first.path)) == first.path.read_bytes() != table_bytes(nested)
+    assert read_table(first.path).equals(read_table(publish_table(nested, tmp_path / "b.parquet").path))

@@ -28,6 +28,7 @@ from typer.core import TyperCommand
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
+from ...core.collecting import uncollected
 from ...core.registry import Registry
 from .drawing import coloured_help
 
@@ -110,7 +111,8 @@ class LazyCommand(TyperCommand):
 
     @cached_property
     def _made(self) -> Any:
-        about = CommandInfo(name=self.name, callback=self.entry.callback())
+        with uncollected():  # the configuration imports all that it configures
+            about = CommandInfo(name=self.name, callback=self.entry.callback())
         return get_command_from_info(about, pretty_exceptions_short=False, rich_markup_mode=None)
 
     def get_help(self, ctx: Any) -> str:

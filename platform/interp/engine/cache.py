@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from ...core.errors import InputError
 from ...core.folders import cache_folder
-from ...core.whole_files import Published, publish_json, publish_table, read_table, write_errors
+from ...core.whole_files import Published, as_read, publish_json, publish_table, read_table, write_errors
 from ...runtime.plan import canonical_json
 from .key import Key
 from .step import StepOutput
@@ -56,10 +56,11 @@ class Part:
 
 
 class Stored(NamedTuple):
-    """What an entry holds, verified: tables and tensors by part."""
+    """What an entry holds, verified: tables and tensors by part, and the files that they are in, by `part_file`."""
 
     tables: Mapping[str, pa.Table]
     tensors: Mapping[str, StoredTensors]
+    files: Mapping[str, Published]
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Cache:
             return None
         tables: dict[str, pa.Table] = {}
         tensors: dict[str, StoredTensors] = {}
+        files: dict[str, Published] = {}
         for part in entry.parts:
             path = entry.folder / part.file
             try:
@@ -127,7 +129,8 @@ class Cache:
             except InputError as error:
                 self._set_aside(path, step, key, str(error))
                 return None
-        return Stored(tables, tensors)
+            files[part.file] = Published(path, part.sha256, part.rows, part.bytes)
+        return Stored(tables, tensors, files)
 
     def write(
         self, step: str, key: Key, tables: Mapping[str, pa.Table] | StepOutput, *, questions: Sequence[str] = ()
@@ -145,11 +148,11 @@ class Cache:
         footer = {f"mplat.{name}".encode(): value.encode() for name, value in about.items()}
         parts = []
         for name, table in sorted(output.tables.items()):
-            marked = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
-            path = folder / f"part-{name or '00000'}.parquet"
+            marked = as_read(table.replace_schema_metadata({**(table.schema.metadata or {}), **footer}))
+            path = folder / part_file(name, ".parquet")
             parts.append(_part(name, self._publish(partial(publish_table, marked, path), path, step, key.digest)))
         for name, tensors in sorted(output.tensors.items()):
-            path = folder / f"part-{name or '00000'}{SUFFIX}"
+            path = folder / part_file(name, SUFFIX)
             publish = partial(publish_tensors, tensors, path, about, replace=False)
             published = self._publish(publish, path, step, key.digest)
             parts.append(_part(name, published) | {"tensors": len(tensors)})
@@ -219,6 +222,11 @@ class Cache:
                 moved = f"; the file is now {target}"
             (self.place(step, key) / MANIFEST).unlink(missing_ok=True)
         self._warn(f"cached result of {step} is damaged and will be computed again: {why}{moved}")
+
+
+def part_file(name: str, suffix: str) -> str:
+    """The name of the file that holds the part `name` of an entry."""
+    return f"part-{name or '00000'}{suffix}"
 
 
 def _part(name: str, published: Published) -> dict[str, Any]:

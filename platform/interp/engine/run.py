@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from ...core.errors import UsageError
 from ...core.observer import Observer
+from ...core.whole_files import Published
 from ...models.lending import lent
 from ...runtime.session import Session, open_session
 from ...runtime.table_job import Progress
@@ -82,6 +83,7 @@ class StepResult:
     tables: Mapping[str, pa.Table]
     seconds: float | None
     tensors: Mapping[str, StoredTensors] = field(default_factory=dict)
+    files: Mapping[str, Published] = field(default_factory=dict)  # in the cache, by `part_file`
 
     @property
     def table(self) -> pa.Table:
@@ -281,7 +283,7 @@ class _Carrying:
                 self._observer.end(name, "no result", time.monotonic() - start)
                 raise
             seconds = time.monotonic() - start
-        result = StepResult(name, key, stored.tables, seconds, stored.tensors)
+        result = StepResult(name, key, stored.tables, seconds, stored.tensors, stored.files)
         self.results[name] = result
         if seconds is not None:
             self._observer.end(name, f"{result.rows} rows", seconds)

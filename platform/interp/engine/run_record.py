@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.observer import Observer
+from ...core.whole_files import Published
 from ...models.decoding import ends
 from ...models.provenance import backend, identity
 from ...runtime.session import Session
 from ...runtime.stage import Planned, Run, Stage
-from .cache import Cache
+from .cache import Cache, part_file
 from .failures import Carried
 from .graph import all_steps
 from .questions import prompt_table
@@ -87,7 +88,7 @@ def run_into(
         for kind, data in plan.inputs.items():
             run.table(INPUTS[kind], prompt_table(data) if kind == "questions" else data.text_table())
         results = done.results
-        kept = {name: _keep(run, results[name]) for name in plan.wanted if name in results}
+        kept = _keep(run, [results[name] for name in plan.wanted if name in results])
         steps = {n: {"key": r.key, "rows": r.rows, "not_ok": r.bad, **kept.get(n, {})} for n, r in results.items()}
         failures = [f.values(None if again is None else again(name)) for name, f in done.failures.items()]
         run.update(
@@ -99,15 +100,18 @@ def run_into(
     return done
 
 
-def _keep(run: Run, result: StepResult) -> Mapping[str, Any]:
-    """Write what a step found. Where it lies, as `placed` says it."""
-    files = named_files(result.step, result.tables, ".parquet")
-    tensors = named_files(result.step, result.tensors, SUFFIX)
-    for part, name in files.items():
-        run.table(name, result.tables[part])
-    for part, name in tensors.items():
-        run.bytes(name, result.tensors[part].path.read_bytes())
-    return placed(files, tensors)
+def _keep(run: Run, results: Iterable[StepResult]) -> dict[str, dict[str, Any]]:
+    """Copy what the steps found out of the cache. Where it lies, as `placed` says it, by step."""
+    copied: dict[str, Published] = {}
+    kept = {}
+    for result in results:
+        files = named_files(result.step, result.tables, ".parquet")
+        tensors = named_files(result.step, result.tensors, SUFFIX)
+        for named, suffix in ((files, ".parquet"), (tensors, SUFFIX)):
+            copied |= {name: result.files[part_file(part, suffix)] for part, name in named.items()}
+        kept[result.step] = placed(files, tensors)
+    run.copies(copied)
+    return kept
 
 
 def named_files(name: str, parts: Iterable[str], suffix: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...core.collecting import uncollected
 from ...core.errors import InputError, UsageError
 from . import catalog
 from . import model_hub as hub
@@ -47,7 +48,8 @@ def read(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """The fast tokenizer that `path`, a tokenizer.json, and the settings beside it describe. Raises InputError for a
     file that is none, or whose tokens for a text may be `vocab_size` or higher; entries that only fill a vocabulary up
     do no harm."""
-    from transformers import PreTrainedTokenizerFast
+    with uncollected():
+        from transformers import PreTrainedTokenizerFast
 
     try:
         if path.name == _MAIN:
