@@ -11,9 +11,13 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,6 +66,14 @@ def _one_thread() -> Iterator[None]:
     yield
     if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != THREADS:
         sys.modules["torch"].set_num_threads(THREADS)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Draws that no other test has a part in, whichever ran before."""
+    import numpy as np
+
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
