@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     import numpy as np
+    from mplat.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +29,7 @@ SLOW_TIMEOUT_S = 900  # a machine of continuous integration takes twice as long 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # a test waits for its workers, and computes nothing meanwhile
 
 # The same examples in every run: a failure here is a failure on the next machine too.
 settings.register_profile("mplat", deadline=None, derandomize=True, database=None)
@@ -43,10 +45,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
     if not config.pluginmanager.hasplugin("xdist"):
         return
+    items.sort(key=lambda item: not uses_kept_actors(item))  # stable: one after another, so that they need one Ray
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             uses_ray = item.get_closest_marker("ray") or item.get_closest_marker("multinode")
             item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.name))
+
+
+def uses_kept_actors(item: pytest.Item | None) -> bool:
+    """Whether it works on the Ray that stays for the next test."""
+    return "ray_workers" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Every other test finds this process without a Ray."""
+    if uses_kept_actors(item) and not uses_kept_actors(nextitem):
+        import kept_actors
+
+        kept_actors.let_go()
+
+
+@pytest.fixture
+def ray_workers() -> Callable[[int], Session]:
+    """A session of one or two workers under Ray, the same ones for all tests that ask for them one after another."""
+    from kept_actors import kept_actors
+
+    return kept_actors
 
 
 @pytest.fixture(autouse=True)
