@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -32,25 +32,42 @@ class Parsed(NamedTuple):
     imports: tuple[tuple[int, str, tuple[tuple[str, str], ...]], ...]
 
 
-def source_digests(roots: Sequence[str], *, folder: Path = FOLDER, package: str = PACKAGE) -> dict[str, str]:
+class Followed(NamedTuple):
+    """A module's digest, and the names of the modules of the package that it imports."""
+
+    digest: str
+    imported: tuple[str, ...]
+
+
+def source_digests(
+    roots: Sequence[str], *, folder: Path = FOLDER, package: str = PACKAGE,
+    known: MutableMapping[str, Followed] | None = None,
+) -> dict[str, str]:  # fmt: skip
     """Module name -> digest for `roots` and every module of `package` that they import, sorted by name.
 
+    known: what earlier calls with the same folder and package read, which is not read again; this call adds to it.
     A root outside of the package (a step of one's own) must be imported already; its file is read.
     Raises InputError where a source file cannot be read.
     """
+    known = {} if known is None else known
     digests: dict[str, str] = {}
-    waiting = [(name, _path(name, folder, package) or _imported_file(name)) for name in roots]
+    waiting = [*roots]
     while waiting:
-        name, path = waiting.pop()
+        name = waiting.pop()
         if name in digests:
             continue
-        parsed = _parse(_read(path))
-        digests[name] = parsed.digest
-        for imported in _resolved(parsed, name, path, folder, package):
-            target = _path(imported, folder, package)
-            if target is not None:
-                waiting.append((imported, target))
+        if name not in known:
+            known[name] = _followed(name, folder, package)
+        digests[name] = known[name].digest
+        waiting += known[name].imported
     return dict(sorted(digests.items()))
+
+
+def _followed(name: str, folder: Path, package: str) -> Followed:
+    path = _path(name, folder, package) or _imported_file(name)
+    parsed = _parse(_read(path))
+    imported = dict.fromkeys(_resolved(parsed, name, path, folder, package))
+    return Followed(parsed.digest, tuple(one for one in imported if _path(one, folder, package) is not None))
 
 
 def _resolved(parsed: Parsed, name: str, path: Path, folder: Path, package: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..core.code_closure import PACKAGE, source_digests
+from ..core.code_closure import PACKAGE, Followed, source_digests
 from ..core.versions import versions
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ def _classes_of(model: LanguageModel) -> tuple[str, ...]:
     return tuple(sorted(module for module in classes if module.split(".")[0] == PACKAGE))
 
 
+_read: dict[str, Followed] = {}
+
+
 @cache
 def _sources(modules: tuple[str, ...]) -> dict[str, str]:
     """Read once: a running process computes with the sources it was started with, whatever happens to the files."""
-    return source_digests(modules)
+    return source_digests(modules, known=_read)
