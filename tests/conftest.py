@@ -6,14 +6,20 @@ Real records are used where they are present and skipped, saying so, where they 
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mplat.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +30,7 @@ SLOW_TIMEOUT_S = 900  # a machine of continuous integration takes twice as long 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # a test waits for its workers, and computes nothing meanwhile
 
 # The same examples in every run: a failure here is a failure on the next machine too.
 settings.register_profile("mplat", deadline=None, derandomize=True, database=None)
@@ -39,10 +46,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
     if not config.pluginmanager.hasplugin("xdist"):
         return
+    items.sort(key=lambda item: not uses_kept_actors(item))  # stable: one after another, so that they need one Ray
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             uses_ray = item.get_closest_marker("ray") or item.get_closest_marker("multinode")
             item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.name))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays to the end: the collector of garbage need not look at it again and again,
+    which takes a third of the time where many objects are made."""
+    gc.collect()
+    gc.freeze()
+
+
+def uses_kept_actors(item: pytest.Item | None) -> bool:
+    """Whether it works on the Ray that stays for the next test."""
+    return "ray_workers" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Every other test finds this process without a Ray."""
+    if uses_kept_actors(item) and not uses_kept_actors(nextitem):
+        import kept_actors
+
+        kept_actors.let_go()
+
+
+@pytest.fixture
+def ray_workers() -> Callable[[int], Session]:
+    """A session of one or two workers under Ray, the same ones for all tests that ask for them one after another."""
+    from kept_actors import kept_actors
+
+    return kept_actors
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +99,14 @@ def _one_thread() -> Iterator[None]:
     yield
     if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != THREADS:
         sys.modules["torch"].set_num_threads(THREADS)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Draws that no other test has a part in, whichever ran before."""
+    import numpy as np
+
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

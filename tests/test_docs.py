@@ -52,6 +52,7 @@ def test_the_readmes_example_runs(tmp_path):
 @pytest.mark.parametrize("document", [
     "docs/sites-and-edits.md", "docs/steering.md", "docs/operators.md", "docs/price-and-dose.md",
 ])  # fmt: skip
+@pytest.mark.slow
 def test_a_pages_examples_run_one_after_the_other_and_print_what_stands_beside_them(document, tmp_path):
     script = "\n".join(_blocks(document))
     promised = re.findall(r"^\s*print\(.*\)  # (.*)$", script, re.M)
@@ -169,6 +170,7 @@ def test_the_readmes_table_of_models_is_what_was_measured():
         assert [cell.strip() for cell in shown[row["what"]].strip("|").split("|")[1:]] == [*numbers, *speeds, levels]
 
 
+@pytest.mark.slow
 def test_the_page_of_everything_registered_is_what_the_registries_say(tmp_path):
     made = tmp_path / "listing.md"
     subprocess.run([sys.executable, ROOT / "tools" / "listing.py", made], check=True)

@@ -79,6 +79,7 @@ def test_each_passes_the_contracts_of_its_kind(clone: Path) -> None:
         assert any(name in case.split("-") for case in passed), f"no contract asks for {name}"
 
 
+@pytest.mark.slow
 def test_they_stand_in_the_help_the_analyses_and_the_page_of_everything(clone: Path) -> None:
     assert re.search(r"^\s+count\s", run(clone, "cli.py", "--help"), re.M)
     assert "entropy" in run(clone, "cli.py", "interp", "ls")
@@ -90,6 +91,7 @@ def test_they_stand_in_the_help_the_analyses_and_the_page_of_everything(clone: P
         assert re.search(rf"^\| `(\w+, )?{name}` \|.*\| `{path}` \|$", listing, re.M), path
 
 
+@pytest.mark.slow
 def test_a_new_analysis_and_a_new_section_are_in_the_report(clone: Path) -> None:
     (block,) = (block for path, block in BLOCKS.items() if path.endswith("/entropy.py"))
     without = block.replace('@step("entropy", version=1, view=VIEW)', '@step("no_view")')
@@ -118,6 +120,7 @@ Path("runs/p/summary.json").write_text(json.dumps({"sets": sets}))
 """
 
 
+@pytest.mark.slow
 def test_a_new_architecture_can_be_analysed_and_steered_with_all_that_is_new(clone: Path) -> None:
     run(clone, "-c", SCRIPT)
     said = run(clone, "cli.py", "eval", "--model", "model", "--steering", "leaky", "--per-level", "4", "--dry-run",

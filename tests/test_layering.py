@@ -72,18 +72,23 @@ def _id(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
-def _imports(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def _imports(path: Path) -> list[tuple[str, int]]:
     """Every imported module as an absolute name, with its line; imports for type checking only are left out."""
+    return list(_found_imports(path))
+
+
+def _found_imports(path: Path) -> Iterator[tuple[str, int]]:
     package = ["mplat", *path.relative_to(PACKAGE).parent.parts]
-    tree = tree_of(path)
+    everything = list(ast.walk(tree_of(path)))
     for_types = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in everything
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for statement in node.body
         for inner in ast.walk(statement)
     }
-    for node in ast.walk(tree):
+    for node in everything:
         if id(node) in for_types:
             continue
         if isinstance(node, ast.Import):

@@ -21,8 +21,8 @@ from mplat.interp.engine.inputs import Given
 from mplat.interp.engine.texts import PlainText
 from mplat.interp.engine.view import EVERY
 from mplat.models import LanguageModel
+from mplat.report import Report, render
 from mplat.report import load as load_report
-from mplat.report import render
 from mplat.report.content import ShownTable
 from report_runs import record
 
@@ -62,21 +62,43 @@ def run(names: Sequence[str], kind: str, folder: Path, at: str) -> Mapping[str, 
     return run_steps(model_of(kind, folder), asked(), config, given=given, others=others, cache=cache)
 
 
-def check(result: StepResult, folder: Path, *, drawn: bool = False) -> None:
+def check(result: StepResult, folder: Path) -> None:
     assert result.bad == {} and (result.rows or result.tensors), result.step
     for part, table in result.tables.items():
         for row in table.to_pylist() if "status" in table.column_names else ():
             assert row["status"] in STATUSES, (result.step, part, row)
             if row["status"] == "not_applicable":  # says where, and holds no measured number
                 assert not any(isinstance(value, float) for value in row.values()), (result.step, part, row)
-    check_report(result, folder, drawn=drawn)
+    report = report_of(result, folder)
+    (shown,) = report.interpretations
+    (entry,) = shown.steps
+    assert entry.step == result.step and entry.title and not shown.missing
+    assert sum(file.rows for file in entry.files) == result.rows
+    assert entry.shown or entry.notes or not result.rows
+    assert not any("several values" in note for note in entry.notes)
+    view, tables = all_steps()[result.step].view, result.tables
+    for part in () if view is None else view.parts:
+        for name in tables if part.part == EVERY else [part.part]:
+            assert {*part.columns_read()} <= {*tables[name].column_names}, part.title
+
+
+def of_one_model(kind: str) -> list[str]:
+    """The analyses that are tried on a model of this kind."""
+    return [name for name in NAMES if not all_steps()[name].others and not (kind in LIKE_OTHERS and name in LONG)]
 
 
 @pytest.mark.parametrize("kind", [*ARCHITECTURES, *ADAPTED])
 def test_every_analysis_of_a_model_has_a_result_without_failures(kind: str, folder: Path) -> None:
-    alone = [name for name in NAMES if not all_steps()[name].others and not (kind in LIKE_OTHERS and name in LONG)]
-    for name, result in run(alone, kind, folder, "here").items():
-        check(result, folder / f"{kind} {name}", drawn=kind == "stable_mamba_attached")
+    for name, result in run(of_one_model(kind), kind, folder, "here").items():
+        check(result, folder / f"{kind} {name}")
+
+
+@pytest.mark.slow
+def test_every_figure_is_drawn(folder: Path) -> None:
+    for name, result in run(of_one_model(kind := "stable_mamba_attached"), kind, folder, "here").items():
+        report = report_of(result, folder / f"{name} drawn")
+        ((entry,),) = (one.steps for one in report.interpretations)
+        assert render(report).count("<svg") == sum(not isinstance(one, ShownTable) for one in entry.shown)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,24 +114,13 @@ def test_an_analysis_of_models_with_and_without_a_recurrence(name: str, folder: 
         assert table.equals(again.tables[part]), part
 
 
-def check_report(result: StepResult, folder: Path, *, drawn: bool) -> None:
-    """The step stands in the report: by its view, which names existing tables and columns, or by its first rows."""
+def report_of(result: StepResult, folder: Path) -> Report:
+    """Of a run with this step alone: it stands there by its view, which names existing tables and columns, or by its
+    first rows."""
     folder.mkdir()
     files = {part: f"{result.step}-{part}.parquet" for part in result.tables}
     for part, table in result.tables.items():
         pq.write_table(table, folder / files[part])
     steps = {result.step: {"parts": files}}
     (folder / "run.json").write_text(json.dumps(record("interp", "nano", details={"steps": steps})))
-    report = load_report([folder / "run.json"])
-    (shown,) = report.interpretations
-    (entry,) = shown.steps
-    assert entry.step == result.step and entry.title and not shown.missing
-    assert sum(file.rows for file in entry.files) == result.rows
-    assert entry.shown or entry.notes or not result.rows
-    assert not any("several values" in note for note in entry.notes)
-    view, tables = all_steps()[result.step].view, result.tables
-    for part in () if view is None else view.parts:
-        for name in tables if part.part == EVERY else [part.part]:
-            assert {*part.columns_read()} <= {*tables[name].column_names}, part.title
-    if drawn:  # every figure
-        assert render(report).count("<svg") == sum(not isinstance(one, ShownTable) for one in entry.shown)
+    return load_report([folder / "run.json"])

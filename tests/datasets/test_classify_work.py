@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from mplat.datasets.data_set import get, names
 from mplat.datasets.prompting.prompts import render
 from mplat.datasets.prompting.template import PLAIN
 from mplat.datasets.records import Paragraph, Question, Support
-from mplat.runtime import open_session
+from mplat.runtime import Session, open_session
 from tokenizers import Tokenizer
 
 SHIPPED = Path(classify_work.__file__).parents[2] / "models" / "tiny" / "tokenizer"
@@ -138,18 +139,17 @@ def table(gathered: Gathered, out: Path, **session: object) -> tuple[bytes, byte
 @pytest.mark.slow
 @pytest.mark.ray
 def test_one_worker_two_workers_and_this_process_make_the_same_files(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_workers: Callable[[int], Session]
 ) -> None:
     monkeypatch.setattr(classify_work, "BUNDLE_CHARACTERS", 100)
     gathered = gather(names(), folder)
     assert len(gathered.items) >= 5
     here = table(gathered, tmp_path / "here", address="none")
-    with open_session("local", actors=2) as session:
-        for actors in (1, 2):
-            result = classify_gathered(gathered, per_dataset=0, per_category=0, session=session.using(actors=actors))
-            out = tmp_path / str(actors) / "questions.parquet"
-            write(result, out)
-            assert (out.read_bytes(), summary_path(out).read_bytes()) == here
+    for actors in (1, 2):
+        result = classify_gathered(gathered, per_dataset=0, per_category=0, session=ray_workers(actors))
+        out = tmp_path / str(actors) / "questions.parquet"
+        write(result, out)
+        assert (out.read_bytes(), summary_path(out).read_bytes()) == here
 
 
 def test_one_by_one_is_as_all_together(folder: Path) -> None:

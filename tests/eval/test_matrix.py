@@ -58,6 +58,7 @@ def searching(folder, names, **more):
     return config(folder, names).model_copy(update={"steering": EvalConfig.model_validate({"steering": own}).steering})
 
 
+@pytest.mark.slow
 def test_searches_are_done_side_by_side_and_find_what_each_evaluation_finds_alone(folder, monkeypatch):
     from mplat.eval.experiment import Experiment
 

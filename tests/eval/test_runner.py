@@ -376,15 +376,14 @@ def test_doses_are_judged_beside_the_recipe_and_change_nothing_else(few, place, 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_one_process_and_one_or_two_actors_give_the_same_tables(few, place, case):
+def test_one_process_and_one_or_two_actors_give_the_same_tables(few, place, case, ray_workers):
     names = ("items.parquet", "price.parquet", "summary.json")
-    with open_session("local", actors=2) as session:
-        for actors in (1, 2):
-            out = place / f"ray{actors}"
-            result = run(settings(place, draws=2), case.damaged, out, session=session.using(actors=actors))
-            assert {n: (result.out / n).read_bytes() == (few.out / n).read_bytes() for n in names} == dict.fromkeys(
-                names, True
-            )
+    for actors in (1, 2):
+        out = place / f"ray{actors}"
+        result = run(settings(place, draws=2), case.damaged, out, session=ray_workers(actors))
+        assert {n: (result.out / n).read_bytes() == (few.out / n).read_bytes() for n in names} == dict.fromkeys(
+            names, True
+        )
 
 
 def test_prompts_that_begin_alike_stand_together_and_long_ones_come_first(place, case):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,7 @@ OF_TWO_MODELS = ("universality", "model_overview", "causal_equivalence", "scalin
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_analyses_are_the_same_from_workers_elsewhere(tmp_path: Path) -> None:
-    from kept_actors import kept_actors
-
+def test_analyses_are_the_same_from_workers_elsewhere(tmp_path: Path, ray_workers: Callable[[int], Session]) -> None:
     model, other = (load(reader(arch).save(tmp_path / arch)) for arch in ("mamba2", "mamba"))
     small = {name: dict(step.settings.small) for name, step in all_steps().items()}
 
@@ -40,9 +38,8 @@ def test_analyses_are_the_same_from_workers_elsewhere(tmp_path: Path) -> None:
         return {str(path.relative_to(tmp_path / folder)): path.read_bytes() for path in files}
 
     here = run_all("here")
-    with kept_actors(1, 2) as sessions:
-        for session in sessions:
-            there = run_all(f"by {session.actors}", session)
-            assert there.keys() == here.keys()
-            assert [name for name, data in there.items() if data != here[name]] == [], session.actors
+    for actors in (1, 2):
+        there = run_all(f"by {actors}", ray_workers(actors))
+        assert there.keys() == here.keys()
+        assert [name for name, data in there.items() if data != here[name]] == [], actors
     assert {Path(name).parts[0] for name in here} >= {*OF_ONE_MODEL, *OF_TWO_MODELS}

@@ -294,17 +294,14 @@ def saved(model: LanguageModel, tmp_path: Path) -> Iterator[LanguageModel]:
 
 
 @pytest.mark.ray
-def test_workers_elsewhere_give_the_same_tables(saved, questions, tmp_path) -> None:
-    from mplat.runtime import open_session
-
+def test_workers_elsewhere_give_the_same_tables(saved, questions, tmp_path, ray_workers) -> None:
     chosen = config(batch_size=2, steps=("delta_sensitivity", "attribution", "bottlenecks"))
     here = run_steps(saved, questions, chosen, cache=Cache(tmp_path / "a"))
     there = Cache(tmp_path / "b")
     run_steps(saved, questions, chosen.model_copy(update={"steps": ("delta_sensitivity", "attribution")}), cache=there)
     observer = Recorder()
-    with open_session("local", actors=2) as session:
-        plan = plan_steps(saved, questions, chosen.model_copy(update={"steps": ("bottlenecks",)}))
-        run_plan(plan, cache=there, session=session, observer=observer)
+    plan = plan_steps(saved, questions, chosen.model_copy(update={"steps": ("bottlenecks",)}))
+    run_plan(plan, cache=there, session=ray_workers(2), observer=observer)
     assert observer.begun == ["bottlenecks"]
     for name in ("attribution", "delta_sensitivity", "bottlenecks"):
         files = [tmp_path / side / name / here[name].key / "part-00000.parquet" for side in ("a", "b")]

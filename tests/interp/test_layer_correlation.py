@@ -19,9 +19,9 @@ def of(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     return similarity(a, b)
 
 
-def test_rotation_scale_and_shift_change_nothing() -> None:
-    turn = np.linalg.qr(RNG.standard_normal((7, 7)))[0]
-    y = X @ RNG.standard_normal((7, 5)) + RNG.standard_normal((60, 5))
+def test_rotation_scale_and_shift_change_nothing(rng: np.random.Generator) -> None:
+    turn = np.linalg.qr(rng.standard_normal((7, 7)))[0]
+    y = X @ rng.standard_normal((7, 5)) + rng.standard_normal((60, 5))
     assert of(X @ turn * 3.7 + 11, y) == pytest.approx(of(X, y))
     assert of(X @ turn * 3.7 + 11, X) == pytest.approx({"cka": 1.0, "svcca": 1.0, "procrustes": 1.0})
 
@@ -40,14 +40,14 @@ def test_cka_is_the_u_statistic_of_the_gram_matrices() -> None:
     assert of(X, Y)["cka"] == pytest.approx(expected, rel=1e-8)
 
 
-def test_unrelated_vectors_are_about_0_in_cka_alone() -> None:
-    draws = [of(RNG.standard_normal((60, 90)), RNG.standard_normal((60, 90))) for _ in range(12)]
+def test_unrelated_vectors_are_about_0_in_cka_alone(rng: np.random.Generator) -> None:
+    draws = [of(rng.standard_normal((60, 90)), rng.standard_normal((60, 90))) for _ in range(12)]
     assert abs(np.mean([d["cka"] for d in draws])) < 0.03
     assert min(d["svcca"] for d in draws) > 0.9  # more directions than vectors: anything correlates
 
 
-def test_svcca_is_the_mean_canonical_correlation_and_procrustes_the_best_rotation() -> None:
-    y = X @ RNG.standard_normal((7, 4)) + 3 * RNG.standard_normal((60, 4))
+def test_svcca_is_the_mean_canonical_correlation_and_procrustes_the_best_rotation(rng: np.random.Generator) -> None:
+    y = X @ rng.standard_normal((7, 4)) + 3 * rng.standard_normal((60, 4))
     a, b = prepared(X), prepared(y)
     assert a is not None and b is not None
     x1, y1 = a.directions, b.directions

@@ -26,18 +26,17 @@ from mplat.interp.methods.probing import (
 )
 
 N, D, GROUPS = 240, 12, 40
-RNG = np.random.default_rng(0)
 
 
-def planted(kind: str, noise: float = 0.3, n: int = N) -> tuple[Floats, Target, Floats]:
+def planted(rng: np.random.Generator, kind: str, noise: float = 0.3, n: int = N) -> tuple[Floats, Target, Floats]:
     """Features whose coordinates are noise but along two unit directions, which carry a class of three or a number."""
-    basis = np.linalg.qr(RNG.standard_normal((D, 2)))[0].T
-    codes = RNG.integers(0, 3, n).astype(float)
-    number = RNG.standard_normal(n)
+    basis = np.linalg.qr(rng.standard_normal((D, 2)))[0].T
+    codes = rng.integers(0, 3, n).astype(float)
+    number = rng.standard_normal(n)
     values = codes if kind == "class" else number
     plane = np.array([[1.0, 0.0], [-0.5, 0.87], [-0.5, -0.87]])
     signal = plane[codes.astype(int)] * 3 if kind == "class" else np.column_stack([number * 3, np.zeros(n)])
-    x = signal @ basis + noise * RNG.standard_normal((n, D))
+    x = signal @ basis + noise * rng.standard_normal((n, D))
     classes = ("a", "b", "c") if kind == "class" else ()
     target = Target("t", kind, np.arange(n), values, np.arange(n) % GROUPS, classes)  # type: ignore[arg-type]
     return x, target, basis
@@ -52,20 +51,22 @@ def planted(kind: str, noise: float = 0.3, n: int = N) -> tuple[Floats, Target, 
         if (probe, kind) != ("logistic", "number")
     ],
 )
-def test_a_planted_dimension_is_read_and_exchanged_labels_are_not(probe: str, kind: str) -> None:
-    x, target, _ = planted(kind)
+def test_a_planted_dimension_is_read_and_exchanged_labels_are_not(
+    rng: np.random.Generator, probe: str, kind: str
+) -> None:
+    x, target, _ = planted(rng, kind)
     found = judge(x, target, probe, folds=4, seeds=(0,), draws=50)
     assert found.low <= found.score <= found.high and found.score > 0.9
     mixed = shuffled_scores(x, target, probe, strength=found.strength, folds=4, draws=3, seed=0)
     assert np.mean(mixed) < target.chance + 0.15
-    noise = judge(RNG.standard_normal((N, D)), target, probe, folds=4, draws=20)
+    noise = judge(rng.standard_normal((N, D)), target, probe, folds=4, draws=20)
     assert noise.score < target.chance + 0.12
 
 
 @pytest.mark.parametrize("kind", ["class", "number"])
-def test_the_direction_of_a_probe_is_the_planted_one(kind: str) -> None:
+def test_the_direction_of_a_probe_is_the_planted_one(rng: np.random.Generator, kind: str) -> None:
     """With enough tokens: a probe leans away from the direction by what its noise happens to be."""
-    x, target, basis = planted(kind, noise=1.0, n=20_000)
+    x, target, basis = planted(rng, kind, noise=1.0, n=20_000)
     found = directions(x, target, 1e-3)
     np.testing.assert_allclose(found @ found.T, np.eye(len(found)), atol=1e-9)
     wanted = basis if kind == "class" else basis[:1]
@@ -73,7 +74,7 @@ def test_the_direction_of_a_probe_is_the_planted_one(kind: str) -> None:
     assert len(found) == len(wanted) and np.linalg.norm(found @ wanted.T, axis=1).min() > 0.99
 
 
-def test_no_group_stands_on_both_sides_and_what_only_its_group_tells_is_not_read() -> None:
+def test_no_group_stands_on_both_sides_and_what_only_its_group_tells_is_not_read(rng: np.random.Generator) -> None:
     groups = np.repeat(np.arange(30), 8)
     for seed in range(3):
         folds = group_folds(groups, 5, seed)
@@ -81,18 +82,20 @@ def test_no_group_stands_on_both_sides_and_what_only_its_group_tells_is_not_read
         for test in folds:
             assert not set(groups[test]) & set(np.delete(groups, test))
     # features name the document and the label goes by document: a split by rows reads it, one by documents cannot
-    label = RNG.integers(0, 2, 30)[groups].astype(float)
-    x = np.eye(30)[groups] + 0.01 * RNG.standard_normal((240, 30))
-    by_document = Target("t", "class", np.arange(240), label, groups, ("a", "b"))
-    by_row = by_document._replace(groups=np.arange(240))
-    assert judge(x, by_row, "ridge", draws=10).score > 0.95
-    assert judge(x, by_document, "ridge", draws=10).score < 0.65
+    scores: list[float] = []
+    for _ in range(20):  # thirty labels are guessed by chance with .3 to .7 (standard deviation .09), the mean is not
+        label = rng.integers(0, 2, 30)[groups].astype(float)
+        x = np.eye(30)[groups] + 0.01 * rng.standard_normal((240, 30))
+        by_document = Target("t", "class", np.arange(240), label, groups, ("a", "b"))
+        scores.append(judge(x, by_document, "ridge", draws=2).score)
+    assert np.mean(scores) < 0.6
+    assert judge(x, by_document._replace(groups=np.arange(240)), "ridge", draws=2).score > 0.95
     with pytest.raises(UsageError, match="2 groups .* at least 3"):
         group_folds(np.array([0, 0, 1]), 5, 0)
 
 
-def test_ridge_is_the_closed_form_for_every_strength() -> None:
-    x, target, _ = planted("number")
+def test_ridge_is_the_closed_form_for_every_strength(rng: np.random.Generator) -> None:
+    x, target, _ = planted(rng, "number")
     y = target.columns
     found = ridge(x, y, x[:5], (0.5, 20.0), 0)
     for strength, predicted in zip((0.5, 20.0), found, strict=True):
@@ -109,8 +112,8 @@ def test_scores_are_r2_against_the_training_mean_and_balanced_accuracy() -> None
     assert score(rare, always_first, np.zeros(10)) == 0.5  # plain accuracy would say .9
 
 
-def test_a_scale_of_the_coordinates_changes_nothing() -> None:
-    x, target, _ = planted("class")
+def test_a_scale_of_the_coordinates_changes_nothing(rng: np.random.Generator) -> None:
+    x, target, _ = planted(rng, "class")
     one = out_of_fold(x, target, "ridge", folds=4, inner=3, seed=0)[0]
     other = out_of_fold(x * np.linspace(1, 1000, D), target, "ridge", folds=4, inner=3, seed=0)[0]
     np.testing.assert_allclose(one, other, atol=1e-8)

@@ -74,6 +74,7 @@ def before(clone: Path) -> dict:
     return keys(clone)
 
 
+@pytest.mark.slow
 def test_what_is_added_and_not_used_changes_no_key(clone: Path, before: dict) -> None:
     for name, text in UNUSED.items():
         (clone / name).write_text(f'"""Unused."""\n\n{text}')

@@ -79,6 +79,7 @@ def test_a_new_model_has_our_initialisation_and_a_loss(tmp_path: Path) -> None:
         "from transformers import AutoModelForCausalLM; import mplat.models",
     ],
 )
+@pytest.mark.slow
 def test_the_order_of_imports_does_not_matter(first: str, tmp_path: Path) -> None:
     nano(OWN[0]).save(tmp_path)
     program = f"""

@@ -46,10 +46,9 @@ def models(tmp_path_factory) -> tuple[LanguageModel, LanguageModel]:
     return load(folder / "small"), load(folder / "large")
 
 
-def run(corpus, models, out, address="none", actors=None, **settings):
+def run(corpus, models, out, session=None, **settings):
     plan = prepare(RefineConfig(data=(corpus,), **{"chunk": 24, "batch_size": 4, **settings}), *models)
-    with open_session(address, actors=actors) as session:
-        return plan, refine(plan, out=out, session=session)
+    return plan, refine(plan, out=out, session=session or open_session("none"))
 
 
 @pytest.fixture(scope="module")
@@ -239,8 +238,8 @@ def test_what_cannot_be_refined_is_one_sentence(corpus, models):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_on_one_and_two_workers_the_same_bytes(corpus, models, done, tmp_path):
+def test_on_one_and_two_workers_the_same_bytes(corpus, models, done, tmp_path, ray_workers):
     for actors in (1, 2):
-        run(corpus, models, tmp_path / str(actors), "local", actors)
+        run(corpus, models, tmp_path / str(actors), ray_workers(actors))
         for name in FILES:
             assert (tmp_path / str(actors) / name).read_bytes() == (done[1].out / name).read_bytes(), (name, actors)

@@ -197,6 +197,7 @@ except StoppedEarly as error:
 """
 
 
+@pytest.mark.slow
 def test_sigterm_saves_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     driver = subprocess.Popen(

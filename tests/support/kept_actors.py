@@ -1,10 +1,11 @@
-"""A local Ray whose actors live through many calls: starting one takes seconds of processor time; not a test file."""
+"""A local Ray whose two actors live through many tests: starting them takes 20 seconds of processor time; not a test
+file. Tests ask for the fixture `ray_workers`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class OfFactory:
 
     def __init__(self, pool: Pool, factory: WorkerFactory, actors: int) -> None:
         self._pool, self._factory, self._actors = pool, factory, actors
+        self._tickets: set[int] = set()
         self.depth = pool.depth
 
     def actors(self) -> Sequence[int]:
@@ -41,10 +43,13 @@ class OfFactory:
 
     def submit(self, actor: int, payload: dict[str, Any]) -> int:
         factory: Mapping[str, Any] = asdict(self._factory)
-        return self._pool.submit(actor, {"factory": factory, "payload": payload})
+        ticket = self._pool.submit(actor, {"factory": factory, "payload": payload})
+        self._tickets.add(ticket)
+        return ticket
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        return self._pool.wait(timeout_s)
+        """Of this factory: what was done twice, and no longer waited for, may arrive in the time of the next."""
+        return [one for one in self._pool.wait(timeout_s) if one.ticket in self._tickets]
 
     def replace(self, actor: int) -> None:
         raise AssertionError(f"actor {actor} died")
@@ -55,7 +60,7 @@ class OfFactory:
 
 @dataclass(frozen=True)
 class Kept(Session):
-    """A session that works on some actors of one pool."""
+    """A session that works on some actors of one pool, and leaves them running."""
 
     of: Pool | None = None
 
@@ -66,14 +71,32 @@ class Kept(Session):
 
 
 @contextmanager
-def kept_actors(*counts: int) -> Iterator[list[Kept]]:
-    """Sessions of so many actors each, the same ones. They import this file."""
+def _two_actors() -> Iterator[tuple[Session, Pool]]:
+    """They import this file."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     with (
         patch.dict(os.environ, PYTHONPATH=path),
-        open_session("local", actors=max(counts)) as session,
+        open_session("local", actors=2) as session,
         session.pool(WorkerFactory(f"{__name__}:AnyWorker")) as pool,
     ):
-        while len(pool.actors()) < max(counts):
+        while len(pool.actors()) < 2:
             assert not pool.wait(1.0)
-        yield [Kept("local", session.address, count, of=pool) for count in counts]
+        yield session, pool
+
+
+_open = ExitStack()
+_running: list[tuple[Session, Pool]] = []
+
+
+def kept_actors(count: int) -> Session:
+    """A session of one or two actors, which are there until `let_go`."""
+    if not _running:
+        _running.append(_open.enter_context(_two_actors()))
+    ((session, pool),) = _running
+    return Kept("local", session.address, count, of=pool)
+
+
+def let_go() -> None:
+    """End Ray, if it runs."""
+    _running.clear()
+    _open.close()

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(corpus: Path, out: Path, *, address: str = "none", actors: int | None = None, **settings: Any) -> TokenFolder:
+def made(corpus: Path, out: Path, session: Session | None = None, **settings: Any) -> TokenFolder:
     config = TokeniseConfig(files=(str(corpus),), **settings)
-    with open_session(address, actors=actors) as session:
-        return tokenise(prepare(config), out, session=session).folder
+    return tokenise(prepare(config), out, session=session or open_session("none")).folder
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -193,10 +193,12 @@ def test_shards_that_come_back_in_any_order_from_several_readers_change_no_byte(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_one_and_two_workers_change_no_byte(corpus: Path, right: TokenFolder, tmp_path: Path) -> None:
+def test_one_and_two_workers_change_no_byte(
+    corpus: Path, right: TokenFolder, tmp_path: Path, ray_workers: Callable[[int], Session]
+) -> None:
     for actors in (1, 2):
         out = tmp_path / str(actors)
-        made(corpus, out, address="local", actors=actors, shard_mib=0.002)
+        made(corpus, out, ray_workers(actors), shard_mib=0.002)
         assert digests(out) == digests(right.path)
 
 

@@ -30,6 +30,7 @@ def result():
     return benchmark({"truth": undoing, "nothing": left_alone}, plants=[NAME], seeds=(0, 1), **QUICK, controls=CONTROLS)
 
 
+@pytest.mark.slow
 def test_the_truth_restores_everything_and_is_supported(result):
     for case in result.cases["truth"]:
         assert case.restored == 1.0 and case.steered == case.clean and case.supported
@@ -47,6 +48,7 @@ def test_no_test_question_is_about_a_person_of_the_development_side(per_level):
     assert set(levels) == set(LEVELS) and set(levels.values()) == {per_level}
 
 
+@pytest.mark.slow
 def test_a_search_that_leaves_the_model_alone_restores_nothing(result):
     for case in result.cases["nothing"]:
         assert case.restored == 0.0 and not case.supported and case.found is None and not case.controls

@@ -18,7 +18,6 @@ from planted_features import FakeStore, planted_features
 
 PLANTED = planted_features(600)
 X = PLANTED.x + 3.0 + 0.05 * torch.randn(600, 16, generator=torch.Generator().manual_seed(9))
-RNG = np.random.default_rng(0)
 
 
 def some_dictionary(seed: int = 0, **changes: object) -> SparseDictionary:
@@ -61,9 +60,9 @@ def test_measures_do_not_depend_on_how_many_are_read_at_once(monkeypatch: pytest
     assert torch.equal(at_once[1].rows, order)
 
 
-def test_correlations_are_pearsons_with_properties_that_are_their_definitions() -> None:
+def test_correlations_are_pearsons_with_properties_that_are_their_definitions(rng: np.random.Generator) -> None:
     dictionary = some_dictionary()
-    known = torch.from_numpy(RNG.normal(size=(len(X), 2)))
+    known = torch.from_numpy(rng.normal(size=(len(X), 2)))
     known[:, 1] = 1.0  # does not vary
     found = correlations(dictionary, Held(X), known).numpy()
     f, x = dictionary.latents(X).double().numpy(), X.double().numpy()
@@ -172,9 +171,9 @@ def test_the_fractions_are_those_of_the_benchmark_case_by_case() -> None:
     assert full.tolist() == [False, True, False, False, True, False] and strongest[:2].tolist() == [0, 1]
 
 
-def test_a_class_that_is_split_in_two_has_two_main_latents() -> None:
+def test_a_class_that_is_split_in_two_has_two_main_latents(rng: np.random.Generator) -> None:
     y = np.arange(400) % 2 == 0
-    f = np.abs(RNG.normal(size=(400, 6))) * 0.1
+    f = np.abs(rng.normal(size=(400, 6))) * 0.1
     f[y & (np.arange(400) % 4 == 0), 1] += 1.0
     f[y & (np.arange(400) % 4 == 2), 4] += 1.0
     main, reached = main_latents(f[:200], y[:200], f[200:], y[200:])

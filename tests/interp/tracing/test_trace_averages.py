@@ -84,8 +84,8 @@ def test_averages_are_means_over_prompts_with_bootstrap_intervals() -> None:
     assert found == pytest.approx([total.mean, total.low, total.high], rel=1e-9)
 
 
-def test_only_prompts_answered_correctly_count_unless_all_are_asked_for() -> None:
-    effects = RNG.normal(size=(1, 4))
+def test_only_prompts_answered_correctly_count_unless_all_are_asked_for(rng: np.random.Generator) -> None:
+    effects = rng.normal(size=(1, 4))
     right, wrong = made(effects, (1, 2)), made(effects + 1.0, (1, 2), predicted=9)
     one = average_traces([right, wrong])
     assert one["effect"].to_pylist() == pytest.approx(bin_trace(right)["effect"].to_pylist())
@@ -99,8 +99,8 @@ def test_only_prompts_answered_correctly_count_unless_all_are_asked_for() -> Non
         average_traces([right, made(effects, (1, 2), answer_given=False)])
 
 
-def test_traces_that_do_not_belong_together_are_not_averaged() -> None:
-    effects = RNG.normal(size=(1, 4))
+def test_traces_that_do_not_belong_together_are_not_averaged(rng: np.random.Generator) -> None:
+    effects = rng.normal(size=(1, 4))
     with pytest.raises(UsageError, match="traces 0 and 1 differ in window"):
         average_traces([made(effects, (1, 2)), made(effects, (1, 2), window=3)])
     with pytest.raises(UsageError, match="different lengths"):

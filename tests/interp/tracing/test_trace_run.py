@@ -159,16 +159,14 @@ def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(mo
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path) -> None:
+def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path, ray_workers) -> None:
     folder = reader().save(tmp_path / "model")
     plan = prepare(settings(sites=("resid_post",), pictures=0), load(folder), PROMPTS)
     here = run(plan, tmp_path / "here", draw=draw).files
-    with open_session("local", actors=2) as session:
-        for actors in (1, 2):
-            out = tmp_path / f"ray{actors}"
-            cache = Cache(out / "cache")
-            there = run_trace(plan, out=out, session=session.using(actors=actors), cache=cache, draw=draw)
-            assert there.files == here
+    for actors in (1, 2):
+        out = tmp_path / f"ray{actors}"
+        there = run_trace(plan, out=out, session=ray_workers(actors), cache=Cache(out / "cache"), draw=draw)
+        assert there.files == here
 
 
 def test_a_prompt_that_cannot_be_traced_is_a_row_that_says_why(model, tmp_path, monkeypatch) -> None:

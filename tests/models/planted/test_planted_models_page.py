@@ -18,6 +18,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "planted-models.md"
 *EXAMPLES, TASK = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
 
 
+@pytest.mark.slow
 def test_the_examples_print_what_stands_beside_them(tmp_path: Path) -> None:
     script = "\n".join(EXAMPLES)
     promised = re.findall(r"^\s*print\(.*\)  # (.*)$", script, re.M)
