@@ -31,9 +31,11 @@ _FAST = {
 
 
 class Cluster:
-    """A head with one CPU at `address`, asking for a token that is in `environment`; a context manager that ends it."""
+    """A head with one CPU at `address`, asking for a token that is in `environment`; a context manager that ends it.
 
-    def __init__(self) -> None:
+    environment: what all of its processes have besides."""
+
+    def __init__(self, **environment: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="mplat-", dir="/tmp"))  # sockets want short names
         self.address = f"127.0.0.1:{_free_port()}"
         self.environment = os.environ | {
@@ -43,6 +45,7 @@ class Cluster:
             "RAY_worker_niceness": "0",  # else workers wait for every other process of a busy machine
             "PYTHONPATH": os.pathsep.join(sys.path),
             "OMP_NUM_THREADS": "1",
+            **environment,
         }
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._ever: dict[int, psutil.Process] = {}
