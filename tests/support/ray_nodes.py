@@ -97,7 +97,7 @@ class Cluster:
                 start_new_session=True,
             )
         self._nodes.append(node)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while b"Ray runtime started" not in said.read_bytes():
             assert node.poll() is None and time.monotonic() < deadline, said.read_text()
             time.sleep(0.1)

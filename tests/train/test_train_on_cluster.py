@@ -27,7 +27,7 @@ def losses(folder):
 
 def wait_for_step(step, folder, process):
     """Until the log has the step."""
-    log, deadline = folder / "log.jsonl", time.monotonic() + 200
+    log, deadline = folder / "log.jsonl", time.monotonic() + 400
     while not (log.is_file() and f'"step": {step},' in log.read_text()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, f"no step {step} in {log}"
@@ -53,7 +53,7 @@ def test_a_run_on_a_cluster_is_stopped_continued_and_outlives_a_node(tmp_path):
         began = command()
         wait_for_step(2, run, began)
         began.send_signal(signal.SIGINT)
-        _, said = began.communicate(timeout=120)
+        _, said = began.communicate(timeout=400)
         assert began.returncode == 130 and "the state is saved" in said, said
         assert "workers: 2, each with a copy" in said and f"train: 1/{STEPS} steps" in said, said
         assert f"--address {cluster.address}" in said, said
@@ -62,7 +62,7 @@ def test_a_run_on_a_cluster_is_stopped_continued_and_outlives_a_node(tmp_path):
         again = command()
         wait_for_step(done + 3, run, again)
         cluster.kill_node(second)
-        result, said = again.communicate(timeout=300)
+        result, said = again.communicate(timeout=400)
         assert again.returncode == 0, said
         assert f"continuing after step {done} from" in said and "1 of them go on from the last checkpoint" in said, said
         assert json.loads(result)["steps"] == STEPS
