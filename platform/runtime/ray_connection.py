@@ -26,7 +26,11 @@ from ..core.errors import ClusterError, UsageError
 
 OBJECT_STORE_BYTES = 256 << 20  # Ray would take 30 % of the memory
 _LONGEST_TEMP = 40  # sockets must have paths below 107 bytes, and Ray adds about 65
-_PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+_IMPORTED = "Ray is imported"  # which takes a busy machine longer than connecting does, and says nothing of the address
+_PROBE = (
+    f"import sys, ray; print({_IMPORTED!r}, file=sys.stderr, flush=True); "
+    "ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+)
 _REFUSED = ("InvalidAuthToken", "Unauthenticated")  # Ray repeats these for a minute before it gives up
 
 
@@ -120,8 +124,8 @@ def adopt() -> RayConnection:
 
 
 def _why_unreachable(address: str, timeout_s: float) -> str:
-    """Empty where a Ray of this version answers at `address` and accepts us; else the reason, in time."""
-    end = time.monotonic() + timeout_s
+    """Empty where a Ray of this version answers at `address` and accepts us; else the reason, in time: `timeout_s` from
+    when Ray is imported, for which a busy machine has as long again."""
     if address != "auto":
         host, _, port = address.rpartition(":")
         try:
@@ -136,10 +140,14 @@ def _why_unreachable(address: str, timeout_s: float) -> str:
             stderr=said,
             start_new_session=True,
         )
+        imported, end = False, time.monotonic() + timeout_s
         try:
             while child.poll() is None:
-                if any(word in _text(said) for word in _REFUSED):
+                text = _text(said)
+                if any(word in text for word in _REFUSED):
                     return "it refused our token, or our having none"
+                if not imported and _IMPORTED in text:
+                    imported, end = True, time.monotonic() + timeout_s
                 if time.monotonic() > end - 1.0:  # a second is kept for ending the child
                     return "something answers there, but not in time as a Ray of this version"
                 time.sleep(0.05)
@@ -149,7 +157,7 @@ def _why_unreachable(address: str, timeout_s: float) -> str:
         lines = [line.strip() for line in _text(said).splitlines() if line.strip()]
     if child.returncode == 0:
         return ""
-    return lines[-1] if lines else f"the attempt ended with exit code {child.returncode}"
+    return lines[-1] if lines and lines[-1] != _IMPORTED else f"the attempt ended with exit code {child.returncode}"
 
 
 def _text(file: IO[bytes]) -> str:

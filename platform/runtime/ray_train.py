@@ -31,11 +31,13 @@ from .worker_group import GroupSize
 
 _POLL_S = 0.2
 _STOPPED = ("StoppedEarly", "KeyboardInterrupt")
-_STARTS = 10  # failures to place or start all workers, of two minutes each, before the run is given up
+_STARTS = 40  # failures to place or start all workers, of half a minute each, before the run is given up
 _SETTINGS = {  # of Ray Train, unless the environment says otherwise
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a lost worker is noticed
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # How long a place for all workers is waited for. After the death of a node Ray counts it in once more, so this is
+    # also how long a run with a range of workers stands before it goes on with less.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean what they mean where the command was typed
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
@@ -163,14 +165,17 @@ def run_group(
     mailbox: Any = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
     trainer = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
     fit = trainer.remote(function, arguments, size, where, mailbox)
-    asked = False
+    begun = asked = False
     try:
         while True:
             done, _ = ray.wait([fit], timeout=_POLL_S)
             for message in ray.get(mailbox.news.remote()):
                 if "failed" in message:
                     raise _error(message["failed"], stop)
+                begun = True
                 hear(message)
+            if stop and not begun:  # there may be nobody yet who could hear of it
+                raise stop.error("stopped before the workers began")
             if stop and not asked:
                 asked = True
                 mailbox.ask_to_stop.remote(int(stop.signal or signal.SIGTERM))
@@ -181,6 +186,10 @@ def run_group(
                 f"workers were lost more often than --max-failures {size.max_failures} allows, the last time with: "
                 f"{_last_line(gave_up)}; run the same command again to continue from the last checkpoint"
             )
+    except SystemError as error:  # what Ray makes of the error that a second signal raises inside it
+        if isinstance(error.__cause__, KeyboardInterrupt | StoppedEarly):
+            raise error.__cause__ from None
+        raise
     except ray_errors.RayError as error:
         raise ClusterError(
             f"Ray is in trouble: {type(error).__name__}; run the same command again to continue from the last "

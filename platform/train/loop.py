@@ -199,17 +199,15 @@ class Run:
         """Evaluate, log, and save a checkpoint where it is the best so far.
 
         Every process does it, which takes no longer than waiting for the first; that one's numbers count for all."""
-        self.model.eval()
         progress, asked = self.progress, self.config.evaluation
         with torch.no_grad(), averaged(self.optimizer, asked.averaged):
-            evaluation = Evaluation(**self.processes.broadcast(asdict(self.source.evaluate(self.model))))
+            model = self.parallel.to_look_at(self.setup.build_model).eval()
+            evaluation = Evaluation(**self.processes.broadcast(asdict(self.source.evaluate(model))))
             if log is not None:
                 log.write("eval", progress.step, _finite_or_none(evaluation.metrics))
-            # every process says them, for a share of a model cannot say anything alone
-            for sample in samples(
-                self.model, self.source.tokenizer, asked.samples, asked.sample_tokens, self.config.seed
-            ):
-                if log is not None:
+                for sample in samples(
+                    model, self.source.tokenizer, asked.samples, asked.sample_tokens, self.config.seed
+                ):
                     log.write("sample", progress.step, sample)
         self.model.train()
         tell_evaluation(self.observer, progress.step, evaluation.metrics)

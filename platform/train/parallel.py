@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -45,6 +47,18 @@ class Parallel:
             return compute(self.model, *arguments)
         with nullcontext() if last else self._copies.no_sync():
             return self._copies(compute, *arguments)
+
+    @torch.no_grad()
+    def to_look_at(self, build: Callable[[], LanguageModel]) -> LanguageModel:
+        """The model, to evaluate and not to train; where this process has a share of it, a whole copy in what `build`
+        returns, for which every process has to ask. A share would be gathered again for every token that is written,
+        and would keep what it gathered, whatever becomes of the weights."""
+        if not self.sharded:
+            return self.model
+        copy, ours = build(), dict(chain(self.model.named_parameters(), self.model.named_buffers()))
+        for name, place in chain(copy.named_parameters(), copy.named_buffers()):
+            place.copy_(whole(ours[name]))
+        return copy
 
 
 class _Anything(nn.Module):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from mplat.train import train
+from mplat.train import checkpoint, train
 from mplat.train.log import read_log
 from mplat.train.loss import passes
 from mplat.train.processes import ALONE
@@ -23,6 +23,12 @@ DENSE = {"steps": STEPS, "device": "cpu", "evaluation": {"every": 4}, "threads":
 EXPERTS = DENSE | {"model": {"arch": "moe_mamba", "size": "nano"}, "micro_batch_size": 2}
 UNEVEN = DENSE | {"batch_size": 3, "micro_batch_size": 1, "steps": 3}
 SHARDED = DENSE | {"workers": {"fsdp": True}}
+# what looks at the weights between steps: averages in their place, texts held out, samples, the best so far
+LOOKED_AT = DENSE | {
+    "ema": 0.9,
+    "evaluation": {"every": 2, "samples": ["Text 7", ""], "sample_tokens": 6},
+    "checkpoint": {"every": 3, "keep_latest_k": 9},
+}
 
 
 def values(**changes):
@@ -44,7 +50,10 @@ def runs(tmp_path_factory):
     """Every run of two processes, made by one pair of them, and those of one process to compare with."""
     folder = tmp_path_factory.mktemp("runs")
     torch.set_num_threads(1)
-    for name, settings in (("dense", DENSE), ("experts", EXPERTS), ("uneven", UNEVEN)):
+    text = folder / "texts.jsonl"
+    text.write_text("".join(f'{{"text": "{f"Text {i} and more. " * (1 + i % 9)}"}}\n' for i in range(300)))
+    looked_at = LOOKED_AT | {"data": {"source": "text", "text": {"paths": [str(text)]}}}
+    for name, settings in (("dense", DENSE), ("experts", EXPERTS), ("uneven", UNEVEN), ("looked-at", looked_at)):
         train(config(**settings), folder / name)
     jobs = [
         ("dense-2", DENSE, 0),
@@ -53,6 +62,9 @@ def runs(tmp_path_factory):
         ("sharded-2", SHARDED, 0),
         ("sharded-halves", SHARDED, 4),
         ("sharded-halves", SHARDED, 0),
+        ("looked-at-sharded", looked_at | {"workers": {"fsdp": True}}, 0),
+        ("looked-at-sharded-halves", looked_at | {"workers": {"fsdp": True}}, 4),
+        ("looked-at-sharded-halves", looked_at | {"workers": {"fsdp": True}}, 0),
         ("halves", DENSE, 4),
         ("diverging-2", DENSE | {"optimizer": {"learning_rate": 1e30}, "schedule": {"warmup_steps": 0}, "steps": 3}, 0),
     ]
@@ -85,6 +97,33 @@ def test_shares_stopped_and_continued_have_the_same_bits(runs):
         for name in ("sharded-2", "sharded-halves")
     )
     assert straight == halves
+
+
+@pytest.mark.parametrize("shares", ["looked-at-sharded", "looked-at-sharded-halves"])
+def test_averages_samples_and_texts_held_out_are_those_of_one_process(runs, shares):
+    same_losses(runs / "looked-at", runs / shares)
+    (ours, evaluations, samples), (theirs, there, said) = (
+        (
+            checkpoint.steps(runs / name / "checkpoints"),
+            *([line for line in read_log(runs / name / "log.jsonl") if line["kind"] == k] for k in ("eval", "sample")),
+        )
+        for name in ("looked-at", shares)
+    )
+    assert samples == said and len(said) == 2 * STEPS // 2
+    assert [line["step"] for line in evaluations] == [2, 4, 6, 8]
+    for line, other in zip(evaluations, there, strict=True):
+        assert line.pop("kind") == other.pop("kind")
+        assert line == pytest.approx(other, rel=1e-6) and line["bits_per_byte"] > 0
+    assert {path.name for path in ours} <= {path.name for path in theirs}
+    for path in ours:
+        for file in ("model.safetensors", "optimizer.safetensors"):
+            expected, found = load_file(path / file), load_file(runs / shares / "checkpoints" / path.name / file)
+            assert expected.keys() == found.keys() and any(name.endswith("/ema") for name in found) == ("opt" in file)
+            for name, tensor in expected.items():
+                torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=f"{path.name} {name}")
+    exported = [load_file(runs / name / "model" / "model.safetensors") for name in ("looked-at", shares)]
+    for name, tensor in exported[0].items():
+        torch.testing.assert_close(exported[1][name], tensor, rtol=0, atol=1e-5)
 
 
 def test_what_two_processes_began_one_finishes(runs):

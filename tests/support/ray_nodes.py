@@ -1,0 +1,126 @@
+"""A Ray cluster of several nodes on this machine, as `ray start` makes one of several machines; not a test file.
+
+Each node is a `ray start --block` with everything that it starts below it, so that a node can be killed as a machine
+is: all of its processes at once, with nothing said to anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+# A node that says nothing is taken for dead after two seconds, not after half a minute.
+_FAST = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1500,
+    "health_check_failure_threshold": 3,
+}
+
+
+class Cluster:
+    """A head with one CPU at `address`, asking for a token that is in `environment`; a context manager that ends it.
+
+    environment: what all of its processes have besides."""
+
+    def __init__(self, **environment: str) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="mplat-", dir="/tmp"))  # sockets want short names
+        self.address = f"127.0.0.1:{_free_port()}"
+        self.environment = os.environ | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # else workers wait for every other process of a busy machine
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        self._ever: dict[int, psutil.Process] = {}
+
+    def add_node(self) -> int:
+        """Join a node with one CPU; its number, for `kill_node`."""
+        return self._start(f"--address={self.address}")
+
+    def kill_node(self, number: int) -> None:
+        """All processes of the node at once, as when a machine loses its power."""
+        for process in self.processes(number):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()  # or what is still there would tell of those that are gone
+        for process in self.processes(number):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._nodes[number].wait(20)
+
+    def processes(self, number: int) -> list[psutil.Process]:
+        """Everything that belongs to the node now."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(self._nodes[number].pid)
+            found = [first, *first.children(recursive=True)]
+            self._ever |= {process.pid: process for process in found}
+            return found
+        return []
+
+    def close(self) -> list[psutil.Process]:
+        """Kill what is left, and return what even then is there."""
+        for number in reversed(range(len(self._nodes))):
+            self.kill_node(number)
+        _, alive = psutil.wait_procs(list(self._ever.values()), timeout=20)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return [process for process in alive if process.is_running()]
+
+    def _start(self, *options: str) -> int:
+        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+        memory = [f"--object-store-memory={100 << 20}", "--include-log-monitor=false"]
+        ports = ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"]
+        number = len(self._nodes)
+        said = self._folder / f"node-{number}"
+        with said.open("wb") as file:
+            node = subprocess.Popen(
+                [*words, *memory, *ports, *options],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._nodes.append(node)
+        deadline = time.monotonic() + 400
+        while b"Ray runtime started" not in said.read_bytes():
+            assert node.poll() is None and time.monotonic() < deadline, said.read_text()
+            time.sleep(0.1)
+        return number
+
+    def __enter__(self) -> Cluster:
+        port = f"--port={self.address.rpartition(':')[2]}"
+        head = ["--head", port, f"--temp-dir={self._folder}", f"--system-config={json.dumps(_FAST)}"]
+        try:
+            self._start(*head, "--include-dashboard=false")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        left = self.close()
+        assert error is not None or not left, left
+
+
+def _free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
