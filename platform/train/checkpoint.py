@@ -29,6 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from ..core.inside import beside
+from ..core.json_files import read_object
 from ..models.model_config import ModelConfig
 from .parallel import as_share, whole
 
@@ -147,13 +149,18 @@ def step_of(path: Path) -> int:
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None where every file is there with the recorded digest."""
     try:
-        files = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = read_object(path / _MANIFEST)["files"]
         for name in dict.fromkeys((_MODEL, _OPTIMIZER, _TRAINER, *files)):
-            if _fingerprint(path / name) != files[name]:
+            place = beside(path, name)
+            if place is None:
+                return f"{_MANIFEST} names a file outside of its folder"
+            if not place.is_file():
+                return f"{name} is missing"
+            if _fingerprint(place) != files[name]:
                 return f"{name} differs from its manifest"
     except OSError as error:
-        return f"{Path(error.filename or path).name} is missing or cannot be read"
-    except (ValueError, KeyError, TypeError):
+        return f"{Path(error.filename or path).name} cannot be read"
+    except (InputError, KeyError, TypeError):
         return f"{_MANIFEST} is damaged"
     return None
 
@@ -163,7 +170,7 @@ def read_trainer(path: Path) -> dict[str, Any]:
     fault = damage(path)
     if fault is not None:
         raise InputError(f"checkpoint {path} cannot be used: {fault}; use another one, or --resume auto")
-    trainer = json.loads((path / _TRAINER).read_text(encoding="utf-8"))
+    trainer = read_object(path / _TRAINER)
     if trainer.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} has format {trainer.get('format')}, not {FORMAT}; start anew with --fresh")
     return trainer
