@@ -10,30 +10,25 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import TypeGuard
 
 from .errors import UsageError
 
 
-def below(folder: Path, name: object) -> Path | None:
-    """`folder`/`name`, or None where `name` is no relative path downwards, or a link on the way leads out of `folder`.
+def leads_down(name: object, *, deep: bool = False) -> TypeGuard[str]:
+    """Whether `name` is the name of a file in a folder, or with `deep` of one below it: no absolute path, no `..`."""
+    if not isinstance(name, str) or "\0" in name or "\\" in name or len(name) > 4096:
+        return False
+    parts = name.split("/") if deep else [name]
+    return not any(p in ("", ".", "..") or "/" in p or len(p.encode("utf-8", "replace")) > 255 for p in parts)
 
-    There need be no such file.
-    """
-    if not isinstance(name, str) or not name or "\0" in name or "\\" in name or len(name) > 4096:
-        return None
-    if any(part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 255 for part in name.split("/")):
-        return None
-    path = folder / name
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether `path`, which lies in `folder`, is or is behind a symbolic link to a place that does not."""
     try:
-        real = path.resolve()  # strict=False: links that go round in circles are left as they are
-    except (OSError, RuntimeError):
-        return None
-    return path if real.is_relative_to(folder.resolve()) else None
-
-
-def beside(folder: Path, name: object) -> Path | None:
-    """As `below`, of a file that lies in `folder` itself."""
-    return below(folder, name) if isinstance(name, str) and "/" not in name else None
+        return not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that go round in circles
+        return True
 
 
 def open_itself(path: Path, flags: int) -> int:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ PARQUET: dict[str, Any] = {
     "write_statistics": True,
     "write_page_checksum": True,
 }
+MAX_TABLE_BYTES = 1 << 32  # of a table that nobody vouches for with a digest
 # What to do about a damaged file, by who made it.
 OWN_FILE = "delete it and run the step that makes it again"
 # What os.link answers on file systems without hard links (FAT, some network and FUSE mounts).
@@ -162,10 +163,29 @@ def read_table(path: Path, sha256: str | None = None, *, advice: str = OWN_FILE)
         )
     try:
         # one thread: Arrow's own may outlive the interpreter, which then aborts once torch is loaded too
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        large = None if sha256 is not None else larger_than(file.metadata, MAX_TABLE_BYTES)
+        table = file.read(use_threads=False) if large is None else None
+        if table is not None:
+            table.validate(full=True)  # texts are UTF-8, and no value lies outside of the file
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole Parquet file ({reason}){advice}") from error
+        raise InputError(f"{path}: not a whole Parquet file ({first_line(error)}){advice}") from error
+    if table is None:
+        raise InputError(f"{path}: unpacks to {large} bytes, more than the {MAX_TABLE_BYTES} that are read{advice}")
+    return table
+
+
+def larger_than(about: pq.FileMetaData, limit: int, groups: Sequence[int] | None = None) -> int | None:
+    """How many bytes a Parquet file, or some of its row groups, takes in memory by its footer, where that is more than
+    `limit`; a cell takes one at least, however well a million equal ones are packed."""
+    chosen = [about.row_group(n) for n in (range(about.num_row_groups) if groups is None else groups)]
+    size = sum(max(group.total_byte_size, group.num_rows * group.num_columns) for group in chosen)
+    return size if size > limit else None
+
+
+def first_line(error: Exception) -> str:
+    """What a library says of a file, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def is_unfinished(path: Path) -> bool:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from ..core.inside import beside
+from ..core.inside import leads_down
 from ..core.json_files import read_object
 from ..models.model_config import ModelConfig
 from .parallel import as_share, whole
@@ -151,12 +151,11 @@ def damage(path: Path) -> str | None:
     try:
         files = read_object(path / _MANIFEST)["files"]
         for name in dict.fromkeys((_MODEL, _OPTIMIZER, _TRAINER, *files)):
-            place = beside(path, name)
-            if place is None:
+            if not leads_down(name):
                 return f"{_MANIFEST} names a file outside of its folder"
-            if not place.is_file():
+            if not (path / name).is_file():
                 return f"{name} is missing"
-            if _fingerprint(place) != files[name]:
+            if _fingerprint(path / name) != files[name]:
                 return f"{name} differs from its manifest"
     except OSError as error:
         return f"{Path(error.filename or path).name} cannot be read"

@@ -59,7 +59,11 @@ class TrackedRun:
 def _kept(path: Path) -> tuple[dict[str, str], int]:
     kept = read_object(path)
     ids, told_step = kept.get("ids"), kept.get("told_step")
-    if not isinstance(ids, dict) or not all(isinstance(name, str) for name in ids.values()) or type(told_step) is not int:
+    if (
+        not isinstance(ids, dict)
+        or not all(isinstance(name, str) for name in ids.values())
+        or type(told_step) is not int
+    ):
         raise InputError(f"{path}: does not say what trackers call this run; delete it, and they show it as a new one")
     return ids, told_step
 

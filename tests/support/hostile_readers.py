@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from model_zoo import nano, tokens
 from mplat.datasets.readers.own_prompts import read_questions
 from mplat.datasets.records import to_table
 from mplat.datasets.tokens.folder import TokenFolder
@@ -26,10 +27,9 @@ from mplat.steering.features import read_dictionary
 from mplat.steering.vectors.vectors import LayerVector, Vectors
 from mplat.train import checkpoint
 from mplat.train.log import read_log
-from model_zoo import nano, tokens
 from report_runs import questions, write_eval_run, write_interp_run
-from tokenizer_zoo import llama_kind
 from token_folders import write_texts
+from tokenizer_zoo import llama_kind
 from train_runs import small_model
 
 Read = Callable[[Path], object]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ...core.errors import InputError
+from ...core.whole_files import MAX_TABLE_BYTES, first_line, larger_than
 from .compressed import chunks, opened
 from .json_text import CutOff, Unusable, parse, parse_start
 
@@ -216,18 +217,24 @@ def _table_rows(path: Path, kind: str, batches: Callable[[BinaryIO], Iterator[An
         try:
             number = 0
             for batch in batches(file):
+                batch.validate(full=True)
                 for row in batch.to_pylist():
                     number += 1
                     yield Value(f"row {number}", row)
         except (pa.ArrowException, OSError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path}: not a readable {kind} file ({first_line}); fetch the file again") from error
+            raise InputError(
+                f"{path}: not a readable {kind} file ({first_line(error)}); fetch the file again"
+            ) from error
 
 
 def _parquet_batches(file: BinaryIO, groups: Sequence[int] | None, columns: Sequence[str] | None) -> Iterator[Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(file, page_checksum_verification=True)
+    for group in range(table.num_row_groups) if groups is None else groups:
+        if size := larger_than(table.metadata, MAX_TABLE_BYTES, [group]):
+            raise pa.ArrowInvalid(f"row group {group} unpacks to {size} bytes, more than {MAX_TABLE_BYTES}")
     return table.iter_batches(batch_size=512, row_groups=groups, columns=columns, use_threads=False)
 
 

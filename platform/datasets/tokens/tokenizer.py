@@ -52,10 +52,13 @@ def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts
     config = read_object(path / "tokenizer_config.json", advice=advice)
     try:
         tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises bare Exception for every malformed file
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        begin = _begin(tokenizer)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception for a malformed file, or its Rust panics
         raise InputError(f"tokenizer {path}/tokenizer.json is not a tokenizer ({error}); save it again") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     eos = _token_text(config.get("eos_token"))
     eos_id = tokenizer.token_to_id(eos) if eos else None
     if eos_id is None:
@@ -64,7 +67,7 @@ def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts
             "documents cannot be separated without one"
         )
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return tokenizer, TokenizerFacts(path, size, eos_id, digest(path), _begin(tokenizer))
+    return tokenizer, TokenizerFacts(path, size, eos_id, digest(path), begin)
 
 
 def _begin(tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from ...core.errors import InputError
 from ...core.folders import cache_folder
-from ...core.inside import beside
+from ...core.inside import leads_down
 from ...core.json_files import parse, read_object
 from ...core.whole_files import Published, publish_json, publish_table, read_table, write_errors
 from ...runtime.plan import canonical_json
@@ -256,6 +256,6 @@ def _entry(path: Path) -> CachedResult:
         raise InputError(f"{path}: not a manifest ({error})") from error
     if (entry.step, entry.key) != (path.parent.parent.name, path.parent.name):
         raise InputError(f"{path}: the manifest of another entry")
-    if any(beside(path.parent, part.file) is None for part in parts):
+    if not all(leads_down(part.file) for part in parts):
         raise InputError(f"{path}: names a file outside of its folder")
     return entry

@@ -7,13 +7,17 @@ Tokenizer files are optional. Not here: finding the folder (`model_folders`, `hu
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...core.errors import InputError, suggest
 from ...core.json_files import read_object
@@ -74,7 +78,7 @@ def load(
     config, weights = read(folder)
     check_finite(weights, folder)
     config, weights = _tied(config, weights)
-    with torch.device("meta"):
+    with torch.device("meta"), _no_more_than(weights, folder):
         if isinstance(config, adapters.AdaptedConfig):
             model = adapters.construct(config, name=os.fspath(name))
         else:
@@ -128,6 +132,26 @@ def _tied(config: AnyConfig, weights: dict[str, Tensor]) -> tuple[AnyConfig, dic
         return (config if tied else replace(config, content={**config.content, "tie_word_embeddings": False})), settled
     settled, tied = settle(weights, [(_HEAD, _EMBEDDING)])
     return (config if tied else replace(config, tie_embeddings=False)), settled
+
+
+@contextmanager
+def _no_more_than(weights: Mapping[str, Tensor], folder: Path) -> Iterator[None]:
+    """Building ends with InputError where config.json asks for many more tensors than the files hold: a number of
+    layers or experts costs memory even where nothing is in them. Tied weights and buffers stand in no file."""
+    allowed, made = 2 * len(weights) + 64, itertools.count(1)
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+        if next(made) > allowed:
+            raise InputError(
+                f"{folder}: weights do not fit config.json, which asks for more than {allowed} tensors where the files "
+                f"hold {len(weights)}"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _fit(model: LanguageModel, weights: dict[str, Tensor], folder: Path) -> None:
