@@ -181,7 +181,7 @@ def prune(folder: Path, keep_latest_k: int, keep: set[int]) -> None:
         if step_of(path) not in keep:
             doomed = folder / f".{path.name}.{uuid.uuid4().hex}.part"
             os.rename(path, doomed)  # never a half-deleted folder under a checkpoint's name
-            shutil.rmtree(doomed)
+            _remove(doomed)
 
 
 def sweep(folder: Path) -> None:
@@ -189,7 +189,15 @@ def sweep(folder: Path) -> None:
     if folder.is_dir():
         for path in folder.iterdir():
             if re.fullmatch(r"\.step-\d+\.[0-9a-f]{32}\.part", path.name):
-                shutil.rmtree(path)
+                _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder; of a link to one the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:

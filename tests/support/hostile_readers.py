@@ -20,13 +20,13 @@ from mplat.interp.methods.sae.dictionary import SparseDictionary
 from mplat.interp.methods.sae.saelens import read_saelens, write_saelens
 from mplat.models import Add, Clamp, Scale, load, load_edits, save_edits
 from mplat.report.load import load as load_report
+from mplat.report.sections.training import read_training
 from mplat.runtime.ledger import read_ledger
 from mplat.runtime.record import read_run
 from mplat.steering import Part, Recipe
 from mplat.steering.features import read_dictionary
 from mplat.steering.vectors.vectors import LayerVector, Vectors
 from mplat.train import checkpoint
-from mplat.train.log import read_log
 from report_runs import questions, write_eval_run, write_interp_run
 from token_folders import write_texts
 from tokenizer_zoo import llama_kind
@@ -239,7 +239,7 @@ READERS = {
          _STEP + "optimizer.safetensors": "safetensors"},
         _read_checkpoints, _mend_checkpoint,
     ),
-    "training log": Reader(_log, {"log.jsonl": "lines"}, lambda folder: read_log(folder / "log.jsonl")),
+    "training log": Reader(_log, {"log.jsonl": "lines"}, lambda folder: read_training(folder / "log.jsonl", "m")),
     "report of an evaluation": Reader(
         lambda folder: write_eval_run(folder, whole=True),
         {"run.json": "json", "summary.json": "json", "recipe.json": "json", "items.parquet": "bytes"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ _FORMAT = "mplat-edits-1"
 
 def save_edits(folder: str | Path, edits: Sequence[Edit]) -> Path:
     """Write `edits` into `folder` (made if missing) so that `load_edits` gives equal ones back, bit for bit."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
+
+    from ...core.whole_files import publish_bytes, publish_json
 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -38,9 +39,8 @@ def save_edits(folder: str | Path, edits: Sequence[Edit]) -> Path:
             else:
                 row[field.name] = list(value) if isinstance(value, (tuple, list)) else value
         described.append(row)
-    save_file(tensors or {"none": torch.zeros(0)}, target / "edits.safetensors")
-    content = json.dumps({"format": _FORMAT, "edits": described}, indent=2, allow_nan=False)
-    (target / "edits.json").write_text(content + "\n", encoding="utf-8")
+    publish_bytes(save(tensors or {"none": torch.zeros(0)}), target / "edits.safetensors")
+    publish_json({"format": _FORMAT, "edits": described}, target / "edits.json")
     return target
 
 
