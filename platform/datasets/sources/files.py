@@ -21,10 +21,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 from ...core.errors import InputError
 from ...core.whole_files import MAX_TABLE_BYTES, first_line, larger_than
-from .compressed import chunks, opened
+from .compressed import chunks, opened, whole
 from .json_text import CutOff, Unusable, parse, parse_start
 
 MAX_LINE_BYTES = 1 << 25
+MAX_VALUES = 1 << 26  # of a document: each takes up to 72 bytes in memory, however short it is written
 HEAD_BYTES = 1 << 18
 HEAD_VALUES = 2_000
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
@@ -54,7 +55,7 @@ def values(path: Path) -> Iterator[Value]:
     elif bare_suffix(path) in (".jsonl", ".ndjson"):
         yield from _lines(path, chunks(path))
     else:
-        content = b"".join(chunks(path))
+        content = whole(path)
         if _looks_like_lines(content):
             yield from _lines(path, [content])
         else:
@@ -127,6 +128,8 @@ def _check_encoding(path: Path, start: bytes) -> None:
 
 def _document(path: Path, content: bytes) -> Iterator[Value]:
     _check_encoding(path, content)
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise InputError(f"{path}: one document of more than {MAX_VALUES} values; make it a .jsonl file, or several")
     spoilt = False
     try:
         try:

@@ -31,7 +31,8 @@ from ..model import LanguageModel
 from ..model_config import ModelConfig
 from ..placement import device_named, dtype_named
 from ..planted import find_planted, is_planted
-from . import layouts, tokenizer_files
+from . import catalog, layouts, tokenizer_files
+from .known_digests import check_files, check_shipped
 from .model_folders import resolve
 from .tied_weights import settle
 from .training_record import training_record
@@ -75,6 +76,7 @@ def load(
             model.tokenizer_name = os.fsdecode(tokenizer)
         return model.to(device=place, dtype=dtype_named(dtype, place, model.config.d_model))
     folder = resolve(name)
+    check_files(folder)
     config, weights = read(folder)
     check_finite(weights, folder)
     config, weights = _tied(config, weights)
@@ -90,6 +92,8 @@ def load(
     model.training_record = training_record(folder)
     model.tokenizer_name = None if tokenizer is None else os.fsdecode(tokenizer)
     model = model.to(device=place, dtype=dtype_named(dtype, place, config.d_model))
+    if model.dtype == torch.float32 and tokenizer is None and os.fspath(name) in catalog.shipped():
+        check_shipped(model, folder)
     return model.requires_grad_(True).eval()
 
 
