@@ -36,7 +36,7 @@ def read_json(path: Path, *, limit: int = MAX_BYTES, advice: str = "") -> Any:
 
 def read_object(path: Path, *, limit: int = MAX_BYTES, advice: str = "") -> dict[str, Any]:
     """The object that `path` holds. Raises InputError as `read_json` does, and for any other value."""
-    content = read_json(path, limit=limit, advice=advice)
+    content: Plain = read_json(path, limit=limit, advice=advice)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object{_ending(advice)}")
     return content
@@ -123,13 +123,13 @@ def _refuse(name: str) -> NoReturn:
 
 
 def _check_depth(value: Plain) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    level = [value] if isinstance(value, list | dict) else []
+    for _ in range(MAX_DEPTH):
         level = [
             inner
             for outer in level
-            if isinstance(outer, list | dict) and outer
             for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
         ]
         if not level:
             return

@@ -53,7 +53,7 @@ def _written(folder: Path) -> dict[str, tuple[Any, Path]]:
     manifest, run = folder / _MANIFEST, folder.parent / _RUN
     try:
         if manifest.is_file():
-            files = read_object(manifest).get("files")
+            files: Any = read_object(manifest).get("files")
             found = {n: about.get("sha256") for n, about in files.items() if isinstance(about, dict)}
             source = manifest
         elif folder.name == _MODEL and run.is_file() and (record := read_object(run)).get("command") == "train":
