@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from adapter_zoo import theirs
 from model_zoo import nano, tokens
 from mplat.datasets.readers.own_prompts import read_questions
 from mplat.datasets.records import to_table
@@ -55,6 +56,10 @@ def _model(arch: str) -> Reader:
     return Reader(
         lambda folder: nano(arch).save(folder), {"config.json": "json", "model.safetensors": "safetensors"}, read
     )
+
+
+def _adapted(case: str) -> Reader:
+    return dataclasses.replace(_model("mamba"), make=lambda folder: theirs(case).save_pretrained(folder))
 
 
 def _sharded(folder: Path) -> None:
@@ -202,6 +207,7 @@ def _log(folder: Path) -> None:
 _STEP = "step-00000004/"
 READERS = {
     **{f"model {arch}": _model(arch) for arch in ("mamba", "mamba2", "hyena", "striped_hyena", "moe_mamba")},
+    **{f"model {case}": _adapted(case) for case in ("gpt2",)},
     "model in shards": Reader(
         _sharded,
         {"model.safetensors.index.json": "json", "generation_config.json": "json", "trainer.json": "json",
