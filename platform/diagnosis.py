@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .core.errors import InputError
 from .core.folders import CACHE_VARIABLE, cache_folder
+from .models.files.known_digests import DIGEST_FILE
 
 Status = Literal["ok", "warn", "fail"]
 PACKAGES = (
@@ -30,7 +32,6 @@ PACKAGES = (
     "ray",
 )
 MEMORY_WANTED_GIB = 4.0
-DIGEST_FILE = "DIGEST"  # beside the weights of a shipped model: the model's digest when it was shipped
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,13 @@ def shipped_models() -> Check:
     if not folders:
         return Check(name, "fail", "none found", "reinstall mplat: its package data is missing")
     for model, folder in folders.items():
-        digest = load(model).digest
-        found.append(f"{model} {digest[:12]}")
-        recorded = folder / DIGEST_FILE
-        if not recorded.is_file():
-            unrecorded.append(model)
-        elif recorded.read_text(encoding="utf-8").strip() != digest:
+        try:
+            found.append(f"{model} {load(model).digest[:12]}")
+        except InputError as error:
             changed.append(model)
+            found.append(str(error))
+        if not (folder / DIGEST_FILE).is_file():
+            unrecorded.append(model)
     if changed:
         return Check(
             name, "fail", f"{', '.join(changed)}: not what was shipped ({', '.join(found)})", "reinstall mplat"

@@ -14,11 +14,17 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+_LONGEST = 2000  # characters of a message: a file may hold anything where a name or a number should stand
+
 
 class MplatError(Exception):
     """Base of every error that mplat raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 400]} [...] {text[-300:]}"
 
 
 class ToleranceError(MplatError):

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .json_files import Plain
+from .inside import open_itself
+from .json_files import strict
 from .whole_files import write_errors
 
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}
@@ -48,7 +49,7 @@ class FolderLock:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         while True:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = open_itself(self.path, os.O_RDWR | os.O_CREAT)
             held_here = self._flock()
             if held_here != "flock" or self._has_its_name():
                 break
@@ -99,14 +100,14 @@ class FolderLock:
             os.kill(int(holder["pid"]), 0)
         except ProcessLookupError:
             return True
-        except PermissionError:
+        except (PermissionError, ValueError, TypeError, OverflowError):  # another user's, or no number of a process
             return False
         return False
 
     def _holder(self) -> dict[str, Any]:
         text = os.pread(self._descriptor, 4096, 0).decode("utf-8", "replace")
         try:
-            holder: Plain = json.loads(text)
+            holder = strict(text)
         except ValueError:  # empty, or its writer died while writing it
             return {}
         return holder if isinstance(holder, dict) and "pid" in holder else {}

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,8 @@ PARQUET: dict[str, Any] = {
     "write_statistics": True,
     "write_page_checksum": True,
 }
-_COPIED_AT_ONCE = 2**20  # bytes
+MAX_TABLE_BYTES = 1 << 32  # of a table that nobody vouches for with a digest
+_COPIED_AT_ONCE = 1 << 20  # bytes
 # What to do about a damaged file, by who made it.
 OWN_FILE = "delete it and run the step that makes it again"
 # What os.link answers on file systems without hard links (FAT, some network and FUSE mounts).
@@ -78,7 +79,7 @@ def as_read(table: pa.Table) -> pa.Table:
     """The table as it will be read, whose file has the same bytes when it is written again: Parquet has its own names
     for what lists hold."""
     nested = any(pa.types.is_nested(column) for column in table.schema.types)
-    return _decoded(table_bytes(table)) if nested else table
+    return _parquet(table_bytes(table)).read(use_threads=False) if nested else table
 
 
 def publish_table(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP) -> Published:
@@ -209,16 +210,35 @@ def read_table(path: Path, sha256: str | None = None, *, advice: str = OWN_FILE)
             f"{path}: damaged, its sha256 is {digest[:16]} and was {sha256[:16]} when it was written{advice}"
         )
     try:
-        return _decoded(data)
+        file = _parquet(data)
+        large = None if sha256 is not None else larger_than(file.metadata, MAX_TABLE_BYTES)
+        table = file.read(use_threads=False) if large is None else None
+        if table is not None and sha256 is None:
+            table.validate(full=True)  # texts are UTF-8, and no value lies outside of the file
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole Parquet file ({reason}){advice}") from error
+        raise InputError(f"{path}: not a whole Parquet file ({first_line(error)}){advice}") from error
+    if table is None:
+        raise InputError(f"{path}: unpacks to {large} bytes, more than the {MAX_TABLE_BYTES} that are read{advice}")
+    return table
 
 
-def _decoded(data: bytes) -> pa.Table:
-    # not `pq.read_table`, which imports Arrow's data sets and with them pandas; one thread, as Arrow's own may outlive
-    # the interpreter, which then aborts once torch is loaded too
-    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+def larger_than(about: pq.FileMetaData, limit: int, groups: Sequence[int] | None = None) -> int | None:
+    """How many bytes a Parquet file, or some of its row groups, takes in memory by its footer, where that is more than
+    `limit`; a cell takes one at least, however well a million equal ones are packed."""
+    chosen = [about.row_group(n) for n in (range(about.num_row_groups) if groups is None else groups)]
+    size = sum(max(group.total_byte_size, group.num_rows * group.num_columns) for group in chosen)
+    return size if size > limit else None
+
+
+def first_line(error: Exception) -> str:
+    """What a library says of a file, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _parquet(data: bytes) -> pq.ParquetFile:
+    # not `pq.read_table`, which imports Arrow's data sets and with them pandas. It is to be read in one thread: Arrow's
+    # own may outlive the interpreter, which then aborts once torch is loaded too
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
 
 
 def is_unfinished(path: Path) -> bool:

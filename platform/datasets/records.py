@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..core.errors import InputError
+from ..core.json_files import parse
 
 CATEGORIES = (
     "simple_recall",
@@ -239,6 +240,9 @@ def from_table(table: pa.Table, *, source: str = "table") -> list[Question]:
         rows = table.select(there.names).cast(there).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
         raise InputError(f"{source}: a column does not have the question table's type ({error})") from error
+    for row in rows:
+        if row.get("source_fields") and not isinstance(parse(row["source_fields"], f"{source}: source_fields"), dict):
+            raise InputError(f"{source}: source_fields of question {row['id']!r} holds no JSON object")
     return [_question(row) for row in rows]
 
 

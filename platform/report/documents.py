@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core import json_files
 from ..core.errors import InputError
 
 
@@ -77,16 +78,9 @@ class Document:
 
 def read_json(path: Path, remedy: str) -> Document:
     """The JSON file `path`; InputError where it is no JSON or cannot be read. NaN and infinities are no JSON."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file; {remedy}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
-    try:
-        return Document(path, json.loads(text, parse_constant=_refuse), remedy)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not whole JSON ({error}); {remedy}") from error
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file; {remedy}")
+    return Document(path, json_files.read_json(path, advice=remedy), remedy)
 
 
 def read_rows(path: Path, columns: Sequence[str], remedy: str, optional: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -123,7 +117,3 @@ def _as_text(value: Any) -> str:
     """A value as it is read; a text with white space that cannot be seen is quoted."""
     plain = isinstance(value, str) and value and value == " ".join(value.split())
     return value if plain else json.dumps(value, ensure_ascii=False)
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no number")

@@ -4,16 +4,19 @@ A path may be the folder of one run (it has a run.json), a folder with runs some
 summary file. The order of the page is that of the paths, and within a folder that of the names.
 
 Promises: a path that does not exist or holds no run is an InputError that says which command makes one; a damaged file
-is an InputError that names it; a run that was not finished gives a page that says what is missing. Nothing is made up.
+is an InputError that names it; a run that was not finished gives a page that says what is missing, and a result that
+is not the one that the run wrote is named there. Nothing is made up.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..runtime.record import RUN_RECORD, list_runs, read_run
+from ..core.inside import leads_down
+from ..runtime.record import RUN_RECORD, RunRecord, list_runs, read_run
 from .content import Classification, Evaluation, Interpretation, Report, Training
 from .documents import Document
 from .section import SECTIONS, Content
@@ -45,6 +48,7 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
                 classifications.append(read_classification(source))
                 continue
             record, folder = read_run(source), source.parent
+            missing += changed_files(folder, record)
             run = Document(source, record.model_dump(mode="json"), "run its command again")
             if record.command in SECTIONS.names():
                 runs.append(SECTIONS.get(record.command)(folder, run))
@@ -67,6 +71,20 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
         trainings=tuple(trainings),
         missing=tuple(missing),
     )
+
+
+def changed_files(folder: Path, record: RunRecord) -> list[str]:
+    """A sentence for each result of a run in `folder` that is no longer the file that the run wrote."""
+    return [
+        f"{folder / name}: is not the file that the run wrote, its sha256 is another one than {RUN_RECORD} says"
+        for name, sha256 in record.files.items()
+        if leads_down(name, deep=True) and (folder / name).is_file() and _sha256(folder / name) != sha256
+    ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sources(path: Path) -> Iterator[Path]:

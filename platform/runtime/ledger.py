@@ -1,9 +1,11 @@
 """The ledger of a run: which shards are finished, one fsynced JSON line each, written by the driver alone.
 
 The first line names the plan by its digest; under another plan the ledger is not continued, and the error names what
-differs. A last line that is not whole was being written when its writer died: it is dropped, and its shard is done
-again. Any other broken line is damage and an error. A shard counts as finished when the ledger says so *and* its file
-has the digest written here; the ledger itself does not look at the files.
+differs. Every line has a checksum, `check`; one of an earlier version has none and is believed. A last line that is not
+whole was being written when its writer died: it is dropped, and its shard is done again. Any other damaged line is
+dropped too, and said: its shard's file tells itself where it belongs (`parts`). Only a damaged first line is an error,
+because nothing else says whose results these are. A shard counts as finished when the ledger says so *and* its file has
+the digest written here; the ledger itself does not look into the files, but it names none outside of its folder.
 
 Entries carry times for the reader's comfort; nothing depends on them.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +24,10 @@ from typing import Any
 
 from ..core.errors import InputError, UsageError
 from ..core.folder_lock import FolderLock
-from ..core.whole_files import write_errors
-from .plan import PlanDigest
+from ..core.inside import leads_down, leads_out, open_itself
+from ..core.json_files import parse
+from ..core.whole_files import publish_bytes, write_errors
+from .plan import PlanDigest, digest_of
 
 LEDGER_NAME = "ledger.jsonl"
 LOCK_NAME = ".lock"
@@ -50,37 +55,42 @@ class LedgerContent:
 
     header: dict[str, Any] | None
     entries: dict[str, Entry]  # by shard key; the last line of a shard counts
-    whole_bytes: int  # length of the file without a torn last line
+    whole: bytes  # the lines that are whole, as they are in the file
+    damaged: tuple[int, ...] = ()  # numbers of the lines that are not, without a torn last one
 
 
 def read_ledger(path: Path) -> LedgerContent:
-    """Read a ledger without locking it; a missing file is an empty ledger. Raises InputError for a damaged one."""
+    """Read a ledger without locking it; a missing file is an empty ledger. Raises InputError where its first line is
+    damaged or a line names a file outside of its folder."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        if leads_out(path, path.parent):
+            raise InputError(f"{path}: is a symbolic link out of its folder; remove it")
+        *lines, _ = path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return LedgerContent(None, {}, 0)
+        return LedgerContent(None, {}, b"")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run again with --fresh") from error
     header: dict[str, Any] | None = None
     entries: dict[str, Entry] = {}
-    position = 0
-    lines = data.splitlines(keepends=True)
+    whole, damaged = [], []
     for number, line in enumerate(lines, 1):
         try:
-            value = json.loads(line if line.endswith(b"\n") else b"")
-        except ValueError as error:
-            if number == len(lines):
-                break  # torn: its writer died while writing it
-            raise InputError(f"{path}:{number}: damaged ledger line; run again with --fresh") from error
-        try:
             if number == 1:
-                header = _header(value)
+                header = _header(_checked(line))
             else:
-                entry = Entry(**value)
+                entry = _entry(_checked(line))
                 entries[entry.shard] = entry
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}:{number}: not a line of this ledger ({error}); run again with --fresh") from error
-        position += len(line)
-    return LedgerContent(header, entries, position)
+            if number == 1:
+                raise InputError(f"{path}:1: not a line of this ledger ({error}); run again with --fresh") from error
+            damaged.append(number)
+        else:
+            whole.append(line + b"\n")
+    for entry in entries.values():
+        if not leads_down(entry.file) or leads_out(path.parent / entry.file, path.parent):
+            raise InputError(f"{path}: names a file outside of its folder, {entry.file!r}; run again with --fresh")
+    return LedgerContent(header, entries, b"".join(whole), tuple(damaged))
 
 
 class Ledger:
@@ -102,16 +112,18 @@ class Ledger:
                 f"{self.folder}: cannot be used as a run folder ({error.strerror}); choose another with --out"
             ) from error
         try:
-            content = LedgerContent(None, {}, 0) if fresh else read_ledger(self.path)
+            content = LedgerContent(None, {}, b"") if fresh else read_ledger(self.path)
             if content.header is not None and content.header["plan"] != plan.digest:
                 raise UsageError(
                     f"{self.folder} holds results of another plan: {plan.first_difference(content.header['parts'])} "
                     f"differs; use --fresh to start over or another --out"
                 )
-            self.entries = content.entries
+            self.entries, self.damaged = content.entries, content.damaged
             self.fresh = fresh
-            self._file = open(self.path, "ab")
-            self._file.truncate(content.whole_bytes)
+            if content.damaged:
+                publish_bytes(content.whole, self.path)
+            self._file = os.fdopen(open_itself(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
+            self._file.truncate(len(content.whole))
             if content.header is None:
                 self._line({"ledger": VERSION, "plan": plan.digest, "parts": dict(plan.parts)})
         except BaseException:
@@ -141,7 +153,8 @@ class Ledger:
 
     def _line(self, value: dict[str, Any]) -> None:
         with write_errors(self.path):
-            self._file.write((json.dumps(value, allow_nan=False) + "\n").encode())
+            checked = value | {_CHECK: _check(value)}
+            self._file.write((json.dumps(checked, allow_nan=False) + "\n").encode())
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -151,8 +164,39 @@ def now() -> float:
     return round(time.time(), 3)
 
 
-def _header(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not isinstance(value.get("parts"), dict) or "plan" not in value:
+_CHECK = "check"
+
+
+def _check(value: dict[str, Any]) -> str:
+    return digest_of(value)[:16]
+
+
+def _checked(line: bytes) -> dict[str, Any]:
+    """The value of a line without its checksum; ValueError where it is damaged."""
+    value = parse(line, "the line")
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    check = value.pop(_CHECK, None)
+    if check is not None and check != _check(value):
+        raise ValueError("its checksum is another one")
+    return value
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "shard": str, "index": int, "file": str, "sha256": str, "rows": int, "attempts": int, "split": bool,
+    "seconds": (int, float), "at": (int, float),
+}  # fmt: skip
+
+
+def _entry(value: dict[str, Any]) -> Entry:
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(value.get(name), kind)]
+    if wrong or not re.fullmatch("[0-9a-f]*", value["sha256"]):
+        raise ValueError(f"{', '.join(wrong) or 'sha256'} is missing or of another type")
+    return Entry(**value)
+
+
+def _header(value: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(value.get("parts"), dict) or not isinstance(value.get("plan"), str):
         raise ValueError("not a ledger header")
     if value.get("ledger") != VERSION:
         raise ValueError(f"ledger version {value.get('ledger')}, this mplat reads {VERSION}")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..core.errors import InputError
+from ..core.errors import InputError, UsageError
+from ..core.inside import leads_out
 from ..core.whole_files import NonDeterministicError, is_unfinished, publish_table, read_table, sha256_of, table_bytes
 from .ledger import Entry, Ledger, now
 from .plan import PlanDigest, Shard
@@ -37,6 +38,8 @@ class Parts:
         known = {entry.file for entry in self.ledger.entries.values()}
         for path in sorted(self.folder.iterdir()):
             match = _PART.fullmatch(path.name)
+            if path.is_dir() and not path.is_symlink():
+                continue
             if is_unfinished(path):
                 path.unlink()
             elif match and path.name not in known:
@@ -57,6 +60,8 @@ class Parts:
             read_table(path, entry.sha256, advice="")
         except InputError as error:
             aside = self.folder / "damaged"
+            if leads_out(aside, self.folder):
+                raise UsageError(f"{aside}: is a symbolic link out of its folder; remove it") from error
             aside.mkdir(exist_ok=True)
             os.replace(path, aside / path.name)
             note(f"{error}; it is moved to {aside} and computed again")
@@ -83,6 +88,8 @@ class Parts:
         return read_table(self.folder / entry.file, entry.sha256).cast(self.schema)
 
     def _adopt(self, shard: Shard, path: Path) -> bool:
+        if leads_out(path, self.folder):
+            return False
         try:
             table = read_table(path)
         except InputError:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from ..core.config import Config
 from ..core.errors import InputError, UsageError
+from ..core.json_files import read_json
 
 RUN_RECORD = "run.json"
 FORMAT = 1
@@ -120,13 +121,9 @@ def read_run(place: Path) -> RunRecord:
 def record_values(path: Path) -> dict[str, Any] | None:
     """The plain values of the record at `path`, of whatever version; None where there is no file. Raises InputError
     where it is damaged, UsageError where it is not of mplat."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path} is damaged ({reason}); start anew with --fresh, or choose another folder") from error
+    values = read_json(path, advice="start anew with --fresh, or choose another folder")
     if not isinstance(values, dict) or not isinstance(values.get("command"), str):
         raise UsageError(f"{path.parent} holds a {RUN_RECORD} that is not of mplat; choose another folder")
     return values

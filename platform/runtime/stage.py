@@ -28,6 +28,7 @@ from pydantic import BaseModel
 from ..core.config import differing_keys
 from ..core.errors import InputError, UsageError
 from ..core.folder_lock import alone_in
+from ..core.inside import leads_down, leads_out
 from ..core.observer import Observer
 from ..core.versions import code_digest, versions
 from ..core.whole_files import write_errors
@@ -41,7 +42,8 @@ class Stage:
     """What the runs of one command have in common.
 
     results, work: patterns of the files and folders that a run leaves beside its record; a new run deletes the results
-    of an earlier one, and with `fresh` its work too, by which it would continue. by_content: settings that are compared
+    of an earlier one, and with `fresh` its work too, by which it would continue. keeps: what it writes to and never
+    deletes. by_content: settings that are compared
     by what they hold, or that change no result. data_is: the data in words. mark: a pattern of files that show whose
     folder it is where there is no record. hint: what "choose another --out" goes on with.
     """
@@ -49,6 +51,7 @@ class Stage:
     command: str
     results: tuple[str, ...] = ()
     work: tuple[str, ...] = ("work/*",)
+    keeps: tuple[str, ...] = ()
     by_content: Set[str] = frozenset()
     data_is: str = "data"
     mark: str = RUN_RECORD
@@ -59,6 +62,16 @@ class Stage:
         values = {"command": self.command, "config": config.model_dump(mode="json"), **sections}
         return Planned(self, config, RunRecord.of(values))
 
+    def refuse_links(self, out: Path) -> None:
+        """Raise UsageError where something that this stage writes to or deletes is a symbolic link out of `out`, with
+        which a folder from elsewhere would reach others."""
+        for pattern in (*self.results, *self.work, *self.keeps):
+            parts = pattern.split("/")
+            for depth in range(1, len(parts) + 1):
+                for path in out.glob("/".join(parts[:depth])):
+                    if path.is_symlink() and leads_out(path, out):
+                        raise UsageError(f"{path}: is a symbolic link out of the run folder; remove it")
+
     def clear(self, out: Path, *, fresh: bool) -> None:
         """Delete what an earlier run left in `out`; where nothing shows that it is of this command, nothing."""
         if not any(path for pattern in (RUN_RECORD, self.mark) for path in out.glob(pattern)):
@@ -66,7 +79,7 @@ class Stage:
         paths = {path for pattern in (*self.results, *(self.work if fresh else ())) for path in out.glob(pattern)}
         if fresh:
             with suppress(InputError):  # no record, or a damaged one: the patterns are known without it
-                named = {out / name for name in read_run(out).files}
+                named = {out / name for name in read_run(out).files if leads_down(name, deep=True)}
                 paths |= {path for path in named if path.is_file()}  # never a folder, whatever a record says
         with write_errors(out):
             for path in sorted(path for path in paths if path.resolve().is_relative_to(out.resolve())):
@@ -146,6 +159,7 @@ class Planned:
         if not name:
             self.check(out, fresh=fresh)
         with alone_in(out, name):
+            self.stage.refuse_links(out)
             if not name:
                 self.stage.clear(out, fresh=fresh)
             path = out / (f"{name}.{RUN_RECORD}" if name else RUN_RECORD)

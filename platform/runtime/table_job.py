@@ -120,6 +120,9 @@ def made_parts(
         parts = Parts(ledger, plan, schema)
         parts.tidy(shards)
         teller = _Teller(name, shards, progress)
+        if ledger.damaged:
+            lines = ", ".join(map(str, ledger.damaged))
+            teller.note(f"{ledger.path}: damaged in line {lines}, which is dropped; the part is adopted or made again")
         missing = [shard for shard in shards if not parts.has(shard, teller.note)]
         teller.start(missing)
 

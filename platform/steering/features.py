@@ -12,17 +12,17 @@ normalised by what the file does not say.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..core.errors import InputError, UsageError
+from ..core.json_files import read_object
 from .part import Part, Phase
 
 if TYPE_CHECKING:
@@ -167,13 +167,7 @@ def _config(path: Path) -> Mapping[str, Any]:
     for name in CONFIGS:
         beside = path.with_name(name)
         if beside.is_file():
-            try:
-                content = json.loads(beside.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise InputError(f"{beside}: cannot be read as JSON ({error})") from error
-            if not isinstance(content, dict):
-                raise InputError(f"{beside}: not a JSON object")
-            return cast("dict[str, Any]", content)
+            return read_object(beside)
     return {}
 
 

@@ -29,6 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from ..core.inside import leads_down
+from ..core.json_files import read_object
 from ..models.model_config import ModelConfig
 from .parallel import as_share, whole
 
@@ -147,13 +149,17 @@ def step_of(path: Path) -> int:
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None where every file is there with the recorded digest."""
     try:
-        files = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = read_object(path / _MANIFEST)["files"]
         for name in dict.fromkeys((_MODEL, _OPTIMIZER, _TRAINER, *files)):
+            if not leads_down(name):
+                return f"{_MANIFEST} names a file outside of its folder"
+            if not (path / name).is_file():
+                return f"{name} is missing"
             if _fingerprint(path / name) != files[name]:
                 return f"{name} differs from its manifest"
     except OSError as error:
-        return f"{Path(error.filename or path).name} is missing or cannot be read"
-    except (ValueError, KeyError, TypeError):
+        return f"{Path(error.filename or path).name} cannot be read"
+    except (InputError, KeyError, TypeError):
         return f"{_MANIFEST} is damaged"
     return None
 
@@ -163,7 +169,7 @@ def read_trainer(path: Path) -> dict[str, Any]:
     fault = damage(path)
     if fault is not None:
         raise InputError(f"checkpoint {path} cannot be used: {fault}; use another one, or --resume auto")
-    trainer = json.loads((path / _TRAINER).read_text(encoding="utf-8"))
+    trainer = read_object(path / _TRAINER)
     if trainer.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} has format {trainer.get('format')}, not {FORMAT}; start anew with --fresh")
     return trainer
@@ -175,7 +181,7 @@ def prune(folder: Path, keep_latest_k: int, keep: set[int]) -> None:
         if step_of(path) not in keep:
             doomed = folder / f".{path.name}.{uuid.uuid4().hex}.part"
             os.rename(path, doomed)  # never a half-deleted folder under a checkpoint's name
-            shutil.rmtree(doomed)
+            _remove(doomed)
 
 
 def sweep(folder: Path) -> None:
@@ -183,7 +189,15 @@ def sweep(folder: Path) -> None:
     if folder.is_dir():
         for path in folder.iterdir():
             if re.fullmatch(r"\.step-\d+\.[0-9a-f]{32}\.part", path.name):
-                shutil.rmtree(path)
+                _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder; of a link to one the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -6,11 +6,13 @@ over 1 % of the run, the values themselves lie behind them. Draws what the log h
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.whole_files import publish_bytes
 from .log import read_log
 
 
@@ -45,7 +47,9 @@ def draw_loss_curve(log: Path, png: Path, title: str) -> None:
         axis.plot(steps, values, "o-", color="tab:red", markersize=3, label="held-out loss")
     if axis.lines:
         axis.legend(loc="upper right")
-    figure.savefig(png, metadata={"Software": None})
+    picture = BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    publish_bytes(picture.getvalue(), png)
 
 
 def _series(lines: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..core.json_files import read_object
 from ..datasets.prompting.asked_before import write_choice
 from ..datasets.tokens.tokenizer import FILES
 
@@ -53,7 +54,8 @@ def export(
 
 
 def _say_length(path: Path, length: int) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("model_max_length", NO_LIMIT) >= NO_LIMIT:
+    content = read_object(path)
+    said = content.get("model_max_length", NO_LIMIT)
+    if not isinstance(said, int | float) or said >= NO_LIMIT:
         content["model_max_length"] = length
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

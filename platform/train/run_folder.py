@@ -52,6 +52,7 @@ def _go_on_from_weights(out: Path) -> str:
 STAGE = Stage(
     "train",
     work=("checkpoints", "model", "config.yaml", "log.jsonl", "loss_curve.png", "tensorboard", "trackers.json"),
+    keeps=("data",),
     by_content=NOT_SEMANTIC,
     mark=_CHECKPOINTS,
     hint=_go_on_from_weights,

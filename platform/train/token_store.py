@@ -15,14 +15,17 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, ValidationError
 
+from ..core.config import Config
 from ..core.errors import InputError
+from ..core.json_files import read_object
 from ..datasets.tokens.reading import BadLines, documents
 from ..datasets.tokens.tokenizer import TokenizerFacts
 from ..datasets.word_order import shuffled_words
@@ -35,17 +38,16 @@ _VERSION = 1
 _BATCH_CHARACTERS = 1 << 20
 
 
-@dataclass(frozen=True)
-class StoreFacts:
+class StoreFacts(Config):
     """meta.json of a store."""
 
     key: str
-    dtype: str
-    documents: int
-    train_tokens: int
-    holdout_documents: int
-    holdout_tokens: int
-    holdout_bytes: int  # UTF-8 bytes of the held-out documents, for bits per byte
+    dtype: Literal["uint16", "uint32"]
+    documents: NonNegativeInt
+    train_tokens: NonNegativeInt
+    holdout_documents: NonNegativeInt
+    holdout_tokens: NonNegativeInt
+    holdout_bytes: NonNegativeInt  # UTF-8 bytes of the held-out documents, for bits per byte
     bad_lines: dict[str, int]
 
 
@@ -98,12 +100,13 @@ def open_store(folder: Path, section: TextSection, encoder: Tokenizer, tokenizer
 
 
 def _read_facts(place: Path, key: str) -> StoreFacts | None:
-    try:
-        facts = StoreFacts(**json.loads((place / "meta.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    path, advice = place / "meta.json", "delete the folder, it is made again"
+    if not path.exists():
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{place / 'meta.json'} is damaged ({error}); delete the folder, it is made again") from error
+    try:
+        facts = StoreFacts.model_validate(read_object(path, advice=advice), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{path}: is damaged ({str(error).splitlines()[1]}); {advice}") from error
     if facts.key != key:
         raise InputError(f"{place} holds another store; delete the folder, or choose another data.text.cache")
     return facts
@@ -139,16 +142,17 @@ def _make(place: Path, key: str, section: TextSection, encoder: Tokenizer, token
             f"{bad.reasons.total()} broken lines); give a file with text in field {section.field!r}"
         )
     facts = StoreFacts(
-        key,
-        dtype.name,
-        number,
-        streams["train"],
-        counts["holdout"],
-        streams["holdout"],
-        holdout_bytes,
-        dict(bad.reasons),
+        key=key,
+        dtype="uint16" if dtype == np.uint16 else "uint32",
+        documents=number,
+        train_tokens=streams["train"],
+        holdout_documents=counts["holdout"],
+        holdout_tokens=streams["holdout"],
+        holdout_bytes=holdout_bytes,
+        bad_lines=dict(bad.reasons),
     )
-    (part / "meta.json").write_text(json.dumps(asdict(facts), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    content = json.dumps(facts.model_dump(mode="json"), indent=1, sort_keys=True)
+    (part / "meta.json").write_text(content + "\n", encoding="utf-8")
     os.rename(part, place)
 
 

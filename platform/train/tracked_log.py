@@ -22,7 +22,7 @@ class TrackedLog(MetricsLog):
     def __init__(self, config: TrainConfig, folder: Path, resume_step: int, observer: Observer) -> None:
         path = folder / "log.jsonl"
         logged = max((line["step"] for line in read_log(path)), default=0) if path.exists() else 0
-        super().__init__(path, resume_step)
+        super().__init__(path, resume_step, observer.warn)
         self._observer = observer
         self._trackers: dict[str, Tracker] = {}
         run = TrackedRun(config, folder, resume_step, logged)

@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from ..core.errors import UsageError
+from ..core.errors import InputError, UsageError
+from ..core.json_files import read_object
 from ..core.registry import Registry
 from ..core.whole_files import publish_bytes
 from .train_config import TrainConfig
@@ -36,9 +37,8 @@ class TrackedRun:
         self.settings: Mapping[str, Any] = config.model_dump(mode="json")
         self._file = folder / "trackers.json"
         begun = resumed_step > 0 and self._file.exists()
-        kept = json.loads(self._file.read_text(encoding="utf-8")) if begun else {"ids": {}, "told_step": 0}
-        self._ids: dict[str, str] = kept["ids"]
-        self.told_step = max(kept["told_step"], logged_step) if begun else 0
+        self._ids, told_step = _kept(self._file) if begun else ({}, 0)
+        self.told_step = max(told_step, logged_step) if begun else 0
         if begun:
             self._remember()
 
@@ -54,6 +54,18 @@ class TrackedRun:
     def _remember(self) -> None:
         kept = {"ids": self._ids, "told_step": self.told_step}
         publish_bytes((json.dumps(kept, indent=1) + "\n").encode(), self._file)
+
+
+def _kept(path: Path) -> tuple[dict[str, str], int]:
+    kept = read_object(path)
+    ids, told_step = kept.get("ids"), kept.get("told_step")
+    if (
+        not isinstance(ids, dict)
+        or not all(isinstance(name, str) for name in ids.values())
+        or type(told_step) is not int
+    ):
+        raise InputError(f"{path}: does not say what trackers call this run; delete it, and they show it as a new one")
+    return ids, told_step
 
 
 class Tracker(Protocol):

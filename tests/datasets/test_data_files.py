@@ -127,7 +127,7 @@ def test_a_flipped_bit_in_packed_data_is_an_error(tmp_path: Path) -> None:
         ("a.json", json.dumps(ROWS).encode()[:-40], r"cut off at byte \d+ in the middle of the JSON document"),
         ("a.json", b'[{"id": tru', "cut off at byte 11"),
         ("a.json", b'[{"id": 1} {"id": 2}]', "not a usable JSON document: line 1 column 12"),
-        ("a.json", b'[{"id": 1, "id": 2}]', "the key 'id' is there twice"),
+        ("a.json", b'[{"id": 1, "id": 2}]', "the key 'id' twice"),
         ("a.json", b'[{"id": "\xff"', "cut off at byte 11"),
         ("a.jsonl", LINES[:-10], r"cut off at byte \d+ in the middle of line 300"),
         ("a.parquet", b"PAR1 not really PAR1", "not a readable Parquet file"),

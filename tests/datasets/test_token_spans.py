@@ -13,6 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mplat.core.errors import InputError, UsageError
+from mplat.datasets.sources import compressed
 from mplat.datasets.sources.json_text import Unusable
 from mplat.datasets.tokens import reading
 from mplat.datasets.tokens.corpus import corpus_files
@@ -157,7 +158,7 @@ def test_a_truncated_file_is_refused_by_name_and_byte(tmp_path):
 
 def test_what_is_held_in_memory_has_a_bound_that_is_looked_at_while_unpacking(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "MAX_LINE_BYTES", 1 << 20)
-    monkeypatch.setattr(reading, "MAX_WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr(compressed, "MAX_WHOLE_BYTES", 1 << 20)
     for name, message in (("a.jsonl.zst", "a line is longer"), ("a.txt.zst", "more than"), ("a.csv.gz", "more than")):
         path = tmp_path / name
         pack = zstandard.compress if name.endswith("zst") else gzip.compress

@@ -246,7 +246,7 @@ def test_stored_edits_act_as_before(model: LanguageModel, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="did you mean 'scale'"):
         load_edits(tmp_path)
     (tmp_path / "edits.json").write_text("{")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not valid JSON"):
         load_edits(tmp_path)
     with pytest.raises(InputError, match="missing"):
         load_edits(tmp_path / "nowhere")

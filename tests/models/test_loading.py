@@ -202,3 +202,22 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="tokenizer.json"):
         load(tmp_path)
+
+
+def test_a_model_of_many_more_layers_than_its_files_hold_is_not_built(tmp_path, monkeypatch):
+    from mplat.models import block
+
+    build(ModelConfig("mamba", vocab_size=16, d_model=8, n_layers=1, state_size=2), seed=0).save(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 4096}))
+    made = []
+    real = block.Block.__init__
+    monkeypatch.setattr(block.Block, "__init__", lambda self, *a, **k: (made.append(1), real(self, *a, **k))[1])
+    with pytest.raises(InputError, match="config.json, which asks for more than [0-9]+ tensors where the files hold"):
+        load(tmp_path)
+    assert len(made) < 20
+    made.clear()
+    with pytest.raises(InputError, match="num_hidden_layers must be a whole number from 1 to 4096"):
+        (tmp_path / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 10**12}))
+        load(tmp_path)
+    assert not made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -193,3 +194,17 @@ def test_the_log_of_a_training_run_is_thinned_out_but_not_changed(tmp_path: Path
     assert 300 <= len(training.loss) <= 400
     assert all(value == 5 / (1 + step) for step, value in training.loss)
     assert (training.held_out, training.exact_match) == ((), ((500.0, 0.25),))
+
+
+def test_a_result_that_is_not_the_file_that_the_run_wrote_is_named(tmp_path):
+    folder = tmp_path / "run"
+    write_eval_run(folder)
+    record = json.loads((folder / "run.json").read_text())
+    names = ("items.parquet", "summary.json")
+    record["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    record["files"] |= {"../run/price.parquet": "ab", "gone.parquet": "ab"}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert load([folder]).missing == ()
+    (folder / "summary.json").write_text((folder / "summary.json").read_text() + " ")
+    found = load([folder]).missing
+    assert len(found) == 1 and "summary.json: is not the file that the run wrote" in found[0]

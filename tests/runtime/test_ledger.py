@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -68,12 +69,53 @@ def test_a_torn_header_is_a_new_ledger(tmp_path: Path) -> None:
     assert read_ledger(tmp_path / "ledger.jsonl").header is not None
 
 
-def test_a_broken_line_before_the_last_is_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["cut", "digit", "name", "checksum"])
+def test_a_damaged_line_is_dropped_and_said_and_the_others_stay(tmp_path: Path, place: str) -> None:
     path = written(tmp_path)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1][:9] + b"\n" + lines[2])
-    with pytest.raises(InputError, match=r"ledger\.jsonl:2: damaged"):
+    damaged = {
+        "cut": lines[1][:9] + b"\n",
+        "digit": lines[1].replace(b'"rows": 2', b'"rows": 3'),
+        "name": lines[1].replace(b'"part-0"', b'"part-1"'),
+        "checksum": lines[1].replace(b'"check"', b'"chock"'),
+    }[place]
+    assert damaged != lines[1]
+    path.write_bytes(lines[0] + damaged + lines[2])
+    content = read_ledger(path)
+    assert (list(content.entries), content.damaged) == ([SHARDS[1].key], (2,))
+    with Ledger(tmp_path, plan()) as ledger:
+        assert ledger.damaged == (2,)
+        ledger.append(entry(0))
+    assert path.read_bytes() == lines[0] + lines[2] + lines[1]
+    assert read_ledger(path).damaged == ()
+
+
+def test_a_damaged_first_line_is_an_error_because_nothing_else_says_whose_results_these_are(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"plan": "', b'"plan": "0', 1))
+    with pytest.raises(InputError, match=r"ledger\.jsonl:1: not a line of this ledger \(its checksum"):
         Ledger(tmp_path, plan())
+
+
+def test_lines_of_earlier_versions_have_no_checksum_and_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    plain = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "check"}) + "\n" for line in plain))
+    content = read_ledger(path)
+    assert content.entries == {SHARDS[0].key: entry(0), SHARDS[1].key: entry(1)}
+    assert content.damaged == ()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/b", "..", "", "\0", "link"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "outside")
+    with Ledger(tmp_path / "run", plan()) as ledger:
+        ledger.append(dataclasses.replace(entry(0), file=name))
+    with pytest.raises(InputError, match="names a file outside of its folder"):
+        Ledger(tmp_path / "run", plan())
+    assert (tmp_path / "outside").read_text() == "mine"
 
 
 def test_a_file_that_is_no_ledger_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:

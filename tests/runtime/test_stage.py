@@ -178,7 +178,7 @@ def test_one_driver_at_a_time_and_the_lock_leaves_no_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("{", InputError, "run.json is damaged"),
+        ("{", InputError, "run.json: not valid JSON"),
         ('{"command": "dance"}', InputError, "it has no config"),
         ('{"command": "dance", "config": {}, "format": 1, "model": "x"}', InputError, "damaged .model: "),
         ('{"command": "dance", "config": {}, "format": 1, "colour": 1}', InputError, "damaged .colour: "),

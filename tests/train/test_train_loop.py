@@ -263,6 +263,23 @@ def test_batches_come_in_order_and_an_error_comes_at_its_step():
     assert seen == [1, 2]
 
 
+def test_a_damaged_line_of_the_log_is_put_aside_and_said_and_the_others_stay(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = MetricsLog(path)
+    for step in (1, 2, 3, 4):
+        log.write("train", step, {"loss": 1.5})
+    log.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"train", b"tr\xe9in")
+    path.write_bytes(b"".join(lines))
+    assert [line["step"] for line in read_log(path)] == [1, 3, 4]
+    told = []
+    MetricsLog(path, 3, told.append).close()
+    assert [line["step"] for line in read_log(path)] == [1, 3]
+    assert (tmp_path / "log.jsonl.damaged").read_bytes() == lines[1]
+    assert len(told) == 1 and "1 damaged lines are put aside" in told[0]
+
+
 def test_log_drops_what_came_after_the_resumed_step_and_a_torn_line(tmp_path):
     path = tmp_path / "log.jsonl"
     log = MetricsLog(path)

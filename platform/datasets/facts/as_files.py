@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UsageError
+from ...core.whole_files import publish_bytes
 from ..records import Question
 
 SENTENCES_PER_PARAGRAPH = 2  # of a HotpotQA context: evidence lies in different paragraphs, among others without any
@@ -83,6 +84,4 @@ def _sentences(question: Question) -> tuple[str, ...]:
 
 
 def _write(value: Any, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    publish_bytes((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode(), path)

@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import InputError
+from ...core.json_files import read_object
 from ..records import Question
 
 CHOICE_FILE = "chosen_by.json"  # in a model's folder: the questions by which its weights were chosen
@@ -52,10 +52,12 @@ def read_choice(model: str) -> tuple[str, ...]:
     path = Path(model) / CHOICE_FILE
     if not path.is_file():
         return ()
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT or not all(isinstance(digest, str) for digest in content["questions"]):
-            raise ValueError(f"not of format {_FORMAT}")
-        return tuple(content["questions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a record of the questions that chose the weights ({error})") from error
+    content = read_object(path)
+    questions = content.get("questions")
+    if (
+        content.get("format") != _FORMAT
+        or not isinstance(questions, list)
+        or not all(isinstance(digest, str) for digest in questions)
+    ):
+        raise InputError(f"{path}: not a record of the questions that chose the weights (not of format {_FORMAT})")
+    return tuple(questions)

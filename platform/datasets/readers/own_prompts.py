@@ -13,13 +13,13 @@ Nothing is passed over or converted: the first record that is not as FORM says i
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 from ...core.errors import InputError
+from ...core.json_files import strict
 from ..data_set import LookAlike, get, names
 from ..reading import content_id, numbered
 from ..records import Question, from_table, source_fields
@@ -128,7 +128,7 @@ def _texts(where: str, name: str, value: Any, in_cell: bool) -> tuple[str, ...]:
     """One text or a list of them; in a cell of a delimited file a list is written as in JSON."""
     if in_cell and isinstance(value, str) and value.startswith("["):
         try:
-            value = json.loads(value)
+            value = strict(value)
         except ValueError:
             pass  # a text that begins with a bracket
     return tuple(_text(where, name, one) for one in (value if isinstance(value, list) else [value]))

@@ -4,7 +4,8 @@
 name that claims another one is an error. Several gzip members or zstandard frames are read one after the other.
 A file that ends before its end marker, is damaged, or has something else behind its end raises InputError with the
 file and the byte. It yields at most 1 MiB at a time, and packed data is unpacked so little at once that it holds no
-more than 128 MiB of what was made to swell. Members and frames are places where reading can begin.
+more than 128 MiB of what was made to swell. Members and frames are places where reading can begin. `whole(path)` is all
+of it in one piece, which has a bound that is looked at while it is unpacked: a few bytes can be made to hold terabytes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import BinaryIO, Protocol
 from ...core.errors import InputError
 
 CHUNK_BYTES = 1 << 18
+MAX_WHOLE_BYTES = 1 << 30  # of what is held in one piece
 _MOST_BYTES = 1 << 20
 _PACKED_BYTES = 1 << 12  # zstandard can pack 128 KiB in 4 bytes
 _MAX_WINDOW = 1 << 31  # what `zstd --long=31` writes; the library's default refuses files it could read
@@ -68,6 +70,28 @@ def chunks(
                 yield data
         else:
             yield from _unpacked(file, path, kind, start, begins)
+
+
+def whole(path: Path) -> bytes:
+    """The unpacked content of `path` in one piece. Raises InputError for one that is larger than MAX_WHOLE_BYTES."""
+    return b"".join(_bounded(path))
+
+
+def whole_size(path: Path) -> int:
+    """How many bytes `whole` gives; raises as it does."""
+    return sum(map(len, _bounded(path)))
+
+
+def _bounded(path: Path) -> Iterator[bytes]:
+    held = 0
+    for chunk in chunks(path):
+        held += len(chunk)
+        if held > MAX_WHOLE_BYTES:
+            raise InputError(
+                f"{path}: holds more than {MAX_WHOLE_BYTES >> 20} MiB, and a file of its kind is read in one piece; "
+                "make it a .jsonl or .parquet file"
+            )
+        yield chunk
 
 
 def swelling(path: Path) -> float:

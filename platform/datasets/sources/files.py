@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ...core.errors import InputError
-from .compressed import chunks, opened
+from ...core.whole_files import MAX_TABLE_BYTES, first_line, larger_than
+from .compressed import chunks, opened, whole
 from .json_text import CutOff, Unusable, parse, parse_start
 
 MAX_LINE_BYTES = 1 << 25
+MAX_VALUES = 1 << 26  # of a document: each takes up to 72 bytes in memory, however short it is written
 HEAD_BYTES = 1 << 18
 HEAD_VALUES = 2_000
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
@@ -53,7 +55,7 @@ def values(path: Path) -> Iterator[Value]:
     elif bare_suffix(path) in (".jsonl", ".ndjson"):
         yield from _lines(path, chunks(path))
     else:
-        content = b"".join(chunks(path))
+        content = whole(path)
         if _looks_like_lines(content):
             yield from _lines(path, [content])
         else:
@@ -126,6 +128,8 @@ def _check_encoding(path: Path, start: bytes) -> None:
 
 def _document(path: Path, content: bytes) -> Iterator[Value]:
     _check_encoding(path, content)
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise InputError(f"{path}: one document of more than {MAX_VALUES} values; make it a .jsonl file, or several")
     spoilt = False
     try:
         try:
@@ -216,18 +220,24 @@ def _table_rows(path: Path, kind: str, batches: Callable[[BinaryIO], Iterator[An
         try:
             number = 0
             for batch in batches(file):
+                batch.validate(full=True)
                 for row in batch.to_pylist():
                     number += 1
                     yield Value(f"row {number}", row)
         except (pa.ArrowException, OSError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path}: not a readable {kind} file ({first_line}); fetch the file again") from error
+            raise InputError(
+                f"{path}: not a readable {kind} file ({first_line(error)}); fetch the file again"
+            ) from error
 
 
 def _parquet_batches(file: BinaryIO, groups: Sequence[int] | None, columns: Sequence[str] | None) -> Iterator[Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(file, page_checksum_verification=True)
+    for group in range(table.num_row_groups) if groups is None else groups:
+        if size := larger_than(table.metadata, MAX_TABLE_BYTES, [group]):
+            raise pa.ArrowInvalid(f"row group {group} unpacks to {size} bytes, more than {MAX_TABLE_BYTES}")
     return table.iter_batches(batch_size=512, row_groups=groups, columns=columns, use_threads=False)
 
 

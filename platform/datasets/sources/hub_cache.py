@@ -8,12 +8,13 @@ then not found.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ...core.errors import InputError
+from ...core.json_files import read_object
 from ..data_set import HubCopy
 from ..reading import split_of
 from .files import bare_suffix
@@ -40,10 +41,10 @@ def expected_rows(files: Iterable[Path], split_name: str) -> int | None:
     """How many rows `datasets` says the split has, None where it does not say."""
     folder = next(iter(files)).parent
     try:
-        splits = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["splits"]
-        return int(splits[split_name]["num_examples"])
-    except (OSError, ValueError, KeyError, TypeError):
+        count = read_object(folder / "dataset_info.json")["splits"][split_name]["num_examples"]
+    except (InputError, KeyError, TypeError):
         return None
+    return count if isinstance(count, int) else None
 
 
 def _home(variable: str, below: str) -> Path:

@@ -1,14 +1,16 @@
 """JSON as data files need it: strict, with a reason for every refusal, and readable from a cut-off start.
 
-Stricter than the standard library's default in two points: a key given twice and NaN or infinities are refused, since
-both mean that a value would be lost or made up.
+As strict as `core.json_files`: a key given twice and NaN or infinities are refused, since both mean that a value would
+be lost or made up.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn
+from typing import Any
+
+from ...core.json_files import DuplicateKey, strict
 
 
 class Unusable(ValueError):
@@ -21,10 +23,6 @@ class Unusable(ValueError):
 
 class CutOff(Unusable):
     """A text that stops before its JSON value is complete."""
-
-
-class _DuplicateKey(ValueError):
-    pass
 
 
 def parse(text: bytes, *, spoilt: bool = False) -> Any:
@@ -43,8 +41,8 @@ def parse(text: bytes, *, spoilt: bool = False) -> Any:
     if decoded.startswith("\ufeff"):
         raise Unusable("byte_order_mark", "a byte order mark in the middle of the file")
     try:
-        return json.loads(decoded, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-    except _DuplicateKey as error:
+        return strict(decoded)
+    except DuplicateKey as error:
         raise Unusable("duplicate_key", str(error)) from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}: {error.msg}"
@@ -52,8 +50,8 @@ def parse(text: bytes, *, spoilt: bool = False) -> Any:
         cut = error.msg.startswith("Unterminated") or error.pos >= len(decoded.rstrip()) - 5
         cut = cut and not _complete(decoded)
         raise (CutOff if cut else Unusable)("broken_json", place) from error
-    except (ValueError, RecursionError) as error:
-        raise Unusable("broken_json", str(error) or "nested too deeply") from error
+    except ValueError as error:
+        raise Unusable("broken_json", str(error)) from error
 
 
 def parse_start(text: bytes) -> Any | None:
@@ -97,15 +95,3 @@ def _complete(text: str) -> bool:
             return False
         depth += (mark in (b"[", b"{")) - (mark in (b"]", b"}"))
     return depth <= 0
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateKey(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
-    return result
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.errors import InputError
-from .compressed import chunks
+from .compressed import whole
 from .files import MAX_LINE_BYTES, SUFFIXES, Value, bare_suffix, values
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -47,8 +47,8 @@ def rows(path: Path) -> Iterator[Value]:
 
 
 def whole_text(path: Path) -> str:
-    """The text of a file; InputError where it is not UTF-8."""
-    content = b"".join(chunks(path))
+    """The text of a file; InputError where it is not UTF-8 or too large to be held in one piece."""
+    content = whole(path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

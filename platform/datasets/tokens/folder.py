@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from ...core.config import Config
 from ...core.errors import InputError
+from ...core.inside import leads_down
 from ...core.json_files import read_object
-from ...core.whole_files import read_table
+from ...core.whole_files import first_line, read_table
 from ...runtime.plan import digest_of
 from .tokenizer import TokenizerFacts
 
@@ -127,7 +128,7 @@ class TokenFolder:
             size = (path / TOKENS).stat().st_size
             rows = pq.ParquetFile(path / TABLE).metadata.num_rows
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path}: is not whole ({error}); {_ADVICE}") from error
+            raise InputError(f"{path}: is not whole ({first_line(error)}); {_ADVICE}") from error
         if (size, rows) != (total.tokens * dtype.itemsize, total.documents):
             raise InputError(
                 f"{path}: {TOKENS} has {size} bytes and {TABLE} {rows} rows, where {MANIFEST} says "
@@ -160,11 +161,13 @@ class TokenFolder:
                 self.path / TABLE, columns=list(names), page_checksum_verification=True, use_threads=False
             )
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.path / TABLE}: is damaged ({error}); {_ADVICE}") from error
+            raise InputError(f"{self.path / TABLE}: is damaged ({first_line(error)}); {_ADVICE}") from error
 
     def verify(self) -> None:
         """Read everything once. Raises InputError naming the first file that is not what the manifest says."""
         for name, digest in self.manifest.files.items():
+            if not leads_down(name, deep=True):
+                raise InputError(f"{self.path / MANIFEST}: names a file outside of its folder, {name!r}; {_ADVICE}")
             try:
                 with (self.path / name).open("rb") as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()

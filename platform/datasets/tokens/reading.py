@@ -20,7 +20,6 @@ from ..sources.json_text import Unusable, parse
 from ..sources.own_files import TEXT, kind, rows, whole_text
 
 MAX_LINE_BYTES = 256 << 20  # a longer "line" is not text with lines
-MAX_WHOLE_BYTES = 1 << 30  # of a file that is held in memory
 LINES = (".jsonl", ".ndjson")
 TABLE = ".parquet"
 _BOM = b"\xef\xbb\xbf"
@@ -136,24 +135,10 @@ def of_rows(rows: Iterable[tuple[int, Value]], fields: Fields) -> Iterator[Numbe
 
 def of_whole(path: Path, fields: Fields) -> Iterator[Numbered]:
     """The records of a file that is held in memory: one document, or a table."""
-    check_size(path)
     if kind(path) == TEXT:
         yield 1, Document(whole_text(path), "")
     else:
         yield from of_rows(enumerate(rows(path), 1), fields)
-
-
-def check_size(path: Path) -> int:
-    """The bytes of a file that is held in memory, unpacked. Raises InputError for one that is too large."""
-    size = 0
-    for chunk in chunks(path):
-        size += len(chunk)
-        if size > MAX_WHOLE_BYTES:
-            raise InputError(
-                f"{path}: holds more than {MAX_WHOLE_BYTES >> 30} GiB, and a {kind(path)} file is read in one piece; "
-                "make it a .jsonl or .parquet file"
-            )
-    return size
 
 
 def split_lines(path: Path, content: Iterable[bytes], origin: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ...core.errors import InputError
-from ..sources.compressed import chunks, opened
+from ..sources.compressed import chunks, opened, whole_size
 from ..sources.files import parquet_rows
 from .hub_texts import HUB, hub_records, pinned
-from .reading import LINES, TABLE, Fields, Numbered, check_kind, check_size, of_lines, of_rows, of_whole, split_lines
+from .reading import LINES, TABLE, Fields, Numbered, check_kind, of_lines, of_rows, of_whole, split_lines
 
 Form = Literal["lines", "groups", "whole", "hub"]
 
@@ -83,7 +83,7 @@ def survey(path: Path | str, step: int) -> Survey:
     elif found == TABLE:
         spans = _survey_groups(path, step)
     else:
-        spans = [Span(str(path), "whole", size=check_size(path))]
+        spans = [Span(str(path), "whole", size=whole_size(path))]
     with path.open("rb") as file:
         return Survey(str(path), path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest(), frames, spans)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...core.errors import InputError
+from ...core.json_files import read_bounded, read_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny" / "tokenizer"
+MAX_BYTES = 1 << 28  # of tokenizer.json; that of 256,000 tokens has some 2^25
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -46,24 +47,18 @@ def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts
     from tokenizers import Tokenizer
 
     path = SHIPPED if folder is None else Path(folder)
+    advice = "a tokenizer is a folder with tokenizer.json and tokenizer_config.json, saved whole"
+    content = read_bounded(path / "tokenizer.json", MAX_BYTES, advice=advice)
+    config = read_object(path / "tokenizer_config.json", advice=advice)
     try:
-        text = (path / "tokenizer.json").read_text(encoding="utf-8")
-        config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"tokenizer {path}: {error.filename or path} cannot be read ({error.strerror}); "
-            "a tokenizer is a folder with tokenizer.json and tokenizer_config.json"
-        ) from error
-    except ValueError as error:
-        raise InputError(
-            f"tokenizer {path}/tokenizer_config.json is not JSON ({error}); save the tokenizer again"
-        ) from error
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exception for every malformed file
+        tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        begin = _begin(tokenizer)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception for a malformed file, or its Rust panics
         raise InputError(f"tokenizer {path}/tokenizer.json is not a tokenizer ({error}); save it again") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     eos = _token_text(config.get("eos_token"))
     eos_id = tokenizer.token_to_id(eos) if eos else None
     if eos_id is None:
@@ -72,7 +67,7 @@ def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts
             "documents cannot be separated without one"
         )
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return tokenizer, TokenizerFacts(path, size, eos_id, digest(path), _begin(tokenizer))
+    return tokenizer, TokenizerFacts(path, size, eos_id, digest(path), begin)
 
 
 def _begin(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -93,4 +88,5 @@ def digest(folder: Path) -> str:
 
 def _token_text(value: Any) -> str | None:
     """Special tokens are stored as text, or as an object with a `content`."""
-    return value.get("content") if isinstance(value, dict) else value
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else None

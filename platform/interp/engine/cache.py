@@ -16,7 +16,6 @@ It deletes nothing unless asked to, and knows nothing of models or steps.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -31,6 +30,8 @@ import pyarrow as pa
 
 from ...core.errors import InputError
 from ...core.folders import cache_folder
+from ...core.inside import leads_down
+from ...core.json_files import parse, read_object
 from ...core.whole_files import Published, as_read, publish_json, publish_table, read_table, write_errors
 from ...runtime.plan import canonical_json
 from .key import Key
@@ -238,7 +239,8 @@ def _key_in(path: Path, sha256: str) -> str | None:
     """The key that the file itself says it belongs to; InputError where it is damaged."""
     if path.suffix == SUFFIX:
         check_tensors(path, sha256)
-        return json.loads(about_of(path) or "{}").get("key")
+        about = parse(about_of(path) or "{}", str(path))
+        return about.get("key") if isinstance(about, dict) else None
     metadata = read_table(path, sha256, advice="").schema.metadata or {}
     return metadata.get(b"mplat.key", b"").decode()
 
@@ -246,7 +248,7 @@ def _key_in(path: Path, sha256: str) -> str | None:
 def _entry(path: Path) -> CachedResult:
     """Read a manifest. Raises InputError where it is not one, or names files outside of its folder."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_object(path)
         if value["format"] != FORMAT:
             raise InputError(f"{path}: format {value['format']}, this mplat reads {FORMAT}")
         parts = tuple(Part(**part) for part in value["parts"])
@@ -262,6 +264,6 @@ def _entry(path: Path) -> CachedResult:
         raise InputError(f"{path}: not a manifest ({error})") from error
     if (entry.step, entry.key) != (path.parent.parent.name, path.parent.name):
         raise InputError(f"{path}: the manifest of another entry")
-    if any(Path(part.file).name != part.file for part in parts):
+    if not all(leads_down(part.file) for part in parts):
         raise InputError(f"{path}: names a file outside of its folder")
     return entry

@@ -21,7 +21,6 @@ It fits in the dtype and on the device of the tensors it is given, float64 too. 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError, ToleranceError, UsageError
+from ...core.json_files import read_object
 from ...core.whole_files import publish_json
 from ...runtime.plan import digest_of
 from ...runtime.table_job import Progress
@@ -191,10 +191,10 @@ def _save(
 def _resume(folder: Path, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, fit_: str) -> list[float]:
     """Put the last checkpoint into parameters and optimizer; the losses up to it, none where there is no whole one."""
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = read_object(folder / _RECORD)
         losses, other = [float(value) for value in record["losses"]], record["fit"] != fit_
         tensors = check_tensors(folder / Path(record["file"]).name, record["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not whole: InputError is a ValueError
+    except (ValueError, KeyError, TypeError):  # none, or not whole: InputError is a ValueError
         return []
     if other:
         raise InputError(

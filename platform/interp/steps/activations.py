@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from ...core.errors import InputError, UsageError
+from ...core.json_files import parse
 from ..engine.batches import Batch, Item
 from ..engine.columns import column
 from ..engine.effort import of_files
@@ -113,11 +114,11 @@ def vectors(part: pa.Table) -> NDArray[np.floating[Any]]:
     """Vectors of a part's rows with status ok, (rows, *shape)."""
     metadata = part.schema.metadata or {}
     try:
-        shape, kind = json.loads(metadata[b"shape"]), _KINDS[metadata[b"dtype"].decode()]
-    except (KeyError, ValueError) as error:
+        shape, kind = parse(metadata[b"shape"], "its shape"), _KINDS[metadata[b"dtype"].decode()]
+        values = part["vector"].drop_null().to_pylist()
+        return np.frombuffer(b"".join(values), kind).reshape(len(values), *shape)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"not activations: the table's schema does not say dtype and shape ({error})") from error
-    values = part["vector"].drop_null().to_pylist()
-    return np.frombuffer(b"".join(values), kind).reshape(len(values), *shape)
 
 
 def _part(table: pa.Table, site: str, shape: tuple[int, ...], dtype: str) -> pa.Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError, suggest
+from ...core.json_files import read_object
 from .edit_kinds import KINDS
 from .edits import Edit
 
@@ -20,7 +20,9 @@ _FORMAT = "mplat-edits-1"
 
 def save_edits(folder: str | Path, edits: Sequence[Edit]) -> Path:
     """Write `edits` into `folder` (made if missing) so that `load_edits` gives equal ones back, bit for bit."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
+
+    from ...core.whole_files import publish_bytes, publish_json
 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -37,9 +39,8 @@ def save_edits(folder: str | Path, edits: Sequence[Edit]) -> Path:
             else:
                 row[field.name] = list(value) if isinstance(value, (tuple, list)) else value
         described.append(row)
-    save_file(tensors or {"none": torch.zeros(0)}, target / "edits.safetensors")
-    content = json.dumps({"format": _FORMAT, "edits": described}, indent=2, allow_nan=False)
-    (target / "edits.json").write_text(content + "\n", encoding="utf-8")
+    publish_bytes(save(tensors or {"none": torch.zeros(0)}), target / "edits.safetensors")
+    publish_json({"format": _FORMAT, "edits": described}, target / "edits.json")
     return target
 
 
@@ -48,20 +49,21 @@ def load_edits(folder: str | Path) -> list[Edit]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(folder) / "edits.json"
+    path, beside = Path(folder) / "edits.json", Path(folder) / "edits.safetensors"
+    for file in (path, beside):
+        if not file.is_file():
+            raise InputError(f"{folder}: no stored edits, {file.name} is missing")
+    content = read_object(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        tensors = load_file(Path(folder) / "edits.safetensors")
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: no stored edits, {Path(str(error.filename or path)).name} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise InputError(f"{folder}: stored edits are damaged ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("edits"), list):
+        tensors = load_file(beside)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{beside}: damaged ({error})") from error
+    if content.get("format") != _FORMAT or not isinstance(content.get("edits"), list):
         raise InputError(f"{path}: not a file of format {_FORMAT}")
     edits: list[Edit] = []
     for i, row in enumerate(content["edits"]):
         kind = row.get("kind") if isinstance(row, dict) else None
-        if kind not in KINDS:
+        if not isinstance(row, dict) or not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"{path}: edit {i} has unknown kind {kind!r}; {suggest(str(kind), KINDS)}")
         known = {f.name for f in dataclasses.fields(KINDS[kind])}
         values = {k: v for k, v in row.items() if k != "kind"}
@@ -69,11 +71,11 @@ def load_edits(folder: str | Path) -> list[Edit]:
             if name not in known:
                 raise InputError(f"{path}: edit {i} has unknown field {name!r}; {suggest(name, known)}")
             if isinstance(value, dict):
-                if value.get("tensor") not in tensors:
+                if not isinstance(value.get("tensor"), str) or value["tensor"] not in tensors:
                     raise InputError(f"{path}: edit {i} needs tensor {value.get('tensor')!r}, which is not stored")
                 values[name] = tensors[value["tensor"]]
         try:
             edits.append(KINDS[kind](**values))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: edit {i} is not usable ({error})") from error
+        except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{path}: edit {i} is not usable ({error})") from error  # as Python and torch refuse them
     return edits

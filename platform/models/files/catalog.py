@@ -4,12 +4,12 @@ checkpoints with their shape, licence and size."""
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from ...core.errors import UsageError, suggest
+from ...core.json_files import read_object
 from ..model_config import ModelConfig
 from ..planted import find_planted, is_planted, planted_names
 
@@ -127,7 +127,7 @@ def shape(name: str) -> ModelConfig:
     """The configuration of a known model, read or constructed without its weights."""
     folders = shipped()
     if name in folders:
-        content = json.loads((folders[name] / "config.json").read_text(encoding="utf-8"))
+        content = read_object(folders[name] / "config.json")
         return ModelConfig.from_hf(content, source=f"{name}/config.json")
     if is_planted(name):
         return find_planted(name).config

@@ -7,13 +7,17 @@ Tokenizer files are optional. Not here: finding the folder (`model_folders`, `hu
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...core.errors import InputError, suggest
 from ...core.json_files import read_object
@@ -27,7 +31,8 @@ from ..model import LanguageModel
 from ..model_config import ModelConfig
 from ..placement import device_named, dtype_named
 from ..planted import find_planted, is_planted
-from . import layouts, tokenizer_files
+from . import catalog, layouts, tokenizer_files
+from .known_digests import check_files, check_shipped
 from .model_folders import resolve
 from .tied_weights import settle
 from .training_record import training_record
@@ -71,10 +76,11 @@ def load(
             model.tokenizer_name = os.fsdecode(tokenizer)
         return model.to(device=place, dtype=dtype_named(dtype, place, model.config.d_model))
     folder = resolve(name)
+    check_files(folder)
     config, weights = read(folder)
     check_finite(weights, folder)
     config, weights = _tied(config, weights)
-    with torch.device("meta"):
+    with torch.device("meta"), _no_more_than(weights, folder):
         if isinstance(config, adapters.AdaptedConfig):
             model = adapters.construct(config, name=os.fspath(name))
         else:
@@ -86,6 +92,8 @@ def load(
     model.training_record = training_record(folder)
     model.tokenizer_name = None if tokenizer is None else os.fsdecode(tokenizer)
     model = model.to(device=place, dtype=dtype_named(dtype, place, config.d_model))
+    if model.dtype == torch.float32 and tokenizer is None and os.fspath(name) in catalog.shipped():
+        check_shipped(model, folder)
     return model.requires_grad_(True).eval()
 
 
@@ -128,6 +136,26 @@ def _tied(config: AnyConfig, weights: dict[str, Tensor]) -> tuple[AnyConfig, dic
         return (config if tied else replace(config, content={**config.content, "tie_word_embeddings": False})), settled
     settled, tied = settle(weights, [(_HEAD, _EMBEDDING)])
     return (config if tied else replace(config, tie_embeddings=False)), settled
+
+
+@contextmanager
+def _no_more_than(weights: Mapping[str, Tensor], folder: Path) -> Iterator[None]:
+    """Building ends with InputError where config.json asks for many more tensors than the files hold: a number of
+    layers or experts costs memory even where nothing is in them. Tied weights and buffers stand in no file."""
+    allowed, made = 2 * len(weights) + 64, itertools.count(1)
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+        if next(made) > allowed:
+            raise InputError(
+                f"{folder}: weights do not fit config.json, which asks for more than {allowed} tensors where the files "
+                f"hold {len(weights)}"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _fit(model: LanguageModel, weights: dict[str, Tensor], folder: Path) -> None:

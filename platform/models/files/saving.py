@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def save(model: LanguageModel, folder: str | Path, *, dtype: torch.dtype | None 
         _replace(target / GENERATION_FILE, _json(model.generation_settings))
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(str(target))
-    part = target / ".weights.part"
+    part = _part_of(target, "weights")
     if other is None:
         save_file(weights, part, metadata={"format": "pt"})
     else:
@@ -68,6 +69,11 @@ def _stored(model: LanguageModel, dtype: torch.dtype | None) -> dict[str, Tensor
 
 
 def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
+    part = _part_of(path.parent, path.name)
     part.write_bytes(content)
     os.replace(part, path)
+
+
+def _part_of(folder: Path, name: str) -> Path:
+    """A name that nobody can have put a link under."""
+    return folder / f".{name}.{uuid.uuid4().hex}.part"

@@ -56,7 +56,10 @@ def read(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), local_files_only=True)
         else:
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
-    except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
+        tokenizer.encode("a")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the tokenizers library raises bare Exception for a malformed file, or Rust panics
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path}: is not a tokenizer ({reason}); copy it again") from error
     if len(tokenizer) > vocab_size and _highest(tokenizer) >= vocab_size:

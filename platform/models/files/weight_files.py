@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError
+from ...core.inside import leads_down
 from ...core.json_files import read_object
 from .tied_weights import same
 
@@ -69,7 +70,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for name, part in found.items():
         if not isinstance(part, str) or not part:
             raise InputError(f"{index}: weight_map[{name!r}] is {part!r}, and should be the name of a file")
-        if part in (".", "..") or "\0" in part or "\\" in part or Path(part).name != part:
+        if not leads_down(part):
             raise InputError(f"{index}: names a file outside its folder, {part!r}")
     return found
 

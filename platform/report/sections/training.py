@@ -29,13 +29,9 @@ def read_training_run(folder: Path, run: Document) -> Training:
 
 def read_training(log: Path, model: str) -> Training:
     """The metrics log of a training run, thinned out to what can be seen. Raises InputError where it cannot be read."""
-    from ...core.errors import InputError
     from ...train.log import read_log
 
-    try:
-        lines = read_log(log)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{log}: cannot be read ({error}); `mplat train` writes it") from error
+    lines = read_log(log)
     train = [line for line in lines if line.get("kind") == "train"]
     evaluations = [line for line in lines if line.get("kind") == "eval"]
     losses = _series(train, "loss")
@@ -52,11 +48,17 @@ def read_training(log: Path, model: str) -> Training:
         spikes=tuple(spikes(losses)),
         skipped=tuple(line["step"] for line in train if line.get("skipped")),
         steps=train[-1]["step"] if train else 0,
-        tokens_per_step=train[-1]["tokens"] / train[-1]["step"] if train and train[-1].get("tokens") else None,
+        tokens_per_step=train[-1]["tokens"] / train[-1]["step"] if train and _has_tokens(train[-1]) else None,
         samples=tuple(
-            Sample(*(line[name] for name in Sample._fields)) for line in lines if line.get("kind") == "sample"
+            Sample(*(line[name] for name in Sample._fields))
+            for line in lines
+            if line.get("kind") == "sample" and line.keys() >= {*Sample._fields}
         ),
     )
+
+
+def _has_tokens(line: dict[str, Any]) -> bool:
+    return bool(line.get("tokens")) and line["step"] > 0
 
 
 def spikes(losses: Sequence[tuple[float, float]]) -> list[Spike]:

@@ -33,7 +33,7 @@ def _items(text: str, value: str) -> bool:
 def _json(text: str, value: str) -> bool:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and value in content
 

@@ -11,9 +11,8 @@ Both files are written whole or not at all, the configuration last.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ....core.errors import InputError
+from ....core.json_files import read_object
 from ....core.whole_files import publish_bytes, publish_json
 from .dictionary import SparseDictionary
 
@@ -53,16 +53,13 @@ def write_saelens(dictionary: SparseDictionary, folder: str | Path, *, model: st
 def read_saelens(folder: str | Path) -> SparseDictionary:
     """The dictionary of a folder. Raises InputError naming what is missing, damaged, or of a kind that is not read."""
     folder = Path(folder)
+    about = read_object(folder / CONFIG)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load((folder / WEIGHTS).read_bytes())
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror}: {error.filename})") from error
     except (ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: damaged, or not in SAELens' format ({error})") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{folder / CONFIG}: not a JSON object")
-    about = cast("dict[str, Any]", config)
     architecture = about.get("architecture", "standard")
     if architecture not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
