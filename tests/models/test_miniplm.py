@@ -40,7 +40,8 @@ def test_a_folder_as_published_loads(tmp_path: Path) -> None:
     assert ours.config.eos_token_id == 11
 
 
-def test_the_variant_steers_it_as_a_mamba() -> None:
+def test_the_variant_steers_it_as_a_mamba_and_has_a_shipped_model() -> None:
     variant = find_variant("miniplm")
-    assert variant.default_model == HUB and variant.arch == catalog.shape(HUB).arch
+    assert variant.default_model == "tiny-miniplm" and "tiny-miniplm" in catalog.shipped()
+    assert variant.arch == catalog.shape(HUB).arch == catalog.shape("tiny-miniplm").arch
     assert isinstance(catalog.HUB[HUB], ModelConfig)

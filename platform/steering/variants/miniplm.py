@@ -13,5 +13,5 @@ from .mamba import mamba
 
 @variant("miniplm")
 def miniplm() -> Variant:
-    """As for Mamba; the default model has to be fetched from the hub once."""
-    return replace(mamba(), name="miniplm", default_model="MiniLLM/MiniPLM-Mamba-130M")
+    """As for Mamba; the published model is MiniLLM/MiniPLM-Mamba-130M of the hub."""
+    return replace(mamba(), name="miniplm", default_model="tiny-miniplm")
