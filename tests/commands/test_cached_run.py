@@ -4,12 +4,14 @@ check and once to copy it, parses no source, and leaves the same bytes."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from mplat.commands import main
+
+pytestmark = pytest.mark.slow  # two processes, of which one computes
 
 #: seconds each: torch's compiler, what that computes with symbols, statistics, compiled kernels, figures, data sets
 HEAVY = (
@@ -42,14 +44,15 @@ print(json.dumps([code, opened, sorted(sys.modules), code_closure._parse.cache_i
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, list]:
     """The cache, the folder of the run that filled it, that of the one that read it, and what that one did."""
     place = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPLAT_CACHE", str(place / "cache"))
-        words = ["interp", "--model", "tiny-mamba", "--steps", "eigenvalues,collect", "--per-level", "1",
-                 "--address", "none", "--quiet"]  # fmt: skip
-        assert main([*words, "--out", str(place / "first")]) == 0
-        command = [sys.executable, "-c", WATCHED, str(place / "cache"), *words, "--out", str(place / "second")]
-        done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = ["interp", "--model", "tiny-mamba", "--steps", "eigenvalues,collect", "--per-level", "1",
+             "--address", "none", "--quiet"]  # fmt: skip
+    # both in processes of their own: this one may have read sources before
+    for out in ("first", "second"):
+        command = [sys.executable, "-c", WATCHED, str(place / "cache"), *words, "--out", str(place / out)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "MPLAT_CACHE": str(place / "cache")}
+        )
+        assert done.returncode == 0, done.stderr
     return place / "cache", place / "first", place / "second", json.loads(done.stderr.splitlines()[-1])
 
 

@@ -78,7 +78,7 @@ def test_there_is_at_least_one_actor(said, command, count, more) -> None:
         (["eval", "--set", "foo"], "--set foo: write KEY=VALUE, with dots between nested keys, such as "
          "steering.parts=1"),
         (["train", "--data", "fact"], "--data 'fact': neither a file nor a source of data; did you mean 'facts'? "
-         "valid: facts, modular_addition, text, tokens"),
+         "valid: answered, facts, modular_addition, text, tokens"),
     ],
 )  # fmt: skip
 def test_an_option_is_called_by_its_name(said, words, message) -> None:

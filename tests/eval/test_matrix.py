@@ -91,7 +91,9 @@ def test_a_search_that_cannot_be_done_is_left_to_its_evaluation_to_say(folder, m
 
 def test_all_is_every_variant_whose_model_ships():
     made = matrix.cells(EvalConfig.model_validate({"steering": {"variant": "all"}}))
-    assert {"mamba", "mamba2", "dense_mamba", "moe_mamba", "hyena", "striped_hyena", "stable_mamba", "miniplm"} <= set(made)
+    assert {"mamba", "mamba2", "dense_mamba", "moe_mamba", "hyena", "striped_hyena", "stable_mamba", "miniplm"} <= set(
+        made
+    )
     assert not {"none", "general", "falcon_mamba", "transformer"} & set(made)
     assert all(find_variant(name).default_model for name in made)
 
