@@ -30,7 +30,10 @@ def test_they_are_small() -> None:
     for name in NAMES:
         folder = shipped()[name]
         weights = load_file(folder / "model.safetensors")
-        assert {t.dtype for t in weights.values()} == {torch.float16}
+        # models stored since decays are kept in float32 have these so
+        kept = {n for n, t in weights.items() if t.dtype == torch.float32}
+        assert {t.dtype for n, t in weights.items() if n not in kept} == {torch.float16}
+        assert all(n.rpartition(".")[2] in ("A_log", "D") for n in kept)
         assert (folder / "model.safetensors").stat().st_size <= 4 * 1024**2
         assert 0.5e6 <= load(name).n_parameters <= 2e6
 
