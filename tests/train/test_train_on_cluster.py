@@ -1,6 +1,7 @@
 """`mplat train --address` on a cluster of two nodes: stopped, continued, and one node killed in the middle of it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_a_run_on_a_cluster_is_stopped_continued_and_outlives_a_node(tmp_path):
         began.send_signal(signal.SIGINT)
         _, said = began.communicate(timeout=400)
         assert began.returncode == 130 and "the state is saved" in said, said
-        assert "workers: 2, each with a copy" in said and f"train: 1/{STEPS} steps" in said, said
+        assert "workers: 2, each with a copy" in said and re.search(rf"train: \d+/{STEPS} steps", said), said
         assert f"--address {cluster.address}" in said, said
 
         done = losses(run)[-1][0]

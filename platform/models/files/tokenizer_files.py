@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,8 @@ def read(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), local_files_only=True)
         else:
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
-        tokenizer.encode("a")
+        with suppress(Exception):  # a vocabulary of words may have none for it; what is damaged panics
+            tokenizer.encode("a")
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the tokenizers library raises bare Exception for a malformed file, or Rust panics
