@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
     if not config.pluginmanager.hasplugin("xdist"):
         return
-    items.sort(key=lambda item: not uses_kept_actors(item))  # stable: one after another, so that they need one Ray
+    items.sort(key=lambda item: not _uses_kept_actors(item))  # stable: one after another, so that they need one Ray
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             uses_ray = item.get_closest_marker("ray") or item.get_closest_marker("multinode")
@@ -60,7 +60,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def uses_kept_actors(item: pytest.Item | None) -> bool:
+def _uses_kept_actors(item: pytest.Item | None) -> bool:
     """Whether it works on the Ray that stays for the next test."""
     return "ray_workers" in getattr(item, "fixturenames", ())
 
@@ -68,7 +68,7 @@ def uses_kept_actors(item: pytest.Item | None) -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Every other test finds this process without a Ray."""
-    if uses_kept_actors(item) and not uses_kept_actors(nextitem):
+    if _uses_kept_actors(item) and not _uses_kept_actors(nextitem):
         import kept_actors
 
         kept_actors.let_go()

@@ -34,19 +34,22 @@ def read_json(path: Path, *, limit: int = MAX_BYTES, advice: str = "") -> Any:
     return parse(read_bounded(path, limit, advice=advice), str(path), advice=advice)
 
 
-def read_object(path: Path, *, limit: int = MAX_BYTES, advice: str = "") -> dict[str, Any]:
-    """The object that `path` holds. Raises InputError as `read_json` does, and for any other value."""
-    content: Plain = read_json(path, limit=limit, advice=advice)
+def read_object(path: Path, *, limit: int = MAX_BYTES, advice: str = "", constants: bool = False) -> dict[str, Any]:
+    """The object that `path` holds. Raises InputError as `read_json` does, and for any other value.
+
+    constants: NaN and Infinity are numbers, as transformers writes them (`time_step_limit` of published models)."""
+    text = read_bounded(path, limit, advice=advice)
+    content: Plain = parse(text, str(path), advice=advice, constants=constants)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object{_ending(advice)}")
     return content
 
 
-def parse(text: bytes | str, source: str, *, advice: str = "") -> Any:
+def parse(text: bytes | str, source: str, *, advice: str = "", constants: bool = False) -> Any:
     """The value of a JSON text that is called `source` in messages. Raises InputError where it is none."""
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = strict(decoded)
+        value = strict(decoded, constants=constants)
         if "\\ud" in decoded or "\\uD" in decoded:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -58,12 +61,16 @@ def parse(text: bytes | str, source: str, *, advice: str = "") -> Any:
     return value
 
 
-def strict(text: str) -> Plain:
+def strict(text: str, *, constants: bool = False) -> Plain:
     """The value of a JSON text, halves of surrogate pairs among its texts. Raises ValueError saying what is wrong:
     DuplicateKey, json.JSONDecodeError, which has the place, or a plain one."""
     try:
         value: Plain = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_refuse, parse_int=_whole, parse_float=_finite
+            text,
+            object_pairs_hook=_once,
+            parse_constant=float if constants else _refuse,
+            parse_int=_whole,
+            parse_float=_finite,
         )
     except RecursionError:
         raise ValueError(_DEEP) from None

@@ -41,7 +41,7 @@ def generation_settings(folder: Path, config: Mapping[str, Any] | None) -> dict[
     path = folder / GENERATION_FILE
     if not path.exists():
         return None if config is None or "eos_token_id" in config else {}
-    content = read_object(path)
+    content = read_object(path, constants=True)
     value = content.get("eos_token_id")
     several = value if isinstance(value, list) else [] if value is None else [value]
     if value == [] or any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in several):

@@ -127,7 +127,7 @@ def shape(name: str) -> ModelConfig:
     """The configuration of a known model, read or constructed without its weights."""
     folders = shipped()
     if name in folders:
-        content = read_object(folders[name] / "config.json")
+        content = read_object(folders[name] / "config.json", constants=True)
         return ModelConfig.from_hf(content, source=f"{name}/config.json")
     if is_planted(name):
         return find_planted(name).config

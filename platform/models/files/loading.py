@@ -99,7 +99,7 @@ def load(
 
 def _generation_settings(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
-    content = read_object(path) if path.exists() else None
+    content = read_object(path, constants=True) if path.exists() else None
     of_transformers = content is not None and layouts.recognise(folder, content) is None
     return generation_settings(folder, content if of_transformers else None)
 
@@ -107,7 +107,7 @@ def _generation_settings(folder: Path) -> dict[str, Any] | None:
 def read(folder: Path) -> tuple[AnyConfig, dict[str, Tensor]]:
     """Configuration and weights of a folder in any layout, with our parameter names; first the configuration."""
     path = folder / "config.json"
-    content = read_object(path) if path.exists() else None
+    content = read_object(path, constants=True) if path.exists() else None
     layout = layouts.recognise(folder, content)
     if layout is not None:
         config = layout.read_config(folder, content or {})
