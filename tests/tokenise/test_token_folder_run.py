@@ -328,7 +328,7 @@ def test_broken_records_are_counted_over_all_parts_up_to_the_limit(tmp_path: Pat
     (["nothing.jsonl"], 3, "the file is empty"),
     (["kind.doc"], 3, "kind.doc: not a kind of text file"),
     (["cut.jsonl.zst"], 3, "cut off at byte"),
-    (["good.jsonl", "--tokenizer", "nowhere"], 3, "tokenizer nowhere: nowhere/tokenizer.json cannot be read"),
+    (["good.jsonl", "--tokenizer", "nowhere"], 3, "nowhere/tokenizer.json: cannot be read"),
     (["good.jsonl", "--field", "body"], 3, "line 1 is broken: there is no field 'body', only 'text'"),
     (["good.jsonl", "--out", "other"], 2, "--out other holds a run of `mplat train`"),
     (["good.jsonl", "--out", "good.jsonl"], 2, "good.jsonl is a file, not a folder"),

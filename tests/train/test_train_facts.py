@@ -97,7 +97,7 @@ def test_a_nano_model_learns_one_batch_by_heart(tmp_path, arch):
         ({"model": {"options": {"state_sise": 8}}}, UsageError, "did you mean 'state_size'"),
         ({"model": {"vocab_size": 512}}, InputError, "has 1024 tokens but model.vocab_size is 512"),
         ({"data": {"source": "fact"}}, UsageError, "did you mean 'facts'"),
-        ({"data": {"tokenizer": "/nowhere"}}, InputError, "tokenizer /nowhere"),
+        ({"data": {"tokenizer": "/nowhere"}}, InputError, "/nowhere/tokenizer.json: cannot be read"),
         ({"device": "cuda:99"}, UsageError, "device 'cuda:99' is not here"),
     ],
 )
