@@ -38,14 +38,17 @@ def _ended(capfd, argv):
 
 
 def test_help_takes_less_than_a_third_of_a_second_of_processor_time():
-    def once():
-        process = subprocess.Popen([sys.executable, "-m", "mplat", "--help"], stdout=subprocess.DEVNULL)
+    def seconds(*arguments):
+        process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
         return usage.ru_utime + usage.ru_stime
 
-    assert min(once() for _ in range(3)) < 0.3
+    turns = [(seconds("-c", "import typer"), seconds("-m", "mplat", "--help")) for _ in range(5)]
+    typer_alone, whole = (min(column) for column in zip(*turns, strict=True))
+    # 0.3 s of a machine that imports typer in 0.12 s; a slower or busier one needs longer for both.
+    assert whole < 0.3 * max(1, typer_alone / 0.12)
 
 
 def test_without_a_command_the_help_goes_to_stderr(capfd):

@@ -18,7 +18,6 @@ import select
 import shlex
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Sequence
@@ -267,6 +266,8 @@ def _stdout_is_gone() -> bool:
 
 def _write_traceback(error: BaseException) -> str:
     """The traceback of a bug in a file of its own; the path, or why there is none."""
+    import tempfile  # with its random names a tenth of what `--help` imports
+
     try:
         descriptor, path = tempfile.mkstemp(prefix="mplat-bug-", suffix=".txt")
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
