@@ -38,7 +38,10 @@ class RayConnection:
     """Ray is connected in this process until `close`."""
 
     def __init__(self, on_close: Callable[[], None]) -> None:
+        from .idle_actors import IDLE
+
         self._on_close: Callable[[], None] | None = on_close
+        self.idle = IDLE
 
     def nodes(self) -> list[Mapping[str, float]]:
         """The resources of every living node."""
@@ -50,6 +53,7 @@ class RayConnection:
         """Disconnect, end a private Ray, restore the environment. A second call does nothing."""
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
+            self.idle.end()
             on_close()
 
 

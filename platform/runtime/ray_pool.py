@@ -1,5 +1,8 @@
 """A pool of Ray actors: starts them, gives them payloads, and tells results, raised errors and deaths apart.
 
+Actors of an earlier pool of the same connection that have nothing to do are given the new worker; what has nothing to
+do when a pool is closed is kept for the next.
+
 Ray retries nothing here (`max_restarts=0`, `max_task_retries=0`): one owner of the retry policy, the scheduler.
 Actors come up in the background and appear in `actors` once their worker is built; a worker that cannot be built is
 one error for the whole pool. What is wrong with the cluster itself (no object store, no disk, no authentication) is
@@ -19,8 +22,10 @@ import ray
 from ray import exceptions as ray_errors
 
 from ..core.errors import ClusterError
+from .idle_actors import IdleActors
+from .installation import installation
 from .pool import Failed, Lost, Outcome, WorkerFactory, answered, error_from
-from .ray_actor import ShardActor, installed_version
+from .ray_actor import ShardActor
 
 # The process, its machine or its answer is gone: the work can be done elsewhere.
 _GONE = (
@@ -36,6 +41,7 @@ _START_ATTEMPTS = 3  # a worker whose process dies while it is built
 @dataclass
 class _Actor:
     handle: Any
+    used: bool  # by an earlier pool
     node: str = ""
     up: bool = False
 
@@ -45,12 +51,15 @@ class RayPool:
 
     depth = 2
 
-    def __init__(self, factory: WorkerFactory, *, size: int, threads: int = 1, gpus: float = 0) -> None:
+    def __init__(
+        self, factory: WorkerFactory, *, size: int, threads: int = 1, gpus: float = 0, idle: IdleActors | None = None
+    ) -> None:
         self._factory, self._threads, self._gpus = factory, threads, gpus
+        self._idle = idle
         self._numbers = itertools.count()
         self._tickets = itertools.count()
         self._actors: dict[int, _Actor] = {}
-        self._starts: dict[Any, int] = {}  # reference of `describe` -> actor
+        self._starts: dict[Any, int] = {}  # reference of `build` -> actor
         self._work: dict[Any, tuple[int, int]] = {}  # reference of `run` -> (ticket, actor), in the order submitted
         self._deaths_at_start = 0
         self.descriptions: dict[int, dict[str, Any]] = {}  # of the actors that came up, for the record of the run
@@ -99,26 +108,31 @@ class RayPool:
         self._start()
 
     def close(self) -> None:
-        """End all actors."""
-        for actor in list(self._actors):
-            self._end(actor)
+        """Keep the actors that have nothing to do for the next pool, and end all others."""
+        busy = {actor for _, actor in self._work.values()}
+        for number, actor in list(self._actors.items()):
+            if self._idle is not None and actor.up and number not in busy:
+                self._idle.give(self._actors.pop(number).handle, self._threads, self._gpus)
+            else:
+                self._end(number)
         self._starts.clear()
         self._work.clear()
 
     def _start(self) -> None:
-        actor_class = ray.remote(ShardActor).options(
-            num_cpus=self._threads,
-            num_gpus=self._gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            scheduling_strategy="SPREAD",
-        )
-        handle = actor_class.remote(
-            self._factory.target, dict(self._factory.kwargs), self._threads, installed_version()
-        )
+        handle = None if self._idle is None else self._idle.take(self._threads, self._gpus)
+        used = handle is not None
+        if handle is None:
+            actor_class = ray.remote(ShardActor).options(
+                num_cpus=self._threads,
+                num_gpus=self._gpus,
+                max_restarts=0,
+                max_task_retries=0,
+                scheduling_strategy="SPREAD",
+            )
+            handle = actor_class.remote(self._threads, installation())
         number = next(self._numbers)
-        self._actors[number] = _Actor(handle)
-        self._starts[handle.describe.remote()] = number
+        self._actors[number] = _Actor(handle, used)
+        self._starts[handle.build.remote(self._factory.target, dict(self._factory.kwargs))] = number
 
     def _started(self, reference: Any) -> None:
         number = self._starts.pop(reference)
@@ -131,8 +145,9 @@ class RayPool:
                 raise ClusterError(
                     f"a worker could not be made ({_reason(error)}); install the same mplat and Python on every node"
                 ) from error
+            used = self._actors[number].used  # it died while it was idle, and not of this worker
             self._end(number)
-            self._deaths_at_start += 1
+            self._deaths_at_start += not used
             if self._deaths_at_start >= _START_ATTEMPTS:
                 raise ClusterError(
                     f"{self._deaths_at_start} workers died while they were being set up, the last with: "

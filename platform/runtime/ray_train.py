@@ -23,8 +23,8 @@ from ray import exceptions as ray_errors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..core.errors import ClusterError, StoppedEarly
+from .installation import difference, installation
 from .pool import Failed, error_from
-from .ray_actor import installed_version
 from .stop import StopRequest
 from .threads import ThreadLimit
 from .worker_group import GroupSize
@@ -65,7 +65,7 @@ class _Mailbox:
         return self._signal
 
 
-def _fit(function: str, arguments: dict[str, Any], size: GroupSize, where: dict[str, str], mailbox: Any) -> str:
+def _fit(function: str, arguments: dict[str, Any], size: GroupSize, where: dict[str, Any], mailbox: Any) -> str:
     """Train; why Ray Train gave up, empty where it did not."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -131,12 +131,12 @@ class RayPlace:
         ray.get(self._mailbox.tell.remote({"failed": failure}))
 
 
-def work(function: str, arguments: dict[str, Any], threads: int, where: dict[str, str], mailbox: Any) -> None:
+def work(function: str, arguments: dict[str, Any], threads: int, where: dict[str, Any], mailbox: Any) -> None:
     """What each worker does."""
     place = RayPlace(mailbox)
     try:
-        if (there := installed_version()) != where["version"]:
-            raise ClusterError(f"mplat is {there} there and {where['version']} here; install the same on every node")
+        if (other := difference(installation(), where["installation"])) is not None:
+            raise ClusterError(other)  # `fail` names the node
         os.environ["NUMBA_NUM_THREADS"] = str(threads)  # this process is ours alone and numba is not loaded yet
         ThreadLimit(threads)
         if os.path.isdir(where["folder"]):
@@ -160,7 +160,7 @@ def run_group(
     stop: StopRequest,
 ) -> None:
     """See `worker_group.run_together`."""
-    where = {"scratch": scratch, "folder": os.getcwd(), "version": installed_version()}
+    where = {"scratch": scratch, "folder": os.getcwd(), "installation": installation()}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox: Any = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
     trainer = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)

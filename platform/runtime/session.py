@@ -19,16 +19,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..core.errors import UsageError, suggest
 from .pool import Pool, WorkerFactory
+
+if TYPE_CHECKING:
+    from .idle_actors import IdleActors
 
 MEMORY_PER_ACTOR = 2 << 30  # what the default number of actors allows for each; --actors is not limited by it
 
 
 class Connection(Protocol):
-    """An open connection to Ray."""
+    """An open connection to Ray.
+
+    idle: actors of pools that are closed, for the next pool."""
+
+    idle: IdleActors
 
     def nodes(self) -> list[Mapping[str, float]]:
         """The resources of every living node."""
@@ -52,7 +59,8 @@ class Session:
 
     @contextmanager
     def pool(self, factory: WorkerFactory, *, at_most: int | None = None) -> Iterator[Pool]:
-        """A pool of `actors` workers, or of `at_most` where there is not more to do; closed at the end."""
+        """A pool of `actors` workers, or of `at_most` where there is not more to do; closed at the end. Under Ray their
+        processes stay for the next pool of this connection."""
         opened: Pool
         if self.connection is None:
             from .inprocess import InProcessPool
@@ -62,7 +70,8 @@ class Session:
             from .ray_pool import RayPool
 
             size = self.actors if at_most is None else max(1, min(self.actors, at_most))
-            opened = RayPool(factory, size=size, threads=self.threads_per_actor, gpus=self.gpus_per_actor)
+            threads, gpus = self.threads_per_actor, self.gpus_per_actor
+            opened = RayPool(factory, size=size, threads=threads, gpus=gpus, idle=self.connection.idle)
         try:
             yield opened
         finally:

@@ -83,6 +83,7 @@ def run_together(
     `max_failures`; UsageError where they do not fit into the cluster.
     """
     assert session.connection is not None
+    session.connection.idle.end()  # they hold CPUs, which Ray would wait for
     size.check(session.connection)
     WorkerFactory(function, arguments)  # raises for what is no name or no JSON
     from .ray_train import run_group

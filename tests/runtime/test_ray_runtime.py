@@ -19,6 +19,8 @@ import pytest
 from mplat.core.errors import InputError, UsageError
 from mplat.core.whole_files import table_bytes
 from mplat.runtime import Session, WorkerError, WorkerFactory, open_session, read_ledger, run_table
+from mplat.runtime.installation import installation
+from mplat.runtime.ray_pool import RayPool
 from shard_workers import SCHEMA, executions, items
 
 pytestmark = pytest.mark.ray
@@ -130,12 +132,39 @@ def test_a_worker_that_cannot_be_made_keeps_its_error(ray_session: Session, tmp_
         make_table(ray_session, tmp_path, function="make_unmakable")
 
 
-def test_another_version_of_mplat_on_a_worker_is_one_sentence(
-    ray_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("sources", r"on node \S+ the sources of mplat [0-9.]+ are others there \([0-9a-f]{12}\) than here \(other\)"),
+        ("torch", r"on node \S+ torch is 2\.\S+ there and other here"),
+        ("mplat", r"on node \S+ mplat is \d+\.\d+\.\d+ there and other here"),
+    ],
+)
+def test_f31_a_node_that_would_make_other_rows_is_one_sentence(
+    ray_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, sentence: str
 ) -> None:
-    monkeypatch.setattr("mplat.runtime.ray_pool.installed_version", lambda: "9.9.9")
-    with pytest.raises(WorkerError, match=r"mplat is \d+\.\d+\.\d+ there and 9\.9\.9 here; install the same"):
+    assert ray_session.connection is not None
+    ray_session.connection.idle.end()  # they were looked at when they were started
+    monkeypatch.setattr("mplat.runtime.ray_pool.installation", lambda: installation() | {what: "other"})
+    with pytest.raises(WorkerError, match=f"{sentence}; install the same on every node"):
         make_table(ray_session, tmp_path)
+
+
+def test_the_actors_of_one_table_make_the_next(ray_session: Session, right: pa.Table, tmp_path: Path) -> None:
+    def processes(session: Session) -> set[int]:
+        with session.pool(WorkerFactory("shard_workers:make")) as pool:
+            while len(pool.actors()) < session.actors:
+                assert not pool.wait(1.0)
+            assert isinstance(pool, RayPool)
+            return {actor["pid"] for actor in pool.descriptions.values()}
+
+    first = processes(ray_session)
+    assert len(first) == 2 and processes(ray_session) == first and processes(ray_session.using(actors=1)) < first
+    with pytest.raises(WorkerError, match="no such thing"):
+        make_table(ray_session, tmp_path / "failed", raises_on="q003")
+    os.kill(min(first), signal.SIGKILL)  # while it has nothing to do
+    assert table_bytes(make_table(ray_session, tmp_path / "right")) == table_bytes(right)
+    assert max(first) in processes(ray_session) != first
 
 
 def test_actors_that_can_never_be_placed_are_refused_with_what_exists(ray_session: Session) -> None:

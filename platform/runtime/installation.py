@@ -1,0 +1,45 @@
+"""What must be the same in two processes that make rows of one table: sources, Python, the packages that compute.
+
+The same version of mplat is not enough: a node with other sources of it would make other rows in silence.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+
+from ..core.versions import code_digest, versions
+
+_SOURCES = "sources"
+
+
+def installation() -> dict[str, str]:
+    """Names and versions, and the digest of every source file of mplat, of this process."""
+    return {**versions(), "mplat": installed_version(), _SOURCES: code_digest()}
+
+
+def difference(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
+    """In one sentence the first thing that is not the same, or None."""
+    for name in dict.fromkeys(["mplat", *here]):
+        theirs, ours = there.get(name, "not known"), here[name]
+        if theirs == ours:
+            continue
+        if name == _SOURCES:
+            return (
+                f"the sources of mplat {here['mplat']} are others there ({theirs[:12]}) than here ({ours[:12]}); "
+                "install the same on every node"
+            )
+        return f"{name} is {theirs} there and {ours} here; install the same on every node"
+    return None
+
+
+def installed_version() -> str:
+    """The version of mplat that this process imports. A checkout run by its cli.py beside an installed mplat with
+    other sources names itself, because workers import the installed one."""
+    try:
+        version = metadata.version("mplat")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+    checkout = getattr(sys.modules.get("mplat"), "checkout", None)
+    return version if checkout is None else f"the checkout {checkout}"
