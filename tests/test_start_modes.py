@@ -114,7 +114,8 @@ def test_a_checkout_runs_its_own_code_beside_another_that_is_installed(root, tmp
         root / "platform", tmp_path / "platform", ignore=shutil.ignore_patterns("__pycache__", "tiny", ".*.part")
     )
     which = (
-        "from mplat.runtime.installation import installed_version as v; import mplat.errors as e; print(e.__file__, v())"
+        "from mplat.runtime.installation import installed_version as v; import mplat.errors as e; "
+        "print(e.__file__, v())"
     )
     code = (
         f"import sys; sys.argv[:] = ['cli.py']; import cli; cli.is_installed() or cli.import_from_checkout(); {which}"
