@@ -1,5 +1,5 @@
-"""`mplat quickstart` with a few questions: every stage runs, a page is made, nothing is done twice. And as it is: the
-planted damage is mended, and the undamaged model left alone."""
+"""`mplat quickstart` with a few questions: every stage runs, a page is made, nothing is done twice. And the shipped
+model, with half of its questions: the planted damage is mended, and the undamaged model left alone."""
 
 from __future__ import annotations
 
@@ -209,8 +209,16 @@ def test_the_planted_damage_is_mended_and_the_undamaged_model_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    # what is looked at inside decides nothing of this, and takes as long again
-    result, _ = run("--set", "interp.steps=[activations]", "--out", str(out), capsys=capsys)
+    fewer = {
+        "interp.steps": "[activations]",  # what is looked at inside decides nothing of this, and takes as long again
+        "per_level": 12,
+        "steering.development_limit": 16,
+        "steering.budget": 470_000,  # the smallest search there is
+        "steering.price_limit": 8,
+        "steering.controls": "[random,high_variance]",
+    }
+    words = [word for name, value in fewer.items() for word in ("--set", f"{name}={value}")]
+    result, _ = run(*words, "--out", str(out), capsys=capsys)
     planted, undamaged = result["in_short"]
     assert (planted["model"], planted["verdict"]) == (PLANTED, "supported")
     assert (undamaged["model"], undamaged["verdict"]) == ("tiny-mamba2", "left_alone")
