@@ -56,7 +56,11 @@ def test_every_site_of_a_bfloat16_model_has_the_dtype_it_declares(model: Languag
     }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [(arch, (torch.float32, torch.bfloat16)[i % 2]) for i, arch in enumerate(ARCHITECTURES)],
+    indirect=["model"],
+)  # one or the other in turn
 @torch.no_grad()
 def test_identity_edits_are_bit_identical_at_every_site(model: LanguageModel, dtype: torch.dtype) -> None:
     model = model.to(dtype)

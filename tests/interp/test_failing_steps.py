@@ -183,7 +183,8 @@ SCRIPT = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from test_failing_steps import Tells, reading
+import numba, torch._dynamo
+from test_failing_steps import Tells, all_steps, reader, reading
 from mplat.interp import Cache
 
 class Dies(Tells):
@@ -198,6 +199,7 @@ class Dies(Tells):
             print(dies, *(step for step, resumed in self.told if resumed), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
+reader(), all_steps()
 for death in sys.argv[2:]:  # each in a process of its own, which has imported what this one has
     child = os.fork()
     if not child:

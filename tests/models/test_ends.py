@@ -77,7 +77,17 @@ def our_text(model: LanguageModel) -> tuple[list[int], str]:
     return list(found.tokens), found.stop_reason
 
 
-@pytest.mark.parametrize("case", ["int", "list", "generation int", "generation list", "generation none", "absent"])
+@pytest.mark.parametrize(
+    ("folder", "case"),
+    [
+        *(
+            ("mamba", case)
+            for case in ("int", "list", "generation int", "generation list", "generation none", "absent")
+        ),
+        *((name, case) for name in CONFIGS if name != "mamba" for case in ("list", "generation int")),
+    ],
+    indirect=["folder"],
+)
 def test_texts_end_where_those_of_transformers_do(folder: Path, case: str, tmp_path: Path) -> None:
     free = free_text(folder)
     late, early = sorted(set(free), key=free.index)[-1:0:-2][:2]
