@@ -63,7 +63,7 @@ def test_effects_are_central_differences_towards_the_clean_values(model, prompts
         model(clean[None])
     seen = set()
     for row in table:
-        if row["position"] not in (1, 4, T - 1):
+        if (row["layer"], row["position"]) not in ((0, 1), (1, 4), (0, T - 1), (2, T - 1)):
             continue
         names = [full_name(model, site, row["layer"]) for site in row["site"].split("+")]
 
