@@ -71,6 +71,7 @@ def accuracies(found: Found) -> list[float]:
     return [float(one.target.mean()) for one in found.outcomes]
 
 
+@pytest.mark.slow
 def test_the_planted_subspace_is_found_from_every_seed() -> None:
     found = at_the_relay()[DAS]
     assert len(found.subspaces) == 3 and min(accuracies(found)) > 0.95
@@ -82,18 +83,21 @@ def test_the_planted_subspace_is_found_from_every_seed() -> None:
     assert float(found.outcomes[0].source.mean()) == accuracies(found)[0], "here the source's answer is the right one"
 
 
+@pytest.mark.slow
 def test_random_subspaces_of_equal_size_set_nothing() -> None:
     random = at_the_relay()[RANDOM]
     assert len(random.outcomes) == 19 and max(accuracies(random)) < 0.3
     assert max(min(principal_cosines(rows, relayed())) for rows in random.subspaces) < 0.9
 
 
+@pytest.mark.slow
 def test_answers_of_other_pairs_and_a_model_that_learned_nothing_give_no_subspace() -> None:
     found = at_the_relay()
     assert max(accuracies(found[SHUFFLED])) < 0.5 and max(accuracies(found[UNTRAINED])) < 0.5, "one of four is chance"
     assert min(principal_cosines(found[SHUFFLED].subspaces[0], relayed())) < 0.95
 
 
+@pytest.mark.slow
 def test_the_whole_site_bounds_what_a_part_of_it_sets() -> None:
     assert accuracies(at_the_relay()[FULL]) == [1.0]
 

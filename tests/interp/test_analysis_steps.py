@@ -248,6 +248,7 @@ def test_an_ablation_is_the_mean_of_paired_differences() -> None:
     assert row["n_prompts"] == len(items)
 
 
+@pytest.mark.slow
 def test_bottlenecks_are_deterministic_and_follow_their_seed() -> None:
     model, items = planted("mamba2")
     first, again, other = (find_bottlenecks(model, items, seed) for seed in (0, 0, 1))

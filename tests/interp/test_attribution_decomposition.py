@@ -90,6 +90,7 @@ def test_a_row_of_a_convolution_is_shared_out_among_components() -> None:
     assert torch.allclose(found[0], a[0]) and torch.allclose(found[1], a[1] * parameters["share/conv"][1])
 
 
+@pytest.mark.slow
 def test_apd_recovers_the_toy_model_of_superposition() -> None:
     toy = Superposition(rows=16384, only=("in",))
     weights = apd.Weights(used=1.0, simplicity=0.03)

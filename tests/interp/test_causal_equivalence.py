@@ -47,6 +47,7 @@ def items(model: LanguageModel) -> list[Item]:
     return answered_by(model, token_items(140, seed=1))
 
 
+@pytest.mark.slow
 def test_channels_in_another_order_and_on_another_scale_are_matched_one_by_one(model, items, tmp_path) -> None:
     twin, channels, coordinates = rearranged(model)
     tokens = torch.tensor([items[0].prompt])
@@ -74,6 +75,7 @@ def test_channels_in_another_order_and_on_another_scale_are_matched_one_by_one(m
     assert max(row["correlation"] for row in unrelated) < 0.6
 
 
+@pytest.mark.slow
 def test_activations_of_the_same_function_stand_in_and_those_of_controls_do_not(model, items, tmp_path) -> None:
     """The residual stream in another basis: no channel is like another one, all directions are."""
     twin = in_another_basis(model)

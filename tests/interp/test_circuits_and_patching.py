@@ -118,6 +118,7 @@ def test_what_is_not_in_the_circuit_is_not_found_necessary() -> None:
             assert abs(row["share"]) < 0.02 and row["verdict"] != "stronger than random"
 
 
+@pytest.mark.slow
 def test_a_redundant_path_is_found_to_be_redundant() -> None:
     name = "planted-redundant-path-mamba"
     planted, _ = grown(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import signal
 import subprocess
 import sys
 import traceback
@@ -184,17 +183,29 @@ SCRIPT = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from test_failing_steps import Tells, reading
+import numba, torch._dynamo
+from test_failing_steps import Tells, all_steps, reader, reading
 from mplat.interp import Cache
 
 class Dies(Tells):
+    def __init__(self, step, at):
+        super().__init__()
+        self.dies = step, int(at)
+
     def progress(self, progress):
         super().progress(progress)
-        if [step for step, _ in self.told].count(sys.argv[2]) == int(sys.argv[3]):
-            print(*(step for step, resumed in self.told if resumed), flush=True)
+        dies, at = self.dies
+        if [step for step, _ in self.told].count(dies) == at:
+            print(dies, *(step for step, resumed in self.told if resumed), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
-reading(Cache(Path(sys.argv[1])), Dies())
+reader(), all_steps()
+for death in sys.argv[2:]:  # each in a process of its own, which has imported what this one has
+    child = os.fork()
+    if not child:
+        reading(Cache(Path(sys.argv[1])), Dies(*death.split(":")))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, death
 """
 LATER = ("collect", "spd", "parameter_clusters")
 
@@ -224,16 +235,12 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path) -> None:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT.format(paths=[str(Path(__file__).parent), *(path for path in sys.path if path)]))
 
-    def killed(step: str, at: int) -> set[str]:
-        """In this step, when it tells the `at`-th time how far it is; the steps that went on with what was there."""
-        words = [sys.executable, str(script), str(tmp_path / "killed"), step, str(at)]
-        done = subprocess.run(words, env=os.environ, check=False, stdout=subprocess.PIPE, text=True)
-        assert done.returncode == -signal.SIGKILL
-        return {*done.stdout.split()}
-
-    assert killed("collect", 3) == set()  # among its batches
-    assert killed("spd", 3) == {"collect"}  # behind its training, among its batches
-    assert killed("parameter_clusters", 8) == {"spd"}  # among the batches of its second function
+    # telling how far it is: among its batches; among those behind its training; among those of its second function
+    deaths = ("collect:3", "spd:3", "parameter_clusters:8")
+    words = [sys.executable, str(script), str(tmp_path / "killed"), *deaths]
+    done = subprocess.run(words, env=os.environ, check=True, stdout=subprocess.PIPE, text=True)
+    resumed = {step: set(others) for step, *others in map(str.split, done.stdout.splitlines())}
+    assert resumed == {"collect": set(), "spd": {"collect"}, "parameter_clusters": {"spd"}}
     whole, last = Tells(), Tells()
     reading(Cache(tmp_path / "whole"), whole)
     reading(Cache(tmp_path / "killed"), last)

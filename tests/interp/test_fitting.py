@@ -76,6 +76,7 @@ test_fitting.fitted(Path(sys.argv[1]), loss=loss)
 """
 
 
+@pytest.mark.slow
 def test_what_was_killed_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
     assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL

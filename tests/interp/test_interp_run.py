@@ -61,13 +61,15 @@ def config(**values: object) -> InterpConfig:
     return config_model().model_validate({"batch_size": 4, "bottlenecks": FEW} | SMALL | values)
 
 
-def test_a_second_run_computes_nothing_and_gives_the_same_tables(model, questions, tmp_path, passes) -> None:
+@pytest.mark.parametrize("steps", [("bottlenecks",), pytest.param(None, marks=pytest.mark.slow)])
+def test_a_second_run_computes_nothing_and_gives_the_same_tables(model, questions, tmp_path, passes, steps) -> None:
     cache = Cache(tmp_path)
-    first = run_steps(model, questions, config(), cache=cache)
-    assert list(first) == [step.name for step in in_order(None)] and passes
+    chosen = config(steps=steps)
+    first = run_steps(model, questions, chosen, cache=cache)
+    assert [*first] == [step.name for step in in_order(steps)] and passes
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     passes.clear()
-    second = run_steps(model, questions, config(), cache=cache)
+    second = run_steps(model, questions, chosen, cache=cache)
     assert passes == [] and {result.seconds for result in second.values()} == {None}
     for name, result in first.items():
         assert all(result.tables[part].equals(second[name].tables[part]) for part in result.tables)

@@ -104,6 +104,7 @@ def coverage(floor: float, noise: float, *, grouped: bool = True, sets: int = 12
     return held / sets
 
 
+@pytest.mark.slow
 def test_a_planted_exponent_lies_in_its_interval_as_often_as_this_says() -> None:
     """95 % within what 120 sets can tell (and a percentile interval of 60 documents is a little short)."""
     assert 0.89 <= coverage(0.0, 0.4) <= 0.99

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def their_text(folder: Path, **given: Any) -> list[int]:
     return new if len(new) == LENGTH else new[:-1]
 
 
+@cache
+def free_text(folder: Path) -> list[int]:
+    """What it writes where nothing ends a text."""
+    return their_text(folder, eos_token_id=None)
+
+
 def rewrite(path: Path, change: dict[str, Any]) -> None:
     """Set keys of a JSON file; those set to ... are taken out."""
     content = json.loads(path.read_text()) | change
@@ -70,9 +77,19 @@ def our_text(model: LanguageModel) -> tuple[list[int], str]:
     return list(found.tokens), found.stop_reason
 
 
-@pytest.mark.parametrize("case", ["int", "list", "generation int", "generation list", "generation none", "absent"])
+@pytest.mark.parametrize(
+    ("folder", "case"),
+    [
+        *(
+            ("mamba", case)
+            for case in ("int", "list", "generation int", "generation list", "generation none", "absent")
+        ),
+        *((name, case) for name in CONFIGS if name != "mamba" for case in ("list", "generation int")),
+    ],
+    indirect=["folder"],
+)
 def test_texts_end_where_those_of_transformers_do(folder: Path, case: str, tmp_path: Path) -> None:
-    free = their_text(folder, eos_token_id=None)
+    free = free_text(folder)
     late, early = sorted(set(free), key=free.index)[-1:0:-2][:2]
     unused = next(i for i in range(48) if i not in free)
     config: Any = {"int": late, "list": [unused, late, early], "absent": ...}.get(case, early)
@@ -98,7 +115,7 @@ def test_texts_end_where_those_of_transformers_do(folder: Path, case: str, tmp_p
 
 def test_the_tokenizers_own_end_is_one_of_several(folder: Path, tmp_path: Path) -> None:
     model = load(folder)
-    free = their_text(folder, eos_token_id=None)
+    free = free_text(folder)
     end = sorted(set(free), key=free.index)[2]
     model.generation_settings = {"eos_token_id": [40, 41]}
     before = model.digest

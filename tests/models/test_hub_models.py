@@ -293,7 +293,14 @@ def test_entries_that_no_text_reaches_do_no_harm(tmp_path: Path) -> None:
         load(folder, tokenizer=filled_up(tmp_path / "reached", reached=True))
 
 
-@pytest.mark.parametrize(("name", "rows"), [("gpt-neox-20b", 50280), ("gpt2", 50257), ("falcon", 65024)])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("gpt2", 50257),
+        pytest.param("gpt-neox-20b", 50280, marks=pytest.mark.slow),
+        pytest.param("falcon", 65024, marks=pytest.mark.slow),
+    ],
+)
 def test_published_tokenizers_fit_the_models_they_belong_to(
     name: str, rows: int, shared_data: Path, tmp_path: Path
 ) -> None:

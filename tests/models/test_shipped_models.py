@@ -18,15 +18,18 @@ from safetensors.torch import load_file
 
 NAMES = tuple(shipped())
 PER_LEVEL, FEW = 100, 35  # of the first and the last level, and of those between
+FIRST = ("tiny-mamba", "tiny-mamba2")
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name == FIRST[0] else pytest.mark.slow) for name in NAMES]
+)
 def model(request: pytest.FixtureRequest) -> Iterator[LanguageModel]:
     yield load(request.param)
 
 
 def test_they_are_small() -> None:
-    assert {"tiny-mamba", "tiny-mamba2"} <= set(NAMES)
+    assert {*FIRST} <= {*NAMES}
     for name in NAMES:
         folder = shipped()[name]
         weights = load_file(folder / "model.safetensors")
@@ -68,7 +71,7 @@ def test_recall_on_held_out_entities_and_templates(exact_match: dict[int, float]
 
 
 def test_the_first_two_also_answer_across_two_hops(model: LanguageModel, exact_match: dict[int, float]) -> None:
-    if model.name in ("tiny-mamba", "tiny-mamba2"):
+    if model.name in FIRST:
         assert exact_match[1] >= 0.95
         assert exact_match[2] >= 0.6
 

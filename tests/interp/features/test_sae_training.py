@@ -3,15 +3,13 @@ what is used: scales are folded exactly, norms are kept, and the same bits come 
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from mplat.core.errors import InputError
-from mplat.interp.engine.fitting import Schedule, fit
+from mplat.interp.engine.fitting import Minibatch, Schedule, fit
 from mplat.interp.methods.sae.examples import Held
 from mplat.interp.methods.sae.kinds import SAE_KINDS, Options
 from mplat.interp.methods.sae.kinds.batch_topk import batch_largest
@@ -114,31 +112,31 @@ def test_a_latent_that_died_comes_back(kind: str) -> None:
     assert alive(silent_for=1000) and not alive(silent_for=10**9)
 
 
-def test_a_trained_autoencoder_does_not_depend_on_being_interrupted(tmp_path: Path) -> None:
-    script = f"""
-import os, signal, sys
-sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
-import mplat.interp.methods.sae.training as training
-from pathlib import Path
-from mplat.interp.methods.sae.examples import Held
-from test_sae_training import PLANTED, SHORT, SAE_KINDS, Options
-loss = training.Training.loss
-def dies(self, parameters, batch):
-    if batch.step == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return loss(self, parameters, batch)
-training.Training.loss = dies
-training.train(SAE_KINDS.get("batch_topk"), Held(PLANTED.x), Options(24, k=2), SHORT, seed=0, silent_for=100,
-               folder=Path(sys.argv[1]))
-"""
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    where = {"cwd": Path(__file__).parent, "timeout": 120}
-    assert subprocess.run(command, **where).returncode == -signal.SIGKILL
-    kind, options = SAE_KINDS.get("batch_topk"), Options(24, k=2)
+def test_a_trained_autoencoder_does_not_depend_on_being_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, options, loss = SAE_KINDS.get("batch_topk"), Options(24, k=2), Training.loss
+
+    def stops(self: Training, parameters: Mapping[str, torch.Tensor], batch: Minibatch) -> torch.Tensor:
+        if batch.step == 9:
+            raise KeyboardInterrupt
+        return loss(self, parameters, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "loss", stops)
+        train(kind, Held(PLANTED.x), options, SHORT, seed=0, silent_for=100, folder=tmp_path)
+    seen: list[int] = []
+
+    def counted(self: Training, parameters: Mapping[str, torch.Tensor], batch: Minibatch) -> torch.Tensor:
+        seen.append(batch.step)
+        return loss(self, parameters, batch)
+
+    monkeypatch.setattr(Training, "loss", counted)
     resumed, whole = (
         train(kind, Held(PLANTED.x), options, SHORT, seed=0, silent_for=100, folder=folder)
         for folder in (tmp_path, None)
     )
+    assert seen == [*range(8, 12), *range(12)]  # from the last checkpoint on
     assert resumed.losses == whole.losses
     for name, tensor in whole.dictionary.tensors().items():
         assert torch.equal(tensor, resumed.dictionary.tensors()[name]), name

@@ -63,7 +63,7 @@ def test_effects_are_central_differences_towards_the_clean_values(model, prompts
         model(clean[None])
     seen = set()
     for row in table:
-        if row["position"] not in (1, 4, T - 1):
+        if (row["layer"], row["position"]) not in ((0, 1), (1, 4), (0, T - 1), (2, T - 1)):
             continue
         names = [full_name(model, site, row["layer"]) for site in row["site"].split("+")]
 
@@ -119,9 +119,10 @@ def test_blocks_of_units_change_nothing() -> None:
         torch.testing.assert_close(small.h_post, whole.h_post, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("model", ["mamba2", "dense_mamba", "hyena"], indirect=True)
 @torch.no_grad()
 def test_the_ratio_to_the_true_effect_goes_to_one_as_the_corruption_shrinks(model) -> None:
-    """Noise on two tokens, and what causal tracing measures with the same draws."""
+    """Noise on two tokens, and what causal tracing measures with the same draws; one model of each way."""
     text, options = tokens(1, T)[0], {"subject": (1, 3), "samples": 2, "metric": "logprob"}
     worst = []
     for noise in (3e-2, 3e-5):
@@ -153,6 +154,7 @@ def test_hybrids_and_transformers_have_the_slope_of_their_traces(case, tmp_path:
     assert len(pairs) > 5 and max(abs(a / b - 1) for a, b in pairs) < 5e-3
 
 
+@pytest.mark.parametrize("model", ["mamba", "dense_mamba", "striped_hyena"], indirect=True)
 @torch.no_grad()
 def test_integrated_effects_of_the_input_add_up_to_the_whole_difference(model, prompts) -> None:
     clean, corrupted = prompts

@@ -132,7 +132,8 @@ def test_files_are_what_run_json_says(model, tmp_path) -> None:
 
 
 def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(model, tmp_path, monkeypatch) -> None:
-    first = run(prepare(settings(), model, PROMPTS), tmp_path / "first", draw=draw)
+    values = {"sites": ("resid_post", "delta"), "pictures": 0}  # one picture, of the averages
+    first = run(prepare(settings(**values), model, PROMPTS), tmp_path / "first", draw=draw)
     traced: list[str] = []
     whole = step_file.trace_item
 
@@ -147,13 +148,13 @@ def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(mo
 
     monkeypatch.setattr(step_file, "trace_item", dies)
     with pytest.raises(KeyboardInterrupt):
-        run(prepare(settings(), model, PROMPTS), tmp_path / "second")
+        run(prepare(settings(**values), model, PROMPTS), tmp_path / "second")
     kept, traced[:] = set(traced[:2]), []  # one batch of two prompts was finished
     monkeypatch.setattr(step_file, "trace_item", counted)
-    second = run(prepare(settings(), model, PROMPTS), tmp_path / "second", draw=draw)
+    second = run(prepare(settings(**values), model, PROMPTS), tmp_path / "second", draw=draw)
     assert set(traced) == {"a", "b", "c", "d", "e"} - kept and second.files == first.files
     traced.clear()
-    again = run(prepare(settings(), model, PROMPTS), tmp_path / "second", draw=draw)
+    again = run(prepare(settings(**values), model, PROMPTS), tmp_path / "second", draw=draw)
     assert again.files == first.files and traced == []
 
 
@@ -162,10 +163,10 @@ def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(mo
 def test_tables_are_the_same_from_one_and_two_workers_and_in_process(tmp_path, ray_workers) -> None:
     folder = reader().save(tmp_path / "model")
     plan = prepare(settings(sites=("resid_post",), pictures=0), load(folder), PROMPTS)
-    here = run(plan, tmp_path / "here", draw=draw).files
+    here = run(plan, tmp_path / "here").files
     for actors in (1, 2):
         out = tmp_path / f"ray{actors}"
-        there = run_trace(plan, out=out, session=ray_workers(actors), cache=Cache(out / "cache"), draw=draw)
+        there = run_trace(plan, out=out, session=ray_workers(actors), cache=Cache(out / "cache"))
         assert there.files == here
 
 
@@ -297,14 +298,15 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_is_computed(mode
 
 
 def test_a_folder_holds_one_trace(model, tmp_path) -> None:
-    run(prepare(settings(), model, PROMPTS), tmp_path, draw=draw)
+    one_site = {"sites": ("resid_post",)}
+    run(prepare(settings(**one_site), model, PROMPTS), tmp_path, draw=draw)
     with pytest.raises(UsageError, match=r"differs in samples"):
-        run(prepare(settings(samples=2), model, PROMPTS), tmp_path)
+        run(prepare(settings(**one_site, samples=2), model, PROMPTS), tmp_path)
     with pytest.raises(UsageError, match="the prompts"):
-        run(prepare(settings(), model, PROMPTS[:3]), tmp_path)
+        run(prepare(settings(**one_site), model, PROMPTS[:3]), tmp_path)
     (tmp_path / "mine.txt").write_text("kept")
     assert list((tmp_path / "heat_maps").glob("01-*"))
-    result = run(prepare(settings(samples=2, pictures=0), model, PROMPTS), tmp_path, fresh=True, draw=draw)
+    result = run(prepare(settings(**one_site, samples=2, pictures=0), model, PROMPTS), tmp_path, fresh=True, draw=draw)
     assert set(result.traces["samples"].to_pylist()) == {2} and (tmp_path / "mine.txt").read_text() == "kept"
     assert not list((tmp_path / "heat_maps").glob("01-*"))
     (tmp_path / "run.json").write_text(json.dumps({"command": "eval", "config": {}}))

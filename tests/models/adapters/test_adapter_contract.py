@@ -162,7 +162,11 @@ def test_every_site_can_be_read_and_is_what_it_declares(model: LanguageModel, dt
         assert str(acts[site.name].dtype) == f"torch.{site.dtype}", site
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("made", "dtype"),
+    [(case, (torch.float32, torch.bfloat16)[i % 2]) for i, case in enumerate(CASES)],
+    indirect=["made"],
+)  # one or the other in turn
 @torch.no_grad()
 def test_identity_edits_are_bit_identical_at_every_site(model: LanguageModel, dtype: torch.dtype) -> None:
     model, text = model.to(dtype), tokens(2, 9)
@@ -177,6 +181,7 @@ def test_identity_edits_are_bit_identical_at_every_site(model: LanguageModel, dt
             assert torch.equal(model(text), plain), edits
 
 
+@pytest.mark.parametrize("made", [case for case in CASES if ":" not in case], indirect=True)  # options have no site
 @torch.no_grad()
 def test_an_edit_is_felt_from_its_position_on_and_in_every_way_of_feeding(model: LanguageModel) -> None:
     text = tokens(2, 6)
@@ -198,7 +203,7 @@ def test_an_edit_is_felt_from_its_position_on_and_in_every_way_of_feeding(model:
         assert felt, site.name
         with model.edit(Scale(site.name, 0.5, channels=[0])):
             whole, state, parts = model(text), None, []
-            for piece in text.split([3, 1, 1, 1], 1):
+            for piece in text.split([4, 1, 1], 1):
                 logits, state = model(piece, state=state, return_state=True)
                 parts.append(logits)
         torch.testing.assert_close(torch.cat(parts, 1), whole, **close, msg=site.name)

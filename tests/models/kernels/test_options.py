@@ -3,6 +3,8 @@ included: groups and constants of B and C, packed documents and their states, pa
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from kernel_loops import Numbers, Walked, conv_by_loop, scan_by_loop, ssd_by_loop
@@ -105,6 +107,22 @@ def expected_of(loop, numbers: Numbers, tensors: dict[str, Tensor], columns: lis
     return with_gradients([walked.y, walked.states[:, -1], *read, walked.documents], given)
 
 
+@cache
+def expected_of_form(form: str, time: int, layout: str) -> list[Tensor]:
+    """Of the scan, with the states behind the last token and the first; for every backend."""
+    return expected_of(scan_by_loop, LAYOUTS[layout](time), scan_problem(form, time), [time - 1, 0])
+
+
+@cache
+def expected_of_layout(operation: str, layout: str, time: int) -> list[Tensor]:
+    _, loop, problem = PROBLEMS[operation]
+    return expected_of(loop, LAYOUTS[layout](time), problem(time), states_read(operation, time))
+
+
+def states_read(operation: str, time: int) -> list[int] | None:
+    return None if operation == "conv" else [time // 2, time - 1]
+
+
 def found_of(
     call, numbers: Numbers, tensors: dict[str, Tensor], columns: list[int] | None, dtype: torch.dtype, backend: str
 ) -> list[Tensor]:
@@ -122,7 +140,7 @@ def found_of(
 def test_every_form_of_b_and_c(form, backend):
     for time, layout in ((TIME, "packed"), (1, "one")):
         tensors, numbers, columns = scan_problem(form, time), LAYOUTS[layout](time), [time - 1, 0]
-        expected = expected_of(scan_by_loop, numbers, tensors, columns)
+        expected = expected_of_form(form, time, layout)
         for dtype in TOLERANCE:
             agree(found_of(selective_scan, numbers, tensors, columns, dtype, backend), expected, dtype)
 
@@ -139,11 +157,10 @@ def test_constant_b_and_c_of_the_ssd(backend):
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_documents_and_padding_by_number(operation, backend, layout):
-    call, loop, problem = PROBLEMS[operation]
+    call, _, problem = PROBLEMS[operation]
     for time in (1, 3, TIME):
         tensors, numbers = problem(time), LAYOUTS[layout](time)
-        columns = None if operation == "conv" else [time // 2, time - 1]
-        expected = expected_of(loop, numbers, tensors, columns)
+        columns, expected = states_read(operation, time), expected_of_layout(operation, layout, time)
         for dtype in TOLERANCE:
             agree(found_of(call, numbers, tensors, columns, dtype, backend), expected, dtype)
 

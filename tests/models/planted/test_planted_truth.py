@@ -41,7 +41,7 @@ def exchanged(model: LanguageModel, name: str, pair: Pair, part: Part) -> str:
 def test_each_part_that_differs_carries_the_whole_answer(name: str) -> None:
     """Exchanged alone between the prompts of a pair, it exchanges the answers; a decoy exchanges nothing."""
     planted, model = find_planted(name), load(name, dtype="float64")
-    pairs, differing = planted.pairs(4, seed=7, place="value"), planted.truth.differing("value")
+    pairs, differing = planted.pairs(2, seed=7, place="value"), planted.truth.differing("value")
     assert len(differing) >= 5
     for pair in pairs:
         for part in planted.truth.parts:
