@@ -61,6 +61,25 @@ def run(clone: Path, *arguments: str, timeout: int = 110) -> str:
     return done.stdout
 
 
+def commands(clone: Path, *lines: str, before: str = "") -> list[str]:
+    """What each of several commands of the copy prints, in one process, which starts with a script."""
+    return json.loads(run(clone, "-c", before + MANY, *lines).splitlines()[-1])
+
+
+#: runs the command lines that it is given
+MANY = """
+import contextlib, io, json, shlex, sys
+from mplat.commands import main
+
+said = []
+for line in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert main(shlex.split(line)) == 0, line
+    said.append(shown.getvalue())
+print(json.dumps(said))
+"""
+
+
 def test_there_is_a_short_example_of_every_kind() -> None:
     assert set(EXAMPLES.values()) == KINDS and len(EXAMPLES) == 13 and len(BLOCKS) == GUIDE.count("```python")
     assert {path: block.count("\n") for path, block in BLOCKS.items() if block.count("\n") > 45} == {}
@@ -81,10 +100,11 @@ def test_each_passes_the_contracts_of_its_kind(clone: Path) -> None:
 
 @pytest.mark.slow
 def test_they_stand_in_the_help_the_analyses_and_the_page_of_everything(clone: Path) -> None:
-    assert re.search(r"^\s+count\s", run(clone, "cli.py", "--help"), re.M)
-    assert "entropy" in run(clone, "cli.py", "interp", "ls")
     (clone / "words.txt").write_text("one two\nthree\n")
-    assert json.loads(run(clone, "cli.py", "count", "words.txt", "--json"))["words"] == 3
+    shown, listed, counted = commands(clone, "--help", "interp ls", "count words.txt --json")
+    assert re.search(r"^\s+count\s", shown, re.M)
+    assert "entropy" in listed
+    assert json.loads(counted)["words"] == 3
     run(clone, "tools/listing.py", "listing.md")
     listing = (clone / "listing.md").read_text(encoding="utf-8")
     for path, name in EXAMPLES.items():
@@ -97,10 +117,12 @@ def test_a_new_analysis_and_a_new_section_are_in_the_report(clone: Path) -> None
     without = block.replace('@step("entropy", version=1, view=VIEW)', '@step("no_view")')
     assert without != block
     (clone / "platform" / "interp" / "steps" / "no_view.py").write_text(without)
-    run(clone, "cli.py", "interp", "--model", "tiny-mamba", "--per-level", "1", "--steps", "entropy,no_view",
-        "--out", "runs/i", "-q", "--address", "none")  # fmt: skip
-    run(clone, "-c", OF_PERPLEXITY)
-    run(clone, "cli.py", "report", "runs/i", "runs/p", "--out", "report.html", "-q")
+    commands(
+        clone,
+        "interp --model tiny-mamba --per-level 1 --steps entropy,no_view --out runs/i -q --address none",
+        "report runs/i runs/p --out report.html -q",
+        before=OF_PERPLEXITY,
+    )
     page = (clone / "report.html").read_text(encoding="utf-8")
     assert "How unsure the model is" in page, "by its view"
     assert "no_view" in page and "question_id" in page, "without one it is a table"
@@ -122,9 +144,7 @@ Path("runs/p/summary.json").write_text(json.dumps({"sets": sets}))
 
 @pytest.mark.slow
 def test_a_new_architecture_can_be_analysed_and_steered_with_all_that_is_new(clone: Path) -> None:
-    run(clone, "-c", SCRIPT)
-    said = run(clone, "cli.py", "eval", "--model", "model", "--steering", "leaky", "--per-level", "4", "--dry-run",
-               "--json")  # fmt: skip
+    (said,) = commands(clone, "eval --model model --steering leaky --per-level 4 --dry-run --json", before=SCRIPT)
     plan = json.loads(said)["plan"]
     assert "blocks.0.mixer_out" in plan["search"]["places"] and plan["controls"]["weaker"]
 

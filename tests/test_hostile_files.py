@@ -14,7 +14,7 @@ from hostile_readers import READERS
 from mplat.core.errors import MplatError
 from mutations import mutated
 
-CASES, SECONDS, GROWTH_KIB = 300, 3.0, 1 << 20
+CASES, SECONDS, GROWTH_KIB = 120, 3.0, 1 << 20
 
 
 def faults(name: str, folder: Path, seeds: range) -> list[str]:

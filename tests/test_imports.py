@@ -17,7 +17,8 @@ OPTIONAL = {"triton", "lm_eval"}  # the first comes with torch for CUDA only, th
 STARTS_THE_PROGRAM = {"mplat.__main__"}
 
 IMPORT_ALL = """
-import importlib, json, sys
+import gc, importlib, json, sys
+gc.disable()  # it would look through all of torch again and again
 wrong = {}
 for name in json.load(sys.stdin):
     try:

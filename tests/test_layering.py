@@ -20,6 +20,9 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+from mplat.core.collecting import uncollected
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "platform"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -65,7 +68,23 @@ FILE_CALLS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "m
 @cache
 def tree_of(path: Path) -> ast.Module:
     """A file's syntax, read when it is first asked for: every process of a test run collects this file."""
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    with uncollected():  # a thousand trees are very many objects and no garbage
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Every node of a file's syntax, from the top down."""
+    with uncollected():
+        return list(ast.walk(tree_of(path)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trees_are_let_go() -> Iterator[None]:
+    """The tests of other files need not hold them in memory."""
+    yield
+    tree_of.cache_clear()
+    nodes_of.cache_clear()
 
 
 def _id(path: Path) -> str:
@@ -80,7 +99,7 @@ def _imports(path: Path) -> list[tuple[str, int]]:
 
 def _found_imports(path: Path) -> Iterator[tuple[str, int]]:
     package = ["mplat", *path.relative_to(PACKAGE).parent.parts]
-    everything = list(ast.walk(tree_of(path)))
+    everything = nodes_of(path)
     for_types = {
         id(inner)
         for node in everything
@@ -117,7 +136,7 @@ def _own(path: Path) -> str:
 
 def _calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
     """Every call in a file, with the name of what is called as it is written."""
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call):
             yield node, ast.unparse(node.func)
 
@@ -196,7 +215,7 @@ def test_only_models_know_an_architecture():
     wrong += [
         f"{_id(path)}:{node.lineno}: {node.value!r}"
         for path in outside if _own(path) in {"interp", "steering", "report"} and "variants" not in path.parts
-        for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant) and node.value in architectures
+        for node in nodes_of(path) if isinstance(node, ast.Constant) and node.value in architectures
         and node not in _names_of_steps(path)
     ]  # fmt: skip
     assert not wrong
@@ -205,7 +224,7 @@ def test_only_models_know_an_architecture():
 def _names_of_steps(path: Path) -> list[ast.expr]:
     """The names under which a file registers analyses."""
     decorators = [
-        decorator for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef)
+        decorator for node in nodes_of(path) if isinstance(node, ast.FunctionDef)
         for decorator in node.decorator_list if isinstance(decorator, ast.Call)
     ]  # fmt: skip
     return [d.args[0] for d in decorators if isinstance(d.func, ast.Name) and d.func.id == "step"]
@@ -248,8 +267,8 @@ def test_numeric_code_touches_no_files():
 
 def test_imports_inside_the_package_are_relative():
     wrong: list[str] = []
-    for path, tree in ((path, tree_of(path)) for path in FILES):
-        for node in ast.walk(tree):
+    for path in FILES:
+        for node in nodes_of(path):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             wrong += [f"{_id(path)}: {name}" for name in names if name.split(".")[0] == "mplat"]

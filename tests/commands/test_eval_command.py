@@ -331,7 +331,8 @@ def test_help_names_every_option(capfd):
 def test_dtype_auto_says_what_it_took_and_bfloat16_reaches_the_workers(run, tmp_path):
     code, _, err = run(*FEW, "--dtype", "auto", "--dry-run", "--out", str(tmp_path / "auto"))
     assert code == 0 and "float32 (" in err  # nano is too narrow for bfloat16
-    assert run(*FEW, "--dtype", "bfloat16", "--out", str(tmp_path / "half"))[0] == 0
+    asked = [*ASKED, "--controls", "none", "--steering", "none"]
+    assert run(*asked, "--dtype", "bfloat16", "--out", str(tmp_path / "half"))[0] == 0
     record = json.loads((tmp_path / "half" / "run.json").read_text())
     assert "bfloat16" in json.dumps(record)
     code, _, err = run(*FEW, "--dtype", "bfloat", "--out", str(tmp_path / "wrong"))

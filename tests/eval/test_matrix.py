@@ -76,6 +76,7 @@ def test_searches_are_done_side_by_side_and_find_what_each_evaluation_finds_alon
     assert lending._LENT.keys().isdisjoint(plan.model.digest for plan in plans.values()), "nothing is kept"
 
 
+@pytest.mark.slow
 def test_a_search_that_cannot_be_done_is_left_to_its_evaluation_to_say(folder, monkeypatch):
     wanted = searching(folder, "mamba,general")
     plans = {name: prepare(cell) for name, cell in matrix.cells(wanted).items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 from ...core.json_files import DuplicateKey, strict
@@ -59,6 +60,9 @@ def parse_start(text: bytes) -> Any | None:
 
     None where not even one element is complete, or the text is not JSON.
     """
+    with suppress(Unusable):  # most files are shorter than what is looked at: whole texts need no search for a cut
+        value = parse(text, spoilt=True)
+        return value if isinstance(value, list | dict) else None
     open_brackets: list[str] = []
     cut: tuple[int, str] | None = None
     for token in _TOKEN.finditer(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from ...core.errors import UsageError, suggest
@@ -60,5 +61,14 @@ def find_plant(name: str) -> Plant:
 
 def is_searched(plant: Plant) -> bool:
     """Whether a search over channels looks at the plant's site unless it is told others (`searched_sites`)."""
-    variants = (find_variant(name) for name in variant_names())
-    return any(plant.site in variant.scaled_sites for variant in variants if variant.default_model == plant.model)
+    return plant.site in _scaled_sites().get(plant.model, ())
+
+
+@cache
+def _scaled_sites() -> dict[str, set[str]]:
+    """The sites that variants scale, by the models that stand for them."""
+    found: dict[str, set[str]] = {}
+    for variant in map(find_variant, variant_names()):
+        if variant.default_model is not None:
+            found.setdefault(variant.default_model, set()).update(variant.scaled_sites)
+    return found

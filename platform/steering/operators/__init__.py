@@ -94,9 +94,13 @@ class Operator:
 
     def sites_in(self, model: LanguageModel, layer: int) -> list[Site]:
         """The sites of a block on which it can act."""
+        return self.sites_among(model.sites(), layer)
+
+    def sites_among(self, sites: Sequence[Site], layer: int) -> list[Site]:
+        """Those of a model's `sites`, which are long to list, that lie in a block and on which it can act."""
         prefix = f"blocks.{layer}."
         return [
-            site for site in model.sites()
+            site for site in sites
             if site.editable and site.name.startswith(prefix) and self.takes(site.name.removeprefix(prefix))
         ]  # fmt: skip
 
@@ -148,4 +152,5 @@ def check_strength(strength: object, name: str) -> float:
 
 def fitting(model: LanguageModel) -> list[str]:
     """The operators that have a site to act on in some block of `model`, sorted."""
-    return [name for name, op in OPERATORS.all().items() if any(op.sites_in(model, i) for i in range(model.n_layers))]
+    sites, layers = model.sites(), range(model.n_layers)
+    return [name for name, op in OPERATORS.all().items() if any(op.sites_among(sites, layer) for layer in layers)]

@@ -147,11 +147,12 @@ def places_in(model: LanguageModel) -> tuple[tuple[str, str], ...]:
     how its channels are chosen (`scale_time_constants` at Delta, beside `scale_delta`).
     """
     found = dict.fromkeys(("scale_channels", site) for site in DEFAULT_SITES.values() if layers_with(model, site))
+    every = model.sites()
     for name, op in OPERATORS.all().items():
         if "*" in op.sites or any(not key.endswith("?") for key in (*op.tensors, *op.options)):
             continue
         for layer in range(model.n_layers):
-            plain = (site for site in op.sites_in(model, layer) if site.constant or len(site.shape) == 3)
+            plain = (site for site in op.sites_among(every, layer) if site.constant or len(site.shape) == 3)
             sites = (site.name.removeprefix(f"blocks.{layer}.") for site in plain)
             found |= dict.fromkeys((name, site) for site in sites if not _said_by_another(op, site))
     return tuple(found)

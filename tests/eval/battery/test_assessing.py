@@ -22,8 +22,12 @@ WHOLE = tuple(range(128))
 
 @pytest.fixture(scope="module")
 def table():
-    harmful = scaled(MODEL, WHOLE, 0.0, 2)
-    return assess(MODEL, harmful, tasks=["levels", "needle"], per_task=12)
+    return harmed(12)
+
+
+def harmed(per_task: int):
+    """The battery asked of a model, and of the same with a layer that says nothing."""
+    return assess(MODEL, scaled(MODEL, WHOLE, 0.0, 2), tasks=["levels", "needle"], per_task=per_task)
 
 
 def share(table, condition: str, category: str) -> float:
@@ -32,12 +36,14 @@ def share(table, condition: str, category: str) -> float:
     return row["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_shipped_model_recalls_near_facts_and_no_far_ones(table):
     assert table.schema == BATTERY_SCHEMA and len(table) == 2 * (6 + 5)
     assert share(table, "unsteered", "simple_recall") >= 0.9
     assert share(table, "unsteered", "needle_0") >= 0.5 > 0.2 >= share(table, "unsteered", "needle_512")
 
 
+@pytest.mark.slow
 def test_a_recipe_that_removes_a_layer_is_seen(table):
     assert share(table, "steered", "simple_recall") < share(table, "unsteered", "simple_recall") - 0.3
 
@@ -89,8 +95,10 @@ def test_scores_that_are_not_finite_are_failures():
     assert (row["n"], row["n_failed"], row["accuracy"]) == (0, 2, None)
 
 
-def test_in_words_conditions_stand_side_by_side(table):
+def test_in_words_conditions_stand_side_by_side():
+    table = harmed(2)
     shown = in_words(table)
+    assert table.schema == BATTERY_SCHEMA
     assert list(shown.columns) == ["task", "category", "n", "failed", "unsteered", "steered"] and len(shown.rows) == 11
     assert "needle_512" in str(shown) and all("[" in str(cell) for row in shown.rows for cell in row[4:])
 

@@ -17,6 +17,7 @@ from mplat.steering.recipe import Recipe
 
 NAME = "tiny-mamba2:mixer_out:1/16:0"
 QUICK = {"per_level": 2, "per_level_test": 8, "draws": 2}
+FEW = {**QUICK, "per_level_test": 3}  # where no share has to be significant
 CONTROLS = ("random", "other_layers")  # of all there are those that say most
 channels = cache(lambda: find_plant(NAME).grow().channels)
 
@@ -54,6 +55,7 @@ def test_a_search_that_leaves_the_model_alone_restores_nothing(result):
         assert case.restored == 0.0 and not case.supported and case.found is None and not case.controls
 
 
+@pytest.mark.slow
 def test_the_summary_adds_up(result):
     truth, nothing = result.summary()
     assert (truth.search, truth.seeds, truth.supported, truth.restored, truth.searched) == ("truth", 2, 2, 1.0, True)
@@ -68,7 +70,7 @@ def test_a_harmful_edit_is_not_supported_and_edits_have_no_controls():
     def louder(model, questions):
         return [Scale("blocks.0.mixer_out", 100.0)]
 
-    (case,) = score(louder, plants=[NAME], **QUICK)
+    (case,) = score(louder, plants=[NAME], **FEW)
     assert not case.supported and case.restored is not None and case.restored <= 0
     assert case.found == 128 and case.hits == 16 and not case.controls and case.without
 
@@ -77,14 +79,14 @@ def test_recipes_at_sites_without_activity_are_judged_too():
     def slower(model, questions):
         return Recipe((Part("scale_time_constants", "mixer.A", (0,), 0.9, channels=(0, 1)),), model.digest)
 
-    (case,) = score(slower, plants=[NAME], **QUICK, controls=["random", "variance_matched"])
+    (case,) = score(slower, plants=[NAME], **FEW, controls=["random", "variance_matched"])
     assert len(case.controls["random"]) == 2 and not case.supported
     assert "the activity of the channels of blocks.0.mixer.A" in case.without["variance_matched"]
 
 
 def test_mending_what_is_not_damaged_is_a_false_alarm_only_where_it_helps():
     plant = find_plant("tiny-mamba2:mixer_out:carrier")
-    result = benchmark({"louder": lambda model, _: [Scale("blocks.0.mixer_out", 1.01)]}, plants=[plant], **QUICK)
+    result = benchmark({"louder": lambda model, _: [Scale("blocks.0.mixer_out", 1.01)]}, plants=[plant], **FEW)
     (case,) = result.cases["louder"]
     assert case.restored is None and case.clean == case.damaged and result.false_alarms("louder") == (0, 1)
 
@@ -96,7 +98,7 @@ def test_a_search_sees_neither_test_questions_nor_the_plant():
         seen.append((model, questions))
         return []
 
-    score(looking, plants=[NAME], seeds=(0, 1), **QUICK)
+    score(looking, plants=[NAME], seeds=(0, 1), **FEW)
     (model, first), (_, second) = seen
     assert len(first) == 12
     assert all("planted-development" in q.id for q in first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import mplat
 import pytest
@@ -16,6 +17,14 @@ from mplat.models.edits import Scale
 from mplat.scoring.metrics import score
 
 QUESTIONS = prompts(per_level=6, seed=3)
+FRESH = prompts(per_level=4, seed=21)
+
+
+@cache
+def answered(name):
+    """Which of FRESH a shipped model answers."""
+    model = mplat.load(name)
+    return exact_matches(model, forced_batches(model, FRESH))
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +114,8 @@ def test_decoys_follow_a_carrier_and_nothing_reads_them():
 @pytest.mark.parametrize("name", [n for n, plant in PLANTS.items() if plant.factor != 1 and not n.endswith(":1")])
 def test_every_damage_hurts_and_is_undone(name):
     planted = find_plant(name).grow()
-    batches = forced_batches(planted.model, prompts(per_level=8, seed=21))
-    clean = exact_matches(planted.clean, batches)
+    batches = forced_batches(planted.model, FRESH)
+    clean = answered(planted.plant.model)
     with planted.applied():
         damaged = exact_matches(planted.model, batches)
         with planted.model.edit(*planted.undo()):
