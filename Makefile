@@ -16,7 +16,9 @@ help: ## what each target does
 quickstart: $(STAMP) ## the whole pipeline on the shipped tiny models; writes runs/quickstart/report.html
 	$(BIN)/mplat quickstart $(ARGS)
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Compiled modules are kept, whatever the environment says: hundreds of processes are started. What starts Ray comes first.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
+	--no-loadscope-reorder
 
 quick: $(STAMP) ## the contracts of everything registered and the layers, in under two minutes
 	$(PYTEST) -m "not slow" tests/contracts tests/test_layering.py tests/test_imports.py $(ARGS)

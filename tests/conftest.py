@@ -46,18 +46,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
     if not config.pluginmanager.hasplugin("xdist"):
         return
-    items.sort(key=lambda item: not _uses_kept_actors(item))  # stable: one after another, so that they need one Ray
+    # stable: those on kept actors one after another, so that they need one Ray, and all of Ray's first, which take long
+    items.sort(key=lambda item: (not _uses_kept_actors(item), not _starts_ray(item)))
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            uses_ray = item.get_closest_marker("ray") or item.get_closest_marker("multinode")
-            item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.name))
+            item.add_marker(pytest.mark.xdist_group("ray" if _starts_ray(item) else str(item.path)))
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What is imported and collected stays to the end: the collector of garbage need not look at it again and again,
     which takes a third of the time where many objects are made."""
+    if getattr(session.config.option, "loadgroup", False) and any("@" not in item.nodeid for item in session.items):
+        raise pytest.UsageError(  # each fixture of a file would be made in two processes, and Ray started in both
+            f"pytest-xdist does not group tests under pytest {pytest.__version__}; install what constraints.txt says"
+        )
     gc.collect()
     gc.freeze()
+
+
+def _starts_ray(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("ray", "multinode"))
 
 
 def _uses_kept_actors(item: pytest.Item | None) -> bool:
