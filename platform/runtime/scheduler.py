@@ -6,9 +6,9 @@ takes two workers down it is cut in halves, and so on down to the single item, w
 before with it, so what is suspected has its next worker to itself, and an innocent shard is never cut. Work that an
 actor has held for four times the median is copied to an idle one; the first result counts, and a second one goes to
 `commit` as well, which must find it equal. What a worker raises is not retried into silence: an error of mplat's ends
-the run at once, any other when it comes from two actors or twice from one shard. SIGINT or SIGTERM: nothing new starts,
-what runs gets `grace_s` to finish and is committed, then KeyboardInterrupt or StoppedEarly; a second signal does not
-wait.
+the run at once, any other when it comes from two actors or twice from one shard. SIGINT, SIGTERM or SIGHUP: nothing new
+starts, what runs gets `grace_s` to finish and is committed, then KeyboardInterrupt or StoppedEarly; a second signal
+does not wait.
 
 It knows neither Ray nor files nor models, and takes its clock as an argument.
 """

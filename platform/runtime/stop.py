@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request: the work looks at it between steps and ends in order.
+"""SIGINT, SIGTERM and SIGHUP as a request: the work looks at it between steps and ends in order.
 
 The first signal sets the request; a second one does not wait and raises where the program is. Only the main thread can
 receive signals: elsewhere the request never comes, and the signals keep the meaning they have.
@@ -11,6 +11,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from ..core.end_signals import end_signals, leave_terminal
 from ..core.errors import StoppedEarly
 
 
@@ -26,7 +27,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._ask) for number in end_signals()}
         return self
 
     def __exit__(
@@ -36,15 +37,17 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def error(self, text: str, resume_command: str | None = None) -> BaseException:
-        """What to raise for the request: KeyboardInterrupt (exit 130) for SIGINT, StoppedEarly (75) for SIGTERM.
+        """What to raise for the request: KeyboardInterrupt (exit 130) for SIGINT, else StoppedEarly (75).
 
         resume_command: what continues the work, where that is not the command that was typed.
         """
-        error = StoppedEarly(text) if self.signal == signal.SIGTERM else KeyboardInterrupt(text)
+        error = KeyboardInterrupt(text) if self.signal == signal.SIGINT else StoppedEarly(text)
         error.resume_command = resume_command  # type: ignore[union-attr]
         return error
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
         again, self.signal = self.signal is not None, signal.Signals(number)
         if again:
             raise self.error("stopped at once by a second signal; run the same command again to continue")

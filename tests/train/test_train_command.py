@@ -1,10 +1,12 @@
 """`mplat train` from the outside: one JSON object, exit codes, and signals that lose nothing."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -141,3 +143,30 @@ def test_a_signal_saves_the_state_and_names_the_command_that_continues(tmp_path,
     stopped_at = checkpoint.step_of(found)
     assert f"after step {stopped_at} of 100000" in stderr
     assert checkpoint.read_trainer(found)["step"] == stopped_at >= 3
+
+
+def test_a_closed_terminal_saves_the_state(tmp_path, root):
+    """The kernel says SIGHUP, and every word to the terminal is an error from then on."""
+    out = tmp_path / "run"
+    words = [*FAST, "--set", "steps=100000", "--set", "checkpoint.every=0", "--out", str(out)]
+    here, terminal = os.openpty()
+
+    def own_the_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "mplat", "train", *words], cwd=root, stdin=terminal, stdout=terminal, stderr=terminal,
+        start_new_session=True, preexec_fn=own_the_terminal, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        log, deadline = out / "log.jsonl", time.monotonic() + 90
+        try:
+            while not (log.exists() and log.read_text().count("\n") >= 3):
+                assert process.poll() is None and time.monotonic() < deadline, os.read(here, 4096)
+                time.sleep(0.05)
+            os.close(here)
+            assert process.wait(timeout=90) == 75
+        finally:
+            process.kill()
+    assert checkpoint.step_of(checkpoint.latest(out / "checkpoints", pytest.fail)) >= 3
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]

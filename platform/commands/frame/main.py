@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from ...core.end_signals import end_signals, leave_terminal
 from ...core.errors import InputError, MplatError, StoppedEarly, UsageError, suggest
 from ...core.plain_text import clean
 from .command import register_all
@@ -39,7 +40,8 @@ _RESUMABLE = {4, 75, 130}
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that no row-level error handling swallows it."""
+    """SIGTERM or SIGHUP arrived, whose name it has. Like KeyboardInterrupt it is no Exception, so that no row-level
+    error handling swallows it."""
 
 
 class CommandGroup(TyperGroup):
@@ -107,15 +109,15 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         json="--json" in words, verbose=any(re.fullmatch(r"--verbose|-[qv]*v[qv]*", w) for w in words)
     )
     token = INVOCATION.set(invocation)
-    previous = _raise_on_sigterm()
+    previous = _raise_on_end()
     try:
         try:
             return _run(words, prog or _program())
         except BaseException as error:  # the one place where every way to end becomes a sentence and a code
             return _report(error, words, prog or _program(), invocation)
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         INVOCATION.reset(token)
 
 
@@ -172,7 +174,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130, str(error) or "interrupted"
     if isinstance(error, _Terminated):
-        return StoppedEarly.exit_code, "stopped by SIGTERM"
+        return StoppedEarly.exit_code, f"stopped by {error}"
     if isinstance(error, SystemExit):
         return (error.code, "ended") if isinstance(error.code, int) else (1, str(error.code))
     if isinstance(error, OSError) and (explained := _explain_os_error(error)):
@@ -239,15 +241,17 @@ def _program() -> str:
     return "mplat"
 
 
-def _raise_on_sigterm() -> Any:
-    """SIGTERM unwinds the command like Ctrl-C, so that files are closed; returns the previous handler."""
+def _raise_on_end() -> dict[signal.Signals, Any]:
+    """SIGTERM and SIGHUP unwind the command like Ctrl-C, so that files are closed; the previous handlers."""
     if threading.current_thread() is not threading.main_thread():
-        return None
+        return {}
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise _Terminated
+        if number == signal.SIGHUP:
+            leave_terminal()
+        raise _Terminated(signal.Signals(number).name)
 
-    return signal.signal(signal.SIGTERM, terminate)
+    return {number: signal.signal(number, terminate) for number in end_signals() if number != signal.SIGINT}
 
 
 def _stdout_is_gone() -> bool:
