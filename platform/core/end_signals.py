@@ -1,4 +1,4 @@
-"""The signals by which a program is asked to end: SIGINT, SIGTERM, and SIGHUP, which a terminal sends when it is closed.
+"""The signals by which a program is asked to end: SIGINT, SIGTERM, and SIGHUP, which a closed terminal sends.
 
 `nohup` has SIGHUP ignored in what it starts, and ignored it stays.
 """

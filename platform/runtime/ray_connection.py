@@ -3,16 +3,14 @@
 One setting, RAY_AUTH_MODE, must be the same in all processes of a cluster, and Ray changes its default by version and
 by whether a token lies in the home folder. Here it is decided once, exported before Ray looks at it, and restored on
 `close`. A private Ray gets a token of its own, so that nobody else on the network can use it and nothing is written
-to the home folder.
+to the home folder; nothing of it listens to the network.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,9 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import ClusterError, UsageError
+from .private_folder import PrivateFolder
 
 OBJECT_STORE_BYTES = 256 << 20  # Ray would take 30 % of the memory
-_LONGEST_TEMP = 40  # sockets must have paths below 107 bytes, and Ray adds about 65
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: this node's address is 127.0.0.1, and nothing listens elsewhere
 _IMPORTED = "Ray is imported"  # which takes a busy machine longer than connecting does, and says nothing of the address
 _PROBE = (
     f"import sys, ray; print({_IMPORTED!r}, file=sys.stderr, flush=True); "
@@ -61,24 +60,23 @@ def start_local(auth: str | None) -> RayConnection:
     """A private Ray on this machine, without dashboard."""
     _refuse_if_connected()
     mode = auth or os.environ.get("RAY_AUTH_MODE") or "token"
-    variables = {"RAY_AUTH_MODE": mode, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+    variables = {"RAY_AUTH_MODE": mode, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", _CLUSTERS: "0"}
     if mode == "token" and not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
         variables["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    folder = _short_folder()
+    folder = PrivateFolder()
     restore = _export(variables)
 
     def close() -> None:
         _shut_down()
         restore()
-        end_processes_of(folder)
-        shutil.rmtree(folder, ignore_errors=True)  # a leftover folder of logs is no reason to fail
+        folder.remove()
 
     try:
         _initialise(
             address="local",
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(folder),
+            _temp_dir=str(folder.for_ray),
         )
     except Exception as error:
         close()
@@ -192,21 +190,6 @@ def _shut_down() -> None:
         _let_print(True)
 
 
-def end_processes_of(folder: Path) -> None:
-    """Kill what was started for `folder`, a name no other session has.
-
-    Ray forgets the processes of a start that failed, and its agents outlive their parent by half a minute as children
-    of nobody; so this looks at all processes.
-    """
-    import psutil  # Ray brings it
-
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and any(str(folder) in argument for argument in process.cmdline()):
-                process.kill()
-                process.wait(5.0)
-
-
 def _let_print(allowed: bool) -> None:
     """Ray prints deaths of workers to standard output even with `log_to_driver=False`; this switch is all there is."""
     worker = sys.modules.get("ray._private.worker")
@@ -242,14 +225,10 @@ def _reread_settings() -> None:
     if raylet is not None:
         raylet.Config.initialize("")
         raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _short_folder() -> Path:
-    """A new folder for sockets and logs, whatever TMPDIR says."""
-    base = tempfile.gettempdir()
-    if len(os.fsencode(base)) > _LONGEST_TEMP - len("/mplat-12345678"):
-        base = "/tmp"
-    return Path(tempfile.mkdtemp(prefix="mplat-", dir=base))
+    constants = sys.modules.get("ray._private.ray_constants")
+    if constants is not None:
+        default = "0" if sys.platform in ("darwin", "win32") else "1"
+        vars(constants)["ENABLE_RAY_CLUSTER"] = os.environ.get(_CLUSTERS, default) != "0"
 
 
 def _first_line(error: BaseException) -> str:

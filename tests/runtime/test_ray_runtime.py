@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,17 @@ def test_the_actors_of_one_table_make_the_next(ray_session: Session, right: pa.T
     os.kill(min(first), signal.SIGKILL)  # while it has nothing to do
     assert table_bytes(make_table(ray_session, tmp_path / "right")) == table_bytes(right)
     assert max(first) in processes(ray_session) != first
+
+
+def test_a_private_ray_is_out_of_reach_for_others(ray_session: Session) -> None:
+    import ray
+
+    processes = {process.pid for process in psutil.Process().children(recursive=True)}
+    listening = [c for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.pid in processes]
+    assert len({c.pid for c in listening}) >= 3
+    assert all(ip_address(c.laddr.ip.removeprefix("::ffff:")).is_loopback for c in listening), listening
+    folder = Path(ray._private.worker._global_node.get_session_dir_path()).parents[1]  # pyright: ignore
+    assert folder.name.startswith("mplat-") and folder.stat().st_mode & 0o077 == 0
 
 
 def test_actors_that_can_never_be_placed_are_refused_with_what_exists(ray_session: Session) -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from mplat.core.errors import ClusterError, InputError, UsageError
 from mplat.runtime import WorkerFactory, open_session
-from mplat.runtime.ray_connection import end_processes_of
+from mplat.runtime.private_folder import end_processes_of
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 
