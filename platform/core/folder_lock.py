@@ -28,6 +28,14 @@ from .whole_files import write_errors
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}
 
 
+class LockedError(UsageError):
+    """Another driver holds the folder: `by`, and what to do where it is gone and cannot be asked."""
+
+    def __init__(self, message: str, by: str) -> None:
+        super().__init__(message)
+        self.by = by
+
+
 @contextmanager
 def alone_in(out: Path, name: str = "") -> Generator[None]:
     """Hold the lock of the run folder `out`, made where it is not there, or of the run `name` in it.
@@ -44,7 +52,7 @@ def alone_in(out: Path, name: str = "") -> Generator[None]:
 
 
 class FolderLock:
-    """Held from construction to `release`; raises UsageError where another driver holds it."""
+    """Held from construction to `release`; raises LockedError where another driver holds it."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -57,7 +65,7 @@ class FolderLock:
         try:
             holder = self._holder()
             if not held_here or (holder and not self._is_gone(holder, flock_is_ours=held_here == "flock")):
-                raise UsageError(self._message(holder))
+                raise self._error(holder)
             self._write(
                 {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
             )
@@ -117,10 +125,12 @@ class FolderLock:
         os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
         os.fsync(self._descriptor)
 
-    def _message(self, holder: dict[str, Any]) -> str:
+    def _error(self, holder: dict[str, Any]) -> LockedError:
         if not holder:
-            return f"{self.path.parent} is locked by a run that is just starting; wait for it or use another --out"
-        who = f"pid {holder.get('pid')} on host {holder.get('host')} since {holder.get('since')}"
-        elsewhere = holder.get("host") != socket.gethostname()
-        hint = f"if that run is gone, delete {self.path}" if elsewhere else "wait for it, end it"
-        return f"{self.path.parent} is locked by {who}; {hint}, or use another --out"
+            by = "a run that is just starting"
+            return LockedError(f"{self.path.parent} is locked by {by}; wait for it or use another --out", by)
+        by = f"pid {holder.get('pid')} on host {holder.get('host')} since {holder.get('since')}"
+        if holder.get("host") != socket.gethostname():
+            gone = f"if that run is gone, delete {self.path}"
+            return LockedError(f"{self.path.parent} is locked by {by}; {gone}, or use another --out", f"{by}; {gone}")
+        return LockedError(f"{self.path.parent} is locked by {by}; wait for it, end it, or use another --out", by)

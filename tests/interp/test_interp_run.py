@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mplat.interp import (
     Cache,
     InterpConfig,
     Observer,
+    StepResult,
     bottleneck_channels,
     config_model,
     plan_steps,
@@ -132,6 +134,37 @@ def test_an_interrupted_step_continues_where_it_was(model, questions, tmp_path, 
     assert passes == [1, 1]
     again = run_steps(model, questions, chosen, cache=Cache(tmp_path / "b"))["attribution"]
     assert len(passes) == 6 and again.table.equals(whole.table)
+
+
+def test_of_two_runs_on_one_cache_one_computes_and_the_other_reads(model, questions, tmp_path, passes) -> None:
+    chosen = config(steps=("attribution",), batch_size=1)
+    whole = run_steps(model, questions, chosen, cache=Cache(tmp_path / "a"))["attribution"]
+    alone, cache, said, waits = len(passes), Cache(tmp_path / "b"), [], threading.Event()
+    found: list[StepResult] = []
+
+    class Second(Observer):
+        def say(self, text: str) -> None:
+            said.append(text)
+            waits.set()
+
+    def second() -> None:
+        found.append(run_steps(model, questions, chosen, cache=cache, observer=Second())["attribution"])
+
+    thread = threading.Thread(target=second)
+
+    class First(Observer):
+        def progress(self, progress) -> None:
+            if progress.shards_done == 2:
+                thread.start()
+                assert waits.wait(60)
+
+    passes.clear()
+    first = run_steps(model, questions, chosen, cache=cache, observer=First())["attribution"]
+    thread.join(60)
+    assert len(passes) == alone and first.table.equals(whole.table) and found[0].table.equals(whole.table)
+    assert said[0].startswith("attribution: another run computes it, whose result is waited for: pid ")
+    assert said[1:] == ["attribution: computed by another run meanwhile"]
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def keys(model: LanguageModel, questions: list[Question], **values: object) -> dict[str, tuple[str, dict]]:

@@ -9,6 +9,7 @@ Promises
   again.
 - Each part says in its own footer or header which step, key and inputs it belongs to.
 - Tensors are not held: each is read when it is asked for.
+- Of two runs that need an entry one computes it, and the other reads it.
 - Computing an entry again gives the same bytes, or an error that names both digests.
 
 It deletes nothing unless asked to, and knows nothing of models or steps.
@@ -19,8 +20,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ...core.errors import InputError
+from ...core.folder_lock import FolderLock, LockedError
 from ...core.folders import cache_folder
 from ...core.inside import leads_down
 from ...core.json_files import parse, read_object
@@ -41,6 +45,7 @@ from .tensor_parts import SUFFIX, StoredTensors, about_of, check_tensors, publis
 MANIFEST = "manifest.json"
 QUARANTINE = ".quarantine"
 FORMAT = 1
+_LOOK_S = 0.5  # how often it is looked whether another run has ended
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -95,6 +100,27 @@ class Cache:
     def work(self, step: str, key: str) -> Path:
         """Where unfinished work towards an entry is kept."""
         return self.folder / ".work" / f"{step}-{key[:32]}"
+
+    @contextmanager
+    def alone(self, step: str, key: str, tell: Callable[[str], None]) -> Generator[None]:
+        """Be the only one that makes an entry or deletes it. Another run that does is waited for, and `tell` told."""
+        path = self.folder / ".work" / f".{step}-{key[:32]}.lock"
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lock = None
+        told = False
+        while lock is None:
+            try:
+                lock = FolderLock(path)
+            except LockedError as error:
+                if not told:
+                    tell(f"another run computes it, whose result is waited for: {error.by}")
+                told = True
+                time.sleep(_LOOK_S)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def find(self, step: str, key: str) -> CachedResult | None:
         """The entry's manifest, or None where there is none or it is damaged; the parts are not read."""

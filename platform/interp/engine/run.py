@@ -223,7 +223,8 @@ def carry_out(
     observer = Observer() if observer is None else observer
     if fresh:
         for name, planned in plan.steps.items():
-            cache.remove(name, planned.key.digest)
+            with cache.alone(name, planned.key.digest, partial(_waiting, observer, name)):
+                cache.remove(name, planned.key.digest)
     chosen = open_session("none") if session is None else session
     try:
         with ExitStack() as stack:
@@ -273,24 +274,37 @@ class _Carrying:
                 if (failure := self.failures.get(need)) is not None:
                     self._fail(Failure(name, key, failure.error, failure.needed or need))
                     return
-            upstream = {need: self.results[need] for need in planned.needs}
-            prompts = len(self._plan.inputs[planned.step.items].items)
-            self._observer.begin(name, f"not in the cache, computed now on {prompts} prompts")
-            start = time.monotonic()
-            try:
-                stored = _compute(self._plan, planned, upstream, self._cache, self._session, self._observer.progress)
-            except Exception:
-                self._observer.end(name, "no result", time.monotonic() - start)
-                raise
-            seconds = time.monotonic() - start
+            with self._cache.alone(name, key, partial(_waiting, self._observer, name)):
+                if (stored := self._cache.read_all(name, key)) is not None:
+                    self._observer.say(f"{name}: computed by another run meanwhile")
+                else:
+                    stored, seconds = self._computed(planned)
         result = StepResult(name, key, stored.tables, seconds, stored.tensors, stored.files)
         self.results[name] = result
         if seconds is not None:
             self._observer.end(name, f"{result.rows} rows", seconds)
 
+    def _computed(self, planned: Planned) -> tuple[Stored, float]:
+        """The result, and the seconds that it took."""
+        name = planned.step.name
+        upstream = {need: self.results[need] for need in planned.needs}
+        prompts = len(self._plan.inputs[planned.step.items].items)
+        self._observer.begin(name, f"not in the cache, computed now on {prompts} prompts")
+        start = time.monotonic()
+        try:
+            stored = _compute(self._plan, planned, upstream, self._cache, self._session, self._observer.progress)
+        except Exception:
+            self._observer.end(name, "no result", time.monotonic() - start)
+            raise
+        return stored, time.monotonic() - start
+
     def _fail(self, failure: Failure) -> None:
         self.failures[failure.step] = failure
         self._observer.warn(str(failure))
+
+
+def _waiting(observer: Observer, name: str, what: str) -> None:
+    observer.say(f"{name}: {what}")
 
 
 def _compute(
