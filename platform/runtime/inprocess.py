@@ -24,6 +24,7 @@ class InProcessPool:
     """Runs one payload in each `wait`."""
 
     depth = 1
+    trouble = ""
 
     def __init__(self, factory: WorkerFactory, *, threads: int = 1) -> None:
         """Build the worker; its own error, if it raises one, is the caller's."""

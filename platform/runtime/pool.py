@@ -86,7 +86,7 @@ class Lost:
     ticket: int
     actor: int
     reason: str
-    node_lost: bool = False  # the whole machine went away: the work is not to blame
+    node_lost: bool = False  # the whole machine went away, or is out of reach: the work is not to blame
 
 
 Outcome = Finished | Failed | Lost
@@ -100,6 +100,7 @@ class Pool(Protocol):
     """Actors by number, each taking payloads one after the other in the order submitted."""
 
     depth: int  # how many payloads an actor may hold: 2 hides the round trip, 1 where there is none
+    trouble: str  # what is known of why actors do not come up, in words; empty where nothing is
 
     def actors(self) -> Sequence[int]:
         """The actors that are up and take work now, oldest first."""

@@ -1,9 +1,11 @@
 """Runs shards on a pool until every one is committed: the one owner of the retry policy.
 
-Every shard is committed by the driver, in whatever order results arrive. A shard whose worker died is run again; if it
-takes two workers down it is cut in halves, and so on down to the single item, which is then reported with the row that
-`lost_row` makes of it: a poisonous item costs itself, not the run. A dying worker may take the answer of the shard
-before with it, so what is suspected has its next worker to itself, and an innocent shard is never cut. Work that an
+Every shard is committed by the driver, in whatever order results arrive. A shard whose worker died is run again. A
+dying worker may take the answer of the shard before with it, so what is suspected has its next worker to itself; a
+shard that has taken two workers down waits until nothing else runs, because two large ones together may have had too
+little memory. Only what dies whole and alone again is cut in halves, and so on down to the single item, which is then
+reported with the row that `lost_row` makes of it: a poisonous item costs itself, not the run. What has too little
+memory and says so is cut at once. The death of a machine says nothing about its shards. Work that an
 actor has held for four times the median is copied to an idle one; the first result counts, and a second one goes to
 `commit` as well, which must find it equal. What a worker raises is not retried into silence: an error of mplat's ends
 the run at once, any other when it comes from two actors or twice from one shard. SIGINT, SIGTERM or SIGHUP: nothing new
@@ -37,7 +39,8 @@ class Limits:
     grace_s: float = 30.0  # what running shards get after a signal
     start_timeout_s: float = 300.0  # how long there may be no actor at all
     poll_s: float = 0.5
-    crashes_before_cut: int = 2
+    crashes_before_cut: int = 4  # of a whole shard: random deaths hit the same one two or three times
+    crashes_before_alone: int = 2
     losses_in_a_row: int = 12  # actors lost with nothing finished in between, before the run is given up
     straggler_factor: float = 4.0  # times the median duration of a shard
     straggler_floor_s: float = 1.0  # copies of short shards cost more than they save
@@ -102,6 +105,16 @@ class _Unit:
     @property
     def whole(self) -> bool:
         return len(self.items) == len(self.shard.items)
+
+    def must_be_alone(self, limits: Limits) -> bool:
+        """Whether nothing may run beside it: the next death decides about it."""
+        return self.crashes >= (limits.crashes_before_alone if self.whole else 1)
+
+    def is_condemned(self, limits: Limits) -> bool:
+        """Whether it has killed too often. What is cut already is cut further at once, down to the single item."""
+        if self.whole:
+            return self.crashes >= limits.crashes_before_cut
+        return self.crashes >= (2 if len(self.items) == 1 else 1)
 
 
 @dataclass(eq=False)
@@ -170,9 +183,10 @@ class _Run:
             return None
         since = self.clock() if since is None else since
         if self.clock() - since > self.limits.start_timeout_s:
+            why = f" ({self.pool.trouble})" if self.pool.trouble else ""
             raise ClusterError(
-                f"no worker came up within {self.limits.start_timeout_s:.0f} s; {self._saved()}; see what is free with "
-                "`ray status`, then run the same command again to continue"
+                f"no worker came up within {self.limits.start_timeout_s:.0f} s{why}; {self._saved()}; see what is free "
+                "with `ray status`, then run the same command again to continue"
             )
         return since
 
@@ -182,6 +196,8 @@ class _Run:
         """In rounds: one shard for every actor before a second one for any."""
         for depth in range(1, self.pool.depth + 1):
             for actor in self.pool.actors():
+                if any(flight.unit.must_be_alone(self.limits) for flight in self.flights.values()):
+                    return
                 held = [flight.unit for flight in self.flights.values() if flight.actor == actor]
                 takes_more = len(held) < depth and not any(unit.crashes for unit in held)
                 unit = self._next_for(actor, idle=not held) if takes_more else None
@@ -191,10 +207,14 @@ class _Run:
 
     def _next_for(self, actor: int, *, idle: bool) -> _Unit | None:
         """The first that did not fail on this actor; what did waits for another, where there is one. A suspect waits
-        for an idle one: what dies there has killed it."""
-        alone = len(self.pool.actors()) == 1
-        fitting = (unit for unit in self.queue if alone or unit.avoid != actor)
-        return next((unit for unit in fitting if idle or not unit.crashes), None)
+        for an idle one: what dies there has killed it. What must be alone waits for the end of all others."""
+        only_one = len(self.pool.actors()) == 1
+        for unit in self.queue:
+            if unit.avoid == actor and not only_one:
+                continue
+            if not self.flights if unit.must_be_alone(self.limits) else idle or not unit.crashes:
+                return unit
+        return None
 
     def _submit(self, unit: _Unit, actor: int) -> None:
         ticket = self.pool.submit(actor, self.job.payload(unit.shard, unit.items))
@@ -211,7 +231,8 @@ class _Run:
         idle = [actor for actor in self.pool.actors() if actor not in running]
         for flight in list(self.flights.values()):
             unit = flight.unit
-            if idle and flight.actor in late and not unit.overtaken and not unit.done:
+            alone = unit.must_be_alone(self.limits)
+            if idle and flight.actor in late and not (unit.overtaken or unit.done or alone):
                 unit.overtaken = True
                 self.job.note(f"shard {unit.shard.key} waits for a slow worker since {limit:.1f} s; a copy is started")
                 self._submit(unit, idle.pop(0))
@@ -267,6 +288,16 @@ class _Run:
         error = error_from(outcome, where=f"shard {unit.shard.key}")
         if isinstance(cause, MplatError):
             raise cause
+        if out_of_memory(outcome):
+            if len(unit.items) == 1:
+                raise ClusterError(
+                    f"shard {unit.shard.key}: there is too little memory even for one item ({outcome.message}); "
+                    f"{self._saved()}; use a smaller model, fewer --actors or a larger machine, then run the same "
+                    "command again"
+                ) from cause
+            if not unit.copies:
+                self._cut(unit, f"{outcome.kind}: {outcome.message}", "need more memory than there is")
+            return
         if len(where) > 1 or unit.failures > 1 or not isinstance(error, WorkerError):
             raise error from cause
         self.job.note(f"shard {unit.shard.key} failed with {outcome.kind}: {outcome.message}; it is tried once more")
@@ -296,10 +327,10 @@ class _Run:
                 f"{loss.reason}); {self._saved()}; try fewer --actors or a smaller batch if memory ran out, then run "
                 "the same command again"
             )
-        if suspect.crashes < self.limits.crashes_before_cut:
+        if not suspect.is_condemned(self.limits):
             self._requeue(suspect, first=False)  # last: healthy work goes first, and shows that workers can live
         elif not (suspect.done or suspect.cut):
-            self._cut(suspect, loss.reason)
+            self._cut(suspect, loss.reason, f"killed {suspect.crashes} workers")
 
     def _requeue(self, unit: _Unit, *, first: bool) -> None:
         if unit.done or unit.cut or unit.copies:
@@ -309,12 +340,21 @@ class _Run:
         else:
             self.queue.append(unit)
 
-    def _cut(self, unit: _Unit, reason: str) -> None:
+    def _cut(self, unit: _Unit, reason: str, what: str) -> None:
         unit.cut = True
         if len(unit.items) == 1:
             self.job.note(f"item {unit.items[0]} of shard {unit.shard.key} is given up, it kills every worker")
             self._collect(unit, self.job.lost_row(unit.items[0], reason))
             return
         middle = len(unit.items) // 2
-        self.job.note(f"shard {unit.shard.key} is cut: its {len(unit.items)} items killed {unit.crashes} workers")
+        self.job.note(f"shard {unit.shard.key} is cut: its {len(unit.items)} items {what}")
         self.queue.extend(_Unit(unit.shard, half) for half in (unit.items[:middle], unit.items[middle:]))
+
+
+def out_of_memory(failure: Failed) -> bool:
+    """Whether a worker raised because it had too little memory: of a GPU, of the machine, of numpy or Arrow."""
+    return (
+        failure.kind in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError", "ArrowMemoryError")
+        or "CUDA out of memory" in failure.message
+        or "can't allocate memory" in failure.message
+    )

@@ -45,6 +45,7 @@ class FakePool:
     script: Callable[[int, tuple[int, ...], int], Step]  # actor, items, how often these items were begun before -> step
     size: int = 2
     depth: int = 2
+    trouble: str = ""
     starting_s: float = 2.0
     now: float = 0.0
     begun: list[tuple[int, ...]] = field(default_factory=list)
@@ -182,7 +183,7 @@ def test_a_shard_whose_worker_died_is_run_again_elsewhere() -> None:
 
 
 def test_what_only_waited_on_a_dead_actor_is_not_blamed() -> None:
-    """One actor, two in flight: the first dies twice and is cut; the one behind it was never begun."""
+    """One actor, two in flight: the first dies again and again and is cut; the one behind it was never begun."""
     pool = FakePool(lambda actor, items, before: Step(end="dies" if items == (0, 1) else "ok"), size=1)
     outcomes = run(pool, plan_shards(4, 2))
     assert outcomes.values() == right(4)
@@ -207,7 +208,46 @@ def test_one_item_that_kills_every_worker_costs_itself_alone(poison: int) -> Non
     assert outcomes.values() == {**right(24), poison: -1}
     shard, table, made = next(c for c in outcomes.commits if poison in c[0].items)
     assert [r["item"] for r in table] == list(shard.items), "pieces come together in the shard's order"
-    assert made.split and made.attempts == 1 + 2 * 5, "two deaths for 16, 8, 4, 2 and 1 items"
+    assert made.split and made.attempts == 1 + 4 + 3 * 1 + 2, "four deaths for 16 items, one for 8, 4 and 2, two for 1"
+
+
+def test_a_shard_that_random_deaths_hit_three_times_is_not_cut() -> None:
+    pool = FakePool(lambda actor, items, before: Step(end="dies" if 0 in items and before < 3 else "ok"))
+    outcomes = run(pool, plan_shards(8, 4))
+    assert outcomes.values() == right(8)
+    assert {s.index: (m.attempts, m.split) for s, _, m in outcomes.commits} == {0: (4, False), 1: (1, False)}
+
+
+def test_before_a_shard_is_cut_it_runs_whole_and_with_nothing_beside_it() -> None:
+    """Two that are too large together kill their workers; each alone has memory enough."""
+    large = {(0, 1), (2, 3), (4, 5)}
+
+    def script(actor: int, items: tuple[int, ...], before: int) -> Step:
+        beside = [queue[0][1] for other, queue in pool.queues.items() if other != actor and queue]
+        return Step(end="dies" if items in large and large & set(beside) else "ok")
+
+    pool = FakePool(script, size=3)
+    outcomes = run(pool, plan_shards(12, 2))
+    assert outcomes.values() == right(12)
+    assert not any(made.split for _, _, made in outcomes.commits) and max(m.attempts for _, _, m in outcomes.commits) > 1
+
+
+def test_what_says_that_memory_is_short_is_computed_in_halves() -> None:
+    def script(actor: int, items: tuple[int, ...], before: int) -> Step:
+        kind = "OutOfMemoryError" if len(items) > 2 else ""
+        return Step(end="Tried to allocate 2 GiB" if kind else "ok", kind=kind)
+
+    outcomes = run(FakePool(script), plan_shards(8, 8))
+    assert outcomes.values() == right(8)
+    ((_, _, made),) = outcomes.commits
+    assert made.split and made.attempts == 4
+    assert outcomes.notes[0].endswith("is cut: its 8 items need more memory than there is")
+
+
+def test_where_memory_is_short_for_one_item_the_run_ends() -> None:
+    pool = FakePool(lambda actor, items, before: Step(end="CUDA out of memory", kind="RuntimeError"))
+    with pytest.raises(ClusterError, match="too little memory even for one item.*0 of the 1 shards.*smaller model"):
+        run(pool, plan_shards(4, 4))
 
 
 def test_two_poisonous_items_in_one_shard_are_both_found() -> None:
