@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ from .idle_actors import IdleActors
 from .installation import installation
 from .pool import Failed, Lost, Outcome, WorkerFactory, answered, error_from
 from .ray_actor import ShardActor
+from .ray_nodes import Nodes
 
 # The process, its machine or its answer is gone: the work can be done elsewhere.
 _GONE = (
@@ -35,7 +35,9 @@ _GONE = (
     ray_errors.ObjectLostError,
     ray_errors.OutOfMemoryError,
 )
-_START_ATTEMPTS = 3  # a worker whose process dies while it is built
+_START_ATTEMPTS = 3  # a worker whose process dies while it is built, one after the other
+_VERDICT_S = 1.5  # a machine's processes do not all end in the same instant
+_LOOK_S = 5.0  # how often a pool that may grow looks for room
 
 
 @dataclass
@@ -46,16 +48,36 @@ class _Actor:
     up: bool = False
 
 
+@dataclass
+class _Death:
+    """Of an actor, whose reason is not known yet."""
+
+    actor: int
+    node: str
+    reason: str
+    tickets: list[int]
+    since: float
+
+
 class RayPool:
-    """Up to `size` actors with the same worker."""
+    """Up to `size` actors with the same worker; where `most` is given, more once it says that more find room."""
 
     depth = 2
 
     def __init__(
-        self, factory: WorkerFactory, *, size: int, threads: int = 1, gpus: float = 0, idle: IdleActors | None = None
+        self,
+        factory: WorkerFactory,
+        *,
+        size: int,
+        threads: int = 1,
+        gpus: float = 0,
+        idle: IdleActors | None = None,
+        most: Callable[[], int] | None = None,
     ) -> None:
         self._factory, self._threads, self._gpus = factory, threads, gpus
-        self._idle = idle
+        self._idle, self._most = idle, most
+        self._nodes, self._deaths = Nodes(), list[_Death]()
+        self._looked = time.monotonic()
         self._numbers = itertools.count()
         self._tickets = itertools.count()
         self._actors: dict[int, _Actor] = {}
@@ -65,6 +87,11 @@ class RayPool:
         self.descriptions: dict[int, dict[str, Any]] = {}  # of the actors that came up, for the record of the run
         for _ in range(size):
             self._start()
+
+    @property
+    def trouble(self) -> str:
+        """See `Pool.trouble`: which machines went away."""
+        return self._nodes.in_words()
 
     def actors(self) -> Sequence[int]:
         """Those that are up."""
@@ -77,11 +104,14 @@ class RayPool:
         return ticket
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """See `Pool.wait`."""
+        """See `Pool.wait`. What a dead actor had comes back once it is known whether its machine is there."""
+        self._grow()
         pending = [*self._starts, *self._work]
+        if self._deaths:
+            timeout_s = min(timeout_s, _VERDICT_S / 3)
         if not pending:
             time.sleep(timeout_s)
-            return []
+            return self._judged()
         ray.wait(pending, num_returns=1, timeout=timeout_s)
         ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
         outcomes: list[Outcome] = []
@@ -100,7 +130,7 @@ class RayPool:
                 dead[actor] = _reason(error)
         for actor, reason in dead.items():
             outcomes.extend(self._bury(actor, reason))
-        return outcomes
+        return [*outcomes, *self._judged()]
 
     def replace(self, actor: int) -> None:
         """End `actor` and start another."""
@@ -117,6 +147,7 @@ class RayPool:
                 self._end(number)
         self._starts.clear()
         self._work.clear()
+        self._deaths.clear()
 
     def _start(self) -> None:
         handle = None if self._idle is None else self._idle.take(self._threads, self._gpus)
@@ -147,7 +178,11 @@ class RayPool:
                 ) from error
             used = self._actors[number].used  # it died while it was idle, and not of this worker
             self._end(number)
-            self._deaths_at_start += not used
+            time.sleep(_VERDICT_S)
+            if used or self._nodes.newly_gone():  # nothing that speaks against the worker
+                self._start()
+                return
+            self._deaths_at_start += 1
             if self._deaths_at_start >= _START_ATTEMPTS:
                 raise ClusterError(
                     f"{self._deaths_at_start} workers died while they were being set up, the last with: "
@@ -158,15 +193,15 @@ class RayPool:
         failure = description if "kind" in description else description.pop("failure")
         if failure is not None:
             raise error_from(Failed(-1, **failure), where=f"{self._factory.target} could not be set up")
+        self._deaths_at_start = 0
         self._actors[number].node = description["node"]
         self._actors[number].up = True
         self.descriptions[number] = description
 
     def _bury(self, actor: int, reason: str) -> list[Outcome]:
-        """All that the dead `actor` still had: what it finished before, then what was lost, the oldest first."""
-        node_lost = self._node_is_gone(self._actors[actor].node)
+        """What the dead `actor` finished before its end; what was lost, the oldest first, waits for the verdict."""
         finished: list[Outcome] = []
-        lost: deque[Outcome] = deque()
+        lost: list[int] = []
         for reference, (ticket, owner) in list(self._work.items()):
             if owner != actor:
                 continue
@@ -174,9 +209,27 @@ class RayPool:
             try:
                 finished.append(self._outcome(ticket, self._fetch(reference, timeout_s=1.0)))
             except (*_GONE, ray_errors.GetTimeoutError):
-                lost.append(Lost(ticket, actor, reason, node_lost))
+                lost.append(ticket)
+        self._deaths.append(_Death(actor, self._actors[actor].node, reason, lost, time.monotonic()))
         self._end(actor)
-        return [*finished, *lost]
+        return finished
+
+    def _judged(self) -> list[Outcome]:
+        """What was lost with actors whose end is understood by now."""
+        outcomes: list[Outcome] = []
+        for death in [death for death in self._deaths if time.monotonic() - death.since >= _VERDICT_S]:
+            self._deaths.remove(death)
+            gone = self._nodes.is_gone(death.node)
+            reason = f"node {self._nodes.name(death.node)} is gone" if gone else death.reason
+            outcomes += [Lost(ticket, death.actor, reason, gone) for ticket in death.tickets]
+        return outcomes
+
+    def _grow(self) -> None:
+        if self._most is None or time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        for _ in range(self._most() - len(self._actors)):
+            self._start()
 
     def _end(self, actor: int) -> None:
         gone = self._actors.pop(actor, None)
@@ -201,9 +254,6 @@ class RayPool:
         if isinstance(answer, dict) and set(answer) == {"kind", "message", "trace"}:
             return Failed(ticket, **answer)
         return answered(ticket, answer)
-
-    def _node_is_gone(self, node: str) -> bool:
-        return any(n["NodeID"] == node and not n["Alive"] for n in ray.nodes())
 
 
 def _reason(error: BaseException) -> str:

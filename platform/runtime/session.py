@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -56,6 +57,7 @@ class Session:
     threads_per_actor: int = 1
     gpus_per_actor: float = 0
     connection: Connection | None = field(default=None, repr=False)
+    named: bool = False  # the number of actors was asked for; else it follows the nodes that come and go
 
     @contextmanager
     def pool(self, factory: WorkerFactory, *, at_most: int | None = None) -> Iterator[Pool]:
@@ -71,7 +73,8 @@ class Session:
 
             size = self.actors if at_most is None else max(1, min(self.actors, at_most))
             threads, gpus = self.threads_per_actor, self.gpus_per_actor
-            opened = RayPool(factory, size=size, threads=threads, gpus=gpus, idle=self.connection.idle)
+            most = None if self.named else partial(self._room, at_most)
+            opened = RayPool(factory, size=size, threads=threads, gpus=gpus, idle=self.connection.idle, most=most)
         try:
             yield opened
         finally:
@@ -81,7 +84,14 @@ class Session:
         """The same connection with another number of actors."""
         if self.connection is None:
             return replace(self, actors=_actors_without_ray(actors))
-        return replace(self, actors=_fitting(self.connection, actors, self.threads_per_actor, self.gpus_per_actor))
+        fitting = _fitting(self.connection, actors, self.threads_per_actor, self.gpus_per_actor)
+        return replace(self, actors=fitting, named=True)
+
+    def _room(self, at_most: int | None) -> int:
+        """How many actors find room now, not more than `at_most`."""
+        assert self.connection is not None
+        room = _by_default(self.connection, self.threads_per_actor, self.gpus_per_actor)
+        return room if at_most is None else min(room, at_most)
 
     def describe(self) -> dict[str, Any]:
         """For the record of a run; nothing of it changes a result."""
@@ -152,7 +162,7 @@ def open_session(
         raise
     atexit.register(connection.close)
     kind = "local" if where == "local" else "cluster"
-    return Session(kind, where, fitting, threads_per_actor, gpus_per_actor, connection)
+    return Session(kind, where, fitting, threads_per_actor, gpus_per_actor, connection, named=actors is not None)
 
 
 def _resolve(address: str) -> str:
@@ -201,10 +211,14 @@ def _fitting(connection: Connection, actors: int | None, threads: int, gpus: flo
             f"{wanted} actors with {each} each do not fit: {places} can be placed on {len(nodes)} node(s) "
             f"with {exists}; lower --actors or the threads or GPUs of each"
         )
-    if actors is not None:
-        return actors
-    memory = sum(node.get("memory", 0) for node in nodes)
-    return max(1, min(places, int(memory // MEMORY_PER_ACTOR)))
+    return max(1, _by_default(connection, threads, gpus)) if actors is None else actors
+
+
+def _by_default(connection: Connection, threads: int, gpus: float) -> int:
+    """How many actors the CPUs, the GPUs and the memory of the nodes hold."""
+    nodes = connection.nodes()
+    places = sum(_places(node, threads, gpus) for node in nodes)
+    return min(places, int(sum(node.get("memory", 0) for node in nodes) // MEMORY_PER_ACTOR))
 
 
 def _places(node: Mapping[str, float], threads: int, gpus: float) -> int:

@@ -31,11 +31,12 @@ _FAST = {
 
 
 class Cluster:
-    """A head with one CPU at `address`, asking for a token that is in `environment`; a context manager that ends it.
+    """A head with so many CPUs at `address`, asking for a token that is in `environment`; a context manager that ends it.
 
     environment: what all of its processes have besides."""
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, head_cpus: int = 1, **environment: str) -> None:
+        self._head_cpus = head_cpus
         self._folder = Path(tempfile.mkdtemp(prefix="mplat-", dir="/tmp"))  # sockets want short names
         self.address = f"127.0.0.1:{_free_port()}"
         self.environment = os.environ | {
@@ -52,7 +53,7 @@ class Cluster:
 
     def add_node(self) -> int:
         """Join a node with one CPU; its number, for `kill_node`."""
-        return self._start(f"--address={self.address}")
+        return self._start("--num-cpus=1", f"--address={self.address}")
 
     def kill_node(self, number: int) -> None:
         """All processes of the node at once, as when a machine loses its power."""
@@ -82,7 +83,7 @@ class Cluster:
         return [process for process in alive if process.is_running()]
 
     def _start(self, *options: str) -> int:
-        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
         memory = [f"--object-store-memory={100 << 20}", "--include-log-monitor=false"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"]
         number = len(self._nodes)
@@ -105,7 +106,13 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         port = f"--port={self.address.rpartition(':')[2]}"
-        head = ["--head", port, f"--temp-dir={self._folder}", f"--system-config={json.dumps(_FAST)}"]
+        head = [
+            "--head",
+            f"--num-cpus={self._head_cpus}",
+            port,
+            f"--temp-dir={self._folder}",
+            f"--system-config={json.dumps(_FAST)}",
+        ]
         try:
             self._start(*head, "--include-dashboard=false")
         except BaseException:

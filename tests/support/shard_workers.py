@@ -72,6 +72,26 @@ def make_unmakable() -> BatchWorker:
     raise InputError("model folder /nowhere: no config.json")
 
 
+class SlowWorker(BatchWorker):
+    """Takes long over one item, and says in a file which process it is that does."""
+
+    def __init__(self, slow: str, seconds: float, log: str) -> None:
+        super().__init__(None, None, False, None, 0.1)
+        self.slow, self.seconds, self.pids = slow, seconds, log
+
+    def run(self, payload: dict[str, Any]) -> pa.Table:
+        if self.slow in [item["id"] for item in payload["items"]]:
+            with open(self.pids, "a", encoding="utf-8") as file:
+                file.write(f"{os.getpid()}\n")
+            time.sleep(self.seconds)
+        return super().run(payload)
+
+
+def make_slow(slow: str, seconds: float, log: str) -> SlowWorker:
+    """The factory's function."""
+    return SlowWorker(slow, seconds, log)
+
+
 class TorchWorker:
     """A float32 product over the batch, and the number of threads torch used for it."""
 
