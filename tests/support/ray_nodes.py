@@ -31,7 +31,7 @@ _FAST = {
 
 
 class Cluster:
-    """A head with so many CPUs at `address`, asking for a token that is in `environment`; a context manager that ends it.
+    """A head with so many CPUs at `address`, asking for a token that is in `environment`; ended as a context manager.
 
     environment: what all of its processes have besides."""
 
@@ -106,13 +106,8 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         port = f"--port={self.address.rpartition(':')[2]}"
-        head = [
-            "--head",
-            f"--num-cpus={self._head_cpus}",
-            port,
-            f"--temp-dir={self._folder}",
-            f"--system-config={json.dumps(_FAST)}",
-        ]
+        head = ["--head", f"--num-cpus={self._head_cpus}", port, f"--temp-dir={self._folder}"]
+        head.append(f"--system-config={json.dumps(_FAST)}")
         try:
             self._start(*head, "--include-dashboard=false")
         except BaseException:
