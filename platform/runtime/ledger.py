@@ -93,6 +93,13 @@ def read_ledger(path: Path) -> LedgerContent:
     return LedgerContent(header, entries, b"".join(whole), tuple(damaged))
 
 
+def cut_shards(folder: Path) -> list[str]:
+    """The shards in `folder` and below it that were computed in pieces, in other batches than planned. Raises as
+    `read_ledger` does."""
+    ledgers = sorted(Path(folder).rglob(LEDGER_NAME))
+    return [entry.shard for path in ledgers for entry in read_ledger(path).entries.values() if entry.split]
+
+
 class Ledger:
     """The open ledger of one folder: locked, positioned after its last whole line."""
 

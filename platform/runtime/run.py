@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,20 @@ import pyarrow as pa
 
 from ..core.observer import Observer
 from ..core.whole_files import Published, copy_files, publish_bytes, publish_json, replace_table
+from .ledger import cut_shards
 from .plan import digest_of
 from .pool import WorkerFactory
 from .record import RunRecord
 from .session import Session
 from .table_job import made_parts, run_table
+
+
+def in_pieces(name: str, shards: int) -> str:
+    """What is to be said of a table with shards that were cut."""
+    return (
+        f"{name}: {shards} of its batches took too many workers down, or too much memory, and were computed in pieces; "
+        "their last bits may differ from those of an undisturbed run"
+    )
 
 
 class Run:
@@ -81,10 +90,13 @@ class Run:
             return {**known, **lost(item), "status": "worker_lost", "reason": reason}
 
         where = self._where(name, items, worker, opens, arguments, key, batch_size)
-        return run_table(
+        table = run_table(
             **where, schema=schema, sort_by=list(sort_by), lost_row=None if lost is None else lost_row, **more
         )
+        self._say_cut(name, where["out_dir"])
+        return table
 
+    @contextmanager
     def parts(
         self,
         name: str,
@@ -97,10 +109,18 @@ class Run:
         schema: pa.Schema,
         batch_size: int,
         **more: Any,
-    ) -> AbstractContextManager[Iterator[pa.Table]]:
+    ) -> Iterator[Iterator[pa.Table]]:
         """As `job`, for rows that do not fit into memory together: a table for every shard, in the order of `items`."""
         where = self._where(name, items, worker, opens, arguments, key, batch_size)
-        return made_parts(**where, schema=schema, **more)
+        with made_parts(**where, schema=schema, **more) as tables:
+            self._say_cut(name, where["out_dir"])
+            yield tables
+
+    def _say_cut(self, name: str, folder: Path) -> None:
+        """Which shards were computed in pieces, in the record and in a warning."""
+        if cut := cut_shards(folder):
+            self.update(details={"cut": {**self.record.details.get("cut", {}), name: cut}})
+            self.observer.warn(in_pieces(name, len(cut)))
 
     def _where(
         self,

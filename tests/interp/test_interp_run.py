@@ -26,7 +26,7 @@ from mplat.interp import (
 from mplat.interp.engine.graph import all_steps, in_order
 from mplat.interp.engine.key import differences, nearest
 from mplat.interp.engine.questions import encode
-from mplat.interp.engine.work import build_worker
+from mplat.interp.engine.work import BatchWorker, build_worker
 from mplat.models import LanguageModel, load
 from mplat.models.lending import lent
 
@@ -134,6 +134,32 @@ def test_an_interrupted_step_continues_where_it_was(model, questions, tmp_path, 
     assert passes == [1, 1]
     again = run_steps(model, questions, chosen, cache=Cache(tmp_path / "b"))["attribution"]
     assert len(passes) == 6 and again.table.equals(whole.table)
+
+
+def test_batches_that_memory_was_too_small_for_are_said_of_the_result(model, questions, tmp_path, monkeypatch) -> None:
+    run = BatchWorker.run
+
+    def frugal(self, payload):
+        if len(payload["items"]) > 2:
+            raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+        return run(self, payload)
+
+    class Listener(Observer):
+        def __init__(self) -> None:
+            self.warned: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.warned.append(text)
+
+    chosen = config(steps=("attribution",))
+    whole = run_steps(model, questions, chosen, cache=Cache(tmp_path / "a"), observer=(quiet := Listener()))
+    monkeypatch.setattr(BatchWorker, "run", frugal)
+    for observer in (Listener(), Listener()):  # computed, and read
+        found = run_steps(model, questions, chosen, cache=Cache(tmp_path / "b"), observer=observer)["attribution"]
+        for row, right in zip(found.table.to_pylist(), whole["attribution"].table.to_pylist(), strict=True):
+            assert row == pytest.approx(right, rel=1e-3, abs=1e-6)
+        assert len(observer.warned) == 1 and "1 of its batches" in observer.warned[0]
+    assert quiet.warned == []
 
 
 def test_of_two_runs_on_one_cache_one_computes_and_the_other_reads(model, questions, tmp_path, passes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from mplat.core.config import Config
 from mplat.core.errors import InputError, UsageError
 from mplat.core.folder_lock import FolderLock
@@ -54,6 +55,39 @@ def make_halver(factor: float) -> Any:
             return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     return Halver()
+
+
+def make_frugal(most: int) -> Any:
+    """A halver that has memory for so many items, as a GPU would have."""
+
+    class Frugal:
+        def run(self, payload: dict[str, Any]) -> pa.Table:
+            if len(payload["items"]) > most:
+                raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+            return make_halver(0.5).run(payload)
+
+    return Frugal()
+
+
+def test_f12_what_memory_is_too_small_for_is_computed_in_pieces_and_said(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listener(Observer):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    items = [{"id": f"{n:02d}", "n": n} for n in range(10)]
+    job = {"opens": {}, "key": {}, "schema": SCHEMA, "sort_by": ["id"], "batch_size": 8}
+    with open_session("none") as session, planned().begin(tmp_path, session=session, observer=Listener()) as run:
+        whole = run.job("whole", items, f"{__name__}:make_halver", arguments={"factor": 0.5}, **job)
+        pieces = run.job("pieces", items, f"{__name__}:make_frugal", arguments={"most": 2}, **job)
+    assert pieces.equals(whole) and len(whole) == 10
+    ((name, cut),) = read_run(tmp_path).details["cut"].items()
+    assert name == "pieces" and len(cut) == 1 and cut[0].startswith("00000-")
+    assert any("pieces: 1 of its batches" in text and "computed in pieces" in text for text in said), said
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:

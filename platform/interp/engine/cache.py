@@ -67,6 +67,7 @@ class Stored(NamedTuple):
     tables: Mapping[str, pa.Table]
     tensors: Mapping[str, StoredTensors]
     files: Mapping[str, Published]
+    cut: Sequence[str] = ()  # batches that were computed in pieces
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class CachedResult:
     parts: tuple[Part, ...]
     folder: Path
     questions: tuple[str, ...] = ()  # digests of the questions it was computed on; none in entries older than these
+    cut: tuple[str, ...] = ()  # batches that were computed in pieces
 
     @property
     def bytes(self) -> int:
@@ -157,7 +159,7 @@ class Cache:
                 self._set_aside(path, step, key, str(error))
                 return None
             files[part.file] = Published(path, part.sha256, part.rows, part.bytes)
-        return Stored(tables, tensors, files)
+        return Stored(tables, tensors, files, entry.cut)
 
     def write(
         self, step: str, key: Key, tables: Mapping[str, pa.Table] | StepOutput, *, questions: Sequence[str] = ()
@@ -166,7 +168,13 @@ class Cache:
         return dict(self.write_all(step, key, tables, questions=questions).tables)
 
     def write_all(
-        self, step: str, key: Key, output: Mapping[str, pa.Table] | StepOutput, *, questions: Sequence[str] = ()
+        self,
+        step: str,
+        key: Key,
+        output: Mapping[str, pa.Table] | StepOutput,
+        *,
+        questions: Sequence[str] = (),
+        cut: Sequence[str] = (),
     ) -> Stored:
         """`write`, with the tensors. Raises NonDeterministicError where its files are there with other bytes."""
         output = output if isinstance(output, StepOutput) else StepOutput(output)
@@ -191,7 +199,8 @@ class Cache:
                 "components": key.components,
                 "parts": parts,
                 "questions": list(questions),
-            },
+            }
+            | ({"cut": list(cut)} if cut else {}),
             folder / MANIFEST,
         )
         written = self.read_all(step, key.digest)
@@ -285,6 +294,7 @@ def _entry(path: Path) -> CachedResult:
             parts,
             path.parent,
             tuple(value.get("questions", ())),
+            tuple(value.get("cut", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a manifest ({error})") from error

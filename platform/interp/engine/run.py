@@ -23,6 +23,8 @@ from ...core.errors import UsageError
 from ...core.observer import Observer
 from ...core.whole_files import Published
 from ...models.lending import lent
+from ...runtime.ledger import cut_shards
+from ...runtime.run import in_pieces
 from ...runtime.session import Session, open_session
 from ...runtime.table_job import Progress
 from .cache import Cache, Stored
@@ -279,6 +281,8 @@ class _Carrying:
                     self._observer.say(f"{name}: computed by another run meanwhile")
                 else:
                     stored, seconds = self._computed(planned)
+        if stored.cut:
+            self._observer.warn(in_pieces(name, len(stored.cut)))
         result = StepResult(name, key, stored.tables, seconds, stored.tensors, stored.files)
         self.results[name] = result
         if seconds is not None:
@@ -338,7 +342,8 @@ def _compute(
         progress=progress,
         stream=runner.stream,
     )
-    written = cache.write_all(name, key, planned.step.function(job), questions=data.questions)
+    output = planned.step.function(job)
+    written = cache.write_all(name, key, output, questions=data.questions, cut=cut_shards(folder))
     if folder.exists():
         shutil.rmtree(folder)  # the entry is whole; its batches are not needed again
     return written
