@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .model import LanguageModel
 
 _LENT: dict[str, LanguageModel] = {}  # by digest
+_LOADED: dict[str, None] = {}  # those of them that were loaded here, the latest last
+_KEPT = 2  # as many as any work reads at once; a worker's process lives through the work on many models
 
 
 @contextmanager
@@ -37,7 +39,8 @@ def lent(model: LanguageModel) -> Iterator[None]:
 def open_model(
     name: str, digest: str, device: str | None = None, dtype: str | None = None, tokenizer: str | None = None
 ) -> LanguageModel:
-    """The model with `digest`, lent or loaded as `name`; what is loaded stays for the next phase of this process.
+    """The model with `digest`, lent or loaded as `name`; what is loaded stays for the next phase of this process, until
+    two others were.
 
     device, dtype, tokenizer: as in `load`; a lent model is used where it is.
 
@@ -57,6 +60,11 @@ def open_model(
         found = model.digest[:12]
         raise UsageError(f"a worker loaded {name} with digest {found}, this run's model has {digest[:12]}; {where}")
     _LENT[digest] = model
+    _LOADED.pop(digest, None)
+    _LOADED[digest] = None
+    for old in list(_LOADED)[:-_KEPT]:
+        del _LOADED[old]
+        _LENT.pop(old, None)
     return model
 
 

@@ -1,0 +1,26 @@
+"""A process keeps the models that it works with, and not all that it ever had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from interp_jobs import reader
+from mplat.models import lending
+
+
+def test_the_last_two_that_were_loaded_stay_and_what_is_lent_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lending, "_LENT", {})
+    monkeypatch.setattr(lending, "_LOADED", {})
+    models = [reader(seed=seed) for seed in range(3)]
+    names = [str(model.save(tmp_path / str(number))) for number, model in enumerate(models)]
+    loaded = [lending.open_model(name, model.digest) for name, model in zip(names, models, strict=True)]
+    assert lending.open_model(names[1], models[1].digest) is loaded[1]
+    assert lending.open_model(names[2], models[2].digest) is loaded[2]
+    again = lending.open_model(names[0], models[0].digest)
+    assert again is not loaded[0] and again.digest == loaded[0].digest
+    assert list(lending._LENT) == [models[2].digest, models[0].digest]
+    with lending.lent(models[1]):
+        assert lending.open_model(names[1], models[1].digest) is models[1]
