@@ -105,6 +105,13 @@ def test_an_empty_path_is_not_this_folder(said, words) -> None:
     assert f"mplat {words[0]}`: invalid value for '{words[1]}': the path is empty; see " in told
 
 
+def test_an_address_is_no_folder(said, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = said(2, "train", "--out", "s3://bucket/run")
+    assert "'--out': s3://bucket/run is an address, not a path; mount the storage and name the folder; see " in told
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_empty_model_is_not_this_folder(said) -> None:
     assert said(2, "sites", "").startswith("the name of the model is empty; valid: tiny-")
 

@@ -45,6 +45,8 @@ def as_path(text: str) -> Path:
     """An argument as a path. Empty, from a shell variable without a value perhaps, it would mean this very folder."""
     if not text.strip():
         raise typer.BadParameter("the path is empty")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):  # Path would make a folder "s3:" here
+        raise typer.BadParameter(f"{text} is an address, not a path; mount the storage and name the folder")
     return Path(text)
 
 
