@@ -46,6 +46,7 @@ def is_absent_package(told: list[str]) -> bool:
     return told[0] == "ModuleNotFoundError" and told[2].split(".")[0] in OPTIONAL
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported() -> None:
     names = sorted({module_name(path) for path in PACKAGE.rglob("*.py")} - STARTS_THE_PROGRAM)
     assert len(names) > 100

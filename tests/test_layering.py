@@ -145,6 +145,7 @@ def _is_pure(path: Path) -> bool:
     return any(_id(path).startswith((f"{pure}/", f"{pure}.py")) for pure in PURE)
 
 
+@pytest.mark.slow
 def test_the_imports_are_found():
     seen = {module for path in FILES for module, _ in _imports(path)}
     assert {"mplat.core.errors", "mplat.models.kernels", "torch", "json"} <= seen
@@ -241,6 +242,7 @@ def test_only_the_runtime_imports_ray_and_only_the_command_line_imports_typer():
     assert not wrong
 
 
+@pytest.mark.slow
 def test_importing_a_stage_imports_no_ray():
     """So that everything but a Ray address works where Ray is not installed."""
     stages = [

@@ -94,6 +94,7 @@ def texts(case: Case) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_an_evaluation_reads_the_tokens_of_the_texts_that_it_records(case: Case, texts: dict[str, str]) -> None:
     assert set(texts) == {q.id for q in case.questions}
 
@@ -109,6 +110,7 @@ def test_analyses_read_the_same_texts_and_the_answers_behind_them(case: Case, te
     assert set(case.read) == expected
 
 
+@pytest.mark.slow
 def test_a_trace_reads_the_tokens_of_its_prompt(case: Case, texts: dict[str, str]) -> None:
     question = min(case.questions, key=lambda q: len(texts[q.id]))
     text, subject = texts[question.id], question.question.split()[-1].strip("?")

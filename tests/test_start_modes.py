@@ -137,6 +137,7 @@ FRONT_DOOR = (
 )
 
 
+@pytest.mark.slow
 def test_import_mplat_has_the_names_of_its_models(root, tmp_path):
     """Also beside a clone of the repository, which is a folder called mplat, and from a checkout's cli.py."""
     (tmp_path / "mplat" / "platform").mkdir(parents=True)

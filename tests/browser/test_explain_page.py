@@ -71,6 +71,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(html.unescape(found[1])) | {"log": done.stderr, "title": title[1]}
 
 
+@pytest.mark.slow
 def test_the_strip_and_the_map_are_drawn(measured: dict[str, Any]) -> None:
     assert len(measured["strips"]) >= 5
     assert all(style.startswith("linear-gradient") for styles in measured["strips"].values() for style in styles)

@@ -67,6 +67,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(html.unescape(found[1])) | {"log": done.stderr, "title": title[1]}
 
 
+@pytest.mark.slow
 def test_every_cell_is_drawn_in_the_colour_of_its_effect(measured: dict[str, Any]) -> None:
     lines = measured["views"]["a"]
     assert len(lines) > 5 and all(len(line) == 3 for line in lines)  # a token and two layers

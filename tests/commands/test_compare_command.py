@@ -38,6 +38,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     return call
 
 
+@pytest.mark.slow
 def test_models_stand_side_by_side_with_their_tables_and_a_page(run, models, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     found, said = run(*models, *QUICK, "--out", out)

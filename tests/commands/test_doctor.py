@@ -138,6 +138,7 @@ def test_shipped_models_must_be_what_was_shipped(monkeypatch, tmp_path):
     assert diagnose((diagnosis.shipped_models,))[0].status == "fail"
 
 
+@pytest.mark.slow
 def test_models_and_sites_say_in_json_what_the_library_says(capfd):
     from mplat.models import build
     from mplat.models.files import catalog

@@ -62,6 +62,7 @@ def first(place):
     return place / "run"
 
 
+@pytest.mark.slow
 def test_it_writes_the_run_and_says_what_came_out(first, run):
     assert {p.name for p in first.iterdir()} == {
         "run.json", "recipe.json", "search.parquet", "items.parquet", "prompts.parquet", "price.parquet",

@@ -23,6 +23,7 @@ def run(capfd):
     return call
 
 
+@pytest.mark.slow
 def test_leaving_every_model_alone_restores_nothing_and_raises_no_alarm(run, tmp_path):
     words = ["--search", "none", "--plants", f"{DAMAGED},{INTACT}", *FEW, "--out", tmp_path / "out"]
     code, out, err = run(*words, "--json")

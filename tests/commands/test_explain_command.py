@@ -22,6 +22,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["interp", "--model", str(model), "--questions", str(folder / "own.jsonl"), "--cache", str(folder / "cache")]
 
 
+@pytest.mark.slow
 def test_a_question_becomes_a_folder_with_a_page(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

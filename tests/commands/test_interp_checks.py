@@ -39,6 +39,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path):
     return call
 
 
+@pytest.mark.slow
 def test_the_check_runs_alone_and_anew_and_stands_in_the_report(run, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     for _ in range(2):  # one that is cached would prove nothing

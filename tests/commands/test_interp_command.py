@@ -42,6 +42,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     return call
 
 
+@pytest.mark.slow
 def test_steps_are_computed_once_and_their_tables_written(run, model, tmp_path) -> None:
     words = ["interp", "--model", model, "--steps", "bottlenecks,activations", "--out", tmp_path / "out", *FAST]
     first, said = run(*words)
@@ -70,6 +71,7 @@ def test_a_plan_says_what_is_missing_and_writes_nothing(run, model, tmp_path) ->
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_all_steps_are_those_that_what_is_named_suits(run, model) -> None:
     """No step is asked for that lacks its facts, texts or further models; with these it is."""
     words = ["interp", "--model", model, "--steps", "all", "--dry-run", *FAST]

@@ -83,6 +83,7 @@ def shown(out: Path) -> list[str]:
     return [content.title for content in step.shown]
 
 
+@pytest.mark.slow
 def test_a_length_sweep_finds_what_was_planted_and_computes_it_once(run, model, tmp_path, passes, capsys) -> None:
     out = tmp_path / "out"
     words = ["--model", model, "--sweep", "length=160,260"]
@@ -127,6 +128,7 @@ def test_a_length_sweep_finds_what_was_planted_and_computes_it_once(run, model, 
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_checkpoints_are_a_table_over_training(run, trained, tmp_path, passes) -> None:
     out = tmp_path / "out"
     first = run("--checkpoints", trained, "--out", out)

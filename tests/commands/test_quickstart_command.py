@@ -68,6 +68,7 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, 
     return json.loads(captured.out), captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nano_plant")
 def test_every_stage_runs_and_a_second_run_computes_nothing_new(
     settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -116,6 +117,7 @@ def test_every_stage_runs_and_a_second_run_computes_nothing_new(
     assert not (out / "models").exists() and third["planted"] is None and third["about"] == []
 
 
+@pytest.mark.slow
 def test_the_planted_model_is_one_that_every_command_reads_and_its_record_says_what_was_done(
     tmp_path: Path,
 ) -> None:

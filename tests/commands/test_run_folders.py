@@ -106,6 +106,7 @@ def test_quickstart_refuses_other_settings(commands, tmp_path, capsys) -> None:
     assert main([*commands["quickstart"], "--out", str(out), "--dry-run", "--fresh"]) == 0
 
 
+@pytest.mark.slow
 def test_every_command_leaves_the_same_record_of_a_finished_run(commands, models, tmp_path, capsys) -> None:
     runs, texts, model = tmp_path / "runs", tmp_path / "texts.txt", str(models / "talking")
     texts.write_text("Bekdok lives in Kanbak.")

@@ -61,6 +61,7 @@ def test_the_tokens_of_an_evaluation_are_counted_in_every_condition():
     assert prepare(config.model_copy(update={"likelihood": True}), plan.model).tokens > plan.tokens
 
 
+@pytest.mark.slow
 def test_a_modest_evaluation_of_a_tiny_model_is_small_and_that_of_a_large_one_is_not():
     few = {"model": "tiny-mamba2", "controls": ["random"], "draws": 5, "steering": {"sites": ["mixer_out"]}}
     plan = prepare(EvalConfig.model_validate(few), load("tiny-mamba2"))

@@ -45,6 +45,7 @@ def test_a_dry_run_says_the_tokens_and_writes_nothing(run, tmp_path):
     assert f"{planned['tokens']:,} tokens" in err or f"{planned['tokens']:,} tokens" in run("--dry-run")[1]
 
 
+@pytest.mark.slow
 def test_it_keeps_a_recipe_that_is_not_judged_on_what_it_was_found_on(run, model, tmp_path):
     code, out, err = run("--out", tmp_path / "out")
     assert code == 0, err

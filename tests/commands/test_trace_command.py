@@ -75,6 +75,7 @@ def test_one_prompt_is_traced_and_its_tables_and_pictures_written(run, model, tm
     assert found["statuses"] == {"ok": 1} and found["excluded"] == {}
 
 
+@pytest.mark.slow
 def test_facts_come_from_a_set_among_data_files_and_from_a_file(run, model, data, tmp_path) -> None:
     words = ["--model", model, *SEVERAL, "--all"]
     found, said = run(*words, "--facts", "known_1000", "--data-dir", data, "--out", tmp_path / "set")
@@ -87,6 +88,7 @@ def test_facts_come_from_a_set_among_data_files_and_from_a_file(run, model, data
     assert few["plan"]["prompts"] == 2 and not (tmp_path / "few").exists()
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_other_settings_are_refused(run, model, data, tmp_path) -> None:
     words = [
         "--model",
@@ -116,6 +118,7 @@ def test_where_no_fact_is_answered_correctly_the_end_is_1_and_says_what_to_do(ru
     assert "no prompt was traced (model_wrong 5); --all traces them too" in said
 
 
+@pytest.mark.slow
 def test_prompts_that_fail_are_tolerated_as_far_as_asked(run, model, data, tmp_path) -> None:
     words = ["--model", model, "--facts", "known_1000", "--data-dir", data, *SEVERAL, "--all", "--set", "max_tokens=5"]
     _, said = run(*words, "--out", tmp_path / "a", code=1)

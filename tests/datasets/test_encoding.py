@@ -184,6 +184,7 @@ def test_any_other_tokenizer_is_left_to_the_library(changed):
     same_as_library(tokenizer, encoder, HARD)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_merges_in_any_order(data):
     """Merges whose ranks follow no training: those of a token's parts may come later, and several make one token."""

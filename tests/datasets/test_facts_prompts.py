@@ -130,6 +130,7 @@ def test_a_distractor_repeats_the_last_relation_wherever_there_is_a_distractor(i
             assert sum(read_statement(s)[0] == last for s in q.context[0].sentences) >= 2
 
 
+@pytest.mark.slow
 def test_evidence_lies_anywhere_with_equal_chance():
     items = [q for q in prompts(per_level=1500, seed=1) if q.level == 4 and q.n_facts == 6]
     positions = [q.supporting_facts[0].sentence for q in items]

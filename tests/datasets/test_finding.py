@@ -261,6 +261,7 @@ def test_data_sets_are_found_by_import_and_unknown_ones_are_suggested() -> None:
         get("hotpot_qa")
 
 
+@pytest.mark.slow
 def test_the_real_files_are_found_and_nothing_else(shared_data: Path) -> None:
     entry = find(["squad", "hotpotqa", "triviaqa"], shared_data)
     relative = {name: [p.relative_to(shared_data).as_posix() for p in e.files] for name, e in entry.items()}

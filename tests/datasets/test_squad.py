@@ -275,6 +275,7 @@ def real(shared_data: Path, name: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count", "articles", "paragraphs"),
     [("dev_part_a.json.gz", 4961, 24, 913), ("train_part.json.gz", 11877, 44, 2430)],

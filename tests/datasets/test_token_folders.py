@@ -77,6 +77,7 @@ def containment(asked: list[list[int]], others: list[list[int]], n: int) -> list
 TOKENS = st.lists(st.integers(0, 3), max_size=25)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(TOKENS, min_size=2, max_size=12), st.integers(2, 6), st.integers(1, 4), st.sampled_from([1, 3]))
 def test_containment_is_that_of_sets(tmp_path_factory, texts, n, size, cut) -> None:

@@ -68,6 +68,7 @@ def test_a_digest_is_that_of_what_is_asked_and_not_of_the_id():
     assert question_digest(second) != question_digest(first)
 
 
+@pytest.mark.slow
 def test_a_recipe_is_not_judged_by_the_questions_it_was_found_on(model, tmp_path):
     plan = prepare(settings(), model)
     found = run(plan, tmp_path / "run").recipe
@@ -113,6 +114,7 @@ def test_weights_that_questions_chose_are_not_judged_by_them(tmp_path):
     prepare(config, chosen)
 
 
+@pytest.mark.slow
 def test_a_file_of_questions_that_were_asked_before_is_found_by_what_it_asks(model, tmp_path):
     asked = [dataclasses.replace(q, id=f"other-{i}") for i, q in enumerate(facts.prompts(per_level=4, seed=0))]
     pq.write_table(to_table(asked), tmp_path / "q.parquet")

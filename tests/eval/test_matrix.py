@@ -38,6 +38,7 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_every_cell_is_what_it_is_alone_and_p_values_are_corrected_across_them(folder):
     names = [str(folder / "twice.json"), str(folder / "half.json")]
     wanted = config(folder, ",".join(names))

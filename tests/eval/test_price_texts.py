@@ -120,6 +120,7 @@ def test_a_file_is_cut_into_windows_that_predict_each_byte_once(untold, tmp_path
     assert len(price_texts(untold, QUESTIONS, file=path, limit=2).texts) == 2
 
 
+@pytest.mark.slow
 def test_the_pile_is_read_as_it_is(untold, shared_data: Path):
     texts = price_texts(untold, QUESTIONS, file=shared_data / "pile" / "pile_test_permissive.jsonl.zst", limit=3)
     assert len(texts.texts) == 3 and all(text.n_bytes > 0 for text in texts.texts)

@@ -90,6 +90,7 @@ def items(result):
     return read_table(result.out / "items.parquet").to_pylist()
 
 
+@pytest.mark.slow
 def test_steering_repairs_the_damage_on_test_questions_and_random_channels_do_not(found):
     em = found.summary.overall.em.conditions
     assert em["steered"].mean == 1.0
@@ -97,6 +98,7 @@ def test_steering_repairs_the_damage_on_test_questions_and_random_channels_do_no
     assert found.summary.verdict.supported, found.summary.verdict.sentence
 
 
+@pytest.mark.slow
 def test_the_choice_saw_development_questions_alone_and_the_verdict_test_questions_alone(searched, found, case):
     for result in (searched, found):
         assert all(row["split"] == sides(case)[row["question_id"]] for row in items(result))
@@ -162,12 +164,14 @@ def test_running_again_makes_no_forward_pass_and_the_same_files(found, place, ca
         answers.generate(case.damaged, [[1]])
 
 
+@pytest.mark.slow
 def test_fresh_computes_again_and_gives_the_same_tables(few, place, case):
     again = run(settings(place, draws=2), case.damaged, place / "again", fresh=True)
     for name in ("items.parquet", "price.parquet", "summary.json", "recipe.json"):
         assert (again.out / name).read_bytes() == (few.out / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_no_result_of_an_earlier_one_and_continues(place, case, monkeypatch):
     out = place / "interrupted"
     run(settings(place, draws=1), case.damaged, out)

@@ -58,6 +58,7 @@ def prepared(architecture: str) -> tuple[LanguageModel, Exchange, Exchange, Regi
     return model, train, test, regions(place, 1)[0], between
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_city_is_found_and_sets_the_colour_that_the_base_says_of_it(architecture: str) -> None:
     model, train, test, region, truth = prepared(architecture)

@@ -103,6 +103,7 @@ def test_activations_of_the_same_function_stand_in_and_those_of_controls_do_not(
         assert (row["share"] == row["agreement"] == 1.0) is exact and (row["correlation"] > 1 - 1e-6) is exact
 
 
+@pytest.mark.slow
 def test_directions_of_a_file_are_matched_and_their_content_is_part_of_the_key(model, items, tmp_path) -> None:
     turn = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
     where, name = tmp_path / "directions.safetensors", "blocks.1.mixer_out"

@@ -206,6 +206,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_three_steps_find_one_another_and_say_what_is_what(tmp_path) -> None:
     model = reader("mamba")
     config = config_model().model_validate({"batch_size": 3, "steps": tuple(SETTINGS), **SETTINGS})

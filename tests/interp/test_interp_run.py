@@ -243,6 +243,7 @@ def test_a_changed_weight_changes_the_key(questions) -> None:
     assert all(before[name][0] != after[name][0] for name in before)
 
 
+@pytest.mark.slow
 def test_why_names_the_first_difference_to_the_nearest_result(model, questions, tmp_path) -> None:
     cache = Cache(tmp_path)
     for values in ({"seed": 1, "layers": (0,)}, {}):
@@ -355,6 +356,7 @@ def saved(model: LanguageModel, tmp_path: Path) -> Iterator[LanguageModel]:
     yield load(tmp_path / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_workers_elsewhere_give_the_same_tables(saved, questions, tmp_path, ray_workers) -> None:
     chosen = config(batch_size=2, steps=("delta_sensitivity", "attribution", "bottlenecks"))

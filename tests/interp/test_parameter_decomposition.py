@@ -259,6 +259,7 @@ def two_circuits() -> tuple[TwoCircuits, dict[str, Tensor]]:
     return toy, decomposed(toy, {"first": 6, "second": 6}, losses, Schedule(900, 64, 1e-2))
 
 
+@pytest.mark.slow
 def test_spd_separates_two_circuits_that_are_used_on_disjoint_inputs() -> None:
     toy, parameters = two_circuits()
     raw = spd.importances(toy, parameters, clean_pass(toy, torch.arange(len(toy.data))))

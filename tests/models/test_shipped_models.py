@@ -66,6 +66,7 @@ def exact_match(model: LanguageModel) -> dict[int, float]:
     return {level: sum(values) / len(values) for level, values in right.items()}
 
 
+@pytest.mark.slow
 def test_recall_on_held_out_entities_and_templates(exact_match: dict[int, float]) -> None:
     assert exact_match[1] >= 0.9
 

@@ -79,6 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(tmp_path_factory.mktemp("report") / "runs")
 
 
+@pytest.mark.slow
 def test_every_tag_is_closed_and_ids_are_unique(made: Made) -> None:
     assert made.page.open == []
     ids = Counter(attributes["id"] for _, attributes in made.page.tags if "id" in attributes)
@@ -131,6 +132,7 @@ def test_everything_a_reader_needs_is_there(made: Made) -> None:
     assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in made.page.tags if tag == "svg")
 
 
+@pytest.mark.slow
 def test_the_first_table_compares_with_the_control_that_does_best(made: Made) -> None:
     run = next(run for run in made.report.evaluations if run.model == "other")
     better, difference = Estimate(12, 0.987, 0.9, 1.0), Difference(12, -0.654, -0.8, -0.5, 0.01)
@@ -158,6 +160,7 @@ def test_colours_follow_the_page_in_light_and_dark(made: Made) -> None:
     assert set(re.findall(r"var\((--[a-z0-9-]+)\)", made.html)) <= defined
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(made: Made, tmp_path: Path) -> None:
     assert render(made.report) == made.html
     digest = write(made.report, tmp_path / "page.html")

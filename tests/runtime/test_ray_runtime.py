@@ -200,6 +200,7 @@ except ClusterError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "answer"), [("token", "cluster\n"), ("disabled", "it refused our token")])
 def test_attaching_needs_the_same_authentication(ray_session: Session, mode: str, answer: str) -> None:
     import ray

@@ -19,6 +19,7 @@ print(before, torch.get_num_threads())
 """
 
 
+@pytest.mark.slow
 def test_a_limit_of_threads_leaves_torch_as_it_was_found() -> None:
     where = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=where, capture_output=True, text=True, check=True)

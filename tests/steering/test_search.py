@@ -84,6 +84,7 @@ def test_an_undamaged_model_is_left_alone_although_noise_can_be_fitted(seed):
     assert min(everything) > 0.1 > found.cross_fitted.exact, "on its own questions a fit gains, on others it does not"
 
 
+@pytest.mark.slow
 def test_channels_that_go_up_and_down_are_found_with_their_signs():
     up, down = loud()[:2], loud()[2:]
     damage = [Scale(f"blocks.0.{SITE}", f, channels=c) for f, c in ((0.1, up), (10.0, down))]
@@ -163,6 +164,7 @@ def test_two_parts_are_found_where_two_layers_are_damaged():
     assert exact(fresh, *damage, *two.recipe.edits(clean())) > exact(fresh, *damage, *one.recipe.edits(clean())) + 0.05
 
 
+@pytest.mark.slow
 def test_the_same_search_gives_the_same_bytes_and_reads_no_more_than_planned():
     damage = Scale(f"blocks.0.{SITE}", 0.05, channels=loud())
     planned = plan(learned(), EFFORTS[2], layers=(0,))
@@ -176,6 +178,7 @@ def test_the_same_search_gives_the_same_bytes_and_reads_no_more_than_planned():
         assert sum(row["tokens"] for row in rows if row["fold"] == fold) <= sum(r.tokens for r in planned.rungs)
 
 
+@pytest.mark.slow
 def test_a_plan_is_made_of_the_questions_alone_and_holds_its_budget():
     from mplat import load
 

@@ -245,6 +245,7 @@ def test_two_checkouts_are_run_and_compared(tmp_path, capfd, after, code, marked
     )  # two runs: before = after twice, none = 2 workers twice
 
 
+@pytest.mark.slow
 def test_a_checkout_agrees_with_itself(root, tmp_path):
     argv = [sys.executable, str(root / "tools" / "compare_checkouts.py"), str(root), str(root), "--commands", "prompts"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=100)

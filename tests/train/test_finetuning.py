@@ -70,6 +70,7 @@ def test_changes_are_nothing_at_first_and_merge_into_what_was_learned(arch: str)
     assert ranks == {0}
 
 
+@pytest.mark.slow
 def test_starts_with_the_model_and_continues_bit_for_bit(tmp_path: Path) -> None:
     """Four steps are two, a stop, and two more, of low-rank changes; the first loss is that of the model itself."""
     config = small(start={"model": "tiny-mamba", "lora_rank": 2})

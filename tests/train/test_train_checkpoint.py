@@ -101,6 +101,7 @@ def test_killed_between_write_and_rename_the_previous_checkpoint_is_used(tmp_pat
     assert all(p.name.startswith("step-") for p in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_writing_leaves_the_previous_checkpoint(tmp_path):
     """A real SIGKILL in the middle of the second checkpoint's files."""
     program = textwrap.dedent("""

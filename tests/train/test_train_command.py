@@ -115,6 +115,7 @@ def test_shipped_configurations_are_valid(root, tmp_path, capsys, name):
     assert plan["config"]["model"]["arch"] == name.removeprefix("tiny-") and plan["parameters"] < 1_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_saves_the_state_and_names_the_command_that_continues(tmp_path, root, signal_sent, code):
     out = tmp_path / "run"

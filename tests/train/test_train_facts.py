@@ -74,6 +74,7 @@ def test_evaluation_reports_every_level_and_is_repeatable(tmp_path):
     assert first.metrics["answer_loss"] == pytest.approx(math.log(1024), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mamba", "mamba2"])
 def test_a_nano_model_learns_one_batch_by_heart(tmp_path, arch):
     run_config = config(

@@ -82,6 +82,7 @@ def test_resume_never_and_fresh(tmp_path):
     assert other.model_digest != first.model_digest
 
 
+@pytest.mark.slow
 def test_continuing_in_another_folder_with_other_settings(tmp_path):
     run = config(steps=2)
     train(run, tmp_path / "a")

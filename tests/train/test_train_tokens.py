@@ -134,6 +134,7 @@ def test_what_is_held_out_and_measured_depends_on_no_order(folder: Path, tmp_pat
     assert open_source(run(*parts, tokens={"holdout_tokens": 300}), tmp_path / "b").evaluate(model) == whole
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
     whole = run(folder, steps=4, schedule={"warmup_steps": 1})
     straight = train(whole, tmp_path / "straight")

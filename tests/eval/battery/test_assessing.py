@@ -95,6 +95,7 @@ def test_scores_that_are_not_finite_are_failures():
     assert (row["n"], row["n_failed"], row["accuracy"]) == (0, 2, None)
 
 
+@pytest.mark.slow
 def test_in_words_conditions_stand_side_by_side():
     table = harmed(2)
     shown = in_words(table)

@@ -124,6 +124,7 @@ def figures(model: Any, tasks: TaskManager) -> dict[str, Any]:
     return found["results"]["lambada_file"]
 
 
+@pytest.mark.slow
 def test_a_task_of_the_harness_gives_the_same_figures(pair, tmp_path, shared_data):
     path = shared_data / "lambada/lambada_openai_test.jsonl.zst"
     if not path.is_file():

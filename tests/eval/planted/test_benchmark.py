@@ -84,6 +84,7 @@ def test_recipes_at_sites_without_activity_are_judged_too():
     assert "the activity of the channels of blocks.0.mixer.A" in case.without["variance_matched"]
 
 
+@pytest.mark.slow
 def test_mending_what_is_not_damaged_is_a_false_alarm_only_where_it_helps():
     plant = find_plant("tiny-mamba2:mixer_out:carrier")
     result = benchmark({"louder": lambda model, _: [Scale("blocks.0.mixer_out", 1.01)]}, plants=[plant], **FEW)
@@ -112,6 +113,7 @@ def test_what_a_search_may_give():
         benchmark({}, plants=[NAME, NAME])
 
 
+@pytest.mark.slow
 def test_detectors_find_what_was_made_quiet_and_spare_decoys():
     names = ["gradient_norm", "quiet_but_heard", "variance", "cosine"]
     found = {d.detector: d for d in detect([NAME], per_level=4, detectors=names)}

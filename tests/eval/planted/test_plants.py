@@ -96,6 +96,7 @@ def test_names_are_those_of_the_plants():
         Plant("none", "damaged", "tiny-mamba", "mixer_out", 0, 16, 0.0)
 
 
+@pytest.mark.slow
 def test_decoys_follow_a_carrier_and_nothing_reads_them():
     plant = find_plant("tiny-mamba:mixer.gated:decoy")
     planted = plant.grow()

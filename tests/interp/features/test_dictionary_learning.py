@@ -15,6 +15,7 @@ from planted_features import planted_features
 PLANTED = planted_features(3000)
 
 
+@pytest.mark.slow
 def test_planted_atoms_are_found_and_explain_more_than_random_ones() -> None:
     learned = learn_dictionary(Held(PLANTED.x), 24, penalty=0.3, rounds=5, batch_size=256, seed=0)
     assert mean_max_cosine(PLANTED.directions, learned.atoms, signed=False) > 0.93

@@ -51,6 +51,7 @@ def found(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Map
     return results
 
 
+@pytest.mark.slow
 def test_the_table_says_what_the_dictionaries_are(found: Mapping[str, StepResult]) -> None:
     result = found["sae"]
     store = Store.read(found["collect"].tables, found["collect"].tensors)

@@ -77,6 +77,7 @@ def said(model: LanguageModel, text: str) -> str:
     return str(words.decode([int(scores.argmax())]))
 
 
+@pytest.mark.slow
 def test_a_comparison_is_each_models_own_traces(models: dict[str, LanguageModel]) -> None:
     table = compare(models, prompts(), counted="all", **FAST)
     rows = [row for row in table.to_pylist() if row["status"] == "ok"]
@@ -118,6 +119,7 @@ def test_a_comparison_is_each_models_own_traces(models: dict[str, LanguageModel]
             assert mine[key]["depth"] == pytest.approx((key[1] + 0.5) / model.n_layers)
 
 
+@pytest.mark.slow
 def test_kinds_are_the_same_in_all_models_whatever_their_layers_are(models: dict[str, LanguageModel]) -> None:
     rows = compare(models, prompts(), counted="all", **FAST).to_pylist()
 
@@ -135,12 +137,14 @@ def test_kinds_are_the_same_in_all_models_whatever_their_layers_are(models: dict
     assert [(r["status"], r["effect"], r["layer"]) for r in missing] == [("not_applicable", None, None)]
 
 
+@pytest.mark.slow
 def test_a_site_that_only_some_models_have_is_compared_where_it_is(models: dict[str, LanguageModel]) -> None:
     rows = compare(models, prompts(), sites=["h_post", "mixer"], counted="all", **FAST).to_pylist()
     found = {name: {r["status"] for r in rows if (r["model"], r["kind"]) == (name, "h_post")} for name in models}
     assert found == {"mamba": {"ok"}, "mamba2": {"ok"}, "hybrid": {"ok"}, "gpt2": {"not_applicable"}}
 
 
+@pytest.mark.slow
 def test_by_default_only_prompts_count_that_every_model_answers(models: dict[str, LanguageModel]) -> None:
     a, b = small("mamba"), small("mamba2")
     right = {text: said(a, text) for text, _ in TEXTS}

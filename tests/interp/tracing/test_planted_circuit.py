@@ -51,6 +51,7 @@ def test_the_information_is_also_where_nothing_reads_it(planted, layer) -> None:
     assert len(differs) > 2 * len(planted.coordinates[layer])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "site"), [(0, "h"), (1, "h_post")])
 @torch.no_grad()
 def test_restoring_states_coordinate_by_coordinate_names_the_planted_ones(planted, layer, site) -> None:

@@ -38,6 +38,7 @@ def traced(tmp_path_factory) -> tuple[TracePlan, TraceResult, Path]:
         return plan, run_trace(plan, out=folder, session=session, draw=draw), folder
 
 
+@pytest.mark.slow
 def test_panels_hold_the_effects_of_the_tables(traced) -> None:
     plan, result, _ = traced
     for trace in plan.singles(result.traces):

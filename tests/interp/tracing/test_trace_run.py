@@ -119,6 +119,7 @@ def test_averages_are_means_over_prompts_of_means_over_a_bins_tokens(model, tmp_
     assert rows[0]["ate"] == pytest.approx(np.mean(list(totals.values())), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_files_are_what_run_json_says(model, tmp_path) -> None:
     result = run(prepare(settings(), model, PROMPTS), tmp_path, draw=draw)
     record = json.loads((tmp_path / "run.json").read_text())
@@ -131,6 +132,7 @@ def test_files_are_what_run_json_says(model, tmp_path) -> None:
         read_table(tmp_path / name, record["files"][name])
 
 
+@pytest.mark.slow
 def test_the_same_trace_gives_the_same_bytes_and_an_interrupted_one_continues(model, tmp_path, monkeypatch) -> None:
     values = {"sites": ("resid_post", "delta"), "pictures": 0}  # one picture, of the averages
     first = run(prepare(settings(**values), model, PROMPTS), tmp_path / "first", draw=draw)
@@ -188,6 +190,7 @@ def test_a_prompt_that_cannot_be_traced_is_a_row_that_says_why(model, tmp_path, 
     assert set(result.statuses) <= set(STATUSES)
 
 
+@pytest.mark.slow
 def test_only_prompts_answered_correctly_are_traced_unless_all_are_asked_for(tmp_path) -> None:
     knows = load("tiny-mamba")
     given = facts_world_prompts(3, n_facts=2)
@@ -297,6 +300,7 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_is_computed(mode
         prepare(settings(max_tokens=2), model, PROMPTS[:1])
 
 
+@pytest.mark.slow
 def test_a_folder_holds_one_trace(model, tmp_path) -> None:
     one_site = {"sites": ("resid_post",)}
     run(prepare(settings(**one_site), model, PROMPTS), tmp_path, draw=draw)

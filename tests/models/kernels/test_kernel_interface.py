@@ -93,6 +93,7 @@ def test_the_number_of_returned_tensors_is_what_was_asked_for():
     assert y.shape == (2, 3, 4) and states.shape == (2, 2, 4, 5)
 
 
+@pytest.mark.slow
 def test_importing_the_kernels_imports_no_compiler():
     code = "import sys, mplat.models.kernels as k; k.backends('scan'); sys.exit(int('numba' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
