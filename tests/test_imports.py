@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parent.parent / "platform"
 OPTIONAL = {"triton", "lm_eval"}  # the first comes with torch for CUDA only, the other is an extra
 STARTS_THE_PROGRAM = {"mplat.__main__"}

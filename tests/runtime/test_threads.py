@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import numba, torch
 from mplat.runtime.threads import ThreadLimit
