@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quick test test-all chaos check format bench
+.PHONY: help quickstart quick test test-all test-multinode chaos check format bench
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -28,6 +28,9 @@ test: $(STAMP) ## the test suite without what is marked slow
 
 test-all: $(STAMP) ## the whole test suite, as continuous integration runs it
 	$(PYTEST) $(ARGS)
+
+test-multinode: $(STAMP) ## what needs several nodes, each a Ray node of its own on this machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m multinode $(ARGS)
 
 chaos: $(STAMP) ## fifty random kills of a command or its workers in every stage under Ray; takes an hour
 	MPLAT_KILLS=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos $(ARGS)

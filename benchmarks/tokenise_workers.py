@@ -30,7 +30,7 @@ def mplat(*words: str) -> None:
 
 def seconds(out: Path) -> float:
     """From the first part that is begun to the last that is done."""
-    (ledger,) = out.rglob(LEDGER_NAME)
+    (ledger,) = out.glob(f"work/tokens-*/{LEDGER_NAME}")
     entries = read_ledger(ledger).entries.values()
     return max(e.at for e in entries) - min(e.at - e.seconds for e in entries)
 
@@ -56,7 +56,7 @@ def main() -> None:
             for workers in (1, 2):
                 out = place / f"tokens-{workers}-{turn}"
                 mplat("tokenize", str(place / "texts.jsonl"), "--tokenizer", str(place / "tokenizer"), "--address",
-                      "local", "--actors", str(workers), "--out", str(out))  # fmt: skip
+                      "local", "--actors", str(workers), "--set", "keep_parts=true", "--out", str(out))  # fmt: skip
                 taken[workers].append(seconds(out))
     one, two = (statistics.median(taken[workers]) for workers in (1, 2))
     found = {
