@@ -100,7 +100,11 @@ class Pool(Protocol):
     """Actors by number, each taking payloads one after the other in the order submitted."""
 
     depth: int  # how many payloads an actor may hold: 2 hides the round trip, 1 where there is none
-    trouble: str  # what is known of why actors do not come up, in words; empty where nothing is
+
+    @property
+    def trouble(self) -> str:
+        """What is known of why actors do not come up, in words; empty where nothing is."""
+        ...
 
     def actors(self) -> Sequence[int]:
         """The actors that are up and take work now, oldest first."""
