@@ -82,9 +82,12 @@ def as_read(table: pa.Table) -> pa.Table:
     return _parquet(table_bytes(table)).read(use_threads=False) if nested else table
 
 
-def publish_table(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP) -> Published:
-    """Write `table` as Parquet under a name that does not exist yet; the first writer wins."""
-    data = table_bytes(table, rows_per_group=rows_per_group)
+def publish_table(
+    table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP, data: bytes | None = None
+) -> Published:
+    """Write `table` as Parquet under a name that does not exist yet; the first writer wins. data: its `table_bytes`,
+    where they are there already."""
+    data = table_bytes(table, rows_per_group=rows_per_group) if data is None else data
     return _publish(data, Path(path), rows=table.num_rows, verify=_table_check(table), replace=False)
 
 

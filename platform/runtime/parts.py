@@ -72,13 +72,13 @@ class Parts:
     def commit(self, shard: Shard, table: pa.Table, made: Made) -> bool:
         """Publish the part and enter it in the ledger; False where this run did so already, with the same bytes."""
         table = self._marked(shard, table)
-        digest = sha256_of(table_bytes(table))
+        digest = sha256_of(data := table_bytes(table))
         entry = self.ledger.entries.get(shard.key)
         if entry is not None and entry.sha256 != digest:
             raise self._two_answers(shard, entry.sha256, digest)
         if shard.key in self.verified:
             return False
-        published = publish_table(table, self.folder / self._name(shard, digest))
+        published = publish_table(table, self.folder / self._name(shard, digest), data=data)
         self._enter(shard, published.path, published.sha256, published.rows, made)
         return True
 

@@ -33,7 +33,7 @@ class Assembled:
         return Counts(**{name: sum(getattr(c, name) for c in self.sets.values()) for name in Counts.model_fields})
 
 
-def assemble(parts: Iterable[pa.Table], out: Path, *, bad_limit: int) -> Assembled:
+def assemble(parts: Iterable[pa.Table], out: Path, *, bytes_per_token: int, bad_limit: int) -> Assembled:
     """Write tokens.bin and documents.parquet of `parts`, the tables of `worker.part_schema` in the corpus's order.
 
     Row groups have a fixed number of documents, so that the files do not depend on how the work was cut. Raises
@@ -50,7 +50,7 @@ def assemble(parts: Iterable[pa.Table], out: Path, *, bad_limit: int) -> Assembl
                 made.left_out.update(broken["problem"].to_pylist())
                 first_bad = first_bad or next((where for where in broken["where"].to_pylist() if where), None)
                 _refuse_broken(made.left_out, bad_limit, first_bad)
-                rows = _documents(part.filter(pc.is_null(part["problem"])), offset, tokens)
+                rows = _documents(part.filter(pc.is_null(part["problem"])), offset, bytes_per_token, tokens)
                 offset += pc.sum(rows["tokens"]).as_py() or 0
                 _count(rows, made.sets)
                 waiting = pa.concat_tables([waiting, rows])
@@ -73,12 +73,13 @@ def _refuse_broken(left_out: Counter[str], limit: int, first: str | None) -> Non
         raise InputError(f"{first} (so far {counted}; {LIMIT} is {limit}); repair the file, or raise the limit")
 
 
-def _documents(part: pa.Table, offset: int, tokens: Any) -> pa.Table:
+def _documents(part: pa.Table, offset: int, bytes_per_token: int, tokens: Any) -> pa.Table:
     """The rows of documents.parquet for a part's documents; their tokens are written to `tokens`."""
     for chunk in part["tokens"].chunks:
-        values = chunk.flatten().to_numpy(zero_copy_only=False)
-        tokens.write(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")))
-    lengths = pc.list_value_length(part["tokens"]).cast(pa.int64()).to_numpy()
+        _, ends, values = chunk.buffers()
+        first, last = np.frombuffer(ends, dtype=np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
+        tokens.write(memoryview(values)[first:last])
+    lengths = pc.binary_length(part["tokens"]).cast(pa.int64()).to_numpy() // bytes_per_token
     offsets = offset + np.cumsum(lengths) - lengths
     columns = [part["set"], offsets.astype(np.uint64), lengths.astype(np.uint32), part["bytes"], part["hash"]]
     return pa.Table.from_arrays(columns, schema=DOCUMENTS)

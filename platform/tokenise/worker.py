@@ -37,13 +37,13 @@ SURVEYS = pa.schema(
 _CHARACTERS = 1 << 20  # that are encoded together
 
 
-def part_schema(vocabulary: int) -> pa.Schema:
+def part_schema() -> pa.Schema:
     """A row for every record: a document with its tokens, or the problem with it and where it is."""
     return pa.schema(
         [
             pa.field("item", pa.int32(), nullable=False),
             pa.field("set", pa.string(), nullable=False),
-            pa.field("tokens", pa.large_list(pa.from_numpy_dtype(token_dtype(vocabulary)))),
+            pa.field("tokens", pa.large_binary()),  # as tokens.bin has them; a list takes Parquet ten times as long
             pa.field("bytes", pa.uint64(), nullable=False),
             pa.field("hash", pa.uint64(), nullable=False),
             pa.field("problem", pa.string()),
@@ -89,7 +89,7 @@ class Tokeniser:
         if self._facts.digest != digest:
             raise InputError(f"tokenizer {tokenizer}: is another one here than where the run began; copy it again")
         self._encoder, self._reader, self._bad_limit = Encoder(opened), SpanReader(fields), bad_limit
-        self._schema = part_schema(self._facts.size)
+        self._schema = part_schema()
 
     def run(self, payload: dict[str, Any]) -> pa.Table:
         """A row for every record of the items, in their order."""
@@ -136,13 +136,14 @@ class Tokeniser:
         absent = np.array([problem is not None for problem in problems], dtype=bool)
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         offsets[1:][~absent] = lengths
+        values = np.concatenate(tokens)
+        values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+        there, ends = pa.array(~absent).buffers()[1], pa.py_buffer(np.cumsum(offsets) * values.itemsize)
         schema = self._schema
         columns = [
             pa.array(np.full(len(rows), item, dtype=np.int32)),
             pa.array(sets, pa.string()),
-            pa.LargeListArray.from_arrays(
-                pa.array(np.cumsum(offsets)), pa.array(np.concatenate(tokens)), mask=pa.array(absent)
-            ),
+            pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(rows), [there, ends, pa.py_buffer(values)]),
             pa.array(sizes, pa.uint64()),
             pa.array(hashes, pa.uint64()),
             pa.array(problems, pa.string()),
