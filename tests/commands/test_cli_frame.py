@@ -266,11 +266,11 @@ def _signalled(number: int) -> tuple[int, str]:
         return process.returncode, err
 
 
-def test_ctrl_c_ends_with_130_and_how_to_continue():
+def test_f6_ctrl_c_ends_with_130_and_how_to_continue():
     assert _signalled(signal.SIGINT) == (130, "interrupted\ncontinue with: mplat probe\n")
 
 
-def test_sigterm_ends_with_75_and_how_to_continue():
+def test_f6_sigterm_ends_with_75_and_how_to_continue():
     assert _signalled(signal.SIGTERM) == (75, "error: stopped by SIGTERM\ncontinue with: mplat probe\n")
 
 

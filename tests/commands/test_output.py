@@ -33,7 +33,7 @@ from mplat.core.plain_text import Table, clean, duration
         ("[bold]not markup[/bold]", "[bold]not markup[/bold]"),
     ],
 )
-def test_terminal_sequences_are_removed_and_text_stays(text, expected):
+def test_i14_terminal_sequences_are_removed_and_text_stays(text, expected):
     assert clean(text) == expected
 
 
@@ -66,7 +66,7 @@ def test_durations_are_in_human_units():
     ]  # fmt: skip
 
 
-def test_progress_in_a_pipe_is_plain_lines(capfd, monkeypatch):
+def test_f34_progress_in_a_pipe_is_plain_lines(capfd, monkeypatch):
     clock = iter(range(0, 10_000, 3))
     monkeypatch.setattr(output_module.time, "monotonic", lambda: float(next(clock)))
     with Output().progress("evaluate", 40, "prompts") as progress:
@@ -165,7 +165,7 @@ def test_columns_never_take_more_than_the_room_and_keep_the_words_of_cells(rows,
         assert sum(widths) + 2 * gap <= room and all(w >= n for w, n in zip(widths, longest, strict=True))
 
 
-def test_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch):
+def test_f34_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch):
     terminal = _on_a_terminal(monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
     output = Output()

@@ -70,7 +70,7 @@ def test_an_answer_may_be_one_text_and_other_fields_are_kept(tmp_path):
     assert found.answers == ("2",) and found.source() == {"source": "me"} and found.gold() == ["2"]
 
 
-def test_a_table_of_questions_is_read_as_it_was_written(tmp_path):
+def test_i15_a_table_of_questions_is_read_as_it_was_written(tmp_path):
     made = facts.prompts(per_level=2, seed=1)
     pq.write_table(to_table(made), tmp_path / "q.parquet")
     pq.write_table(to_table(made).drop_columns(["group"]), tmp_path / "older.parquet")

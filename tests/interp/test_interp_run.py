@@ -216,7 +216,7 @@ def test_everything_that_can_change_a_result_changes_its_key(model, questions) -
         assert first.name.startswith(component), (component, first)
 
 
-def test_keys_follow_what_a_step_uses(model, questions) -> None:
+def test_f25_keys_follow_what_a_step_uses(model, questions) -> None:
     base = keys(model, questions)
     seeded = keys(model, questions, seed=5)
     changed = {name for name in base if seeded[name][0] != base[name][0]}
@@ -242,7 +242,7 @@ def test_a_changed_weight_changes_the_key(questions) -> None:
     assert all(before[name][0] != after[name][0] for name in before)
 
 
-def test_why_names_the_first_difference_to_the_nearest_result(model, questions, tmp_path) -> None:
+def test_f25_why_names_the_first_difference_to_the_nearest_result(model, questions, tmp_path) -> None:
     cache = Cache(tmp_path)
     for values in ({"seed": 1, "layers": (0,)}, {}):
         run_steps(model, questions, config(steps=("bottlenecks",), **values), cache=cache)
@@ -253,7 +253,7 @@ def test_why_names_the_first_difference_to_the_nearest_result(model, questions, 
     assert nearest(plan.steps["bottlenecks"].key, {}) is None
 
 
-def test_questions_that_cannot_be_used_are_left_out_with_a_status(model, questions, tmp_path) -> None:
+def test_i4_questions_that_cannot_be_used_are_left_out_with_a_status(model, questions, tmp_path) -> None:
     odd = [
         dataclasses.replace(questions[0], id="no answer", answers=()),
         dataclasses.replace(questions[0], id="no prompt", prompt="  "),

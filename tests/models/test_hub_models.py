@@ -80,7 +80,7 @@ def online(monkeypatch: pytest.MonkeyPatch, home: Path, source: Path | None) -> 
 
 
 @pytest.mark.parametrize("repo", ["gpt2", "openai-community/gpt2"])
-def test_a_cached_model_needs_nobody(repo: str, home: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_i17_a_cached_model_needs_nobody(repo: str, home: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = online(monkeypatch, home, None)
     cached(home, repo, source)
     model = load(repo)
@@ -121,7 +121,7 @@ def test_pickles_are_asked_for_only_where_there_is_nothing_else(
         ),
     ],
 )
-def test_offline_the_missing_files_are_named(there: list[str], missing: str, home: Path, source: Path) -> None:
+def test_i17_offline_the_missing_files_are_named(there: list[str], missing: str, home: Path, source: Path) -> None:
     """With the real library, told that there is no network."""
     cached(home, "gpt2", source, there)
     with pytest.raises(InputError, match=f"^model 'gpt2' is in the local cache {missing} the hub gave no more; fetch"):

@@ -68,7 +68,7 @@ def test_what_a_killed_owner_left_is_swept_and_nothing_else(base: Path) -> None:
         mine.remove()
 
 
-def test_a_long_folder_for_temporary_files_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f33_a_long_folder_for_temporary_files_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 30)))
     folder = PrivateFolder()
     folder.remove()

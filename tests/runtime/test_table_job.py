@@ -78,7 +78,9 @@ def test_progress_counts_shards_and_rows_and_says_what_was_resumed(tmp_path: Pat
     assert [(p.shards_done, p.rows_done, p.resumed_shards) for p in told] == [(6, 40, 6)]
 
 
-def test_a_killed_driver_leaves_what_it_had_and_the_next_one_does_only_the_rest(tmp_path: Path, right: bytes) -> None:
+def test_f5_a_killed_driver_leaves_what_it_had_and_the_next_one_does_only_the_rest(
+    tmp_path: Path, right: bytes
+) -> None:
     log, folder = tmp_path / "log", tmp_path / "out"
     program = f"""
 import os, signal, sys
@@ -99,7 +101,7 @@ make_table(Path({str(folder)!r}), log=Path({str(log)!r}), progress=die_at_three)
     assert not list(folder.glob(".*.part"))
 
 
-def test_a_part_whose_ledger_line_was_never_written_is_adopted(tmp_path: Path, right: bytes) -> None:
+def test_f16_a_part_whose_ledger_line_was_never_written_is_adopted(tmp_path: Path, right: bytes) -> None:
     log, folder = tmp_path / "log", tmp_path / "out"
     make_table(folder, log=log)
     ledger = folder / "ledger.jsonl"
@@ -114,7 +116,7 @@ def flip(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [flip, lambda data: data[:300], lambda data: b""], ids=["bit", "cut", "empty"])
-def test_a_damaged_part_is_set_aside_and_made_again(
+def test_f18_f19_a_damaged_part_is_set_aside_and_made_again(
     tmp_path: Path, right: bytes, damage: Callable[[bytes], bytes]
 ) -> None:
     log, folder, told = tmp_path / "log", tmp_path / "out", []
@@ -144,7 +146,7 @@ def test_other_settings_are_refused_and_fresh_starts_over(tmp_path: Path, right:
     assert len(list((tmp_path / "out").glob("part-*"))) == 6 and len(executions(log)) == 12
 
 
-def test_a_step_that_gives_two_answers_is_an_error_with_both_digests(tmp_path: Path) -> None:
+def test_f11_a_step_that_gives_two_answers_is_an_error_with_both_digests(tmp_path: Path) -> None:
     make_table(tmp_path, function="make_random", log=tmp_path / "log")
     part = sorted(tmp_path.glob("part-*"))[0]
     part.unlink()

@@ -32,7 +32,7 @@ def stop_after(step, monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ["mamba", "mamba2"])
-def test_stopping_and_continuing_changes_no_bit(tmp_path, monkeypatch, arch):
+def test_f27_stopping_and_continuing_changes_no_bit(tmp_path, monkeypatch, arch):
     run = config(model={"arch": arch}, evaluation={"every": 2})
     train(run, tmp_path / "straight")
     with monkeypatch.context() as patch, pytest.raises(StoppedEarly) as stopped:
