@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -98,3 +100,14 @@ def test_i12_i16_folders_that_cannot_be_written_are_refused(tmp_path):
         pytest.skip("this user may write everywhere, so a read-only folder cannot be made")
     with pytest.raises(UsageError, match=r"cannot write there \(Permission denied\)"):
         writable_folder(closed / "a")
+
+
+@pytest.mark.parametrize("method", ["mkdir", "touch"])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_i16_whatever_the_file_system_refuses_is_one_sentence(tmp_path, monkeypatch, method, number):
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(UsageError, match=rf"^--out .*: cannot write there \({os.strerror(number)}\); choose another"):
+        writable_folder(tmp_path / "out")

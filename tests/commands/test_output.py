@@ -129,6 +129,19 @@ def test_progress_on_a_terminal_is_one_line_that_notes_do_not_break(monkeypatch)
     assert all("\u2501 a long title that does not fit" in bar and len(bar) <= 60 for bar in bars)
 
 
+def test_f34_forty_columns_are_enough(monkeypatch):
+    terminal = _on_a_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(output_module, "_LIVE_INTERVAL_S", 0.0)
+    with Output().progress("evaluate the questions", 2, "prompts") as progress:
+        progress.advance()
+        progress.advance()
+    Output().result({}, Table(["name", "what"], [["tiny-mamba", "more words than have room in forty columns"]]))
+    lines = clean(terminal.getvalue().replace("\r\x1b[2K", "\n")).splitlines()
+    assert any("evaluate" in line for line in lines) and any("tiny-mamba" in line for line in lines)
+    assert max(map(len, lines)) <= 40
+
+
 def test_a_table_on_a_terminal_is_wrapped_between_words(monkeypatch):
     terminal = _on_a_terminal(monkeypatch)
     words = "[red]every[/red] word of a long cell is there and none of them is broken"

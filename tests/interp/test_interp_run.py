@@ -136,7 +136,9 @@ def test_an_interrupted_step_continues_where_it_was(model, questions, tmp_path, 
     assert len(passes) == 6 and again.table.equals(whole.table)
 
 
-def test_batches_that_memory_was_too_small_for_are_said_of_the_result(model, questions, tmp_path, monkeypatch) -> None:
+def test_f12_batches_that_memory_was_too_small_for_are_said_of_the_result(
+    model, questions, tmp_path, monkeypatch
+) -> None:
     run = BatchWorker.run
 
     def frugal(self, payload):

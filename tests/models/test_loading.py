@@ -221,3 +221,29 @@ def test_a_model_of_many_more_layers_than_its_files_hold_is_not_built(tmp_path, 
         (tmp_path / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 10**12}))
         load(tmp_path)
     assert not made
+
+
+def test_i19_code_in_a_models_folder_is_never_run(tmp_path: Path) -> None:
+    from mplat.commands import build_app
+    from mplat.datasets.tokenizer import SHIPPED
+    from typer.main import get_command
+
+    folder = build(ModelConfig("mamba", vocab_size=1024, d_model=8, n_layers=1, state_size=2)).save(tmp_path / "own")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((SHIPPED / name).read_bytes())
+    before = load(folder).digest
+    for name in ("modeling", "configuration", "tokenization"):
+        (folder / f"{name}_own.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\nclass Own: pass\n")
+    code = {"AutoConfig": "configuration_own.Own", "AutoModelForCausalLM": "modeling_own.Own"}
+    edit_json(folder / "config.json", auto_map=code)
+    tokens_code = {"AutoTokenizer": ["tokenization_own.Own", "tokenization_own.Own"]}
+    edit_json(folder / "tokenizer_config.json", auto_map=tokens_code, tokenizer_class="Own")
+    found = load(folder)
+    assert found.tokenizer is not None and type(found) is LanguageModel and found.digest == before
+    edit_json(folder / "config.json", model_type="own", architectures=["Own"])
+    with pytest.raises(InputError, match=r"config\.json: model_type 'own' is not supported"):
+        load(folder)
+    assert not (tmp_path / "it ran").exists()
+    commands = get_command(build_app()).commands.values()  # type: ignore[attr-defined]
+    options = {option for command in commands for parameter in command.params for option in parameter.opts}
+    assert len(options) > 50 and not [o for o in options if "remote" in o or "trust" in o or "pickle" in o]

@@ -48,7 +48,7 @@ def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_what_a_killed_owner_left_is_swept_and_nothing_else(base: Path) -> None:
+def test_f6_what_a_killed_owner_left_is_swept_and_nothing_else(base: Path) -> None:
     strange = base / "mplat-abcdefgh"  # somebody else's, who knows nothing of a lock
     strange.mkdir()
     (base / "mplat-linklink").symlink_to(strange)

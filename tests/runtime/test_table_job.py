@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from mplat.core.errors import UsageError
-from mplat.core.whole_files import table_bytes
+from mplat.core.errors import ClusterError, UsageError
+from mplat.core.whole_files import read_table, table_bytes
 from mplat.runtime import (
     NonDeterministicError,
     Progress,
@@ -190,3 +193,48 @@ def test_what_cannot_be_sorted_by_or_has_no_length_is_refused(tmp_path: Path) ->
         make_table(tmp_path, sort_by=["level"])
     with pytest.raises(UsageError, match="3 lengths for 40 items"):
         make_table(tmp_path, lengths=[1, 2, 3])
+
+
+@pytest.mark.parametrize("room", range(0, 20, 3))
+def test_f15_a_run_whose_disk_was_full_has_whole_parts_alone_and_goes_on_once_there_is_space(
+    tmp_path: Path, right: bytes, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    log, folder, synced = tmp_path / "log", tmp_path / "out", itertools.count()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if next(synced) >= room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(ClusterError, match="No space left on device.*run the same command again") as caught:
+            make_table(folder, log=log)
+    assert caught.value.exit_code == 4
+    assert not list(folder.glob(".*.part"))
+    assert all(read_table(path).num_rows in (5, 7) for path in folder.glob("part-*"))
+    assert table_bytes(make_table(folder, log=log)) == right
+    assert len(executions(log)) <= 7, "at most the one that could not be written is computed again"
+
+
+def test_f21_neither_the_times_of_files_nor_the_clock_decide_anything(
+    tmp_path: Path, right: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backwards = itertools.count(2e9, -1e6)
+    monkeypatch.setattr("mplat.runtime.ledger.time.time", lambda: next(backwards))
+
+    def after_three(progress: Progress) -> None:
+        if progress.shards_done == 3:
+            raise KeyboardInterrupt
+
+    log, folder = tmp_path / "log", tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        make_table(folder, log=log, progress=after_three)
+    for seconds in (0, 4e9):  # all the same, and in the future
+        for path in [folder, *folder.rglob("*")]:
+            os.utime(path, (seconds, seconds))
+        assert table_bytes(make_table(folder, log=log)) == right
+    assert len(executions(log)) == 6
+    times = [entry.at for entry in read_ledger(folder / "ledger.jsonl").entries.values()]
+    assert times == sorted(times, reverse=True), "the clock did run backwards"

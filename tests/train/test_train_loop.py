@@ -55,6 +55,35 @@ def test_f27_stopping_and_continuing_changes_no_bit(tmp_path, monkeypatch, arch)
     assert logs[0] == logs[1]
 
 
+def test_f27_a_crash_between_two_checkpoints_changes_no_bit(tmp_path, monkeypatch):
+    class Crash(BaseException):
+        pass
+
+    real = loop.Run.train_step
+
+    def train_step(self, batch):
+        if self.progress.step == 3:
+            raise Crash
+        return real(self, batch)
+
+    run = config(checkpoint={"every": 2}, evaluation={"every": 2})
+    train(run, tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(loop.Run, "train_step", train_step)
+        train(run, tmp_path / "crashed")
+    recorder = Recorder()
+    train(run, tmp_path / "crashed", observer=recorder)
+    assert [r.step for r in recorder.reports] == [3, 4, 5, 6]
+    straight, crashed = files(tmp_path / "straight"), files(tmp_path / "crashed")
+    last = [name for name in straight if name.startswith(("checkpoints/step-00000006/", "model/"))]
+    assert len(last) > 6 and [name for name in last if straight[name] != crashed[name]] == []
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("straight", "crashed")]
+    for line in logs[0] + logs[1]:
+        for name in Speed._fields:
+            line.pop(name, None)
+    assert logs[0] == logs[1]
+
+
 def test_micro_batches_and_log_settings_do_not_make_another_run(tmp_path):
     """What no number depends on may change between a run and its continuation; what matters may not."""
     first = train(config(steps=2), tmp_path)
