@@ -257,7 +257,7 @@ def test_i4_an_id_that_is_there_twice_is_bad_the_second_time_within_and_across_f
         (document(qa("q")), "no question is left"),
     ],
 )
-def test_other_schemas_and_empty_files_are_refused(tmp_path: Path, value: object, sentence: str) -> None:
+def test_i3_other_schemas_and_empty_files_are_refused(tmp_path: Path, value: object, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         read("squad", store(tmp_path / "a.json", value), fail_over=1.0)
 
