@@ -59,7 +59,7 @@ class Actor:
         return {"failure": None, "node": "n", "pid": 1, "torch_threads": 1}
 
     def _run(self, payload: dict[str, Any]) -> Any:
-        how, error = (self.faults.pop(0) if self.faults else None) or ("", None)
+        how, error = (self.faults.pop(0) if self.faults else None) or ("", Exception())
         if how == "sent":
             raise error
         if how == "died":
