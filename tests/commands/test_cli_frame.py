@@ -303,3 +303,9 @@ def test_another_broken_pipe_is_an_error(capfd, add_command):
     add_command(probe)
     code, _, err = _ended(capfd, ["probe"])
     assert code == 1 and "the connection to a worker broke" in err
+
+
+def test_i19_no_option_allows_code_of_a_model_or_a_pickle():
+    commands = typer.main.get_command(build_app()).commands.values()  # type: ignore[attr-defined]
+    options = {option for command in commands for parameter in command.params for option in parameter.opts}
+    assert len(options) > 50 and not [o for o in options if "remote" in o or "trust" in o or "pickle" in o]
