@@ -139,7 +139,7 @@ def test_the_result_is_frozen():
         (b"seed: 1\ntitle: \xff\n", "c.yaml:2: not UTF-8 text (byte 15)"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_the_file_is_one_sentence_with_its_line(tmp_path, text, message):
+def test_i11_a_mistake_in_the_file_is_one_sentence_with_its_line(tmp_path, text, message):
     assert _message(tmp_path, text) == message
 
 

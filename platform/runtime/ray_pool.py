@@ -35,6 +35,8 @@ _GONE = (
     ray_errors.ObjectLostError,
     ray_errors.OutOfMemoryError,
 )
+# The machine has no room for a payload or an answer, on either side.
+_FULL = (ray_errors.ObjectStoreFullError, ray_errors.OutOfDiskError)
 _START_ATTEMPTS = 3  # a worker whose process dies while it is built, one after the other
 _VERDICT_S = 1.5  # a machine's processes do not all end in the same instant
 _LOOK_S = 5.0  # how often a pool that may grow looks for room
@@ -100,7 +102,11 @@ class RayPool:
     def submit(self, actor: int, payload: dict[str, Any]) -> int:
         """Queue `payload` on `actor`."""
         ticket = next(self._tickets)
-        self._work[self._actors[actor].handle.run.remote(payload)] = (ticket, actor)
+        try:
+            reference = self._actors[actor].handle.run.remote(payload)
+        except _FULL as error:
+            raise _trouble(error) from error
+        self._work[reference] = (ticket, actor)
         return ticket
 
     def wait(self, timeout_s: float) -> list[Outcome]:
@@ -241,14 +247,13 @@ class RayPool:
             return ray.get(reference, timeout=timeout_s)
         except ray_errors.RayTaskError as error:  # an answer that could not be sent or unpacked: our bug or a bad node
             cause = error.cause or error
+            if isinstance(cause, _FULL):
+                raise _trouble(cause) from error
             return {"kind": type(cause).__name__, "message": str(cause), "trace": str(error)}
         except (*_GONE, ray_errors.GetTimeoutError):
             raise
         except ray_errors.RayError as error:
-            raise ClusterError(
-                f"Ray is in trouble: {type(error).__name__}: {_reason(error)}; what was finished is "
-                "saved, run the same command again to continue"
-            ) from error
+            raise _trouble(error) from error
 
     def _outcome(self, ticket: int, answer: Any) -> Outcome:
         if isinstance(answer, dict) and set(answer) == {"kind", "message", "trace"}:
@@ -256,10 +261,19 @@ class RayPool:
         return answered(ticket, answer)
 
 
+def _trouble(error: BaseException) -> ClusterError:
+    """What is wrong with the cluster, and not with the work."""
+    advice = "free some space, or use smaller batches or fewer --actors, then " if isinstance(error, _FULL) else ""
+    return ClusterError(
+        f"Ray is in trouble: {type(error).__name__}: {_reason(error)}; what was finished is saved, {advice}"
+        "run the same command again to continue"
+    )
+
+
 def _reason(error: BaseException) -> str:
     """What Ray's text says, on one line and without its identifiers."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("class_name:", "actor_id:", "namespace:", "name:"))]
+    lines = [line for line in lines if not line.startswith(("class_name:", "actor_id:", "namespace:", "name:", "('"))]
     text = " ".join(lines).partition(" Some common causes")[0][:400] or type(error).__name__
     if isinstance(error, ray_errors.OutOfMemoryError):
         text += " (memory ran out: try fewer --actors)"

@@ -114,7 +114,7 @@ def test_a_wrong_tokenizer_ends_with_three_before_anything_is_read(
     assert (code, out) == (3, "") and "tokenizer gpt-5: neither a folder here nor" in errors
 
 
-def test_duplicate_ids_follow_the_tolerance(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+def test_i4_duplicate_ids_follow_the_tolerance(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     with open(data / "trivia.jsonl", "a") as file:
         file.write(json.dumps({"id": "t0", "question": "Again?", "golden_answers": ["x"]}) + "\n")
     words = ("--datasets", "triviaqa", "--data-dir", str(data), "--json")

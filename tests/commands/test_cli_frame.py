@@ -266,11 +266,11 @@ def _signalled(number: int) -> tuple[int, str]:
         return process.returncode, err
 
 
-def test_ctrl_c_ends_with_130_and_how_to_continue():
+def test_f6_ctrl_c_ends_with_130_and_how_to_continue():
     assert _signalled(signal.SIGINT) == (130, "interrupted\ncontinue with: mplat probe\n")
 
 
-def test_sigterm_ends_with_75_and_how_to_continue():
+def test_f6_sigterm_ends_with_75_and_how_to_continue():
     assert _signalled(signal.SIGTERM) == (75, "error: stopped by SIGTERM\ncontinue with: mplat probe\n")
 
 
@@ -303,3 +303,9 @@ def test_another_broken_pipe_is_an_error(capfd, add_command):
     add_command(probe)
     code, _, err = _ended(capfd, ["probe"])
     assert code == 1 and "the connection to a worker broke" in err
+
+
+def test_i19_no_option_allows_code_of_a_model_or_a_pickle():
+    commands = typer.main.get_command(build_app()).commands.values()  # type: ignore[attr-defined]
+    options = {option for command in commands for parameter in command.params for option in parameter.opts}
+    assert len(options) > 50 and not [o for o in options if "remote" in o or "trust" in o or "pickle" in o]

@@ -238,7 +238,7 @@ def test_every_prompt_is_kept_once_by_its_digest(first):
     assert all(table[row["prompt_digest"]]["ids_digest"] == row["ids_digest"] for row in items)
 
 
-def test_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run, given, tmp_path):
+def test_f7_i7_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run, given, tmp_path):
     code, out, err = run(*given, "--set", "max_prompt_tokens=60", "--out", str(tmp_path / "run"))
     assert code == 1
     assert "more than the --fail-over 0.05 allows" in err and "too_long" in out
@@ -276,7 +276,7 @@ def test_too_many_rows_without_a_score_end_with_exit_1_and_the_whole_result(run,
         (["--recipe", "absent.json"], 3, "absent.json"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_its_exit_code(run, tmp_path, monkeypatch, words, code, message):
+def test_i10_wrong_input_is_one_sentence_and_its_exit_code(run, tmp_path, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
     found, out, err = run("--address", "none", *words)
     assert found == code, err
@@ -284,7 +284,7 @@ def test_wrong_input_is_one_sentence_and_its_exit_code(run, tmp_path, monkeypatc
     assert not out and not list(tmp_path.iterdir())
 
 
-def test_files_that_hold_no_questions(run, tmp_path):
+def test_i3_i15_files_that_hold_no_questions(run, tmp_path):
     empty, odd, cut = tmp_path / "empty.parquet", tmp_path / "odd.parquet", tmp_path / "cut.parquet"
     table = to_table(facts.prompts(per_level=1))
     pq.write_table(table.slice(0, 0), empty)
@@ -305,7 +305,7 @@ def test_a_model_with_nan_weights(place, run, tmp_path):
     assert code == 3 and "backbone.norm_f.weight contains NaN" in err
 
 
-def test_a_recipe_of_another_model(first, run, tmp_path):
+def test_i9_a_recipe_of_another_model(first, run, tmp_path):
     other = talking("mamba", seed=4)
     other.save(tmp_path / "other")
     assert load(tmp_path / "other").digest != load(first.parent / "model").digest

@@ -158,7 +158,7 @@ def test_steps_are_listed(run) -> None:
     assert by_name["activations"]["settings"]["positions"] == [-1]
 
 
-def test_why_names_the_first_component_that_differs(run, model, tmp_path, capsys) -> None:
+def test_f25_why_names_the_first_component_that_differs(run, model, tmp_path, capsys) -> None:
     why = ["cache", "why", "attribution", "--model", model, "--per-level", "1"]
     assert run(*why)[0] | {"key": ""} == {
         "step": "attribution", "key": "", "cached": False, "entries": 0, "differences": [],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ def test_layers_may_be_ranges_or_all():
 
 
 @pytest.mark.parametrize("text", ["-1", "8", "1000000", "3,3", "2-4,3", "3,a", "", "1,,2", "4-2", "1.5", "0x1", "²"])
-def test_a_layer_that_is_not_there_is_refused_with_the_range(text):
+def test_i10_a_layer_that_is_not_there_is_refused_with_the_range(text):
     with pytest.raises(UsageError, match=r"^--layers .*(allowed: 0 to 7|more than once|entry is empty)"):
         parse_layers(text, 8)
 
@@ -34,7 +36,7 @@ def test_numbers_keep_their_order():
 
 
 @pytest.mark.parametrize("text", ["inf", "nan", "-inf", "1e9", "-1", "0", "1,1.0", "a", "", "1;2", "1e999"])
-def test_a_number_out_of_range_is_refused(text):
+def test_i10_a_number_out_of_range_is_refused(text):
     with pytest.raises(UsageError, match=r"^--strength .*(allowed: above 0 to 100|more than once|entry is empty)"):
         parse_numbers(text, low=0, high=100, option="--strength", low_included=False)
 
@@ -66,28 +68,28 @@ def test_addresses_that_mean_nothing(value):
         _check_address(value)
 
 
-def test_seeds():
+def test_i18_seeds():
     assert [_check_seed(s) for s in (0, 2**63 - 1)] == [0, 2**63 - 1]
     for seed in (-1, 2**63):
         with pytest.raises(UsageError, match="a seed is a whole number from 0 to"):
             _check_seed(seed)
 
 
-def test_a_writable_folder_is_made_and_left_empty(tmp_path):
+def test_i16_a_writable_folder_is_made_and_left_empty(tmp_path):
     folder = tmp_path / "some results" / "ünï 漢字"
     assert writable_folder(folder) == folder
     assert list(folder.iterdir()) == []
     assert writable_folder(folder) == folder
 
 
-def test_a_file_in_the_way_is_named(tmp_path):
+def test_i16_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "runs").write_text("")
     for path in (tmp_path / "runs", tmp_path / "runs" / "a" / "b"):
         with pytest.raises(UsageError, match=r"runs is a file, not a folder; choose another folder"):
             writable_folder(path)
 
 
-def test_folders_that_cannot_be_written_are_refused(tmp_path):
+def test_i12_i16_folders_that_cannot_be_written_are_refused(tmp_path):
     for path in (tmp_path / ("x" * 300), tmp_path / "a\0b"):
         with pytest.raises(UsageError, match="cannot write there"):
             writable_folder(path)
@@ -98,3 +100,14 @@ def test_folders_that_cannot_be_written_are_refused(tmp_path):
         pytest.skip("this user may write everywhere, so a read-only folder cannot be made")
     with pytest.raises(UsageError, match=r"cannot write there \(Permission denied\)"):
         writable_folder(closed / "a")
+
+
+@pytest.mark.parametrize("method", ["mkdir", "touch"])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_i16_whatever_the_file_system_refuses_is_one_sentence(tmp_path, monkeypatch, method, number):
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(UsageError, match=rf"^--out .*: cannot write there \({os.strerror(number)}\); choose another"):
+        writable_folder(tmp_path / "out")

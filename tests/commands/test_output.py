@@ -33,7 +33,7 @@ from mplat.core.plain_text import Table, clean, duration
         ("[bold]not markup[/bold]", "[bold]not markup[/bold]"),
     ],
 )
-def test_terminal_sequences_are_removed_and_text_stays(text, expected):
+def test_i14_terminal_sequences_are_removed_and_text_stays(text, expected):
     assert clean(text) == expected
 
 
@@ -66,7 +66,7 @@ def test_durations_are_in_human_units():
     ]  # fmt: skip
 
 
-def test_progress_in_a_pipe_is_plain_lines(capfd, monkeypatch):
+def test_f34_progress_in_a_pipe_is_plain_lines(capfd, monkeypatch):
     clock = iter(range(0, 10_000, 3))
     monkeypatch.setattr(output_module.time, "monotonic", lambda: float(next(clock)))
     with Output().progress("evaluate", 40, "prompts") as progress:
@@ -129,6 +129,19 @@ def test_progress_on_a_terminal_is_one_line_that_notes_do_not_break(monkeypatch)
     assert all("\u2501 a long title that does not fit" in bar and len(bar) <= 60 for bar in bars)
 
 
+def test_f34_forty_columns_are_enough(monkeypatch):
+    terminal = _on_a_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(output_module, "_LIVE_INTERVAL_S", 0.0)
+    with Output().progress("evaluate the questions", 2, "prompts") as progress:
+        progress.advance()
+        progress.advance()
+    Output().result({}, Table(["name", "what"], [["tiny-mamba", "more words than have room in forty columns"]]))
+    lines = clean(terminal.getvalue().replace("\r\x1b[2K", "\n")).splitlines()
+    assert any("evaluate" in line for line in lines) and any("tiny-mamba" in line for line in lines)
+    assert max(map(len, lines)) <= 40
+
+
 def test_a_table_on_a_terminal_is_wrapped_between_words(monkeypatch):
     terminal = _on_a_terminal(monkeypatch)
     words = "[red]every[/red] word of a long cell is there and none of them is broken"
@@ -165,7 +178,7 @@ def test_columns_never_take_more_than_the_room_and_keep_the_words_of_cells(rows,
         assert sum(widths) + 2 * gap <= room and all(w >= n for w, n in zip(widths, longest, strict=True))
 
 
-def test_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch):
+def test_f34_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch):
     terminal = _on_a_terminal(monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
     output = Output()

@@ -171,7 +171,7 @@ def test_the_shipped_configuration_is_the_defaults() -> None:
     )
 
 
-def test_two_models_of_one_name_are_refused() -> None:
+def test_i12_two_models_of_one_name_are_refused() -> None:
     for models in ("[a/tiny, b/tiny]", f"[runs/{PLANTED}]"):
         with pytest.raises(UsageError, match="same folder"):
             load_config(QuickstartConfig, None, [f"models={models}"])

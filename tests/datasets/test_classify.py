@@ -317,7 +317,7 @@ def test_bad_records_follow_the_tolerance_and_are_in_the_summary(tmp_path: Path)
     assert result.summary["datasets"]["squad"]["records"] == 41
 
 
-def test_a_single_question_is_enough_and_nothing_is_an_error(tmp_path: Path) -> None:
+def test_i3_a_single_question_is_enough_and_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps([{"id": "t", "question": "Who?", "golden_answers": ["Puck"]}]))
     assert len(classify_folder(["triviaqa"], tmp_path).questions) == 1
     (tmp_path / "t.json").write_text("[]")

@@ -26,7 +26,7 @@ def drawn(selection) -> dict[tuple[str, str], int]:
     return dict(Counter((q.dataset, q.category) for q in selection.questions))
 
 
-def test_the_draw_respects_both_limits_and_fills_rare_categories_first() -> None:
+def test_i3_the_draw_respects_both_limits_and_fills_rare_categories_first() -> None:
     asked = pool(squad__simple_recall=900, squad__long_context=900, squad__stress_test=30, triviaqa__query_dataset=50)
     selection = select(asked, per_dataset=100, per_category=60, seed=0)
     assert drawn(selection) == {

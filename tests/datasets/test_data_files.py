@@ -70,7 +70,7 @@ def test_every_packing_and_layout_gives_the_same_values_split_on_newline_only(
     assert files.head(path) == ROWS
 
 
-def test_several_members_and_frames_are_read_as_one(tmp_path: Path) -> None:
+def test_i1_several_members_and_frames_are_read_as_one(tmp_path: Path) -> None:
     half = len(LINES) // 2
     skippable = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
     assert good(write(tmp_path / "a.jsonl.gz", gzip.compress(LINES[:half]) + gzip.compress(LINES[half:]))) == ROWS
@@ -87,21 +87,21 @@ def test_frames_without_a_size_and_with_a_long_window_are_read(tmp_path: Path) -
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 @pytest.mark.parametrize("keep", [9, 40, -5, -1])
-def test_a_cut_off_packed_file_is_an_error_that_names_file_and_byte(tmp_path: Path, suffix: str, keep: int) -> None:
+def test_i1_a_cut_off_packed_file_is_an_error_that_names_file_and_byte(tmp_path: Path, suffix: str, keep: int) -> None:
     packed = gzip.compress(LINES) if suffix == "gz" else zstandard.ZstdCompressor(write_checksum=True).compress(LINES)
     path = write(tmp_path / f"a.jsonl.{suffix}", packed[:keep])
     with pytest.raises(InputError, match=rf"a\.jsonl\.{suffix}: cut off at byte {path.stat().st_size}"):
         list(files.values(path))
 
 
-def test_a_second_frame_that_is_cut_off_is_an_error_although_every_line_so_far_is_whole(tmp_path: Path) -> None:
+def test_i1_a_second_frame_that_is_cut_off_is_an_error_although_every_line_so_far_is_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl.zst", zst(LINES) + zst(LINES)[:30])
     with pytest.raises(InputError, match="cut off at byte"):
         list(files.values(path))
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_something_else_behind_the_end_is_an_error(tmp_path: Path, suffix: str) -> None:
+def test_i1_something_else_behind_the_end_is_an_error(tmp_path: Path, suffix: str) -> None:
     packed = gzip.compress(LINES) if suffix == "gz" else zst(LINES)
     path = write(tmp_path / f"a.jsonl.{suffix}", packed + b"garbage behind the end")
     with pytest.raises(InputError, match=rf"near byte {len(packed)}.*behind a complete part"):
@@ -133,7 +133,7 @@ def test_a_flipped_bit_in_packed_data_is_an_error(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 not really PAR1", "not a readable Parquet file"),
     ],
 )
-def test_files_that_cannot_be_trusted_are_refused(tmp_path: Path, name: str, data: bytes, sentence: str) -> None:
+def test_i1_i13_files_that_cannot_be_trusted_are_refused(tmp_path: Path, name: str, data: bytes, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         list(files.values(write(tmp_path / name, data)))
 
@@ -145,7 +145,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         list(chunks(tmp_path))
 
 
-def test_broken_lines_are_yielded_with_their_place_and_reason(tmp_path: Path) -> None:
+def test_i2_broken_lines_are_yielded_with_their_place_and_reason(tmp_path: Path) -> None:
     lines = [
         b'{"id": 1}',
         b"not json",
@@ -190,7 +190,7 @@ def test_a_carriage_return_alone_does_not_end_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [b"\n" + LINES, b""])
-def test_a_line_that_is_too_long_is_counted_without_being_held(
+def test_i2_a_line_that_is_too_long_is_counted_without_being_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: bytes
 ) -> None:
     monkeypatch.setattr(files, "MAX_LINE_BYTES", 1 << 19)

@@ -148,7 +148,7 @@ def test_same_arguments_same_prompts_and_a_prefix_stays():
     assert "facts-eval-L3-0002" in short
 
 
-def test_prompts_do_not_depend_on_the_hash_seed():
+def test_i18_prompts_do_not_depend_on_the_hash_seed():
     program = "from mplat.datasets.facts import prompts; import sys; sys.stdout.write(repr(prompts(5, 2)))"
     outputs = {
         subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,

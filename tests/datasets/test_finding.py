@@ -230,7 +230,7 @@ def test_a_squad_file_without_a_paragraph_is_one_still(tmp_path: Path, data: lis
         find(["squad"], tmp_path)
 
 
-def test_links_that_leave_the_folder_are_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_i13_links_that_leave_the_folder_are_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = store(tmp_path_factory.mktemp("outside") / "secret.jsonl", SQUAD_ROW)
     (folder / "link.jsonl").symlink_to(outside)
     with pytest.raises(InputError, match=r"link\.jsonl: is a symbolic link that leaves"):

@@ -170,7 +170,7 @@ def test_the_library_is_not_believed_when_it_gives_another_version(home: Path, m
 @pytest.mark.parametrize(
     "error", [ConnectionError("offline mode\nmore"), ValueError("no config"), FileNotFoundError("x")]
 )
-def test_a_hub_that_cannot_be_reached_is_an_input_error(
+def test_i17_a_hub_that_cannot_be_reached_is_an_input_error(
     error: Exception, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(*_: str, **__: str) -> SimpleNamespace:

@@ -70,12 +70,23 @@ def test_an_answer_may_be_one_text_and_other_fields_are_kept(tmp_path):
     assert found.answers == ("2",) and found.source() == {"source": "me"} and found.gold() == ["2"]
 
 
-def test_a_table_of_questions_is_read_as_it_was_written(tmp_path):
+def test_i15_a_table_of_questions_is_read_as_it_was_written(tmp_path):
     made = facts.prompts(per_level=2, seed=1)
     pq.write_table(to_table(made), tmp_path / "q.parquet")
     pq.write_table(to_table(made).drop_columns(["group"]), tmp_path / "older.parquet")
     assert read_questions(tmp_path / "q.parquet") == made
     assert read_questions(tmp_path / "older.parquet") == [dataclasses.replace(q, group="") for q in made]
+
+
+def test_i15_columns_of_another_version_are_left_alone_and_a_number_too_large_is_refused(tmp_path):
+    made = facts.prompts(per_level=1)
+    table = to_table(made)
+    pq.write_table(table.append_column("of_another_version", pa.array([1.5] * len(made))), tmp_path / "more.parquet")
+    assert read_questions(tmp_path / "more.parquet") == made
+    large = table.set_column(table.schema.get_field_index("level"), "level", pa.array([2**40] * len(made)))
+    pq.write_table(large, tmp_path / "large.parquet")
+    with pytest.raises(InputError, match=r"large\.parquet: a column does not have the question table's type"):
+        read_questions(tmp_path / "large.parquet")
 
 
 def test_a_group_falls_on_one_side_of_every_split(tmp_path):

@@ -86,7 +86,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_a_bad_record_is_counted_by_its_reason_and_follows_the_tolerance(tmp_path, reason):
+def test_i2_a_bad_record_is_counted_by_its_reason_and_follows_the_tolerance(tmp_path, reason):
     path = write(tmp_path / "a.jsonl", BAD[reason] + b"\n" + LINES)
     found = read(path, fail_over=0.08)
     assert found.report.bad == {reason: 1} and [d.text for d in found.documents] == TEXTS

@@ -23,7 +23,7 @@ TRIVIA = {"question_id": "t", "question": "?", "answer": {"value": "Rome", "norm
 
 
 @pytest.mark.parametrize("name", ["drop", "hotpotqa", "musique", "natural_questions", "squad", "squad_v2", "triviaqa"])
-def test_bad_records_are_counted_by_reason_and_follow_the_tolerance(tmp_path: Path, name: str) -> None:
+def test_i2_bad_records_are_counted_by_reason_and_follow_the_tolerance(tmp_path: Path, name: str) -> None:
     """Whatever the data set, beside good rows there may be these, and each costs one record."""
     rows = [row for row in get(name).sample.rows if not isinstance(row.get("answers"), dict) or row["answers"]["text"]]
     (key,) = {"id", "query_id", "question_id"} & rows[0].keys()

@@ -181,7 +181,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_a_bad_question_is_counted_under_its_reason_and_the_rest_is_kept(tmp_path: Path, reason: str) -> None:
+def test_i4_a_bad_question_is_counted_under_its_reason_and_the_rest_is_kept(tmp_path: Path, reason: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(document(qa("good", ("Rome", 19)), BAD[reason])), encoding="utf-8")
     reading = read("squad", path, fail_over=0.5)
@@ -220,7 +220,7 @@ def test_a_broken_paragraph_or_article_does_not_take_the_others_with_it(tmp_path
     assert reading.report.bad == {"missing_field": 3, "wrong_type": 2}
 
 
-def test_odd_but_valid_questions_are_kept_as_they_are(tmp_path: Path) -> None:
+def test_i4_odd_but_valid_questions_are_kept_as_they_are(tmp_path: Path) -> None:
     odd = ["🙂🙃", "\u202bאיפה הוא גר?\u202c", "  leading blanks stay", "x" * 50_000]
     path = store(
         tmp_path / "a.json", document(*(qa(f"q{n}", ("Rome", 19), question=text) for n, text in enumerate(odd)))
@@ -228,13 +228,13 @@ def test_odd_but_valid_questions_are_kept_as_they_are(tmp_path: Path) -> None:
     assert [question.question for question in read("squad", path).questions] == odd
 
 
-def test_a_context_beyond_any_model_is_too_long(tmp_path: Path) -> None:
+def test_i4_a_context_beyond_any_model_is_too_long(tmp_path: Path) -> None:
     value = document(qa("q", ("Rome", 19)), context=CONTEXT + " word" * 100_000)
     value["data"] += document(qa("good", ("Rome", 19)))["data"]
     assert read("squad", store(tmp_path / "a.json", value), fail_over=0.5).report.bad == {"too_long": 1}
 
 
-def test_an_id_that_is_there_twice_is_bad_the_second_time_within_and_across_files(tmp_path: Path) -> None:
+def test_i4_an_id_that_is_there_twice_is_bad_the_second_time_within_and_across_files(tmp_path: Path) -> None:
     twice = store(tmp_path / "a.json", document(qa("q1", ("Rome", 19)), qa("q1", ("1950", 40))))
     with pytest.raises(InputError, match=r"duplicate_id 1.*question 2: .*'q1' is there already, first in .*question 1"):
         read("squad", twice)
@@ -257,7 +257,7 @@ def test_an_id_that_is_there_twice_is_bad_the_second_time_within_and_across_file
         (document(qa("q")), "no question is left"),
     ],
 )
-def test_other_schemas_and_empty_files_are_refused(tmp_path: Path, value: object, sentence: str) -> None:
+def test_i3_other_schemas_and_empty_files_are_refused(tmp_path: Path, value: object, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         read("squad", store(tmp_path / "a.json", value), fail_over=1.0)
 

@@ -103,7 +103,7 @@ def test_layouts_of_both_schemas_give_the_same_questions(tmp_path: Path) -> None
         assert read("triviaqa", path).questions == expected, path.name
 
 
-def test_open_domain_records_keep_every_alias_once_and_their_split(tmp_path: Path) -> None:
+def test_i4_open_domain_records_keep_every_alias_once_and_their_split(tmp_path: Path) -> None:
     row = {"id": "test_7", "question": "Who?", "golden_answers": ["PUCK", "Puck", "PUCK"]}
     (question,) = read("triviaqa", lines(tmp_path / "train.jsonl", [row])).questions
     assert question.answers == ("PUCK", "Puck") and question.split == "test"

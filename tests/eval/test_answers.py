@@ -85,7 +85,7 @@ def test_several_conditions_in_one_batch_are_each_their_own(model, recipe):
     assert [r["family"] for r in together] == ["unsteered", "unsteered", "steered"]
 
 
-def test_a_poison_item_costs_itself(model):
+def test_f7_a_poison_item_costs_itself(model):
     """A token that the model does not have raises for the whole batch; its neighbours are answered all the same."""
     items = [item("good", [5, 6, 7]), item("poison", [5, 10**6, 7]), item("fine", [8, 9, 10])]
     rows = by_id(worker(model).run({"items": items}))
@@ -103,14 +103,14 @@ def test_the_gold_that_was_compared_with_is_in_the_row_and_need_not_be_the_answe
     assert row["answers"] == ["shown, not compared with"]
 
 
-def test_a_scorer_that_raises_costs_one_row(model):
+def test_f7_a_scorer_that_raises_costs_one_row(model):
     items = [item("a", [5, 6]), item("b", [5, 7], metric="absent"), item("c", [5, 8], answers=[])]
     rows = by_id(worker(model).run({"items": items}))
     assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "b": "scorer_error", "c": "scorer_error"}
     assert "absent" in rows["b"]["reason"] and rows["b"]["prediction"] is not None
 
 
-def test_scores_that_are_not_finite_are_a_status_not_an_answer(model):
+def test_i7_scores_that_are_not_finite_are_a_status_not_an_answer(model):
     with model.edit(Scale("logits", 1e38), Scale("logits", 1e38)):
         rows = worker(model).run({"items": [item("a", [5, 6])]}).to_pylist()
     assert (rows[0]["status"], rows[0]["em"], rows[0]["prediction"]) == ("model_nonfinite", None, None)

@@ -183,7 +183,7 @@ def test_em_one_implies_f1_one_unless_empty(text: str) -> None:
 
 
 @given(TEXTS, TEXTS)
-def test_f1_is_squads_or_zero(prediction: str, gold: str) -> None:
+def test_the_f1_is_squads_or_zero(prediction: str, gold: str) -> None:
     hotpot, squad = metrics.score("hotpotqa", prediction, gold), metrics.score("squad_v1", prediction, [gold])
     assert hotpot.em == squad.em
     assert hotpot.f1 in (0.0, squad.f1)

@@ -103,7 +103,7 @@ def test_articles_are_whole_lower_cased_words_only() -> None:
     assert normalise("THE End") == "end"
 
 
-def test_f1_of_a_partial_answer_is_the_harmonic_mean() -> None:
+def test_the_f1_of_a_partial_answer_is_the_harmonic_mean() -> None:
     assert metrics.score("squad_v1", "yes, they were", ["yes"]).f1 == 0.5
     assert metrics.score("squad_v1", "the Denver Broncos team", ["Denver Broncos"]).f1 == pytest.approx(4 / 5)
 

@@ -75,7 +75,7 @@ def test_same_seed_same_bits_other_seed_other_interval():
 
 
 @pytest.mark.parametrize("values", [[], [0.5]])
-def test_fewer_than_two_values_give_no_interval_and_no_p(values):
+def test_i3_fewer_than_two_values_give_no_interval_and_no_p(values):
     for found in (bootstrap_mean(values, seed=0), wilson([round(v) for v in values])):
         assert found.n == len(values) and found.low is None and found.high is None
     difference = paired_difference(values, [0.0] * len(values), seed=0)

@@ -139,7 +139,7 @@ def test_a_draw_is_a_mean_over_questions_as_the_recipe_is():
     assert [(d.n, d.em) for d in found.draws["control_random"]] == [(2, steered), (2, steered)], "the same answers"
 
 
-def test_a_failed_row_is_left_out_and_counted_never_zero():
+def test_i7_a_failed_row_is_left_out_and_counted_never_zero():
     rows = table_of({"a": (1, 1, 1, 1), "b": (1, 1, 1, 1), "c": (1, 1, 1, 1)})
     rows[1] = row("a", CONDITIONS[1], None, status="model_nonfinite")
     rows[7] = row("b", CONDITIONS[3], None, status="scorer_error")
@@ -177,7 +177,7 @@ def test_levels_stand_in_their_order_and_p_is_corrected_across_them():
     assert found.overall.em.differences["steered-unsteered"].p_holm is None
 
 
-def test_one_question_has_a_mean_and_no_interval():
+def test_i3_one_question_has_a_mean_and_no_interval():
     found = make(table_of({"a": (0, 1, 0, 0)}))
     assert found.overall.em.conditions["steered"] == Estimate(1, 1.0, None, None)
     assert found.overall.em.differences["steered-unsteered"] == Difference(1, 1.0, None, None, None, n_groups=1)

@@ -137,7 +137,9 @@ def test_an_interrupted_step_continues_where_it_was(model, questions, tmp_path, 
     assert len(passes) == 6 and again.table.equals(whole.table)
 
 
-def test_batches_that_memory_was_too_small_for_are_said_of_the_result(model, questions, tmp_path, monkeypatch) -> None:
+def test_f12_batches_that_memory_was_too_small_for_are_said_of_the_result(
+    model, questions, tmp_path, monkeypatch
+) -> None:
     run = BatchWorker.run
 
     def frugal(self, payload):
@@ -217,7 +219,7 @@ def test_everything_that_can_change_a_result_changes_its_key(model, questions) -
         assert first.name.startswith(component), (component, first)
 
 
-def test_keys_follow_what_a_step_uses(model, questions) -> None:
+def test_f25_keys_follow_what_a_step_uses(model, questions) -> None:
     base = keys(model, questions)
     seeded = keys(model, questions, seed=5)
     changed = {name for name in base if seeded[name][0] != base[name][0]}
@@ -244,7 +246,7 @@ def test_a_changed_weight_changes_the_key(questions) -> None:
 
 
 @pytest.mark.slow
-def test_why_names_the_first_difference_to_the_nearest_result(model, questions, tmp_path) -> None:
+def test_f25_why_names_the_first_difference_to_the_nearest_result(model, questions, tmp_path) -> None:
     cache = Cache(tmp_path)
     for values in ({"seed": 1, "layers": (0,)}, {}):
         run_steps(model, questions, config(steps=("bottlenecks",), **values), cache=cache)
@@ -255,7 +257,7 @@ def test_why_names_the_first_difference_to_the_nearest_result(model, questions, 
     assert nearest(plan.steps["bottlenecks"].key, {}) is None
 
 
-def test_questions_that_cannot_be_used_are_left_out_with_a_status(model, questions, tmp_path) -> None:
+def test_i4_questions_that_cannot_be_used_are_left_out_with_a_status(model, questions, tmp_path) -> None:
     odd = [
         dataclasses.replace(questions[0], id="no answer", answers=()),
         dataclasses.replace(questions[0], id="no prompt", prompt="  "),

@@ -70,7 +70,7 @@ def _exchange(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_flip, _truncate, _empty, _exchange, Path.unlink])
-def test_a_damaged_part_is_set_aside_and_made_again(cache: Cache, warnings: list[str], damage) -> None:
+def test_f18_f19_a_damaged_part_is_set_aside_and_made_again(cache: Cache, warnings: list[str], damage) -> None:
     cache.write("s", KEY, TABLES)
     path = cache.folder / "s" / KEY.digest / "part-second.parquet"
     whole = path.read_bytes()

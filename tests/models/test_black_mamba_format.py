@@ -148,7 +148,7 @@ class Malicious:
         return (Path.touch, (Path("/nonexistent/never"),))
 
 
-def test_a_pickle_with_code_is_refused(folder: Path) -> None:
+def test_i8_a_pickle_with_code_is_refused(folder: Path) -> None:
     torch.save({"model": checkpoint() | {"x": Malicious()}}, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="could run code"):
         load(folder)

@@ -6,12 +6,13 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
 from adapter_zoo import theirs
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.tokenizer import SHIPPED
 from mplat.models import ModelConfig, build, load
@@ -80,7 +81,7 @@ def online(monkeypatch: pytest.MonkeyPatch, home: Path, source: Path | None) -> 
 
 
 @pytest.mark.parametrize("repo", ["gpt2", "openai-community/gpt2"])
-def test_a_cached_model_needs_nobody(repo: str, home: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_i17_a_cached_model_needs_nobody(repo: str, home: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = online(monkeypatch, home, None)
     cached(home, repo, source)
     model = load(repo)
@@ -121,11 +122,32 @@ def test_pickles_are_asked_for_only_where_there_is_nothing_else(
         ),
     ],
 )
-def test_offline_the_missing_files_are_named(there: list[str], missing: str, home: Path, source: Path) -> None:
+def test_i17_offline_the_missing_files_are_named(there: list[str], missing: str, home: Path, source: Path) -> None:
     """With the real library, told that there is no network."""
     cached(home, "gpt2", source, there)
     with pytest.raises(InputError, match=f"^model 'gpt2' is in the local cache {missing} the hub gave no more; fetch"):
         load("gpt2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [
+        (GatedRepoError, 403, "model 'someone/else' is gated: accept its terms on the hub, then `hf auth login`"),
+        (RepositoryNotFoundError, 404, "the hub has none of that name; .*see `mplat models`"),
+        (HfHubHTTPError, 429, "the hub gave no answer; .*with `hf download someone/else`"),
+        (HfHubHTTPError, 503, "the hub gave no answer; .*with `hf download someone/else`"),
+    ],
+)
+def test_i17_what_the_hub_refuses_is_one_sentence_with_the_command_that_helps(
+    kind: type[HfHubHTTPError], status: int, message: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> str:
+        raise kind(f"{status}", response=SimpleNamespace(headers={}, request=None, status_code=status))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=message) as caught:
+        load("someone/else")
+    assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
 
 
 def test_a_download_that_broke_off_is_not_a_file(home: Path, source: Path) -> None:

@@ -153,7 +153,7 @@ class _RunsCode:
         return (os.mkdir, ("ran",))
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path, monkeypatch) -> None:
+def test_i8_a_file_that_would_run_code_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = write(tmp_path / "m", safari_tensors(), hyper_parameters=_RunsCode())
     with pytest.raises(InputError, match=r"refused, this pickle asks for \w+\.mkdir and could run code"):

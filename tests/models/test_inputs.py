@@ -19,7 +19,7 @@ def model() -> LanguageModel:
 
 
 @torch.no_grad()
-def test_every_form_of_a_text_gives_the_logits_of_its_tokens(model: LanguageModel) -> None:
+def test_i5_every_form_of_a_text_gives_the_logits_of_its_tokens(model: LanguageModel) -> None:
     ids = [model.tokenizer(text)["input_ids"] for text in TEXTS]
     alone = [model(torch.tensor([row])) for row in ids]
     told = model.tokenizer(TEXTS[0]), model.tokenizer(TEXTS[0], return_tensors="pt"), dict(model.tokenizer(TEXTS[:1]))
@@ -37,6 +37,20 @@ def test_every_form_of_a_text_gives_the_logits_of_its_tokens(model: LanguageMode
     assert model.generate(TEXTS[0], max_new_tokens=4) == model.generate(TEXTS[:1], max_new_tokens=4)
     assert model.generate(ids[1], max_new_tokens=4) == model.generate([ids[1]], max_new_tokens=4)
     assert model.generate(torch.tensor(ids[:1]), max_new_tokens=4) == model.generate(ids[:1], max_new_tokens=4)
+
+
+@pytest.mark.parametrize("has_pad", [True, False])
+@torch.no_grad()
+def test_i5_texts_of_different_lengths_need_no_pad_token_of_their_own(has_pad: bool) -> None:
+    model = load("tiny-mamba")
+    end = model.tokenizer.eos_token
+    model.tokenizer.pad_token = end if has_pad else None
+    texts = [*TEXTS, f"Zakdor lives{end} in Nornik."]  # a text that says the token itself is read to its end
+    alone = [model(text)[0] for text in texts]
+    together = model(texts)
+    for row, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(row[: len(expected)], expected, rtol=0, atol=1e-4)
+    assert model.generate(texts, max_new_tokens=4) == [model.generate(t, max_new_tokens=4)[0] for t in texts]
 
 
 @torch.no_grad()

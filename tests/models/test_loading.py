@@ -97,7 +97,7 @@ def test_digest_follows_weights_config_and_nothing_else(folder: Path) -> None:
     assert load(folder, dtype=torch.float64).digest != model.digest
 
 
-def test_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
+def test_i6_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model 'tiny-mumba'"):
         load("tiny-mumba")
     with pytest.raises(InputError, match="no config.json"):
@@ -109,7 +109,7 @@ def test_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
         load(folder / "config.json")
 
 
-def test_bad_configs(folder: Path) -> None:
+def test_i6_bad_configs(folder: Path) -> None:
     path = folder / "config.json"
     good = path.read_text()
     for changes, text in [
@@ -132,7 +132,7 @@ def test_bad_configs(folder: Path) -> None:
         load(folder)
 
 
-def test_damaged_weights(folder: Path) -> None:
+def test_i6_damaged_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     good = path.read_bytes()
     for damaged in (good[: len(good) // 2], good[:4], b"", b"\xff" * 100):
@@ -158,7 +158,7 @@ class Malicious:
         return (Path.touch, (Path("/nonexistent/never"),))
 
 
-def test_pickles_with_code_are_refused(folder: Path) -> None:
+def test_i8_pickles_with_code_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     path = folder / "pytorch_model.bin"
     torch.save({"backbone.embedding.weight": Malicious()}, path)
@@ -190,7 +190,7 @@ def test_original_layout_with_parts_we_do_not_compute(tmp_path: Path) -> None:
             load(tmp_path)
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
+def test_i5_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
     from mplat.datasets.tokenizer import SHIPPED
 
     model: LanguageModel = nano("mamba", dtype=torch.float32)
@@ -221,3 +221,24 @@ def test_a_model_of_many_more_layers_than_its_files_hold_is_not_built(tmp_path, 
         (tmp_path / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 10**12}))
         load(tmp_path)
     assert not made
+
+
+def test_i19_code_in_a_models_folder_is_never_run(tmp_path: Path) -> None:
+    from mplat.datasets.tokenizer import SHIPPED
+
+    folder = build(ModelConfig("mamba", vocab_size=1024, d_model=8, n_layers=1, state_size=2)).save(tmp_path / "own")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((SHIPPED / name).read_bytes())
+    before = load(folder).digest
+    for name in ("modeling", "configuration", "tokenization"):
+        (folder / f"{name}_own.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\nclass Own: pass\n")
+    code = {"AutoConfig": "configuration_own.Own", "AutoModelForCausalLM": "modeling_own.Own"}
+    edit_json(folder / "config.json", auto_map=code)
+    tokens_code = {"AutoTokenizer": ["tokenization_own.Own", "tokenization_own.Own"]}
+    edit_json(folder / "tokenizer_config.json", auto_map=tokens_code, tokenizer_class="Own")
+    found = load(folder)
+    assert found.tokenizer is not None and type(found) is LanguageModel and found.digest == before
+    edit_json(folder / "config.json", model_type="own", architectures=["Own"])
+    with pytest.raises(InputError, match=r"config\.json: model_type 'own' is not supported"):
+        load(folder)
+    assert not (tmp_path / "it ran").exists()

@@ -26,7 +26,7 @@ def byte_level() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def test_bos_is_added_once_and_eos_not_at_all():
+def test_i5_bos_is_added_once_and_eos_not_at_all():
     tokenizer = llama_kind("<s> $A </s>")
     whole = tokenizer("a b")["input_ids"]
     assert whole[0] == 1 and whole[-1] == 2

@@ -100,7 +100,7 @@ def test_nothing_is_requested_from_anywhere(made: Made) -> None:
     assert all(target.startswith(("#", "data:")) for target in re.findall(r"url\(([^)]*)\)", made.html))
 
 
-def test_what_a_model_wrote_is_text_and_nothing_else(made: Made) -> None:
+def test_i14_what_a_model_wrote_is_text_and_nothing_else(made: Made) -> None:
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&lt;/pre&gt;" in made.html
     assert "<script" not in made.html
     assert "{{ 7 * 7 }}" in made.html and "&amp;amp; &#34;quoted&#34;" in made.html

@@ -125,7 +125,7 @@ def test_a_missing_number_is_an_error_and_no_zero(tmp_path: Path) -> None:
         load([tmp_path / "eval"])
 
 
-def test_damaged_tables_are_errors(tmp_path: Path) -> None:
+def test_i15_damaged_tables_are_errors(tmp_path: Path) -> None:
     write_eval_run(tmp_path / "eval")
     whole = (tmp_path / "eval" / "items.parquet").read_bytes()
     (tmp_path / "eval" / "items.parquet").write_bytes(whole[:-100])

@@ -43,7 +43,7 @@ def test_entries_are_found_again_and_the_first_line_names_the_plan(tmp_path: Pat
         assert ledger.entries == content.entries
 
 
-def test_the_same_entry_twice_is_one_line(tmp_path: Path) -> None:
+def test_f10_the_same_entry_twice_is_one_line(tmp_path: Path) -> None:
     path = written(tmp_path)
     before = path.read_bytes()
     with Ledger(tmp_path, plan()) as ledger:
@@ -51,7 +51,7 @@ def test_the_same_entry_twice_is_one_line(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_wherever_the_last_line_is_torn_it_alone_is_lost_and_the_next_one_is_whole(tmp_path: Path) -> None:
+def test_f17_wherever_the_last_line_is_torn_it_alone_is_lost_and_the_next_one_is_whole(tmp_path: Path) -> None:
     whole = written(tmp_path).read_bytes()
     last = whole.rindex(b"\n", 0, -1) + 1
     for cut in range(last, len(whole)):
@@ -107,7 +107,7 @@ def test_lines_of_earlier_versions_have_no_checksum_and_are_read(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/b", "..", "", "\0", "link"])
-def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_i12_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "outside").write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "link").symlink_to(tmp_path / "outside")
@@ -135,7 +135,7 @@ def test_another_plan_is_refused_by_naming_what_differs_unless_fresh(tmp_path: P
     assert read_ledger(path).entries == {}
 
 
-def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_f20_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     with Ledger(tmp_path, plan()):
         with pytest.raises(UsageError, match=rf"locked by pid {os.getpid()} on host .* since \d{{4}}-") as caught:
             Ledger(tmp_path, plan())
@@ -143,7 +143,7 @@ def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     Ledger(tmp_path, plan()).close()
 
 
-def test_the_lock_of_a_killed_driver_is_taken_over(tmp_path: Path) -> None:
+def test_f20_the_lock_of_a_killed_driver_is_taken_over(tmp_path: Path) -> None:
     program = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})

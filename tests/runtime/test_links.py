@@ -169,7 +169,7 @@ def test_only_a_plain_file_is_opened_to_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_which_names_lead_down(tmp_path: Path) -> None:
+def test_i12_which_names_lead_down(tmp_path: Path) -> None:
     down = ["a", "a b", ".a", "a..b"]
     assert all(leads_down(name) for name in down)
     assert leads_down("a/b", deep=True) and not leads_down("a/b")

@@ -48,7 +48,7 @@ def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_what_a_killed_owner_left_is_swept_and_nothing_else(base: Path) -> None:
+def test_f6_what_a_killed_owner_left_is_swept_and_nothing_else(base: Path) -> None:
     strange = base / "mplat-abcdefgh"  # somebody else's, who knows nothing of a lock
     strange.mkdir()
     (base / "mplat-linklink").symlink_to(strange)
@@ -68,7 +68,7 @@ def test_what_a_killed_owner_left_is_swept_and_nothing_else(base: Path) -> None:
         mine.remove()
 
 
-def test_a_long_folder_for_temporary_files_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f33_a_long_folder_for_temporary_files_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 30)))
     folder = PrivateFolder()
     folder.remove()

@@ -63,7 +63,7 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 
 
 @pytest.mark.parametrize("actors", [1, 2])
-def test_ray_gives_the_bytes_of_this_process(
+def test_f23_ray_gives_the_bytes_of_this_process(
     ray_session: Session, right: pa.Table, tmp_path: Path, actors: int
 ) -> None:
     table = make_table(ray_session.using(actors=actors), tmp_path)
@@ -78,7 +78,7 @@ def test_float32_products_and_thread_counts_are_the_same_too(ray_session: Sessio
     assert set(table.column("status").to_pylist()) == {"1 threads"}
 
 
-def test_a_killed_actor_changes_no_byte(
+def test_f1_a_killed_actor_changes_no_byte(
     ray_session: Session, right: pa.Table, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "log"
@@ -90,7 +90,7 @@ def test_a_killed_actor_changes_no_byte(
     assert capfd.readouterr().out == "", "standard output is the command's, whatever Ray has to say"
 
 
-def test_an_item_that_kills_every_worker_loses_its_own_row_only(
+def test_f8_an_item_that_kills_every_worker_loses_its_own_row_only(
     ray_session: Session, right: pa.Table, tmp_path: Path
 ) -> None:
     table = make_table(ray_session, tmp_path, dies_on="q003", every_time=True)
@@ -101,7 +101,9 @@ def test_an_item_that_kills_every_worker_loses_its_own_row_only(
     assert len(same) == 33, "the other batches keep every bit; the cut one was computed in smaller batches"
 
 
-def test_a_driver_killed_without_ray_is_continued_on_it(ray_session: Session, right: pa.Table, tmp_path: Path) -> None:
+def test_f5_f24_a_driver_killed_without_ray_is_continued_on_it(
+    ray_session: Session, right: pa.Table, tmp_path: Path
+) -> None:
     log, folder = tmp_path / "log", tmp_path / "out"
     program = f"""
 import os, signal, sys
@@ -128,7 +130,7 @@ def test_what_a_worker_raises_arrives_as_one_error(ray_session: Session, tmp_pat
         make_table(ray_session, tmp_path, raises_on="q003")
 
 
-def test_a_worker_that_cannot_be_made_keeps_its_error(ray_session: Session, tmp_path: Path) -> None:
+def test_f32_a_worker_that_cannot_be_made_keeps_its_error(ray_session: Session, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^model folder /nowhere: no config\.json$"):
         make_table(ray_session, tmp_path, function="make_unmakable")
 
@@ -179,7 +181,7 @@ def test_a_private_ray_is_out_of_reach_for_others(ray_session: Session) -> None:
     assert folder.name.startswith("mplat-") and folder.stat().st_mode & 0o077 == 0
 
 
-def test_actors_that_can_never_be_placed_are_refused_with_what_exists(ray_session: Session) -> None:
+def test_f30_actors_that_can_never_be_placed_are_refused_with_what_exists(ray_session: Session) -> None:
     with pytest.raises(UsageError, match=r"9999 actors with 1 CPU each do not fit: \d+ can be placed on 1 node"):
         ray_session.using(actors=9999)
     with pytest.raises(UsageError, match="this process is connected to a Ray already"):
@@ -202,7 +204,7 @@ except ClusterError as error:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "answer"), [("token", "cluster\n"), ("disabled", "it refused our token")])
-def test_attaching_needs_the_same_authentication(ray_session: Session, mode: str, answer: str) -> None:
+def test_f29_attaching_needs_the_same_authentication(ray_session: Session, mode: str, answer: str) -> None:
     import ray
 
     address = ray.get_runtime_context().gcs_address
@@ -240,7 +242,7 @@ except StoppedEarly as error:
 
 
 @pytest.mark.slow
-def test_sigterm_saves_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
+def test_f6_f33_sigterm_saves_what_runs_and_leaves_no_process(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True

@@ -202,7 +202,7 @@ def test_a_shard_whose_answers_deaths_take_with_them_is_not_cut(poisons: set[int
 
 
 @pytest.mark.parametrize("poison", range(16))
-def test_one_item_that_kills_every_worker_costs_itself_alone(poison: int) -> None:
+def test_f8_one_item_that_kills_every_worker_costs_itself_alone(poison: int) -> None:
     pool = FakePool(lambda actor, items, before: Step(end="dies" if poison in items else "ok"))
     outcomes = run(pool, plan_shards(24, 16))
     assert outcomes.values() == {**right(24), poison: -1}
@@ -271,14 +271,14 @@ def test_a_machine_that_goes_away_says_nothing_about_its_shard() -> None:
     assert {s.index: (m.attempts, m.split) for s, _, m in outcomes.commits} == {0: (4, False), 1: (1, False)}
 
 
-def test_with_no_actor_left_the_run_waits_for_the_start_timeout() -> None:
+def test_f3_with_no_actor_left_the_run_waits_for_the_start_timeout() -> None:
     pool = FakePool(lambda *_: Step(end="node dies"), size=1, starting_s=1e9)
     with pytest.raises(ClusterError, match="no worker came up within 60 s; 0 of the 2 shards"):
         run(pool, plan_shards(6, 3), start_timeout_s=60.0)
     assert 60 <= pool.now < 63
 
 
-def test_a_straggler_is_overtaken_and_the_first_result_counts() -> None:
+def test_f9_a_straggler_is_overtaken_and_the_first_result_counts() -> None:
     pool = FakePool(lambda actor, items, before: Step(seconds=1000.0 if items == (1,) and not before else 1.0))
     outcomes = run(pool, plan_shards(12, 1))
     assert outcomes.values() == right(12)
@@ -295,7 +295,7 @@ def test_what_waits_behind_a_straggler_is_overtaken_too() -> None:
     assert pool.now < 30
 
 
-def test_a_late_duplicate_goes_to_commit_which_compares_it() -> None:
+def test_f10_a_late_duplicate_goes_to_commit_which_compares_it() -> None:
     """The slow copy ends while other work is still running: the scheduler hands over both."""
 
     def script(actor: int, items: tuple[int, ...], before: int) -> Step:
@@ -338,7 +338,7 @@ def test_an_error_of_mplats_own_ends_the_run_at_once_and_keeps_its_class() -> No
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, StoppedEarly), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_lets_running_shards_finish_and_starts_no_more(number: int, error: type[BaseException]) -> None:
+def test_f6_a_signal_lets_running_shards_finish_and_starts_no_more(number: int, error: type[BaseException]) -> None:
     def kill_at_three(pool: FakePool) -> None:
         if pool.now >= 3 and not pool.killed:  # type: ignore[attr-defined]
             pool.killed = True  # type: ignore[attr-defined]
@@ -368,7 +368,7 @@ def test_a_stop_names_the_stage_whose_shards_it_counts() -> None:
         run_shards(plan_shards(9, 1), pool, job, clock=pool.clock)
 
 
-def test_after_the_grace_time_running_shards_are_left() -> None:
+def test_f6_after_the_grace_time_running_shards_are_left() -> None:
     def term(pool: FakePool) -> None:
         if not pool.begun[2:]:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -383,7 +383,7 @@ def test_after_the_grace_time_running_shards_are_left() -> None:
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 5), batch=st.integers(1, 6))
-def test_whatever_goes_wrong_once_the_committed_rows_are_the_right_ones(seed: int, size: int, batch: int) -> None:
+def test_f35_whatever_goes_wrong_once_the_committed_rows_are_the_right_ones(seed: int, size: int, batch: int) -> None:
     """A tenth of the executions kill their worker, a tenth are slow, results come back in any order."""
     chance = random.Random(seed)
 

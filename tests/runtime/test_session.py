@@ -103,7 +103,7 @@ def silent_server() -> Iterator[int]:
             connection.close()
 
 
-def test_an_address_where_nothing_is_fails_in_time_and_names_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f29_an_address_where_nothing_is_fails_in_time_and_names_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     address = f"127.0.0.1:{free_port()}"
     begun = time.monotonic()
@@ -116,7 +116,7 @@ def test_an_address_where_nothing_is_fails_in_time_and_names_the_settings(monkey
 
 
 @pytest.mark.ray
-def test_an_address_that_is_not_ray_fails_in_time() -> None:
+def test_f29_an_address_that_is_not_ray_fails_in_time() -> None:
     with silent_server() as port:
         begun = time.monotonic()
         with pytest.raises(ClusterError, match="not in time as a Ray of this version"):

@@ -55,7 +55,7 @@ def test_the_first_writer_wins_and_an_equal_second_one_is_no_error(tmp_path: Pat
     assert first.path.stat().st_ino == node, "the file was not written again"
 
 
-def test_other_bytes_for_the_same_name_are_an_error_with_both_digests(tmp_path: Path) -> None:
+def test_f11_other_bytes_for_the_same_name_are_an_error_with_both_digests(tmp_path: Path) -> None:
     first = publish_table(some_table(), tmp_path / "a.parquet")
     other = hashlib.sha256(table_bytes(some_table(shift=1e-16 + 1e-15))).hexdigest()
     with pytest.raises(NonDeterministicError, match="non-deterministic step") as caught:
@@ -78,7 +78,7 @@ def test_it_works_the_same_where_there_are_no_hard_links(tmp_path: Path, monkeyp
     assert os.listdir(tmp_path) == ["a.parquet"]
 
 
-def test_any_flipped_bit_is_caught_by_the_digest_and_in_the_data_by_the_page_checksums(tmp_path: Path) -> None:
+def test_f18_any_flipped_bit_is_caught_by_the_digest_and_in_the_data_by_the_page_checksums(tmp_path: Path) -> None:
     done = publish_table(some_table(), tmp_path / "a.parquet")
     whole = done.path.read_bytes()
     footer = int.from_bytes(whole[-8:-4], "little") + 8
@@ -98,7 +98,7 @@ def test_any_flipped_bit_is_caught_by_the_digest_and_in_the_data_by_the_page_che
 
 
 @pytest.mark.parametrize("keep", [0, 3, 0.5, -1])
-def test_a_truncated_or_empty_file_is_an_input_error_that_names_it(tmp_path: Path, keep: float) -> None:
+def test_f19_a_truncated_or_empty_file_is_an_input_error_that_names_it(tmp_path: Path, keep: float) -> None:
     done = publish_table(some_table(), tmp_path / "a.parquet")
     whole = done.path.read_bytes()
     done.path.write_bytes(whole[: int(keep * len(whole))] if 0 < keep < 1 else whole[: int(keep)])
@@ -118,7 +118,7 @@ def test_a_damaged_file_under_the_name_is_reported_as_damaged_not_as_another_ans
         publish_table(some_table(), tmp_path / "a.parquet")
 
 
-def test_a_full_disk_leaves_no_file_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f15_a_full_disk_leaves_no_file_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from mplat.core.errors import UsageError
-from mplat.core.whole_files import table_bytes
+from mplat.core.errors import ClusterError, UsageError
+from mplat.core.whole_files import read_table, table_bytes
 from mplat.runtime import (
     NonDeterministicError,
     Progress,
@@ -78,7 +81,9 @@ def test_progress_counts_shards_and_rows_and_says_what_was_resumed(tmp_path: Pat
     assert [(p.shards_done, p.rows_done, p.resumed_shards) for p in told] == [(6, 40, 6)]
 
 
-def test_a_killed_driver_leaves_what_it_had_and_the_next_one_does_only_the_rest(tmp_path: Path, right: bytes) -> None:
+def test_f5_a_killed_driver_leaves_what_it_had_and_the_next_one_does_only_the_rest(
+    tmp_path: Path, right: bytes
+) -> None:
     log, folder = tmp_path / "log", tmp_path / "out"
     program = f"""
 import os, signal, sys
@@ -99,7 +104,7 @@ make_table(Path({str(folder)!r}), log=Path({str(log)!r}), progress=die_at_three)
     assert not list(folder.glob(".*.part"))
 
 
-def test_a_part_whose_ledger_line_was_never_written_is_adopted(tmp_path: Path, right: bytes) -> None:
+def test_f16_a_part_whose_ledger_line_was_never_written_is_adopted(tmp_path: Path, right: bytes) -> None:
     log, folder = tmp_path / "log", tmp_path / "out"
     make_table(folder, log=log)
     ledger = folder / "ledger.jsonl"
@@ -114,7 +119,7 @@ def flip(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [flip, lambda data: data[:300], lambda data: b""], ids=["bit", "cut", "empty"])
-def test_a_damaged_part_is_set_aside_and_made_again(
+def test_f18_f19_a_damaged_part_is_set_aside_and_made_again(
     tmp_path: Path, right: bytes, damage: Callable[[bytes], bytes]
 ) -> None:
     log, folder, told = tmp_path / "log", tmp_path / "out", []
@@ -144,7 +149,7 @@ def test_other_settings_are_refused_and_fresh_starts_over(tmp_path: Path, right:
     assert len(list((tmp_path / "out").glob("part-*"))) == 6 and len(executions(log)) == 12
 
 
-def test_a_step_that_gives_two_answers_is_an_error_with_both_digests(tmp_path: Path) -> None:
+def test_f11_a_step_that_gives_two_answers_is_an_error_with_both_digests(tmp_path: Path) -> None:
     make_table(tmp_path, function="make_random", log=tmp_path / "log")
     part = sorted(tmp_path.glob("part-*"))[0]
     part.unlink()
@@ -188,3 +193,48 @@ def test_what_cannot_be_sorted_by_or_has_no_length_is_refused(tmp_path: Path) ->
         make_table(tmp_path, sort_by=["level"])
     with pytest.raises(UsageError, match="3 lengths for 40 items"):
         make_table(tmp_path, lengths=[1, 2, 3])
+
+
+@pytest.mark.parametrize("room", range(1, 20, 3))  # the first one is the lock, without which nothing begins
+def test_f15_a_run_whose_disk_was_full_has_whole_parts_alone_and_goes_on_once_there_is_space(
+    tmp_path: Path, right: bytes, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    log, folder, synced = tmp_path / "log", tmp_path / "out", itertools.count()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if next(synced) >= room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(ClusterError, match="No space left on device.*run the same command again") as caught:
+            make_table(folder, log=log)
+    assert caught.value.exit_code == 4
+    assert not list(folder.glob(".*.part"))
+    assert all(read_table(path).num_rows in (5, 7) for path in folder.glob("part-*"))
+    assert table_bytes(make_table(folder, log=log)) == right
+    assert len(executions(log)) <= 7, "at most the one that could not be written is computed again"
+
+
+def test_f21_neither_the_times_of_files_nor_the_clock_decide_anything(
+    tmp_path: Path, right: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backwards = itertools.count(2e9, -1e6)
+    monkeypatch.setattr("mplat.runtime.ledger.time.time", lambda: next(backwards))
+
+    def after_three(progress: Progress) -> None:
+        if progress.shards_done == 3:
+            raise KeyboardInterrupt
+
+    log, folder = tmp_path / "log", tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        make_table(folder, log=log, progress=after_three)
+    for seconds in (0, 4e9):  # all the same, and in the future
+        for path in [folder, *folder.rglob("*")]:
+            os.utime(path, (seconds, seconds))
+        assert table_bytes(make_table(folder, log=log)) == right
+    assert len(executions(log)) == 6
+    times = [entry.at for entry in read_ledger(folder / "ledger.jsonl").entries.values()]
+    assert times == sorted(times, reverse=True), "the clock did run backwards"

@@ -126,11 +126,14 @@ def test_a_router_that_is_biased_sends_more_tokens_to_its_experts():
         assert bool((seen(model, site, to) == expert).all()) and not bool((seen(model, site, away) == expert).any())
 
 
-def test_what_cannot_be_is_refused_in_one_sentence():
+def test_i9_what_cannot_be_is_refused_in_one_sentence():
     model = nano("mamba")
     zero = Part("add_vector", "mixer_out", (0,), 1.0, "value", tensors={"vector": torch.zeros(24)})
     with pytest.raises(InputError, match=r"add_vector at blocks\.0\.mixer_out: the vector is zero everywhere"):
         zero.check(model)
+    nowhere = Part("project_out", "mixer_out", (0,), 1.0, tensors={"vector": torch.zeros(24)})
+    with pytest.raises(InputError, match="linearly dependent"):
+        nowhere.check(model)
     narrow = Part("add_vector", "mixer_out", (0,), 1.0, "value", tensors={"vector": torch.ones(23)})
     with pytest.raises(InputError, match=r"'vector' of operator add_vector has shape \(23,\).*takes \(24\)"):
         narrow.check(model)

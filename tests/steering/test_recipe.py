@@ -60,7 +60,7 @@ def test_the_first_format_is_read(model, tmp_path):
     assert (found.name, found.seed, found.decided_on) == ("mamba", 7, ("b",))
 
 
-def test_a_recipe_for_another_model_is_refused(recipe, tmp_path):
+def test_i9_a_recipe_for_another_model_is_refused(recipe, tmp_path):
     path = recipe.save(tmp_path / "recipe.json")
     with pytest.raises(InputError, match=r"recipe\.json: the recipe was found on the model with digest"):
         Recipe.load(path, nano("mamba", seed=1))
@@ -75,7 +75,7 @@ def test_a_recipe_for_another_model_is_refused(recipe, tmp_path):
         (Part("scale_channels", "mixer_out", (1,), 1.0, "share", (1, 2), {"gains": torch.ones(3)}), r"takes \(2\)"),
     ],
 )
-def test_what_the_model_has_not_is_refused(model, part, message):
+def test_i9_what_the_model_has_not_is_refused(model, part, message):
     with pytest.raises(InputError, match=message):
         Recipe((part,), model.digest).check(model)
 

@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, name
 
 
 @pytest.mark.parametrize("step_saved", [4, 8])
-def test_killed_between_write_and_rename_the_previous_checkpoint_is_used(tmp_path, monkeypatch, step_saved):
+def test_f28_killed_between_write_and_rename_the_previous_checkpoint_is_used(tmp_path, monkeypatch, step_saved):
     """Also where the interrupted checkpoint is of a step that has one already."""
 
     class Killed(BaseException):
@@ -102,7 +102,7 @@ def test_killed_between_write_and_rename_the_previous_checkpoint_is_used(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_process_killed_while_writing_leaves_the_previous_checkpoint(tmp_path):
+def test_f28_a_process_killed_while_writing_leaves_the_previous_checkpoint(tmp_path):
     """A real SIGKILL in the middle of the second checkpoint's files."""
     program = textwrap.dedent("""
         import os, signal, sys

@@ -32,7 +32,7 @@ def stop_after(step, monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ["mamba", "mamba2"])
-def test_stopping_and_continuing_changes_no_bit(tmp_path, monkeypatch, arch):
+def test_f27_stopping_and_continuing_changes_no_bit(tmp_path, monkeypatch, arch):
     run = config(model={"arch": arch}, evaluation={"every": 2})
     train(run, tmp_path / "straight")
     with monkeypatch.context() as patch, pytest.raises(StoppedEarly) as stopped:
@@ -49,6 +49,35 @@ def test_stopping_and_continuing_changes_no_bit(tmp_path, monkeypatch, arch):
         if name.startswith("checkpoints/step-00000006/") or name in ("config.yaml", "run.json") or "model" in name:
             assert straight[name].replace(b"straight", b"halves") == halves[name], name
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("straight", "halves")]
+    for line in logs[0] + logs[1]:
+        for name in Speed._fields:
+            line.pop(name, None)
+    assert logs[0] == logs[1]
+
+
+def test_f27_a_crash_between_two_checkpoints_changes_no_bit(tmp_path, monkeypatch):
+    class Crash(BaseException):
+        pass
+
+    real = loop.Run.train_step
+
+    def train_step(self, batch):
+        if self.progress.step == 3:
+            raise Crash
+        return real(self, batch)
+
+    run = config(steps=4, checkpoint={"every": 2})
+    train(run, tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(loop.Run, "train_step", train_step)
+        train(run, tmp_path / "crashed")
+    recorder = Recorder()
+    train(run, tmp_path / "crashed", observer=recorder)
+    assert [r.step for r in recorder.reports] == [3, 4]
+    straight, crashed = files(tmp_path / "straight"), files(tmp_path / "crashed")
+    last = [name for name in straight if name.startswith(("checkpoints/step-00000004/", "model/"))]
+    assert len(last) > 6 and [name for name in last if straight[name] != crashed[name]] == []
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("straight", "crashed")]
     for line in logs[0] + logs[1]:
         for name in Speed._fields:
             line.pop(name, None)

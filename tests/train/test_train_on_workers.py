@@ -98,7 +98,7 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(session,
     same_losses(alone, tmp_path)
 
 
-def test_a_node_without_the_data_is_named_with_the_file(session, tmp_path, monkeypatch):
+def test_f32_a_node_without_the_data_is_named_with_the_file(session, tmp_path, monkeypatch):
     text, real = tmp_path / "a.jsonl", on_workers.open_source
 
     def then_gone(*arguments, **more):

@@ -130,7 +130,7 @@ def test_a_part_of_a_recipe_adds_multiples_of_the_rms_or_of_the_distance_of_the_
     assert float(((before + out) @ vector.direction.double()).abs().max()) < 1e-6
 
 
-def test_another_model_width_or_layer_is_refused_in_one_sentence(model, tmp_path):
+def test_i9_another_model_width_or_layer_is_refused_in_one_sentence(model, tmp_path):
     vectors = fit_vectors(model, contrast(), layers=[1])
     path = vectors.save(tmp_path / "vectors.json")
     with pytest.raises(InputError, match=r"vectors\.json: the vectors were fitted on the model with digest"):
@@ -162,7 +162,7 @@ def test_a_damaged_file_is_refused_with_its_name(model, tmp_path, change, messag
         Vectors.load(path)
 
 
-def test_directions_that_are_not_finite_in_a_file_are_refused(model, tmp_path):
+def test_i9_directions_that_are_not_finite_in_a_file_are_refused(model, tmp_path):
     from mplat.core.whole_files import sha256_of
     from safetensors.torch import save
 
