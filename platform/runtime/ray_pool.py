@@ -226,6 +226,8 @@ class RayPool:
         for death in [death for death in self._deaths if time.monotonic() - death.since >= _VERDICT_S]:
             self._deaths.remove(death)
             gone = self._nodes.is_gone(death.node)
+            if not death.tickets:  # nobody hears of it, who would ask for another
+                self._start()
             reason = f"node {self._nodes.name(death.node)} is gone" if gone else death.reason
             outcomes += [Lost(ticket, death.actor, reason, gone) for ticket in death.tickets]
         return outcomes
