@@ -1,7 +1,6 @@
 """SIGKILL at random moments, of the command or of one of its workers: the same command goes on, and no byte differs.
 
-`make chaos` kills fifty times in each stage, MPLAT_KILLS so often. Without, five times in each of a few, in this
-process: what a stage without Ray can be killed for is its own process.
+`make chaos` kills fifty times in each stage, MPLAT_KILLS so often. Without, five times in one, without Ray.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 KILLS = int(os.environ.get("MPLAT_KILLS", "0"))
 FIGURES = os.environ.get("MPLAT_KILLS_FIGURES")  # a file that gets a line for each stage
-FEW, USUAL = 5, ["tokenize", "interp"]
+FEW, USUAL = 5, ["interp"]
 TIMES = {"run.json", "ledger.jsonl", "log.jsonl"}  # which say when something was done
 TRAIN = ["--arch", "mamba2", "--size", "nano", "--set", "batch_size=2", "--set", "sequence_length=32",
          "--set", "evaluation.prompts_per_level=1", "--set", "schedule.warmup_steps=1", "--set", "steps=400",

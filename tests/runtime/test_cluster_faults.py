@@ -46,7 +46,7 @@ def test_f2_f3_f4_two_deaths_of_one_shards_machine_then_of_all_and_a_late_one(
     monkeypatch.syspath_prepend(str(SUPPORT))
     killed: list[str] = []
 
-    with Cluster(head_cpus=0) as cluster:
+    with Cluster(head_cpus=0, hosts=True) as cluster:
         nodes = {cluster.add_node(), cluster.add_node()}
 
         def holder(times: int) -> int:

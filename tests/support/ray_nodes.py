@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+from host_network import Host, HostNetwork, host_network
 
 # A node that says nothing is taken for dead after two seconds, not after half a minute.
 _FAST = {
@@ -33,12 +34,15 @@ _FAST = {
 class Cluster:
     """A head with so many CPUs at `address`, asking for a token that is in `environment`; ended as a context manager.
 
-    environment: what all of its processes have besides."""
+    environment: what all of its processes have besides. hosts: each node is a host with an address of its own, where
+    this machine has network namespaces; elsewhere, as without, all nodes share its address."""
 
-    def __init__(self, head_cpus: int = 1, **environment: str) -> None:
+    def __init__(self, head_cpus: int = 1, *, hosts: bool = False, **environment: str) -> None:
         self._head_cpus = head_cpus
+        self.network: HostNetwork | None = host_network() if hosts else None
+        self._hosts: dict[int, Host] = {}  # by the number of the node
         self._folder = Path(tempfile.mkdtemp(prefix="mplat-", dir="/tmp"))  # sockets want short names
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"{self.network.address if self.network else '127.0.0.1'}:{_free_port()}"
         self.environment = os.environ | {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -53,10 +57,18 @@ class Cluster:
 
     def add_node(self) -> int:
         """Join a node with one CPU; its number, for `kill_node`."""
-        return self._start("--num-cpus=1", f"--address={self.address}")
+        options = ["--num-cpus=1", f"--address={self.address}"]
+        if self.network is None:
+            return self._start(*options)
+        host = self.network.add()
+        number = self._start(*options, f"--node-ip-address={host.address}", prefix=host.prefix)
+        self._hosts[number] = host
+        return number
 
     def kill_node(self, number: int) -> None:
-        """All processes of the node at once, as when a machine loses its power."""
+        """All processes of the node at once, as when a machine loses its power; of a host the cable first."""
+        if self.network is not None and number in self._hosts:
+            self.network.cut(self._hosts.pop(number))
         for process in self.processes(number):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()  # or what is still there would tell of those that are gone
@@ -80,10 +92,12 @@ class Cluster:
             self.kill_node(number)
         _, alive = psutil.wait_procs(list(self._ever.values()), timeout=20)
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self.network is not None:
+            self.network.close()
         return [process for process in alive if process.is_running()]
 
-    def _start(self, *options: str) -> int:
-        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+    def _start(self, *options: str, prefix: tuple[str, ...] = ()) -> int:
+        words = [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
         memory = [f"--object-store-memory={100 << 20}", "--include-log-monitor=false"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"]
         number = len(self._nodes)
@@ -108,6 +122,8 @@ class Cluster:
         port = f"--port={self.address.rpartition(':')[2]}"
         head = ["--head", f"--num-cpus={self._head_cpus}", port, f"--temp-dir={self._folder}"]
         head.append(f"--system-config={json.dumps(_FAST)}")
+        if self.network is not None:
+            head.append(f"--node-ip-address={self.network.address}")
         try:
             self._start(*head, "--include-dashboard=false")
         except BaseException:
