@@ -1,6 +1,8 @@
-"""`mplat train --address` on a cluster of two nodes, one of which is killed in the middle of it."""
+"""`mplat train --address` on a cluster of two nodes: stopped, continued, and one node killed in the middle of it."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -33,23 +35,37 @@ def wait_for_step(step, folder, process):
         time.sleep(0.05)
 
 
-def test_a_run_on_a_cluster_outlives_a_node(tmp_path):
+def test_a_run_on_a_cluster_is_stopped_continued_and_outlives_a_node(tmp_path):
     train(config(**RUN), tmp_path / "alone")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config(**RUN).model_dump(mode="json")))
     run = tmp_path / "run"
     # Ray counts a dead node in for a while: two workers find no place once, and after these seconds one is tried
-    with Cluster(RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="5") as cluster, ExitStack() as at_the_end:
+    with Cluster(RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="5") as cluster, ExitStack() as commands:
         second = cluster.add_node()
         words = [sys.executable, "-m", "mplat", "train", str(tmp_path / "run.yaml"), "--out", str(run), "--json"]
         words += ["--address", cluster.address, "--workers", "1-2", "--max-failures", "2"]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=cluster.environment)
-        at_the_end.callback(process.kill)
-        wait_for_step(3, run, process)
+
+        def command():
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=cluster.environment)
+            commands.callback(process.kill)
+            return process
+
+        began = command()
+        wait_for_step(2, run, began)
+        began.send_signal(signal.SIGINT)
+        _, said = began.communicate(timeout=400)
+        assert began.returncode == 130 and "the state is saved" in said, said
+        assert "workers: 2, each with a copy" in said and re.search(rf"train: \d+/{STEPS} steps", said), said
+        assert f"--address {cluster.address}" in said, said
+
+        done = losses(run)[-1][0]
+        again = command()
+        wait_for_step(done + 3, run, again)
         cluster.kill_node(second)
-        result, said = process.communicate(timeout=400)
-        assert process.returncode == 0, said
-        assert "workers: 2, each with a copy" in said and "1 of them go on from the last checkpoint" in said, said
+        result, said = again.communicate(timeout=400)
+        assert again.returncode == 0, said
+        assert f"continuing after step {done} from" in said and "1 of them go on from the last checkpoint" in said, said
         assert json.loads(result)["steps"] == STEPS
         assert not [name for name in run.iterdir() if name.name.startswith(".")]
     ours, alone = losses(run), losses(tmp_path / "alone")
