@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
+from typing import Any, TextIO
 
 
 def end_signals() -> tuple[signal.Signals, ...]:
@@ -22,3 +24,35 @@ def leave_terminal() -> None:
     for descriptor in (1, 2):
         if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # a terminal that is closed no longer says that it is one
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+class OnTerminal:
+    """A stream to a terminal. What it is told after the terminal was closed goes nowhere: the error may come before the
+    signal does."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As of a file."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            return _lost(error) or len(text)
+
+    def flush(self) -> None:
+        """As of a file."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            _lost(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _lost(error: OSError) -> int:
+    if error.errno != errno.EIO:
+        raise error
+    leave_terminal()
+    return 0

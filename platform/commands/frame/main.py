@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ...core.end_signals import end_signals, leave_terminal
+from ...core.end_signals import OnTerminal, end_signals, leave_terminal
 from ...core.errors import InputError, MplatError, StoppedEarly, UsageError, suggest
 from ...core.plain_text import clean
 from .command import register_all
@@ -109,13 +109,15 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         json="--json" in words, verbose=any(re.fullmatch(r"--verbose|-[qv]*v[qv]*", w) for w in words)
     )
     token = INVOCATION.set(invocation)
-    previous = _raise_on_end()
+    previous, streams = _raise_on_end(), (sys.stdout, sys.stderr)
+    sys.stdout, sys.stderr = (OnTerminal(one) if one.isatty() else one for one in streams)  # type: ignore[assignment]
     try:
         try:
             return _run(words, prog or _program())
         except BaseException as error:  # the one place where every way to end becomes a sentence and a code
             return _report(error, words, prog or _program(), invocation)
     finally:
+        sys.stdout, sys.stderr = streams
         for number, handler in previous.items():
             signal.signal(number, handler)
         INVOCATION.reset(token)
