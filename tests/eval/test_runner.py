@@ -90,7 +90,6 @@ def items(result):
     return read_table(result.out / "items.parquet").to_pylist()
 
 
-@pytest.mark.slow
 def test_steering_repairs_the_damage_on_test_questions_and_random_channels_do_not(found):
     em = found.summary.overall.em.conditions
     assert em["steered"].mean == 1.0
@@ -98,7 +97,6 @@ def test_steering_repairs_the_damage_on_test_questions_and_random_channels_do_no
     assert found.summary.verdict.supported, found.summary.verdict.sentence
 
 
-@pytest.mark.slow
 def test_the_choice_saw_development_questions_alone_and_the_verdict_test_questions_alone(searched, found, case):
     for result in (searched, found):
         assert all(row["split"] == sides(case)[row["question_id"]] for row in items(result))
