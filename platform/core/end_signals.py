@@ -26,7 +26,12 @@ def leave_terminal() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
-class OnTerminal:
+def guarded(stream: Any) -> Any:
+    """A stream to a terminal that may be closed while it is written to; any other, and none at all, as it is."""
+    return _OnTerminal(stream) if stream is not None and stream.isatty() else stream
+
+
+class _OnTerminal:
     """A stream to a terminal. What it is told after the terminal was closed goes nowhere: the error may come before the
     signal does."""
 
@@ -38,7 +43,8 @@ class OnTerminal:
         try:
             return self._stream.write(text)
         except OSError as error:
-            return _lost(error) or len(text)
+            _lost(error)
+            return len(text)
 
     def flush(self) -> None:
         """As of a file."""
@@ -51,8 +57,7 @@ class OnTerminal:
         return getattr(self._stream, name)
 
 
-def _lost(error: OSError) -> int:
+def _lost(error: OSError) -> None:
     if error.errno != errno.EIO:
         raise error
     leave_terminal()
-    return 0

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ...core.end_signals import OnTerminal, end_signals, leave_terminal
+from ...core.end_signals import end_signals, guarded, leave_terminal
 from ...core.errors import InputError, MplatError, StoppedEarly, UsageError, suggest
 from ...core.plain_text import clean
 from .command import register_all
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     )
     token = INVOCATION.set(invocation)
     previous, streams = _raise_on_end(), (sys.stdout, sys.stderr)
-    sys.stdout, sys.stderr = (OnTerminal(one) if one.isatty() else one for one in streams)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = map(guarded, streams)
     try:
         try:
             return _run(words, prog or _program())
