@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -99,11 +97,8 @@ def test_only_what_lies_nearest_to_the_border_moves():
 
 
 @pytest.mark.parametrize("name", ["dev_part_a.json.gz", "train_part.json.gz"])
-def test_no_paragraph_of_squad_lies_on_both_sides(name):
-    folder = os.environ.get("MPLAT_SHARED_DATA")
-    if not folder:
-        pytest.skip("MPLAT_SHARED_DATA names no folder of data sets")
-    found = read("squad", Path(folder) / "squad_v1" / name).questions
+def test_no_paragraph_of_squad_lies_on_both_sides(name, shared_data):
+    found = read("squad", shared_data / "squad_v1" / name).questions
     asked = choose([dataclasses.replace(q, category="simple_recall") for q in found], 400, seed=0, stream="limit")
     texts = {q.source_text() for q in asked}
     assert len({q.origin for q in asked}) == len(texts) < 150, "a choice takes whole paragraphs"
