@@ -23,12 +23,12 @@ class Host:
 
 
 class HostNetwork:
-    """A bridge, whose own address is `address`, and the hosts on it, until `close`."""
+    """A bridge, the interface with the address of this machine, and the hosts on it, until `close`."""
 
     def __init__(self) -> None:
         self._name, self._hosts = f"mp{secrets.token_hex(3)}", 0
         self._net = f"10.{random.SystemRandom().randint(64, 250)}.{random.SystemRandom().randint(1, 250)}"
-        self.address = f"{self._net}.1"
+        self.address, self.interface = f"{self._net}.1", self._name
         _ip("link", "add", self._name, "type", "bridge")
         try:
             _ip("addr", "add", f"{self.address}/24", "dev", self._name)

@@ -97,6 +97,9 @@ class Cluster:
         return [process for process in alive if process.is_running()]
 
     def _start(self, *options: str, prefix: tuple[str, ...] = ()) -> int:
+        environment = dict(self.environment)
+        if self.network is not None:  # else gloo takes the address that the machine's name has
+            environment["GLOO_SOCKET_IFNAME"] = "eth0" if prefix else self.network.interface
         words = [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
         memory = [f"--object-store-memory={100 << 20}", "--include-log-monitor=false"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"]
@@ -105,7 +108,7 @@ class Cluster:
         with said.open("wb") as file:
             node = subprocess.Popen(
                 [*words, *memory, *ports, *options],
-                env=self.environment,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

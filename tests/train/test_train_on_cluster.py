@@ -1,4 +1,4 @@
-"""`mplat train --address` on a cluster of two nodes: stopped, continued, and one node killed in the middle of it."""
+"""`mplat train --address` on a cluster of two hosts: stopped, continued, and one killed in the middle of it."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_a_run_on_a_cluster_is_stopped_continued_and_outlives_a_node(tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config(**RUN).model_dump(mode="json")))
     run = tmp_path / "run"
     # Ray counts a dead node in for a while: two workers find no place once, and after these seconds one is tried
-    with Cluster(RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="5") as cluster, ExitStack() as commands:
+    with Cluster(hosts=True, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="5") as cluster, ExitStack() as commands:
         second = cluster.add_node()
         words = [sys.executable, "-m", "mplat", "train", str(tmp_path / "run.yaml"), "--out", str(run), "--json"]
         words += ["--address", cluster.address, "--workers", "1-2", "--max-failures", "2"]
