@@ -51,7 +51,8 @@ def test_turning_the_residual_stream_changes_no_logits(name):
         before, after = model(batch.tokens, batch.mask), other(batch.tokens, batch.mask)
         assert torch.allclose(before[batch.mask], after[batch.mask], atol=1e-9)
         with other.capture("embed") as there, model.capture("embed") as here:
-            model(batch.tokens, batch.mask), other(batch.tokens, batch.mask)
+            for each in (model, other):
+                each(batch.tokens, batch.mask)
         assert torch.allclose(here["embed"] @ axes.turn, there["embed"], atol=1e-12)
 
 
