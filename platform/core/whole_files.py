@@ -68,10 +68,11 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def table_bytes(table: pa.Table, *, rows_per_group: int = ROWS_PER_GROUP) -> bytes:
+def table_bytes(table: pa.Table, *, rows_per_group: int = ROWS_PER_GROUP, compressed: bool = True) -> bytes:
     """The table as a Parquet file; equal tables give equal bytes whatever their chunks were."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), sink, row_group_size=rows_per_group, **PARQUET)
+    options = PARQUET if compressed else {**PARQUET, "compression": "none", "compression_level": None}
+    pq.write_table(table.combine_chunks(), sink, row_group_size=rows_per_group, **options)
     return sink.getvalue().to_pybytes()
 
 

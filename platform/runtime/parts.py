@@ -26,10 +26,14 @@ _PART = re.compile(r"part-(\d{5,})-([0-9a-f]{16})\.parquet")
 
 
 class Parts:
-    """The parts of the folder of `ledger`, for one plan."""
+    """The parts of the folder of `ledger`, for one plan.
 
-    def __init__(self, ledger: Ledger, plan: PlanDigest, schema: pa.Schema) -> None:
+    Packing takes the driver six times as long as writing: large parts that are soon deleted are not `compressed`.
+    """
+
+    def __init__(self, ledger: Ledger, plan: PlanDigest, schema: pa.Schema, *, compressed: bool = True) -> None:
         self.ledger, self.folder, self.plan, self.schema = ledger, ledger.folder, plan, schema
+        self.compressed = compressed
         self.verified: set[str] = set()  # shards whose file was read or written by this run
 
     def tidy(self, shards: Sequence[Shard]) -> None:
@@ -72,7 +76,7 @@ class Parts:
     def commit(self, shard: Shard, table: pa.Table, made: Made) -> bool:
         """Publish the part and enter it in the ledger; False where this run did so already, with the same bytes."""
         table = self._marked(shard, table)
-        digest = sha256_of(data := table_bytes(table))
+        digest = sha256_of(data := table_bytes(table, compressed=self.compressed))
         entry = self.ledger.entries.get(shard.key)
         if entry is not None and entry.sha256 != digest:
             raise self._two_answers(shard, entry.sha256, digest)

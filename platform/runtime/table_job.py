@@ -108,16 +108,17 @@ def made_parts(
     rows_per_item: int | None = 1,
     lost_row: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    compressed: bool = True,
 ) -> Iterator[Iterator[pa.Table]]:
     """`run_table` for rows that do not fit into memory together: all parts are made, then the table of one shard after
-    the other is read, in the order of the plan."""
+    the other is read, in the order of the plan. compressed: the parts on the disk."""
     if lengths is not None and len(lengths) != len(items):
         raise UsageError(f"{name}: {len(lengths)} lengths for {len(items)} items")
     shards = plan_shards(len(items) if lengths is None else lengths, batch_size)
     plan = plan_digest(name, shards, items, schema=schema.to_string(), semantic_key=semantic_key)
     answers = Answers(name, items, schema, id_column, rows_per_item, lost_row)
     with Ledger(Path(out_dir), plan, fresh=fresh) as ledger:
-        parts = Parts(ledger, plan, schema)
+        parts = Parts(ledger, plan, schema, compressed=compressed)
         parts.tidy(shards)
         teller = _Teller(name, shards, progress)
         if ledger.damaged:

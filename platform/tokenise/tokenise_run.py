@@ -167,7 +167,7 @@ def _read(plan: TokenisePlan, items: Sequence[dict[str, Any]], run: Run) -> Asse
         "tokens", items, f"{worker.__name__}:make_worker",
         opens={"tokenizer": str(facts.folder.resolve()), "bad_limit": config.bad_limit},
         arguments={"digest": facts.digest, "field": config.field, "set_field": config.set_field},
-        key=_key(), schema=part_schema(), batch_size=1, id_column="item", rows_per_item=None,
+        key=_key(), schema=part_schema(), batch_size=1, id_column="item", rows_per_item=None, compressed=False,
     ) as parts:  # fmt: skip
         dtype = token_dtype(facts.size)
         return assemble(parts, run.out, bytes_per_token=dtype.itemsize, bad_limit=config.bad_limit)

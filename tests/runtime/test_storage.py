@@ -48,6 +48,14 @@ def test_equal_tables_have_equal_bytes_whatever_their_chunks(cuts: list[int]) ->
     assert table_bytes(pieces) == table_bytes(table)
 
 
+def test_a_table_that_is_not_compressed_has_its_values_in_the_file_as_they_are(tmp_path: Path) -> None:
+    table = pa.table({"tokens": [b"ab" * 5000, b"cd" * 5000]})
+    plain = table_bytes(table, compressed=False)
+    assert b"ab" * 5000 in plain and len(table_bytes(table)) < 2000
+    (tmp_path / "a.parquet").write_bytes(plain)
+    assert read_table(tmp_path / "a.parquet").equals(table)
+
+
 def test_the_first_writer_wins_and_an_equal_second_one_is_no_error(tmp_path: Path) -> None:
     first = publish_table(some_table(), tmp_path / "a.parquet")
     node = first.path.stat().st_ino

@@ -237,14 +237,13 @@ def number_words(data, bounds, first, classes, raw, normalized, table, words, co
 
 
 @compiled
-def write_ids(words, counts, ids, id_ends, by_library, library_ends, out, lengths):
-    """Token ids of all words into `out`, unless it is empty, and how many each text has into `lengths`.
+def write_ids(words, counts, ids, id_ends, by_library, library_ends, out, ends):
+    """Token ids of all words into `out`, and where those of each text end into `ends`.
 
     Word w has ids[id_ends[w]:id_ends[w+1]]; the k-th `BY_LIBRARY` by_library[library_ends[k]:library_ends[k+1]].
     """
     at, done, k = 0, 0, 0
     for t in range(counts.size):
-        begin = done
         for i in range(at, at + counts[t]):
             word = words[i]
             if word == BY_LIBRARY:
@@ -252,9 +251,8 @@ def write_ids(words, counts, ids, id_ends, by_library, library_ends, out, length
                 k += 1
             else:
                 source, first, last = ids, id_ends[word], id_ends[word + 1]
-            if out.size > 0:
-                for j in range(first, last):
-                    out[done + j - first] = source[j]
+            for j in range(first, last):
+                out[done + j - first] = source[j]
             done += last - first
         at += counts[t]
-        lengths[t] = done - begin
+        ends[t] = done

@@ -127,7 +127,8 @@ class WordEncoder:
                 data, bounds, first, self._characters.classes, self._raw, self._normalized, self._table, words, counts
             )
             if stopped > first:
-                parts.append(self._written(texts[first:stopped], words, counts[first:stopped]))
+                size = int(bounds[stopped] - bounds[first])
+                parts.append(self._written(texts[first:stopped], size, words, counts[first:stopped]))
             if why == CLASS_UNKNOWN:
                 self._characters.learn(_code_point(data, where))
             elif why == TABLE_FULL and emptied_for == stopped:  # its words alone are too many
@@ -139,19 +140,17 @@ class WordEncoder:
             first = stopped
         return joined(parts)
 
-    def _written(self, texts: list[str], words: NDArray[np.int32], counts: Offsets) -> tuple[Ids, Offsets]:
-        """The ids of `texts` from the numbers of their words."""
+    def _written(self, texts: list[str], size: int, words: NDArray[np.int32], counts: Offsets) -> tuple[Ids, Offsets]:
+        """The ids of `texts`, which have `size` bytes, from the numbers of their words."""
         self._learn()
         ends = np.cumsum(counts)
         places = np.flatnonzero(words[: ends[-1]] == BY_LIBRARY)
         asked = [texts[t] for t in np.searchsorted(ends, places, side="right")]
         by_library = self._library(asked)
         offsets = np.zeros(len(texts) + 1, np.int64)
-        write_ids(words, counts, self._ids, self._id_ends, *by_library, _NO_IDS, offsets[1:])
-        np.cumsum(offsets, out=offsets)
-        ids = np.empty(offsets[-1], np.uint32)
-        write_ids(words, counts, self._ids, self._id_ends, *by_library, ids, np.empty_like(ends))
-        return ids, offsets
+        ids = np.empty(size + by_library[0].size, np.uint32)  # no word has more tokens than bytes
+        write_ids(words, counts, self._ids, self._id_ends, *by_library, ids, offsets[1:])
+        return ids[: offsets[-1]], offsets
 
     def _learn(self) -> None:
         """Merges the words that were entered since the last time."""
