@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quick test test-all test-multinode chaos check format bench
+.PHONY: help quickstart quick test test-all test-multinode chaos check lint types format bench
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -36,12 +36,16 @@ chaos: $(STAMP) ## fifty random kills of a command or its workers in every stage
 	MPLAT_KILLS=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 # A static checker does not run front/mplat/__init__.py, which says where the modules are: it gets a folder of links.
-check: $(STAMP) ## lint, formatting and types
+types: $(STAMP) ## types alone, which take some minutes
 	@rm -rf .venv/typing/mplat && mkdir -p .venv/typing/mplat
 	@ln -s $(CURDIR)/platform/* $(CURDIR)/front/mplat/__init__.py .venv/typing/mplat/
+	$(BIN)/pyright
+
+lint: $(STAMP) ## lint and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+
+check: lint types ## lint, formatting and types
 
 format: $(STAMP) ## rewrite the sources in the project's formatting, and the page of everything registered
 	$(BIN)/ruff check --fix .

@@ -5,7 +5,8 @@ Usage: python benchmarks/tokenise_workers.py [--copies 48] [--data ../shared/dat
 The texts are the Pile's test documents under DATA/pile, `--copies` times in one plain .jsonl file; the tokenizer is a
 byte-level BPE of 8,192 tokens trained on them. One and two Ray workers take turns. The clock runs from the first part
 that is begun to the last that is done, as the run's ledger has them: Ray's start is not in it, nor is putting the parts
-together. The second worker may come up some seconds after the first, which counts: the file has to be a large one. Run it on a machine with two idle cores.
+together. The second worker may come up some seconds after the first, which counts: the file has to be a large one. Run
+it on a machine with two idle cores.
 """
 
 from __future__ import annotations
