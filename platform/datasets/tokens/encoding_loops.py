@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...models.kernels.scan.scan_loops import compiled
+from ...core.compiled_loops import compiled
 
 LETTER, NUMBER, SPACE, OTHER, UNKNOWN, FOREIGN = range(6)
 #: stands for all words of a text that the library has to encode

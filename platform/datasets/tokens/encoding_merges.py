@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers.pre_tokenizers import ByteLevel
 
-from ...models.kernels.scan.scan_loops import compiled
+from ...core.compiled_loops import compiled
 from .encoding_loops import LONGEST
 
 NO_RANK = np.iinfo(np.int64).max

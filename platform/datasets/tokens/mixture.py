@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.kernels.scan.scan_loops import compiled
+from ...core.compiled_loops import compiled
 
 _MOST = 2**31  # products of two such numbers fit into int64
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...models.kernels.scan.scan_loops import compiled
+from ...core.compiled_loops import compiled
 
 BASE = np.uint64(0x9E3779B97F4A7C15)
 _SPREAD = np.uint64(0xD6E8FEB86659FD93)  # odd: the upper bits of a product depend on all bits

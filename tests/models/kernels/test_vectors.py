@@ -11,6 +11,7 @@ from mplat.models.kernels.compiled import threads
 
 numba = pytest.importorskip("numba")
 import numpy as np  # noqa: E402
+from mplat.core import compiled_loops  # noqa: E402
 from mplat.models.kernels.compiled import greedy_loops, simd, simd_lanes, simd_rows  # noqa: E402
 from mplat.models.kernels.conv import conv_loops  # noqa: E402
 from mplat.models.kernels.scan import scan_loops  # noqa: E402
@@ -92,7 +93,7 @@ def test_a_place_without_a_writable_cache_still_compiles(monkeypatch):
         return real(function, **options)
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert scan_loops.compiled(lambda n: n + 1)(41) == 42
+    assert compiled_loops.compiled(lambda n: n + 1)(41) == 42
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

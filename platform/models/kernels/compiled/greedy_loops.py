@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..scan.scan_loops import compiled
+from ....core.compiled_loops import compiled
 from .simd import add, exp, fma, load, mul, splat, store, zero
 from .simd_lanes import add_products, div, number, root, silu, softplus, where_greater
 from .simd_rows import store_rows, zero_rows
 
 # numba caches by this file alone; naming the bytes of the vector operations here renews its cache when they change.
-VECTOR_SOURCES = "73c2b1508a1233f6"
+VECTOR_SOURCES = "81184856e1eb9b88"
 
 #: (d), (2E,d), (E,K), (E), (R+2N,E), (E,R), (E), (E,N) negative, (E), (d,E)
 PARTS = ("norm", "in_proj", "conv", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D", "out_proj")

@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from ..scan.scan_loops import compiled
+from ....core.compiled_loops import compiled
 from .simd import (
     Vector,
     add,

@@ -7,8 +7,8 @@ tasks over threads gives the same bits; an input of an earlier document is never
 
 from __future__ import annotations
 
+from ....core.compiled_loops import compiled
 from ..compiled.simd import add, fma, load, mul, store
-from ..scan.scan_loops import compiled
 
 # numba caches by this file alone; naming the bytes of the vector operations here renews its cache when they change.
 VECTOR_SOURCES = "d2989ee4d9b282ae"

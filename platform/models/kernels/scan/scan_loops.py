@@ -14,24 +14,13 @@ task. Importing this file imports numba.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
+from ....core.compiled_loops import compiled
 from ..compiled.simd import add, exp, fma, load, mul, splat, store, total, zero
 
 # numba caches by this file alone; naming the bytes of the vector operations here renews its cache when they change.
 VECTOR_SOURCES = "d2989ee4d9b282ae"
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """njit with its cache beside the source or in the user's cache folder, without one where neither can be written."""
-    try:
-        return numba.njit(function, cache=True, nogil=True, error_model="numpy")
-    except RuntimeError:
-        return numba.njit(function, nogil=True, error_model="numpy")
 
 
 @compiled

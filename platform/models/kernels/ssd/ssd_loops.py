@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ....core.compiled_loops import compiled
 from ..compiled.simd import fma, load, mul, splat, store, total, zero
 from ..compiled.simd_rows import ROWS, add_rows, decay_and_write, dot_rows, load_rows, read_rows, store_rows, zero_rows
-from ..scan.scan_loops import compiled
 
 # numba caches by this file alone; naming the bytes of the vector operations here renews its cache when they change.
 VECTOR_SOURCES = "d2989ee4d9b282ae"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ....core.compiled_loops import compiled
 from ..compiled.simd import exp, fma, load, mul, splat, store, total, zero
-from ..scan.scan_loops import compiled
 
 # numba caches by this file alone; naming the bytes of the vector operations here renews its cache when they change.
 VECTOR_SOURCES = "d2989ee4d9b282ae"
