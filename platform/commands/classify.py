@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 FEW_SHARDS = 8
 
 
-@command("classify", order=24, config="datasets.classify.classify_config.ClassifyConfig", without=("--out", "--fresh"))
+@command(
+    "classify",
+    order=24,
+    config="datasets.classify.classify_config.ClassifyConfig",
+    without=("--out", "--fresh", "--gpus-per-actor"),
+)
 def classify(
     typed: Typed[ClassifyConfig],
     file: Annotated[

@@ -90,6 +90,7 @@ def compare(
         folder=None,
         check=planned(plan, "compare").check,
         operations=sum(forward_operations(one, PASSES * tokens) for one in each) * len(missing),
+        device=str(plan.model.device),
         lines=[f"models: {', '.join(named)}", *in_words.plan_words(plan, missing, store.folder)[1:]],
         plan={"models": named} | in_words.plan_values(plan, missing, store.folder),
         says_lines=False,
@@ -127,9 +128,9 @@ def plan_of(typed: Typed[InterpConfig], models: list[str]) -> Plan:
             raise UsageError(f"--steps {name}: looks at one model; those that compare: {', '.join(sorted(comparing))}")
     # a wrong file is found before a large model is loaded
     read = read_missing({step.items for step in in_order(config.steps)}, config, Given())
-    first = load(models[0], tokenizer=config.tokenizer)
-    others = [load(name) for name in models[1:]]
+    first = load(models[0], device=config.device, tokenizer=config.tokenizer)
+    others = [load(name, device=config.device) for name in models[1:]]
     for number, other in enumerate(others, 1):  # the tokenizer that is named is for those that bring none
         if other.tokenizer is None and config.tokenizer is not None:
-            others[number - 1] = load(models[number], tokenizer=config.tokenizer)
+            others[number - 1] = load(models[number], device=config.device, tokenizer=config.tokenizer)
     return plan_steps(first, config=typed.with_blocks(first.n_layers), given=read, others=others)

@@ -61,6 +61,7 @@ def evaluate(typed: Typed[EvalConfig]) -> Run:
         plan={"plan": in_words.plan_values(plan), "config": config.model_dump(mode="json")},
         check=runner.planned(plan).check,
         operations=forward_operations(plan.model, plan.tokens),
+        device=str(plan.model.device),
         unit="answers",
         cost=partial(estimate, plan),
         prepare=partial(writable, caches=False),
@@ -94,6 +95,7 @@ def _several(typed: Typed[EvalConfig]) -> Run:
         plan={"cells": {name: in_words.plan_values(plan) for name, plan in plans.items()}},
         check=matrix.planned(wanted).check,
         operations=sum(forward_operations(plan.model, plan.tokens) for plan in plans.values()),
+        device=str(next(iter(plans.values())).model.device),
         unit="answers",
         prepare=partial(writable, caches=False),
     )

@@ -30,7 +30,7 @@ def eval_battery(typed: Typed[BatteryConfig]) -> Run:
     config = typed.config
     named(config.model)
     asked = len(questions(config.tasks, config.per_task, config.seed, lambada=config.lambada))
-    model = opened(config.model, config.tokenizer)
+    model = opened(config.model, config.tokenizer, config.device)
     recipe = None if config.recipe is None else load_stored(config.recipe, model)
     answers = asked * (1 if recipe is None else 2)
     out = typed.shared.out

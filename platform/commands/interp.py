@@ -126,6 +126,7 @@ def interp(
         folder=None,
         check=planned(plan).check,
         operations=forward_operations(plan.model, 1) * tokens_of(plan, missing),
+        device=str(plan.model.device),
         lines=in_words.plan_words(plan, missing, store.folder, costs),
         plan=in_words.plan_values(plan, missing, store.folder, costs),
         says_lines=False,
@@ -246,9 +247,9 @@ def plan_of(typed: Typed[InterpConfig], load: Callable[..., LanguageModel] | Non
     if load is None:
         from ..models import load
     assert load is not None
-    opened = load(name, tokenizer=config.tokenizer)
-    others = [load(one) for one in compared]
+    opened = load(name, device=config.device, tokenizer=config.tokenizer)
+    others = [load(one, device=config.device) for one in compared]
     for number, other in enumerate(others):  # the tokenizer that is named is for those that bring none
         if other.tokenizer is None and config.tokenizer is not None:
-            others[number] = load(compared[number], tokenizer=config.tokenizer)
+            others[number] = load(compared[number], device=config.device, tokenizer=config.tokenizer)
     return plan_steps(opened, config=typed.with_blocks(opened.n_layers), given=read, others=others)

@@ -31,6 +31,7 @@ def at_points(
     from ..interp.engine.points_run import check_axes, outline, planned_points, run_points
     from ..models import load
     from ..models.files.training_record import each_model
+    from ..models.placement import device_named
 
     axes: list[Axis] = []
     if checkpoints is not None:
@@ -98,6 +99,7 @@ def at_points(
         folder=None,
         check=planned_points(axes, outlines, typed.config).check,
         operations=sum(one.operations for one in outlines),
+        device=str(device_named(typed.config.device)),
         lines=words.plan_words(outlines, store.folder),
         plan=words.plan_values(outlines, store.folder, typed.config.model_dump(mode="json")),
         says_lines=False,

@@ -55,6 +55,7 @@ def perplexity(
         check=perplexity_run.planned(plan).check,
         # no text has more tokens than bytes
         operations=forward_operations(plan.model, sum(document.n_bytes for document in plan.reading.documents)),
+        device=str(plan.model.device),
         unit="documents",
         warnings=in_words.warnings(plan),
     )

@@ -53,6 +53,7 @@ def refine(typed: Typed[RefineConfig]) -> Run:
         check=refine_run.planned(plan).check,
         # no text has more tokens than bytes
         operations=forward_operations(plan.reference, n_bytes) + forward_operations(plan.teacher, n_bytes),
+        device=str(plan.teacher.device),
         unit="chunks",
         warnings=in_words.warnings(plan),
         cost=partial(estimate, plan),

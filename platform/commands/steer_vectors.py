@@ -31,7 +31,7 @@ def steer_vectors(typed: Typed[VectorsConfig]) -> Run:
     from ..steering.vectors import fit_vectors, in_words
 
     config = typed.config
-    model = opened(config.model, config.tokenizer)
+    model = opened(config.model, config.tokenizer, config.device)
     config = typed.with_blocks(model.n_layers)
     contrast = _contrast(config, model)
     out = typed.shared.out

@@ -26,7 +26,7 @@ Texts = Annotated[
 ]
 
 
-@command("tokenize", order=26, config="tokenise.tokenise_config.TokeniseConfig", without=("FILES",))
+@command("tokenize", order=26, config="tokenise.tokenise_config.TokeniseConfig", without=("FILES", "--gpus-per-actor"))
 def tokenize(typed: Typed[TokeniseConfig], texts: Texts = None) -> Run:
     """Make tokens of texts once: a folder of tokens, with digests, that is read by every training on them."""
     from ..tokenise import estimate, in_words, tokenise_run

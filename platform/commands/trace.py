@@ -32,7 +32,7 @@ def trace(typed: Typed[TraceConfig]) -> Run:
 
     read = None if config.facts is None else read_facts(config)  # a wrong file is found before a model is loaded
     assert config.model is not None
-    opened = load(config.model, dtype=config.dtype, tokenizer=config.tokenizer)
+    opened = load(config.model, config.device, config.dtype, tokenizer=config.tokenizer)
     plan = prepare(typed.with_blocks(opened.n_layers), opened, None if read is None else read.prompts)
 
     def work(at: At) -> Outcome:
@@ -49,6 +49,7 @@ def trace(typed: Typed[TraceConfig]) -> Run:
         folder=run_folder("trace", opened, config.facts),
         check=planned(plan).check,
         operations=forward_operations(plan.model, plan.restorations * longest),
+        device=str(plan.model.device),
         lines=words.plan_lines(plan),
         plan={"plan": words.plan_values(plan), "config": plan.config.model_dump(mode="json")},
         unit="prompts",

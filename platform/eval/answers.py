@@ -53,11 +53,12 @@ def make_worker(
     conditions: list[dict[str, Any]],
     max_new_tokens: int,
     stop: list[str],
+    device: str = "cpu",
     dtype: str = "float32",
     tokenizer: str | None = None,
 ) -> AnswerWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    opened = open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer)
+    opened = open_model(model, model_digest, device, dtype, tokenizer)
     return AnswerWorker(opened, [Condition.from_dict(c) for c in conditions], max_new_tokens, stop)
 
 

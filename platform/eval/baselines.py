@@ -91,13 +91,18 @@ def taught_by(recipe: Recipe, questions: Sequence[Question], prompts: Mapping[st
 
 
 def make_worker(
-    model: str, model_digest: str, taught: Mapping[str, Any], dtype: str = "float32", tokenizer: str | None = None
+    model: str,
+    model_digest: str,
+    taught: Mapping[str, Any],
+    device: str = "cpu",
+    dtype: str = "float32",
+    tokenizer: str | None = None,
 ) -> BaselineWorker:
     """A worker from plain JSON, in whatever process it is to live."""
     values = dict(taught)
     for name in ("examples", "development"):
         values[name] = tuple((str(prompt), str(answer)) for prompt, answer in values[name])
-    return BaselineWorker(open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer), Taught(**values))
+    return BaselineWorker(open_model(model, model_digest, device, dtype, tokenizer), Taught(**values))
 
 
 class BaselineWorker:

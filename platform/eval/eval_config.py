@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..core.config import Config, Seed
-from ..core.option import Option, Tokenizer
+from ..core.option import Device, Option, Tokenizer
 from ..core.typed_lists import parse_names, parse_numbers, parse_words
 from ..datasets.prompting.truncation import MAX_PROMPT_TOKENS
 
@@ -136,6 +136,8 @@ class EvalConfig(Config):
         Literal["auto", "float32", "bfloat16"], Option(help="Of the weights; auto: the faster one here.")
     ] = "float32"
     """Of the weights; auto: bfloat16 where that is faster. States and scans are float32 in any case."""
+    device: Device = "cpu"
+    """Where models compute: cpu, cuda, cuda:1, or auto, a GPU where there is one. Each has its own last bits."""
     batch_size: Annotated[int, Option(help="Prompts answered together.")] = Field(32, ge=1)
     """Prompts answered together; part of the result, because it decides the last bits."""
     price_texts: Annotated[Path | None, Option()] = None

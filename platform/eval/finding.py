@@ -53,11 +53,12 @@ def make_worker(
     model_digest: str,
     plan: dict[str, Any] | None,
     asked: list[list[Any]],
+    device: str = "cpu",
     dtype: str = "float32",
     tokenizer: str | None = None,
 ) -> FindingWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    return FindingWorker(open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer), plan, asked)
+    return FindingWorker(open_model(model, model_digest, device, dtype, tokenizer), plan, asked)
 
 
 def as_arguments(plan: SearchPlan | None, asked: Sequence[Asked]) -> dict[str, Any]:

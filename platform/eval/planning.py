@@ -378,7 +378,7 @@ def variant_and_model(config: EvalConfig, model: LanguageModel | None = None) ->
             assert variant is not None
             kind = "any model" if variant.arch is None else f"{variant.arch} models"
             raise UsageError(f"--steering {variant.name} is for {kind} and names none; say which with --model")
-        model = load(name, dtype=config.dtype, tokenizer=config.tokenizer)
+        model = load(name, config.device, config.dtype, tokenizer=config.tokenizer)
     if variant is None:
         variant = variant_for(model)
     if variant.arch not in (None, model.config.arch):

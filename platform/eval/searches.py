@@ -56,7 +56,8 @@ class SearchingWorker:
         return pa.concat_tables([self._found(item) for item in payload["items"]])
 
     def _found(self, item: dict[str, Any]) -> pa.Table:
-        where = item["opens"]
-        with opened(where["model"], where["model_digest"], dtype=where["dtype"], tokenizer=where["tokenizer"]) as model:
+        where = dict(item["opens"])
+        name, digest = where.pop("model"), where.pop("model_digest")
+        with opened(name, digest, **where) as model:
             worker = finding.FindingWorker(model, **item["arguments"])
             return worker.run({"items": [{"id": item["id"], "shuffle": None}]})

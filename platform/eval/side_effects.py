@@ -38,11 +38,12 @@ def make_worker(
     model_digest: str,
     conditions: list[dict[str, Any]],
     separators: list[int],
+    device: str = "cpu",
     dtype: str = "float32",
     tokenizer: str | None = None,
 ) -> PriceWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    opened = open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer)
+    opened = open_model(model, model_digest, device, dtype, tokenizer)
     return PriceWorker(opened, [Condition.from_dict(c) for c in conditions], separators)
 
 

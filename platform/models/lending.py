@@ -42,12 +42,12 @@ def open_model(
     """The model with `digest`, lent or loaded as `name`; what is loaded stays for the next phase of this process, until
     two others were.
 
-    device, dtype, tokenizer: as in `load`; a lent model is used where it is.
+    device, dtype, tokenizer: as in `load`; a lent model is used where it is, on a GPU on whichever.
 
     Raises UsageError where the name cannot be loaded here or is another model.
     """
     known = _LENT.get(digest)
-    if known is not None and device in (None, str(known.device)):
+    if known is not None and device in (None, known.device.type, str(known.device)):
         return known
     from .files.loading import load
 
@@ -70,12 +70,12 @@ def open_model(
 
 @contextmanager
 def opened(
-    name: str, digest: str, *, dtype: str | None = None, tokenizer: str | None = None
+    name: str, digest: str, *, device: str | None = None, dtype: str | None = None, tokenizer: str | None = None
 ) -> Iterator[LanguageModel]:
     """`open_model`, for a worker that has one model after another: what was not open before is not kept."""
     known = digest in _LENT
     try:
-        yield open_model(name, digest, dtype=dtype, tokenizer=tokenizer)
+        yield open_model(name, digest, device, dtype, tokenizer)
     finally:
         if not known:
             _LENT.pop(digest, None)
@@ -88,9 +88,10 @@ def loadable(model: LanguageModel) -> dict[str, str | None]:
 
 
 def opens(model: LanguageModel) -> dict[str, Any]:
-    """How a worker opens the model: `loadable`, the digest that it must have, and the dtype of the weights."""
+    """How a worker opens the model: `loadable`, the digest that it must have, the kind of device, and the dtype of the
+    weights. Which GPU it is, is for the place to say where the worker lives."""
     dtype = str(model.dtype).removeprefix("torch.")
-    return {**loadable(model), "model_digest": model.digest, "dtype": dtype}
+    return {**loadable(model), "model_digest": model.digest, "device": model.device.type, "dtype": dtype}
 
 
 def _in_full(name: str) -> str:

@@ -12,7 +12,10 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 
 def device_named(device: str | torch.device | None) -> torch.device:
-    """The device, the CPU by default. Raises UsageError for one that does not exist, or not on this machine."""
+    """The device, the CPU by default; "auto" is the GPU where there is one. Raises UsageError for one that this machine
+    has not."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device("cpu" if device is None else device)
     except (RuntimeError, TypeError) as error:

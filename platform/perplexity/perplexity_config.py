@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..core.config import Config, Seed
-from ..core.option import Model, Option, Tokenizer
+from ..core.option import Device, Model, Option, Tokenizer
 
 
 class PerplexityConfig(Config):
@@ -41,6 +41,8 @@ class PerplexityConfig(Config):
         Literal["auto", "float32", "bfloat16"], Option(help="Of the weights; auto: the faster one here.")
     ] = "float32"
     """Of the weights."""
+    device: Device = "cpu"
+    """Where models compute: cpu, cuda, cuda:1, or auto, a GPU where there is one. Each has its own last bits."""
     fail_over: Annotated[float, Option(metavar="SHARE")] = Field(0.01, ge=0, le=1)
     """Share of bad records, and of documents without a value, tolerated."""
     confidence: float = Field(0.95, gt=0.5, lt=1)

@@ -88,7 +88,7 @@ def prepare(config: PerplexityConfig, model: LanguageModel | None = None) -> Per
         from ..models import load
 
         assert config.model is not None
-        model = load(config.model, dtype=config.dtype, tokenizer=config.tokenizer)
+        model = load(config.model, config.device, config.dtype, tokenizer=config.tokenizer)
     first_token(model)
     return PerplexityPlan(config, model, reading, config.window or WINDOWS[config.method])
 

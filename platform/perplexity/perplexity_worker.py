@@ -37,10 +37,16 @@ DOCUMENT_ORDER = ("document_id",)
 
 
 def make_worker(
-    model: str, model_digest: str, method: Method, window: int, dtype: str = "float32", tokenizer: str | None = None
+    model: str,
+    model_digest: str,
+    method: Method,
+    window: int,
+    device: str = "cpu",
+    dtype: str = "float32",
+    tokenizer: str | None = None,
 ) -> DocumentWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    return DocumentWorker(open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer), method, window)
+    return DocumentWorker(open_model(model, model_digest, device, dtype, tokenizer), method, window)
 
 
 class DocumentWorker:

@@ -146,7 +146,7 @@ def planned(plan: RefinePlan) -> Planned:
 def _opened(role: str, config: RefineConfig) -> LanguageModel:
     from ..models import load
 
-    return load(getattr(config, role), dtype=config.dtype, tokenizer=getattr(config, f"{role}_tokenizer"))
+    return load(getattr(config, role), config.device, config.dtype, tokenizer=getattr(config, f"{role}_tokenizer"))
 
 
 def _check_tokenizer(role: str, model: LanguageModel) -> None:

@@ -28,9 +28,11 @@ CHUNK_SCHEMA = pa.schema(
 CHUNK_ORDER = ("chunk",)
 
 
-def make_worker(model: str, model_digest: str, dtype: str = "float32", tokenizer: str | None = None) -> ChunkWorker:
+def make_worker(
+    model: str, model_digest: str, device: str = "cpu", dtype: str = "float32", tokenizer: str | None = None
+) -> ChunkWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    return ChunkWorker(open_model(model, model_digest, dtype=dtype, tokenizer=tokenizer))
+    return ChunkWorker(open_model(model, model_digest, device, dtype, tokenizer))
 
 
 class ChunkWorker:

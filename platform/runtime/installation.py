@@ -12,11 +12,19 @@ from importlib import metadata
 from ..core.versions import code_digest, versions
 
 _SOURCES = "sources"
+GPU = "GPU"
 
 
-def installation() -> dict[str, str]:
-    """Names and versions, and the digest of every source file of mplat, of this process."""
-    return {**versions(), "mplat": installed_version(), _SOURCES: code_digest()}
+def installation(*, gpu: bool = False) -> dict[str, str]:
+    """Names and versions, and the digest of every source file of mplat, of this process; with `gpu` what its first GPU
+    is, where it has one, because another kind has other kernels."""
+    found = {**versions(), "mplat": installed_version(), _SOURCES: code_digest()}
+    if gpu:
+        import torch
+
+        if torch.cuda.is_available():
+            found[GPU] = torch.cuda.get_device_name(0)
+    return found
 
 
 def difference(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
@@ -30,7 +38,8 @@ def difference(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
                 f"the sources of mplat {here['mplat']} are others there ({theirs[:12]}) than here ({ours[:12]}); "
                 "install the same on every node"
             )
-        return f"{name} is {theirs} there and {ours} here; install the same on every node"
+        advice = "use nodes with the same" if name == GPU else "install the same on every node"
+        return f"{name} is {theirs} there and {ours} here; {advice}"
     return None
 
 

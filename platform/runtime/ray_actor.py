@@ -19,19 +19,23 @@ from typing import Any
 class ShardActor:
     """Made by `ray_pool`; one per worker process."""
 
-    def __init__(self, threads: int, here: Mapping[str, str]) -> None:
+    def __init__(self, threads: int, here: Mapping[str, str], gpus: float = 0) -> None:
         """`here`: the driver's `installation`. A failure is kept for `build`, so that it is said once and in one
         sentence."""
         self.failure: dict[str, str] | None = None
         try:
-            from .installation import difference, installation
+            from .installation import GPU, difference, installation
 
-            if (other := difference(installation(), here)) is not None:
+            if (other := difference(installation(gpu=GPU in here), here)) is not None:
                 raise RuntimeError(f"on node {socket.gethostname()} {other}")
             os.environ["NUMBA_NUM_THREADS"] = str(threads)  # this process is ours alone and numba is not loaded yet
             from .threads import ThreadLimit
 
             self.threads = ThreadLimit(threads)
+            if GPU in here and 0 < gpus < 1:  # Ray only counts shares
+                import torch
+
+                torch.cuda.set_per_process_memory_fraction(gpus)
         except Exception as error:  # `build` says it
             self.failure = failure_of(error)
 
@@ -53,6 +57,7 @@ class ShardActor:
             "failure": failure,
             "node": ray.get_runtime_context().get_node_id(),
             "pid": os.getpid(),
+            "gpus": ray.get_gpu_ids(),
             "torch_threads": torch_threads,
         }
 

@@ -166,7 +166,7 @@ class RayPool:
                 max_task_retries=0,
                 scheduling_strategy="SPREAD",
             )
-            handle = actor_class.remote(self._threads, installation())
+            handle = actor_class.remote(self._threads, installation(gpu=self._gpus > 0), self._gpus)
         number = next(self._numbers)
         self._actors[number] = _Actor(handle, used)
         self._starts[handle.build.remote(self._factory.target, dict(self._factory.kwargs))] = number

@@ -134,13 +134,19 @@ def open_session(
     UsageError where Ray is not installed or the actors cannot fit, ClusterError where Ray cannot be reached within
     `connect_timeout_s`.
     """
-    if threads_per_actor < 1 or gpus_per_actor < 0 or (actors is not None and actors < 1):
+    fits = gpus_per_actor <= 1 or float(gpus_per_actor).is_integer()  # Ray gives whole ones, or a share of one
+    if threads_per_actor < 1 or gpus_per_actor < 0 or not fits or (actors is not None and actors < 1):
         raise UsageError(
             f"{actors} actors with {threads_per_actor} threads and {gpus_per_actor} GPUs each: there must "
-            "be at least one actor with one thread"
+            "be at least one actor with one thread, and a share of one GPU or a whole number of them"
         )
     where = _resolve(address)
     if where == "none":
+        if gpus_per_actor:
+            raise UsageError(
+                f"{gpus_per_actor:g} GPUs for each worker need Ray; use --address local or HOST:PORT, or leave "
+                "--gpus-per-actor out: --device alone says where this process computes"
+            )
         return Session("in-process", "none", _actors_without_ray(actors), threads_per_actor)
     if importlib.util.find_spec("ray") is None:
         raise UsageError(

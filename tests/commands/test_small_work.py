@@ -9,6 +9,9 @@ import pytest
 from mplat.commands import main
 from mplat.commands.frame import where
 from mplat.commands.frame.folders import run_folder
+from mplat.commands.frame.options import Shared, _check_gpus
+from mplat.commands.frame.run import Run, _session
+from mplat.core.errors import UsageError
 from mplat.eval.eval_config import EvalConfig
 from mplat.eval.planning import prepare
 from mplat.models import load
@@ -34,11 +37,38 @@ def no_ray(monkeypatch):
 def test_the_rule(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     small, large = where.SMALL_WORK, where.SMALL_WORK + 1
-    assert where.place("auto", None, small) == "none" and where.place("auto", None, large) == "auto"
-    assert where.place("auto", 2, small) == "auto" and where.place("local", None, small) == "local"
-    assert where.place("10.0.0.1:6379", None, 0) == "10.0.0.1:6379"
+    assert where.place("auto", False, small) == "none" and where.place("auto", False, large) == "auto"
+    assert where.place("auto", True, small) == "auto" and where.place("local", False, small) == "local"
+    assert where.place("10.0.0.1:6379", False, 0) == "10.0.0.1:6379"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert where.place("auto", None, small) == "auto"
+    assert where.place("auto", False, small) == "auto"
+
+
+def test_work_on_a_gpu_is_done_here_or_by_workers_that_have_one(monkeypatch):
+    import mplat.runtime as runtime
+
+    opened = []
+    monkeypatch.setattr(runtime, "open_session", lambda address, **more: opened.append((address, more)))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def session(device, operations=1e30, **typed):
+        _session(Run(lambda at: None, None, operations, device), Shared(**typed))
+        return opened[-1][0], opened[-1][1].get("gpus_per_actor")
+
+    assert session("cpu") == ("auto", 0) and session("cuda:0") == ("none", 0)
+    assert session("cuda:0", address="local") == ("local", 1) and session("cuda:0", actors=2) == ("auto", 1)
+    assert session("cuda:0", gpus_per_actor=0.5) == ("auto", 0.5) and session("cpu", gpus_per_actor=2) == ("auto", 2)
+    assert session("cuda:0", 0, address="local") == ("none", None), "there is nothing to compute"
+    with pytest.raises(UsageError, match=r"^--gpus-per-actor 0: workers have no GPU, and --device is cuda:0; leave"):
+        session("cuda:0", address="local", gpus_per_actor=0)
+    assert session("cpu", threads_per_actor=3) and opened[-1][1]["threads_per_actor"] == 3
+
+
+@pytest.mark.parametrize("typed", [-1, 1.5, float("nan"), float("inf")])
+def test_i10_what_is_no_share_of_a_gpu_is_refused(typed):
+    with pytest.raises(UsageError, match=r"^--gpus-per-actor .*: give a share of one GPU, such as 0.5, or a whole"):
+        _check_gpus(typed)
+    assert [_check_gpus(share) for share in (None, 0, 0.25, 1, 4)] == [None, 0, 0.25, 1, 4]
 
 
 def test_the_tokens_of_an_evaluation_are_counted_in_every_condition():

@@ -34,11 +34,12 @@ _FAST = {
 class Cluster:
     """A head with so many CPUs at `address`, asking for a token that is in `environment`; ended as a context manager.
 
-    environment: what all of its processes have besides. hosts: each node is a host with an address of its own, where
+    environment: what all of its processes have besides. gpus: how many the head says that it has, for Ray to count.
+    hosts: each node is a host with an address of its own, where
     this machine has network namespaces; elsewhere, as without, all nodes share its address."""
 
-    def __init__(self, head_cpus: int = 1, *, hosts: bool = False, **environment: str) -> None:
-        self._head_cpus = head_cpus
+    def __init__(self, head_cpus: int = 1, *, gpus: int = 0, hosts: bool = False, **environment: str) -> None:
+        self._head_cpus, self._gpus = head_cpus, gpus
         self.network: HostNetwork | None = host_network() if hosts else None
         self._hosts: dict[int, Host] = {}  # by the number of the node
         self._folder = Path(tempfile.mkdtemp(prefix="mplat-", dir="/tmp"))  # sockets want short names
@@ -123,7 +124,13 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         port = f"--port={self.address.rpartition(':')[2]}"
-        head = ["--head", f"--num-cpus={self._head_cpus}", port, f"--temp-dir={self._folder}"]
+        head = [
+            "--head",
+            f"--num-cpus={self._head_cpus}",
+            f"--num-gpus={self._gpus}",
+            port,
+            f"--temp-dir={self._folder}",
+        ]
         head.append(f"--system-config={json.dumps(_FAST)}")
         if self.network is not None:
             head.append(f"--node-ip-address={self.network.address}")

@@ -47,6 +47,10 @@ class Command:
     without: Collection[str] = ()
     address: str = "auto"
 
+    def _lacks(self, option: str) -> bool:
+        """Whether it has not the shared `option`; without workers it has nothing that is said of one."""
+        return option in self.without or (option.endswith("-per-actor") and "--actors" in self.without)
+
     def callback(self) -> Callable[..., Any]:
         """What typer reads the options from and calls with them."""
         if self.config is None:
@@ -62,7 +66,7 @@ class Command:
         options = parameters(config_class(config), self.without)
         options += [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         for name, annotation in get_type_hints(Shared, include_extras=True).items():
-            if "--" + name.replace("_", "-") not in self.without:
+            if not self._lacks("--" + name.replace("_", "-")):
                 default = self.address if name == "address" else getattr(Shared, name)
                 kind = inspect.Parameter.KEYWORD_ONLY
                 options.append(inspect.Parameter(name, kind, default=default, annotation=annotation))

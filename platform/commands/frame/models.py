@@ -17,8 +17,9 @@ def named(model: str | None) -> str:
     return model
 
 
-def opened(model: str | None, tokenizer: str | None) -> LanguageModel:
-    """The model of that name, with its own tokenizer or the one named. Raises UsageError where no model is named."""
+def opened(model: str | None, tokenizer: str | None, device: str) -> LanguageModel:
+    """The model of that name on `device`, with its own tokenizer or the one named. Raises UsageError where none is
+    named."""
     from ...models import load
 
-    return load(named(model), tokenizer=tokenizer)
+    return load(named(model), device, tokenizer=tokenizer)

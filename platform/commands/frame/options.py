@@ -41,6 +41,18 @@ def _check_actors(value: int | None) -> int | None:
     return value
 
 
+def _check_threads(value: int) -> int:
+    if value < 1:
+        raise UsageError(f"--threads-per-actor {value}: give at least 1")
+    return value
+
+
+def _check_gpus(value: float | None) -> float | None:
+    if value is not None and not (0 <= value <= 1 or (value > 1 and float(value).is_integer())):
+        raise UsageError(f"--gpus-per-actor {value:g}: give a share of one GPU, such as 0.5, or a whole number of them")
+    return value
+
+
 def as_path(text: str) -> Path:
     """An argument as a path. Empty, from a shell variable without a value perhaps, it would mean this very folder."""
     if not text.strip():
@@ -52,6 +64,24 @@ def as_path(text: str) -> Path:
 
 Actors = Annotated[
     int | None, typer.Option("--actors", metavar="N", callback=_check_actors, help="Ray workers, at least 1.")
+]
+ThreadsPerActor = Annotated[
+    int,
+    typer.Option(
+        "--threads-per-actor",
+        metavar="N",
+        callback=_check_threads,
+        help="Processor threads that a worker computes with.",
+    ),
+]
+GpusPerActor = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-actor",
+        metavar="X",
+        callback=_check_gpus,
+        help="GPUs of a Ray worker, also a share such as 0.5; default: 1 where --device is a GPU, else 0.",
+    ),
 ]
 Address = Annotated[
     str,
@@ -95,6 +125,8 @@ class Shared:
     """The shared options of a command with a configuration, in the order of its help, and their defaults."""
 
     actors: Actors = None
+    threads_per_actor: ThreadsPerActor = 1
+    gpus_per_actor: GpusPerActor = None
     address: Address = "auto"
     config: ConfigFile = None
     set: Overrides = []

@@ -141,6 +141,7 @@ class Run:
     work: Callable[[At], Outcome]
     folder: Path | None  # of the results, where --out names none; None: they are only shown then
     operations: float | None  # how much work it is, for --address auto; None: it is done in this process alone
+    device: str = "cpu"  # where its models compute
     check: Callable[..., object] | None = None  # called with (folder, fresh=...): raises where it holds another run
     lines: Words = ()  # the plan
     plan: Mapping[str, Any] = field(default_factory=dict)  # the same for --json
@@ -184,16 +185,31 @@ def _carry_out(run: Run, shared: Shared, output: Output) -> None:
     with ExitStack() as stack:
         session: Any = None
         if run.operations is not None:
-            from ...runtime import open_session
-
-            actors = shared.actors if run.operations else None  # Ray is not started for what only has to be read
-            where = place(shared.address, shared.actors, run.operations) if run.operations else "none"
-            session = stack.enter_context(open_session(where, actors=actors))
+            session = stack.enter_context(_session(run, shared))
         console = stack.enter_context(Console(output, run.unit, run.parts))
         outcome = run.work(At(folder or Path(), shared.fresh, session, console))
     output.result(outcome.values, *outcome.words)
     if outcome.failure is not None:
         raise ToleranceError(outcome.failure) if isinstance(outcome.failure, str) else outcome.failure
+
+
+def _session(run: Run, shared: Shared) -> Session:
+    """Where the work is done. Ray is not started for what only has to be read."""
+    from ...runtime import open_session
+
+    on_gpu = run.device != "cpu"
+    if not run.operations:
+        return open_session("none", threads_per_actor=shared.threads_per_actor)
+    asked = shared.actors is not None or shared.gpus_per_actor is not None
+    where = place(shared.address, asked, 0 if on_gpu else run.operations)
+    gpus = shared.gpus_per_actor
+    if gpus is None:
+        gpus = 1 if on_gpu and where != "none" else 0
+    elif on_gpu and gpus == 0 and where != "none":
+        raise UsageError(
+            f"--gpus-per-actor 0: workers have no GPU, and --device is {run.device}; leave one of them out"
+        )
+    return open_session(where, actors=shared.actors, threads_per_actor=shared.threads_per_actor, gpus_per_actor=gpus)
 
 
 def _show_plan(run: Run, folder: Path | None, output: Output) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ...core.config import Config, Seed
-from ...core.option import Model, Option, Tokenizer
+from ...core.option import Device, Model, Option, Tokenizer
 from ...core.typed_lists import parse_names
 from .asking import PER_TASK
 from .assessing import BATCH_SIZE, MAX_PROMPT_TOKENS
@@ -43,5 +43,7 @@ class BatteryConfig(Config):
     """Of the intervals."""
     max_prompt_tokens: int = Field(MAX_PROMPT_TOKENS, ge=8)
     """Longest prompt."""
+    device: Device = "cpu"
+    """Where models compute: cpu, cuda, cuda:1, or auto, a GPU where there is one. Each has its own last bits."""
     batch_size: int = Field(BATCH_SIZE, ge=1)
     """Prompts answered together."""

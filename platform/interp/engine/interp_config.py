@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from ...core.config import Seed
-from ...core.option import Model, Option, Tokenizer
+from ...core.option import Device, Model, Option, Tokenizer
 from ...core.typed_lists import parse_names, parse_words
 from ...datasets.prompting.truncation import MAX_PROMPT_TOKENS
 from ..methods.facts_config import FactsConfig
@@ -54,6 +54,7 @@ class InterpConfig(FactsConfig):
         None, description="Blocks to look at; default all."
     )
     seed: Seed = 0
+    device: Device = "cpu"
     batch_size: int = Field(16, ge=1, description="prompts that go through the model together")
     max_tokens: int = Field(
         MAX_PROMPT_TOKENS, ge=1, description="longest prompt; longer ones are cut or left out as in eval"

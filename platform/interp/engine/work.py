@@ -101,7 +101,7 @@ class BatchRunner:
             "kind": self.kind,
             **loadable(chosen),
             "digest": chosen.digest,
-            "device": str(chosen.device),
+            "device": chosen.device.type,
             "dtype": str(chosen.dtype).removeprefix("torch."),
         }
         return {

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from ...core.errors import UsageError
-from ...core.option import Model, Option, Tokenizer
+from ...core.option import Device, Model, Option, Tokenizer
 from ...core.typed_lists import parse_words
 from ..engine.step import Sites, StepSettings
 from .facts_config import FactsConfig
@@ -103,6 +103,8 @@ class TraceConfig(TraceSettings, FactsConfig):
     """Longest prompt; longer ones are left out."""
     dtype: Literal["float32", "float64"] = "float32"
     """Of weights and states."""
+    device: Device = "cpu"
+    """Where models compute: cpu, cuda, cuda:1, or auto, a GPU where there is one. Each has its own last bits."""
     batch_size: int = Field(4, ge=1)
     """Prompts that a worker is given at a time."""
     fail_over: Annotated[

@@ -119,7 +119,7 @@ def prepare(
         from ...models import load
 
         assert config.model is not None
-        model = load(config.model, dtype=config.dtype, tokenizer=config.tokenizer)
+        model = load(config.model, config.device, config.dtype, tokenizer=config.tokenizer)
     sites = tuple(r.name for r in restorations(model, config.sites, config.layers)[0])
     if many:
         swapped = config.corruption == "replacement"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from ...core.config import Config, Seed
-from ...core.option import Model, Option, Tokenizer
+from ...core.option import Device, Model, Option, Tokenizer
 from ...datasets.prompting.truncation import MAX_PROMPT_TOKENS
 from .fitting import FOLDS
 
@@ -42,6 +42,8 @@ class VectorsConfig(Config):
     """Folds of the held-out AUROC; texts of one group are in one fold."""
     seed: Seed = 0
     """Of the folds and of generated questions."""
+    device: Device = "cpu"
+    """Where models compute: cpu, cuda, cuda:1, or auto, a GPU where there is one. Each has its own last bits."""
     batch_size: int = Field(16, ge=1)
     """Texts read together."""
     max_tokens: int = Field(MAX_PROMPT_TOKENS, ge=1)

@@ -1,0 +1,84 @@
+"""Workers with GPUs: where they are placed, what they see, and who is refused. Ray is told of GPUs that are not there.
+
+That the numbers of a real GPU are right is what `models` is tested for where there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from command_stages import content, inputs, words
+from mplat.commands import main
+from mplat.core.errors import MplatError, UsageError
+from mplat.core.whole_files import table_bytes
+from mplat.runtime import Session, WorkerFactory, open_session, run_table
+from mplat.runtime.installation import GPU, difference, installation
+from mplat.runtime.record import read_run
+from ray_nodes import Cluster
+from shard_workers import SCHEMA, items
+
+SUPPORT = Path(__file__).resolve().parent.parent / "support"
+
+
+def table(session: Session, folder: Path, **arguments: Any) -> pa.Table:
+    return run_table(
+        "test", items(12), WorkerFactory("shard_workers:make_seer", arguments), out_dir=folder, session=session,
+        batch_size=3, sort_by=["id"], schema=SCHEMA, semantic_key={},
+    )  # fmt: skip
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_f30_workers_see_their_share_of_the_gpus_and_what_never_fits_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "seen"
+    with open_session("none") as here:
+        right = table(here, tmp_path / "right")
+    place = inputs(tmp_path)
+    monkeypatch.setenv("MPLAT_CACHE", str(tmp_path / "cache"))
+    assert main([*words("perplexity", place, tmp_path / "here"), "--quiet", "--address", "none"]) == 0
+    with Cluster(head_cpus=2, gpus=2, PYTHONPATH=f"{SUPPORT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}") as cluster:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            monkeypatch.setenv(name, cluster.environment[name])
+        with open_session(cluster.address, actors=2, gpus_per_actor=1) as session:
+            assert table_bytes(table(session, tmp_path / "whole", seen=str(log))) == table_bytes(right)
+            assert set(log.read_text().split()) == {"0", "1"}, "one card each"
+            with pytest.raises(UsageError, match=r"2 actors with 1 threads and 1.5 GPUs each: .* whole number"):
+                open_session(cluster.address, actors=2, gpus_per_actor=1.5)
+            # the driver's card is of another kind than the worker's, which has none
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+            monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Card A")
+            session.connection.idle.end()  # those that are up were compared when they were made
+            with pytest.raises(MplatError, match=r"on node .* GPU is not known there and Card A here; use nodes with"):
+                table(session, tmp_path / "other")
+            monkeypatch.undo()
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            monkeypatch.setenv(name, cluster.environment[name])
+        with pytest.raises(
+            UsageError, match=r"3 actors with 1 CPU and 1 GPU each do not fit: 2 can be placed .* 2 GPU"
+        ):
+            open_session(cluster.address, actors=3, gpus_per_actor=1)
+        where = ["--quiet", "--address", cluster.address, "--gpus-per-actor", "0.5", "--actors", "2"]
+        assert main([*words("perplexity", place, tmp_path / "there"), *where]) == 0
+    assert content(tmp_path / "there") == content(tmp_path / "here")
+    assert read_run(tmp_path / "there" / "run.json").backend.session["gpus_per_actor"] == 0.5
+
+
+def test_f31_another_kind_of_gpu_is_another_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert GPU not in installation() and GPU not in installation(gpu=True), "there is none here"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Card A")
+    here = installation(gpu=True)
+    assert difference(here, here) is None
+    assert difference({**here, GPU: "Card B"}, here) == "GPU is Card B there and Card A here; use nodes with the same"
+
+
+def test_gpus_of_workers_need_ray() -> None:
+    with pytest.raises(UsageError, match=r"^0.5 GPUs for each worker need Ray; .* --device alone says where"):
+        open_session("none", gpus_per_actor=0.5)
