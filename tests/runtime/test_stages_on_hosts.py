@@ -53,7 +53,7 @@ def test_f3_f23_every_command_makes_the_same_bytes_on_three_hosts_and_when_one_d
             out = tmp_path / f"{stage}-on-hosts"
             assert run(stage, place, out, monkeypatch, "--address", cluster.address) == right[stage], stage
             if (record := out / "run.json").is_file() and stage != "tokenize":
-                used = read_run(record).backend.session
+                used = read_run(record).model_dump()["backend"]["session"]
                 assert (used["kind"], used["actors"]) == ("cluster", 3 if stage == ORDER[0] else 2), stage
     trouble.join(10)
     assert killed and all(right.values())
