@@ -53,6 +53,16 @@ class HostNetwork:
         """Pull its cable."""
         _ip("link", "set", host.link, "down")
 
+    def mend(self, host: Host) -> None:
+        """Plug its cable in again."""
+        _ip("link", "set", host.link, "up")
+
+    def slow(self, host: Host, rate: str) -> None:
+        """Let no more than `rate`, such as 2mbit, through its cable each way, where the kernel can."""
+        limit = ["root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms"]
+        _run("tc", "qdisc", "add", "dev", host.link, *limit)
+        _run(*host.prefix, "tc", "qdisc", "add", "dev", "eth0", *limit)
+
     def close(self) -> None:
         """Take everything away. A second call does nothing."""
         with contextlib.suppress(subprocess.CalledProcessError):
@@ -76,4 +86,8 @@ def host_network() -> HostNetwork | None:
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=20)
+    _run("ip", *words)
+
+
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=20)

@@ -66,6 +66,10 @@ class Cluster:
         self._hosts[number] = host
         return number
 
+    def host(self, number: int) -> Host:
+        """Of a node that `add_node` made, where there are hosts."""
+        return self._hosts[number]
+
     def kill_node(self, number: int) -> None:
         """All processes of the node at once, as when a machine loses its power; of a host the cable first."""
         if self.network is not None and number in self._hosts:
