@@ -6,6 +6,8 @@ That the numbers of a real GPU are right is what `models` is tested for where th
 from __future__ import annotations
 
 import os
+import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from mplat.commands import main
 from mplat.core.errors import MplatError, UsageError
 from mplat.core.whole_files import table_bytes
 from mplat.runtime import Session, WorkerFactory, open_session, run_table
-from mplat.runtime.installation import GPU, difference, installation
+from mplat.runtime.installation import GPU, difference, installation, processor
 from mplat.runtime.record import read_run
 from ray_nodes import Cluster
 from shard_workers import SCHEMA, items
@@ -55,7 +57,7 @@ def test_f30_workers_see_their_share_of_the_gpus_and_what_never_fits_is_refused(
             monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
             monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Card A")
             session.connection.idle.end()  # those that are up were compared when they were made
-            with pytest.raises(MplatError, match=r"on node .* GPU is not known there and Card A here; use nodes with"):
+            with pytest.raises(MplatError, match=r"on node .* GPU is not known there and Card A here; use nodes of"):
                 table(session, tmp_path / "other")
             monkeypatch.undo()
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
@@ -77,7 +79,32 @@ def test_f31_another_kind_of_gpu_is_another_installation(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Card A")
     here = installation(gpu=True)
     assert difference(here, here) is None
-    assert difference({**here, GPU: "Card B"}, here) == "GPU is Card B there and Card A here; use nodes with the same"
+    assert difference({**here, GPU: "Card B"}, here) == "GPU is Card B there and Card A here; use nodes of one kind"
+
+
+CPUINFO = """\
+processor\t: 0
+vendor_id\t: GenuineIntel
+flags\t\t: fpu sse avx avx2 avx512f
+
+processor\t: 1
+vendor_id\t: GenuineIntel
+flags\t\t: fpu
+"""
+
+
+def test_f31_the_kind_of_processor_is_what_libraries_choose_their_code_by(tmp_path: Path) -> None:
+    (tmp_path / "intel").write_text(CPUINFO)
+    (tmp_path / "arm").write_text("CPU implementer\t: 0x41\nFeatures\t: fp asimd sve\n")
+    assert processor(tmp_path / "intel").endswith(" GenuineIntel avx512f")
+    assert processor(tmp_path / "arm").endswith(" 0x41 sve")
+    assert processor(tmp_path / "nothing").startswith(platform.machine())
+    here = installation()
+    there = here | {"the processor": processor(tmp_path / "arm")}
+    sentence = difference(there, here)
+    assert sentence is not None and re.fullmatch(
+        "the processor is .* sve there and .* here; use nodes of one kind", sentence
+    )
 
 
 def test_gpus_of_workers_need_ray() -> None:
