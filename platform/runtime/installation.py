@@ -67,5 +67,5 @@ def installed_version() -> str:
         version = metadata.version("mplat")
     except metadata.PackageNotFoundError:
         return "not installed"
-    checkout = getattr(sys.modules.get("mplat"), "checkout", None)
+    checkout = vars(sys.modules.get("mplat", sys)).get("checkout")  # asked otherwise, mplat would load its models
     return version if checkout is None else f"the checkout {checkout}"

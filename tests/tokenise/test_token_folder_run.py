@@ -402,7 +402,8 @@ def test_no_worker_and_no_command_loads_torch_to_make_tokens(tmp_path: Path) -> 
     ]
     code = (
         "import sys; from mplat.commands import main; import mplat.tokenise.worker; "
-        f"assert main({[*words, '--address', 'none']!r}) == 0; assert 'torch' not in sys.modules"
+        f"assert main({[*words, '--address', 'none']!r}) == 0; import mplat.runtime.installation as here; "
+        "here.installation(); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
