@@ -87,9 +87,10 @@ def publish_table(
     table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP, data: bytes | None = None
 ) -> Published:
     """Write `table` as Parquet under a name that does not exist yet; the first writer wins. data: its `table_bytes`,
-    where they are there already."""
+    where they are there already; what is on the disk is then compared with them, and not read as a table."""
+    verify = _table_check(table) if data is None else None
     data = table_bytes(table, rows_per_group=rows_per_group) if data is None else data
-    return _publish(data, Path(path), rows=table.num_rows, verify=_table_check(table), replace=False)
+    return _publish(data, Path(path), rows=table.num_rows, verify=verify, replace=False)
 
 
 def replace_table(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP) -> Published:
