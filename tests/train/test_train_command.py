@@ -146,6 +146,7 @@ def test_a_signal_saves_the_state_and_names_the_command_that_continues(tmp_path,
     assert checkpoint.read_trainer(found)["step"] == stopped_at >= 3
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_saves_the_state(tmp_path, root):
     """The kernel says SIGHUP, and every word to the terminal is an error from then on."""
     out = tmp_path / "run"
