@@ -148,7 +148,7 @@ def _explaining(typed: Typed[InterpConfig], wanted: str, cache: Path | None, oth
     from ..interp.explain.choosing import choose, find
 
     found = find(typed.config, wanted)  # a wrong id is found before a large model is loaded
-    opened = opened_model(typed.config.model, typed.config.tokenizer)
+    opened = opened_model(typed.config.model, typed.config.tokenizer, typed.config.device)
     config = typed.with_blocks(opened.n_layers)
     chosen = choose(opened, found, config)
 
