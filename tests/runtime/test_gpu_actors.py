@@ -75,7 +75,8 @@ def test_f30_workers_see_their_share_of_the_gpus_and_what_never_fits_is_refused(
         where = ["--quiet", "--address", cluster.address, "--gpus-per-actor", "0.5", "--actors", "2"]
         assert main([*words("perplexity", place, tmp_path / "there"), *where]) == 0
     assert content(tmp_path / "there") == content(tmp_path / "here")
-    assert read_run(tmp_path / "there" / "run.json").backend.session["gpus_per_actor"] == 0.5
+    backend = read_run(tmp_path / "there" / "run.json").backend
+    assert backend is not None and backend.session is not None and backend.session["gpus_per_actor"] == 0.5
 
 
 def test_f31_another_kind_of_gpu_is_another_installation(monkeypatch: pytest.MonkeyPatch) -> None:
