@@ -148,7 +148,7 @@ def test_f31_a_node_that_would_make_other_rows_is_one_sentence(
 ) -> None:
     assert ray_session.connection is not None
     ray_session.connection.idle.end()  # they were looked at when they were started
-    monkeypatch.setattr("mplat.runtime.ray_pool.installation", lambda: installation() | {what: "other"})
+    monkeypatch.setattr("mplat.runtime.ray_pool.installation", lambda **asked: installation(**asked) | {what: "other"})
     with pytest.raises(WorkerError, match=f"{sentence}; install the same on every node"):
         make_table(ray_session, tmp_path)
 
