@@ -11,7 +11,7 @@ import typer
 from ..core.errors import UsageError
 from ..core.plain_text import Table
 from .frame.command import command
-from .frame.options import Json
+from .frame.options import Device, Json
 from .frame.output import Output
 from .steer_show import StoredRecipe
 
@@ -33,6 +33,7 @@ def steer_apply(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer in tokens.")
     ] = 32,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Answer prompts with the model as it is and steered, side by side."""
@@ -42,7 +43,7 @@ def steer_apply(
 
     if max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens {max_new_tokens}: an answer has at least 1 token")
-    opened = load(model)
+    opened = load(model, device)
     if opened.tokenizer is None:
         raise UsageError(f"model {opened.name} has no tokenizer, so it cannot be given texts")
     read = load_stored(recipe, opened)

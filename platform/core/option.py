@@ -50,12 +50,10 @@ Tokenizer = Annotated[
         metavar="NAME|FOLDER", help="Take the tokenizer from this model, hub id or folder; default: the model's own."
     ),
 ]
-Device = Annotated[
-    str,
-    Option(
-        metavar="DEVICE",
-        help="Where models compute: cpu, cuda, cuda:1, or auto, a GPU where there is one.",
-        shows_default=True,
-    ),
-]
+DEVICE = Option(
+    metavar="DEVICE",
+    help="Where models compute: cpu, cuda, cuda:1, or auto, a GPU where there is one.",
+    shows_default=True,
+)
+Device = Annotated[str, DEVICE]
 SEED = Option(metavar="N", help="Everything random follows from it.")

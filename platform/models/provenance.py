@@ -23,7 +23,7 @@ _SOURCES = Sources(keep=True)
 def computation_key(model: LanguageModel, *modules: str) -> dict[str, Any]:
     """What decides rows that `modules`, the caller's own code, make with `model`, besides items and arguments.
 
-    model: its digest. backend: device type, and operation -> kernel backend for what it uses.
+    model: its digest. backend: cpu or the kind of GPU, and operation -> kernel backend for what it uses.
     sources: module -> digest of the code of the classes of this model, its kernel backends and `modules`, with all that
     they import. Raises InputError where a source file cannot be read.
     """
@@ -31,7 +31,7 @@ def computation_key(model: LanguageModel, *modules: str) -> dict[str, Any]:
     return {
         "model": model.digest,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "backend": {"device": model.device.type} | kernels(model),
+        "backend": {"device": _device(model)} | kernels(model),
         "sources": dict(_sources(tuple(sorted({*modules, *_code_of(model)})))),
         "versions": {name: known[name] for name in _DECISIVE},
     }
@@ -64,7 +64,16 @@ def identity(model: LanguageModel) -> dict[str, Any]:
 def backend(model: LanguageModel) -> dict[str, Any]:
     """The section `backend` of a run's record, but for where the work is done."""
     dtype = str(model.dtype).removeprefix("torch.")
-    return {"device": str(model.device), "dtype": dtype, "kernels": kernels(model)}
+    return {"device": _device(model), "dtype": dtype, "kernels": kernels(model)}
+
+
+def _device(model: LanguageModel) -> str:
+    """`cpu`, or `cuda` and the name of the GPU: another kind computes other last bits. Which one of a kind, decides
+    nothing."""
+    import torch
+
+    device = model.device
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
 def _code_of(model: LanguageModel) -> set[str]:

@@ -28,6 +28,8 @@ class ShardActor:
 
             if (other := difference(installation(gpu=GPU in here), here)) is not None:
                 raise RuntimeError(f"on node {socket.gethostname()} {other}")
+            if not gpus:  # a cluster whose Ray hides nothing shows it those of others; torch is not imported yet
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""
             os.environ["NUMBA_NUM_THREADS"] = str(threads)  # this process is ours alone and numba is not loaded yet
             from .threads import ThreadLimit
 

@@ -61,6 +61,9 @@ def test_work_on_a_gpu_is_done_here_or_by_workers_that_have_one(monkeypatch):
     assert session("cuda:0", 0, address="local") == ("none", None), "there is nothing to compute"
     with pytest.raises(UsageError, match=r"^--gpus-per-actor 0: workers have no GPU, and --device is cuda:0; leave"):
         session("cuda:0", address="local", gpus_per_actor=0)
+    with pytest.raises(UsageError, match=r"^--device cuda:1: Ray chooses the GPU of each worker; give --device cuda"):
+        session("cuda:1", actors=2)
+    assert session("cuda:1") == ("none", 0)
     assert session("cpu", threads_per_actor=3) and opened[-1][1]["threads_per_actor"] == 3
 
 

@@ -242,3 +242,20 @@ def test_i19_code_in_a_models_folder_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json: model_type 'own' is not supported"):
         load(folder)
     assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@torch.no_grad()
+def test_weights_are_the_pages_of_the_file_until_they_are_changed(dtype: str, tmp_path: Path) -> None:
+    """Processes that load a folder share its pages, where the dtype is that of the file, and none writes to them."""
+    file = nano("mamba", dtype=torch.float32).save(tmp_path) / "model.safetensors"
+    before = file.read_bytes()
+    model = load(tmp_path, dtype=dtype)
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
+    spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    shared = [any(low <= p.data_ptr() < high for low, high in spans) for p in model.parameters()]
+    assert set(shared) == {dtype == "float32"} and {line[1] for line in lines} <= {"rw-p"}
+    for parameter in model.parameters():
+        parameter.add_(1)
+    assert file.read_bytes() == before and load(tmp_path).digest != model.digest

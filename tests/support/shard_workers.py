@@ -181,7 +181,7 @@ class SeeingWorker(BatchWorker):
     def run(self, payload: dict[str, Any]) -> pa.Table:
         if self.seen is not None:
             with open(self.seen, "a", encoding="utf-8") as file:
-                file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "all") + "\n")
+                file.write((os.environ.get("CUDA_VISIBLE_DEVICES", "all") or "nothing") + "\n")
         return super().run(payload)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ...core.errors import UsageError
-from ...core.option import SEED
+from ...core.option import DEVICE, SEED
 
 MAX_SEED = 2**63 - 1  # the largest seed that torch, numpy and Python all take
 
@@ -103,6 +103,7 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", parser=as_path, help="Folder for the results.")]
 Seed = Annotated[int, typer.Option("--seed", metavar=SEED.metavar, help=SEED.help, callback=_check_seed)]
+Device = Annotated[str, typer.Option("--device", metavar=DEVICE.metavar, help=DEVICE.help)]
 CacheFolder = Annotated[
     Path | None,
     typer.Option(

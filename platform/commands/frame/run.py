@@ -202,6 +202,9 @@ def _session(run: Run, shared: Shared) -> Session:
         return open_session("none", threads_per_actor=shared.threads_per_actor)
     asked = shared.actors is not None or shared.gpus_per_actor is not None
     where = place(shared.address, asked, 0 if on_gpu else run.operations)
+    if where != "none" and run.device.partition(":")[2] not in ("", "0"):
+        raise UsageError(f"--device {run.device}: Ray chooses the GPU of each worker; give --device cuda, or "
+                         "--address none to compute on that one in this process")  # fmt: skip
     gpus = shared.gpus_per_actor
     if gpus is None:
         gpus = 1 if on_gpu and where != "none" else 0
