@@ -32,7 +32,7 @@ test-all: $(STAMP) ## the whole test suite, as continuous integration runs it
 test-multinode: $(STAMP) ## what needs several nodes, each a Ray node of its own on this machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m multinode $(ARGS)
 
-chaos: $(STAMP) ## fifty random kills of a command or its workers in every stage under Ray; takes an hour
+chaos: $(STAMP) ## fifty random kills of a command, its workers or their machines in every stage; takes two to three hours
 	MPLAT_KILLS=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 # A static checker does not run front/mplat/__init__.py, which says where the modules are: it gets a folder of links.
