@@ -84,7 +84,7 @@ def run_into(
     """
     begun = planned(plan, command).begin(folder, session=session, observer=observer, fresh=fresh or replace)
     with suppress(Incomplete), begun as run:
-        done = carry_out(plan, cache=cache, session=session, fresh=fresh, observer=observer)
+        done = carry_out(plan, cache=cache, session=run.session, fresh=fresh, observer=observer)
         for kind, data in plan.inputs.items():
             run.table(INPUTS[kind], prompt_table(data) if kind == "questions" else data.text_table())
         results = done.results
