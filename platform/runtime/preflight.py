@@ -70,6 +70,7 @@ class Preflight:
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
+        self._silent: set[str] = set()  # once is long enough to wait for one
         self._keepers: Keepers | None = None
 
     def of(
@@ -88,7 +89,7 @@ class Preflight:
         self, nodes: Sequence[Node], wanted: Wanted, folder: Path | None = None, *, shared: bool = False
     ) -> None:
         """See `of`."""
-        asked = [node for node in nodes if self._asks(node, wanted, folder)]
+        asked = [node for node in nodes if self._asks(node, wanted, folder, shared)]
         content = {path: path not in wanted.needs for path in wanted.here}
         answers = ask(asked, content, folder) if asked else []
         wrong = {a.node.name: words for a in answers if (words := _trouble(a, wanted, folder if shared else None))}
@@ -100,7 +101,9 @@ class Preflight:
             known.saw |= one.saw
             if folder is not None:
                 known.shares[folder] = one.shares
+        self._silent |= {node.id for node in asked} - {one.node.id for one in answers}
         if nodes and not any(node.id in self._known for node in nodes):
+            self._silent.clear()
             names = ", ".join(node.name for node in nodes)
             raise ClusterError(f"no node answered within {ANSWER_S:.0f} s ({names}); look at them with `ray status`")
         for name in wanted.files:
@@ -125,6 +128,7 @@ class Preflight:
         nodes = [one for one in living_nodes() if one.id == node]
         for one in nodes:
             known = self._known.setdefault(node, _Known(one.name))
+            self._silent.discard(node)
             known.copies.clear()
             known.repairs += 1
             if known.repairs > _ATTEMPTS:
@@ -140,11 +144,16 @@ class Preflight:
         if self._keepers is not None:
             self._keepers.close()
 
-    def _asks(self, node: Node, wanted: Wanted, folder: Path | None) -> bool:
+    def _asks(self, node: Node, wanted: Wanted, folder: Path | None, shared: bool) -> bool:
+        """Whether it is not known already that the node has everything."""
         known = self._known.get(node.id)
-        if known is None or (folder is not None and folder not in known.shares):
+        if known is None:
+            return node.id not in self._silent
+        if any(known.saw.get(path) != wanted.here[path] for path in wanted.needs):
             return True
-        return not wanted.here.keys() <= known.saw.keys() or any(known.lacks(name, wanted) for name in wanted.files)
+        if folder is not None and (folder not in known.shares or (shared and not known.shares[folder])):
+            return True
+        return any(known.lacks(name, wanted) for name in wanted.files)
 
     def _send(self, name: str, wanted: Wanted, nodes: Sequence[_Known]) -> None:
         lacking = {node: known for node, known in self._known.items() if known in nodes and known.lacks(name, wanted)}
