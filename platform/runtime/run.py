@@ -82,8 +82,8 @@ class Run:
         """The rows of `items`, made by workers, in a folder below work/ that is named by all that decides them.
 
         worker: `module:function`, called with `opens` (where a worker finds what it needs; decides no row) and
-        `arguments`, which with `key` decide the rows. files, needs: see `WorkerFactory`. lost: the fields, besides those
-        of the item itself, of the row of an item that kills every worker. more: as for `run_table`.
+        `arguments`, which with `key` decide the rows. files, needs: see `WorkerFactory`. lost: the fields, besides
+        those of the item itself, of the row of an item that kills every worker. more: as for `run_table`.
         """
 
         def lost_row(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:

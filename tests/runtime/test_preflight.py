@@ -13,6 +13,7 @@ import pytest
 from command_stages import content, inputs, words
 from mplat.commands import main
 from mplat.core.errors import ClusterError
+from mplat.diagnosis import diagnose_nodes
 from mplat.runtime import Session, WorkerFactory, open_session, run_table
 from mplat.runtime.copy_keeper import PIECE_BYTES
 from mplat.runtime.record import read_run
@@ -106,6 +107,16 @@ def test_f32_what_is_not_sent_is_said_with_the_node_and_who_sees_the_folder_is_n
         assert not list(folder.glob(".mplat-*"))
     with pytest.raises(ClusterError, match=rf"does not see the folder {private}; name one with --out that every node"):
         dataclasses.replace(session, folder=private).make_ready(WorkerFactory("shard_workers:make"), shared=True)
+
+
+def test_f32_the_doctor_asks_every_node(
+    session: Session, private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(private)
+    head, node = sorted(diagnose_nodes("auto"), key=lambda check: check.found)
+    assert head.status == "ok" and head.found.startswith("0 CPUs, ") and head.found.endswith(f"; sees {private}")
+    assert node.status == "warn" and node.found.startswith("1 CPUs, ")
+    assert node.found.endswith(f"; the same sources; does not see {private}") and "--out" not in node.advice
 
 
 def test_f32_a_command_makes_the_same_bytes_on_a_node_without_the_model(
