@@ -74,6 +74,24 @@ def make_unmakable() -> BatchWorker:
     raise InputError("model folder /nowhere: no config.json")
 
 
+class ReadingWorker:
+    """Says what is in a file, and where it was."""
+
+    def __init__(self, path: str) -> None:
+        self.found = Path(placed(path))
+
+    def run(self, payload: dict[str, Any]) -> pa.Table:
+        time.sleep(0.2)
+        ids = [item["id"] for item in payload["items"]]
+        digest = hashlib.sha256(self.found.read_bytes()).hexdigest()
+        return pa.Table.from_pydict({"id": ids, "value": [0.0] * len(ids), "status": [digest] * len(ids)}, SCHEMA)
+
+
+def make_reading(path: str) -> ReadingWorker:
+    """The factory's function."""
+    return ReadingWorker(path)
+
+
 class SlowWorker(BatchWorker):
     """Takes long over one item, and says in a file which process it is that does."""
 
@@ -171,21 +189,3 @@ def make_other_ids() -> FaultyWorker:
 def make_no_table() -> FaultyWorker:
     """Rows as dictionaries."""
     return FaultyWorker(lambda t: t.to_pylist())
-
-
-class ReadingWorker:
-    """Says what is in a file, and where it was."""
-
-    def __init__(self, path: str) -> None:
-        self.found = Path(placed(path))
-
-    def run(self, payload: dict[str, Any]) -> pa.Table:
-        time.sleep(0.2)
-        ids = [item["id"] for item in payload["items"]]
-        digest = hashlib.sha256(self.found.read_bytes()).hexdigest()
-        return pa.Table.from_pydict({"id": ids, "value": [0.0] * len(ids), "status": [digest] * len(ids)}, SCHEMA)
-
-
-def make_reading(path: str) -> ReadingWorker:
-    """The factory's function."""
-    return ReadingWorker(path)

@@ -90,10 +90,11 @@ def run_into(
         results = done.results
         kept = _keep(run, [results[name] for name in plan.wanted if name in results])
         steps = {n: {"key": r.key, "rows": r.rows, "not_ok": r.bad, **kept.get(n, {})} for n, r in results.items()}
+        cut = {name: list(result.cut) for name, result in results.items() if result.cut}
         failures = [f.values(None if again is None else again(name)) for name, f in done.failures.items()]
         run.update(
             counts={name: result.rows for name, result in results.items()},
-            details={"steps": steps, **({"failures": failures} if failures else {})},
+            details={"steps": steps, **({"cut": cut} if cut else {}), **({"failures": failures} if failures else {})},
         )
         if failures:
             raise Incomplete
