@@ -20,7 +20,7 @@ from mplat.runtime.record import read_run
 from ray_nodes import Cluster, can_hide
 from shard_workers import SCHEMA, items
 
-pytestmark = [pytest.mark.ray, pytest.mark.multinode]
+pytestmark = [pytest.mark.ray, pytest.mark.multinode, pytest.mark.slow]
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 
@@ -134,7 +134,8 @@ def test_f32_a_command_makes_the_same_bytes_on_a_node_without_the_model(
     here, there = map(content, outs)
     assert here == there and here
     backend = read_run(outs[1]).backend
-    assert backend is not None and [*backend.session["sees_the_folder"].values()] == [True]
+    assert backend is not None and backend.session is not None
+    assert [*backend.session["sees_the_folder"].values()] == [True]
     assert main([*words("tokenize", place, tmp_path / "out"), "--quiet", "--address", "auto"]) == 4
     assert f"does not see {place / 'texts.jsonl'}; copy it there" in capsys.readouterr().err
 

@@ -86,7 +86,7 @@ class StepResult:
     seconds: float | None
     tensors: Mapping[str, StoredTensors] = field(default_factory=dict)
     files: Mapping[str, Published] = field(default_factory=dict)  # in the cache, by `part_file`
-    cut: tuple[str, ...] = ()  # batches that were computed in pieces
+    cut: Sequence[str] = ()  # batches that were computed in pieces
 
     @property
     def table(self) -> pa.Table:
