@@ -92,10 +92,14 @@ class Preflight:
         asked = [node for node in nodes if self._asks(node, wanted, folder, shared)]
         content = {path: path not in wanted.needs for path in wanted.here}
         answers = ask(asked, content, folder) if asked else []
-        wrong = {a.node.name: words for a in answers if (words := _trouble(a, wanted, folder if shared else None))}
+        wrong: dict[str, list[str]] = {}  # what it is -> the nodes of which it is true
+        for one in answers:
+            if words := _trouble(one, wanted, folder if shared else None):
+                wrong.setdefault(words, []).append(f"node {one.node.name}")
         if wrong:
-            each = "; ".join(f"node {name} {words}" for name, words in wrong.items())
-            raise ClusterError(f"{len(wrong)} of {len(nodes)} nodes cannot do this work: {each}")
+            each = "; ".join(f"{', '.join(names)}: {words}" for words, names in wrong.items())
+            count = sum(map(len, wrong.values()))
+            raise ClusterError(f"{count} of {len(nodes)} nodes cannot do this work: {each}")
         for one in answers:
             known = self._known.setdefault(one.node.id, _Known(one.node.name))
             known.saw |= one.saw
@@ -186,11 +190,11 @@ class Ready:
 
 
 def _trouble(answer: Answer, wanted: Wanted, folder: Path | None) -> str:
-    """Why the node cannot do the work, as it goes on behind its name; empty where it can. folder: it has to see."""
+    """Why the node cannot do the work, as it goes on behind names; empty where it can. folder: it has to see."""
     if answer.error:
         return f"{answer.error}; install the same mplat and Python there"
     if other := difference(answer.installation, installation()):
-        return f"has another installation: {other}"
+        return other
     unseen = [path for path in wanted.needs if answer.saw.get(path) != wanted.here[path]]
     if unseen:
         more = f" and {len(unseen) - 1} more" if len(unseen) > 1 else ""

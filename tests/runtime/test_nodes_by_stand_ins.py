@@ -75,11 +75,14 @@ def test_f31_f32_the_troubles_of_all_nodes_are_one_error(asked: dict[str, Any], 
     assert caught.value.exit_code == 4
     here = installation()["torch"]
     assert str(caught.value) == (
-        "3 of 3 nodes cannot do this work: node a (10.0.0.1) cannot import mplat (ModuleNotFoundError: No module named "
-        "'mplat'); install the same mplat and Python there; node b (10.0.0.2) has another installation: torch is 1.0 "
-        f"there and {here} here; install the same on every node; node c (10.0.0.3) does not see {data} and 1 more; "
+        "3 of 3 nodes cannot do this work: node a (10.0.0.1): cannot import mplat (ModuleNotFoundError: No module "
+        "named 'mplat'); install the same mplat and Python there; node b (10.0.0.2): torch is 1.0 there and "
+        f"{here} here; install the same on every node; node c (10.0.0.3): does not see {data} and 1 more; "
         "copy it there, to the same path, or use a folder that every node shares"
     )
+    asked |= {"ida": tmp_path / "nothing"}
+    with pytest.raises(ClusterError, match=rf"node a \(10.0.0.1\), node c \(10.0.0.3\): does not see {data}"):
+        Preflight().of(factory, [A, C])
     asked["idc"] = tmp_path
     (tmp_path / "more").write_text("another size than the driver has seen")
     Preflight().of(factory, [C])
@@ -118,7 +121,7 @@ def test_f32_a_folder_that_has_to_be_shared_is_asked_for_until_it_is(asked: dict
     assert found.sees(tmp_path) == {A.name: True, B.name: False}
     for _ in range(2):
         with pytest.raises(
-            ClusterError, match=rf"^1 of 2 nodes .* node b \S+ does not see the folder {tmp_path}; name"
+            ClusterError, match=rf"^1 of 2 nodes .* node b \S+: does not see the folder {tmp_path}; name"
         ):
             found.of(factory, [A, B], tmp_path, shared=True)
     asked["idb"] = tmp_path

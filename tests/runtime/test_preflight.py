@@ -98,7 +98,7 @@ def test_f32_what_is_not_sent_is_said_with_the_node_and_who_sees_the_folder_is_n
 ) -> None:
     data = private / "data.txt"
     data.write_text("far too large")
-    with pytest.raises(ClusterError, match=rf"^1 of 1 nodes .*: node \S+ \([0-9.]+\) does not see {data}; copy it"):
+    with pytest.raises(ClusterError, match=rf"^1 of 1 nodes .*: node \S+ \([0-9.]+\): does not see {data}; copy it"):
         table(session, tmp_path, WorkerFactory("shard_workers:make", needs=[str(data)]))
     for folder, seen in ((private, False), (tmp_path, True)):
         here = dataclasses.replace(session, folder=folder)
@@ -153,5 +153,7 @@ def test_f31_every_node_without_mplat_is_named_before_a_worker_starts(
     finally:
         cluster.kill_node(node)
     said = str(caught.value)
-    assert re.match(r"1 of 2 nodes cannot do this work: node \S+ \([0-9.]+\) cannot import mplat \(ImportError: ", said)
+    assert re.match(
+        r"1 of 2 nodes cannot do this work: node \S+ \([0-9.]+\): cannot import mplat \(ImportError: ", said
+    )
     assert said.endswith("; install the same mplat and Python there") and "\n" not in said
