@@ -2,7 +2,8 @@
 
 Every check returns what it found, and what to do where that is not good: `fail` means that something documented cannot
 work here, `warn` that it works but slower, or not in every setting. A check that itself breaks is a failure with the
-error as its finding. Nothing is changed, downloaded or started, and no Ray is contacted.
+error as its finding. Nothing is changed, downloaded or started, and no Ray is contacted but the one that
+`diagnose_nodes` is given the address of.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .core.errors import InputError
 from .core.folders import CACHE_VARIABLE, cache_folder
 from .models.files.known_digests import DIGEST_FILE
+
+if TYPE_CHECKING:
+    from .runtime.node_questions import Answer, Node
 
 Status = Literal["ok", "warn", "fail"]
 PACKAGES = (
@@ -210,6 +214,46 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 def diagnose(checks: tuple[Callable[[], Check], ...] = CHECKS) -> list[Check]:
     """The answer to every question, in order."""
     return [_answer(check) for check in checks]
+
+
+def diagnose_nodes(address: str) -> list[Check]:
+    """What every node of a Ray cluster has, whether it is what this process has, and whether it sees this folder.
+
+    Raises as `open_session` does.
+    """
+    from .runtime.node_questions import ask, living_nodes
+    from .runtime.session import open_session
+
+    with open_session(address):
+        nodes = living_nodes()
+        answers = {answer.node.id: answer for answer in ask(nodes, folder=Path.cwd())}
+    return [node_check(node, answers.get(node.id), Path.cwd()) for node in nodes]
+
+
+def node_check(node: Node, answer: Answer | None, folder: Path) -> Check:
+    """One node by what it answered, None where it did not; it was asked whether it sees `folder`."""
+    from .runtime.installation import difference, installation
+    from .runtime.node_questions import ANSWER_S
+
+    has = node.resources
+    name = f"node {node.name}"
+    found = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs, {has.get('memory', 0) / 2**30:.1f} GiB"
+    if answer is None:
+        advice = "see with `ray status` whether it is alive and what it does"
+        return Check(name, "fail", f"{found}; no answer within {ANSWER_S:.0f} s", advice)
+    if answer.error:
+        return Check(name, "fail", f"{found}; {answer.error}", "install the same mplat and Python there as here")
+    there, here = answer.installation, installation()
+    which = ", ".join(f"{one} {there.get(one, 'not known')}" for one in ("mplat", "python", "torch"))
+    same = "the same sources" if there.get("sources") == here["sources"] else "other sources"
+    sees = {True: f"sees {folder}", False: f"does not see {folder}", None: f"not known whether it sees {folder}"}
+    found = f"{found}; {which}; {same}; {sees[answer.shares]}"
+    if other := difference(there, here):
+        return Check(name, "fail", found, other)
+    if answer.shares is False:
+        advice = "`mplat train` on workers needs a folder that all nodes share; models are sent to nodes without them"
+        return Check(name, "warn", found, advice)
+    return Check(name, "ok", found)
 
 
 def _answer(check: Callable[[], Check]) -> Check:

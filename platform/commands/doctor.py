@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
+
+import typer
 
 from ..core.errors import ToleranceError
 from .frame.command import command
 from .frame.options import Json
 from .frame.output import Output
 
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="WHERE",
+        help="Ask every node of a Ray cluster too: HOST:PORT, or auto for that of RAY_ADDRESS.",
+    ),
+]
+
 
 @command("doctor", order=90)
-def doctor(as_json: Json = False) -> None:
-    """Check this installation: Python, packages, threads, GPU, kernels, Ray, folders, models."""
-    from ..diagnosis import diagnose
+def doctor(address: Cluster = None, as_json: Json = False) -> None:
+    """Check this installation: Python, packages, threads, GPU, kernels, Ray, folders, models; of a cluster every
+    node."""
+    from ..diagnosis import diagnose, diagnose_nodes
 
     checks = diagnose()
+    if address is not None:
+        checks += diagnose_nodes(address)
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:

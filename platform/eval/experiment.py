@@ -17,7 +17,7 @@ import torch
 
 from ..core.errors import ClusterError, UsageError
 from ..datasets.prompting.asked_before import question_digests, refuse_overlap
-from ..models.lending import label, opens
+from ..models.lending import files_of, label, opens
 from ..models.provenance import computation_key
 from ..scoring.metrics.metric import METRICS
 from ..steering import Comparison, Recipe, control_recipes
@@ -119,7 +119,7 @@ class Experiment:
             return [], dict.fromkeys(names, taught)
         table = self.run.job(
             "baselines", [{"id": name} for name in names], f"{baselines.__name__}:make_worker",
-            opens=opens(plan.model), arguments={"taught": taught._asdict()},
+            opens=opens(plan.model), files=files_of(plan.model), arguments={"taught": taught._asdict()},
             key=computation_key(plan.model, baselines.__name__), schema=baselines.SCHEMA, sort_by=["id"],
             batch_size=1, lost=lambda item: {}, id_column="id",
         )  # fmt: skip
@@ -228,7 +228,8 @@ class Experiment:
         arguments = finding.as_arguments(plan.search, self._asked)
         decide = finding.modules_of([item["recipe"] for item in items if "recipe" in item])
         table = self.run.job(
-            "search", items, f"{finding.__name__}:make_worker", opens=opens(model), arguments=arguments,
+            "search", items, f"{finding.__name__}:make_worker", opens=opens(model), files=files_of(model),
+            arguments=arguments,
             key=computation_key(model, *decide), schema=finding.FOUND_SCHEMA, sort_by=["id"],
             batch_size=1, lost=lambda item: {}, id_column="id",
         )  # fmt: skip
@@ -268,7 +269,7 @@ class Experiment:
         """One job of the runtime."""
         model = self.plan.model
         return self.run.job(
-            name, items, f"{module}:make_worker", opens=opens(model), arguments=arguments,
+            name, items, f"{module}:make_worker", opens=opens(model), files=files_of(model), arguments=arguments,
             key=computation_key(model, module, *_found_by_name(items, arguments)), schema=schema, sort_by=order,
             batch_size=batch_size, lost=lost, id_column=id_column,
         )  # fmt: skip

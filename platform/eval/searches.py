@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..models.lending import lent, opened, opens
+from ..models.lending import files_of, lent, opened, opens
 from ..models.provenance import computation_key
 from . import finding
 from .planning import Plan
@@ -27,17 +27,18 @@ def search_all(plans: Mapping[str, Plan], run: Run) -> dict[str, dict[str, Any]]
     searching = {name: plan for name, plan in plans.items() if plan.search is not None and plan.recipe is None}
     if not searching:
         return {}
-    items, keys = list[dict[str, Any]](), dict[str, Any]()
+    items, keys, files = list[dict[str, Any]](), dict[str, Any](), dict[str, list[str]]()
     for name, plan in searching.items():
         assert plan.search is not None
         arguments = finding.as_arguments(plan.search, plan.search.items)
         items.append({"id": name, "opens": opens(plan.model), "arguments": arguments})
+        files |= files_of(plan.model)
         keys[name] = computation_key(plan.model, __name__, *finding.modules_of([]))
     with ExitStack() as stack:
         for plan in searching.values():
             stack.enter_context(lent(plan.model))
         table = run.job(
-            "searches", items, f"{__name__}:make_worker", opens={}, arguments={}, key={"searches": keys},
+            "searches", items, f"{__name__}:make_worker", opens={}, files=files, arguments={}, key={"searches": keys},
             schema=finding.FOUND_SCHEMA, sort_by=["id"], batch_size=1, lost=lambda item: {}, id_column="id",
         )  # fmt: skip
     return {row["id"]: row for row in table.to_pylist() if row["status"] == "ok"}

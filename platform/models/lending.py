@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.copies import placed
 from ..core.errors import InputError, UsageError
 from .changes import parted
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _LENT: dict[str, LanguageModel] = {}  # by digest
 _LOADED: dict[str, None] = {}  # those of them that were loaded here, the latest last
+_NOT_READ = {"optimizer.safetensors"}  # of a checkpoint; twice as large as the model
 _KEPT = 2  # as many as any work reads at once; a worker's process lives through the work on many models
 
 
@@ -51,6 +53,7 @@ def open_model(
         return known
     from .files.loading import load
 
+    name, tokenizer = placed(name), None if tokenizer is None else placed(tokenizer)
     where = "save it to a folder that every machine sees, load it from there, or use --address none"
     try:
         model = load(name, device=device, dtype=dtype, tokenizer=tokenizer)
@@ -92,6 +95,30 @@ def opens(model: LanguageModel) -> dict[str, Any]:
     weights. Which GPU it is, is for the place to say where the worker lives."""
     dtype = str(model.dtype).removeprefix("torch.")
     return {**loadable(model), "model_digest": model.digest, "device": model.device.type, "dtype": dtype}
+
+
+def files_of(model: LanguageModel) -> dict[str, list[str]]:
+    """The files that a worker reads to open the model, by the parts of `loadable`'s names that they lie at: a folder, a
+    checkpoint, a recipe. What every installation has or fetches itself has none."""
+    found: dict[str, list[str]] = {}
+    for name in loadable(model).values():
+        if name is not None:
+            found |= _files(name)
+    return found
+
+
+def _files(name: str) -> dict[str, list[str]]:
+    from .files.training_record import checkpoint_folder
+
+    if (changed := parted(name)) is not None:
+        return _files(changed.base) | {str(changed.path.absolute()): [str(changed.path.absolute())]}
+    path = Path(name)
+    if path.is_file():
+        return {name: [name]}
+    folder = path if path.is_dir() else checkpoint_folder(name)
+    if not path.is_absolute() or folder is None:
+        return {}
+    return {name: [str(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name not in _NOT_READ]}
 
 
 def _in_full(name: str) -> str:

@@ -23,7 +23,7 @@ from ..core.errors import UsageError
 from ..datasets.readers.pile import PileReport, Reading, read
 from ..models.decoding.likelihoods import WINDOWS
 from ..models.decoding.scored_texts import first_token
-from ..models.lending import label, lent, opens
+from ..models.lending import files_of, label, lent, opens
 from ..models.provenance import backend, computation_key, identity
 from ..runtime import Session, digest_of
 from ..runtime.stage import Observer, Planned, Run, Stage
@@ -133,6 +133,7 @@ def _documents(plan: PerplexityPlan, run: Run) -> pa.Table:
     method, window = plan.config.method, plan.window
     return run.job(
         "perplexity", plan.items, f"{perplexity_worker.__name__}:make_worker", opens=opens(plan.model),
+        files=files_of(plan.model),
         arguments={"method": method, "window": window}, key=computation_key(plan.model, perplexity_worker.__name__),
         schema=DOCUMENT_SCHEMA, sort_by=DOCUMENT_ORDER, batch_size=plan.config.batch_size, id_column="document_id",
         lost=lambda item: about(dict(item), method, window), lengths=[d.n_bytes for d in plan.reading.documents],

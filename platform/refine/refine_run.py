@@ -23,7 +23,7 @@ import pyarrow as pa
 from ..core.errors import InputError, UsageError
 from ..datasets.readers.pile import Reading, read
 from ..models.decoding.scored_texts import first_token
-from ..models.lending import label, lent, opens
+from ..models.lending import files_of, label, lent, opens
 from ..models.provenance import backend, computation_key, identity
 from ..runtime import Session, digest_of
 from ..runtime.stage import Observer, Planned, Run, Stage
@@ -159,7 +159,7 @@ def _likelihoods(role: str, model: LanguageModel, plan: RefinePlan, run: Run) ->
     """One job of the runtime; chunks of like length are read together."""
     return run.job(
         role, [{"chunk": number, "text": chunk.text} for number, chunk in enumerate(plan.chunks)],
-        f"{refine_worker.__name__}:make_worker", opens=opens(model), arguments={},
+        f"{refine_worker.__name__}:make_worker", opens=opens(model), files=files_of(model), arguments={},
         key=computation_key(model, refine_worker.__name__), schema=CHUNK_SCHEMA, sort_by=CHUNK_ORDER,
         batch_size=plan.config.batch_size, id_column="chunk", lost=lambda item: {},
         lengths=[len(chunk.text.encode()) for chunk in plan.chunks],

@@ -327,6 +327,7 @@ class Report:
     trainings: tuple[Training, ...]
     missing: tuple[str, ...]
     about: tuple[str, ...] = ()  # sentences that stand before the verdicts
+    in_pieces: tuple[str, ...] = ()  # which tables have rows of smaller batches than planned
 
     @property
     def traces(self) -> tuple[Interpretation, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.inside import leads_down
 from ..runtime.record import RUN_RECORD, RunRecord, list_runs, read_run
+from ..runtime.run import in_pieces
 from .content import Classification, Evaluation, Interpretation, Report, Training
 from .documents import Document
 from .section import SECTIONS, Content
@@ -35,6 +36,7 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
     runs: list[Content] = []
     classifications: list[Classification] = []
     missing: list[str] = []
+    pieces: list[str] = []
     for path in dict.fromkeys(paths):
         if not path.exists():
             raise InputError(f"{path}: there is no such run; {_HOW}")
@@ -50,6 +52,7 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
             record, folder = read_run(source), source.parent
             missing += changed_files(folder, record)
             run = Document(source, record.model_dump(mode="json"), "run its command again")
+            pieces += _in_pieces(folder, run)
             if record.command in SECTIONS.names():
                 runs.append(SECTIONS.get(record.command)(folder, run))
             elif record.command not in ("quickstart", "classify"):  # shown by the runs below, the summary beside
@@ -70,7 +73,15 @@ def load(paths: Sequence[Path], *, title: str | None = None, reproduce: str = ""
         classifications=tuple(classifications),
         trainings=tuple(trainings),
         missing=tuple(missing),
+        in_pieces=tuple(pieces),
     )
+
+
+def _in_pieces(folder: Path, run: Document) -> Iterator[str]:
+    """A sentence for each table of which batches were computed in pieces."""
+    details = run.at("details")
+    for name, shards in details.at("cut").entries() if "cut" in details else ():
+        yield f"{folder}: {in_pieces(name, len([*shards.elements()]))}"
 
 
 def changed_files(folder: Path, record: RunRecord) -> list[str]:

@@ -3,8 +3,9 @@
 The first line names the plan by its digest; under another plan the ledger is not continued, and the error names what
 differs. Every line has a checksum, `check`; one of an earlier version has none and is believed. A last line that is not
 whole was being written when its writer died: it is dropped, and its shard is done again. Any other damaged line is
-dropped too, and said: its shard's file tells itself where it belongs (`parts`). Only a damaged first line is an error,
-because nothing else says whose results these are. A shard counts as finished when the ledger says so *and* its file has
+dropped too, and said: its shard's file tells itself where it belongs (`parts`). Where the first line is damaged, all
+parts in the folder have to say that they are of this plan, and it is written anew; else nothing says whose results
+these are, which is an error. A shard counts as finished when the ledger says so *and* its file has
 the digest written here; the ledger itself does not look into the files, but it names none outside of its folder.
 
 Entries carry times for the reader's comfort; nothing depends on them.
@@ -17,6 +18,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,7 @@ from ..core.folder_lock import FolderLock
 from ..core.inside import leads_down, leads_out, open_itself
 from ..core.json_files import parse
 from ..core.whole_files import publish_bytes, write_errors
+from .part_marks import plans_in
 from .plan import PlanDigest, digest_of
 
 LEDGER_NAME = "ledger.jsonl"
@@ -49,6 +52,14 @@ class Entry:
     at: float  # seconds since 1970
 
 
+class DamagedFirstLine(InputError):
+    """The first line of a ledger is not what was written."""
+
+
+class _OtherVersion(ValueError):
+    """It is whole, and of a version that is not read."""
+
+
 @dataclass(frozen=True)
 class LedgerContent:
     """What a ledger file says; `header` is None where not even the first line is whole."""
@@ -59,9 +70,10 @@ class LedgerContent:
     damaged: tuple[int, ...] = ()  # numbers of the lines that are not, without a torn last one
 
 
-def read_ledger(path: Path) -> LedgerContent:
-    """Read a ledger without locking it; a missing file is an empty ledger. Raises InputError where its first line is
-    damaged or a line names a file outside of its folder."""
+def read_ledger(path: Path, *, header: Mapping[str, Any] | None = None) -> LedgerContent:
+    """Read a ledger without locking it; a missing file is an empty ledger. header: in place of a damaged first line.
+
+    Raises InputError where its first line is damaged or a line names a file outside of its folder."""
     path = Path(path)
     try:
         if leads_out(path, path.parent):
@@ -71,26 +83,31 @@ def read_ledger(path: Path) -> LedgerContent:
         return LedgerContent(None, {}, b"")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run again with --fresh") from error
-    header: dict[str, Any] | None = None
+    found: dict[str, Any] | None = None
     entries: dict[str, Entry] = {}
     whole, damaged = [], []
     for number, line in enumerate(lines, 1):
         try:
             if number == 1:
-                header = _header(_checked(line))
+                found = _header(_checked(line))
             else:
                 entry = _entry(_checked(line))
                 entries[entry.shard] = entry
         except (ValueError, TypeError) as error:
-            if number == 1:
-                raise InputError(f"{path}:1: not a line of this ledger ({error}); run again with --fresh") from error
             damaged.append(number)
+            if number > 1:
+                continue
+            if header is None or isinstance(error, _OtherVersion):
+                kind = InputError if isinstance(error, _OtherVersion) else DamagedFirstLine
+                raise kind(f"{path}:1: not a line of this ledger ({error}); run again with --fresh") from error
+            found = dict(header)
+            whole.append(_line(found))
         else:
             whole.append(line + b"\n")
     for entry in entries.values():
         if not leads_down(entry.file) or leads_out(path.parent / entry.file, path.parent):
             raise InputError(f"{path}: names a file outside of its folder, {entry.file!r}; run again with --fresh")
-    return LedgerContent(header, entries, b"".join(whole), tuple(damaged))
+    return LedgerContent(found, entries, b"".join(whole), tuple(damaged))
 
 
 def cut_shards(folder: Path) -> list[str]:
@@ -119,7 +136,8 @@ class Ledger:
                 f"{self.folder}: cannot be used as a run folder ({error.strerror}); choose another with --out"
             ) from error
         try:
-            content = LedgerContent(None, {}, b"") if fresh else read_ledger(self.path)
+            header = {"ledger": VERSION, "plan": plan.digest, "parts": dict(plan.parts)}
+            content = LedgerContent(None, {}, b"") if fresh else self._read(plan, header)
             if content.header is not None and content.header["plan"] != plan.digest:
                 raise UsageError(
                     f"{self.folder} holds results of another plan: {plan.first_difference(content.header['parts'])} "
@@ -132,10 +150,18 @@ class Ledger:
             self._file = os.fdopen(open_itself(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
             self._file.truncate(len(content.whole))
             if content.header is None:
-                self._line({"ledger": VERSION, "plan": plan.digest, "parts": dict(plan.parts)})
+                self._line(header)
         except BaseException:
             self._lock.release()
             raise
+
+    def _read(self, plan: PlanDigest, header: Mapping[str, Any]) -> LedgerContent:
+        try:
+            return read_ledger(self.path)
+        except DamagedFirstLine:
+            if plans_in(self.folder) != {plan.digest}:
+                raise
+            return read_ledger(self.path, header=header)
 
     def append(self, entry: Entry) -> None:
         """Make `entry` durable. An entry equal to the one the shard has is a no-op."""
@@ -160,8 +186,7 @@ class Ledger:
 
     def _line(self, value: dict[str, Any]) -> None:
         with write_errors(self.path):
-            checked = value | {_CHECK: _check(value)}
-            self._file.write((json.dumps(checked, allow_nan=False) + "\n").encode())
+            self._file.write(_line(value))
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -176,6 +201,10 @@ _CHECK = "check"
 
 def _check(value: dict[str, Any]) -> str:
     return digest_of(value)[:16]
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value | {_CHECK: _check(value)}, allow_nan=False) + "\n").encode()
 
 
 def _checked(line: bytes) -> dict[str, Any]:
@@ -206,5 +235,5 @@ def _header(value: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(value.get("parts"), dict) or not isinstance(value.get("plan"), str):
         raise ValueError("not a ledger header")
     if value.get("ledger") != VERSION:
-        raise ValueError(f"ledger version {value.get('ledger')}, this mplat reads {VERSION}")
+        raise _OtherVersion(f"ledger version {value.get('ledger')}, this mplat reads {VERSION}")
     return value

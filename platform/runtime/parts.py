@@ -9,7 +9,6 @@ one is set aside.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from ..core.errors import InputError, UsageError
 from ..core.inside import leads_out
 from ..core.whole_files import NonDeterministicError, is_unfinished, publish_table, read_table, sha256_of, table_bytes
 from .ledger import Entry, Ledger, now
+from .part_marks import PART, PLAN, SHARD
 from .plan import PlanDigest, Shard
 from .scheduler import Made
-
-_PART = re.compile(r"part-(\d{5,})-([0-9a-f]{16})\.parquet")
 
 
 class Parts:
@@ -41,7 +39,7 @@ class Parts:
         by_index = {shard.index: shard for shard in shards}
         known = {entry.file for entry in self.ledger.entries.values()}
         for path in sorted(self.folder.iterdir()):
-            match = _PART.fullmatch(path.name)
+            match = PART.fullmatch(path.name)
             if path.is_dir() and not path.is_symlink():
                 continue
             if is_unfinished(path):
@@ -124,7 +122,7 @@ class Parts:
         return f"part-{shard.index:05d}-{digest[:16]}.parquet"
 
     def _mark(self, shard: Shard) -> dict[bytes, bytes]:
-        return {b"mplat.plan": self.plan.digest.encode(), b"mplat.shard": shard.key.encode()}
+        return {PLAN: self.plan.digest.encode(), SHARD: shard.key.encode()}
 
     def _marked(self, shard: Shard, table: pa.Table) -> pa.Table:
         """In the wanted schema, with the plan and shard in the footer, so that the file says where it belongs."""

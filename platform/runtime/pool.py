@@ -34,11 +34,16 @@ class Worker(Protocol):
 class WorkerFactory:
     """`WorkerFactory("package.module:function", {...})`: calling the function with the arguments gives a worker.
 
+    files: what workers open by its name (`core.copies.placed`) -> the files it stands for; a node of a cluster that
+    lacks one is sent them. needs: paths of files and folders that a node has to see itself.
+
     Raises UsageError for another form, arguments that are not plain JSON, and a function that is not there.
     """
 
     target: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    needs: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         module, _, function = self.target.partition(":")

@@ -41,15 +41,25 @@ class ShardActor:
         except Exception as error:  # `build` says it
             self.failure = failure_of(error)
 
-    def build(self, target: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Make the worker in place of the one before. Who this actor is, or why it could not be made."""
+    def build(
+        self, target: str, kwargs: dict[str, Any], copies: Mapping[str, Mapping[str, str]] | None = None
+    ) -> dict[str, Any]:
+        """Make the worker in place of the one before. Who this actor is, or why it could not be made.
+
+        copies: of every node that lacks nothing, the paths of what was sent there. lacks: this one does, so that no
+        worker was made."""
         import ray
 
         from .pool import WorkerFactory
 
         failure, torch_threads = self.failure, None
+        node = ray.get_runtime_context().get_node_id()
+        lacks = copies is not None and not all(map(os.path.exists, copies.get(node, {"": ""}).values()))
         try:
-            if failure is None:
+            if failure is None and not lacks:
+                from ..core.copies import use_copies
+
+                use_copies((copies or {}).get(node, {}))
                 self.worker = None  # before the next is there: two would need twice the memory
                 self.worker = WorkerFactory(target, kwargs).build()
                 torch_threads = self.threads.apply()
@@ -57,7 +67,8 @@ class ShardActor:
             failure = failure_of(error)
         return {
             "failure": failure,
-            "node": ray.get_runtime_context().get_node_id(),
+            "node": node,
+            "lacks": lacks,
             "pid": os.getpid(),
             "gpus": ray.get_gpu_ids(),
             "torch_threads": torch_threads,

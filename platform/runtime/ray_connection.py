@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import ClusterError, UsageError
+from .preflight import Preflight
 from .private_folder import PrivateFolder
 
 OBJECT_STORE_BYTES = 256 << 20  # Ray would take 30 % of the memory
@@ -36,10 +37,11 @@ _REFUSED = ("InvalidAuthToken", "Unauthenticated")  # Ray repeats these for a mi
 class RayConnection:
     """Ray is connected in this process until `close`."""
 
-    def __init__(self, on_close: Callable[[], None]) -> None:
+    def __init__(self, on_close: Callable[[], None], preflight: Preflight | None = None) -> None:
         from .idle_actors import IDLE
 
         self._on_close: Callable[[], None] | None = on_close
+        self.preflight = preflight
         self.idle = IDLE
 
     def nodes(self) -> list[Mapping[str, float]]:
@@ -53,6 +55,8 @@ class RayConnection:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             self.idle.end()
+            if self.preflight is not None:
+                self.preflight.close()
             on_close()
 
 
@@ -117,12 +121,12 @@ def attach(address: str, auth: str | None, timeout_s: float) -> RayConnection:
     except BaseException:
         close()
         raise
-    return RayConnection(close)
+    return RayConnection(close, Preflight())
 
 
 def adopt() -> RayConnection:
     """The Ray this process is connected to already; it stays when the session closes."""
-    return RayConnection(lambda: None)
+    return RayConnection(lambda: None, Preflight())
 
 
 def _why_unreachable(address: str, timeout_s: float) -> str:

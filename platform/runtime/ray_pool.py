@@ -24,6 +24,7 @@ from ..core.errors import ClusterError
 from .idle_actors import IdleActors
 from .installation import installation
 from .pool import Failed, Lost, Outcome, WorkerFactory, answered, error_from
+from .preflight import Ready
 from .ray_actor import ShardActor
 from .ray_nodes import Nodes
 
@@ -75,9 +76,10 @@ class RayPool:
         gpus: float = 0,
         idle: IdleActors | None = None,
         most: Callable[[], int] | None = None,
+        ready: Ready | None = None,
     ) -> None:
         self._factory, self._threads, self._gpus = factory, threads, gpus
-        self._idle, self._most = idle, most
+        self._idle, self._most, self._ready = idle, most, ready
         self._nodes, self._deaths = Nodes(), list[_Death]()
         self._looked = time.monotonic()
         self._numbers = itertools.count()
@@ -169,7 +171,12 @@ class RayPool:
             handle = actor_class.remote(self._threads, installation(gpu=self._gpus > 0), self._gpus)
         number = next(self._numbers)
         self._actors[number] = _Actor(handle, used)
-        self._starts[handle.build.remote(self._factory.target, dict(self._factory.kwargs))] = number
+        self._build(number)
+
+    def _build(self, number: int) -> None:
+        copies = () if self._ready is None else (self._ready.copies(),)
+        build = self._actors[number].handle.build
+        self._starts[build.remote(self._factory.target, dict(self._factory.kwargs), *copies)] = number
 
     def _started(self, reference: Any) -> None:
         number = self._starts.pop(reference)
@@ -199,6 +206,10 @@ class RayPool:
         failure = description if "kind" in description else description.pop("failure")
         if failure is not None:
             raise error_from(Failed(-1, **failure), where=f"{self._factory.target} could not be set up")
+        if self._ready is not None and description.pop("lacks"):
+            self._ready.repair(description["node"])
+            self._build(number)
+            return
         self._deaths_at_start = 0
         self._actors[number].node = description["node"]
         self._actors[number].up = True

@@ -74,14 +74,16 @@ class Run:
         schema: pa.Schema,
         sort_by: Sequence[str],
         batch_size: int,
+        files: Mapping[str, Sequence[str]] | None = None,
+        needs: Sequence[str] = (),
         lost: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
         **more: Any,
     ) -> pa.Table:
         """The rows of `items`, made by workers, in a folder below work/ that is named by all that decides them.
 
         worker: `module:function`, called with `opens` (where a worker finds what it needs; decides no row) and
-        `arguments`, which with `key` decide the rows. lost: the fields, besides those of the item itself, of the row of
-        an item that kills every worker. more: as for `run_table`.
+        `arguments`, which with `key` decide the rows. files, needs: see `WorkerFactory`. lost: the fields, besides
+        those of the item itself, of the row of an item that kills every worker. more: as for `run_table`.
         """
 
         def lost_row(item: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
@@ -89,7 +91,8 @@ class Run:
             known = {name: value for name, value in item.items() if name in schema.names}
             return {**known, **lost(item), "status": "worker_lost", "reason": reason}
 
-        where = self._where(name, items, worker, opens, arguments, key, batch_size)
+        factory = WorkerFactory(worker, {**opens, **arguments}, files or {}, needs)
+        where = self._where(name, items, factory, arguments, key, batch_size)
         table = run_table(
             **where, schema=schema, sort_by=list(sort_by), lost_row=None if lost is None else lost_row, **more
         )
@@ -108,10 +111,13 @@ class Run:
         key: Mapping[str, Any],
         schema: pa.Schema,
         batch_size: int,
+        files: Mapping[str, Sequence[str]] | None = None,
+        needs: Sequence[str] = (),
         **more: Any,
     ) -> Iterator[Iterator[pa.Table]]:
         """As `job`, for rows that do not fit into memory together: a table for every shard, in the order of `items`."""
-        where = self._where(name, items, worker, opens, arguments, key, batch_size)
+        factory = WorkerFactory(worker, {**opens, **arguments}, files or {}, needs)
+        where = self._where(name, items, factory, arguments, key, batch_size)
         with made_parts(**where, schema=schema, **more) as tables:
             self._say_cut(name, where["out_dir"])
             yield tables
@@ -126,8 +132,7 @@ class Run:
         self,
         name: str,
         items: Sequence[Mapping[str, Any]],
-        worker: str,
-        opens: Mapping[str, Any],
+        factory: WorkerFactory,
         arguments: Mapping[str, Any],
         key: Mapping[str, Any],
         batch_size: int,
@@ -139,7 +144,7 @@ class Run:
         return {
             "name": name,
             "items": items,
-            "factory": WorkerFactory(worker, {**opens, **arguments}),
+            "factory": factory,
             "out_dir": self.out / "work" / f"{name}-{folder}",
             "session": self.session,
             "batch_size": batch_size,

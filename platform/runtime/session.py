@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,6 +28,7 @@ from .pool import Pool, WorkerFactory
 
 if TYPE_CHECKING:
     from .idle_actors import IdleActors
+    from .preflight import Preflight, Ready
 
 MEMORY_PER_ACTOR = 2 << 30  # what the default number of actors allows for each; --actors is not limited by it
 
@@ -34,9 +36,10 @@ MEMORY_PER_ACTOR = 2 << 30  # what the default number of actors allows for each;
 class Connection(Protocol):
     """An open connection to Ray.
 
-    idle: actors of pools that are closed, for the next pool."""
+    idle: actors of pools that are closed, for the next pool. preflight: of a cluster, what is known of its nodes."""
 
     idle: IdleActors
+    preflight: Preflight | None
 
     def nodes(self) -> list[Mapping[str, float]]:
         """The resources of every living node."""
@@ -58,6 +61,7 @@ class Session:
     gpus_per_actor: float = 0
     connection: Connection | None = field(default=None, repr=False)
     named: bool = False  # the number of actors was asked for; else it follows the nodes that come and go
+    folder: Path | None = None  # of the run; which nodes see it is in `describe`
 
     @contextmanager
     def pool(self, factory: WorkerFactory, *, at_most: int | None = None) -> Iterator[Pool]:
@@ -74,11 +78,25 @@ class Session:
             size = self.actors if at_most is None else max(1, min(self.actors, at_most))
             threads, gpus = self.threads_per_actor, self.gpus_per_actor
             most = None if self.named else partial(self._room, at_most)
-            opened = RayPool(factory, size=size, threads=threads, gpus=gpus, idle=self.connection.idle, most=most)
+            ready, idle = self.make_ready(factory), self.connection.idle
+            opened = RayPool(factory, size=size, threads=threads, gpus=gpus, idle=idle, most=most, ready=ready)
         try:
             yield opened
         finally:
             opened.close()
+
+    def make_ready(self, factory: WorkerFactory, *, shared: bool = False) -> Ready | None:
+        """Ask the nodes that have room for an actor what they lack for these workers, and send them what can be sent;
+        None where there is no cluster. shared: they have to see the folder of the run. Raises ClusterError as
+        `Preflight.of` does."""
+        preflight = None if self.connection is None else self.connection.preflight
+        if preflight is None:
+            return None
+        from .node_questions import living_nodes
+
+        threads, gpus = self.threads_per_actor, self.gpus_per_actor
+        nodes = [node for node in living_nodes() if _places(node.resources, threads, gpus)]
+        return preflight.of(factory, nodes, self.folder, shared=shared)
 
     def using(self, *, actors: int) -> Session:
         """The same connection with another number of actors."""
@@ -101,7 +119,13 @@ class Session:
             "actors": self.actors,
             "threads_per_actor": self.threads_per_actor,
             "gpus_per_actor": self.gpus_per_actor,
+            **self._who_sees_the_folder(),
         }
+
+    def _who_sees_the_folder(self) -> dict[str, Any]:
+        preflight = None if self.connection is None else self.connection.preflight
+        seen = {} if preflight is None or self.folder is None else preflight.sees(self.folder)
+        return {"sees_the_folder": seen} if seen else {}
 
     def close(self) -> None:
         """End what the session started. A second call does nothing."""

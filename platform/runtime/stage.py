@@ -19,7 +19,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,8 @@ class Planned:
             if not name:
                 self.stage.clear(out, fresh=fresh)
             path = out / (f"{name}.{RUN_RECORD}" if name else RUN_RECORD)
+            if isinstance(session, Session):
+                session = replace(session, folder=out.absolute())
             run = Run(self.record, path, session, observer or Observer(), fresh)
             run.update(code=code_digest(), versions=versions())
             yield run

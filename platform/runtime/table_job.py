@@ -123,7 +123,7 @@ def made_parts(
         teller = _Teller(name, shards, progress)
         if ledger.damaged:
             lines = ", ".join(map(str, ledger.damaged))
-            teller.note(f"{ledger.path}: damaged in line {lines}, which is dropped; the part is adopted or made again")
+            teller.note(f"{ledger.path}: damaged in line {lines}; the parts say what it said, or are made again")
         missing = [shard for shard in shards if not parts.has(shard, teller.note)]
         teller.start(missing)
 

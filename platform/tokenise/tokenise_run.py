@@ -145,6 +145,7 @@ def _survey(plan: TokenisePlan, run: Run) -> list[dict[str, Any]]:
     table = run.job(
         "survey", items, f"{worker.__name__}:make_surveyor", opens={}, arguments={"step": plan.step}, key=_key(),
         schema=SURVEYS, sort_by=["file"], batch_size=1 + len(items) // _FILES_AT_ONCE, id_column="file",
+        needs=_of_this_machine(plan),
     )  # fmt: skip
     return table.to_pylist()
 
@@ -167,7 +168,9 @@ def _read(plan: TokenisePlan, items: Sequence[dict[str, Any]], run: Run) -> Asse
         "tokens", items, f"{worker.__name__}:make_worker",
         opens={"tokenizer": str(facts.folder.resolve()), "bad_limit": config.bad_limit},
         arguments={"digest": facts.digest, "field": config.field, "set_field": config.set_field},
-        key=_key(), schema=part_schema(), batch_size=1, id_column="item", rows_per_item=None, compressed=False,
+        files={str(facts.folder.resolve()): [str(facts.folder.resolve() / name) for name in _files(facts)]},
+        needs=_of_this_machine(plan), key=_key(), schema=part_schema(), batch_size=1, id_column="item",
+        rows_per_item=None, compressed=False,
     ) as parts:  # fmt: skip
         dtype = token_dtype(facts.size)
         return assemble(parts, run.out, bytes_per_token=dtype.itemsize, bad_limit=config.bad_limit)
@@ -175,7 +178,7 @@ def _read(plan: TokenisePlan, items: Sequence[dict[str, Any]], run: Run) -> Asse
 
 def _finish(plan: TokenisePlan, made: Assembled, surveys: Sequence[dict[str, Any]], run: Run) -> None:
     facts = plan.tokenizer
-    for name in (name for name in FILES if (facts.folder / name).is_file()):
+    for name in _files(facts):
         run.bytes(f"{TOKENIZER}/{name}", (facts.folder / name).read_bytes())
     names = (MANIFEST, RUN_RECORD)
     manifest = Manifest(
@@ -191,6 +194,15 @@ def _finish(plan: TokenisePlan, made: Assembled, surveys: Sequence[dict[str, Any
         files={name: digest for name, digest in sorted(run.record.files.items()) if name not in names},
     )
     run.json(MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _files(tokenizer: TokenizerFacts) -> list[str]:
+    return [name for name in FILES if (tokenizer.folder / name).is_file()]
+
+
+def _of_this_machine(plan: TokenisePlan) -> list[str]:
+    """The files that every node has to see: too many bytes to be sent to each."""
+    return [str(file) for file in plan.files if not str(file).startswith(HUB)]
 
 
 def _name(path: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..core.copies import placed
 from ..core.errors import InputError
 from ..datasets.sources.json_text import Unusable
 from ..datasets.tokens.encoding import Encoder
@@ -85,7 +86,7 @@ class Tokeniser:
     """Reads spans of files. Items: item (its number), spans."""
 
     def __init__(self, tokenizer: str, digest: str, fields: Fields, bad_limit: int) -> None:
-        opened, self._facts = open_tokenizer(tokenizer)
+        opened, self._facts = open_tokenizer(placed(tokenizer))
         if self._facts.digest != digest:
             raise InputError(f"tokenizer {tokenizer}: is another one here than where the run began; copy it again")
         self._encoder, self._reader, self._bad_limit = Encoder(opened), SpanReader(fields), bad_limit

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.errors import ClusterError, UsageError
 from ..core.observer import Observer
+from ..runtime.pool import WorkerFactory
 from ..runtime.session import Session
 from ..runtime.stop import StopRequest
 from ..runtime.table_job import Progress
@@ -53,6 +54,8 @@ def train_on_workers(
         open_source(with_tokenizer_of_start(config), folder.path, dry_run=False)
         if resume == "never" and checkpoint.steps(folder.checkpoints):
             raise UsageError(holds_a_run(folder))
+        assert record.session is not None
+        record.session.make_ready(WorkerFactory(_WORKER, needs=_inputs(config)), shared=True)
         seen, scratch = (folder.path / f".{name}-{uuid.uuid4().hex}" for name in ("seen", "ray"))
         seen.touch()
         hearer = _Hearer(record.observer, record.update, size)
@@ -93,6 +96,13 @@ def group_size(config: TrainConfig, session: Session) -> GroupSize:
     there_are = places(session.connection, threads, 1)
     gpus = kind == "cuda" or (kind == "auto" and there_are >= workers.fewest)
     return GroupSize(workers.fewest, workers.most, threads, int(gpus), workers.max_failures)
+
+
+def _inputs(config: TrainConfig) -> list[str]:
+    """What is read by every worker and lies in the file system."""
+    names = [*getattr(getattr(config.data, config.data.source, None), "paths", ()), config.start.model]
+    paths = [Path(name).expanduser().absolute() for name in names if name is not None]
+    return [str(path) for path in paths if path.exists()]
 
 
 class _Hearer:

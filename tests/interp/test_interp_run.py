@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from interp_jobs import asked, reader
+from mplat import report
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.records import Question
 from mplat.interp import (
@@ -26,9 +27,12 @@ from mplat.interp import (
 from mplat.interp.engine.graph import all_steps, in_order
 from mplat.interp.engine.key import differences, nearest
 from mplat.interp.engine.questions import encode
+from mplat.interp.engine.run_record import run_into
 from mplat.interp.engine.work import BatchWorker, build_worker
 from mplat.models import LanguageModel, load
 from mplat.models.lending import lent
+from mplat.runtime import open_session
+from mplat.runtime.record import read_run
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,12 @@ def test_f12_batches_that_memory_was_too_small_for_are_said_of_the_result(
             assert row == pytest.approx(right, rel=1e-3, abs=1e-6)
         assert len(observer.warned) == 1 and "1 of its batches" in observer.warned[0]
     assert quiet.warned == []
+    out = tmp_path / "out"
+    with open_session("none") as session:
+        run_into(out, plan_steps(model, questions, chosen), cache=Cache(tmp_path / "b"), session=session)
+    assert [len(shards) for shards in read_run(out).details["cut"].values()] == [1]
+    (said,) = report.load([out]).in_pieces
+    assert "attribution: 1 of its batches" in said
 
 
 def test_of_two_runs_on_one_cache_one_computes_and_the_other_reads(model, questions, tmp_path, passes) -> None:

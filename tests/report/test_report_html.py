@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mplat.core.errors import InputError
 from mplat.report import load, render, write
 from mplat.report.content import Comparison, Condition
 from mplat.report.text import p_value, percent, plain_number, points, shown, signed, visible
@@ -190,3 +192,15 @@ def test_text_that_is_not_to_be_seen_is_taken_out() -> None:
     assert visible("half a pair: \ud800") == "half a pair: \ufffd"
     assert visible("line\n\ttab") == "line\n\ttab"
     assert shown(" \x1b[0m ") == "(nothing)"
+
+
+def test_f12_tables_that_were_computed_in_pieces_are_said_on_the_page(tmp_path: Path) -> None:
+    write_eval_run(tmp_path / "run", model="toy")
+    assert load([tmp_path / "run"]).in_pieces == ()
+    path = tmp_path / "run" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"details": {"cut": {"<test>": ["0001", "0002"]}}}))
+    text = Page(render(load([tmp_path / "run"]))).text
+    assert f"Not computed as planned: {tmp_path / 'run'}: <test>: 2 of its batches took too many workers down" in text
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"details": {"cut": ["0001"]}}))
+    with pytest.raises(InputError, match=r"run\.json: 'details\.cut' is not an object"):
+        load([tmp_path / "run"])

@@ -90,7 +90,7 @@ def test_a_damaged_line_is_dropped_and_said_and_the_others_stay(tmp_path: Path, 
     assert read_ledger(path).damaged == ()
 
 
-def test_a_damaged_first_line_is_an_error_because_nothing_else_says_whose_results_these_are(tmp_path: Path) -> None:
+def test_a_damaged_first_line_is_an_error_where_nothing_else_says_whose_results_these_are(tmp_path: Path) -> None:
     path = written(tmp_path)
     path.write_bytes(path.read_bytes().replace(b'"plan": "', b'"plan": "0', 1))
     with pytest.raises(InputError, match=r"ledger\.jsonl:1: not a line of this ledger \(its checksum"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def make_table(folder: Path, *, log: Path | None = None, **changes: Any) -> pa.T
     with open_session("none") as session:
         return run_table(
             "test", items(40), factory, session=session, out_dir=folder, batch_size=7, sort_by=["id"], schema=SCHEMA,
-            semantic_key={"strength": 1.0}, **changes,
+            **{"semantic_key": {"strength": 1.0}} | changes,
         )  # fmt: skip
 
 
@@ -190,3 +190,31 @@ def test_a_damaged_line_of_the_ledger_costs_no_work(tmp_path: Path) -> None:
     assert make_table(run, log=log, progress=lambda p: told.append(p.note)).equals(whole)
     assert len(executions(log)) == 6, "the part was adopted, not made again"
     assert any("damaged in line 4" in note for note in told)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda line: line.replace(b'"plan": "', b'"plan": "0', 1), lambda line: b"\0" * 9 + b"\n"]
+)
+def test_a_damaged_first_line_is_known_from_the_parts(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    log, run, told = tmp_path / "log", tmp_path / "run", []
+    whole = make_table(run, log=log)
+    before = (run / "ledger.jsonl").read_bytes()
+    first, *others = before.splitlines(keepends=True)
+    (run / "ledger.jsonl").write_bytes(damage(first) + b"".join(others))
+    assert make_table(run, log=log, progress=lambda p: told.append(p.note)).equals(whole)
+    assert len(executions(log)) == 6 and (run / "ledger.jsonl").read_bytes() == before
+    assert any("damaged in line 1" in note for note in told)
+
+
+def test_a_damaged_first_line_over_parts_of_another_plan_deletes_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_table(run)
+    ledger = run / "ledger.jsonl"
+    ledger.write_bytes(b"x" + ledger.read_bytes())
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(InputError, match=r"ledger\.jsonl:1: not a line of this ledger"):
+        make_table(run, semantic_key={"another": 1})
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    ledger.write_bytes(b'{"ledger": 99, "plan": "", "parts": {}}\n')
+    with pytest.raises(InputError, match="ledger version 99, this mplat reads 1"):
+        make_table(run)

@@ -55,6 +55,9 @@ class Actor:
             text = "RuntimeError: The actor with name ShardActor failed to import on the worker."
             cause = exceptions.RayTaskError("ShardActor.__init__", text, RuntimeError(text), "worker", 1, "1.2.3.4")
             return raising(exceptions.ActorDiedError(cause))
+        if self.faults and self.faults[0] == "dies at start":
+            self.faults.pop(0)
+            return raising(exceptions.ActorDiedError())
         self.worker = WorkerFactory(target, arguments).build()
         return {"failure": None, "node": "n", "pid": 1, "torch_threads": 1}
 
@@ -72,8 +75,9 @@ class Actor:
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., pa.Table]:
     """`table(*faults, notes=[...])`: 40 rows in 6 shards by one actor after the other; None is a call without a
-    fault."""
+    fault. machines: deaths at the start are those of machines."""
     faults: list[Any] = []
+    gone: list[str] = []
     made = SimpleNamespace(remote=lambda *arguments: Actor(faults))
     fake = SimpleNamespace(
         remote=lambda kind: SimpleNamespace(options=lambda **options: made),
@@ -81,7 +85,7 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., pa.T
         get=lambda reference, timeout=None: reference(),
         kill=lambda handle, no_restart: None,
     )
-    nodes = SimpleNamespace(is_gone=lambda node: False, newly_gone=lambda: [], in_words=lambda: "")
+    nodes = SimpleNamespace(is_gone=lambda node: False, newly_gone=lambda: [*gone], in_words=lambda: "")
     for name, value in {"ray": fake, "Nodes": lambda: nodes, "installation": dict, "_VERDICT_S": 0.0}.items():
         monkeypatch.setattr(ray_pool, name, value)
 
@@ -91,13 +95,14 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., pa.T
         yield opened
         opened.close()
 
-    def make(*chosen: Any, notes: list[str] | None = None) -> pa.Table:
+    def make(*chosen: Any, notes: list[str] | None = None, machines: bool = False, fresh: bool = False) -> pa.Table:
         faults[:] = chosen
+        gone[:] = ["n"] if machines else []
         said = [] if notes is None else notes
         return run_table(
             "test", items(40), WorkerFactory("shard_workers:make", {"log": str(tmp_path / "log")}),
             out_dir=tmp_path / "out", session=SimpleNamespace(pool=pool), batch_size=7, sort_by=["id"], schema=SCHEMA,
-            semantic_key={}, progress=lambda p: said.append(p.note),
+            semantic_key={}, progress=lambda p: said.append(p.note), fresh=fresh,
         )  # fmt: skip
 
     return make
@@ -155,6 +160,16 @@ def test_f31_a_node_that_cannot_import_mplat_is_one_sentence(table) -> None:
     with pytest.raises(ClusterError, match="a worker could not be made .*install the same mplat and Python") as caught:
         table("unmade")
     assert "failed to import on the worker" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_f3_machines_that_die_while_workers_start_are_no_fault_of_the_work(table, right) -> None:
+    starts = ["dies at start"] * 2
+    died = exceptions.ActorDiedError()
+    # never three in a row: an actor that came up is a new beginning
+    assert table_bytes(table(*starts, None, ("died", died), *starts, None, ("died", died), *starts)) == right
+    with pytest.raises(ClusterError, match=r"^3 workers died while they were being set up, the last with: .*fewer"):
+        table(*starts, "dies at start", fresh=True)
+    assert table_bytes(table(*["dies at start"] * 9, machines=True, fresh=True)) == right
 
 
 def test_f4_a_pool_whose_number_was_not_named_grows_with_the_machines(table, monkeypatch) -> None:

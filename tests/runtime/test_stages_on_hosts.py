@@ -5,10 +5,12 @@ A host loses its power while its worker is being set up. Training on hosts is in
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from command_stages import STAGES, content, inputs, words
 from mplat.commands import main
@@ -23,12 +25,18 @@ ORDER = ["interp", *(stage for stage in STAGES if stage not in ("interp", "train
 def kill_once_it_works(cluster: Cluster, node: int, killed: list[int]) -> None:
     """A machine's death, as soon as a worker's process is there."""
     deadline = time.monotonic() + 300
-    while not any("ShardActor" in " ".join(process.cmdline()) for process in cluster.processes(node)):
+    while not any("ShardActor" in _command(process) for process in cluster.processes(node)):
         if time.monotonic() > deadline:
             return
         time.sleep(0.05)
     cluster.kill_node(node)
     killed.append(node)
+
+
+def _command(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        return " ".join(process.cmdline())
+    return ""
 
 
 def run(stage: str, place: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *where: str) -> dict[str, bytes]:

@@ -56,11 +56,12 @@ class Cluster:
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._ever: dict[int, psutil.Process] = {}
 
-    def add_node(self) -> int:
-        """Join a node with one CPU; its number, for `kill_node`."""
+    def add_node(self, *, hidden: Path | None = None, **environment: str) -> int:
+        """Join a node with one CPU; its number, for `kill_node`. hidden: a folder that is empty there, where
+        `can_hide()`. environment: what its processes have besides."""
         options = ["--num-cpus=1", f"--address={self.address}"]
         if self.network is None:
-            return self._start(*options)
+            return self._start(*options, prefix=() if hidden is None else _hiding(hidden), **environment)
         host = self.network.add()
         number = self._start(*options, f"--node-ip-address={host.address}", prefix=host.prefix)
         self._hosts[number] = host
@@ -101,8 +102,8 @@ class Cluster:
             self.network.close()
         return [process for process in alive if process.is_running()]
 
-    def _start(self, *options: str, prefix: tuple[str, ...] = ()) -> int:
-        environment = dict(self.environment)
+    def _start(self, *options: str, prefix: tuple[str, ...] = (), **more: str) -> int:
+        environment = self.environment | more
         if self.network is not None:  # else gloo takes the address that the machine's name has
             environment["GLOO_SOCKET_IFNAME"] = "eth0" if prefix else self.network.interface
         words = [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
@@ -150,6 +151,17 @@ class Cluster:
     ) -> None:
         left = self.close()
         assert error is not None or not left, left
+
+
+def can_hide(folder: Path) -> bool:
+    """Whether this user may hide a folder from some processes."""
+    done = subprocess.run([*_hiding(folder), "true"], capture_output=True)
+    return done.returncode == 0
+
+
+def _hiding(folder: Path) -> tuple[str, ...]:
+    """What runs a command to which `folder` is empty."""
+    return ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder))
 
 
 def _free_port() -> int:

@@ -6,6 +6,7 @@ in a file, which survive everything, rather than in memory.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from mplat.core.copies import placed
 
 SCHEMA = pa.schema(
     [
@@ -70,6 +72,24 @@ def make_unmakable() -> BatchWorker:
     from mplat.core.errors import InputError
 
     raise InputError("model folder /nowhere: no config.json")
+
+
+class ReadingWorker:
+    """Says what is in a file, and where it was."""
+
+    def __init__(self, path: str) -> None:
+        self.found = Path(placed(path))
+
+    def run(self, payload: dict[str, Any]) -> pa.Table:
+        time.sleep(0.2)
+        ids = [item["id"] for item in payload["items"]]
+        digest = hashlib.sha256(self.found.read_bytes()).hexdigest()
+        return pa.Table.from_pydict({"id": ids, "value": [0.0] * len(ids), "status": [digest] * len(ids)}, SCHEMA)
+
+
+def make_reading(path: str) -> ReadingWorker:
+    """The factory's function."""
+    return ReadingWorker(path)
 
 
 class SlowWorker(BatchWorker):

@@ -13,12 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...core.copies import placed
 from ...runtime import Progress, Session, WorkerFactory, digest_of, run_table
 from ..data_set import DataSet, get
 from ..records import LEVEL_OF_CATEGORY, QUESTION_SCHEMA, Paragraph, Question, Support
 from .category_rules import judge
 from .evidence import evidence_of
-from .token_counts import TokenCounter, open_counter
+from .token_counts import TokenCounter, files_of, open_counter
 
 BUNDLE_CHARACTERS = 250_000  # about half a second of work
 VERSION = 1  # of the rules and counts below: part of the key under which a run continues
@@ -94,11 +95,12 @@ def judge_all(
 ) -> pa.Table:
     """The rows of all questions in `items`, by position; an interrupted run of the same work continues in `work`."""
     key = {"rule_set": rule_set, "tokenizer": counter.digest, "version": VERSION}
+    name, files = files_of(counter.name)
     return run_table(
         "classify",
         items,
         WorkerFactory(
-            f"{__name__}:make_worker", {"rule_set": rule_set, "tokenizer": counter.name, "digest": counter.digest}
+            f"{__name__}:make_worker", {"rule_set": rule_set, "tokenizer": name, "digest": counter.digest}, files
         ),
         out_dir=work / digest_of([key, items])[:12],
         session=session,
@@ -113,7 +115,7 @@ def judge_all(
 
 def make_worker(rule_set: str, tokenizer: str, digest: str) -> ClassifyWorker:
     """A worker from plain JSON, in whatever process it is to live."""
-    return ClassifyWorker(rule_set, open_counter(tokenizer, digest=digest))
+    return ClassifyWorker(rule_set, open_counter(placed(tokenizer), digest=digest))
 
 
 class ClassifyWorker:

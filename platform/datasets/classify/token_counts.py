@@ -73,6 +73,15 @@ def open_counter(name: str = TINY, *, digest: str | None = None) -> TokenCounter
     return TokenCounter(name, found, tokenizer)
 
 
+def files_of(name: str) -> tuple[str, dict[str, list[str]]]:
+    """The name by which a worker, perhaps with another working folder, opens the tokenizer, and the files it reads."""
+    path = Path(name)
+    if name == TINY or not path.exists() or (_SHIPPED / name).is_dir():
+        return name, {}
+    full = str(path.absolute())
+    return full, {full: [str(_path(full))]}
+
+
 def _path(name: str) -> Path:
     if name == TINY or (name.startswith("tiny-") and (_SHIPPED / name).is_dir()):
         return _SHIPPED / "tokenizer" / "tokenizer.json"

@@ -179,6 +179,12 @@ def _write(run: Run, axes: Sequence[Axis], done: Sequence[Done], again: Again | 
             "not_ok": {status: sum(result.bad.get(status, 0) for _, result in found) for status in sorted({*bad})},
             **(_keep(run, axes, found) if name in done[0].outline.wanted else {}),
         }
+    cut = {
+        f"{name} at {one.point.name}": list(result.cut)
+        for one in done
+        for name, result in one.carried.results.items()
+        if result.cut
+    }
     failures = [
         {"point": one.point.name, **failure.values(None if again is None else again(one.point, name))}
         for one in done
@@ -193,7 +199,12 @@ def _write(run: Run, axes: Sequence[Axis], done: Sequence[Done], again: Again | 
     ]
     run.update(
         counts={name: step["rows"] for name, step in steps.items()},
-        details={"steps": steps, "points": at, **({"failures": failures} if failures else {})},
+        details={
+            "steps": steps,
+            "points": at,
+            **({"cut": cut} if cut else {}),
+            **({"failures": failures} if failures else {}),
+        },
     )
 
 

@@ -86,6 +86,7 @@ class StepResult:
     seconds: float | None
     tensors: Mapping[str, StoredTensors] = field(default_factory=dict)
     files: Mapping[str, Published] = field(default_factory=dict)  # in the cache, by `part_file`
+    cut: Sequence[str] = ()  # batches that were computed in pieces
 
     @property
     def table(self) -> pa.Table:
@@ -283,7 +284,7 @@ class _Carrying:
                     stored, seconds = self._computed(planned)
         if stored.cut:
             self._observer.warn(in_pieces(name, len(stored.cut)))
-        result = StepResult(name, key, stored.tables, seconds, stored.tensors, stored.files)
+        result = StepResult(name, key, stored.tables, seconds, stored.tensors, stored.files, stored.cut)
         self.results[name] = result
         if seconds is not None:
             self._observer.end(name, f"{result.rows} rows", seconds)

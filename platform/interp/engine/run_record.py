@@ -84,16 +84,17 @@ def run_into(
     """
     begun = planned(plan, command).begin(folder, session=session, observer=observer, fresh=fresh or replace)
     with suppress(Incomplete), begun as run:
-        done = carry_out(plan, cache=cache, session=session, fresh=fresh, observer=observer)
+        done = carry_out(plan, cache=cache, session=run.session, fresh=fresh, observer=observer)
         for kind, data in plan.inputs.items():
             run.table(INPUTS[kind], prompt_table(data) if kind == "questions" else data.text_table())
         results = done.results
         kept = _keep(run, [results[name] for name in plan.wanted if name in results])
         steps = {n: {"key": r.key, "rows": r.rows, "not_ok": r.bad, **kept.get(n, {})} for n, r in results.items()}
+        cut = {name: list(result.cut) for name, result in results.items() if result.cut}
         failures = [f.values(None if again is None else again(name)) for name, f in done.failures.items()]
         run.update(
             counts={name: result.rows for name, result in results.items()},
-            details={"steps": steps, **({"failures": failures} if failures else {})},
+            details={"steps": steps, **({"cut": cut} if cut else {}), **({"failures": failures} if failures else {})},
         )
         if failures:
             raise Incomplete

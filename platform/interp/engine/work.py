@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ...core.errors import ToleranceError, UsageError
-from ...models.lending import loadable, open_model
+from ...models.lending import files_of, loadable, open_model
 from ...runtime.plan import digest_of
 from ...runtime.pool import WorkerFactory
 from ...runtime.session import Session
@@ -107,7 +107,7 @@ class BatchRunner:
         return {
             "name": self.step,
             "items": [item.to_json() for item in data.items],
-            "factory": WorkerFactory(f"{__name__}:build_worker", kwargs),
+            "factory": WorkerFactory(f"{__name__}:build_worker", kwargs, files_of(chosen)),
             "out_dir": phase,
             "session": self.session,
             "batch_size": self.batch_size,
