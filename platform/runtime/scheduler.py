@@ -227,8 +227,9 @@ class _Run:
             return
         limit = max(self.limits.straggler_floor_s, self.limits.straggler_factor * statistics.median(self.durations))
         running = {flight.actor: flight for flight in reversed(self.flights.values())}  # the oldest of each actor
-        late = {actor for actor, flight in running.items() if self.clock() - flight.since > limit}
-        idle = [actor for actor in self.pool.actors() if actor not in running]
+        up = self.pool.actors()  # what one has that is not, comes back by itself
+        late = {actor for actor, flight in running.items() if actor in up and self.clock() - flight.since > limit}
+        idle = [actor for actor in up if actor not in running]
         for flight in list(self.flights.values()):
             unit = flight.unit
             alone = unit.must_be_alone(self.limits)

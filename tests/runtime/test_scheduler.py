@@ -47,6 +47,7 @@ class FakePool:
     depth: int = 2
     trouble: str = ""
     starting_s: float = 2.0
+    verdict_s: float = 0.0  # from a death until what was lost comes back
     now: float = 0.0
     begun: list[tuple[int, ...]] = field(default_factory=list)
     shuffle: random.Random | None = None
@@ -59,6 +60,7 @@ class FakePool:
         self.starting: dict[int, float] = {}
         self.most_in_flight = 0
         self.unsent: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
+        self.verdicts: list[tuple[float, list[Outcome]]] = []
 
     def clock(self) -> float:
         return self.now
@@ -82,7 +84,7 @@ class FakePool:
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         self.on_wait(self)
-        events = [*(end for end, _ in self.running.values()), *self.starting.values()]
+        events = [*(end for end, _ in (*self.running.values(), *self.verdicts)), *self.starting.values()]
         self.now = min([self.now + timeout_s, *events])
         for actor in [a for a, at in self.starting.items() if at <= self.now]:
             del self.starting[actor]
@@ -92,7 +94,8 @@ class FakePool:
             _, step = self.running.pop(actor)
             if step.end in ("dies", "node dies"):
                 lost = [*self.unsent.pop(actor, []), *self.queues.pop(actor)]
-                outcomes += [Lost(ticket, actor, step.end, step.end == "node dies") for ticket, _ in lost]
+                told: list[Outcome] = [Lost(ticket, actor, step.end, step.end == "node dies") for ticket, _ in lost]
+                self.verdicts.append((self.now + self.verdict_s, told))
                 continue
             ticket, items = self.queues[actor].pop(0)
             if step.end == "unsent" and self.queues[actor]:
@@ -103,6 +106,8 @@ class FakePool:
             else:
                 outcomes.append(Failed(ticket, step.kind, step.end, f"line\n{step.kind}: {step.end}"))
             self._begin(actor)
+        outcomes += [outcome for at, told in self.verdicts if at <= self.now for outcome in told]
+        self.verdicts = [(at, told) for at, told in self.verdicts if at > self.now]
         if self.shuffle is not None:
             keep_order = {o.actor for o in outcomes if isinstance(o, Lost)}
             if not keep_order:
@@ -293,6 +298,16 @@ def test_what_waits_behind_a_straggler_is_overtaken_too() -> None:
     outcomes = run(pool, plan_shards(12, 1))
     assert outcomes.values() == right(12)
     assert pool.now < 30
+
+
+def test_what_a_dead_actor_has_is_not_overtaken_while_its_verdict_is_awaited() -> None:
+    """Else the copy's rows would be committed as if nothing had happened."""
+    dies = Step(end="dies")
+    pool = FakePool(lambda actor, items, before: dies if items == (11,) and not before else Step(), verdict_s=5.0)
+    outcomes = run(pool, plan_shards(12, 1))
+    assert outcomes.values() == right(12) and pool.begun.count((11,)) == 2
+    assert [made.attempts for shard, _, made in outcomes.commits if shard.index == 11] == [2]
+    assert not any("a copy is started" in note for note in outcomes.notes)
 
 
 def test_f10_a_late_duplicate_goes_to_commit_which_compares_it() -> None:
