@@ -62,13 +62,20 @@ def table(session: Session, out: Path, factory: WorkerFactory) -> set[str]:
     return set(made["status"].to_pylist())
 
 
+def copy_of(session: Session, factory: WorkerFactory) -> Path:
+    """Where the only node has the only file of `factory`."""
+    ready = session.make_ready(factory)
+    assert ready is not None
+    ((copy,),) = (copies.values() for copies in ready.copies().values())
+    return Path(copy)
+
+
 def test_f32_a_file_of_the_driver_alone_is_sent_and_swept(session: Session, private: Path, tmp_path: Path) -> None:
     file = private / "large"
     file.write_bytes(os.urandom(2 * PIECE_BYTES + 5))
     factory = WorkerFactory("shard_workers:make_reading", {"path": str(file)}, {str(file): [str(file)]})
-    before = set(Path("/tmp").glob("mplat-*/*/large"))
     assert table(session, tmp_path, factory) == {hashlib.sha256(file.read_bytes()).hexdigest()}
-    (copy,) = set(Path("/tmp").glob("mplat-*/*/large")) - before
+    copy = copy_of(session, factory)
     assert copy.read_bytes() == file.read_bytes()
     assert session.connection is not None and session.connection.preflight is not None
     session.connection.preflight.close()
@@ -76,7 +83,9 @@ def test_f32_a_file_of_the_driver_alone_is_sent_and_swept(session: Session, priv
     assert not [path for path in copy.parents if path.name.startswith("mplat-") and path.exists()]
 
 
-def test_f32_a_copy_that_was_lost_is_sent_again(session: Session, private: Path, tmp_path: Path) -> None:
+def test_f32_a_copy_or_keeper_that_was_lost_is_replaced(
+    cluster: Cluster, session: Session, private: Path, tmp_path: Path
+) -> None:
     folder = private / "model"
     folder.mkdir()
     (folder / "weights").write_bytes(b"w")
@@ -85,12 +94,15 @@ def test_f32_a_copy_that_was_lost_is_sent_again(session: Session, private: Path,
     factory = WorkerFactory("shard_workers:make_reading", {"path": name}, {name: [name]})
     right = {hashlib.sha256(b"w").hexdigest()}
     assert table(session, tmp_path / "first", factory) == right
-    (copy,) = Path("/tmp").glob("mplat-*/*/weights")
+    copy = copy_of(session, factory)
     copy.unlink()
     assert table(session, tmp_path / "second", factory) == right
-    assert copy.read_bytes() == b"w" and not list(Path("/tmp").glob("mplat-*/*/left"))
+    assert copy.read_bytes() == b"w" and [path.name for path in copy.parent.iterdir()] == ["weights"]
+    (keeper,) = (p for p in cluster.processes(1) if "CopyKeeper" in " ".join(p.cmdline()))
+    keeper.kill()
     (folder / "weights").write_bytes(b"v")
     assert table(session, tmp_path / "third", factory) == {hashlib.sha256(b"v").hexdigest()}
+    assert not copy.exists(), "the next keeper has swept what the dead one left"
 
 
 def test_f32_what_is_not_sent_is_said_with_the_node_and_who_sees_the_folder_is_noted(
@@ -119,7 +131,7 @@ def test_f32_the_doctor_asks_every_node(
     assert node.found.endswith(f"; the same sources; does not see {private}") and "--out" not in node.advice
 
 
-def test_f32_a_command_makes_the_same_bytes_on_a_node_without_the_model(
+def test_f32_commands_get_what_can_be_sent_and_are_refused_without_the_rest(
     session: Session,
     private: Path,
     tmp_path: Path,
@@ -138,6 +150,8 @@ def test_f32_a_command_makes_the_same_bytes_on_a_node_without_the_model(
     assert [*backend.session["sees_the_folder"].values()] == [True]
     assert main([*words("tokenize", place, tmp_path / "out"), "--quiet", "--address", "auto"]) == 4
     assert f"does not see {place / 'texts.jsonl'}; copy it there" in capsys.readouterr().err
+    assert main([*words("train", place, private / "run"), "--quiet", "--address", "auto", "--workers", "1"]) == 4
+    assert f"does not see the folder {private / 'run'}; name one with --out" in capsys.readouterr().err
 
 
 def test_f31_every_node_without_mplat_is_named_before_a_worker_starts(
