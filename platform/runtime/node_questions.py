@@ -51,10 +51,8 @@ def living_nodes() -> list[Node]:
     ]
 
 
-def ask(
-    nodes: Sequence[Node], paths: Mapping[str, bool] | None = None, folder: Path | None = None, *, quit_s: float = 0
-) -> list[Answer]:
-    """Ask all nodes at once, for at most `quit_s` (default `ANSWER_S`); those that are gone or silent are left out.
+def ask(nodes: Sequence[Node], paths: Mapping[str, bool] | None = None, folder: Path | None = None) -> list[Answer]:
+    """Ask all nodes at once, for at most `ANSWER_S`; those that are gone or silent are left out.
 
     paths: whose `fingerprint` is asked for, and whether with its content. folder: of which it is asked whether the node
     sees it, by a file that is written there for this.
@@ -73,7 +71,7 @@ def ask(
             there = NodeAffinitySchedulingStrategy(node.id, soft=False)
             task = ray.remote(_looker()).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
             waiting[task.remote(question)] = node
-        end = time.monotonic() + (quit_s or ANSWER_S)
+        end = time.monotonic() + ANSWER_S
         while waiting and (left := end - time.monotonic()) > 0:
             ready, _ = ray.wait([*waiting], num_returns=len(waiting), timeout=min(left, _LOOK_S))
             for reference in ready:

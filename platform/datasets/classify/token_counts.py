@@ -75,15 +75,18 @@ def open_counter(name: str = TINY, *, digest: str | None = None) -> TokenCounter
 
 def files_of(name: str) -> tuple[str, dict[str, list[str]]]:
     """The name by which a worker, perhaps with another working folder, opens the tokenizer, and the files it reads."""
-    path = Path(name)
-    if name == TINY or not path.exists() or (_SHIPPED / name).is_dir():
+    if _is_shipped(name) or not Path(name).exists():
         return name, {}
-    full = str(path.absolute())
+    full = str(Path(name).absolute())
     return full, {full: [str(_path(full))]}
 
 
+def _is_shipped(name: str) -> bool:
+    return name == TINY or (name.startswith("tiny-") and (_SHIPPED / name).is_dir())
+
+
 def _path(name: str) -> Path:
-    if name == TINY or (name.startswith("tiny-") and (_SHIPPED / name).is_dir()):
+    if _is_shipped(name):
         return _SHIPPED / "tokenizer" / "tokenizer.json"
     here = Path(name)
     if here.is_file():
