@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -249,6 +250,14 @@ def _parquet(data: bytes) -> pq.ParquetFile:
 def is_unfinished(path: Path) -> bool:
     """Whether `path` has the name of a file whose writer may have died before publishing it."""
     return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def remove_unfinished(folder: Path, names: str = ".+") -> None:
+    """Delete what dead writers left in `folder` of files whose names match `names`; nobody may be writing them now."""
+    part = re.compile(rf"\.(?:{names})\.[0-9a-f]{{32}}\.part")
+    for path in folder.glob(".*.part") if folder.is_dir() else ():
+        if part.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _table_check(table: pa.Table) -> Callable[[Path], None]:

@@ -16,6 +16,7 @@ It knows neither models nor data sets: a command says in plain values what they 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
@@ -31,7 +32,7 @@ from ..core.folder_lock import alone_in
 from ..core.inside import leads_down, leads_out
 from ..core.observer import Observer
 from ..core.versions import code_digest, versions
-from ..core.whole_files import write_errors
+from ..core.whole_files import remove_unfinished, write_errors
 from .record import FORMAT, RUN_RECORD, RunRecord, read_run, record_values
 from .run import Run
 from .session import Session
@@ -71,6 +72,15 @@ class Stage:
                 for path in out.glob("/".join(parts[:depth])):
                     if path.is_symlink() and leads_out(path, out):
                         raise UsageError(f"{path}: is a symbolic link out of the run folder; remove it")
+
+    def sweep(self, out: Path, name: str = "") -> None:
+        """Delete what a killed run was writing in `out`. name: of a run that shares the folder."""
+        if name:
+            remove_unfinished(out, rf"{re.escape(name)}\.(?:[a-z]+|(?:run|summary)\.json)")
+            return
+        folders = {pattern.rpartition("/")[0] for pattern in self.results} | {*self.results}
+        for folder in (out / name for name in folders if "*" not in name):
+            remove_unfinished(folder)
 
     def clear(self, out: Path, *, fresh: bool) -> None:
         """Delete what an earlier run left in `out`; where nothing shows that it is of this command, nothing."""
@@ -160,6 +170,7 @@ class Planned:
             self.check(out, fresh=fresh)
         with alone_in(out, name):
             self.stage.refuse_links(out)
+            self.stage.sweep(out, name)
             if not name:
                 self.stage.clear(out, fresh=fresh)
             path = out / (f"{name}.{RUN_RECORD}" if name else RUN_RECORD)

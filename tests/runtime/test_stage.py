@@ -173,6 +173,23 @@ def test_fresh_deletes_what_the_stage_owns_and_nothing_else(tmp_path: Path) -> N
     assert {name: data for name, data in files(tmp_path).items() if name != "run.json"} == mine
 
 
+def test_what_a_killed_run_was_writing_is_deleted_by_the_next_one(tmp_path: Path) -> None:
+    """Of a run that shares its folder, what has its name: another one may be writing there."""
+    part = f".{'0af' * 10}9b.part"
+    left = [f".a.steps{part}", f".run.json{part}", f"figures/.b.svg{part}", f".other.run.json{part}"]
+    mine = [".mine.part", f"deep/.a.steps{part}", f".b.c.parquet{part}"]
+    for name in (*left, *mine):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    with planned().begin(tmp_path, name="other"):
+        assert {str(path) for path in files(tmp_path)} - {"other.run.json", ".other.lock"} == {*left[:3], *mine}
+    with planned().begin(tmp_path, name="b"):
+        assert f".b.c.parquet{part}" in files(tmp_path)
+    with planned().begin(tmp_path):
+        pass
+    assert {str(path) for path in files(tmp_path) if "run.json" not in path} == {*mine[:2]}
+
+
 def test_without_a_record_nothing_is_known_to_be_ones_own(tmp_path: Path) -> None:
     (tmp_path / "a.steps").write_text("mine")
     with planned().begin(tmp_path, fresh=True):

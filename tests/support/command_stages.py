@@ -15,6 +15,7 @@ from interp_jobs import reader
 from planted_models import talking
 
 _TIMES = {"run.json", "ledger.jsonl", "log.jsonl"}  # which say when something was done
+_BESIDE = {"work", "tensorboard"}  # folders: what is not yet a result, and one more log whose files have a time as name
 _TRAIN = ["--arch", "mamba2", "--size", "nano", "--set", "batch_size=2", "--set", "sequence_length=32",
           "--set", "evaluation.prompts_per_level=1", "--set", "schedule.warmup_steps=1", "--set", "steps=400",
           "--set", "checkpoint.every=20"]  # fmt: skip
@@ -58,8 +59,9 @@ def words(stage: str, place: Path, out: Path) -> list[str]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every result in `folder`, by its path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.name not in _TIMES and "work" not in p.relative_to(folder).parts}  # fmt: skip
+    here = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(name): path.read_bytes() for name, path in here.items()
+            if name.name not in _TIMES and not _BESIDE & {*name.parts}}  # fmt: skip
 
 
 def _write(path: Path, records: list[dict[str, object]]) -> None:
