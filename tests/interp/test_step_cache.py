@@ -50,6 +50,14 @@ def test_a_part_says_what_it_belongs_to(cache: Cache) -> None:
     assert cache.verify(entry) == []
 
 
+def test_who_makes_an_entry_deletes_what_a_killed_run_was_writing_there(cache: Cache) -> None:
+    cache.write("s", KEY, TABLES)
+    left = cache.folder / "s" / KEY.digest / f".part-00000.parquet.{'0a' * 16}.part"
+    left.write_bytes(b"half")
+    with cache.alone("s", KEY.digest, lambda text: None):
+        assert not left.exists() and cache.read("s", KEY.digest) is not None
+
+
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

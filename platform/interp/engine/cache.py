@@ -36,7 +36,15 @@ from ...core.folder_lock import FolderLock, LockedError
 from ...core.folders import cache_folder
 from ...core.inside import leads_down
 from ...core.json_files import parse, read_object
-from ...core.whole_files import Published, as_read, publish_json, publish_table, read_table, write_errors
+from ...core.whole_files import (
+    Published,
+    as_read,
+    publish_json,
+    publish_table,
+    read_table,
+    remove_unfinished,
+    write_errors,
+)
 from ...runtime.plan import canonical_json
 from .key import Key
 from .step import StepOutput
@@ -120,6 +128,7 @@ class Cache:
                 told = True
                 time.sleep(_LOOK_S)
         try:
+            remove_unfinished(self.place(step, key))
             yield
         finally:
             lock.release()
