@@ -59,3 +59,16 @@ def test_a_wrong_import_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "wrong_import.py").write_text("from mplat.core.errors import NoSuchError\n")
     (told,) = importing(["mplat.core.errors", "wrong_import"], str(tmp_path)).values()
     assert told[0] == "ImportError" and "NoSuchError" in told[1]
+
+
+def test_no_worker_and_no_command_loads_torch_to_make_tokens(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "The river"}\n')
+    tokenizer, out = PACKAGE / "models" / "tiny" / "tokenizer", tmp_path / "T"
+    words = ["tokenize", str(tmp_path / "a.jsonl"), "--tokenizer", str(tokenizer), "--out", str(out), "--quiet"]
+    code = (
+        "import sys; from mplat.commands import main; import mplat.tokenise.worker; "
+        f"assert main({[*words, '--address', 'none']!r}) == 0; import mplat.runtime.installation as here; "
+        "here.installation(); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -387,23 +387,3 @@ def test_a_damaged_folder_is_refused(right: TokenFolder, tmp_path: Path) -> None
         (short / "manifest.json").write_bytes(content)
         with pytest.raises(InputError, match=message):
             TokenFolder.open(short)
-
-
-def test_no_worker_and_no_command_loads_torch_to_make_tokens(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "The river"}\n')
-    words = [
-        "tokenize",
-        str(tmp_path / "a.jsonl"),
-        "--tokenizer",
-        str(SHIPPED),
-        "--out",
-        str(tmp_path / "T"),
-        "--quiet",
-    ]
-    code = (
-        "import sys; from mplat.commands import main; import mplat.tokenise.worker; "
-        f"assert main({[*words, '--address', 'none']!r}) == 0; import mplat.runtime.installation as here; "
-        "here.installation(); assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
