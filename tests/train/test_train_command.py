@@ -154,6 +154,7 @@ def test_a_closed_terminal_saves_the_state(tmp_path, root):
     here, terminal = os.openpty()
 
     def own_the_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which tests started by nohup would pass on as ignored
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     with subprocess.Popen(
