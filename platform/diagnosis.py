@@ -226,7 +226,7 @@ def diagnose_nodes(address: str) -> list[Check]:
 
     with open_session(address):
         nodes = living_nodes()
-        answers = {answer.node.id: answer for answer in ask(nodes, folder=Path.cwd())}
+        answers = {answer.node.id: answer for answer in ask(nodes, record=Path.cwd() / "doctor")}
     return [node_check(node, answers.get(node.id), Path.cwd()) for node in nodes]
 
 

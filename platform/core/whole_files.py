@@ -127,7 +127,7 @@ def copy_files(copies: Mapping[Path, Published]) -> None:
                 ) from error
             with source, write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = parts[path] = _part_of(path)
+                part = parts[path] = part_of(path)
                 with open(part, "xb") as file:
                     shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
                     file.flush()
@@ -187,7 +187,7 @@ def streamed(path: Path) -> Generator[Stream]:
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part_of(path)
+        part = part_of(path)
         try:
             with open(part, "xb") as file:
                 yield Stream(file)
@@ -275,7 +275,7 @@ def _publish(
     digest = sha256_of(data)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part_of(path)
+        part = part_of(path)
         try:
             with open(part, "xb") as file:
                 file.write(data)
@@ -297,7 +297,8 @@ def _publish(
     return Published(path=path, sha256=digest, rows=rows, bytes=len(data))
 
 
-def _part_of(path: Path) -> Path:
+def part_of(path: Path) -> Path:
+    """A new hidden name beside `path` for what is not to stay, or not yet whole; see `remove_unfinished`."""
     return path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.whole_files import part_of
+
 ANSWER_S = 30.0
 _LOOK_S = 2.0  # how often it is looked whether a silent node is gone
 
@@ -51,11 +53,11 @@ def living_nodes() -> list[Node]:
     ]
 
 
-def ask(nodes: Sequence[Node], paths: Mapping[str, bool] | None = None, folder: Path | None = None) -> list[Answer]:
+def ask(nodes: Sequence[Node], paths: Mapping[str, bool] | None = None, record: Path | None = None) -> list[Answer]:
     """Ask all nodes at once, for at most `ANSWER_S`; those that are gone or silent are left out.
 
-    paths: whose `fingerprint` is asked for, and whether with its content. folder: of which it is asked whether the node
-    sees it, by a file that is written there for this.
+    paths: whose `fingerprint` is asked for, and whether with its content. record: of a run, of whose folder it is asked
+    whether the node sees it, by a file that is written there for this.
     """
     import ray
     from ray import exceptions as ray_errors
@@ -64,7 +66,7 @@ def ask(nodes: Sequence[Node], paths: Mapping[str, bool] | None = None, folder: 
     from .ray_nodes import Nodes
 
     machines, answers = Nodes(), list[Answer]()
-    with _token(folder) as token:
+    with _token(record) as token:
         question = {"paths": dict(paths or {}), "token": token}
         waiting: dict[Any, Node] = {}
         for node in nodes:
@@ -108,12 +110,13 @@ def _looker() -> Any:
 
 
 @contextmanager
-def _token(folder: Path | None) -> Iterator[tuple[str, str] | None]:
-    """A hidden file in `folder` for the time of the block: its path and content; None where it cannot be written."""
-    if folder is None:
+def _token(record: Path | None) -> Iterator[tuple[str, str] | None]:
+    """A hidden file beside `record` for the time of the block: its path and content; None where it cannot be written.
+    What a killed run leaves of it is swept as what is unfinished of its record."""
+    if record is None:
         yield None
         return
-    path, content = folder.absolute() / f".mplat-{secrets.token_hex(8)}", secrets.token_hex(16)
+    path, content = part_of(record.absolute()), secrets.token_hex(16)
     try:
         path.write_text(content, encoding="utf-8")
     except OSError:

@@ -4,7 +4,7 @@ A node that has another mplat or none, or does not see what it has to, is refuse
 sent to a node that lacks it is sent (`copy_keeper`). A node that is gone or says nothing in time is left out: what its
 worker would lack is asked again once a worker comes up there.
 
-    ready = preflight.of(factory, nodes, folder)     ClusterError: what is wrong, node by node
+    ready = preflight.of(factory, nodes, record)     ClusterError: what is wrong, node by node
     ready.copies()                                   node -> {name: path of its copy}, for the actors
 """
 
@@ -74,27 +74,27 @@ class Preflight:
         self._keepers: Keepers | None = None
 
     def of(
-        self, factory: WorkerFactory, nodes: Sequence[Node], folder: Path | None = None, *, shared: bool = False
+        self, factory: WorkerFactory, nodes: Sequence[Node], record: Path | None = None, *, shared: bool = False
     ) -> Ready:
-        """Make `nodes` ready for workers of this factory. folder: of the run, of which is noted who sees it. shared:
-        each of them has to.
+        """Make `nodes` ready for workers of this factory. record: of the run, of whose folder is noted who sees it.
+        shared: each of them has to.
 
         Raises ClusterError naming what each node lacks that cannot be sent to it, or where no node answers.
         """
         wanted = Wanted.by(factory.files, factory.needs)
-        self.make_ready(nodes, wanted, folder, shared=shared)
+        self.make_ready(nodes, wanted, record, shared=shared)
         return Ready(self, wanted)
 
     def make_ready(
-        self, nodes: Sequence[Node], wanted: Wanted, folder: Path | None = None, *, shared: bool = False
+        self, nodes: Sequence[Node], wanted: Wanted, record: Path | None = None, *, shared: bool = False
     ) -> None:
         """See `of`."""
-        asked = [node for node in nodes if self._asks(node, wanted, folder, shared)]
+        asked = [node for node in nodes if self._asks(node, wanted, record, shared)]
         content = {path: path not in wanted.needs for path in wanted.here}
-        answers = ask(asked, content, folder) if asked else []
+        answers = ask(asked, content, record) if asked else []
         wrong: dict[str, list[str]] = {}  # what it is -> the nodes of which it is true
         for one in answers:
-            if words := _trouble(one, wanted, folder if shared else None):
+            if words := _trouble(one, wanted, record if shared else None):
                 wrong.setdefault(words, []).append(f"node {one.node.name}")
         if wrong:
             each = "; ".join(f"{', '.join(names)}: {words}" for words, names in wrong.items())
@@ -103,8 +103,8 @@ class Preflight:
         for one in answers:
             known = self._known.setdefault(one.node.id, _Known(one.node.name))
             known.saw |= one.saw
-            if folder is not None:
-                known.shares[folder] = one.shares
+            if record is not None:
+                known.shares[record] = one.shares
         self._silent |= {node.id for node in asked} - {one.node.id for one in answers}
         if nodes and not any(node.id in self._known for node in nodes):
             self._silent.clear()
@@ -139,23 +139,23 @@ class Preflight:
                 raise ClusterError(f"node {one.name} loses the copies that are sent to it; copy the files there")
             self.make_ready([one], wanted)
 
-    def sees(self, folder: Path) -> dict[str, bool | None]:
-        """Which of the nodes that were asked see `folder`, by their names."""
-        return {known.name: known.shares[folder] for known in self._known.values() if folder in known.shares}
+    def sees(self, record: Path) -> dict[str, bool | None]:
+        """Which of the nodes that were asked see the folder of `record`, by their names."""
+        return {known.name: known.shares[record] for known in self._known.values() if record in known.shares}
 
     def close(self) -> None:
         """Delete the copies."""
         if self._keepers is not None:
             self._keepers.close()
 
-    def _asks(self, node: Node, wanted: Wanted, folder: Path | None, shared: bool) -> bool:
+    def _asks(self, node: Node, wanted: Wanted, record: Path | None, shared: bool) -> bool:
         """Whether it is not known already that the node has everything."""
         known = self._known.get(node.id)
         if known is None:
             return node.id not in self._silent
         if any(known.saw.get(path) != wanted.here[path] for path in wanted.needs):
             return True
-        if folder is not None and (folder not in known.shares or (shared and not known.shares[folder])):
+        if record is not None and (record not in known.shares or (shared and not known.shares[record])):
             return True
         return any(known.lacks(name, wanted) for name in wanted.files)
 
@@ -189,8 +189,9 @@ class Ready:
         self.preflight.repair(node, self.wanted)
 
 
-def _trouble(answer: Answer, wanted: Wanted, folder: Path | None) -> str:
-    """Why the node cannot do the work, as it goes on behind names; empty where it can. folder: it has to see."""
+def _trouble(answer: Answer, wanted: Wanted, record: Path | None) -> str:
+    """Why the node cannot do the work, as it goes on behind names; empty where it can. record: whose folder it has
+    to see."""
     if answer.error:
         return f"{answer.error}; install the same mplat and Python there"
     if other := difference(answer.installation, installation()):
@@ -200,6 +201,6 @@ def _trouble(answer: Answer, wanted: Wanted, folder: Path | None) -> str:
         more = f" and {len(unseen) - 1} more" if len(unseen) > 1 else ""
         which = "does not see" if answer.saw.get(unseen[0]) is None else "has another"
         return f"{which} {unseen[0]}{more}; copy it there, to the same path, or use a folder that every node shares"
-    if folder is not None and answer.shares is False:
-        return f"does not see the folder {folder}; name one with --out that every node shares"
+    if record is not None and answer.shares is False:
+        return f"does not see the folder {record.parent}; name one with --out that every node shares"
     return ""

@@ -61,7 +61,7 @@ class Session:
     gpus_per_actor: float = 0
     connection: Connection | None = field(default=None, repr=False)
     named: bool = False  # the number of actors was asked for; else it follows the nodes that come and go
-    folder: Path | None = None  # of the run; which nodes see it is in `describe`
+    record: Path | None = None  # of the run; which nodes see its folder is in `describe`
 
     @contextmanager
     def pool(self, factory: WorkerFactory, *, at_most: int | None = None) -> Iterator[Pool]:
@@ -96,7 +96,7 @@ class Session:
 
         threads, gpus = self.threads_per_actor, self.gpus_per_actor
         nodes = [node for node in living_nodes() if _places(node.resources, threads, gpus)]
-        return preflight.of(factory, nodes, self.folder, shared=shared)
+        return preflight.of(factory, nodes, self.record, shared=shared)
 
     def using(self, *, actors: int) -> Session:
         """The same connection with another number of actors."""
@@ -124,7 +124,7 @@ class Session:
 
     def _who_sees_the_folder(self) -> dict[str, Any]:
         preflight = None if self.connection is None else self.connection.preflight
-        seen = {} if preflight is None or self.folder is None else preflight.sees(self.folder)
+        seen = {} if preflight is None or self.record is None else preflight.sees(self.record)
         return {"sees_the_folder": seen} if seen else {}
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ class Stage:
         if name:
             remove_unfinished(out, rf"{re.escape(name)}\.(?:[a-z]+|(?:run|summary)\.json)")
             return
-        folders = {pattern.rpartition("/")[0] for pattern in self.results} | {*self.results}
+        folders = {"", *self.results, *(pattern.rpartition("/")[0] for pattern in self.results)}
         for folder in (out / name for name in folders if "*" not in name):
             remove_unfinished(folder)
 
@@ -175,7 +175,7 @@ class Planned:
                 self.stage.clear(out, fresh=fresh)
             path = out / (f"{name}.{RUN_RECORD}" if name else RUN_RECORD)
             if isinstance(session, Session):
-                session = replace(session, folder=out.absolute())
+                session = replace(session, record=path.absolute())
             run = Run(self.record, path, session, observer or Observer(), fresh)
             run.update(code=code_digest(), versions=versions())
             yield run

@@ -39,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     all; under "log" who was asked."""
     nodes: dict[str, Any] = {"log": []}
 
-    def ask(those: Sequence[Node], paths: Mapping[str, bool], folder: Path | None) -> list[Answer]:
+    def ask(those: Sequence[Node], paths: Mapping[str, bool], record: Path | None) -> list[Answer]:
         answers = []
         for node in those:
             nodes["log"].append(node.id)
@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             if isinstance(how, Path):
                 inside = {path: content for path, content in paths.items() if Path(path).is_relative_to(how)}
                 saw = dict.fromkeys(paths) | answer({"paths": inside, "token": None})["saw"]
-                shares = None if folder is None else folder.is_relative_to(how)
+                shares = None if record is None else record.is_relative_to(how)
                 answers.append(Answer(node, "", installation(), saw, shares))
             elif how is not None:
                 answers.append(Answer(node, **({"installation": installation()} | how)))
@@ -117,15 +117,16 @@ def test_f32_only_who_lacks_a_file_is_sent_it_and_is_asked_no_more(asked: dict[s
 def test_f32_a_folder_that_has_to_be_shared_is_asked_for_until_it_is(asked: dict[str, Any], tmp_path: Path) -> None:
     factory, found = WorkerFactory("shard_workers:make"), Preflight()
     asked |= {"ida": tmp_path, "idb": tmp_path / "elsewhere"}
-    found.of(factory, [A, B], tmp_path)
-    assert found.sees(tmp_path) == {A.name: True, B.name: False}
+    record = tmp_path / "run.json"
+    found.of(factory, [A, B], record)
+    assert found.sees(record) == {A.name: True, B.name: False}
     for _ in range(2):
         with pytest.raises(
             ClusterError, match=rf"^1 of 2 nodes .* node b \S+: does not see the folder {tmp_path}; name"
         ):
-            found.of(factory, [A, B], tmp_path, shared=True)
+            found.of(factory, [A, B], record, shared=True)
     asked["idb"] = tmp_path
-    found.of(factory, [A, B], tmp_path, shared=True)
+    found.of(factory, [A, B], record, shared=True)
 
 
 def test_f3_a_silent_node_keeps_nobody_from_the_work_unless_all_are(asked: dict[str, Any], tmp_path: Path) -> None:

@@ -113,12 +113,13 @@ def test_f32_what_is_not_sent_is_said_with_the_node_and_who_sees_the_folder_is_n
     with pytest.raises(ClusterError, match=rf"^1 of 1 nodes .*: node \S+ \([0-9.]+\): does not see {data}; copy it"):
         table(session, tmp_path, WorkerFactory("shard_workers:make", needs=[str(data)]))
     for folder, seen in ((private, False), (tmp_path, True)):
-        here = dataclasses.replace(session, folder=folder)
+        here = dataclasses.replace(session, record=folder / "run.json")
         here.make_ready(WorkerFactory("shard_workers:make"))
         assert [*here.describe()["sees_the_folder"].values()] == [seen]
-        assert not list(folder.glob(".mplat-*"))
+        assert not list(folder.glob(".*"))
     with pytest.raises(ClusterError, match=rf"does not see the folder {private}; name one with --out that every node"):
-        dataclasses.replace(session, folder=private).make_ready(WorkerFactory("shard_workers:make"), shared=True)
+        here = dataclasses.replace(session, record=private / "run.json")
+        here.make_ready(WorkerFactory("shard_workers:make"), shared=True)
 
 
 def test_f32_the_doctor_asks_every_node(

@@ -18,6 +18,7 @@ from mplat.core.folder_lock import FolderLock
 from mplat.core.observer import WithoutParts
 from mplat.core.whole_files import sha256_of
 from mplat.runtime import Progress, WorkerFactory, open_session
+from mplat.runtime.node_questions import _token
 from mplat.runtime.pool import Finished, Lost
 from mplat.runtime.record import RunRecord, list_runs, read_run
 from mplat.runtime.stage import Observer, Planned, Stage
@@ -188,6 +189,20 @@ def test_what_a_killed_run_was_writing_is_deleted_by_the_next_one(tmp_path: Path
     with planned().begin(tmp_path):
         pass
     assert {str(path) for path in files(tmp_path) if "run.json" not in path} == {*mine[:2]}
+
+
+@pytest.mark.parametrize("name", ["", "b"])
+def test_so_is_what_it_was_asking_the_nodes_with(tmp_path: Path, name: str) -> None:
+    with planned().begin(tmp_path, name=name, session=open_session("none")) as run:
+        asking = _token(run.session.record)
+        path, content = asking.__enter__() or ("", "")
+        assert Path(path).parent == tmp_path and Path(path).read_text() == content
+        whole = Path(path).read_bytes()
+        asking.__exit__(None, None, None)
+        assert not Path(path).exists()
+        Path(path).write_bytes(whole)  # as if it had been killed before
+    with planned().begin(tmp_path, name=name):
+        assert not Path(path).exists()
 
 
 def test_without_a_record_nothing_is_known_to_be_ones_own(tmp_path: Path) -> None:
