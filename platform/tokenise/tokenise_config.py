@@ -29,7 +29,7 @@ class TokeniseConfig(TextsConfig):
 
     tokenizer: Annotated[
         Path | None,
-        Option(metavar="FOLDER", help="Folder with the tokenizer's files; default: that of shipped models."),
+        Option(metavar="FOLDER", help="Folder with the tokenizer's files; default: tiny, that of shipped models."),
     ] = None
     """Folder with the tokenizer's files; default: that of the shipped models."""
     set_field: Annotated[

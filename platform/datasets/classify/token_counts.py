@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import InputError
+from ..tokens.tokenizer import TINY
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TINY = "tiny"  # the tokenizer of all shipped models
 _SHIPPED = Path(__file__).resolve().parents[2] / "models" / "tiny"
 
 

@@ -18,6 +18,7 @@ from ...core.json_files import read_bounded, read_object
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TINY = "tiny"  # the name of the tokenizer of all shipped models
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny" / "tokenizer"
 MAX_BYTES = 1 << 28  # of tokenizer.json; that of 256,000 tokens has some 2^25
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -43,10 +44,13 @@ class TokenizerFacts(NamedTuple):
 
 
 def open_tokenizer(folder: str | Path | None) -> tuple[Tokenizer, TokenizerFacts]:
-    """The tokenizer in `folder` (default: the shipped tiny one). InputError names the file that is wrong."""
+    """The tokenizer in `folder`; "tiny", where no folder has this name, and None are the one of all shipped models.
+    InputError names the file that is wrong."""
     from tokenizers import Tokenizer
 
     path = SHIPPED if folder is None else Path(folder)
+    if path == Path(TINY) and not path.exists():
+        path = SHIPPED
     advice = "a tokenizer is a folder with tokenizer.json and tokenizer_config.json, saved whole"
     content = read_bounded(path / "tokenizer.json", MAX_BYTES, advice=advice)
     config = read_object(path / "tokenizer_config.json", advice=advice)
