@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from interp_jobs import asked, reader
 from mplat.interp import Cache, StepResult, config_model, run_steps
 from mplat.interp.engine.graph import all_steps
@@ -27,9 +28,10 @@ ARCHITECTURES = os.environ.get("MPLAT_ARCHITECTURES", "mamba").split(",")
 
 
 def found(name: str, arch: str, device: str, place: Path) -> dict[str, StepResult]:
-    others = {"others": [reader(arch, seed=1).to(device)]} if all_steps()[name].others else {}
+    model, another = (reader(arch, seed=seed, dtype=torch.float64).to(device) for seed in (0, 1))
+    others = {"others": [another]} if all_steps()[name].others else {}
     config = config_model().model_validate({"batch_size": 4, "limit": 4, **SMALL, "steps": (name,)})
-    return run_steps(reader(arch).to(device), asked(), config, cache=Cache(place), **others)
+    return run_steps(model, asked(), config, cache=Cache(place), **others)
 
 
 @pytest.mark.slow
