@@ -10,7 +10,7 @@ import pytest
 from command_stages import content, inputs, words
 from mplat.commands import main
 from mplat.models.kernels import backend
-from pretended_gpu import pretended_gpu
+from pretended_gpu import OnGpu, pretended_gpu
 
 # Beside results, what a device has of its own: states of its generator, and parts named by what computed them.
 OWN = ("optimizer.safetensors", "trainer.json", "manifest.json", "config.yaml")
@@ -52,6 +52,8 @@ def test_a_command_makes_on_a_gpu_the_files_that_it_makes_on_the_cpu(
     here, there = tmp_path / "here", tmp_path / "there"
     assert main(command(stage, place, here, "cpu")) == 0
     with pretended_gpu(monkeypatch):
+        before = OnGpu.made
         assert main(command(stage, place, there, "cuda")) == 0
+        assert OnGpu.made - before > 1000, "all of it was computed elsewhere"
     expected = results(here)
     assert results(there) == expected and expected

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,9 +45,10 @@ def _named(device: object) -> bool:
 
 
 class OnGpu(Tensor):
-    """A tensor on the pretended GPU: `held` is what it holds, a tensor of the CPU."""
+    """A tensor on the pretended GPU: `held` is what it holds, a tensor of the CPU. made: how many there have been."""
 
     held: Tensor
+    made: ClassVar[int] = 0
 
     @staticmethod
     def __new__(cls, held: Tensor) -> OnGpu:
@@ -55,6 +56,7 @@ class OnGpu(Tensor):
             cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, layout=held.layout, device=_CPU
         )
         made.held = held
+        OnGpu.made += 1
         return made
 
     def __repr__(self, **_: object) -> str:

@@ -387,17 +387,3 @@ def test_a_damaged_folder_is_refused(right: TokenFolder, tmp_path: Path) -> None
         (short / "manifest.json").write_bytes(content)
         with pytest.raises(InputError, match=message):
             TokenFolder.open(short)
-
-
-def test_the_shipped_tokenizer_has_a_name_that_a_folder_of_ones_own_may_have_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shipped = open_tokenizer(None)[1]
-    assert open_tokenizer("tiny")[1] == open_tokenizer(Path("tiny"))[1] == shipped
-    with pytest.raises(InputError, match=r"^other/tokenizer.json"):
-        open_tokenizer("other")
-    shutil.copytree(SHIPPED, tmp_path / "tiny")
-    token = open_tokenizer(None)[0].id_to_token(20)
-    (tmp_path / "tiny" / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
-    assert open_tokenizer("tiny")[1].eos_id == 20 != shipped.eos_id

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from mplat.commands import main
 from mplat.core.errors import InputError, UsageError
 from mplat.datasets.tokenizer import ENGLISH
-from mplat.datasets.tokens.tokenizer import digest, open_tokenizer
+from mplat.datasets.tokens.tokenizer import SHIPPED, digest, open_tokenizer
 from mplat.tokenise.vocabulary import prepare, sample, train_vocabulary
 from mplat.tokenise.vocabulary_config import VocabularyConfig, parse_amount
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -104,3 +105,17 @@ def test_wrong_inputs_are_refused(files: list[str], tmp_path: Path) -> None:
         sample(prepare(VocabularyConfig(files=(str(tmp_path / "c.jsonl"),))))
     with pytest.raises(InputError, match="no text to train on"):
         sample(prepare(VocabularyConfig(files=(str(tmp_path / "c.jsonl"),), bad_limit=1)))
+
+
+def test_the_shipped_tokenizer_has_a_name_that_a_folder_of_ones_own_may_have_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = open_tokenizer(None)[1]
+    assert open_tokenizer("tiny")[1] == open_tokenizer(Path("tiny"))[1] == shipped
+    with pytest.raises(InputError, match=r"^other/tokenizer.json"):
+        open_tokenizer("other")
+    shutil.copytree(SHIPPED, tmp_path / "tiny")
+    token = open_tokenizer(None)[0].id_to_token(20)
+    (tmp_path / "tiny" / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    assert open_tokenizer("tiny")[1].eos_id == 20 != shipped.eos_id
