@@ -71,7 +71,7 @@ class OnGpu(Tensor):
         return _computed(func, args, kwargs or {})
 
 
-def _refuse_mixed(func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> None:
+def _refuse_mixed(func: Any, args: Any, tensors: list[Tensor]) -> None:
     there = [t for t in tensors if isinstance(t, OnGpu)]
     here = [t for t in tensors if not isinstance(t, OnGpu) and t.ndim > 0]
     if torch._C._current_graph_task_id() >= 0:  # autograd makes its zeros where it believes the tensors to be
@@ -88,7 +88,7 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     """What the CPU computes of what the tensors hold, on the device of the tensors."""
     flat, spec = tree_flatten((args, kwargs))
     tensors = [item for item in flat if isinstance(item, Tensor)]
-    _refuse_mixed(func, args, kwargs, tensors)
+    _refuse_mixed(func, args, tensors)
     wrappers = {id(item.held): item for item in tensors if isinstance(item, OnGpu)}
     held_args, held_kwargs = tree_unflatten([i.held if isinstance(i, OnGpu) else i for i in flat], spec)
     found = _LAZY.get(func, func)(*held_args, **held_kwargs)
@@ -108,7 +108,7 @@ def _wrapped(found: Any, wrappers: dict[int, OnGpu]) -> Any:
     return wrappers[id(found)] if id(found) in wrappers else OnGpu(found)
 
 
-_FORBIDDEN = {Tensor.numpy, Tensor.__array__, torch.from_numpy}
+_FORBIDDEN = {Tensor.numpy, Tensor.__array__}
 _ASKED = {Tensor.device: lambda on_gpu: GPU if on_gpu else _CPU, Tensor.is_cuda: bool, Tensor.is_cpu: lambda on: not on}
 
 
